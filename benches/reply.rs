@@ -2,21 +2,21 @@
 //!
 //! The target is well under a µs for a reply of one line: a message has four of them.
 
-#![allow(dead_code, unused_imports, clippy::unwrap_used, missing_docs, reason = "the file is taken as it is")]
+#![allow(dead_code, unused_imports, clippy::unwrap_used, missing_docs, reason = "the file is included unchanged")]
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-/// A module that the file needs, at the same path as in the product.
+/// A module that the included file needs, at the same path as in Postrider.
 use postrider::domain;
 
-/// The reader is private to `smtp`, so its file is included.
+/// The reply reader is private to `smtp`, so its file is included.
 #[path = "../src/smtp/client/connection"]
 mod smtp {
     #[cfg(test)]
     pub mod corrupt_replies;
     pub mod reply;
 
-    /// Reads all replies, and returns their number.
+    /// Parses all replies, and returns their number.
     pub fn read_all(mut bytes: &[u8]) -> usize {
         let mut replies = 0;
         while !bytes.is_empty() {
@@ -40,7 +40,7 @@ fn read(bencher: Bencher, bytes: &[u8]) {
 
 /// The replies for one message of a pipelined session.
 #[divan::bench]
-fn a_mail_is_taken(bencher: Bencher) {
+fn accepted_message(bencher: Bencher) {
     read(bencher, b"250 2.1.0 ok\r\n250 2.1.5 ok\r\n354 go ahead\r\n250 2.0.0 queued as 4Xy7Qk2\r\n");
 }
 
@@ -54,7 +54,7 @@ fn ehlo(bencher: Bencher) {
 }
 
 #[divan::bench]
-fn a_refusal_of_many_lines(bencher: Bencher) {
+fn multi_line_refusal(bencher: Bencher) {
     read(
         bencher,
         b"550-5.1.1 The email account that you tried to reach does not exist. Please try\r\n\

@@ -16,8 +16,8 @@ fn main() {
     divan::main();
 }
 
-/// The body of a request, with this much text.
-fn mail(text: usize) -> Value {
+/// Returns the body of a request with this many bytes of text.
+fn request(text: usize) -> Value {
     json!({
         "from": "Acme Billing <billing@acme.test>", "to": ["ann@example.test"], "reply_to": "help@acme.test",
         "subject": "Ihre Rechnung für März", "text": "Your invoice is attached.\n".repeat(text / 26),
@@ -34,20 +34,20 @@ fn read(bencher: Bencher, request: &Value) {
 
 #[divan::bench(args = [2 << 10, 64 << 10])]
 fn text(bencher: Bencher, bytes: usize) {
-    let request = mail(bytes);
+    let request = request(bytes);
     read(bencher, &request);
 }
 
 #[divan::bench]
 fn fifty_recipients(bencher: Bencher) {
-    let mut request = mail(2 << 10);
+    let mut request = request(2 << 10);
     request["to"] = (0..50).map(|n| json!(format!("Reader {n} <reader{n}@example{n}.test>"))).collect();
     read(bencher, &request);
 }
 
 #[divan::bench(args = [100 << 10, 10 << 20])]
 fn attachment(bencher: Bencher, bytes: usize) {
-    let mut request = mail(2 << 10);
+    let mut request = request(2 << 10);
     request["attachments"] = json!([{"filename": "a.pdf", "content": STANDARD.encode(vec![0xa5; bytes])}]);
     read(bencher, &request);
 }

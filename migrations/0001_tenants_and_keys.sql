@@ -1,9 +1,10 @@
 -- Tenants and their API keys.
 
--- Who owns the data. Every table that holds data of a tenant has tenant_id, so that the schema can be sharded by tenant.
+-- The owners of all data. Every table with data of a tenant has a column tenant_id, so that the schema can be sharded by
+-- tenant.
 CREATE TABLE tenants (
     id uuid PRIMARY KEY,
-    -- Unique; for the operator.
+    -- A label for the operator.
     name text NOT NULL UNIQUE,
     created_at timestamptz NOT NULL
 );
@@ -18,15 +19,17 @@ CREATE TABLE keys (
     name text NOT NULL,
     -- SHA-256 of the key. Its unique index serves authentication, once per request.
     hash bytea NOT NULL UNIQUE CHECK (octet_length(hash) = 32),
-    -- send: submit messages. read: read everything. admin: all of it, and changes of settings.
+    -- send: submit, cancel, reschedule and retry messages. read: read messages, events and state. admin: everything, including
+    -- settings and API keys.
     scopes text[] NOT NULL CHECK (scopes <@ ARRAY['send', 'read', 'admin'] AND cardinality(scopes) > 0),
-    -- Domains the key may send from and whose messages it may read, as A-labels; null: any.
+    -- Domains that the key may send from, as A-labels. The key reads only messages and events from these domains, and its scope
+    -- admin counts as send and read. Null: no restriction.
     sender_domains text[],
     created_at timestamptz NOT NULL,
-    -- The key is refused from then on; null: it does not expire.
+    -- The key is refused at and after this time; null: it does not expire.
     expires_at timestamptz,
-    -- Accurate to a minute; null: never used.
+    -- When a request last used the key, accurate to a minute; null: never.
     last_used_at timestamptz,
-    -- When the key was revoked; null: it is valid. The row remains so that names in old logs can be resolved.
+    -- When the key was revoked; null: it is not revoked. A revoked key is kept, so that key ids in old logs can be resolved.
     revoked_at timestamptz
 );

@@ -1,20 +1,22 @@
--- Idempotency keys: a repeated request with the same key and body gets the first response again.
+-- Idempotency keys. A request that repeats a key and the body of an earlier request creates no message: its response is that of
+-- the message that the earlier request created.
 CREATE TABLE idempotency_keys (
     tenant_id uuid NOT NULL,
-    -- The Idempotency-Key header. If another API key used the same text first: this API key's id, a unit separator (U+001F,
-    -- which no header can contain), and the text.
+    -- The value of the Idempotency-Key header. If another API key of the tenant used the same value first: this API key's id in
+    -- hexadecimal, a unit separator (U+001F, which no header can contain), and the value.
     key text NOT NULL CONSTRAINT idempotency_keys_key_check CHECK (length(key) BETWEEN 1 AND 289),
-    -- SHA-256 of the request's bytes.
+    -- SHA-256 of the request body's bytes.
     fingerprint bytea NOT NULL CHECK (octet_length(fingerprint) = 32),
-    -- The messages that the request created: one, or those of a batch in the order of the request.
+    -- The id of the message that the request created, as the only element.
     message_ids uuid[] NOT NULL CHECK (cardinality(message_ids) > 0),
     created_at timestamptz NOT NULL,
-    -- The API key that used it (keys.id); null: it counts for every API key of the tenant.
+    -- The API key of the request (keys.id). Null: stored by a version without this column; the row then applies to every API
+    -- key of the tenant.
     api_key_id uuid,
-    -- SHA-256 of the parsed request, so that the order of keys and white space do not matter; null: only fingerprint is
-    -- compared.
+    -- SHA-256 of the parsed request body: a repeated request matches even if white space or the order of JSON keys differs.
+    -- Null: only fingerprint is compared.
     request_digest bytea,
     CONSTRAINT idempotency_keys_digest_check CHECK (octet_length(request_digest) = 32),
-    -- Serves the look-up of a key, once per request that has one.
+    -- Serves the lookup of a key, once per request with an Idempotency-Key header.
     PRIMARY KEY (tenant_id, key)
 );

@@ -28,7 +28,7 @@ use crate::accept::request::Limits;
 use crate::accept::{Acceptor, WakeNotifier};
 use crate::clock::SharedClock;
 use crate::config::{Config, SecretUrl};
-use crate::db::{self, Db, Opening};
+use crate::db::{self, Db, DbOptions};
 use crate::dev::inbox::Inbox;
 use crate::group_commit::{self, GroupCommit, Outcomes};
 pub use crate::http::Server;
@@ -74,7 +74,7 @@ pub struct App {
 const REQUEST_GRACE: Duration = Duration::from_secs(30);
 
 impl App {
-    /// Starts the roles. With `inbox`, the API serves it.
+    /// Starts the roles. The API also serves the `inbox`, if there is one.
     pub async fn start(
         config: &Config,
         roles: Roles,
@@ -84,7 +84,7 @@ impl App {
         // Report configuration errors before anything is changed.
         bounce_intake::paths(config)?;
         let db = open(config, true)?;
-        server_watch::ready(&db).await?;
+        server_watch::wait_until_ready(&db).await?;
         db::schema::check(&db).await?;
         for problem in db::pool::durability::check(&db).await? {
             tracing::warn!(
@@ -94,10 +94,10 @@ impl App {
             );
         }
         // A separate pool: requests that wait for a connection must never delay a heartbeat.
-        let working = if roles == Roles::Api { None } else { Some(open(config, true)?) };
-        // This sets the clock, so it precedes everything that depends on the time.
-        let watch = ServerWatch::start(config, clock.clone(), db.clone(), working.clone()).await?;
-        warn_of_duplicates(config);
+        let worker_db = if roles == Roles::Api { None } else { Some(open(config, true)?) };
+        // This sets the clock, so it must come before everything that depends on the time.
+        let watch = ServerWatch::start(config, clock.clone(), db.clone(), worker_db.clone()).await?;
+        warn_about_duplicates(config);
         if let Err(error) = db::schema::partitions::ensure(&db, clock.now()).await {
             tracing::warn!(
                 event = "partitions_failed",
@@ -111,12 +111,12 @@ impl App {
         let listeners = Listeners::bind(config, roles).await?;
         let limits = descriptors::http_limits(config, roles, inbox.is_some())?;
         let stop = CancellationToken::new();
-        tokio::spawn(stop.clone().run_until_cancelled_owned(keep_partitions(db.clone(), clock.clone())));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(create_partitions_periodically(db.clone(), clock.clone())));
         let (outcomes, pending) = group_commit::outcomes();
-        let worker = match working {
+        let worker = match worker_db {
             None => None,
-            // Large, and awaited once.
-            Some(working) => Some(Box::pin(worker(config, working, clock.clone(), wake.clone(), outcomes)).await?),
+            // Boxed, because the future is large.
+            Some(worker_db) => Some(Box::pin(worker(config, worker_db, clock.clone(), wake.clone(), outcomes)).await?),
         };
         let notifier = listeners.as_ref().map(|_| WakeNotifier::start(db.clone(), wake.clone(), &accepting));
         let signals = notifier.as_ref().map_or_else(Vec::new, WakeNotifier::signals);
@@ -199,7 +199,7 @@ impl App {
 }
 
 /// Warns about settings that can send messages twice when the service stops.
-fn warn_of_duplicates(config: &Config) {
+fn warn_about_duplicates(config: &Config) {
     let (grace, final_dot) = (config.delivery.shutdown_grace, config.timeouts.final_dot);
     if grace < final_dot {
         tracing::warn!(
@@ -232,7 +232,7 @@ impl Listeners {
 /// Interval of the check that partitions exist; they are created two weeks ahead.
 const PARTITION_INTERVAL: Duration = Duration::from_hours(1);
 
-async fn keep_partitions(db: Db, clock: SharedClock) {
+async fn create_partitions_periodically(db: Db, clock: SharedClock) {
     loop {
         tokio::time::sleep(PARTITION_INTERVAL).await;
         if let Err(error) = db::schema::partitions::ensure(&db, clock.now()).await {
@@ -271,7 +271,7 @@ pub fn database_target(config: &Config) -> String {
     config.database.url.as_ref().map_or_else(|| "no database".into(), ToString::to_string)
 }
 
-/// Opens the connection pool of a command.
+/// Opens the connection pool for a command.
 pub fn database(config: &Config) -> anyhow::Result<Db> {
     open(config, false)
 }
@@ -281,7 +281,7 @@ fn open(config: &Config, is_service: bool) -> anyhow::Result<Db> {
     let url = database.url.as_ref().context("no database is configured").with_hint(
         "set DATABASE_URL (such as postgres://user:password@host/postrider), or try `postrider dev`, which starts its own",
     )?;
-    Ok(Db::open(&Opening {
+    Ok(Db::open(&DbOptions {
         url: url.expose(),
         direct_url: database.direct_url.as_ref().map(SecretUrl::expose),
         max_connections: database.max_connections,
@@ -294,7 +294,7 @@ fn open(config: &Config, is_service: bool) -> anyhow::Result<Db> {
 pub async fn build_worker(config: &Config, db: Db, clock: SharedClock, wake: Arc<Notify>) -> anyhow::Result<Worker> {
     let (outcomes, pending) = group_commit::outcomes();
     let worker = worker(config, db.clone(), clock.clone(), wake, outcomes).await?;
-    // Its writers run until the worker is dropped.
+    // The writers run until the worker is dropped.
     drop(GroupCommit::start(&db, &clock, Vec::new(), Some(worker.local(pending))));
     Ok(worker)
 }
@@ -317,7 +317,7 @@ async fn worker(
         returns: bounce_intake::worker_returns(config)?,
         links: config.unsubscribe_links(),
         grace: delivery.shutdown_grace,
-        publish: domains::terms(config),
+        dns_settings: domains::dns_settings(config),
         fingerprints: fingerprints::from_config(config),
         keyring: config.keyring(),
     };
@@ -325,7 +325,7 @@ async fn worker(
         sender: Arc::new(smtp::Sender::new(sender_settings(config)?)?),
         poster: Arc::new(Poster::new(webhooks::guard(config)?, config.webhooks.timeout)?),
         senders: domains::senders(config, db.clone(), clock.clone()),
-        dns: domains::asker(config)?,
+        dns: domains::uncached_resolver(config)?,
         outcomes,
     };
     Ok(Worker::start(db, clock, dependencies, settings, wake).await?)
@@ -391,6 +391,6 @@ fn api_settings(config: &Config, db: &Db, clock: &SharedClock) -> anyhow::Result
 fn machine_name() -> String {
     let name = std::fs::read_to_string(PathBuf::from("/proc/sys/kernel/hostname")).unwrap_or_default();
     let name = name.trim();
-    let fits = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
-    if fits { name.to_owned() } else { "localhost".into() }
+    let is_valid = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
+    if is_valid { name.to_owned() } else { "localhost".into() }
 }

@@ -1,11 +1,11 @@
 //! Collects requests that arrive while others are run, so that one statement or transaction serves many of them.
 //!
-//! An idle service runs each request at once; a busy one pays for a round trip and an `fsync` once for many. Each caller
-//! waits for its own reply. A task that runs batches is a loop over [`Requests::next_batch`].
+//! An idle service runs each request at once; a busy one pays for a round trip and an `fsync` once for many. Each
+//! caller waits for its own reply. A task that runs batches is a loop over [`Requests::next_batch`].
 
 use tokio::sync::oneshot;
 
-/// How much one batch may hold: it is not filled further once it has this many items or bytes.
+/// The size limit of a batch: no item is added once the batch has this many items or bytes.
 #[derive(Debug)]
 pub struct BatchLimit<T> {
     /// Maximum number of items.
@@ -64,12 +64,12 @@ impl<T: 'static, R> Batcher<T, R> {
 }
 
 impl<T: 'static, R> Requests<T, R> {
-    /// Waits for a request. Returns `None` when the batcher has been dropped and nothing waits.
+    /// Waits for a request. Returns `None` when the batcher has been dropped and no request waits.
     pub async fn next(&self) -> Option<Request<T, R>> {
         self.waiting.recv().await.ok()
     }
 
-    /// Waits for a request, and returns it with the others that wait. Returns `None` like [`next`](Self::next).
+    /// Waits for a request, and returns it with the others that wait. Returns `None` as [`next`](Self::next) does.
     pub async fn next_batch(&self) -> Option<Batch<T, R>> {
         let mut batch = Batch::default();
         let first = self.next().await?;
@@ -142,7 +142,11 @@ mod tests {
         let (batcher, requests) = Batcher::new(64, &LIMIT);
         let submit = async {
             let replies = join_all(items.iter().map(|item| batcher.submit(*item))).await;
-            assert_eq!(replies, items.iter().map(|item| Some(2 * item)).collect::<Vec<_>>(), "to each its own");
+            assert_eq!(
+                replies,
+                items.iter().map(|item| Some(2 * item)).collect::<Vec<_>>(),
+                "each caller gets its own reply"
+            );
             drop(batcher);
         };
         let run = async {
@@ -167,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn caller_learns_that_no_task_is_left() {
+    async fn submit_returns_none_when_no_task_is_left() {
         let (batcher, requests) = Batcher::<u64, u64>::new(1, &LIMIT);
         let end = async { drop(requests.next().await) };
         assert_eq!(tokio::join!(batcher.submit(1), end).0, None, "dropped without a reply");

@@ -1,10 +1,10 @@
 //! A bounded cache whose entries expire.
 //!
 //! - Concurrent loads of one key: one caller loads, the others wait for its value. If it fails, each of them loads for
-//!   itself, so that nobody waits for more than one load of another.
+//!   itself, so that no caller waits for more than one load of another caller.
 //! - A failed load is not stored.
-//! - Clearing the cache wins over a load in progress: what was read before is not stored after.
-//! - Optionally, an expired entry is used for some time longer while one caller loads it again, or cannot.
+//! - Clearing the cache takes precedence over a load in progress: a value read before the clear is not stored after it.
+//! - Optionally, an expired entry is used for some time longer while one caller loads it again, or while loads fail.
 
 use std::hash::Hash;
 use std::pin::pin;
@@ -55,10 +55,10 @@ struct Entry<V, T> {
     refreshed_at: T,
 }
 
-/// What a cache has for a key.
+/// The state of a key's entry.
 enum Found<V> {
     Fresh(V),
-    /// The caller is to replace the value; this is the entry's id.
+    /// An expired value, which the caller must load again, and the entry's id.
     Stale(V, u64),
 }
 
@@ -91,10 +91,10 @@ where
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
     {
-        let look = |_: &K, entry: &mut Entry<V, T>| {
+        let keep_or_replace = |_: &K, entry: &mut Entry<V, T>| {
             if self.serves(entry, now) { EntryAction::Retain(()) } else { EntryAction::ReplaceWithGuard }
         };
-        match self.entries.entry(key, Some(Duration::ZERO), look) {
+        match self.entries.entry(key, Some(Duration::ZERO), keep_or_replace) {
             EntryResult::Vacant(guard) | EntryResult::Replaced(guard, _) => {
                 guard.insert(self.entry(value, now)).is_ok()
             }
@@ -125,7 +125,7 @@ where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
         F: Future<Output = Result<V, E>>,
     {
-        let mut claim = pin!(self.entries.entry_async(key, |_, entry| self.look(entry, now)));
+        let mut claim = pin!(self.entries.entry_async(key, |_, entry| self.check(entry, now)));
         let (claimed, has_waited) = match claim.as_mut().now_or_never() {
             Some(claimed) => (claimed, false),
             None => (claim.await, true),
@@ -135,11 +135,12 @@ where
             EntryResult::Retained(Found::Stale(value, id)) => Ok(self.refresh(key, (value, id), now, load()).await),
             EntryResult::Vacant(guard) | EntryResult::Replaced(guard, _) if !has_waited => {
                 let value = load().await?;
-                // Fails if the cache was cleared since.
+                // This fails if the cache was cleared since.
                 let _ = guard.insert(self.entry(value.clone(), now));
                 Ok(value)
             }
-            // The load that this caller waited for has failed. Dropping the guard lets the others that wait go on.
+            // The load that this caller waited for has failed. Dropping the guard lets the other waiting callers
+            // continue.
             other => {
                 drop(other);
                 load().await
@@ -154,7 +155,7 @@ where
     {
         let Ok(value) = load.await else { return old };
         let new = self.entry(value.clone(), now);
-        // Only the entry that was to be replaced: the cache may have been cleared since, or the value loaded again.
+        // Replace only the entry that was read: the cache may have been cleared since, or the value loaded again.
         let _ = self.entries.entry(key, Some(Duration::ZERO), |_, entry| {
             if entry.id == id {
                 *entry = new;
@@ -164,11 +165,11 @@ where
         value
     }
 
-    fn look(&self, entry: &mut Entry<V, T>, now: T) -> EntryAction<Found<V>> {
+    fn check(&self, entry: &mut Entry<V, T>, now: T) -> EntryAction<Found<V>> {
         if self.serves(entry, now) {
             EntryAction::Retain(Found::Fresh(entry.value.clone()))
         } else if entry.loaded_at.age(now) < self.max_stale {
-            // Before the load, so that the others use the old value meanwhile.
+            // Set before the load, so that other callers use the old value during the load.
             entry.refreshed_at = now;
             EntryAction::Retain(Found::Stale(entry.value.clone(), entry.id))
         } else {
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn failed_load_is_not_kept() {
+    async fn failed_load_is_not_stored() {
         let (cache, now) = (TestCache::new(10, TTL), Instant::now());
         assert_eq!(cache.get_or_load(&1, now, fail).await, Err("down"));
         assert_eq!(cache.get(&1, now), None);
@@ -277,7 +278,7 @@ mod tests {
             })
         };
         let first = failing(true);
-        // Each of these would wait for the one before, were they to load in turn.
+        // If these callers loaded one after the other, each would wait for the one before.
         let stuck = cache.get_or_load(&1, now, std::future::pending::<Result<u32, &str>>);
         let others = async { tokio::join!(failing(false), failing(false)) };
         let wake = async {
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn cancelled_load_is_left_to_the_next_caller() {
+    async fn next_caller_loads_after_a_cancelled_load() {
         let (cache, now) = (TestCache::new(10, TTL), Instant::now());
         {
             let stuck = cache.get_or_load(&1, now, std::future::pending::<Result<u32, &str>>);
@@ -304,13 +305,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn value_read_before_the_cache_was_cleared_is_not_kept() {
+    async fn value_read_before_the_cache_was_cleared_is_not_stored() {
         let (cache, now) = (TestCache::new(10, TTL), Instant::now());
         let old = cache.get_or_load(&1, now, || async {
             cache.clear();
             load(1).await
         });
-        assert_eq!(old.await, Ok(1), "the caller asked before");
+        assert_eq!(old.await, Ok(1), "the caller called before the clear");
         assert_eq!(cache.get(&1, now), None);
         let overtaken = cache.get_or_load(&1, now, || async {
             cache.clear();

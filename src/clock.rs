@@ -12,7 +12,7 @@ pub trait Clock: std::fmt::Debug + Send + Sync + 'static {
     fn now(&self) -> DateTime<Utc>;
 
     /// Adjusts this clock to a reading of the database's clock. Returns how far the machine's clock is ahead of the
-    /// database's, if this clock follows the database's.
+    /// database's, or `None` if this clock does not follow the database's.
     fn follow(&self, _reading: &Reading) -> Option<TimeDelta> {
         None
     }
@@ -22,9 +22,9 @@ pub trait Clock: std::fmt::Debug + Send + Sync + 'static {
 #[derive(Debug, Clone, Copy)]
 pub struct Reading {
     /// When the query was sent.
-    pub asked: Uptime,
+    pub query_sent: Uptime,
     /// When the result arrived.
-    pub answered: Uptime,
+    pub result_received: Uptime,
     /// The database's time.
     pub time: DateTime<Utc>,
 }
@@ -37,7 +37,7 @@ pub type SharedClock = Arc<dyn Clock>;
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[allow(clippy::disallowed_methods, reason = "the only place that reads the machine's clock")]
+    #[allow(clippy::disallowed_methods, reason = "the only code that reads the machine's clock")]
     fn now(&self) -> DateTime<Utc> {
         Utc::now().trunc_subsecs(6)
     }
@@ -79,19 +79,20 @@ impl Clock for DatabaseClock {
     }
 
     fn follow(&self, reading: &Reading) -> Option<TimeDelta> {
-        let known = self.offset.load(Ordering::Relaxed);
-        self.offset.store(corrected(Some(known).filter(|known| *known != Self::UNKNOWN), reading), Ordering::Relaxed);
+        let current = self.offset.load(Ordering::Relaxed);
+        let current = Some(current).filter(|current| *current != Self::UNKNOWN);
+        self.offset.store(corrected(current, reading), Ordering::Relaxed);
         Some(self.machine.now() - self.now())
     }
 }
 
-/// Returns the offset that agrees with a reading and is nearest to the known one, so that a slow query does not move a
-/// clock that it does not prove wrong.
-fn corrected(known: Option<i64>, reading: &Reading) -> i64 {
+/// Returns the offset that is consistent with a reading and nearest to the current offset. A reading with a slow query
+/// is imprecise, and changes the offset only if it proves the clock wrong.
+fn corrected(current: Option<i64>, reading: &Reading) -> i64 {
     let time = reading.time.timestamp_micros();
-    let (least, most) = (time - reading.answered.micros(), time - reading.asked.micros());
-    match known {
-        Some(known) => known.clamp(least, most.max(least)),
+    let (least, most) = (time - reading.result_received.micros(), time - reading.query_sent.micros());
+    match current {
+        Some(current) => current.clamp(least, most.max(least)),
         None => least + (most - least) / 2,
     }
 }
@@ -140,19 +141,23 @@ fn since_start() -> Duration {
 mod tests {
     use super::*;
 
-    fn reading(asked: u64, answered: u64, time: i64) -> Reading {
+    fn reading(query_sent: u64, result_received: u64, time: i64) -> Reading {
         let at = |millis| Uptime(Duration::from_millis(millis));
         let time = DateTime::UNIX_EPOCH + TimeDelta::milliseconds(time);
-        Reading { asked: at(asked), answered: at(answered), time }
+        Reading { query_sent: at(query_sent), result_received: at(result_received), time }
     }
 
     #[test]
-    fn a_slow_answer_moves_no_clock_that_agrees_with_it() {
-        let offset = |known: Option<i64>, reading| corrected(known.map(|known| known * 1_000), &reading) / 1_000;
+    fn slow_query_does_not_change_a_consistent_clock() {
+        let offset = |current: Option<i64>, reading| corrected(current.map(|ms| ms * 1_000), &reading) / 1_000;
         assert_eq!(offset(None, reading(100, 102, 10_101)), 10_000);
-        assert_eq!(offset(Some(10_000), reading(200, 9_000, 12_000)), 10_000, "anything from 3,000 to 11,800");
-        assert_eq!(offset(Some(10_000), reading(200, 202, 10_205)), 10_003, "it is late");
-        assert_eq!(offset(Some(10_000), reading(200, 202, 10_150)), 9_950, "it is ahead");
+        assert_eq!(
+            offset(Some(10_000), reading(200, 9_000, 12_000)),
+            10_000,
+            "every offset from 3,000 to 11,800 is consistent"
+        );
+        assert_eq!(offset(Some(10_000), reading(200, 202, 10_205)), 10_003, "the clock is behind");
+        assert_eq!(offset(Some(10_000), reading(200, 202, 10_150)), 9_950, "the clock is ahead");
     }
 
     #[derive(Debug)]
@@ -165,12 +170,12 @@ mod tests {
     }
 
     #[test]
-    fn the_database_decides_once_it_has_spoken() {
+    fn first_reading_replaces_the_machines_clock() {
         let clock = DatabaseClock::new(Arc::new(HourAhead));
         let is_near = |delta: TimeDelta| delta.abs() < TimeDelta::minutes(1);
         assert!(is_near(clock.now() - SystemClock.now() - TimeDelta::hours(1)));
-        let asked = Uptime::now();
-        let skew = clock.follow(&Reading { asked, answered: Uptime::now(), time: SystemClock.now() });
+        let query_sent = Uptime::now();
+        let skew = clock.follow(&Reading { query_sent, result_received: Uptime::now(), time: SystemClock.now() });
         assert!(is_near(clock.now() - SystemClock.now()));
         assert!(skew.is_some_and(|skew| is_near(skew - TimeDelta::hours(1))));
     }

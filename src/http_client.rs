@@ -1,8 +1,8 @@
-//! HTTP/1.1 client for servers that nothing vouches for: webhook endpoints and publishers of MTA-STS policies.
+//! HTTP/1.1 client for untrusted servers: webhook endpoints and publishers of MTA-STS policies.
 //!
-//! No redirects, no proxies; names are resolved by the caller's lookup. A server cannot keep the client busy: at most
-//! [`RESPONSE_LIMIT`] bytes are read in response to a request. This also bounds informational responses (RFC 9110
-//! §15.2), of which HTTP allows any number. The caller sets the time limit.
+//! It follows no redirects and uses no proxies; the caller's lookup resolves names. At most [`RESPONSE_LIMIT`] bytes
+//! are read in response to a request, which also bounds informational responses (RFC 9110 §15.2), of which HTTP allows
+//! any number. The caller sets the time limit.
 
 use std::error::Error;
 use std::fmt;
@@ -42,14 +42,14 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 /// Resolves a host name to the addresses that may be connected to.
 pub type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Vec<IpAddr>, BoxError>> + Send + Sync>;
 
-/// Which connections a client makes and keeps.
+/// Settings of a client's connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// Whether URLs must begin with `https://`.
     pub https_only: bool,
-    /// Idle connections kept for each host.
+    /// Maximum idle connections for each host.
     pub idle_per_host: usize,
-    /// How long idle connections are kept.
+    /// Maximum idle time of a connection.
     pub idle_timeout: Duration,
 }
 
@@ -75,7 +75,7 @@ pub enum HttpError {
     #[error("{}", causes(.0))]
     Body(#[from] hyper::Error),
     /// The server sent informational responses up to the limit.
-    #[error("Too many informational responses.")]
+    #[error("too many informational responses")]
     Informational,
 }
 
@@ -107,7 +107,7 @@ impl HttpClient {
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("Postrider/", env!("CARGO_PKG_VERSION"))));
         self.0.request(request).await.map_err(|error| {
-            // The only part of the response read so far is its head, whose own limit is lower.
+            // Only the head has been read, and its own limit is lower: informational responses exceeded the limit.
             if is_limit(&error) { HttpError::Informational } else { error.into() }
         })
     }
@@ -134,7 +134,7 @@ fn causes(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// Returns whether [`RESPONSE_LIMIT`] is the cause.
+/// Returns whether the error was caused by [`RESPONSE_LIMIT`].
 fn is_limit(error: &(dyn Error + 'static)) -> bool {
     let io = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     io.is_some_and(|inner| inner.is::<ResponseTooLong>() || is_limit(inner)) || error.source().is_some_and(is_limit)
@@ -162,7 +162,7 @@ impl Service<Name> for Resolver {
     }
 }
 
-/// Makes TCP connections that are [`Limited`].
+/// Opens TCP connections that are [`Limited`].
 #[derive(Clone)]
 struct Limiter(HttpConnector<Resolver>);
 
@@ -186,7 +186,7 @@ fn limited(stream: TokioIo<TcpStream>) -> TokioIo<Limited> {
     TokioIo::new(Limited { stream: stream.into_inner(), received: 0 })
 }
 
-/// A connection on which the peer may send [`RESPONSE_LIMIT`] bytes between two of our writes.
+/// A connection on which the peer may send [`RESPONSE_LIMIT`] bytes between two writes of the client.
 struct Limited {
     stream: TcpStream,
     /// Bytes read since the last write.
@@ -218,7 +218,7 @@ impl AsyncRead for Limited {
 
 impl Limited {
     /// Resets the count after a write.
-    fn note(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn after_write(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if matches!(written, Poll::Ready(Ok(1..))) {
             self.received = 0;
         }
@@ -229,7 +229,7 @@ impl Limited {
 impl AsyncWrite for Limited {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.note(written)
+        self.after_write(written)
     }
 
     fn poll_write_vectored(
@@ -238,7 +238,7 @@ impl AsyncWrite for Limited {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.note(written)
+        self.after_write(written)
     }
 
     fn is_write_vectored(&self) -> bool {

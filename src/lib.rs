@@ -8,15 +8,15 @@
 //!
 //! - [`http`] maps requests to calls and results to responses;
 //! - [`accept`] validates messages and commits them in groups;
-//! - [`feedback`] applies the bounces and complaints that come back;
+//! - [`feedback`] applies received bounces and complaints;
 //! - [`db`] contains every SQL statement;
 //! - [`worker`] claims due recipients, sends their messages and commits the outcomes;
 //! - [`mail`] builds MIME messages and parses reports, without I/O;
 //! - [`smtp`] talks to other mail servers and does not use the database;
 //! - [`webhook`] posts events to webhook endpoints and does not use the database;
 //! - [`http_client`] sends requests to untrusted servers, for webhooks and MTA-STS policies;
-//! - [`cache`] is the bounded cache that the others use, [`batcher`] runs requests together, [`limiter`] limits what
-//!   happens at once;
+//! - [`cache`] is a bounded cache, [`batcher`] combines concurrent requests into one call, [`limiter`] limits
+//!   concurrency;
 //! - [`domain`] contains the shared types and rules, without I/O.
 //!
 //! [`app`] builds, starts and stops the service; [`cli`] has one file per command; [`dev`] contains the embedded

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// mimalloc returns the memory of large attachments to the system, which glibc's heap keeps.
+/// Unlike glibc's heap, mimalloc returns the memory of large attachments to the system.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,10 +1,10 @@
-//! Feedback reports, and the messages in them, with any content. A zero byte separates the two.
+//! Parses feedback reports with any fields and any returned message. A zero byte in the input separates the two.
 #![no_main]
-#![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
+#![allow(dead_code, unused_imports, reason = "the files are included unchanged")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// The modules under test, at the same paths as in the product.
+/// The modules under test, at the same paths as in Postrider.
 #[path = "../../src/domain"]
 mod domain {
     pub mod bounce;
@@ -18,7 +18,7 @@ mod mail {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let at = bytes.iter().position(|octet| *octet == 0).unwrap_or(bytes.len());
+    let at = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     const START: &[u8] =
         b"Content-Type: multipart/report; boundary=x\r\n\r\n--x\r\nContent-Type: message/feedback-report\r\n\r\n";
     let mail =

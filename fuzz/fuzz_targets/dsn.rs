@@ -1,10 +1,11 @@
-//! DSNs with any content: the message, the recipients and the quoted replies are read and classified.
+//! Parses DSNs with any delivery-status part: the fields of the message and the recipients, and the quoted replies,
+//! which are also classified.
 #![no_main]
-#![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
+#![allow(dead_code, unused_imports, reason = "the files are included unchanged")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// The modules under test, at the same paths as in the product.
+/// The modules under test, at the same paths as in Postrider.
 #[path = "../../src/domain"]
 mod domain {
     pub mod bounce;

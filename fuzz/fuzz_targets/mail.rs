@@ -1,10 +1,10 @@
-//! Any returned message: its parts, automatic replies, bounces in plain text.
+//! Parses any message as a report: its parts, automatic replies, bounces in plain text.
 #![no_main]
-#![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
+#![allow(dead_code, unused_imports, reason = "the files are included unchanged")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// The modules under test, at the same paths as in the product.
+/// The modules under test, at the same paths as in Postrider.
 #[path = "../../src/domain"]
 mod domain {
     pub mod bounce;

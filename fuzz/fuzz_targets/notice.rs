@@ -1,10 +1,10 @@
-//! Bounces in plain text with any content. The whole text is also classified as a reply.
+//! Parses bounces in plain text with any content. The whole text is also classified as a reply.
 #![no_main]
-#![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
+#![allow(dead_code, unused_imports, reason = "the files are included unchanged")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// The modules under test, at the same paths as in the product.
+/// The modules under test, at the same paths as in Postrider.
 #[path = "../../src/domain"]
 mod domain {
     pub mod bounce;

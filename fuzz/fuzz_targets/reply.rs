@@ -1,11 +1,11 @@
-//! SMTP replies with any content: they are read within bounds, with the same result for every split of the bytes, and EHLO
-//! capabilities are parsed. The first byte is the size of the pieces.
+//! Parses SMTP replies with any content: memory is bounded, the result does not depend on how the bytes are split, and
+//! EHLO capabilities are parsed. The first byte of the input is the size of the pieces.
 #![no_main]
-#![allow(dead_code, unused_imports, reason = "the files are taken as they are")]
+#![allow(dead_code, unused_imports, reason = "the files are included unchanged")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// The modules under test, at the same paths as in the product.
+/// The modules under test, at the same paths as in Postrider.
 #[path = "../../src/domain"]
 mod domain {
     pub mod outcome;
@@ -17,21 +17,21 @@ mod smtp {
     pub mod reply;
 
     pub fn read_all(bytes: &[u8], size: usize) -> (Vec<reply::RawReply>, Option<reply::ReplyError>) {
-        let (mut reader, mut held, mut replies) = (reply::ReplyReader::default(), Vec::new(), Vec::new());
+        let (mut reader, mut buffer, mut replies) = (reply::ReplyReader::default(), Vec::new(), Vec::new());
         for piece in bytes.chunks(size.max(1)) {
-            held.extend_from_slice(piece);
+            buffer.extend_from_slice(piece);
             loop {
-                match reader.feed(&held) {
+                match reader.feed(&buffer) {
                     Err(error) => return (replies, Some(error)),
                     Ok((used, reply)) => {
-                        held.drain(..used);
+                        buffer.drain(..used);
                         let Some(reply) = reply else { break };
                         replies.push(reply);
                         reader = reply::ReplyReader::default();
                     }
                 }
             }
-            assert!(held.len() <= 2_048);
+            assert!(buffer.len() <= 2_048);
         }
         (replies, None)
     }

@@ -2,8 +2,8 @@
 //!
 //! Small attachments that arrive while a statement runs are stored together by the next statement: a separate
 //! statement, with its plan, round trip and `fsync`, costs more than the bytes. Large attachments are stored
-//! individually, chunk by chunk, so that they delay no other request. The database is first asked whether it already
-//! has them, because most large attachments are sent repeatedly.
+//! individually, chunk by chunk, so that they delay no other request. A query first finds out which of them the
+//! database already has, because most large attachments are sent repeatedly.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,23 +13,23 @@ use tokio_util::task::TaskTracker;
 
 use crate::batcher::{BatchLimit, Batcher, Reply, Requests, reply_all};
 use crate::clock::SharedClock;
-use crate::db::messages::blobs::{self, CHUNK};
+use crate::db::messages::blobs::{self, CHUNK_BYTES};
 use crate::db::{Db, DbError};
 use crate::domain::id::TenantId;
 use crate::domain::message::NewAttachment;
 
 /// Size in bytes up to which sending a blob costs less than asking whether the database already has it.
-const SMALL: usize = 128 << 10;
+const SMALL_BLOB_BYTES: usize = 128 << 10;
 /// A statement stores up to the size of one chunk of a large blob.
 static BATCH_LIMIT: BatchLimit<Blob> =
-    BatchLimit { items: usize::MAX, bytes: CHUNK as u64, size: |blob| blob.data.len() as u64 };
+    BatchLimit { items: usize::MAX, bytes: CHUNK_BYTES as u64, size: |blob| blob.data.len() as u64 };
 /// Capacity of the writer's queue, in blobs.
-const WAITING: usize = 256;
+const QUEUE_CAPACITY: usize = 256;
 
 type Key = (TenantId, String);
 type Stored = Result<(), Arc<DbError>>;
 
-/// A small attachment to store.
+/// A small attachment that waits for the writer.
 #[derive(Debug)]
 struct Blob {
     tenant: TenantId,
@@ -46,23 +46,23 @@ pub(super) struct Blobs {
 }
 
 impl Blobs {
-    /// Starts the writer of small attachments. It ends when this is dropped and its queue is empty.
+    /// Starts the writer of small attachments. The writer ends once this is dropped and its queue is empty.
     pub(super) fn start(db: &Db, clock: SharedClock, tasks: &TaskTracker) -> Self {
-        let (small, requests) = Batcher::new(WAITING, &BATCH_LIMIT);
+        let (small, requests) = Batcher::new(QUEUE_CAPACITY, &BATCH_LIMIT);
         tasks.spawn(Writer { db: db.clone(), clock: clock.clone(), requests }.run());
         Self { db: db.clone(), clock, small }
     }
 
-    /// Stores the bytes of attachments that the database does not have yet, and drops them from memory. With `keeps`,
-    /// small attachments keep their bytes.
+    /// Stores the bytes of attachments that the database does not have yet, and drops them from memory. With
+    /// `keep_small`, small attachments keep their bytes.
     pub(super) async fn store(
         &self,
         tenant: TenantId,
         attachments: &mut [NewAttachment],
-        keeps: bool,
+        keep_small: bool,
     ) -> Result<(), Arc<DbError>> {
-        let (small, large): (Vec<_>, Vec<_>) = attachments.iter_mut().partition(|a| a.data.len() <= SMALL);
-        try_join_all(small.into_iter().map(|attachment| self.store_small(tenant, attachment, keeps))).await?;
+        let (small, large): (Vec<_>, Vec<_>) = attachments.iter_mut().partition(|a| a.data.len() <= SMALL_BLOB_BYTES);
+        try_join_all(small.into_iter().map(|attachment| self.store_small(tenant, attachment, keep_small))).await?;
         let large = large.into_iter().map(|a| (a.description.sha256.clone(), std::mem::take(&mut a.data)));
         Ok(self.store_large(tenant, large.collect()).await?)
     }
@@ -71,13 +71,13 @@ impl Blobs {
         &self,
         tenant: TenantId,
         attachment: &mut NewAttachment,
-        keeps: bool,
+        keep_small: bool,
     ) -> Result<(), Arc<DbError>> {
         let digest = attachment.description.sha256.clone();
         let data = Arc::new(std::mem::take(&mut attachment.data));
         let stored = self.small.submit(Blob { tenant, digest, data: data.clone() }).await;
         stored.ok_or_else(|| Arc::new(DbError::closed("blobs.insert_group")))??;
-        if keeps {
+        if keep_small {
             attachment.data = Arc::unwrap_or_clone(data);
         }
         Ok(())
@@ -89,9 +89,9 @@ impl Blobs {
         }
         let now = self.clock.now();
         let digests: Vec<String> = large.iter().map(|(digest, _)| digest.clone()).collect();
-        let known = blobs::known(&self.db, tenant, &digests, now).await?;
+        let existing = blobs::find_and_touch(&self.db, tenant, &digests, now).await?;
         for (digest, data) in large {
-            if !known.contains(&digest) {
+            if !existing.contains(&digest) {
                 blobs::insert(&self.db, tenant, &digest, &data, now).await?;
             }
         }
@@ -116,7 +116,8 @@ impl Writer {
             match blobs::insert_group(&self.db, &group, self.clock.now()).await {
                 Err(DbError::Refused { .. }) if group.len() > 1 => self.one_by_one(group, replies).await,
                 result => {
-                    // Before the replies, so that a caller that keeps its bytes need not copy them.
+                    // Drop the group before the replies are sent, so that a caller that keeps its bytes need not copy
+                    // them.
                     drop(group);
                     reply_all(replies.into_iter().map(|(_, reply)| reply), &result.map_err(Arc::new));
                 }
@@ -124,12 +125,12 @@ impl Writer {
         }
     }
 
-    /// Stores each blob individually, so that one blob refused by Postgres does not fail the rest of its group.
+    /// Stores each blob individually, so that one blob that Postgres refuses does not fail the rest of its group.
     async fn one_by_one(&self, group: blobs::Group, replies: Vec<(Key, Reply<Stored>)>) {
         let mut results = BTreeMap::new();
         for (key, data) in group {
-            let one = blobs::Group::from([(key.clone(), data)]);
-            let result = blobs::insert_group(&self.db, &one, self.clock.now()).await.map_err(Arc::new);
+            let single = blobs::Group::from([(key.clone(), data)]);
+            let result = blobs::insert_group(&self.db, &single, self.clock.now()).await.map_err(Arc::new);
             results.insert(key, result);
         }
         for (key, reply) in replies {

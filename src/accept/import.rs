@@ -7,7 +7,7 @@ use csv_core::ReadRecordResult;
 use serde_json_borrow::Value;
 
 use super::csv_cell;
-use super::record_splitter::{LONGEST, Record};
+use super::record_splitter::{MAX_RECORD_BYTES, Record};
 use super::request::suppression::{COLUMNS, line};
 use super::request::{Context, Rejection, json};
 use crate::domain::fault::{Code, Fault};
@@ -35,8 +35,8 @@ pub struct Reader {
 struct Columns {
     /// Names from [`COLUMNS`], in the order of the file.
     names: Vec<&'static str>,
-    /// Minimum number of fields in a record. The values that a shorter record lacks cannot be known.
-    least: usize,
+    /// Minimum number of fields in a record. A shorter record is refused, because its missing values are unknown.
+    min_fields: usize,
 }
 
 /// Result of reading one record.
@@ -48,12 +48,12 @@ pub enum Read {
     Columns,
     /// A record that cannot be imported.
     Refused(Fault),
-    /// A header line that cannot be read, and with it none of the records that follow.
+    /// A header line that cannot be read. Without it, the records that follow cannot be read either.
     Unreadable(Fault),
 }
 
 /// Maximum number of fields read from a record: one more than there are columns, so that an extra one is detected.
-const FIELDS: usize = COLUMNS.len() + 1;
+const MAX_FIELDS: usize = COLUMNS.len() + 1;
 
 impl Reader {
     /// Creates a reader of records in this format.
@@ -64,25 +64,27 @@ impl Reader {
     /// Reads the next record.
     pub fn read(&mut self, record: &Record, context: &Context<'_>) -> Read {
         let read = match &record.bytes {
-            None => self.unread(fault("", Code::TooLong, format!("longer than {LONGEST} bytes"))),
+            None => {
+                self.refuse_unreadable(fault("", Code::TooLong, format!("must have at most {MAX_RECORD_BYTES} bytes")))
+            }
             Some(_) if record.is_unclosed => {
-                self.unread(fault("", Code::InvalidValue, "a quote is never closed".into()))
+                self.refuse_unreadable(fault("", Code::InvalidValue, "a quote is never closed".into()))
             }
             Some(bytes) => match self.format {
-                Format::Ndjson => entry(json::read(bytes, FIELDS + 1), context),
+                Format::Ndjson => entry(json::read(bytes, MAX_FIELDS + 1), context),
                 Format::Csv => self.csv(bytes, context),
             },
         };
         match read {
-            Read::Refused(fault) => Read::Refused(spanning(record, fault)),
-            Read::Unreadable(fault) => Read::Unreadable(spanning(record, fault)),
+            Read::Refused(fault) => Read::Refused(with_lines(record, fault)),
+            Read::Unreadable(fault) => Read::Unreadable(with_lines(record, fault)),
             read => read,
         }
     }
 
     /// Refuses a record whose fields cannot be read. If it is the first record of a CSV, the columns are unknown, so
     /// none of the records that follow can be read either.
-    fn unread(&self, fault: Fault) -> Read {
+    fn refuse_unreadable(&self, fault: Fault) -> Read {
         if self.format == Format::Csv && self.columns.is_none() {
             Read::Unreadable(fault)
         } else {
@@ -92,34 +94,34 @@ impl Reader {
 
     fn csv(&mut self, bytes: &[u8], context: &Context<'_>) -> Read {
         let Ok(text) = std::str::from_utf8(bytes) else {
-            return self.unread(fault("", Code::InvalidValue, "not UTF-8".into()));
+            return self.refuse_unreadable(fault("", Code::InvalidValue, "must be UTF-8".into()));
         };
         let fields = match fields(text) {
             Ok(fields) => fields,
-            Err(fault) => return self.unread(fault),
+            Err(fault) => return self.refuse_unreadable(fault),
         };
         let columns = match &self.columns {
             Some(columns) => columns,
             None => match columns(&fields) {
                 Ok(Some(names)) => {
-                    self.columns = Some(Columns { least: names.len(), names });
+                    self.columns = Some(Columns { min_fields: names.len(), names });
                     return Read::Columns;
                 }
                 // Without a header line the columns are those of an export, starting with the first.
-                Ok(None) => self.columns.insert(Columns { names: COLUMNS.to_vec(), least: fields.len() }),
+                Ok(None) => self.columns.insert(Columns { names: COLUMNS.to_vec(), min_fields: fields.len() }),
                 Err(fault) => return Read::Unreadable(fault),
             },
         };
-        let Columns { names, least } = columns;
+        let Columns { names, min_fields } = columns;
         if fields.len() > names.len() {
-            let message = format!("{}, but there are {} columns", counted(fields.len()), names.len());
+            let message = format!("has {}, but there are {} columns", field_count(fields.len()), names.len());
             return Read::Refused(fault("", Code::TooMany, message));
         }
-        if fields.len() < *least {
+        if fields.len() < *min_fields {
             let missing = names.get(fields.len()).copied().unwrap_or_default();
             let message = format!(
-                "{}, but the first line has {least}: column `{missing}` is missing; leave fields without a value empty",
-                counted(fields.len())
+                "has {}, but the first line has {min_fields}: column `{missing}` is missing; leave absent values empty",
+                field_count(fields.len())
             );
             return Read::Refused(fault(&format!("/{missing}"), Code::Required, message));
         }
@@ -129,12 +131,12 @@ impl Reader {
     }
 }
 
-fn counted(fields: usize) -> String {
+fn field_count(fields: usize) -> String {
     if fields == 1 { "1 field".into() } else { format!("{fields} fields") }
 }
 
-/// Adds the line numbers of a record that spans several lines to the fault, because none of these lines was read.
-fn spanning(record: &Record, fault: Fault) -> Fault {
+/// If the record spans several lines, adds their numbers to the fault, because none of these lines was read.
+fn with_lines(record: &Record, fault: Fault) -> Fault {
     let Record { line, last_line, .. } = record;
     if line == last_line {
         return fault;
@@ -147,7 +149,7 @@ fn spanning(record: &Record, fault: Fault) -> Fault {
 fn entry(value: Result<Value<'_>, Rejection>, context: &Context<'_>) -> Read {
     match value {
         Ok(value) => line(value, context).map_or_else(Read::Refused, Read::Entry),
-        // The caller knows the line number.
+        // The line number is left out, because the caller adds the line in the whole body.
         Err(Rejection::Malformed { column, message, .. }) => {
             Read::Refused(fault("", Code::InvalidValue, format!("{message} (column {column})")))
         }
@@ -159,34 +161,35 @@ fn fault(pointer: &str, code: Code, message: String) -> Fault {
     Fault { pointer: pointer.to_owned(), code: code.as_str(), message }
 }
 
-/// Returns the columns that the first record names, or `None` if it is an entry.
+/// Returns the columns that the first record names, or `None` if it is not a header line but an entry.
 fn columns(fields: &[String]) -> Result<Option<Vec<&'static str>>, Fault> {
     let has_name = fields.iter().any(|field| field.trim().eq_ignore_ascii_case("address"));
     if !has_name && fields.iter().any(|field| field.contains('@')) {
         return Ok(None);
     }
-    let known = |field: &String| {
+    let column = |field: &String| {
         let field = field.trim().to_ascii_lowercase();
         COLUMNS.iter().copied().find(|name| *name == field).ok_or_else(|| {
-            let message = format!("unknown column `{}`; known are {}", field.escape_debug(), COLUMNS.join(", "));
+            let message = format!("unknown column `{}`; use one of {}", field.escape_debug(), COLUMNS.join(", "));
             fault("", Code::UnknownField, message)
         })
     };
-    let columns: Vec<&'static str> = fields.iter().map(known).collect::<Result<_, _>>()?;
-    let twice = columns.iter().enumerate().find(|(n, name)| columns.iter().take(*n).any(|earlier| earlier == *name));
-    if let Some((_, name)) = twice {
+    let columns: Vec<&'static str> = fields.iter().map(column).collect::<Result<_, _>>()?;
+    let duplicate =
+        columns.iter().enumerate().find(|(n, name)| columns.iter().take(*n).any(|earlier| earlier == *name));
+    if let Some((_, name)) = duplicate {
         return Err(fault("", Code::DuplicateField, format!("duplicate column `{name}`")));
     }
     if columns.contains(&"address") {
         return Ok(Some(columns));
     }
-    Err(fault("", Code::Required, "the column `address` is missing".into()))
+    Err(fault("", Code::Required, "the column `address` is required".into()))
 }
 
 /// Splits one record into its fields. A quote inside an unquoted field can join several lines into one record. Such a
 /// record is refused as a whole, so that no line is lost silently.
 fn fields(record: &str) -> Result<Vec<String>, Fault> {
-    let too_many = || fault("", Code::TooMany, format!("more than {} fields", COLUMNS.len()));
+    let too_many = || fault("", Code::TooMany, format!("must have at most {} fields", COLUMNS.len()));
     let (fields, is_whole) = split(record).ok_or_else(too_many)?;
     if is_whole {
         return Ok(fields);
@@ -197,7 +200,7 @@ fn fields(record: &str) -> Result<Vec<String>, Fault> {
 
 /// Returns the fields of one record and whether they cover all of it, or `None` if there are too many.
 fn split(record: &str) -> Option<(Vec<String>, bool)> {
-    let (mut text, mut ends) = (vec![0; record.len() + 1], [0; FIELDS]);
+    let (mut text, mut ends) = (vec![0; record.len() + 1], [0; MAX_FIELDS]);
     let mut reader = csv_core::Reader::new();
     let (result, mut read, written, count) = reader.read_record(record.as_bytes(), &mut text, &mut ends);
     let (result, count) = match result {
@@ -218,7 +221,7 @@ fn split(record: &str) -> Option<(Vec<String>, bool)> {
         let field = text.get(start..*end).unwrap_or_default();
         start = *end;
         // UTF-8 cut at separators is still UTF-8.
-        csv_cell::restored(String::from_utf8_lossy(field).into_owned())
+        csv_cell::restore(String::from_utf8_lossy(field).into_owned())
     };
     Some((ends.get(..count)?.iter().map(field).collect(), read == record.len()))
 }
@@ -251,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_split_as_rfc_4180_says() {
+    fn record_is_split_as_in_rfc_4180() {
         for (record, expected) in [
             ("a,b", vec!["a", "b"]),
             ("a,", vec!["a", ""]),
@@ -262,12 +265,12 @@ mod tests {
         ] {
             assert_eq!(fields(record).unwrap(), expected, "{record}");
         }
-        assert_eq!(fields(&",".repeat(FIELDS)).unwrap_err().code, Code::TooMany.as_str());
-        assert_eq!(fields(&",".repeat(FIELDS - 1)).unwrap().len(), FIELDS);
+        assert_eq!(fields(&",".repeat(MAX_FIELDS)).unwrap_err().code, Code::TooMany.as_str());
+        assert_eq!(fields(&",".repeat(MAX_FIELDS - 1)).unwrap().len(), MAX_FIELDS);
     }
 
     #[test]
-    fn columns_are_named_or_those_of_an_export() {
+    fn columns_come_from_the_header_or_the_export_order() {
         let mut named = Reader::new(Format::Csv);
         assert_eq!(summary(read(&mut named, "Reason, address,note")), "columns");
         assert_eq!(summary(read(&mut named, "complaint,Ann@b.test,\"a, b\"")), "ann@b.test  complaint a, b");
@@ -292,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_json_is_an_entry() {
+    fn each_ndjson_line_is_an_entry() {
         let mut reader = Reader::new(Format::Ndjson);
         assert_eq!(
             summary(read(&mut reader, r#"{"address": "ann@b.test", "reason": "complaint"}"#)),

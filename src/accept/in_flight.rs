@@ -1,5 +1,5 @@
 //! Idempotency keys of the requests that this process is handling, by API key, so that a concurrent request with the
-//! same key is refused. Across processes the key's row decides.
+//! same key is refused. Between processes, the key's row in the database decides.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,27 +10,27 @@ use crate::domain::id::KeyId;
 
 type Keys = Arc<Mutex<HashSet<(KeyId, String)>>>;
 
-/// The keys in use.
+/// The keys that are in use.
 #[derive(Debug, Default)]
-pub(super) struct InFlight(Keys);
+pub(super) struct ReservedKeys(Keys);
 
 /// Releases the key when dropped.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(super) struct KeyGuard {
     keys: Keys,
     key: (KeyId, String),
 }
 
-impl InFlight {
+impl ReservedKeys {
     /// Reserves a key, unless it is in use.
-    pub(super) fn enter(&self, owner: KeyId, key: &str) -> Option<Guard> {
+    pub(super) fn reserve(&self, owner: KeyId, key: &str) -> Option<KeyGuard> {
         let key = (owner, key.to_owned());
-        let entered = self.0.lock().insert(key.clone());
-        entered.then(|| Guard { keys: self.0.clone(), key })
+        let is_new = self.0.lock().insert(key.clone());
+        is_new.then(|| KeyGuard { keys: self.0.clone(), key })
     }
 }
 
-impl Drop for Guard {
+impl Drop for KeyGuard {
     fn drop(&mut self) {
         self.keys.lock().remove(&self.key);
     }
@@ -43,13 +43,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_free_again_when_its_request_is_over() {
-        let (keys, owner, other) = (InFlight::default(), KeyId(Uuid::from_u128(1)), KeyId(Uuid::from_u128(2)));
-        let first = keys.enter(owner, "k");
+    fn key_can_be_reserved_again_after_its_request() {
+        let (keys, owner, other) = (ReservedKeys::default(), KeyId(Uuid::from_u128(1)), KeyId(Uuid::from_u128(2)));
+        let first = keys.reserve(owner, "k");
         assert!(first.is_some());
-        assert!(keys.enter(owner, "k").is_none());
-        assert!(keys.enter(owner, "other").is_some() && keys.enter(other, "k").is_some());
+        assert!(keys.reserve(owner, "k").is_none());
+        assert!(keys.reserve(owner, "other").is_some() && keys.reserve(other, "k").is_some());
         drop(first);
-        assert!(keys.enter(owner, "k").is_some());
+        assert!(keys.reserve(owner, "k").is_some());
     }
 }

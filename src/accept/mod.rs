@@ -29,7 +29,7 @@ use crate::domain::routing::RouteTable;
 use crate::group_commit::GroupCommit;
 
 use blobs::Blobs;
-use in_flight::InFlight;
+use in_flight::ReservedKeys;
 use lanes::Lanes;
 use streams::Streams;
 pub use wake_notifier::WakeNotifier;
@@ -59,14 +59,14 @@ impl From<DbError> for AcceptError {
 pub enum Accepted {
     /// The message was committed by this request.
     New {
-        /// Recipients that are not sent to, because their addresses are on the suppression list.
+        /// Recipients to which nothing is sent, because their addresses are on the suppression list.
         suppressed: Vec<RecipientId>,
     },
     /// The same request was accepted earlier, as this message.
     Replayed(MessageId),
 }
 
-/// Accepts messages. A process has one.
+/// Accepts messages. Each process has one `Acceptor`.
 #[derive(Debug)]
 pub struct Acceptor {
     db: Db,
@@ -74,7 +74,7 @@ pub struct Acceptor {
     blobs: Blobs,
     lanes: Lanes,
     streams: Streams,
-    in_flight: InFlight,
+    reserved_keys: ReservedKeys,
     wake: WakeNotifier,
 }
 
@@ -93,7 +93,7 @@ impl Acceptor {
             blobs: Blobs::start(&db, clock, tasks),
             lanes: Lanes::start(&db, routes, tasks),
             streams: Streams::new(db.clone()),
-            in_flight: InFlight::default(),
+            reserved_keys: ReservedKeys::default(),
             db,
             wake,
         }
@@ -105,13 +105,13 @@ impl Acceptor {
     }
 
     /// Returns whether messages of a stream carry an unsubscribe link. The result is at most a few seconds old.
-    pub async fn asks_for_links(&self, tenant: TenantId, stream: &str) -> Result<bool, DbError> {
-        self.streams.asks_for_links(tenant, stream).await
+    pub async fn has_unsubscribe_links(&self, tenant: TenantId, stream: &str) -> Result<bool, DbError> {
+        self.streams.has_unsubscribe_links(tenant, stream).await
     }
 
     /// Clears the cached streams, so that a new stream can be used at once.
-    pub fn forget_streams(&self) {
-        self.streams.forget();
+    pub fn clear_stream_cache(&self) {
+        self.streams.clear();
     }
 
     /// Notifies workers, in this and in other processes, that messages have become due.
@@ -128,7 +128,7 @@ impl Acceptor {
         sender_domain: &str,
         domain: &str,
     ) -> Result<i64, AcceptError> {
-        Ok(self.lanes.one(tenant, stream, sender_domain, domain).await.map_err(AcceptError::Db)?.id)
+        Ok(self.lanes.for_domain(tenant, stream, sender_domain, domain).await.map_err(AcceptError::Db)?.id)
     }
 
     /// Returns the first use of an API key's idempotency key, if there is one.
@@ -144,32 +144,33 @@ impl Acceptor {
         idempotency: Option<IdempotencyKey>,
     ) -> Result<Accepted, AcceptError> {
         let _guard = match &idempotency {
-            Some(with) => {
-                let guard = self.in_flight.enter(with.owner, &with.key).ok_or(AcceptError::KeyInFlight)?;
+            Some(requested) => {
+                let guard =
+                    self.reserved_keys.reserve(requested.owner, &requested.key).ok_or(AcceptError::KeyInFlight)?;
                 // Look the key up again under the guard: the request that created it may have ended since the last
                 // lookup.
-                if let Some(first) = self.first_use(tenant, with.owner, &with.key).await? {
-                    return replayed(&first, with);
+                if let Some(first) = self.first_use(tenant, requested.owner, &requested.key).await? {
+                    return replayed(&first, requested);
                 }
                 Some(guard)
             }
             None => None,
         };
-        let keeps = db::messages::stored::is_kept(message.size()) && self.group_commit.has_consumer();
-        self.blobs.store(tenant, &mut message.attachments, keeps).await.map_err(AcceptError::Db)?;
-        let lanes = self.lanes.all(tenant, &message).await.map_err(AcceptError::Db)?;
-        let with = idempotency.clone();
-        let intake = MessageInsert { tenant, message, lanes, idempotency, taker: None };
-        match (self.group_commit.accept(intake).await.map_err(AcceptError::Db)?, with) {
+        let keep_small = db::messages::stored::fits_inline(message.size()) && self.group_commit.has_consumer();
+        self.blobs.store(tenant, &mut message.attachments, keep_small).await.map_err(AcceptError::Db)?;
+        let lanes = self.lanes.for_message(tenant, &message).await.map_err(AcceptError::Db)?;
+        let requested = idempotency.clone();
+        let insert = MessageInsert { tenant, message, lanes, idempotency, direct_consumer: None };
+        match (self.group_commit.accept(insert).await.map_err(AcceptError::Db)?, requested) {
             (Committed::New { suppressed, .. }, _) => Ok(Accepted::New { suppressed }),
-            (Committed::KeyUsed(first), Some(with)) => replayed(&first, &with),
+            (Committed::KeyUsed(first), Some(requested)) => replayed(&first, &requested),
             (Committed::KeyUsed(_), None) => Err(AcceptError::KeyReused),
         }
     }
 }
 
-/// Returns the message of the first request, if this request is the same.
-fn replayed(first: &KeyUse, with: &IdempotencyKey) -> Result<Accepted, AcceptError> {
-    let is_same = first.fingerprint == with.fingerprint || first.digest.as_deref() == Some(&with.digest[..]);
+/// Returns the message of the first request with the key, or an error if this request differs from the first.
+fn replayed(first: &KeyUse, requested: &IdempotencyKey) -> Result<Accepted, AcceptError> {
+    let is_same = first.fingerprint == requested.fingerprint || first.digest.as_deref() == Some(&requested.digest[..]);
     if is_same { Ok(Accepted::Replayed(MessageId(first.message_id))) } else { Err(AcceptError::KeyReused) }
 }

@@ -1,23 +1,23 @@
 //! Splits a body that arrives in pieces into records with their line numbers. A record is a line of NDJSON, or a record
 //! of CSV (RFC 4180), which may have line ends within quotes.
 //!
-//! LF, CRLF and a lone CR end a line. JSON strings contain no bare CR, so none is split. One record is held at a time.
-//! A record that is too long is skipped up to the end of its line and reported: a quote that is never closed costs the
-//! lines after it, but no memory.
+//! LF, CRLF and a lone CR end a line. JSON strings contain no bare CR, so none is split. The splitter holds one record
+//! at a time. A record that is too long is skipped up to the end of its line and reported, so that a quote that is
+//! never closed cannot use unlimited memory.
 
 /// Maximum length of a record, in bytes. A typical entry is twenty times shorter.
-pub const LONGEST: usize = 16 << 10;
+pub const MAX_RECORD_BYTES: usize = 16 << 10;
 
 /// A record and its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Its first line, counted from 1.
+    /// The record's first line, counted from 1.
     pub line: u64,
-    /// Its last line, which differs from the first if a quote contains line ends.
+    /// The record's last line, which differs from the first if a quote contains line ends.
     pub last_line: u64,
-    /// Its bytes without the line end; `None` if it is too long.
+    /// The record's bytes without the line end; `None` if it is too long.
     pub bytes: Option<Vec<u8>>,
-    /// Whether it has a quote that is never closed.
+    /// Whether the record has a quote that is never closed.
     pub is_unclosed: bool,
 }
 
@@ -34,9 +34,9 @@ pub struct RecordSplitter {
     /// Whether the current record is too long and is being skipped.
     is_skipping: bool,
     /// Number of lines that have ended.
-    ended: u64,
-    /// The line on which the current record began.
-    began: u64,
+    ended_lines: u64,
+    /// The line on which the current record starts.
+    start_line: u64,
 }
 
 impl RecordSplitter {
@@ -48,13 +48,13 @@ impl RecordSplitter {
             in_quotes: false,
             after_cr: false,
             is_skipping: false,
-            ended: 0,
-            began: 1,
+            ended_lines: 0,
+            start_line: 1,
         }
     }
 
-    /// Processes the next piece and passes each record that it completes to `take`. Blank lines are skipped.
-    pub fn push(&mut self, piece: &[u8], mut take: impl FnMut(Record)) {
+    /// Processes the next piece and passes each record that it completes to `emit`. Blank lines are skipped.
+    pub fn push(&mut self, piece: &[u8], mut emit: impl FnMut(Record)) {
         for &byte in piece {
             let is_open = self.in_quotes && !self.is_skipping;
             let is_rest_of_end = std::mem::take(&mut self.after_cr) && byte == b'\n';
@@ -64,12 +64,12 @@ impl RecordSplitter {
             if matches!(byte, b'\n' | b'\r') && !is_rest_of_end {
                 self.after_cr = byte == b'\r';
                 if !is_open {
-                    self.complete(&mut take);
-                    self.ended += 1;
-                    self.began = self.ended + 1;
+                    self.complete(&mut emit);
+                    self.ended_lines += 1;
+                    self.start_line = self.ended_lines + 1;
                     continue;
                 }
-                self.ended += 1;
+                self.ended_lines += 1;
             }
             if self.is_skipping {
                 continue;
@@ -78,7 +78,7 @@ impl RecordSplitter {
                 // A doubled quote closes and reopens the quoted part.
                 self.in_quotes = !self.in_quotes;
             }
-            if self.current.len() == LONGEST {
+            if self.current.len() == MAX_RECORD_BYTES {
                 self.is_skipping = true;
                 self.current.clear();
             } else {
@@ -87,22 +87,22 @@ impl RecordSplitter {
         }
     }
 
-    /// Passes the last record, which may lack a line end, to `take`.
-    pub fn finish(mut self, mut take: impl FnMut(Record)) {
-        self.complete(&mut take);
+    /// Passes the last record, which may lack a line end, to `emit`.
+    pub fn finish(mut self, mut emit: impl FnMut(Record)) {
+        self.complete(&mut emit);
     }
 
-    fn complete(&mut self, take: &mut impl FnMut(Record)) {
+    fn complete(&mut self, emit: &mut impl FnMut(Record)) {
         let mut bytes = std::mem::take(&mut self.current);
-        if self.began == 1 && bytes.starts_with(b"\xef\xbb\xbf") {
+        if self.start_line == 1 && bytes.starts_with(b"\xef\xbb\xbf") {
             bytes.drain(..3);
         }
         let (is_skipping, is_unclosed) = (std::mem::take(&mut self.is_skipping), std::mem::take(&mut self.in_quotes));
         if is_skipping || !bytes.trim_ascii().is_empty() {
             // With an open quote, the body's last line end is part of the record.
-            let has_kept_end = matches!(bytes.last(), Some(b'\n' | b'\r'));
-            let last_line = if has_kept_end { self.ended } else { self.ended + 1 };
-            take(Record { line: self.began, last_line, bytes: (!is_skipping).then_some(bytes), is_unclosed });
+            let ends_with_line_end = matches!(bytes.last(), Some(b'\n' | b'\r'));
+            let last_line = if ends_with_line_end { self.ended_lines } else { self.ended_lines + 1 };
+            emit(Record { line: self.start_line, last_line, bytes: (!is_skipping).then_some(bytes), is_unclosed });
         }
     }
 }
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cr_alone_ends_a_line_of_csv() {
+    fn lone_cr_ends_a_csv_line() {
         let body = b"c20@x.test\rc21@x.test\r\n\rc22@x.test,\"a\rb\"\r";
         let expected = owned(&[(1, Some("c20@x.test")), (2, Some("c21@x.test")), (4, Some("c22@x.test,\"a\rb\""))]);
         for piece in [1, 3, 100] {
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cr_alone_ends_a_line_of_ndjson() {
+    fn lone_cr_ends_an_ndjson_line() {
         let expected = owned(&[(1, Some("{\"a\": \"\\r\"}")), (2, Some("{}")), (4, Some("{}"))]);
         for piece in [1, 3, 100] {
             assert_eq!(split(b"{\"a\": \"\\r\"}\r{}\r\n\r{}", false, piece), expected);
@@ -177,12 +177,12 @@ mod tests {
     }
 
     #[test]
-    fn records_know_their_last_line() {
+    fn records_report_their_last_line() {
         let body = b"a,\"b\r\nc\rd\ne\"\r\nf\r\"g\n\r\nh";
         for piece in [1, 2, 100] {
             assert_eq!(spans(body, piece), [(1, 4, false), (5, 5, false), (6, 8, true)]);
         }
-        let unclosed = format!("a\n\"{}\nb\n", "line\n".repeat(LONGEST / 5 + 3));
+        let unclosed = format!("a\n\"{}\nb\n", "line\n".repeat(MAX_RECORD_BYTES / 5 + 3));
         let spans = spans(unclosed.as_bytes(), 1_000);
         assert_eq!((spans.len(), spans[1].0, spans[1].2), (spans.len(), 2, true));
         assert!(spans[1].1 > 3_000 && spans[2].0 == spans[1].1 + 1, "{:?}", &spans[..3]);
@@ -190,19 +190,19 @@ mod tests {
 
     #[test]
     fn a_long_record_is_skipped_and_reported() {
-        let long = "x".repeat(LONGEST + 1);
-        let body = format!("{}\na\n{long}\nb\n", "x".repeat(LONGEST));
+        let long = "x".repeat(MAX_RECORD_BYTES + 1);
+        let body = format!("{}\na\n{long}\nb\n", "x".repeat(MAX_RECORD_BYTES));
         let read = split(body.as_bytes(), false, 1_000);
         assert_eq!(read[1..], owned(&[(2, Some("a")), (3, None), (4, Some("b"))]));
-        assert_eq!(read[0].1.as_ref().map(String::len), Some(LONGEST));
-        let unclosed = format!("a,\"{}\nb\n", "line\n".repeat(LONGEST / 5 + 3));
+        assert_eq!(read[0].1.as_ref().map(String::len), Some(MAX_RECORD_BYTES));
+        let unclosed = format!("a,\"{}\nb\n", "line\n".repeat(MAX_RECORD_BYTES / 5 + 3));
         let read = split(unclosed.as_bytes(), true, 1_000);
         assert_eq!((read[0].clone(), read.last().unwrap().1.as_deref()), ((1, None), Some("b")));
     }
 
     proptest! {
         #[test]
-        fn pieces_make_no_difference(body in "[a\",\r\n]{0,60}", piece in 1usize..10, has_quotes: bool) {
+        fn piece_size_does_not_change_the_records(body in "[a\",\r\n]{0,60}", piece in 1usize..10, has_quotes: bool) {
             prop_assert_eq!(split(body.as_bytes(), has_quotes, piece), split(body.as_bytes(), has_quotes, 1_000));
         }
     }

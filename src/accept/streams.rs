@@ -17,7 +17,7 @@ struct TenantStreams {
     /// Names of the streams, most urgent first.
     names: Arc<[String]>,
     /// Streams whose messages carry an unsubscribe link.
-    linking: Arc<[String]>,
+    with_links: Arc<[String]>,
 }
 
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Streams {
     }
 
     /// Clears the cache.
-    pub(super) fn forget(&self) {
+    pub(super) fn clear(&self) {
         self.cache.clear();
     }
 
@@ -42,8 +42,8 @@ impl Streams {
     }
 
     /// Returns whether messages of a stream carry an unsubscribe link.
-    pub(super) async fn asks_for_links(&self, tenant: TenantId, name: &str) -> Result<bool, DbError> {
-        Ok(self.get(tenant).await?.linking.iter().any(|linking| linking == name))
+    pub(super) async fn has_unsubscribe_links(&self, tenant: TenantId, name: &str) -> Result<bool, DbError> {
+        Ok(self.get(tenant).await?.with_links.iter().any(|stream| stream == name))
     }
 
     async fn get(&self, tenant: TenantId) -> Result<TenantStreams, DbError> {
@@ -52,8 +52,8 @@ impl Streams {
 
     async fn load(&self, tenant: TenantId) -> Result<TenantStreams, DbError> {
         let rows = db::streams::all(&self.db, tenant).await?;
-        let linking = rows.iter().filter(|row| row.unsubscribe).map(|row| row.name.clone()).collect();
+        let with_links = rows.iter().filter(|row| row.unsubscribe).map(|row| row.name.clone()).collect();
         let names = rows.into_iter().map(|row| row.name).collect();
-        Ok(TenantStreams { names, linking })
+        Ok(TenantStreams { names, with_links })
     }
 }

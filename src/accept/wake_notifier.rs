@@ -1,4 +1,5 @@
-//! Notifies workers of due messages: the one in this process, and those in other processes, at most once per [`PAUSE`].
+//! Notifies workers of due messages: the worker of this process at once, and those of other processes at most once per
+//! [`MIN_INTERVAL`].
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -8,10 +9,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::db::{self, Db};
 
-/// Minimum time between two notifications.
-const PAUSE: Duration = Duration::from_millis(20);
-/// How often the task checks whether the signal still exists.
-const CHECK: Duration = Duration::from_secs(1);
+/// Minimum time between two notifications of other processes.
+const MIN_INTERVAL: Duration = Duration::from_millis(20);
+/// Interval at which the task checks whether the notifier still exists.
+const ALIVE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Notifies workers.
 #[derive(Debug)]
@@ -21,8 +22,8 @@ pub struct WakeNotifier {
 }
 
 impl WakeNotifier {
-    /// Starts a task on `tasks` that notifies the workers of other processes; it ends when this has been dropped. `local`
-    /// notifies the worker of this process.
+    /// Starts a task on `tasks` that notifies the workers of other processes; it ends when this has been dropped.
+    /// `local` notifies the worker of this process.
     pub fn start(db: Db, local: Arc<Notify>, tasks: &TaskTracker) -> Self {
         let others = Arc::new(Notify::new());
         tasks.spawn(run(db, Arc::downgrade(&others)));
@@ -43,12 +44,12 @@ impl WakeNotifier {
 
 async fn run(db: Db, signal: Weak<Notify>) {
     while let Some(signal) = signal.upgrade() {
-        if tokio::time::timeout(CHECK, signal.notified()).await.is_err() {
+        if tokio::time::timeout(ALIVE_CHECK_INTERVAL, signal.notified()).await.is_err() {
             continue;
         }
         if let Err(error) = db::pool::pg_notify::notify(&db).await {
             tracing::debug!(%error, "failed to notify other processes of new messages; their next poll finds them");
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(MIN_INTERVAL).await;
     }
 }

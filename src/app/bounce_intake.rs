@@ -19,7 +19,7 @@ use crate::db::Db;
 use crate::domain::return_path::{ReturnPaths, TokenFault};
 use crate::feedback::{Feedback, Origin};
 use crate::mail;
-use crate::smtp::inbound::{Certificate, Handler, ReceivedMail, Server, Settings, SmtpRefusal};
+use crate::smtp::inbound::{Certificate, Handler, ReceivedMessage, Server, Settings, SmtpRefusal};
 use crate::telemetry::RateLimitedLog;
 use crate::worker::Returns;
 
@@ -64,14 +64,14 @@ impl InboundServer {
     /// Starts the server, if `inbound.listen` is configured.
     pub(super) async fn start(config: &Config, feedback: Arc<Feedback>) -> anyhow::Result<Option<Self>> {
         let Some(listen) = config.inbound.listen else { return Ok(None) };
-        let server = Server::bind(listen, settings(config)?, Arc::new(Gate::new(config, feedback)))
+        let server = Server::bind(listen, settings(config)?, Arc::new(BounceHandler::new(config, feedback)))
             .await
             .with_context(|| format!("cannot receive messages on {listen} (inbound.listen)"))?;
         let (address, stop) = (server.local_addr(), CancellationToken::new());
         Ok(Some(Self { address, running: tokio::spawn(server.run(stop.clone())), stop }))
     }
 
-    /// Stops the server after the messages in transfer have been answered.
+    /// Stops the server once every message in transfer has a reply.
     pub(super) async fn stop(self) {
         self.stop.cancel();
         if self.running.await.is_err() {
@@ -81,22 +81,22 @@ impl InboundServer {
 }
 
 /// Maximum number of recipients of one message. A bounce has one, the return path that identifies its message.
-const RECIPIENTS: usize = 1;
+const MAX_RECIPIENTS: usize = 1;
 /// Maximum number of refused commands in one session, which limits clients that guess return paths.
-const ERRORS: u32 = 10;
+const MAX_ERRORS: u32 = 10;
 
 fn settings(config: &Config) -> anyhow::Result<Settings> {
     let inbound = &config.inbound;
     Ok(Settings {
         hostname: hostname(config),
         max_message: usize::try_from(inbound.max_message()).unwrap_or(usize::MAX),
-        most_kept: KEPT,
-        max_recipients: RECIPIENTS,
+        max_stored: PARSED_BYTES,
+        max_recipients: MAX_RECIPIENTS,
         max_connections: inbound.connections as usize,
         max_per_peer: inbound.connections_per_peer as usize,
-        mails_per_minute: Some(inbound.mails_per_minute),
+        messages_per_minute: Some(inbound.mails_per_minute),
         certificate: certificate(inbound)?,
-        max_errors: ERRORS,
+        max_errors: MAX_ERRORS,
         ..Settings::default()
     })
 }
@@ -111,22 +111,22 @@ fn certificate(inbound: &Inbound) -> anyhow::Result<Option<Certificate>> {
     }
 }
 
-/// Bytes of a message that are kept: reports come first and the returned message last. The rest is read and dropped, so
-/// that a bounce with a large returned message is not refused.
-const KEPT: usize = 1 << 20;
+/// Maximum number of bytes of a message that are parsed. Reports come first and the returned message last; the server
+/// reads the rest and drops it, so that a bounce with a large returned message is not refused.
+const PARSED_BYTES: usize = 1 << 20;
 
 /// Accepts messages to return paths, to the complaint address and to postmaster.
-struct Gate {
+struct BounceHandler {
     feedback: Arc<Feedback>,
     forged: RateLimitedLog,
-    /// Domains whose postmaster is here: the domain of return paths, and this host's name.
+    /// Domains whose messages to postmaster are accepted: the domain of return paths, and this host's name.
     domains: Vec<String>,
     postmaster: Mutex<Minute>,
 }
 
 /// Maximum number of messages to postmaster per minute; each is logged.
 const POSTMASTER_A_MINUTE: u32 = 60;
-/// Maximum number of characters of such a message that are logged.
+/// Maximum number of characters of a message to postmaster that are logged.
 const POSTMASTER_TEXT: usize = 1_000;
 
 /// Number of messages in the minute that began at `began`.
@@ -146,17 +146,17 @@ impl Minute {
     }
 }
 
-impl Gate {
+impl BounceHandler {
     fn new(config: &Config, feedback: Arc<Feedback>) -> Self {
         let domains = config.return_path.domain_ascii().into_iter().chain([hostname(config)]).collect();
         Self { feedback, forged: RateLimitedLog::default(), domains, postmaster: Mutex::default() }
     }
 
-    /// Whether `to` is postmaster, with a domain of this server or without one (RFC 5321 §4.5.1).
+    /// Returns whether `to` is postmaster, with a domain of this server or without one (RFC 5321 §4.5.1).
     fn is_postmaster(&self, to: &str) -> bool {
         let (local, domain) = to.rsplit_once('@').map_or((to, None), |(local, domain)| (local, Some(domain)));
-        let is_ours = |domain: &str| self.domains.iter().any(|ours| ours.eq_ignore_ascii_case(domain));
-        local.eq_ignore_ascii_case("postmaster") && domain.is_none_or(is_ours)
+        let is_own = |domain: &str| self.domains.iter().any(|own| own.eq_ignore_ascii_case(domain));
+        local.eq_ignore_ascii_case("postmaster") && domain.is_none_or(is_own)
     }
 
     /// Logs a message to postmaster: there is no mailbox for it.
@@ -174,15 +174,15 @@ impl Gate {
     }
 }
 
-impl Handler for Gate {
+impl Handler for BounceHandler {
     async fn rcpt(&self, _from: &str, to: &str) -> Result<(), SmtpRefusal> {
         if self.is_postmaster(to) {
-            let has_room = self.postmaster.lock().admits_one_more(Instant::now());
-            let full = || SmtpRefusal::temporary(7, 1, "Too many messages for postmaster, try again later");
-            return if has_room { Ok(()) } else { Err(full()) };
+            let is_admitted = self.postmaster.lock().admits_one_more(Instant::now());
+            let refusal = || SmtpRefusal::temporary(7, 1, "Too many messages for postmaster, try again later");
+            return if is_admitted { Ok(()) } else { Err(refusal()) };
         }
         self.feedback.admits(to).map_err(|fault| {
-            tracing::debug!(to, %fault, "refused a recipient that is not ours");
+            tracing::debug!(to, %fault, "refused a recipient that is not a return path");
             if fault == TokenFault::Forged
                 && let Some(count) = self.forged.note(Instant::now())
             {
@@ -204,20 +204,20 @@ impl Handler for Gate {
         })
     }
 
-    async fn message(&self, mail: ReceivedMail) -> Result<String, SmtpRefusal> {
-        let ReceivedMail { from, to, peer, mut data, .. } = mail;
-        let logged = to.iter().any(|to| self.is_postmaster(to));
-        if logged {
+    async fn message(&self, mail: ReceivedMessage) -> Result<String, SmtpRefusal> {
+        let ReceivedMessage { from, to, peer, mut data, .. } = mail;
+        let is_for_postmaster = to.iter().any(|to| self.is_postmaster(to));
+        if is_for_postmaster {
             Self::log_for_postmaster(&from, peer, &data);
         }
-        // The final delivery server adds this header (RFC 5321 §4.4). The first one counts, whatever the message
-        // contains.
+        // The final delivery server adds this header (RFC 5321 §4.4). The parser uses the first one, so that the
+        // message cannot override it.
         data.splice(..0, format!("Return-Path: <{from}>\r\n").into_bytes());
-        match self.feedback.take(data, Origin::Smtp { to: &to, peer }, false).await {
+        match self.feedback.process(data, Origin::Smtp { to: &to, peer }, false).await {
             Ok(outcome) if outcome.is_early() => {
                 Err(SmtpRefusal::temporary(3, 2, "Try again later: the message is still being sent"))
             }
-            Ok(_) if logged => Ok("Accepted for postmaster".into()),
+            Ok(_) if is_for_postmaster => Ok("Accepted for postmaster".into()),
             Ok(outcome) => {
                 Ok(format!("Accepted as {}, {} recipients changed", outcome.report.kind.as_str(), outcome.applied()))
             }
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn return_paths_need_a_secret_and_their_server_needs_them() {
+    fn return_paths_need_a_secret_and_inbound_needs_return_paths() {
         let mut config = Config::default();
         assert!(paths(&config).unwrap().is_none());
         config.inbound.listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn certificate_and_key_come_together_and_are_read_at_start() {
+    fn certificate_and_key_are_required_together() {
         let mut inbound = Inbound { cert_file: Some("/nowhere/chain.pem".into()), ..Config::default().inbound };
         assert!(format!("{:#}", certificate(&inbound).unwrap_err()).contains("only one of"));
         inbound.key_file = Some("/nowhere/key.pem".into());

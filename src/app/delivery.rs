@@ -12,7 +12,7 @@ pub(super) fn delivery_info(config: &Config) -> anyhow::Result<Delivery> {
     let tls = config.delivery.tls_ascii();
     Ok(Delivery {
         table: routes::table(config),
-        ways: ways(config)?,
+        routes: route_infos(config)?,
         mx_tls: tls.into_iter().map(|(domain, mode)| (domain, mode.as_str().to_owned())).collect(),
         connections: config.delivery.connections,
         mails_per_connection: config.delivery.mails_per_connection,
@@ -21,24 +21,24 @@ pub(super) fn delivery_info(config: &Config) -> anyhow::Result<Delivery> {
     })
 }
 
-/// Returns every route that messages can take.
-fn ways(config: &Config) -> anyhow::Result<Vec<RouteInfo>> {
-    let mut ways = Vec::new();
+/// Returns every route that messages can be sent through.
+fn route_infos(config: &Config) -> anyhow::Result<Vec<RouteInfo>> {
+    let mut infos = Vec::new();
     match routes::default_relay(config)? {
-        Some(relay) => ways.push(RouteInfo { route: RouteName::Relay, relays: vec![view(&relay)] }),
-        None => ways.push(direct()),
+        Some(relay) => infos.push(RouteInfo { route: RouteName::Relay, relays: vec![view(&relay)] }),
+        None => infos.push(direct()),
     }
     if config.relay_url.is_some() && config.routes.values().any(crate::config::Route::is_direct) {
-        ways.push(direct());
+        infos.push(direct());
     }
     let named = routes::relays(config)?.into_iter();
-    ways.extend(
+    infos.extend(
         named.map(|(name, relays)| RouteInfo {
             route: RouteName::Named(name),
             relays: relays.iter().map(view).collect(),
         }),
     );
-    Ok(ways)
+    Ok(infos)
 }
 
 fn direct() -> RouteInfo {
@@ -46,5 +46,5 @@ fn direct() -> RouteInfo {
 }
 
 fn view(relay: &Relay) -> RelayView {
-    RelayView { host: relay.host.clone(), port: relay.port, tls: relay.tls.of_relay().to_owned() }
+    RelayView { host: relay.host.clone(), port: relay.port, tls: relay.tls.as_relay_option().to_owned() }
 }

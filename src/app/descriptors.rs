@@ -13,7 +13,7 @@ use crate::http::ServerLimits;
 
 /// Upper bound for the raised soft limit. Some systems allow a billion, which is slow for programs that iterate over
 /// all descriptors.
-const MAX_RAISED: u64 = 65_536;
+const MAX_SOFT_LIMIT: u64 = 65_536;
 /// Listeners, standard streams, epoll, DNS sockets, and files that are read occasionally.
 const BASE: u64 = 64;
 /// Database connections outside of the two pools: NOTIFY, probes, and overlap when a pool is replaced.
@@ -24,13 +24,13 @@ const FETCHES: u64 = 64;
 const INBOX: u64 = 256;
 /// Minimum number of HTTP connections; with fewer the service does not start.
 const MIN_CONNECTIONS: u64 = 16;
-/// Divisor for the share of connections reserved for recipients' pages, if these have a separate listener.
-const PUBLIC_PART: usize = 4;
+/// Divisor for the share of connections that is reserved for recipients' pages, if these have a separate listener.
+const PUBLIC_SHARE_DIVISOR: usize = 4;
 
 /// Raises the soft limit on open files to the hard limit, up to 65,536. Returns the limit in force.
 pub fn raise() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let wanted = maximum.unwrap_or(MAX_RAISED).min(MAX_RAISED);
+    let wanted = maximum.unwrap_or(MAX_SOFT_LIMIT).min(MAX_SOFT_LIMIT);
     let current = current.unwrap_or(u64::MAX);
     if current < wanted && setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).is_ok() {
         return wanted;
@@ -107,7 +107,7 @@ fn divide(config: &Config, connections: usize) -> HttpLimits {
         keep_alive: config.http.keep_alive,
         ..ServerLimits::default()
     };
-    let public = if config.public_listen.is_some() { connections / PUBLIC_PART } else { 0 };
+    let public = if config.public_listen.is_some() { connections / PUBLIC_SHARE_DIVISOR } else { 0 };
     HttpLimits { api: limits(connections - public), public: limits(public) }
 }
 
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn database_and_smtp_come_first() {
+    fn descriptors_are_reserved_for_database_and_smtp() {
         let config = Config::default();
         let all = reserved(&config, Roles::All, false);
         assert!(all >= 2 * 16 + 256, "{all}");

@@ -8,14 +8,14 @@ use crate::clock::SharedClock;
 use crate::config::{Config, Unverified};
 use crate::db::Db;
 use crate::db::domains::cache::SenderCache;
-use crate::dns::Asker;
-use crate::domain::dns_records::Terms;
+use crate::dns::UncachedResolver;
+use crate::domain::dns_records::DnsSettings;
 use crate::http::Domains;
 
 /// Returns the configured values that the DNS records of sender domains contain.
-pub fn terms(config: &Config) -> Terms {
+pub fn dns_settings(config: &Config) -> DnsSettings {
     let hostname = super::hostname(config);
-    Terms {
+    DnsSettings {
         spf: config.domains.spf.clone().unwrap_or_else(|| mechanism(&hostname)),
         return_path: config.return_path.domain.as_deref().map(|name| name.trim_end_matches('.').to_ascii_lowercase()),
         algorithms: config.dkim.algorithms(),
@@ -44,16 +44,16 @@ pub(super) fn senders(config: &Config, db: Db, clock: SharedClock) -> Arc<Sender
 pub fn settings(config: &Config, db: &Db, clock: &SharedClock) -> anyhow::Result<Domains> {
     Ok(Domains {
         senders: senders(config, db.clone(), clock.clone()),
-        dns: asker(config)?,
-        terms: terms(config),
+        dns: uncached_resolver(config)?,
+        dns_settings: dns_settings(config),
         keyring: config.keyring(),
         refuses_unverified: config.domains.unverified == Unverified::Refuse,
     })
 }
 
 /// Creates the DNS client that looks up published records.
-pub fn asker(config: &Config) -> anyhow::Result<Asker> {
-    Asker::new(config.dns).context("cannot set up the DNS resolver")
+pub fn uncached_resolver(config: &Config) -> anyhow::Result<UncachedResolver> {
+    UncachedResolver::new(config.dns).context("cannot set up the DNS resolver")
 }
 
 #[cfg(test)]
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_gets_the_spf_mechanism_of_its_kind() {
+    fn spf_mechanism_matches_the_kind_of_host() {
         assert_eq!(mechanism("mail.acme.test"), "a:mail.acme.test");
         assert_eq!(mechanism("[192.0.2.1]"), "ip4:192.0.2.1");
         assert_eq!(mechanism("[IPv6:2001:db8::1]"), "ip6:2001:db8::1");

@@ -2,9 +2,9 @@
 //! could accept messages that another cannot sign or route.
 
 use crate::config::{Config, SecretKey, SecretUrl};
-use crate::db::workers::{self, Living};
+use crate::db::workers::{self, LiveWorker};
 use crate::db::{Db, DbError};
-use crate::domain::fingerprint::{Fingerprints, differences, of_secrets, of_text};
+use crate::domain::fingerprint::{Fingerprints, differences, secrets_fingerprint, text_fingerprint};
 
 /// Returns the fingerprints of a configuration. Relay credentials are left out, so that they can be replaced one
 /// replica at a time.
@@ -16,15 +16,15 @@ pub fn from_config(config: &Config) -> Fingerprints {
     });
     let delivery = &config.delivery;
     [
-        ("secret_key", of_secrets(secrets)),
-        ("relay_url", of_text(&relays(config.relay_url.as_slice()))),
-        ("routes", of_text(&routes.collect::<Vec<_>>().join("\n"))),
-        ("public_url", of_text(config.public_url.as_ref().map_or("", |url| url.as_str()))),
-        ("return_path", of_text(&format!("{:?} {}", config.return_path.domain, config.return_path.verp))),
-        ("delivery.retry_schedule", of_text(&format!("{:?}", delivery.retry_schedule))),
-        ("delivery.retry_window", of_text(&format!("{:?}", delivery.retry_window))),
-        ("delivery.tls", of_text(&format!("{:?}", delivery.tls_ascii()))),
-        ("domains.unverified", of_text(&format!("{:?}", config.domains.unverified))),
+        ("secret_key", secrets_fingerprint(secrets)),
+        ("relay_url", text_fingerprint(&relays(config.relay_url.as_slice()))),
+        ("routes", text_fingerprint(&routes.collect::<Vec<_>>().join("\n"))),
+        ("public_url", text_fingerprint(config.public_url.as_ref().map_or("", |url| url.as_str()))),
+        ("return_path", text_fingerprint(&format!("{:?} {}", config.return_path.domain, config.return_path.verp))),
+        ("delivery.retry_schedule", text_fingerprint(&format!("{:?}", delivery.retry_schedule))),
+        ("delivery.retry_window", text_fingerprint(&format!("{:?}", delivery.retry_window))),
+        ("delivery.tls", text_fingerprint(&format!("{:?}", delivery.tls_ascii()))),
+        ("domains.unverified", text_fingerprint(&format!("{:?}", config.domains.unverified))),
     ]
     .into_iter()
     .map(|(name, fingerprint)| (name.to_owned(), fingerprint))
@@ -33,20 +33,20 @@ pub fn from_config(config: &Config) -> Fingerprints {
 
 /// A worker with a different configuration.
 #[derive(Debug)]
-pub struct Differing {
+pub struct DifferingWorker {
     /// The worker.
-    pub worker: Living,
+    pub worker: LiveWorker,
     /// Names of the settings that differ.
     pub settings: Vec<String>,
 }
 
 /// Returns the running workers whose settings differ from `config`.
-pub async fn differing(config: &Config, db: &Db) -> Result<Vec<Differing>, DbError> {
-    let ours = from_config(config);
-    let living = workers::living(db, config.delivery.lease).await?;
-    let differing = living.into_iter().filter_map(|worker| {
-        let settings = differences(&ours, &worker.settings);
-        (!settings.is_empty()).then_some(Differing { worker, settings })
+pub async fn differing(config: &Config, db: &Db) -> Result<Vec<DifferingWorker>, DbError> {
+    let own = from_config(config);
+    let live = workers::live(db, config.delivery.lease).await?;
+    let differing = live.into_iter().filter_map(|worker| {
+        let settings = differences(&own, &worker.settings);
+        (!settings.is_empty()).then_some(DifferingWorker { worker, settings })
     });
     Ok(differing.collect())
 }

@@ -1,9 +1,9 @@
-//! Errors with what to do about them, which the command line prints in a line of its own.
+//! Errors with a hint on how to fix them, which the command line prints on a separate line.
 
 use std::error::Error;
 use std::fmt;
 
-/// An error and its fix. It is displayed as the error alone.
+/// An error and its fix. `Display` shows only the error.
 #[derive(Debug)]
 pub struct Hinted {
     error: anyhow::Error,
@@ -16,7 +16,7 @@ impl Hinted {
         Self { error: error.into(), hint: hint.into() }
     }
 
-    /// Returns what to do.
+    /// Returns the fix.
     pub fn hint(&self) -> &str {
         &self.hint
     }

@@ -15,14 +15,14 @@ pub fn table(config: &Config) -> RouteTable {
         streams: route.streams.clone(),
         sender_domains: route.sender_domains_ascii(),
     };
-    let rest = if config.relay_url.is_some() { RouteName::Relay } else { RouteName::Mx };
-    RouteTable::new(config.routes.iter().map(rule).collect(), rest)
+    let fallback = if config.relay_url.is_some() { RouteName::Relay } else { RouteName::Mx };
+    RouteTable::new(config.routes.iter().map(rule).collect(), fallback)
 }
 
 /// Returns the relay for messages that match no route.
 pub(super) fn default_relay(config: &Config) -> anyhow::Result<Option<Relay>> {
     let Some(url) = &config.relay_url else { return Ok(None) };
-    let mut relay = read(url).context("relay_url (POSTRIDER_RELAY_URL)")?;
+    let mut relay = parse(url).context("relay_url (POSTRIDER_RELAY_URL)")?;
     relay.ca_file = config.relay_ca_file.clone().or(relay.ca_file);
     Ok(Some(relay))
 }
@@ -33,7 +33,7 @@ pub(super) fn relays(config: &Config) -> anyhow::Result<BTreeMap<String, Vec<Rel
     for (name, route) in config.routes.iter().filter(|(_, route)| !route.is_direct()) {
         let mut relays = Vec::with_capacity(route.relays.len());
         for url in &route.relays {
-            let mut relay = read(url).with_context(|| format!("routes.{name}.relays"))?;
+            let mut relay = parse(url).with_context(|| format!("routes.{name}.relays"))?;
             relay.ca_file = relay.ca_file.or_else(|| route.ca_file.clone());
             relays.push(relay);
         }
@@ -42,7 +42,7 @@ pub(super) fn relays(config: &Config) -> anyhow::Result<BTreeMap<String, Vec<Rel
     Ok(routes)
 }
 
-fn read(url: &SecretUrl) -> anyhow::Result<Relay> {
+fn parse(url: &SecretUrl) -> anyhow::Result<Relay> {
     Ok(url.expose().parse::<Relay>()?)
 }
 
@@ -58,12 +58,12 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_the_routes_of_the_configuration() {
+    fn route_table_contains_the_configured_routes() {
         let mut config = Config { relay_url: Some("smtp://relay.test".to_owned().into()), ..Config::default() };
         config.routes.insert("news".into(), route(&["smtp://a.test", "smtp://b.test"], &["bulk"], &[]));
         config.routes.insert("own".into(), route(&["mx"], &[], &["BÜCHER.test"]));
         let table = table(&config);
-        let route_of = |stream, sender| table.of(stream, sender).to_string();
+        let route_of = |stream, sender| table.lookup(stream, sender).to_string();
         assert_eq!(route_of("bulk", "acme.test"), "relay:news");
         assert_eq!(route_of("bulk", "xn--bcher-kva.test"), "mx");
         assert_eq!(route_of("transactional", "acme.test"), "relay");

@@ -1,4 +1,4 @@
-//! Watches the database server while the service runs: follows its clock, keeps to this process's share of its
+//! Watches the database server while the service runs: follows its clock, uses only this process's share of its
 //! connections, and warns if commits do not wait for the disk or replicas are configured differently.
 
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use chrono::TimeDelta;
 use super::fingerprints;
 use crate::clock::SharedClock;
 use crate::config::Config;
-use crate::db::pool::server::{self, Look};
+use crate::db::pool::server::{self, ServerState};
 use crate::db::pool::session::{self, SessionError};
 use crate::db::{Db, DbError, Trouble};
 use crate::domain::connection_share::Share;
@@ -16,7 +16,7 @@ use crate::domain::connection_share::Share;
 /// Poll interval.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of consecutive polls that must allow more connections before more are opened.
-const GRANTS_TO_GROW: u32 = 3;
+const POLLS_TO_GROW: u32 = 3;
 /// Number of free connections on the server with which the share is not reduced: a rolling restart briefly has one
 /// replica more.
 const ENOUGH_FREE: u32 = 10;
@@ -24,10 +24,10 @@ const ENOUGH_FREE: u32 = 10;
 const COMPARE_INTERVAL: Duration = Duration::from_mins(1);
 /// Clock skew that is reported, and the change of skew after which it is reported again.
 const SKEW: TimeDelta = TimeDelta::seconds(2);
-/// How long a start waits for free database connections.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the service waits for free database connections at its start.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The watch and its last findings.
+/// The watch and the results of its last poll.
 #[derive(Debug)]
 pub(super) struct ServerWatch {
     config: Config,
@@ -39,19 +39,19 @@ pub(super) struct ServerWatch {
     wanted: Share,
     share: Share,
     /// Number of consecutive polls that allow more than the current share.
-    grants: u32,
+    polls_above_share: u32,
     /// The skew last reported.
     reported_skew: TimeDelta,
-    compared: Option<Instant>,
+    compared_at: Option<Instant>,
 }
 
-/// Waits up to [`CONNECT_PATIENCE`] until the server accepts a connection, and checks the settings of sessions.
-pub(super) async fn ready(db: &Db) -> Result<(), SessionError> {
-    let begun = Instant::now();
+/// Waits up to [`CONNECT_TIMEOUT`] until the server accepts a connection, and checks the settings of sessions.
+pub(super) async fn wait_until_ready(db: &Db) -> Result<(), SessionError> {
+    let started = Instant::now();
     loop {
         match session::check(db).await {
             Err(SessionError::Db(error))
-                if error.trouble() == Some(Trouble::Full) && begun.elapsed() < CONNECT_PATIENCE =>
+                if error.trouble() == Some(Trouble::Full) && started.elapsed() < CONNECT_TIMEOUT =>
             {
                 tracing::warn!(event = "connections_refused", %error, "database refuses connections; waiting");
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -69,8 +69,8 @@ impl ServerWatch {
         api: Db,
         worker: Option<Db>,
     ) -> Result<Self, DbError> {
-        let most = config.database.max_connections;
-        let wanted = Share { api: most, worker: if worker.is_some() { most } else { 0 } };
+        let maximum = config.database.max_connections;
+        let wanted = Share { api: maximum, worker: if worker.is_some() { maximum } else { 0 } };
         let mut watch = Self {
             config: config.clone(),
             clock,
@@ -78,18 +78,18 @@ impl ServerWatch {
             worker,
             wanted,
             share: wanted,
-            grants: 0,
+            polls_above_share: 0,
             reported_skew: TimeDelta::zero(),
-            compared: None,
+            compared_at: None,
         };
-        let look = server::look(&watch.api).await?;
-        let fit = wanted.fit(look.connections.available, look.connections.processes);
+        let state = server::state(&watch.api).await?;
+        let fit = wanted.fit(state.connections.available, state.connections.processes);
         // A starting process uses at most its share, even if more connections are free.
         if fit != wanted && config.database.direct_url.is_none() {
-            watch.warn_short(fit, &look);
-            watch.set(fit);
+            watch.warn_short(fit, &state);
+            watch.set_share(fit);
         }
-        watch.follow(&look);
+        watch.follow(&state);
         Ok(watch)
     }
 
@@ -98,23 +98,23 @@ impl ServerWatch {
         loop {
             tokio::time::sleep(POLL_INTERVAL).await;
             // Only the worker uses its pool, so requests cannot exhaust it.
-            match server::look(self.worker.as_ref().unwrap_or(&self.api)).await {
-                Ok(look) => self.follow(&look),
+            match server::state(self.worker.as_ref().unwrap_or(&self.api)).await {
+                Ok(state) => self.follow(&state),
                 Err(error) if error.trouble() == Some(Trouble::Full) => self.yield_connections(&error),
                 Err(error) => tracing::debug!(%error, "failed to poll the database server"),
             }
-            if self.compared.is_none_or(|at| at.elapsed() >= COMPARE_INTERVAL) {
-                self.compared = Some(Instant::now());
+            if self.compared_at.is_none_or(|at| at.elapsed() >= COMPARE_INTERVAL) {
+                self.compared_at = Some(Instant::now());
                 self.compare().await;
             }
         }
     }
 
-    fn follow(&mut self, look: &Look) {
-        if let Some(skew) = self.clock.follow(&look.reading) {
+    fn follow(&mut self, state: &ServerState) {
+        if let Some(skew) = self.clock.follow(&state.reading) {
             self.report_skew(skew);
         }
-        if !look.is_synchronous {
+        if !state.is_synchronous {
             tracing::error!(
                 event = "synchronous_commit_off",
                 "database does not keep session settings; connect to the server directly instead of through a pooler"
@@ -122,34 +122,34 @@ impl ServerWatch {
         }
         // Behind a pooler, the server's connections belong to the pooler.
         if self.config.database.direct_url.is_none() {
-            let fit = self.wanted.fit(look.connections.available, look.connections.processes);
-            self.resize(fit, look);
+            let fit = self.wanted.fit(state.connections.available, state.connections.processes);
+            self.resize(fit, state);
         }
     }
 
-    fn resize(&mut self, fit: Share, look: &Look) {
-        self.grants = if fit.total() > self.share.total() { self.grants + 1 } else { 0 };
-        let is_short = fit.total() < self.share.total() && look.connections.free < ENOUGH_FREE;
+    fn resize(&mut self, fit: Share, state: &ServerState) {
+        self.polls_above_share = if fit.total() > self.share.total() { self.polls_above_share + 1 } else { 0 };
+        let is_short = fit.total() < self.share.total() && state.connections.free < ENOUGH_FREE;
         if is_short {
-            self.warn_short(fit, look);
-            self.set(fit);
-        } else if self.grants >= GRANTS_TO_GROW {
+            self.warn_short(fit, state);
+            self.set_share(fit);
+        } else if self.polls_above_share >= POLLS_TO_GROW {
             tracing::info!(
                 event = "connections_enough",
                 allowed = fit.total(),
                 "database has enough connections; using more again"
             );
-            self.set(fit);
+            self.set_share(fit);
         }
     }
 
-    fn warn_short(&self, fit: Share, look: &Look) {
+    fn warn_short(&self, fit: Share, state: &ServerState) {
         tracing::warn!(
             event = "connections_short",
             wanted = self.wanted.total(),
             allowed = fit.total(),
-            available = look.connections.available,
-            processes = look.connections.processes,
+            available = state.connections.available,
+            processes = state.connections.processes,
             "database server allows fewer connections than the replicas need; using a share; raise max_connections of \
              the server, or lower database.max_connections"
         );
@@ -159,11 +159,11 @@ impl ServerWatch {
     /// connections, this process's worker included.
     fn yield_connections(&mut self, error: &DbError) {
         tracing::warn!(event = "connections_refused", %error, "database refuses more connections; using fewer");
-        self.grants = 0;
-        self.set(Share { api: (self.share.api / 2).max(2), ..self.share });
+        self.polls_above_share = 0;
+        self.set_share(Share { api: (self.share.api / 2).max(2), ..self.share });
     }
 
-    fn set(&mut self, share: Share) {
+    fn set_share(&mut self, share: Share) {
         self.share = share;
         self.api.resize(share.api);
         if let Some(worker) = &self.worker {
@@ -190,7 +190,7 @@ impl ServerWatch {
     async fn compare(&self) {
         match fingerprints::differing(&self.config, self.worker.as_ref().unwrap_or(&self.api)).await {
             Ok(differing) => {
-                for fingerprints::Differing { worker, settings } in differing {
+                for fingerprints::DifferingWorker { worker, settings } in differing {
                     tracing::warn!(
                         event = "settings_differ",
                         worker = %worker.id,

@@ -1,4 +1,4 @@
-//! Builds the check of webhook addresses, for the API and for the workers.
+//! Builds the check of the addresses of webhook endpoints, for the API and for the workers.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::dns;
 use crate::http::TargetCheck;
 use crate::webhook::Guard;
 
-/// Creates the guard that decides which addresses webhooks may be posted to.
+/// Creates the guard that decides to which addresses events may be posted.
 pub fn guard(config: &Config) -> anyhow::Result<Guard> {
     let dns = dns::resolver(config.dns).context("cannot set up the DNS resolver")?;
     Ok(Guard::new(dns, config.webhooks.allowed()))

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 /// Ticks of `/proc` per second, on every Linux that Rust supports.
 const TICKS: u64 = 100;
-/// How often a changing group of processes is counted again.
-const TRIES: usize = 10;
+/// Maximum attempts at a consistent measurement of a changing group of processes.
+const MAX_TRIES: usize = 10;
 
 /// One process, from `/proc/PID/stat` (proc(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,20 +21,20 @@ struct Stat {
 }
 
 /// CPU time of one process, with all threads and with the children that have ended.
-pub(super) fn of(pid: u32) -> Option<Duration> {
+pub(super) fn process_time(pid: u32) -> Option<Duration> {
     stat(pid).map(|stat| time(stat.own + stat.children))
 }
 
-/// CPU time of a process and its children, those that have ended included.
-pub(super) fn of_family(parent: u32) -> Option<Duration> {
+/// CPU time of a process and its children, including children that have ended.
+pub(super) fn family_time(parent: u32) -> Option<Duration> {
     let mut found = None;
-    for _ in 0..TRIES {
+    for _ in 0..MAX_TRIES {
         let before = stat(parent)?;
         let children: u64 =
             processes().filter_map(stat).filter(|stat| stat.parent == parent).map(|stat| stat.own).sum();
         let after = stat(parent)?;
         found = Some(time(after.own + after.children + children));
-        // A child that ended meanwhile may have been counted twice.
+        // A child that ended during the measurement may have been counted twice.
         if before.children == after.children {
             break;
         }
@@ -42,13 +42,13 @@ pub(super) fn of_family(parent: u32) -> Option<Duration> {
     found
 }
 
-/// The parent of a process, if it has this name.
-pub(super) fn parent(pid: u32, name: &str) -> Option<u32> {
+/// Returns the parent of a process, if the parent's name is `name`.
+pub(super) fn parent_named(pid: u32, name: &str) -> Option<u32> {
     let parent = stat(pid)?.parent;
     (stat(parent)?.name == name).then_some(parent)
 }
 
-/// A process's resident memory in MiB: the maximum so far, and now.
+/// A process's resident memory in MiB: the maximum so far, and the current value.
 pub(super) fn memory(pid: u32) -> Option<(f64, f64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     Some((mebibytes(&text, "VmHWM:")?, mebibytes(&text, "VmRSS:")?))
@@ -69,7 +69,7 @@ fn stat(pid: u32) -> Option<Stat> {
     parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// `PID (name) state parent …`; the name may hold anything, parentheses included.
+/// `PID (name) state parent …`; the name may contain any characters, including parentheses.
 fn parse(text: &str) -> Option<Stat> {
     let (start, rest) = text.rsplit_once(')')?;
     let name = start.split_once('(')?.1.to_owned();
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_proc_is_read() {
+    fn proc_stat_line_is_parsed() {
         let line = "42 (a) b (c) S 7 42 42 0 -1 4194560 1 2 3 4 100 20 30 4 20 0 1 0 5 6 7";
         let stat = Stat { name: "a) b (c".into(), parent: 7, own: 120, children: 34 };
         assert_eq!(parse(line), Some(stat));
@@ -103,12 +103,12 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_family_has_what_its_children_used() {
+    fn family_time_includes_ended_children() {
         let own = std::process::id();
-        let before = of_family(own).unwrap();
+        let before = family_time(own).unwrap();
         let burn = "i=0; while [ $i -lt 300000 ]; do i=$((i + 1)); done";
         assert!(std::process::Command::new("/bin/sh").args(["-c", burn]).status().unwrap().success());
-        assert!(of_family(own).unwrap() >= before + Duration::from_millis(20));
+        assert!(family_time(own).unwrap() >= before + Duration::from_millis(20));
         assert!(memory(own).unwrap().0 > 1.0);
     }
 }

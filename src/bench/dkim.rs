@@ -20,14 +20,14 @@ pub enum Dkim {
     Rsa,
 }
 
-/// Encrypts the keys of the bench's domain. It is a constant, so that a later run on the same database can decrypt
-/// them.
+/// The secret key that encrypts the DKIM keys of the bench's domain. It is a constant, so that a later run on the same
+/// database can decrypt them.
 const SECRET: &str = "the bench signs for a domain that does not exist";
 
-/// The settings of the service for it.
+/// The service settings for this kind of signature.
 pub(super) fn settings(dkim: Dkim) -> [(&'static str, String); 2] {
     let algorithm = match dkim {
-        // An earlier run may have registered the domain.
+        // An earlier run on this database may have registered the domain.
         Dkim::None => "none",
         Dkim::Ed25519 => "ed25519",
         Dkim::Rsa => "rsa",
@@ -35,7 +35,7 @@ pub(super) fn settings(dkim: Dkim) -> [(&'static str, String); 2] {
     [("POSTRIDER_SECRET_KEY", SECRET.to_owned()), ("POSTRIDER_DKIM__ALGORITHMS", algorithm.to_owned())]
 }
 
-/// Registers the sender's domain for signing, before anything is sent. `key` needs the scope `admin`.
+/// Registers the sender's domain for signing, before any message is sent. `key` needs the scope `admin`.
 pub(super) async fn register(api: SocketAddr, key: &str, domain: &str, dkim: Dkim) -> Result<(), BenchError> {
     if dkim == Dkim::None {
         return Ok(());

@@ -1,28 +1,28 @@
-//! Errors of the bench, each one line, and what to do about them.
+//! Errors of the bench, each with a one-line text and optionally a fix.
 
 use std::error::Error;
 
-/// Why a measurement failed.
+/// The reason why a measurement failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    /// The run would be wrong or useless.
+    /// The bench refuses to run, because the results would be wrong or useless.
     #[error("{why}")]
     Refused {
-        /// What is wrong.
+        /// The reason.
         why: String,
-        /// What to do instead.
+        /// The fix.
         hint: Option<&'static str>,
     },
     /// A part of the setup failed.
     #[error("cannot {doing}: {source}")]
     Failed {
-        /// What was being done, as a phrase that follows "cannot".
+        /// The failed step, as a phrase that follows "cannot".
         doing: String,
         /// The cause.
         source: Box<dyn Error + Send + Sync>,
     },
     /// The run was interrupted.
-    #[error("stopped before the end: there are no figures")]
+    #[error("stopped before the end: there are no results")]
     Stopped,
 }
 
@@ -31,7 +31,7 @@ impl BenchError {
         Err(Self::Refused { why: why.into(), hint: hint.into() })
     }
 
-    /// Returns what to do instead.
+    /// Returns the fix, if there is one.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Refused { hint, .. } => *hint,
@@ -40,9 +40,9 @@ impl BenchError {
     }
 }
 
-/// Adds what was being done to an error.
+/// Adds the failed step to an error.
 pub(super) trait Doing<T> {
-    /// Adds `doing`, a phrase that follows "cannot".
+    /// Adds `doing`, a phrase that follows "cannot", such as "start the service".
     fn doing(self, doing: impl Into<String>) -> Result<T, BenchError>;
 }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-/// Buckets within one power of two.
-const PARTS: u64 = 1_024;
-/// Powers of two above that, up to 19 hours.
+/// Durations below this many microseconds have a bucket each.
+const EXACT: u64 = 1_024;
+/// Number of powers of two above `EXACT`, up to 19 hours. Each has `EXACT / 2` buckets.
 const DOUBLINGS: u64 = 26;
 
 /// Counts of durations.
@@ -16,8 +16,8 @@ pub(super) struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        let places = usize::try_from((DOUBLINGS + 2) * PARTS / 2).unwrap_or_default();
-        Self { counts: vec![0; places], total: 0 }
+        let buckets = usize::try_from((DOUBLINGS + 2) * EXACT / 2).unwrap_or_default();
+        Self { counts: vec![0; buckets], total: 0 }
     }
 }
 
@@ -26,39 +26,40 @@ impl Histogram {
     pub(super) fn add(&mut self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let last = self.counts.len() - 1;
-        let at = usize::try_from(place(micros)).map_or(last, |at| at.min(last));
+        let at = usize::try_from(bucket(micros)).map_or(last, |at| at.min(last));
         self.counts[at] += 1;
         self.total += 1;
     }
 
-    /// The duration that `thousandths` of all did not exceed, in milliseconds; `None` if there are none.
-    pub(super) fn at(&self, thousandths: u64) -> Option<f64> {
+    /// Returns the percentile, given in thousandths: the duration in milliseconds that this part of all durations does
+    /// not exceed. `None` if the histogram is empty.
+    pub(super) fn percentile(&self, thousandths: u64) -> Option<f64> {
         let rank = (self.total * thousandths).div_ceil(1_000).max(1);
         let mut below = 0;
         let (at, _) = (0_u64..).zip(&self.counts).find(|(_, count)| {
             below += **count;
             below >= rank
         })?;
-        Some(Duration::from_micros(size(at)).as_secs_f64() * 1_000.0)
+        Some(Duration::from_micros(lower_bound(at)).as_secs_f64() * 1_000.0)
     }
 }
 
-/// The index of a value's bucket: the value itself at first, then half of `PARTS` buckets for each power of two.
-fn place(micros: u64) -> u64 {
-    if micros < PARTS {
+/// Returns the index of a value's bucket.
+fn bucket(micros: u64) -> u64 {
+    if micros < EXACT {
         return micros;
     }
-    let doubling = u64::from(micros.ilog2() - PARTS.ilog2()) + 1;
-    (doubling * PARTS / 2) + (micros >> doubling)
+    let doubling = u64::from(micros.ilog2() - EXACT.ilog2()) + 1;
+    (doubling * EXACT / 2) + (micros >> doubling)
 }
 
-/// The smallest value of a bucket.
-fn size(place: u64) -> u64 {
-    if place < PARTS {
-        return place;
+/// Returns the smallest value of a bucket.
+fn lower_bound(bucket: u64) -> u64 {
+    if bucket < EXACT {
+        return bucket;
     }
-    let doubling = place / (PARTS / 2) - 1;
-    (place - doubling * PARTS / 2) << doubling
+    let doubling = bucket / (EXACT / 2) - 1;
+    (bucket - doubling * EXACT / 2) << doubling
 }
 
 #[cfg(test)]
@@ -68,23 +69,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_those_of_the_list() {
+    fn percentiles_match_the_recorded_durations() {
         let mut histogram = Histogram::default();
-        assert_eq!(histogram.at(500), None);
+        assert_eq!(histogram.percentile(500), None);
         (1..=100).for_each(|ms| histogram.add(Duration::from_millis(ms)));
         for (thousandths, ms) in [(0, 1.0), (500, 50.0), (990, 99.0), (1_000, 100.0)] {
-            let found = histogram.at(thousandths).unwrap();
+            let found = histogram.percentile(thousandths).unwrap();
             assert!((found - ms).abs() <= ms * 0.002, "{thousandths}: {found}");
         }
         histogram.add(Duration::from_hours(1_000));
-        assert!(histogram.at(1_000).unwrap() > 60_000_000.0);
+        assert!(histogram.percentile(1_000).unwrap() > 60_000_000.0);
     }
 
     proptest! {
         #[test]
-        fn a_size_is_told_to_a_five_hundredth(micros in 0_u64..1 << 35) {
-            let told = size(place(micros));
-            prop_assert!(told <= micros && micros - told <= micros / 512, "{micros} {told}");
+        fn bucket_is_accurate_to_one_in_512(micros in 0_u64..1 << 35) {
+            let bound = lower_bound(bucket(micros));
+            prop_assert!(bound <= micros && micros - bound <= micros / 512, "{micros} {bound}");
         }
     }
 }

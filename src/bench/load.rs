@@ -1,5 +1,5 @@
-//! The load: a number of connections, each of which sends the next message as soon as the last one is answered. It runs
-//! in a separate thread with a single-threaded runtime, which costs less CPU than sharing one.
+//! The load: a number of connections, each of which sends the next message as soon as it has the response to the last
+//! one. It runs in a separate thread with a single-threaded runtime, which costs less CPU than a shared runtime.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,33 +17,33 @@ use super::histogram::Histogram;
 use super::http::Connection;
 use super::mail::Request;
 use super::options::Options;
-use super::seen::Seen;
+use super::seen::NumberSet;
 use crate::clock::Uptime;
 
 /// Failures in a row after which a connection gives up.
-const BREAKS: u32 = 20;
+const MAX_FAILURES: u32 = 20;
 /// Pause between a failure and the next connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The result of the load.
 #[derive(Debug, Default)]
-pub(super) struct Answers {
-    /// The numbers that were answered 202.
-    pub accepted: Seen,
-    /// How many were answered 202.
+pub(super) struct LoadResult {
+    /// The numbers of the messages that were answered 202.
+    pub accepted: NumberSet,
+    /// The number of messages that were answered 202.
     pub count: u64,
-    /// From the first byte sent to the complete response, of accepted messages.
+    /// Times from the first byte sent to the complete response, of accepted messages.
     pub latency: Histogram,
-    /// When the first request was sent.
-    pub begun: Duration,
-    /// When the last 202 arrived.
+    /// When the load started, since boot.
+    pub started: Duration,
+    /// When the last 202 arrived, since boot.
     pub last: Duration,
-    /// Responses other than 202.
+    /// The number of responses other than 202.
     pub refused: u64,
-    /// Requests without a response: whether they were accepted is unknown.
+    /// The number of requests without a response, which may or may not have been accepted.
     pub unanswered: u64,
-    /// The first response other than 202, or why there was none.
-    pub complaint: Option<String>,
+    /// The first response other than 202, or the first connection error.
+    pub first_error: Option<String>,
 }
 
 /// A running load.
@@ -51,36 +51,36 @@ pub(super) struct Answers {
 pub(super) struct Load {
     accepted: Arc<AtomicU64>,
     stop: CancellationToken,
-    done: oneshot::Receiver<Answers>,
+    done: oneshot::Receiver<LoadResult>,
 }
 
 struct Shared {
     next: AtomicU64,
     end: u64,
     first: u64,
-    begun: Uptime,
+    started: Uptime,
     duration: Option<Duration>,
     rate: Option<f64>,
     accepted: Arc<AtomicU64>,
     stop: CancellationToken,
-    answers: Mutex<Answers>,
+    result: Mutex<LoadResult>,
 }
 
 impl Load {
-    /// Starts the load: messages numbered from `first` on, to these APIs.
+    /// Starts the load: sends messages numbered from `first` on to these APIs.
     pub(super) fn start(options: &Options, first: u64, apis: &[SocketAddr], key: &str) -> Result<Self, BenchError> {
-        let (tell, done) = oneshot::channel();
+        let (send_result, done) = oneshot::channel();
         let (accepted, stop) = (Arc::<AtomicU64>::default(), CancellationToken::new());
         let shared = Arc::new(Shared {
             next: AtomicU64::new(first),
-            end: first + options.most(),
+            end: first + options.max_messages(),
             first,
-            begun: Uptime::now(),
+            started: Uptime::now(),
             duration: options.duration,
             rate: options.rate.map(f64::from),
             accepted: accepted.clone(),
             stop: stop.clone(),
-            answers: Mutex::default(),
+            result: Mutex::default(),
         });
         let senders: Vec<(SocketAddr, Request)> = apis
             .iter()
@@ -89,21 +89,21 @@ impl Load {
             .map(|api| (*api, Request::new(options, &api.to_string(), key)))
             .collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.doing("make a runtime")?;
+        let runtime = runtime.doing("create a runtime")?;
         let thread = std::thread::Builder::new().name("bench-load".into()).spawn(move || {
-            let _ = tell.send(runtime.block_on(run(shared, senders)));
+            let _ = send_result.send(runtime.block_on(run(shared, senders)));
         });
         thread.doing("start a thread")?;
         Ok(Self { accepted, stop, done })
     }
 
-    /// Returns how many were answered 202 so far.
+    /// Returns the number of messages answered 202 so far.
     pub(super) fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
     }
 
     /// Waits for the end of the load.
-    pub(super) async fn end(&mut self) -> Result<Answers, BenchError> {
+    pub(super) async fn end(&mut self) -> Result<LoadResult, BenchError> {
         (&mut self.done).await.doing("generate the load")
     }
 }
@@ -114,8 +114,8 @@ impl Drop for Load {
     }
 }
 
-async fn run(shared: Arc<Shared>, senders: Vec<(SocketAddr, Request)>) -> Answers {
-    shared.record(|answers| answers.begun = shared.begun.since_boot());
+async fn run(shared: Arc<Shared>, senders: Vec<(SocketAddr, Request)>) -> LoadResult {
+    shared.record(|result| result.started = shared.started.since_boot());
     let mut tasks = JoinSet::new();
     for (api, request) in senders {
         let shared = shared.clone();
@@ -130,7 +130,7 @@ async fn run(shared: Arc<Shared>, senders: Vec<(SocketAddr, Request)>) -> Answer
 
 /// Sends messages over one connection.
 async fn send(shared: &Shared, api: SocketAddr, mut request: Request) {
-    let (mut connection, mut breaks) = (None, 0);
+    let (mut connection, mut failures) = (None, 0);
     while let Some(number) = shared.next().await {
         let done = async {
             let open = match connection.take() {
@@ -138,24 +138,24 @@ async fn send(shared: &Shared, api: SocketAddr, mut request: Request) {
                 None => Connection::open(api).await?,
             };
             let open = connection.insert(open);
-            let begun = Uptime::now();
-            let status = open.exchange(request.of(number)).await?;
-            std::io::Result::Ok((status, begun.elapsed()))
+            let started = Uptime::now();
+            let status = open.exchange(request.for_message(number)).await?;
+            std::io::Result::Ok((status, started.elapsed()))
         };
         match done.await {
             Ok((202, time)) => {
-                breaks = 0;
+                failures = 0;
                 shared.accept(number, time);
             }
             Ok((status, _)) => {
-                let said = connection.as_ref().map(|open| String::from_utf8_lossy(open.body()).into_owned());
-                shared.refused(status, &said.unwrap_or_default());
+                let body = connection.as_ref().map(|open| String::from_utf8_lossy(open.body()).into_owned());
+                shared.refused(status, &body.unwrap_or_default());
             }
             Err(error) => {
                 connection = None;
-                breaks += 1;
+                failures += 1;
                 shared.unanswered(&error);
-                if breaks >= BREAKS {
+                if failures >= MAX_FAILURES {
                     return;
                 }
                 tokio::time::sleep(PAUSE).await;
@@ -165,13 +165,13 @@ async fn send(shared: &Shared, api: SocketAddr, mut request: Request) {
 }
 
 impl Shared {
-    fn record<T>(&self, with: impl FnOnce(&mut Answers) -> T) -> T {
-        with(&mut self.answers.lock())
+    fn record<T>(&self, with: impl FnOnce(&mut LoadResult) -> T) -> T {
+        with(&mut self.result.lock())
     }
 
-    /// Returns the next message's number, once it may be sent.
+    /// Waits until the rate allows the next message, and returns its number; `None` at the end of the load.
     async fn next(&self) -> Option<u64> {
-        if self.duration.is_some_and(|duration| self.begun.elapsed() >= duration) {
+        if self.duration.is_some_and(|duration| self.started.elapsed() >= duration) {
             return None;
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -181,32 +181,32 @@ impl Shared {
         if let Some(rate) = self.rate {
             #[allow(clippy::cast_precision_loss, reason = "at most fifty million")]
             let due = Duration::from_secs_f64((number - self.first) as f64 / rate);
-            tokio::time::sleep(due.saturating_sub(self.begun.elapsed())).await;
+            tokio::time::sleep(due.saturating_sub(self.started.elapsed())).await;
         }
         Some(number)
     }
 
     fn accept(&self, number: u64, time: Duration) {
         self.accepted.fetch_add(1, Ordering::Relaxed);
-        self.record(|answers| {
-            answers.accepted.add(number);
-            answers.count += 1;
-            answers.latency.add(time);
-            answers.last = Uptime::now().since_boot();
+        self.record(|result| {
+            result.accepted.add(number);
+            result.count += 1;
+            result.latency.add(time);
+            result.last = Uptime::now().since_boot();
         });
     }
 
-    fn refused(&self, status: u16, said: &str) {
-        self.record(|answers| {
-            answers.refused += 1;
-            answers.complaint.get_or_insert_with(|| format!("the API answered {status}: {said}"));
+    fn refused(&self, status: u16, body: &str) {
+        self.record(|result| {
+            result.refused += 1;
+            result.first_error.get_or_insert_with(|| format!("the API returned {status}: {body}"));
         });
     }
 
     fn unanswered(&self, error: &std::io::Error) {
-        self.record(|answers| {
-            answers.unanswered += 1;
-            answers.complaint.get_or_insert_with(|| format!("a request got no response: {error}"));
+        self.record(|result| {
+            result.unanswered += 1;
+            result.first_error.get_or_insert_with(|| format!("a request got no response: {error}"));
         });
     }
 }

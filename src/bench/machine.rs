@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::db::bench::Server;
 
-/// The machine, as far as it is known.
+/// The facts about the machine; `None` if unknown.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Machine {
     /// The processor's name.
@@ -18,7 +18,7 @@ pub(super) struct Machine {
     pub memory_mib: Option<u64>,
     /// The kernel's release.
     pub kernel: Option<String>,
-    /// The load average of the minute before: processes that ran or waited for a processor or a disk.
+    /// The load average of the minute before the run: processes that were running or waiting for a processor or a disk.
     pub load_before: Option<f64>,
     /// The file system of the database directory, if the bench started the database.
     pub file_system: Option<String>,
@@ -30,10 +30,10 @@ pub(super) struct Machine {
 
 impl Machine {
     /// Reads the facts about this machine. `database` is the directory of the bench's Postgres.
-    pub(super) fn of(server: &Server, database: Option<&Path>) -> Self {
-        let read = |path: &str| fs::read_to_string(path).ok();
+    pub(super) fn read(server: &Server, database: Option<&Path>) -> Self {
+        let read_file = |path: &str| fs::read_to_string(path).ok();
         let field = |path: &str, name: &str| {
-            read(path)?.lines().find_map(|line| {
+            read_file(path)?.lines().find_map(|line| {
                 let (key, value) = line.split_once(':')?;
                 (key.trim() == name).then(|| value.trim().to_owned())
             })
@@ -43,19 +43,19 @@ impl Machine {
             cpu: field("/proc/cpuinfo", "model name"),
             cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             memory_mib: memory.map(|kibibytes| kibibytes >> 10),
-            kernel: read("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()),
-            load_before: read("/proc/loadavg").and_then(|text| text.split(' ').next()?.parse().ok()),
-            file_system: database.and_then(|path| file_system(&read("/proc/mounts")?, path)),
+            kernel: read_file("/proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()),
+            load_before: read_file("/proc/loadavg").and_then(|text| text.split(' ').next()?.parse().ok()),
+            file_system: database.and_then(|path| file_system(&read_file("/proc/mounts")?, path)),
             postgres: server.version.split(" on ").next().unwrap_or_default().to_owned(),
             postgres_settings: server.settings.clone(),
         }
     }
 
-    /// Returns what a reader of the figures must know.
+    /// Returns warnings about conditions that make the results misleading.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if cfg!(debug_assertions) {
-            warnings.push("this is a debug build, whose figures are useless: build with --release".to_owned());
+            warnings.push("this is a debug build, whose results are useless: build with --release".to_owned());
         }
         if let Some("tmpfs" | "ramfs") = self.file_system.as_deref() {
             warnings.push(
@@ -70,7 +70,7 @@ impl Machine {
     }
 }
 
-/// The type of the file system with the longest mount point above the path.
+/// Returns the type of the file system with the longest mount point that contains the path.
 fn file_system(mounts: &str, path: &Path) -> Option<String> {
     let mount = |line: &str| {
         let mut words = line.split(' ').skip(1);
@@ -85,9 +85,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_is_on_the_nearest_mount() {
+    fn directory_is_on_its_nearest_mount() {
         let mounts = "/dev/a / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n/dev/b /tm xfs rw 0 0\n";
-        let of = |path: &str| file_system(mounts, Path::new(path)).unwrap();
-        assert_eq!((of("/tmp/x"), of("/var"), of("/tm/x")), ("tmpfs".into(), "ext4".into(), "xfs".into()));
+        let kind = |path: &str| file_system(mounts, Path::new(path)).unwrap();
+        assert_eq!((kind("/tmp/x"), kind("/var"), kind("/tm/x")), ("tmpfs".into(), "ext4".into(), "xfs".into()));
     }
 }

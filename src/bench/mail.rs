@@ -1,8 +1,8 @@
-//! The requests: one is built once, and each message's numbers are written over those of the last. Also reads the
-//! numbers back for the sink.
+//! The requests: one is built per connection, and each message's number is written over that of the last. Also parses
+//! the numbers for the sink.
 //!
 //! A message's number is in the header `X-Bench-Id` and in the address of each of its recipients,
-//! `nNUMBER.PLACE@dDOMAIN.bench.test`, so that the sink sees whether the right text came to the right recipient.
+//! `nNUMBER.POSITION@dDOMAIN.bench.test`, so that the sink can check that each recipient gets its own message.
 
 use std::sync::Arc;
 
@@ -21,17 +21,17 @@ pub(super) const HEADER: &str = "X-Bench-Id";
 
 /// Digits of a message's number.
 const DIGITS: usize = 10;
-/// Placeholders for what differs in each message; they have the same length.
+/// Placeholders, each as long as the text that replaces it in every message.
 const NUMBER: &str = "@@NUMBER@@";
 const DOMAIN: &str = "@@DOM@";
 const FILE: &str = "@@FILE_START@@@@";
-/// The part of a request behind its last number is shared if it is larger than this; otherwise one write costs less.
+/// The part of a request after its last number is shared if it is larger than this; otherwise one write is cheaper.
 const SHARED_FROM: usize = 16 << 10;
 
-/// A request with its message.
+/// A request for a message.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
-    /// The part that differs.
+    /// The part that differs between messages.
     own: Vec<u8>,
     /// The part that follows, which is the same in all requests.
     shared: Arc<[u8]>,
@@ -60,14 +60,14 @@ impl Request {
             shared = own.split_off(last).into();
         }
         let mut request = Self { own, shared, numbers, domains, file, domain_count: options.domains.into() };
-        request.of(0);
-        // From now on the file does not change.
+        request.for_message(0);
+        // With --same-attachment, the file does not change from now on.
         request.file = file.filter(|_| !options.same_attachment);
         request
     }
 
-    /// Makes it the request of this message: two parts, to be written one after the other.
-    pub(super) fn of(&mut self, number: u64) -> (&[u8], &[u8]) {
+    /// Returns the request for the message with this number, in two parts, which are sent one after the other.
+    pub(super) fn for_message(&mut self, number: u64) -> (&[u8], &[u8]) {
         let digits = format!("{number:010}");
         let domain = format!("d{:05}", number % self.domain_count);
         for at in &self.numbers {
@@ -87,7 +87,7 @@ impl Request {
 /// Returns the JSON, with the attachment last.
 fn body(options: &Options) -> String {
     let to: Vec<String> =
-        (0..options.recipients).map(|place| format!("\"n{NUMBER}.{place:03}@{DOMAIN}.{RECIPIENTS}\"")).collect();
+        (0..options.recipients).map(|position| format!("\"n{NUMBER}.{position:03}@{DOMAIN}.{RECIPIENTS}\"")).collect();
     let mut body = format!(
         "{{\"from\":\"Bench <bench@{SENDER_DOMAIN}>\",\"to\":[{}],\"subject\":\"Bench {NUMBER}\",\
          \"headers\":{{\"{HEADER}\":\"{NUMBER}\"}},\"text\":\"{}\"",
@@ -125,13 +125,13 @@ pub(super) fn text(size: usize) -> String {
     text
 }
 
-/// Returns this number of bytes, which do not compress.
+/// Returns incompressible bytes.
 fn noise(size: usize) -> Vec<u8> {
     let mut random = Random(size as u64);
     (0..size).map(|_| random.next()).collect()
 }
 
-/// A generator with a fixed seed, so that runs are alike.
+/// A pseudo-random generator with a fixed seed, so that all runs send the same bytes.
 struct Random(u64);
 
 impl Random {
@@ -141,40 +141,40 @@ impl Random {
     }
 }
 
-/// The recipient that an address names.
+/// The recipient that an address identifies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Recipient {
-    /// The one at this position in the message with this number.
-    Numbered { number: u64, place: u16 },
-    /// One of the backlog.
-    Waiting(u64),
+    /// The recipient at this position of the message with this number.
+    Numbered { number: u64, position: u16 },
+    /// A recipient of the backlog.
+    Backlog(u64),
     /// Not an address that the bench sends to.
-    Stranger,
+    Unknown,
 }
 
-/// Reads an address, which may be incomplete.
+/// Parses an address, which may be incomplete.
 pub(super) fn recipient(address: &[u8]) -> Recipient {
     let read = || {
         let (kind, rest) = address.split_first()?;
         let digits = rest.get(..DIGITS)?;
         match kind {
             b'n' if rest.get(DIGITS) == Some(&b'.') => {
-                let place = u16::try_from(digits_of(rest.get(DIGITS + 1..DIGITS + 4)?)?).ok()?;
-                Some(Recipient::Numbered { number: digits_of(digits)?, place })
+                let position = u16::try_from(digits_of(rest.get(DIGITS + 1..DIGITS + 4)?)?).ok()?;
+                Some(Recipient::Numbered { number: digits_of(digits)?, position })
             }
-            b'w' => Some(Recipient::Waiting(digits_of(digits)?)),
+            b'w' => Some(Recipient::Backlog(digits_of(digits)?)),
             _ => None,
         }
     };
-    read().unwrap_or(Recipient::Stranger)
+    read().unwrap_or(Recipient::Unknown)
 }
 
-/// The local part of a recipient of the backlog.
-pub(super) fn waiting(number: u64) -> String {
+/// Returns the local part of a recipient of the backlog.
+pub(super) fn backlog_local_part(number: u64) -> String {
     format!("w{number:010}")
 }
 
-/// The number in a message's header, given its first lines.
+/// Returns the number in a message's header, given the beginning of the message.
 pub(super) fn number(head: &[u8]) -> Option<u64> {
     let at = memmem::find(head, HEADER.as_bytes())? + HEADER.len() + 2;
     digits_of(head.get(at..at + DIGITS)?)
@@ -204,7 +204,7 @@ mod tests {
 
     /// The JSON of a request.
     fn sent(request: &mut Request, number: u64) -> Value {
-        let (own, shared) = request.of(number);
+        let (own, shared) = request.for_message(number);
         let whole = [own, shared].concat();
         let end = memmem::find(&whole, b"\r\n\r\n").unwrap() + 4;
         let length = format!("Content-Length: {}\r\n", whole.len() - end);
@@ -212,12 +212,12 @@ mod tests {
         serde_json::from_slice(&whole[end..]).unwrap()
     }
 
-    fn file(mail: &Value) -> Vec<u8> {
-        STANDARD.decode(mail["attachments"][0]["content"].as_str().unwrap()).unwrap()
+    fn file(message: &Value) -> Vec<u8> {
+        STANDARD.decode(message["attachments"][0]["content"].as_str().unwrap()).unwrap()
     }
 
     #[test]
-    fn each_request_is_a_mail_with_its_own_number() {
+    fn each_request_has_the_number_of_its_message() {
         let mut request = request("--size 3000 --recipients 2 --domains 7 --attachment 50000");
         assert!(request.shared.len() > SHARED_FROM);
         let (first, second) = (sent(&mut request, 8), sent(&mut request, 4_000_000_001));
@@ -233,14 +233,14 @@ mod tests {
     }
 
     #[test]
-    fn the_sink_reads_what_was_written() {
+    fn numbers_in_requests_are_parsed() {
         let mut request = request("--recipients 3");
-        let mail = sent(&mut request, 42);
-        let address = mail["to"][2].as_str().unwrap();
-        assert_eq!(recipient(address.as_bytes()), Recipient::Numbered { number: 42, place: 2 });
-        assert_eq!(recipient(waiting(7).as_bytes()), Recipient::Waiting(7));
+        let message = sent(&mut request, 42);
+        let address = message["to"][2].as_str().unwrap();
+        assert_eq!(recipient(address.as_bytes()), Recipient::Numbered { number: 42, position: 2 });
+        assert_eq!(recipient(backlog_local_part(7).as_bytes()), Recipient::Backlog(7));
         for address in ["", "n", "n00000000x2.000@", "n0000000042", "ann@example.test", "w12"] {
-            assert_eq!(recipient(address.as_bytes()), Recipient::Stranger, "{address}");
+            assert_eq!(recipient(address.as_bytes()), Recipient::Unknown, "{address}");
         }
         assert_eq!(number(b"Subject: x\r\nX-Bench-Id: 0000000042\r\n"), Some(42));
         assert_eq!(number(b"X-Bench-Id: 42"), None);

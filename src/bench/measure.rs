@@ -1,5 +1,5 @@
-//! The measurement: a few messages one at a time while the service is idle, then the load, until everything has arrived
-//! and its outcome is recorded.
+//! The measurement: a few messages one at a time while the service is idle, then the load, until all messages have
+//! arrived and all outcomes are recorded.
 
 use std::time::Duration;
 
@@ -7,28 +7,28 @@ use chrono::TimeDelta;
 
 use super::error::Doing as _;
 use super::http::Connection;
-use super::load::{Answers, Load};
+use super::load::{Load, LoadResult};
 use super::machine::Machine;
 use super::mail::Request;
 use super::options::Options;
 use super::progress::{Progress, Second};
 use super::report::Report;
-use super::seen::Seen;
+use super::seen::NumberSet;
 use super::sink::Count;
-use super::stage::{IDLE_MAILS, Stage, is_idle};
+use super::stage::{IDLE_MESSAGES, Stage, is_idle};
 use super::{BenchError, cpu, progress};
 use crate::clock::{Clock as _, SystemClock, Uptime};
-use crate::db::bench::{Server, hold, is_settled, server};
+use crate::db::bench::{Server, is_settled, open_transaction, server};
 use crate::domain::id::MessageId;
 
-/// Poll interval for what has arrived.
-const LOOK: Duration = Duration::from_millis(50);
+/// Poll interval of the counts.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Pause between two messages while the service is idle.
 const PAUSE: Duration = Duration::from_millis(30);
-/// Time limit of one of these messages.
-const ONE: Duration = Duration::from_secs(5);
-/// Time limit for recording the outcomes once everything has arrived.
-const SETTLES: Duration = Duration::from_secs(10);
+/// Time limit for the arrival of one of these messages.
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time limit for recording the outcomes once all messages have arrived.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The resources used by all processes at one time.
 #[derive(Debug, Clone)]
@@ -41,7 +41,7 @@ pub(super) struct Sample {
     pub count: Count,
 }
 
-/// Everything that the figures are calculated from.
+/// The measured values from which the report is calculated.
 #[derive(Debug)]
 pub(super) struct Measured {
     pub idle: Vec<Duration>,
@@ -49,10 +49,10 @@ pub(super) struct Measured {
     pub memory: (Option<f64>, Option<f64>),
     pub before: Sample,
     pub after: Sample,
-    pub answers: Answers,
-    pub seen: Option<Seen>,
+    pub load: LoadResult,
+    pub seen: Option<NumberSet>,
     pub settled: bool,
-    /// When everything was recorded, since the machine started; `None` in a run without workers.
+    /// When all outcomes were recorded, since boot.
     pub ended: Duration,
     pub seconds: Vec<Second>,
     pub machine: Machine,
@@ -63,19 +63,23 @@ pub(super) struct Measured {
 pub(super) async fn measure(options: &Options, stage: &mut Stage) -> Result<Report, BenchError> {
     let first = server(&stage.db).await.doing("query the database")?;
     let own = options.database_url.is_none().then(|| stage.scratch.postgres());
-    let machine = Machine::of(&first, own.as_deref());
+    let machine = Machine::read(&first, own.as_deref());
     machine.warnings().iter().for_each(|warning| progress::step(&format!("note: {warning}")));
     let idle = idle(options, stage).await?;
-    let held = if options.held_transaction { Some(hold(&stage.db).await.doing("hold a transaction")?) } else { None };
+    let held = if options.held_transaction {
+        Some(open_transaction(&stage.db).await.doing("hold a transaction open")?)
+    } else {
+        None
+    };
     let resting = memory(stage).map(|(_, now)| now);
     let since = MessageId::new(SystemClock.now() - TimeDelta::milliseconds(1));
     let before = Sample::take(stage).await?;
     progress::step("measuring");
     let apis: Vec<_> = stage.services.iter().map(|service| service.api).collect();
-    let mut load = Load::start(options, IDLE_MAILS, &apis, &stage.key)?;
-    let (answers, seconds) = until_arrived(options, stage, &mut load, &before.count).await?;
-    if answers.count == 0 {
-        let why = answers.complaint.unwrap_or_else(|| "the time was too short".to_owned());
+    let mut load = Load::start(options, IDLE_MESSAGES, &apis, &stage.key)?;
+    let (result, seconds) = until_arrived(options, stage, &mut load, &before.count).await?;
+    if result.count == 0 {
+        let why = result.first_error.unwrap_or_else(|| "the time was too short".to_owned());
         return BenchError::refused(format!("nothing was accepted: {why}"), None);
     }
     let settled = options.accept_only || until_settled(options, stage, since).await?;
@@ -83,15 +87,16 @@ pub(super) async fn measure(options: &Options, stage: &mut Stage) -> Result<Repo
     let mut after = Sample::take(stage).await?;
     let mut seen = None;
     if let Some(sink) = &mut stage.sink {
-        let (count, numbers) = sink.seen().await?;
+        let (count, numbers) = sink.arrived_numbers().await?;
         after.count = count;
         seen = Some(numbers);
     }
     drop(held);
     let memory = (resting, memory(stage).map(|(most, _)| most));
     let backlog = stage.backlog;
-    let measured = Measured { idle, memory, before, after, answers, seen, settled, ended, seconds, machine, backlog };
-    Ok(Report::of(options, measured))
+    let measured =
+        Measured { idle, memory, before, after, load: result, seen, settled, ended, seconds, machine, backlog };
+    Ok(Report::new(options, measured))
 }
 
 /// Returns the times from the 202 to the first byte at the sink, of messages sent one at a time.
@@ -105,16 +110,16 @@ async fn idle(options: &Options, stage: &mut Stage) -> Result<Vec<Duration>, Ben
     let mut connection = Connection::open(service.api).await.doing(doing)?;
     let mut request = Request::new(options, &service.api.to_string(), &stage.key);
     let mut waits = Vec::new();
-    for number in 0..IDLE_MAILS {
-        let status = connection.exchange(request.of(number)).await.doing(doing)?;
-        let answered = Uptime::now().since_boot();
+    for number in 0..IDLE_MESSAGES {
+        let status = connection.exchange(request.for_message(number)).await.doing(doing)?;
+        let responded = Uptime::now().since_boot();
         if status != 202 {
-            let said = String::from_utf8_lossy(connection.body());
-            return BenchError::refused(format!("nothing was accepted: the API answered {status}: {said}"), None);
+            let body = String::from_utf8_lossy(connection.body());
+            return BenchError::refused(format!("nothing was accepted: the API returned {status}: {body}"), None);
         }
         // A message that the sink refuses, for example, never arrives.
-        if let Ok(Some(first_octet)) = tokio::time::timeout(ONE, sink.arrived(number)).await {
-            waits.push(first_octet.saturating_sub(answered));
+        if let Ok(Some(first_byte)) = tokio::time::timeout(ARRIVAL_TIMEOUT, sink.arrived(number)).await {
+            waits.push(first_byte.saturating_sub(responded));
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -122,51 +127,51 @@ async fn idle(options: &Options, stage: &mut Stage) -> Result<Vec<Duration>, Ben
     Ok(waits)
 }
 
-/// Waits for the end of the load, and until everything accepted has arrived or nothing more arrives.
+/// Waits for the end of the load, and then until all accepted messages have arrived or no more arrive.
 async fn until_arrived(
     options: &Options,
     stage: &Stage,
     load: &mut Load,
     before: &Count,
-) -> Result<(Answers, Vec<Second>), BenchError> {
-    let (mut progress, mut ticks) = (Progress::start(), tokio::time::interval(LOOK));
-    let (mut answers, mut last, mut changed) = (None::<Answers>, *before, Uptime::now());
+) -> Result<(LoadResult, Vec<Second>), BenchError> {
+    let (mut progress, mut ticks) = (Progress::start(), tokio::time::interval(POLL_INTERVAL));
+    let (mut result, mut last, mut changed) = (None::<LoadResult>, *before, Uptime::now());
     loop {
         tokio::select! {
-            ended = load.end(), if answers.is_none() => answers = Some(ended?),
+            ended = load.end(), if result.is_none() => result = Some(ended?),
             _ = ticks.tick() => {}
         }
         let count = stage.sink.as_ref().map_or(*before, super::process::Sink::count);
         // The count may be older than `before`.
         let arrived = count.arrived.saturating_sub(before.arrived);
-        progress.show(load.accepted(), arrived, count.waiting.saturating_sub(before.waiting));
-        if count != last || answers.is_none() {
+        progress.show(load.accepted(), arrived, count.backlog.saturating_sub(before.backlog));
+        if count != last || result.is_none() {
             (last, changed) = (count, Uptime::now());
         }
-        let Some(ended) = &answers else { continue };
+        let Some(ended) = &result else { continue };
         let all = ended.count * u64::from(options.recipients);
-        // Without the bench's sink, the database says when everything is done.
+        // Without the bench's sink, `until_settled` waits for the outcomes in the database.
         if stage.sink.is_none() || arrived >= all || changed.elapsed() > options.patience {
-            return Ok((answers.unwrap_or_default(), progress.seconds()));
+            return Ok((result.unwrap_or_default(), progress.seconds()));
         }
     }
 }
 
-/// Waits until every outcome is recorded. Returns whether it is.
+/// Waits until every outcome is recorded. Returns whether they were within the time limit.
 async fn until_settled(options: &Options, stage: &Stage, since: MessageId) -> Result<bool, BenchError> {
-    // An external relay takes longer; with the bench's sink everything has arrived by now.
-    let limit = if stage.sink.is_some() { SETTLES } else { Duration::from_mins(10).max(options.patience) };
-    let begun = Uptime::now();
-    while begun.elapsed() < limit {
+    // An external relay may need longer; with the bench's sink, all messages have arrived by now.
+    let limit = if stage.sink.is_some() { SETTLE_TIMEOUT } else { Duration::from_mins(10).max(options.patience) };
+    let started = Uptime::now();
+    while started.elapsed() < limit {
         if is_settled(&stage.db, since).await.doing("query the database")? {
             return Ok(true);
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(false)
 }
 
-/// Resident memory of the largest process of the service: the maximum so far and now, in MiB.
+/// Resident memory of the largest process of the service in MiB: the maximum so far, and the current value.
 fn memory(stage: &Stage) -> Option<(f64, f64)> {
     let each = stage.services.iter().filter_map(|service| cpu::memory(service.pid));
     each.max_by(|(one, _), (other, _)| one.total_cmp(other))
@@ -174,19 +179,19 @@ fn memory(stage: &Stage) -> Option<(f64, f64)> {
 
 impl Sample {
     async fn take(stage: &mut Stage) -> Result<Self, BenchError> {
-        // Requests a new count: the last one may be a tenth of a second old.
+        // Requests the current count: the last reported one may be a tenth of a second old.
         let count = match &mut stage.sink {
-            Some(sink) => sink.seen().await?.0,
+            Some(sink) => sink.arrived_numbers().await?.0,
             None => Count::default(),
         };
         let server = server(&stage.db).await.doing("query the database")?;
         let backend = u32::try_from(server.backend_pid).ok().filter(|_| server.is_local);
-        let postmaster = backend.and_then(|backend| cpu::parent(backend, "postgres"));
+        let postmaster = backend.and_then(|backend| cpu::parent_named(backend, "postgres"));
         Ok(Self {
-            service: stage.services.iter().map(|service| cpu::of(service.pid)).sum(),
-            postgres: postmaster.and_then(cpu::of_family),
-            sink: stage.sink.as_ref().and_then(|sink| cpu::of(sink.pid)),
-            generator: cpu::of(std::process::id()),
+            service: stage.services.iter().map(|service| cpu::process_time(service.pid)).sum(),
+            postgres: postmaster.and_then(cpu::family_time),
+            sink: stage.sink.as_ref().and_then(|sink| cpu::process_time(sink.pid)),
+            generator: cpu::process_time(std::process::id()),
             server,
             count,
         })

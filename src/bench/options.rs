@@ -10,14 +10,14 @@ use super::dkim::Dkim;
 use crate::config;
 
 /// The largest number of messages of one run, and of a backlog.
-const MOST: u64 = 50_000_000;
+const MAX_MESSAGES: u64 = 50_000_000;
 
 /// What to measure, and how.
 #[derive(Debug, Clone, clap::Args, Serialize)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct Options {
     /// Messages to send [default: 50000]; with --duration, the maximum
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=MOST))]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=MAX_MESSAGES))]
     pub messages: Option<u64>,
     /// Send for this time, such as 90s or 1h
     #[arg(long, value_parser = duration, value_name = "TIME")]
@@ -51,9 +51,9 @@ pub struct Options {
     /// of every domain, and the DNS server
     #[arg(long, conflicts_with = "relay")]
     pub direct: bool,
-    /// Have this many messages wait in the queue during the run. They are inserted by the product's own transaction,
-    /// without HTTP, and have a short text
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=MOST))]
+    /// Keep this many messages waiting in the queue during the run. They are inserted by the same transaction as
+    /// accepted messages, without HTTP, and have a short text
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=MAX_MESSAGES))]
     pub backlog: u64,
     /// What the backlog waits for
     #[arg(long, value_enum, default_value_t = Backlog::Paused)]
@@ -61,13 +61,13 @@ pub struct Options {
     /// Processes of the service, each with API and worker; the connections are distributed over them
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
     pub replicas: u16,
-    /// Hold another transaction open during the run, as a backup does
+    /// Hold a separate transaction open during the run, as a backup does
     #[arg(long)]
     pub held_transaction: bool,
     /// Measure the API alone: no worker runs, nothing is sent
     #[arg(long)]
     pub accept_only: bool,
-    /// Count missing messages as lost when nothing has arrived for this time
+    /// Count missing messages as lost once none has arrived for this time
     #[arg(long, value_parser = duration, value_name = "TIME", default_value = "15s")]
     #[serde(serialize_with = "seconds_of")]
     pub patience: Duration,
@@ -80,7 +80,7 @@ pub struct Options {
     #[arg(long, value_name = "URL")]
     #[serde(skip)]
     pub database_url: Option<String>,
-    /// Run even if the given database has messages in it. If some still wait to be sent, the bench does not run
+    /// Run even if the given database contains messages. The bench never runs if some of them still wait to be sent
     #[arg(long)]
     #[serde(skip)]
     pub yes: bool,
@@ -96,7 +96,7 @@ pub struct Options {
     /// Make the sink refuse every Nth recipient permanently, to test that losses are counted
     #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub sink_refuses: Option<u64>,
-    /// Make the sink accept every Nth message and hang up without a reply, to test that duplicates are counted
+    /// Make the sink accept every Nth message and disconnect without a reply, to test that duplicates are counted
     #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub sink_hangs_up: Option<u64>,
 }
@@ -105,11 +105,11 @@ pub struct Options {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backlog {
-    /// Its stream is paused
+    /// An operator: the stream of the backlog is paused
     Paused,
-    /// It is scheduled for 30 days later, in the lane of the measured messages
+    /// Its time: it is scheduled for 30 days later, in the lane of the measured messages
     Scheduled,
-    /// Nothing: it is due, in the less urgent stream `bulk`, and is sent during the run
+    /// Nothing: it is due in the less urgent stream `bulk`, and is sent during the run
     Due,
 }
 
@@ -134,12 +134,12 @@ impl Options {
     }
 
     /// Returns the maximum number of messages that the run may send.
-    pub(super) fn most(&self) -> u64 {
-        self.messages.unwrap_or(if self.duration.is_some() { MOST } else { 50_000 })
+    pub(super) fn max_messages(&self) -> u64 {
+        self.messages.unwrap_or(if self.duration.is_some() { MAX_MESSAGES } else { 50_000 })
     }
 
     /// Returns whether the bench's sink receives the messages.
-    pub(super) fn counts(&self) -> bool {
+    pub(super) fn uses_sink(&self) -> bool {
         self.relay.is_none() && !self.accept_only
     }
 }

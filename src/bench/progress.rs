@@ -1,4 +1,4 @@
-//! Progress on standard error: a line for each step, then one per second.
+//! Progress on standard error: a line for each step, and a line per second during the load.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -7,17 +7,17 @@ use serde::Serialize;
 
 use crate::clock::Uptime;
 
-/// Prints what is being done.
-pub(super) fn step(what: &str) {
-    eprintln!("  {what}");
+/// Prints the current step.
+pub(super) fn step(text: &str) {
+    eprintln!("  {text}");
 }
 
 /// One second of a run.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Second {
-    /// Since the first request, in seconds.
+    /// Seconds since the first request.
     pub at: f64,
-    /// Answered 202 so far.
+    /// Messages answered 202 so far.
     pub accepted: u64,
     /// Recipients whose message has arrived so far.
     pub arrived: u64,
@@ -28,19 +28,19 @@ pub(super) struct Second {
 /// The progress of a run.
 #[derive(Debug)]
 pub(super) struct Progress {
-    begun: Uptime,
+    started: Uptime,
     seconds: Vec<Second>,
 }
 
 impl Progress {
     pub(super) fn start() -> Self {
         let zero = Second { at: 0.0, accepted: 0, arrived: 0, waiting: 0 };
-        Self { begun: Uptime::now(), seconds: vec![zero] }
+        Self { started: Uptime::now(), seconds: vec![zero] }
     }
 
     /// Prints a line if a second has passed.
     pub(super) fn show(&mut self, accepted: u64, arrived: u64, waiting: u64) {
-        let at = self.begun.elapsed().as_secs_f64();
+        let at = self.started.elapsed().as_secs_f64();
         let last = self.seconds.last().copied().filter(|last| at - last.at >= 1.0);
         let Some(last) = last else { return };
         let rate = |now: u64, before: u64| grouped(per_second(now.saturating_sub(before), at - last.at));
@@ -70,12 +70,12 @@ fn per_second(count: u64, seconds: f64) -> u64 {
     (count as f64 / seconds.max(Duration::from_millis(1).as_secs_f64())).round() as u64
 }
 
-/// `1234567` as `1,234,567`.
+/// Formats a number with commas: `1,234,567`.
 pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

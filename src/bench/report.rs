@@ -1,5 +1,5 @@
-//! The figures, calculated from what was measured, as JSON and as a table. What was not measured is `null`, and `-` in
-//! the table. `mail` in a JSON key means a message, to any number of recipients.
+//! The results, calculated from the measured values, as JSON and as a table. A value that was not measured is `null` in
+//! JSON and `-` in the table. `mail` in a JSON key means a message with any number of recipients.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -11,22 +11,22 @@ use super::measure::{Measured, Sample};
 use super::options::Options;
 use super::progress::{Second, grouped};
 
-/// The figures of a run.
+/// The results of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// Messages answered 202 per second, from the first request to the last response.
     accept_per_s: f64,
-    /// From a request's first byte to its response's last, in ms: the median.
+    /// Time from the first byte of a request to the last byte of its response, in ms: the median.
     accept_p50_ms: Option<f64>,
     /// The 99th percentile.
     accept_p99_ms: Option<f64>,
     /// The maximum.
     accept_max_ms: Option<f64>,
-    /// Messages per second from the first request to the last message at the sink; with an external relay, until all
-    /// outcomes were recorded.
+    /// Messages per second from the first request until the last message arrived at the sink; with an external relay,
+    /// until all outcomes were recorded.
     end_to_end_per_s: Option<f64>,
-    /// CPU of service and Postgres per message, in µs; messages of the backlog that were sent in the meantime count
-    /// too.
+    /// CPU time of the service and Postgres per message, in µs. The number of messages includes those of the backlog
+    /// that were sent during the run.
     cpu_us_per_mail: Option<f64>,
     cpu_us_service: Option<f64>,
     cpu_us_postgres: Option<f64>,
@@ -34,11 +34,11 @@ pub struct Report {
     cpu_us_generator: Option<f64>,
     wal_bytes_per_mail: f64,
     disk_bytes_per_mail: f64,
-    /// Resident memory of the largest process of the service: the maximum.
+    /// Maximum resident memory of the largest process of the service, in MiB.
     service_rss_mib: Option<f64>,
-    /// The same before the load.
+    /// Resident memory of the largest process of the service before the load, in MiB.
     service_rss_idle_mib: Option<f64>,
-    /// From the 202 to the first byte at the sink, one message at a time: the median.
+    /// Time from the 202 to the first byte at the sink, for messages sent one at a time, in ms: the median.
     idle_first_byte_p50_ms: Option<f64>,
     idle_first_byte_max_ms: Option<f64>,
     /// Messages answered 202.
@@ -59,12 +59,13 @@ pub struct Report {
     refused: u64,
     /// Requests without a response.
     unanswered: u64,
-    /// The first refusal or failure.
+    /// The first response other than 202, or the first connection error.
     complaint: Option<String>,
-    /// Messages that waited in the queue, and how many of them were sent during the run.
+    /// Messages of the backlog.
     backlog: u64,
+    /// Messages of the backlog that were sent during the run.
     backlog_sent: u64,
-    /// From the first request until all outcomes were recorded, in seconds.
+    /// Seconds from the first request until all outcomes were recorded.
     seconds: f64,
     each_second: Vec<Second>,
     options: Options,
@@ -74,24 +75,24 @@ pub struct Report {
 }
 
 impl Report {
-    /// Calculates the figures.
-    pub(super) fn of(options: &Options, measured: Measured) -> Self {
-        let Measured { answers, before, after, .. } = &measured;
-        let (accepted, recipients) = (answers.count, u64::from(options.recipients));
+    /// Calculates the results.
+    pub(super) fn new(options: &Options, measured: Measured) -> Self {
+        let Measured { load, before, after, .. } = &measured;
+        let (accepted, recipients) = (load.count, u64::from(options.recipients));
         let arrived = after.count.arrived - before.count.arrived;
-        let backlog_sent = after.count.waiting - before.count.waiting;
+        let backlog_sent = after.count.backlog - before.count.backlog;
         let all = accepted + backlog_sent;
         let end = if measured.seen.is_some() { after.count.last } else { measured.ended };
-        let mails = if measured.seen.is_some() { figure(arrived) / figure(recipients) } else { figure(accepted) };
-        let used = |of: fn(&Sample) -> Option<Duration>| used(of(before)?, of(after)?, all);
+        let messages = if measured.seen.is_some() { figure(arrived) / figure(recipients) } else { figure(accepted) };
+        let used = |time: fn(&Sample) -> Option<Duration>| used(time(before)?, time(after)?, all);
         let (service, postgres) = (used(|sample| sample.service), used(|sample| sample.postgres));
         let ms = |time: Duration| time.as_secs_f64() * 1_000.0;
         Self {
-            accept_per_s: figure(accepted) / seconds(answers.begun, answers.last),
-            accept_p50_ms: answers.latency.at(500),
-            accept_p99_ms: answers.latency.at(990),
-            accept_max_ms: answers.latency.at(1_000),
-            end_to_end_per_s: (!options.accept_only).then(|| mails / seconds(answers.begun, end)),
+            accept_per_s: figure(accepted) / seconds(load.started, load.last),
+            accept_p50_ms: load.latency.percentile(500),
+            accept_p99_ms: load.latency.percentile(990),
+            accept_max_ms: load.latency.percentile(1_000),
+            end_to_end_per_s: (!options.accept_only).then(|| messages / seconds(load.started, end)),
             cpu_us_per_mail: service.zip(postgres).map(|(service, postgres)| service + postgres),
             cpu_us_service: service,
             cpu_us_postgres: postgres,
@@ -107,15 +108,15 @@ impl Report {
             arrived: measured.seen.is_some().then_some(arrived),
             lost: measured.lost(recipients),
             duplicates: measured.seen.is_some().then(|| after.count.duplicates - before.count.duplicates),
-            misdelivered: measured.seen.is_some().then(|| after.count.strangers - before.count.strangers),
+            misdelivered: measured.seen.is_some().then(|| after.count.misdelivered - before.count.misdelivered),
             signed: measured.seen.is_some().then(|| after.count.signed - before.count.signed),
             settled: measured.settled,
-            refused: answers.refused,
-            unanswered: answers.unanswered,
-            complaint: answers.complaint.clone(),
+            refused: load.refused,
+            unanswered: load.unanswered,
+            complaint: load.first_error.clone(),
             backlog: measured.backlog,
             backlog_sent,
-            seconds: seconds(answers.begun, measured.ended),
+            seconds: seconds(load.started, measured.ended),
             each_second: measured.seconds,
             options: options.clone(),
             version: env!("CARGO_PKG_VERSION"),
@@ -124,12 +125,12 @@ impl Report {
         }
     }
 
-    /// Returns whether every accepted message arrived exactly once, and is recorded.
+    /// Returns whether every accepted message arrived exactly once, and every outcome is recorded.
     pub fn is_whole(&self) -> bool {
         self.settled && [self.lost, self.duplicates, self.misdelivered].iter().all(|count| count.unwrap_or(0) == 0)
     }
 
-    /// Returns the table for people.
+    /// Returns the results as a table for people.
     pub fn table(&self) -> String {
         let count = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), grouped);
         let mut rows = vec![
@@ -153,8 +154,8 @@ impl Report {
                 format!("{wal} / {disk} bytes")
             }),
             ("memory of the service", {
-                let [idle, most] = [self.service_rss_idle_mib, self.service_rss_mib].map(whole);
-                format!("at most {most} MiB, {idle} MiB before the load")
+                let [idle, max] = [self.service_rss_idle_mib, self.service_rss_mib].map(whole);
+                format!("at most {max} MiB, {idle} MiB before the load")
             }),
             ("202 to first byte, idle", {
                 let [p50, max] = [self.idle_first_byte_p50_ms, self.idle_first_byte_max_ms].map(tenths);
@@ -194,17 +195,18 @@ impl Report {
 }
 
 impl Measured {
-    /// Returns the number of recipients of accepted messages that the sink has not seen.
+    /// Returns the number of recipients of accepted messages whose message did not arrive at the sink.
     fn lost(&self, recipients: u64) -> Option<u64> {
         let seen = self.seen.as_ref()?;
-        let missing = |number: u64| (0..recipients).filter(|place| !seen.has(number * recipients + place)).count();
-        Some(self.answers.accepted.numbers().map(|number| missing(number) as u64).sum())
+        let missing =
+            |number: u64| (0..recipients).filter(|position| !seen.contains(number * recipients + position)).count();
+        Some(self.load.accepted.numbers().map(|number| missing(number) as u64).sum())
     }
 }
 
-/// Returns the CPU per message, in µs.
-fn used(before: Duration, after: Duration, mails: u64) -> Option<f64> {
-    (mails > 0).then(|| after.saturating_sub(before).as_secs_f64() * 1_000_000.0 / figure(mails))
+/// Returns the CPU time per message, in µs.
+fn used(before: Duration, after: Duration, messages: u64) -> Option<f64> {
+    (messages > 0).then(|| after.saturating_sub(before).as_secs_f64() * 1_000_000.0 / figure(messages))
 }
 
 fn seconds(from: Duration, to: Duration) -> f64 {

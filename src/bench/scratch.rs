@@ -9,7 +9,8 @@ use std::process::{Child, Command, Stdio};
 use super::BenchError;
 use super::error::Doing as _;
 
-/// `$1` is the directory. If started as root, Postgres's files may be elsewhere, with a link to them.
+/// The shell script that removes the directory `$1`. If started as root, Postgres's files may be elsewhere, and the
+/// directory then has a link to them.
 const SWEEPER: &str = r#"
 read -r _
 tries=0
@@ -38,7 +39,7 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Creates it in `parent`, which is created if it is missing, or in the system's temporary directory.
+    /// Creates the directory in `parent`, which is created if it is missing, or in the system's temporary directory.
     pub(super) fn new(parent: Option<&Path>) -> Result<Self, BenchError> {
         use std::os::unix::process::CommandExt as _;
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);

@@ -5,15 +5,15 @@ use base64::engine::general_purpose::STANDARD;
 
 /// A set of numbers that grows as needed.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Seen(Vec<u8>);
+pub(super) struct NumberSet(Vec<u8>);
 
-/// Larger numbers are ignored, so that memory does not depend on what a message contains.
+/// Numbers from here on are ignored, so that a message cannot make the set use more memory.
 const LIMIT: u64 = 50 * 51_000_000;
 
-impl Seen {
-    /// Adds a number. Returns whether it is new; a number out of bounds never is.
+impl NumberSet {
+    /// Adds a number. Returns whether it is new; false for a number out of range.
     pub(super) fn add(&mut self, number: u64) -> bool {
-        let Some((byte, bit)) = place(number) else { return false };
+        let Some((byte, bit)) = bit_of(number) else { return false };
         if byte >= self.0.len() {
             self.0.resize((byte + 1).next_multiple_of(4_096), 0);
         }
@@ -22,12 +22,12 @@ impl Seen {
         is_new
     }
 
-    /// Returns whether the number was added.
-    pub(super) fn has(&self, number: u64) -> bool {
-        place(number).is_some_and(|(byte, bit)| self.0.get(byte).is_some_and(|bits| bits & bit != 0))
+    /// Returns whether the set contains the number.
+    pub(super) fn contains(&self, number: u64) -> bool {
+        bit_of(number).is_some_and(|(byte, bit)| self.0.get(byte).is_some_and(|bits| bits & bit != 0))
     }
 
-    /// The numbers, in order.
+    /// Returns the numbers, in order.
     pub(super) fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
         (0_u64..).zip(&self.0).flat_map(|(byte, bits)| {
             let bits = *bits;
@@ -40,13 +40,14 @@ impl Seen {
         STANDARD.encode(&self.0)
     }
 
-    /// Reads the text of [`Seen::to_text`].
+    /// Parses the text of [`NumberSet::to_text`].
     pub(super) fn from_text(text: &str) -> Option<Self> {
         STANDARD.decode(text).ok().map(Self)
     }
 }
 
-fn place(number: u64) -> Option<(usize, u8)> {
+/// Returns the index of the byte, and the bit in it.
+fn bit_of(number: u64) -> Option<(usize, u8)> {
     let byte = usize::try_from(number / 8).ok()?;
     (number < LIMIT).then_some((byte, 1 << (number % 8)))
 }
@@ -57,11 +58,11 @@ mod tests {
 
     #[test]
     fn a_number_is_new_once() {
-        let mut seen = Seen::default();
-        assert!(seen.add(7) && seen.add(8) && seen.add(100_000));
-        assert!(!seen.add(8) && !seen.add(u64::MAX) && !seen.has(9) && !seen.has(1_000_000));
-        let told = Seen::from_text(&seen.to_text()).unwrap();
-        assert_eq!(told.numbers().collect::<Vec<_>>(), [7, 8, 100_000]);
-        assert!(told.has(100_000) && Seen::from_text("?").is_none());
+        let mut set = NumberSet::default();
+        assert!(set.add(7) && set.add(8) && set.add(100_000));
+        assert!(!set.add(8) && !set.add(u64::MAX) && !set.contains(9) && !set.contains(1_000_000));
+        let parsed = NumberSet::from_text(&set.to_text()).unwrap();
+        assert_eq!(parsed.numbers().collect::<Vec<_>>(), [7, 8, 100_000]);
+        assert!(parsed.contains(100_000) && NumberSet::from_text("?").is_none());
     }
 }

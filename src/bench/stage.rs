@@ -1,5 +1,5 @@
-//! Starts and stops everything that takes part: the database, the sink and the service, in this order, because each
-//! needs the address of the one before.
+//! Starts and stops the parts of the setup: the database, the sink and the service, in this order, because the service
+//! needs the addresses of the others.
 
 use std::time::Duration;
 
@@ -11,36 +11,36 @@ use super::process::{Service, Sink, run_to_end};
 use super::scratch::Scratch;
 use super::{BenchError, backlog, dkim, mail, progress};
 use crate::db::Db;
-use crate::db::bench::{Holding, holding};
+use crate::db::bench::{DatabaseContents, contents};
 use crate::dev::postgres::{self, Postgres};
 use crate::domain::id::TenantId;
 
-/// Messages that are sent one at a time first, while the service is idle. The numbers of the load follow theirs.
-pub(super) const IDLE_MAILS: u64 = 30;
+/// The number of messages that are first sent one at a time, while the service is idle. The numbers of the load follow.
+pub(super) const IDLE_MESSAGES: u64 = 30;
 /// Time limit of a database call.
-const ASK: Duration = Duration::from_mins(2);
-/// Disk space that is needed in any case: the cluster and its first WAL.
-const BASE: u64 = 256 << 20;
-/// Maximum size of the WAL in the bench's Postgres.
-const WAL: u64 = 1 << 30;
+const CALL_TIMEOUT: Duration = Duration::from_mins(2);
+/// Bytes of disk space that every run needs: the cluster and its first WAL.
+const BASE_BYTES: u64 = 256 << 20;
+/// Maximum bytes of WAL in the bench's Postgres.
+const MAX_WAL_BYTES: u64 = 1 << 30;
 
-/// Everything that takes part.
+/// The running database, sink and service.
 pub(super) struct Stage {
     pub scratch: Scratch,
     postgres: Option<Postgres>,
-    /// Reads the database.
+    /// The connection pool that reads the database.
     pub db: Db,
     pub sink: Option<Sink>,
     pub services: Vec<Service>,
     /// An API key with every scope.
     pub key: String,
-    /// Messages of the backlog.
+    /// The number of messages of the backlog.
     pub backlog: u64,
 }
 
 impl Stage {
-    /// Starts everything, ready for the first request.
-    pub(super) async fn set(options: &Options) -> Result<Self, BenchError> {
+    /// Starts all parts, ready for the first request.
+    pub(super) async fn start(options: &Options) -> Result<Self, BenchError> {
         let scratch = Scratch::new(options.dir.as_deref())?;
         let (postgres, url) = if let Some(url) = &options.database_url {
             (None, url.clone())
@@ -55,11 +55,11 @@ impl Stage {
         };
         let settings = vec![("DATABASE_URL", url.clone())];
         run_to_end(&["migrate"], scratch.path(), &settings).await?;
-        let db = Db::new(&url, 4, ASK).doing("reach the database")?;
-        let there = check_database(&db, options).await?;
-        let backlog = backlog::fill(&db, options, there).await?;
+        let db = Db::new(&url, 4, CALL_TIMEOUT).doing("reach the database")?;
+        let existing = check_database(&db, options).await?;
+        let backlog = backlog::fill(&db, options, existing).await?;
 
-        let sink = if options.counts() { Some(Sink::start(options, IDLE_MAILS).await?) } else { None };
+        let sink = if options.uses_sink() { Some(Sink::start(options, IDLE_MESSAGES).await?) } else { None };
         let scopes = ["keys", "create", "--name", "bench", "--scope", "send", "--scope", "read", "--scope", "admin"];
         let key = run_to_end(&scopes, scratch.path(), &settings).await?;
         let settings = service_settings(options, url, sink.as_ref());
@@ -76,8 +76,8 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Stops what was started, in the order that loses nothing, and removes what was written.
-    pub(super) async fn clear(self) -> Result<(), BenchError> {
+    /// Stops all parts in the order that loses no message, and removes the temporary directory.
+    pub(super) async fn tear_down(self) -> Result<(), BenchError> {
         for service in self.services {
             service.stop().await;
         }
@@ -96,41 +96,43 @@ impl Stage {
 
 /// Refuses a run that would fill the disk.
 fn check_disk(options: &Options, scratch: &Scratch) -> Result<(), BenchError> {
-    let free = statvfs(scratch.path()).doing("read how much disk space is free")?;
+    let free = statvfs(scratch.path()).doing("read the free disk space")?;
     let free = free.f_bavail * free.f_frsize;
     // With --duration, the number of messages is not known in advance.
-    let mails = if options.duration.is_some() && options.messages.is_none() { 1_000_000 } else { options.most() };
-    let own = u64::from(options.size) + u64::from(options.attachment) + 2_048 + 512 * u64::from(options.recipients);
-    let written = mails * own + options.backlog * 2_048;
-    let needed = BASE + written * 3 / 2 + (written * 2).min(WAL);
+    let messages =
+        if options.duration.is_some() && options.messages.is_none() { 1_000_000 } else { options.max_messages() };
+    let message_bytes =
+        u64::from(options.size) + u64::from(options.attachment) + 2_048 + 512 * u64::from(options.recipients);
+    let written = messages * message_bytes + options.backlog * 2_048;
+    let needed = BASE_BYTES + written * 3 / 2 + (written * 2).min(MAX_WAL_BYTES);
     if needed > free {
-        let mib = |octets: u64| octets >> 20;
+        let mib = |bytes: u64| bytes >> 20;
         let (path, needed, free) = (scratch.path().display(), mib(needed), mib(free));
         return BenchError::refused(
-            format!("this needs about {needed} MiB in {path}, and {free} MiB are free"),
+            format!("the run needs about {needed} MiB in {path}, but only {free} MiB are free"),
             "send fewer or smaller messages, or choose another --dir",
         );
     }
     Ok(())
 }
 
-/// Refuses to send other messages to the sink, and to use a database with messages without `--yes`.
-async fn check_database(db: &Db, options: &Options) -> Result<Holding, BenchError> {
-    let there = holding(db, TenantId::DEFAULT, backlog::STREAM).await;
-    let there = there.doing("read what the database contains")?;
-    if there.others {
+/// Refuses a database in which messages of others wait, and without `--yes` a database that contains any messages.
+async fn check_database(db: &Db, options: &Options) -> Result<DatabaseContents, BenchError> {
+    let existing = contents(db, TenantId::DEFAULT, backlog::STREAM).await;
+    let existing = existing.doing("read what the database contains")?;
+    if existing.others {
         return BenchError::refused(
-            "messages wait in this database, and the bench would send them to its sink",
+            "messages wait in this database, and the service would send them to the sink of the bench",
             "use an empty database",
         );
     }
-    if there.messages && !options.yes {
+    if existing.messages && !options.yes {
         return BenchError::refused(
-            "this database has messages in it",
-            "use an empty one, or add the bench's messages to them with --yes",
+            "this database contains messages",
+            "use an empty database, or add the bench's messages to this one with --yes",
         );
     }
-    Ok(there)
+    Ok(existing)
 }
 
 /// The settings of each process of the service.
@@ -159,7 +161,7 @@ fn service_settings(options: &Options, url: String, sink: Option<&Sink>) -> Vec<
     settings
 }
 
-/// Whether the service has nothing to do before the load begins.
+/// Returns whether the service is idle before the load starts.
 pub(super) fn is_idle(options: &Options) -> bool {
     options.backlog == 0 || options.backlog_kind != Backlog::Due
 }

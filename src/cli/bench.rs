@@ -1,4 +1,4 @@
-//! `postrider bench`: measures an installation. `postrider bench-sink`: the server that it sends to.
+//! `postrider bench`, which measures an installation, and `postrider bench-sink`, the server that it sends to.
 
 use std::process::ExitCode;
 

@@ -25,7 +25,7 @@ use crate::domain::key::{Scope, Secret};
 
 use facts::Facts;
 
-/// Preferred SMTP port of the inbox, which other mail catchers for development use too.
+/// Preferred SMTP port of the inbox. Other mail catchers for development use it too.
 const INBOX_PORT: u16 = 1025;
 
 #[derive(Debug, clap::Args)]
@@ -49,9 +49,9 @@ pub(super) async fn run(mut config: Config, args: Args) -> anyhow::Result<ExitCo
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen));
     drop(listener.with_hint("stop the program that uses it, or choose another address with --listen")?);
     let postgres = Postgres::start(Options { dir: args.dir.join("postgres"), durable: true }).await?;
-    let done = with_postgres(&mut config, &args.dir, &postgres).await;
+    let result = with_postgres(&mut config, &args.dir, &postgres).await;
     let stopped = postgres.stop().await;
-    done?;
+    result?;
     stopped?;
     Ok(ExitCode::SUCCESS)
 }
@@ -59,7 +59,7 @@ pub(super) async fn run(mut config: Config, args: Args) -> anyhow::Result<ExitCo
 async fn with_postgres(config: &mut Config, dir: &Path, postgres: &Postgres) -> anyhow::Result<()> {
     let database_url = postgres.ensure_database("postrider").await?;
     let inbox = Inbox::open(dir.join("inbox"), Arc::new(SystemClock)).await?;
-    let catcher = catch(inbox.clone()).await?;
+    let catcher = start_catcher(inbox.clone()).await?;
     let ignored = isolate::isolate(config, &database_url, catcher.address);
     if !ignored.is_empty() {
         tracing::warn!(
@@ -76,12 +76,12 @@ async fn with_postgres(config: &mut Config, dir: &Path, postgres: &Postgres) -> 
         );
     }
     if config.secret_key.is_none() {
-        config.secret_key = Some(facts::own_secret(dir)?.into());
+        config.secret_key = Some(facts::reuse_or_create_secret(dir)?.into());
     }
 
     let db = app::database(config)?;
     db::schema::migrate(&db).await?;
-    let (api_key, admin_key) = own_keys(&db, dir).await?;
+    let (api_key, admin_key) = reuse_or_create_keys(&db, dir).await?;
     db.close().await;
     let next_message = inbox.last() + 1;
     let app = App::start(config, Roles::All, Arc::new(DatabaseClock::default()), Some(inbox.clone())).await?;
@@ -102,7 +102,7 @@ async fn with_postgres(config: &mut Config, dir: &Path, postgres: &Postgres) -> 
 }
 
 /// Starts the inbox on the preferred port if it is free, and otherwise on any free port.
-async fn catch(inbox: Arc<Inbox>) -> anyhow::Result<Catcher> {
+async fn start_catcher(inbox: Arc<Inbox>) -> anyhow::Result<Catcher> {
     let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     match Catcher::start(at(INBOX_PORT), inbox.clone()).await {
         Ok(catcher) => Ok(catcher),
@@ -111,15 +111,15 @@ async fn catch(inbox: Arc<Inbox>) -> anyhow::Result<Catcher> {
 }
 
 /// Returns the API keys of an earlier start if they are still valid, and otherwise creates new ones.
-async fn own_keys(db: &Db, dir: &Path) -> anyhow::Result<(String, String)> {
+async fn reuse_or_create_keys(db: &Db, dir: &Path) -> anyhow::Result<(String, String)> {
     let (api_key, admin_key) = Facts::read(dir).map(|facts| (facts.api_key, facts.admin_key)).unzip();
     Ok((
-        own_key(db, api_key, "dev", &[Scope::Send, Scope::Read]).await?,
-        own_key(db, admin_key, "dev admin", &[Scope::Admin]).await?,
+        reuse_or_create_key(db, api_key, "dev", &[Scope::Send, Scope::Read]).await?,
+        reuse_or_create_key(db, admin_key, "dev admin", &[Scope::Admin]).await?,
     ))
 }
 
-async fn own_key(db: &Db, earlier: Option<String>, name: &str, scopes: &[Scope]) -> anyhow::Result<String> {
+async fn reuse_or_create_key(db: &Db, earlier: Option<String>, name: &str, scopes: &[Scope]) -> anyhow::Result<String> {
     if let Some(earlier) = earlier {
         let row = db::keys::find(db, Secret::hash(&earlier)).await?;
         if row.is_some_and(|row| row.revoked_at.is_none()) {

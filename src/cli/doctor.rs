@@ -16,40 +16,40 @@ use crate::domain::outcome::{Peer, Reply, Stage};
 use crate::smtp::{Checked, Sender, Settings, Timeouts};
 
 /// Timeout of each step of a session with a relay.
-const LIMIT: Duration = Duration::from_secs(10);
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let mut report = Report::default();
     database(config, &mut report).await;
     relays(config, &mut report).await;
     domains::check(config, &mut report).await;
-    Ok(if report.is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.is_healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[derive(Debug)]
 struct Report {
-    is_well: bool,
+    is_healthy: bool,
 }
 
 impl Default for Report {
     fn default() -> Self {
-        Self { is_well: true }
+        Self { is_healthy: true }
     }
 }
 
 impl Report {
-    fn ok(what: &str, finding: impl Display) {
-        println!("ok    {what}: {finding}");
+    fn ok(subject: &str, finding: impl Display) {
+        println!("ok    {subject}: {finding}");
     }
 
     /// Prints a warning, which does not fail the command.
-    fn warn(what: &str, finding: impl Display) {
-        println!("WARN  {what}: {finding}");
+    fn warn(subject: &str, finding: impl Display) {
+        println!("WARN  {subject}: {finding}");
     }
 
-    fn bad(&mut self, what: &str, finding: impl Display) {
-        self.is_well = false;
-        println!("BAD   {what}: {finding}");
+    fn bad(&mut self, subject: &str, finding: impl Display) {
+        self.is_healthy = false;
+        println!("BAD   {subject}: {finding}");
     }
 }
 
@@ -77,7 +77,7 @@ async fn database(config: &Config, report: &mut Report) {
     db.close().await;
 }
 
-/// Writes about as much as in a busy minute, and rolls it back.
+/// Checks that the database accepts writes: writes about as much as the service in a busy minute, and rolls it back.
 async fn disk(db: &Db, report: &mut Report) {
     match durability::write_probe(db).await {
         Ok(()) => Report::ok("disk", "the database accepts writes"),
@@ -95,7 +95,7 @@ async fn links(config: &Config, db: &Db, report: &mut Report) {
         ("secret_key (POSTRIDER_SECRET_KEY)", config.secret_key.is_none()),
     ];
     let missing: Vec<&str> = needed.into_iter().filter(|(_, is_missing)| *is_missing).map(|(name, _)| name).collect();
-    match streams::linking(db, STREAMS).await {
+    match streams::with_unsubscribe_links(db, STREAMS).await {
         Err(error) => report.bad("streams", error),
         Ok(names) if names.is_empty() || missing.is_empty() => {}
         Ok(names) => report.bad(
@@ -110,27 +110,33 @@ async fn relays(config: &Config, report: &mut Report) {
     if config.relay_url.is_none() {
         Report::ok("relay", "none: messages that match no route go direct to MX");
     }
-    let sender = app::sender_settings(config).and_then(|settings| Ok(Sender::new(within_limit(settings))?));
+    let sender = app::sender_settings(config).and_then(|settings| Ok(Sender::new(with_short_timeouts(settings))?));
     let sender = match sender {
         Ok(sender) => sender,
         Err(error) => return report.bad("sending", format!("{error:#}")),
     };
     for Checked { route, relay, found } in sender.check().await {
-        let what = format!("route {route}, {relay}");
+        let subject = format!("route {route}, {relay}");
         match found {
-            Ok(Peer { tls: Some(tls), .. }) => Report::ok(&what, format!("accepts messages over {tls}")),
+            Ok(Peer { tls: Some(tls), .. }) => Report::ok(&subject, format!("accepts messages over {tls}")),
             Ok(_) => Report::ok(
-                &what,
+                &subject,
                 "accepts messages without TLS: fine on this machine or a private network; otherwise add ?tls=required",
             ),
-            Err((stage, reply)) => report.bad(&what, format!("{} ({})", reply.text, fix(stage, &reply))),
+            Err((stage, reply)) => report.bad(&subject, format!("{} ({})", reply.text, fix(stage, &reply))),
         }
     }
 }
 
-fn within_limit(settings: Settings) -> Settings {
-    let timeouts =
-        Timeouts { connect: LIMIT, greeting: LIMIT, ehlo: LIMIT, tls: LIMIT, dns: LIMIT, ..settings.timeouts };
+fn with_short_timeouts(settings: Settings) -> Settings {
+    let timeouts = Timeouts {
+        connect: STEP_TIMEOUT,
+        greeting: STEP_TIMEOUT,
+        ehlo: STEP_TIMEOUT,
+        tls: STEP_TIMEOUT,
+        dns: STEP_TIMEOUT,
+        ..settings.timeouts
+    };
     Settings { timeouts, ..settings }
 }
 

@@ -10,7 +10,7 @@ use crate::db::pool::session::SessionError;
 use crate::db::schema::SchemaError;
 use crate::dev::postgres::PostgresError;
 
-/// Formats an error as it is printed. Each problem of the configuration is an error of its own.
+/// Formats an error as it is printed. Each problem of the configuration is a separate error.
 pub(super) fn report(error: &anyhow::Error) -> String {
     let mut report = String::new();
     let lines = match error.downcast_ref::<ConfigErrors>() {
@@ -32,7 +32,7 @@ pub(super) fn with_fix(error: &(dyn Error + 'static)) -> String {
     hint(error).map_or_else(|| line.clone(), |hint| format!("{line}: {hint}"))
 }
 
-/// Returns what to do about an error.
+/// Returns the hint for an error, if it has one.
 fn hint(error: &(dyn Error + 'static)) -> Option<String> {
     chain(error).find_map(|cause| {
         let bench = || cause.downcast_ref().and_then(BenchError::hint).map(str::to_owned);
@@ -63,8 +63,9 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 /// Removes line breaks, and the line of the server's C source that sqlx appends to errors of Postgres.
 fn without_source_line(text: &str) -> String {
     let text = text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
-    let kept = text.rsplit_once(" at line ").filter(|(_, number)| number.bytes().all(|b| b.is_ascii_digit()));
-    kept.map_or(text.as_str(), |(kept, _)| kept)
+    let stripped = text.rsplit_once(" at line ").filter(|(_, number)| number.bytes().all(|b| b.is_ascii_digit()));
+    stripped
+        .map_or(text.as_str(), |(message, _)| message)
         .replace("error returned from database: ", "")
         .replace("error communicating with database: ", "")
 }
@@ -80,7 +81,7 @@ mod tests {
     use crate::config::Config;
 
     #[test]
-    fn a_cause_is_not_repeated_and_names_no_source_line() {
+    fn repeated_causes_and_source_lines_are_left_out() {
         let cause = anyhow!("relation \"messages\" already exists at line 1164");
         let error = Err::<(), _>(cause)
             .context("while executing migration 6: relation \"messages\" already exists at line 1164");
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn fix_is_a_line_of_its_own() {
+    fn hint_is_a_separate_line() {
         let denied = std::io::Error::other("permission\ndenied");
         let error = Err::<(), _>(denied).context("cannot create x").with_hint("choose another directory with --dir");
         let error = error.context("a run").unwrap_err();

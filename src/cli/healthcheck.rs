@@ -10,11 +10,13 @@ use tokio::net::TcpStream;
 
 use crate::config::Config;
 
-const LIMIT: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let address = reachable(config.listen);
-    tokio::time::timeout(LIMIT, probe(address)).await.with_context(|| format!("{address} does not answer"))??;
+    tokio::time::timeout(TIMEOUT, probe(address))
+        .await
+        .with_context(|| format!("{address} did not respond in time"))??;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -34,7 +36,7 @@ async fn probe(address: SocketAddr) -> anyhow::Result<()> {
     let mut response = Vec::new();
     stream.read_to_end(&mut response).await?;
     if !response.starts_with(b"HTTP/1.1 200 ") {
-        bail!("{address} answers, but is not healthy");
+        bail!("{address} responds, but is not healthy");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `postrider inbox`: the mail catcher of `dev` alone, for a compose file or a test environment.
+//! `postrider inbox`: only the inbox of `dev`, for a compose file or a test environment.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -52,8 +52,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn router(inbox: Arc<Inbox>) -> Router {
-    let own = Router::new().route("/healthz", get(http::healthz)).route("/", get(|| async { Redirect::to("/inbox") }));
-    http::finish(dev::complete(own, inbox))
+    let routes =
+        Router::new().route("/healthz", get(http::healthz)).route("/", get(|| async { Redirect::to("/inbox") }));
+    http::finish(dev::complete(routes, inbox))
 }
 
 /// Writes a `.gitignore` into the directory that excludes all of it from a surrounding repository, because it contains
@@ -92,7 +93,7 @@ impl Catcher {
         Ok(Self { address, running: tokio::spawn(server.run(stop.clone())), stop })
     }
 
-    /// Stops the server after the messages in transfer have arrived.
+    /// Stops the server once the messages in transfer have been received.
     pub(super) async fn stop(self) {
         self.stop.cancel();
         let _ = self.running.await;

@@ -21,7 +21,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Create a key and print it; it is shown once, and only its hash is stored
+    /// Create a key and print it once; only its hash is stored
     Create {
         /// Name of the key
         #[arg(long, value_parser = name)]
@@ -41,7 +41,7 @@ enum Command {
 
 fn name(text: &str) -> Result<String, String> {
     let fits = (1..=128).contains(&text.chars().count()) && !text.contains(char::is_control);
-    if fits { Ok(text.to_owned()) } else { Err("a name has 1 to 128 characters on one line".into()) }
+    if fits { Ok(text.to_owned()) } else { Err("a name must have 1 to 128 characters on one line".into()) }
 }
 
 pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
@@ -62,22 +62,23 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode>
 /// Creates a key of the default tenant.
 pub(super) async fn create(db: &Db, name: &str, scopes: &[Scope]) -> anyhow::Result<Secret> {
     let secret = Secret::from_bytes(rand::random());
-    let mut words: Vec<String> = scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
-    words.sort_unstable();
-    words.dedup();
+    let mut scope_names: Vec<String> = scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
+    scope_names.sort_unstable();
+    scope_names.dedup();
     let now = SystemClock.now();
     let key = NewKey {
         id: KeyId::new(now),
         tenant: TenantId::DEFAULT,
         name,
         hash: Secret::hash(secret.expose()),
-        scopes: &words,
+        scopes: &scope_names,
         sender_domains: None,
         created_at: now,
         expires_at: None,
     };
     keys::insert(db, &key).await?;
-    tracing::info!(event = "api_key_created", by = "cli", key = %key.id, scopes = words.join(" "), "created an API key");
+    let scopes = scope_names.join(" ");
+    tracing::info!(event = "api_key_created", by = "cli", key = %key.id, scopes, "created an API key");
     Ok(secret)
 }
 

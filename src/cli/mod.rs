@@ -75,9 +75,9 @@ pub fn main() -> ExitCode {
 
 /// Adds the database's address to database errors.
 fn with_target(error: anyhow::Error, target: &str) -> anyhow::Error {
-    let is_about_it =
+    let is_database_error =
         error.chain().any(|cause| cause.is::<DbError>() || cause.is::<SchemaError>() || cause.is::<SessionError>());
-    if is_about_it { error.context(format!("database {target}")) } else { error }
+    if is_database_error { error.context(format!("database {target}")) } else { error }
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -94,7 +94,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let target = app::database_target(&config);
     crate::app::descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let done = runtime.block_on(async {
+    let result = runtime.block_on(async {
         match cli.command {
             Command::Dev(args) => dev::run(config, args).await,
             Command::Serve(args) => serve::run(config, args).await,
@@ -107,5 +107,5 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Openapi | Command::BenchSink(_) => Ok(ExitCode::SUCCESS),
         }
     });
-    done.map_err(|error| with_target(error, &target))
+    result.map_err(|error| with_target(error, &target))
 }

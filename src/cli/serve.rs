@@ -53,7 +53,7 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// Describes the routes of outgoing messages, without credentials. The last entry is for messages that match no route.
+/// Describes the routes of outgoing messages, without credentials. The last part is for messages that match no route.
 fn outgoing_routes(config: &Config) -> String {
     let to = |route: &Route| {
         let relays: Vec<String> = route.relays.iter().map(SecretUrl::to_string).collect();
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_start_line_names_every_route_and_no_password() {
+    fn start_line_has_every_route_and_no_password() {
         let mut config = Config::default();
         assert_eq!(outgoing_routes(&config), "direct to MX, since relay_url is not set");
         let url = |text: &str| SecretUrl::from(text.to_owned());

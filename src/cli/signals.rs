@@ -1,9 +1,9 @@
-//! SIGTERM and Ctrl-C: the first signal stops the service in order, the second at once.
+//! SIGTERM and Ctrl-C: the first signal shuts the service down gracefully, the second ends it at once.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Handlers of both signals. They are installed before the service reports that it runs, so that it can always be
-/// stopped in order.
+/// Handlers of both signals. They are installed before the service reports that it is running, so that it can always be
+/// shut down gracefully.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -16,7 +16,7 @@ impl Signals {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Waits for the first signal. After it, a second one ends the process at once.
+    /// Waits for the first signal. From then on, another signal ends the process at once.
     pub async fn stop_requested(mut self) {
         self.next().await;
         tracing::info!(event = "stopping", "stopping: finishing messages in flight (signal again to stop at once)");

@@ -26,8 +26,8 @@ impl Accept {
         within(self.max_attachments, 0..=1_000)
     }
 
-    /// Whether the largest allowed body can ever be read.
-    pub(super) fn has_room(&self) -> bool {
+    /// Returns whether a body of the maximum size fits into the memory for bodies.
+    pub(super) fn fits_largest_body(&self) -> bool {
         self.body_memory_mib >= self.max_body_mib
     }
 }

@@ -19,7 +19,7 @@ pub struct Database {
     /// Maximum number of connections of the API, and of the worker, of this process, 2–1000. Lowered if the server
     /// allows fewer.
     pub max_connections: u32,
-    /// Timeout of a database call, 100ms–10m. A database that does not respond at all is given up after half of it.
+    /// Timeout of a database call, 100ms–10m. A call to a database that does not respond at all fails after half of it.
     #[serde(with = "super::duration")]
     pub timeout: Duration,
 }

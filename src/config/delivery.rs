@@ -54,8 +54,8 @@ pub struct Delivery {
     /// TLS mode for the servers of a recipient domain, by domain; `*` is every domain that is not listed. An MTA-STS
     /// policy can only make it stricter. A relay's URL contains its TLS mode.
     pub tls: BTreeMap<String, TlsMode>,
-    /// Certificates (PEM) to trust for recipients' servers in addition to the system's, if `tls` or MTA-STS requires
-    /// verification.
+    /// Certificates (PEM) to trust for recipients' servers in addition to the system's certificates, if `tls` or
+    /// MTA-STS requires verification.
     pub mx_ca_file: Option<PathBuf>,
     /// Whether success notifications are requested from servers that offer DSN (RFC 3461), so that `relayed` becomes
     /// `delivered`. Needs `return_path.domain`.
@@ -100,8 +100,8 @@ impl Delivery {
     /// Returns [`Delivery::tls`] with domains in the form that addresses use: A-labels, lower case.
     pub fn tls_ascii(&self) -> BTreeMap<String, TlsMode> {
         // The only key that is not a domain is `*`.
-        let named = |domain: &String| ascii(domain).unwrap_or_else(|| domain.clone());
-        self.tls.iter().map(|(domain, mode)| (named(domain), *mode)).collect()
+        let to_ascii = |domain: &String| ascii(domain).unwrap_or_else(|| domain.clone());
+        self.tls.iter().map(|(domain, mode)| (to_ascii(domain), *mode)).collect()
     }
 
     pub(super) fn check(&self) -> Result<(), String> {

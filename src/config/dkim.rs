@@ -12,14 +12,14 @@ pub struct Dkim {
     pub algorithms: Vec<String>,
 }
 
-/// The word for no signatures; an empty variable counts as unset.
+/// Value for no signatures. An empty list would not do, because an empty variable counts as unset.
 const NONE: &str = "none";
 
 impl Dkim {
     /// Returns the algorithms, without duplicates.
     pub fn algorithms(&self) -> Vec<Algorithm> {
         // Invalid algorithms were refused when the configuration was read.
-        let mut algorithms: Vec<Algorithm> = self.algorithms.iter().filter_map(|word| word.parse().ok()).collect();
+        let mut algorithms: Vec<Algorithm> = self.algorithms.iter().filter_map(|name| name.parse().ok()).collect();
         algorithms.sort_unstable();
         algorithms.dedup();
         algorithms
@@ -28,9 +28,9 @@ impl Dkim {
     pub(super) fn check(&self) -> Result<(), String> {
         match self.algorithms.as_slice() {
             [none] if none == NONE => Ok(()),
-            list => list.iter().try_for_each(|word| {
-                let known = word.parse::<Algorithm>();
-                known.map(|_| ()).map_err(|_| format!("must be ed25519, rsa or both, or only none, is {word:?}"))
+            list => list.iter().try_for_each(|name| {
+                let algorithm = name.parse::<Algorithm>();
+                algorithm.map(|_| ()).map_err(|_| format!("must be ed25519, rsa or both, or only none, is {name:?}"))
             }),
         }
     }

@@ -28,9 +28,9 @@ pub struct Domains {
 impl Domains {
     pub(super) fn check(&self) -> Result<(), String> {
         let Some(spf) = &self.spf else { return Ok(()) };
-        let is_whole =
+        let is_record_part =
             |term: &str| term.starts_with("v=spf1") || term.trim_start_matches(['+', '-', '~', '?']) == "all";
-        if spf.trim().is_empty() || spf.contains(['"', ';']) || spf.split(' ').any(is_whole) {
+        if spf.trim().is_empty() || spf.contains(['"', ';']) || spf.split(' ').any(is_record_part) {
             return Err("must be mechanisms such as include:spf.relay.example, without v=spf1 and all".into());
         }
         dns_records::spf::parse(&format!("v=spf1 {spf} ~all"))

@@ -16,7 +16,7 @@ const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_0
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Human(pub Duration);
 
-/// The error of a text that is not a duration.
+/// The error for a text that is not a duration.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a duration such as 90s, 5m, 1h30m or 3d")]
 pub(super) struct NotADuration(String);
@@ -78,13 +78,13 @@ impl Serialize for Human {
 
 impl<'de> Deserialize<'de> for Human {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Written)
+        deserializer.deserialize_any(HumanVisitor)
     }
 }
 
-struct Written;
+struct HumanVisitor;
 
-impl Visitor<'_> for Written {
+impl Visitor<'_> for HumanVisitor {
     type Value = Human;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,7 +113,7 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     Human::deserialize(deserializer).map(|human| human.0)
 }
 
-/// The same for a list.
+/// Serialization of a list of durations.
 pub(super) mod list {
     use super::{Deserialize, Deserializer, Duration, Human, Serializer};
 
@@ -150,15 +150,15 @@ mod tests {
     }
 
     #[test]
-    fn shows_the_largest_unit_that_divides() {
-        let shown = [0, 620, 60, 5_400, 259_200].map(|s| Human(Duration::from_secs(s)).to_string());
-        assert_eq!(shown, ["0s", "620s", "1m", "90m", "3d"]);
+    fn displays_the_largest_unit_that_divides() {
+        let displayed = [0, 620, 60, 5_400, 259_200].map(|s| Human(Duration::from_secs(s)).to_string());
+        assert_eq!(displayed, ["0s", "620s", "1m", "90m", "3d"]);
         assert_eq!(Human(Duration::from_millis(1_500)).to_string(), "1500ms");
     }
 
     proptest::proptest! {
         #[test]
-        fn never_panics_and_reads_back_what_it_shows(ms in 0..u64::MAX / 2, noise in ".{0,12}") {
+        fn displayed_duration_is_parsed_back(ms in 0..u64::MAX / 2, noise in ".{0,12}") {
             let human = Human(Duration::from_millis(ms));
             proptest::prop_assert_eq!(human.to_string().parse(), Ok(human));
             let _ = noise.parse::<Human>();

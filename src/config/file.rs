@@ -8,7 +8,7 @@ use super::keys::Keys;
 use super::load::Setting;
 use super::problem::{Origin, Problems};
 
-/// The file that is read if none is named.
+/// The file that is read if no other is named.
 pub(super) const DEFAULT: &str = "postrider.toml";
 
 /// Returns the text and the path of the file at `path`, or of [`DEFAULT`] if it exists.
@@ -48,17 +48,17 @@ struct Walk<'a> {
     found: &'a mut Vec<Setting>,
 }
 
-fn walk(dict: Dict, prefix: &str, to: &mut Walk<'_>) {
+fn walk(dict: Dict, prefix: &str, state: &mut Walk<'_>) {
     for (name, value) in dict {
         let key = format!("{prefix}{name}");
-        if to.keys.default_of(&key).is_some() {
-            to.found.push(Setting { key, value, origin: to.origin.clone() });
+        if state.keys.default_of(&key).is_some() {
+            state.found.push(Setting { key, value, origin: state.origin.clone() });
             continue;
         }
-        match (to.keys.is_section(&key), value) {
-            (true, Value::Dict(_, section)) => walk(section, &format!("{key}."), to),
-            (true, _) => to.problems.push(&key, format!("is a section: write [{key}]"), to.origin.clone()),
-            (false, _) => to.problems.push(&key, to.keys.unknown(&key), to.origin.clone()),
+        match (state.keys.is_section(&key), value) {
+            (true, Value::Dict(_, section)) => walk(section, &format!("{key}."), state),
+            (true, _) => state.problems.push(&key, format!("is a section: write [{key}]"), state.origin.clone()),
+            (false, _) => state.problems.push(&key, state.keys.unknown(&key), state.origin.clone()),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{Config, Route};
 
 /// The section whose subsections have names chosen by the operator.
 const NAMED: &str = "routes.";
-/// Placeholder for any such name.
+/// Placeholder for the name of any route.
 const ANY: &str = "*";
 
 /// Every full key, such as `accept.max_body_mib`, with its default.
@@ -33,21 +33,21 @@ impl Keys {
 
     /// Returns the default of a key, or `None` if there is no such key. A key without a default has an empty value.
     pub(super) fn default_of(&self, key: &str) -> Option<&Value> {
-        self.0.get(&*general(key))
+        self.0.get(&*generic_key(key))
     }
 
-    /// Whether `name` is a section, which is a prefix of keys.
+    /// Returns whether `name` is a section, which is a prefix of keys.
     pub(super) fn is_section(&self, name: &str) -> bool {
-        let name = general(name);
+        let name = generic_key(name);
         self.0.keys().any(|key| key.strip_prefix(&*name).is_some_and(|rest| rest.starts_with('.')))
     }
 
     /// Returns the known key that is most similar to `key`.
     pub(super) fn nearest(&self, key: &str) -> Option<String> {
-        let general = general(key);
-        let distance = |known: &&String| strsim::damerau_levenshtein(known, &general);
+        let generic = generic_key(key);
+        let distance = |known: &&String| strsim::damerau_levenshtein(known, &generic);
         let nearest = self.0.keys().min_by_key(distance)?;
-        let name = if general == key { ANY } else { route_name(key)?.0 };
+        let name = if generic == key { ANY } else { route_name(key)?.0 };
         (distance(&nearest) <= (key.len() / 3).max(2)).then(|| nearest.replacen(ANY, name, 1))
     }
 
@@ -56,8 +56,8 @@ impl Keys {
         if key.starts_with(NAMED) && route_name(key).is_none() {
             return "a route's name must be 1 to 64 letters, digits, - and _".into();
         }
-        let hint = self.nearest(key).filter(|near| !near.contains(ANY));
-        format!("unknown key{}", hint.map(|near| format!("; did you mean {near}?")).unwrap_or_default())
+        let similar = self.nearest(key).filter(|near| !near.contains(ANY));
+        format!("unknown key{}", similar.map(|near| format!("; did you mean {near}?")).unwrap_or_default())
     }
 
     /// Iterates over all keys.
@@ -68,7 +68,7 @@ impl Keys {
 }
 
 /// Replaces the name of a route in the key with [`ANY`].
-pub(super) fn general(key: &str) -> Cow<'_, str> {
+pub(super) fn generic_key(key: &str) -> Cow<'_, str> {
     match route_name(key) {
         Some((_, rest)) => Cow::Owned(format!("{NAMED}{ANY}{rest}")),
         None => Cow::Borrowed(key),

@@ -20,7 +20,7 @@ pub(super) struct Setting {
     pub origin: Origin,
 }
 
-/// See [`Config::load`].
+/// Implements [`Config::load`].
 pub(super) fn load(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigErrors> {
     let keys = Keys::known();
     let mut problems = Problems::default();
@@ -50,28 +50,28 @@ pub(super) fn merge(settings: Vec<Setting>, mut problems: Problems) -> Result<Co
             Config::default()
         }
     };
-    if !config.accept.has_room() {
+    if !config.accept.fits_largest_body() {
         let message = "must not be less than accept.max_body_mib, or the largest request could never be read";
         problems.push("accept.body_memory_mib", message, Origin::Key);
     }
     for (name, route) in &config.routes {
         let key = format!("routes.{name}.relays");
-        if let (Err(message), false) = (route.check_whole(), problems.concern(&key)) {
+        if let (Err(message), false) = (route.check_whole(), problems.has_problem(&key)) {
             problems.push(key, message, Origin::Key);
         }
     }
-    problems.or(config)
+    problems.into_result(config)
 }
 
 fn extract(figment: &Figment) -> Result<Config, String> {
     figment.extract::<Config>().map_err(|error| {
-        let words = describe(&error.kind);
+        let message = describe(&error.kind);
         // In a map whose keys the operator chooses, the message names the key.
         match error.path.as_slice() {
             [section, map, key @ ..] if (section.as_str(), map.as_str()) == ("delivery", "tls") => {
-                format!("{} {words}", key.join("."))
+                format!("{} {message}", key.join("."))
             }
-            _ => words,
+            _ => message,
         }
     })
 }

@@ -24,7 +24,7 @@ pub enum Format {
 
 impl Log {
     pub(super) fn check(&self) -> Result<(), String> {
-        let broken = |error| format!("is not a log filter such as `info,postrider::smtp=debug`: {error}");
-        EnvFilter::try_new(&self.filter).map(drop).map_err(broken)
+        let invalid = |error| format!("is not a log filter such as `info,postrider::smtp=debug`: {error}");
+        EnvFilter::try_new(&self.filter).map(drop).map_err(invalid)
     }
 }

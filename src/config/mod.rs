@@ -62,7 +62,7 @@ pub use secret_url::SecretUrl;
 pub use timeouts::Timeouts;
 pub use webhooks::Webhooks;
 
-/// The file with the defaults: a key that is commented out there has none.
+/// The file with the defaults. A key that is commented out there has no default.
 const DEFAULTS: &str = include_str!("../../postrider.example.toml");
 
 /// All settings. Each section is a field.
@@ -76,9 +76,9 @@ pub struct Config {
     /// The relay for all messages that match no route: `smtp://[user:pass@]host:port?tls=none|opportunistic|required`
     /// or `smtps://…`. Without it, these messages go direct to MX.
     pub relay_url: Option<SecretUrl>,
-    /// Certificates (PEM) to trust for the relay in addition to the system's.
+    /// Certificates (PEM) to trust for the relay in addition to the system's certificates.
     pub relay_ca_file: Option<PathBuf>,
-    /// The DNS resolver. Without it, the system's is used.
+    /// The DNS resolver. Without it, the system's resolver is used.
     pub dns: Option<SocketAddr>,
     /// The port of recipients' mail servers, 1–65535.
     pub mx_port: u16,
@@ -190,7 +190,7 @@ fn check_public_url(url: &Url) -> Result<(), String> {
     if ["https", "http"].contains(&url.scheme()) && url.host_str().is_some() && plain && url.as_str().len() <= 200 {
         Ok(())
     } else {
-        Err("must be such as https://mail.example.net: https, a host, no user, no query, at most 200 characters".into())
+        Err("must be a URL such as https://mail.example.net, without user and query, of at most 200 characters".into())
     }
 }
 

@@ -18,11 +18,11 @@ pub struct Problem {
 /// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// The key of the problem names the source.
+    /// The problem's key is the name of the source.
     Key,
     /// The configuration file.
     File(PathBuf),
-    /// The variable of this name.
+    /// The environment variable of this name.
     Variable(String),
 }
 
@@ -70,13 +70,13 @@ impl Problems {
         self.0.push(Problem { key: key.into(), message, origin });
     }
 
-    /// Whether there is a problem with this key.
-    pub(super) fn concern(&self, key: &str) -> bool {
+    /// Returns whether there is a problem with this key.
+    pub(super) fn has_problem(&self, key: &str) -> bool {
         self.0.iter().any(|problem| problem.key == key)
     }
 
-    /// Returns `value` if there are no problems.
-    pub(super) fn or<T>(self, value: T) -> Result<T, ConfigErrors> {
+    /// Returns `value` if there are no problems, and otherwise the problems.
+    pub(super) fn into_result<T>(self, value: T) -> Result<T, ConfigErrors> {
         if self.0.is_empty() { Ok(value) } else { Err(ConfigErrors(self.0)) }
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::range::within_time;
 use super::routes::ascii;
 
-/// Settings of the return path, the address in MAIL FROM.
+/// Settings of the return path, which is the address in MAIL FROM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReturnPath {
     /// The domain of signed return paths. Its MX is `inbound.listen`, or a server that posts messages to `/v1/inbound`.

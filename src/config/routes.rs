@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::secret_url::SecretUrl;
 
-/// The word in `relays` that means direct to MX.
+/// The value in `relays` that means direct to MX.
 pub const DIRECT: &str = "mx";
 
 /// One route.
@@ -23,12 +23,12 @@ pub struct Route {
     pub sender_domains: Vec<String>,
     /// The relays, each used if those before it are unreachable: URLs as in `relay_url`, or only `mx` for direct to MX.
     pub relays: Vec<SecretUrl>,
-    /// Certificates (PEM) to trust for these relays in addition to the system's.
+    /// Certificates (PEM) to trust for these relays in addition to the system's certificates.
     pub ca_file: Option<PathBuf>,
 }
 
 impl Route {
-    /// Whether its messages go direct to MX.
+    /// Returns whether the route's messages go direct to MX.
     pub fn is_direct(&self) -> bool {
         self.relays.iter().any(|relay| relay.expose() == DIRECT)
     }
@@ -41,8 +41,8 @@ impl Route {
             return Err(format!("{domain:?} is not a domain name such as example.net"));
         }
         if self.is_direct() {
-            let alone = self.relays.len() == 1;
-            return if alone { Ok(()) } else { Err("must be relays, or only `mx`".into()) };
+            let is_only_entry = self.relays.len() == 1;
+            return if is_only_entry { Ok(()) } else { Err("must be relays, or only `mx`".into()) };
         }
         for (index, relay) in self.relays.iter().enumerate() {
             relay.check_relay().map_err(|why| match self.relays.len() {
@@ -64,7 +64,7 @@ impl Route {
     }
 }
 
-/// Whether this is a valid name of a route or a stream.
+/// Returns whether this is a valid name of a route or a stream.
 pub(super) fn is_name(name: &str) -> bool {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     (1..=64).contains(&name.len()) && name.bytes().all(fits)

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shows_where_and_never_who() {
+    fn display_contains_no_credentials() {
         let url = SecretUrl::from("smtp://user:hunter2@relay.example:587?tls=required&password=hunter2".to_owned());
         assert_eq!(format!("{url:?}"), "SecretUrl(smtp://relay.example:587)");
         assert_eq!(serde_json::to_string(&url).expect("JSON"), "\"smtp://relay.example:587\"");
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn is_checked_by_syntax_alone() {
+    fn only_the_syntax_is_checked() {
         let check = |url: &str, host| SecretUrl::from(url.to_owned()).check(&["smtp", "smtps"], host);
         assert_eq!(check("smtp://inbox:1025?tls=none", true), Ok(()));
         assert_eq!(check("smtps://user:p%40ss@[::1]", true), Ok(()));

@@ -21,7 +21,7 @@ fn configured(toml: &str, env: &[(&str, &str)]) -> Result<Config, ConfigErrors> 
     load::merge(settings, problems)
 }
 
-fn sound(toml: &str, env: &[(&str, &str)]) -> Config {
+fn valid_config(toml: &str, env: &[(&str, &str)]) -> Config {
     configured(toml, env).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
@@ -31,8 +31,8 @@ fn problems(toml: &str, env: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn nothing_given_is_the_default() {
-    let config = sound("", &[("PATH", "/bin"), ("POSTRIDER_RELAY_URL", "")]);
+fn defaults_apply_without_settings() {
+    let config = valid_config("", &[("PATH", "/bin"), ("POSTRIDER_RELAY_URL", "")]);
     assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
     assert!(config.relay_url.is_none() && config.database.url.is_none());
 }
@@ -40,15 +40,15 @@ fn nothing_given_is_the_default() {
 #[test]
 fn environment_wins_over_file_and_file_over_default() {
     let toml = "mx_port = 2525\n[accept]\nmax_recipients = 10\nmax_attachments = 5\n";
-    let config = sound(toml, &[("POSTRIDER_ACCEPT__MAX_RECIPIENTS", "11"), ("POSTRIDER_MX_PORT", "1025")]);
+    let config = valid_config(toml, &[("POSTRIDER_ACCEPT__MAX_RECIPIENTS", "11"), ("POSTRIDER_MX_PORT", "1025")]);
     let accept = &config.accept;
     assert_eq!((config.mx_port, accept.max_recipients, accept.max_attachments), (1025, 11, 5));
     assert_eq!(accept.max_body_mib, 40);
 }
 
 #[test]
-fn a_variable_is_read_as_what_its_key_holds() {
-    let config = sound(
+fn variable_is_parsed_as_the_type_of_its_key() {
+    let config = valid_config(
         "",
         &[
             ("POSTRIDER_HOSTNAME", "123"),
@@ -71,7 +71,7 @@ fn a_variable_is_read_as_what_its_key_holds() {
 
 #[test]
 fn bounce_settings_and_their_errors() {
-    let config = sound(
+    let config = valid_config(
         "[return_path]\ndomain = \"BÜCHER.test\"\nlifetime = \"30d\"\n[inbound]\nlisten = \"127.0.0.1:0\"\n",
         &[("POSTRIDER_INBOUND__FEEDBACK", "fbl@return.acme.test"), ("POSTRIDER_RETURN_PATH__VERP", "true")],
     );
@@ -91,7 +91,7 @@ fn bounce_settings_and_their_errors() {
 
 #[test]
 fn postrider_database_url_wins_over_database_url() {
-    let url = |env: &[(&str, &str)]| sound("", env).database.url.expect("a URL").expose().to_owned();
+    let url = |env: &[(&str, &str)]| valid_config("", env).database.url.expect("a URL").expose().to_owned();
     let plain = ("DATABASE_URL", "postgres://a@one/x");
     assert_eq!(url(&[plain]), plain.1);
     assert_eq!(url(&[("POSTRIDER_DATABASE__URL", "postgres://b@two/x"), plain]), "postgres://b@two/x");
@@ -107,13 +107,13 @@ fn secrets_come_from_files_without_their_last_newline() {
     };
     let database = secret("database", "postgres://u:pa%23%20ss@db/x\n");
     let relay = secret("relay", "smtp://u:p@relay");
-    let config = sound("", &[("DATABASE_URL_FILE", &database), ("POSTRIDER_RELAY_URL_FILE", &relay)]);
+    let config = valid_config("", &[("DATABASE_URL_FILE", &database), ("POSTRIDER_RELAY_URL_FILE", &relay)]);
     assert_eq!(config.database.url.expect("a URL").expose(), "postgres://u:pa%23%20ss@db/x");
     assert_eq!(config.relay_url.expect("a URL").expose(), "smtp://u:p@relay");
 }
 
 #[test]
-fn a_secret_given_twice_or_not_there_is_a_problem() {
+fn duplicate_or_missing_secret_is_a_problem() {
     let env =
         [("DATABASE_URL", "postgres://db/x"), ("DATABASE_URL_FILE", "/f"), ("POSTRIDER_RELAY_URL_FILE", "/no/such")];
     assert_eq!(
@@ -126,7 +126,7 @@ fn a_secret_given_twice_or_not_there_is_a_problem() {
 }
 
 #[test]
-fn all_problems_are_reported_at_once_one_line_each() {
+fn all_problems_are_reported_on_one_line_each() {
     let toml = "\
         listen = \"localhost:8080\"\n\
         relai_url = \"smtp://x\"\n\
@@ -171,7 +171,7 @@ fn routes_come_from_the_file_and_from_variables() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("relays");
     std::fs::write(&path, "smtp://u:p@c\nsmtp://d\n").expect("written");
-    let config = sound(
+    let config = valid_config(
         toml,
         &[
             ("POSTRIDER_ROUTES__OWN__SENDER_DOMAINS", "acme.test, Bücher.test"),
@@ -211,7 +211,7 @@ fn problems_of_routes_are_reported() {
     routes.plain: is a section: write [routes.plain] (in postrider.toml)
     POSTRIDER_ROUTES__NEWS__RELAIS: unknown variable; did you mean POSTRIDER_ROUTES__NEWS__RELAYS?
     routes.mixed.relays: must be relays, or only `mx` (in postrider.toml)
-    routes.news.relays: relay 2 of 2 cannot be used: tls is none, opportunistic or required, not "maybe" (in postrider.toml)
+    routes.news.relays: relay 2 of 2 cannot be used: tls must be none, opportunistic or required, not "maybe" (in postrider.toml)
     routes.news.sender_domains: "@acme.test" is not a domain name such as example.net (in postrider.toml)
     routes.news.streams: "bulk mail" is not the name of a stream (in postrider.toml)
     routes.empty.relays: must name at least one relay, or `mx`
@@ -222,7 +222,7 @@ fn problems_of_routes_are_reported() {
 #[test]
 fn tls_is_set_per_domain() {
     let toml = "[delivery.tls]\n\"bank.test\" = \"verified\"\n\"*\" = \"required\"\n";
-    let config = sound(toml, &[("POSTRIDER_DELIVERY__TLS", "Old.test=none,*=opportunistic")]);
+    let config = valid_config(toml, &[("POSTRIDER_DELIVERY__TLS", "Old.test=none,*=opportunistic")]);
     let modes: Vec<(String, TlsMode)> = config.delivery.tls_ascii().into_iter().collect();
     let expected = [("*", TlsMode::Opportunistic), ("bank.test", TlsMode::Verified), ("old.test", TlsMode::None)];
     assert_eq!(modes, expected.map(|(domain, mode)| (domain.to_owned(), mode)));
@@ -239,15 +239,15 @@ fn a_file_that_is_not_toml_names_its_line() {
 }
 
 #[test]
-fn limits_that_contradict_each_other_are_a_problem() {
-    sound("", &[("POSTRIDER_ACCEPT__MAX_BODY_MIB", "100"), ("POSTRIDER_ACCEPT__BODY_MEMORY_MIB", "200")]);
+fn contradicting_limits_are_a_problem() {
+    valid_config("", &[("POSTRIDER_ACCEPT__MAX_BODY_MIB", "100"), ("POSTRIDER_ACCEPT__BODY_MEMORY_MIB", "200")]);
     let problems = problems("", &[("POSTRIDER_ACCEPT__MAX_BODY_MIB", "100")]);
     assert!(problems.len() == 1 && problems[0].starts_with("accept.body_memory_mib: must not be less"), "{problems:?}");
 }
 
 #[test]
 fn variables_of_command_line_and_kubernetes_are_ignored() {
-    sound(
+    valid_config(
         "",
         &[
             ("POSTRIDER_CONFIG", "x.toml"),
@@ -260,13 +260,13 @@ fn variables_of_command_line_and_kubernetes_are_ignored() {
 }
 
 #[test]
-fn a_named_file_must_be_there() {
+fn named_file_must_exist() {
     let error = Config::load(Some(Path::new("/no/such.toml")), std::iter::empty()).expect_err("a problem");
     assert_eq!(error.to_string(), "/no/such.toml: cannot be read: No such file or directory (os error 2)");
 }
 
 #[test]
-fn hostnames_are_names() {
+fn hostname_syntax_is_checked() {
     for name in ["localhost", "mail.example.net", "[192.0.2.1]", "[IPv6:2001:db8::1]", "a_b.example"] {
         assert_eq!(super::check_hostname(name), Ok(()), "{name}");
     }
@@ -276,8 +276,8 @@ fn hostnames_are_names() {
 }
 
 #[test]
-fn private_mail_exchangers_are_allowed_by_word_or_by_list() {
-    let allowed = |toml: &str, env: &[(&str, &str)]| sound(toml, env).delivery.private_mx();
+fn private_mail_exchangers_are_allowed_by_flag_or_list() {
+    let allowed = |toml: &str, env: &[(&str, &str)]| valid_config(toml, env).delivery.private_mx();
     let variable = "POSTRIDER_DELIVERY__ALLOW_PRIVATE_MX";
     assert_eq!(allowed("", &[]), Allowed::default());
     let all = Allowed { private: true, rules: Vec::new(), this_machine_only: false };
@@ -288,5 +288,5 @@ fn private_mail_exchangers_are_allowed_by_word_or_by_list() {
     assert_eq!(allowed(r#"delivery.allow_private_mx = ["10.0.0.0/8", "mx.internal"]"#, &[]), listed);
     assert_eq!(allowed("", &[(variable, "10.0.0.0/8, mx.internal")]), listed);
     let problems = problems("", &[(variable, "10.0.0.0/33")]);
-    assert!(problems.iter().any(|line| line.contains("must be an address, a network")), "{problems:?}");
+    assert!(problems.iter().any(|line| line.contains("must be an IP address, a network")), "{problems:?}");
 }

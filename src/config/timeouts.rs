@@ -10,19 +10,19 @@ use super::range::within_time;
 /// Timeouts of the SMTP client, each 1s–1h.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Timeouts {
-    /// For a TCP connection.
+    /// Timeout for opening a TCP connection.
     #[serde(with = "super::duration")]
     pub connect: Duration,
-    /// For the greeting and the reply to any command but DATA.
+    /// Timeout for the greeting and for the reply to any command but DATA.
     #[serde(with = "super::duration")]
     pub command: Duration,
-    /// For the reply to DATA.
+    /// Timeout for the reply to DATA.
     #[serde(with = "super::duration")]
     pub data: Duration,
-    /// For the server to receive a block of the message.
+    /// Timeout for sending one block of the message.
     #[serde(with = "super::duration")]
     pub block: Duration,
-    /// For the reply to the final dot.
+    /// Timeout for the reply to the final dot.
     #[serde(with = "super::duration")]
     pub final_dot: Duration,
 }

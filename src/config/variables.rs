@@ -26,8 +26,7 @@ pub(super) fn settings(
     problems: &mut Problems,
 ) -> Vec<Setting> {
     // `DATABASE_…` sorts before `POSTRIDER_…`, so the latter is merged later and wins.
-    let ours = env.filter(|(name, value)| is_ours(name, value));
-    let variables: BTreeMap<String, String> = ours.collect();
+    let variables: BTreeMap<String, String> = env.filter(|(name, value)| is_setting(name, value)).collect();
     let mut found = Vec::new();
     for (name, text) in &variables {
         let Some(meaning) = meaning(name, keys) else {
@@ -72,7 +71,7 @@ enum Meaning {
 
 fn meaning(name: &str, keys: &Keys) -> Option<Meaning> {
     let known = |name: &str| key_of(name).filter(|key| keys.default_of(key).is_some());
-    // Look the plain name up first: `relay_ca_file` is a key, and not the file form of `relay_ca`.
+    // The name is first looked up unchanged: `relay_ca_file` is a key, and not the file form of `relay_ca`.
     known(name).map(Meaning::Value).or_else(|| known(name.strip_suffix(FILE)?).map(Meaning::File))
 }
 
@@ -88,13 +87,14 @@ pub(super) fn variable_of(key: &str) -> String {
     format!("{PREFIX}{}", key.to_ascii_uppercase().replace('.', "__"))
 }
 
-fn is_ours(name: &str, value: &str) -> bool {
-    let named = name.starts_with(PREFIX) || ["DATABASE_URL", "DATABASE_URL_FILE"].contains(&name);
-    named && !value.is_empty() && !COMMAND_LINE.contains(&name) && !is_service_link(name, value)
+fn is_setting(name: &str, value: &str) -> bool {
+    let is_named_for_postrider = name.starts_with(PREFIX) || ["DATABASE_URL", "DATABASE_URL_FILE"].contains(&name);
+    is_named_for_postrider && !value.is_empty() && !COMMAND_LINE.contains(&name) && !is_service_link(name, value)
 }
 
-/// Whether Kubernetes set the variable: it gives every container the addresses of all services. Those of a service
-/// called `postrider` are `POSTRIDER_PORT=tcp://…`, `POSTRIDER_SERVICE_HOST`, `POSTRIDER_PORT_8080_TCP_ADDR` and so on.
+/// Returns whether Kubernetes set the variable. It gives every container the addresses of all services. Those of a
+/// service called `postrider` are `POSTRIDER_PORT=tcp://…`, `POSTRIDER_SERVICE_HOST`, `POSTRIDER_PORT_8080_TCP_ADDR`
+/// and so on.
 fn is_service_link(name: &str, value: &str) -> bool {
     let rest = name.strip_prefix(PREFIX).unwrap_or_default();
     let port =

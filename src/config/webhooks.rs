@@ -1,4 +1,4 @@
-//! `[webhooks]`: where events may be posted, and how long a post may take.
+//! `[webhooks]`: which addresses webhook endpoints may have, and how long a POST may take.
 
 use std::time::Duration;
 
@@ -11,15 +11,16 @@ use crate::domain::network::{Allowed, Rule};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Webhooks {
     /// Whether endpoints may be at private and loopback addresses; `dev` always posts to this machine only. With it,
-    /// every key that may create a webhook can reach the private hosts that this machine can reach.
+    /// every API key that may create a webhook endpoint can reach the private hosts that this machine can reach.
     pub allow_private: bool,
     /// Private addresses at which endpoints may be: addresses, networks and host names. A host name is allowed with all
     /// of its addresses.
     pub allow: Vec<String>,
-    /// How long a post may take, including its response, 1s–60s.
+    /// Time limit of one POST, including its response, 1s–60s.
     #[serde(with = "super::duration")]
     pub timeout: Duration,
-    /// Whether endpoints must be on this machine, regardless of the keys above. Not a key: `postrider dev` sets it.
+    /// Whether endpoints must be on this machine, regardless of the keys above. Not a configuration key: `postrider
+    /// dev` sets it.
     #[serde(skip)]
     pub this_machine_only: bool,
 }

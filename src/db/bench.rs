@@ -1,11 +1,11 @@
-//! The queries of `postrider bench`, and the transaction that it holds open. Nothing here runs in production.
+//! The queries of `postrider bench`, and the transaction that it keeps open. Only the benchmark uses them.
 
 use sqlx::PgConnection;
 
 use super::{Db, DbError};
 use crate::domain::id::{MessageId, TenantId};
 
-/// The database server, and how much it has written.
+/// The database server's configuration and sizes.
 #[derive(Debug, Clone)]
 pub struct Server {
     /// The process id of the connection's backend, a child of the server.
@@ -37,10 +37,10 @@ pub async fn server(db: &Db) -> Result<Server, DbError> {
     db.timed("bench.server", query.fetch_one(&db.pool)).await
 }
 
-/// The contents of a database before a run.
+/// What a database contains before a benchmark run.
 #[derive(Debug, Clone)]
-pub struct Holding {
-    /// Whether there are messages.
+pub struct DatabaseContents {
+    /// Whether the database contains messages.
     pub messages: bool,
     /// Queue rows in the benchmark's stream.
     pub backlog: i64,
@@ -48,10 +48,10 @@ pub struct Holding {
     pub others: bool,
 }
 
-/// Reports the contents of the database. Reads the whole queue.
-pub async fn holding(db: &Db, tenant: TenantId, backlog_stream: &str) -> Result<Holding, DbError> {
+/// Returns what the database contains. Reads the whole queue.
+pub async fn contents(db: &Db, tenant: TenantId, backlog_stream: &str) -> Result<DatabaseContents, DbError> {
     let query = sqlx::query_as!(
-        Holding,
+        DatabaseContents,
         r#"SELECT EXISTS (SELECT 1 FROM messages) AS "messages!", count(*) FILTER (WHERE l.id IS NOT NULL) AS "backlog!",
                count(*) FILTER (WHERE l.id IS NULL) > 0 AS "others!"
            FROM queue q LEFT JOIN lanes l
@@ -59,17 +59,18 @@ pub async fn holding(db: &Db, tenant: TenantId, backlog_stream: &str) -> Result<
         tenant.0,
         backlog_stream
     );
-    db.timed("bench.holding", query.fetch_one(&db.pool)).await
+    db.timed("bench.contents", query.fetch_one(&db.pool)).await
 }
 
-/// Returns whether every recipient of this message and of later ones is in an end state.
+/// Returns whether all recipients of the message `since` and of later messages are in an end state.
 pub async fn is_settled(db: &Db, since: MessageId) -> Result<bool, DbError> {
     let query =
         sqlx::query_scalar!(r#"SELECT NOT EXISTS (SELECT 1 FROM queue WHERE message_id >= $1) AS "settled!""#, since.0);
     db.timed("bench.is_settled", query.fetch_one(&db.pool)).await
 }
 
-/// Runs a checkpoint, so that a run does not pay for earlier writes. Returns whether the role is allowed to.
+/// Runs a checkpoint, so that the cost of earlier writes is not part of the measurement. Returns `false` if the role is
+/// not allowed to run one.
 pub async fn checkpoint(db: &Db) -> Result<bool, DbError> {
     match db.timed("bench.checkpoint", sqlx::query("CHECKPOINT").execute(&db.pool)).await {
         Ok(_) => Ok(true),
@@ -80,25 +81,26 @@ pub async fn checkpoint(db: &Db) -> Result<bool, DbError> {
 
 /// A transaction that stays open until this is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub struct OpenTransaction {
     _connection: PgConnection,
 }
 
-/// Opens a transaction with a snapshot and no writes, and keeps it open: as during a backup, vacuum cannot remove any
-/// row version that the snapshot sees.
-pub async fn hold(db: &Db) -> Result<Held, DbError> {
-    db.timed("bench.hold", async {
+/// Opens a read-only transaction with a snapshot and keeps it open: as during a backup, vacuum cannot remove row
+/// versions that the snapshot sees.
+pub async fn open_transaction(db: &Db) -> Result<OpenTransaction, DbError> {
+    db.timed("bench.open_transaction", async {
         let mut connection = db.pool.connect().await?;
-        // Our sessions are otherwise terminated when they idle in a transaction.
+        // Otherwise the server would terminate the session while it is idle in the transaction.
         sqlx::query!("SELECT set_config('idle_in_transaction_session_timeout', '0', false)")
             .fetch_one(&mut connection)
             .await?;
         sqlx::query("BEGIN ISOLATION LEVEL REPEATABLE READ").execute(&mut connection).await?;
-        // With a transaction id, it also holds back commands that check transaction ids rather than snapshots.
+        // With a transaction id, the transaction also holds back operations that check transaction ids and not
+        // snapshots.
         sqlx::query!(r#"SELECT count(*) AS "count!", pg_current_xact_id()::text AS "id!" FROM event_counters"#)
             .fetch_one(&mut connection)
             .await?;
-        Ok(Held { _connection: connection })
+        Ok(OpenTransaction { _connection: connection })
     })
     .await
 }

@@ -1,10 +1,11 @@
-//! Applies bounces, DSNs and complaints: a report moves recipients from one end state to another, once, with its event.
+//! Applies DSNs and complaints. A report moves a recipient from one end state to another at most once, and appends an
+//! event in the same transaction.
 //!
-//! Only rows in an end state are locked; for a complaint, also rows that wait for another attempt, unless another
-//! transaction has locked them. A worker writes only waiting rows, so the two cannot deadlock. A bounce may arrive
-//! before the 250 that it follows is recorded: leased recipients are reported separately, so that the report can be
-//! applied again later. They are read first, because a recipient loses its lease and reaches its end state in one
-//! transaction.
+//! A transaction locks only recipients in an end state; for a complaint, also recipients that wait for another attempt,
+//! unless another transaction has locked them. Workers write only recipients that are not in an end state, so the two
+//! cannot deadlock. A bounce may arrive before the 250 reply of the attempt is recorded. For a leased recipient, the
+//! effect is therefore `Leased`, and the caller can apply the report again later. Leases are read first, because a
+//! recipient loses its lease and reaches its end state in one transaction.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -24,7 +25,7 @@ use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 use crate::domain::report::Action;
 use crate::domain::suppression::{AddressKey, Reason};
 
-/// A recipient that a report may be about.
+/// A recipient of a message for which a report arrived.
 #[derive(Debug, Clone)]
 pub struct ReportedMessageRecipient {
     /// `recipients.id`.
@@ -39,20 +40,20 @@ pub struct ReportedMessageRecipient {
     pub attempts: i16,
     /// Whether a complaint was already recorded.
     pub has_complained: bool,
-    /// Whether its status was set by a report.
+    /// Whether a report set its status.
     pub is_reported: bool,
-    /// Effects noted from reports that came to return paths known to others too.
+    /// Kinds of earlier reports that came to a return path which other recipients know too (`recipients.unvouched`).
     pub unvouched: Vec<String>,
 }
 
-/// Returns the recipients of a message in the order of the request; none if the message is not (or no longer) stored.
-/// Without `tenant`, the message may belong to any tenant.
+/// Returns the recipients of a message in the order of the request; empty if the message is not stored. Without
+/// `tenant`, the message may belong to any tenant.
 pub async fn addressees(
     db: &Db,
     message: MessageId,
     tenant: Option<TenantId>,
 ) -> Result<Vec<ReportedMessageRecipient>, DbError> {
-    // Without a due time, none is `scheduled`.
+    // `recipient_status` is called without a due time, so no recipient has the status `scheduled`.
     let query = sqlx::query_as!(
         ReportedMessageRecipient,
         r#"SELECT r.id, r.tenant_id, r.address, recipient_status(r.status, q.lease, NULL, NULL) AS "status!", r.attempts,
@@ -67,20 +68,22 @@ pub async fn addressees(
     db.timed("feedback.addressees", query.fetch_all(&db.pool)).await
 }
 
-/// What a report says about one recipient.
+/// The content of a report about one recipient.
 #[derive(Debug, Clone)]
 pub struct RecipientReport {
     /// The recipient.
     pub recipient: Uuid,
-    /// What happened.
+    /// The reported action.
     pub action: Action,
     /// The reply that the report quotes.
     pub reply: Reply,
-    /// How a failure was classified.
+    /// The classification of a failure.
     pub judgement: Option<Judgement>,
-    /// Whether only this recipient knows the return path. If not, an event records the report and no state changes.
+    /// Whether only this recipient knows the return path that the report came to. If not, the report may be forged: an
+    /// event records it, and no state changes.
     pub is_vouched: bool,
-    /// Whether a failure may suppress the address: the report is about that mailbox, not about one it forwards to.
+    /// Whether the report is about the recipient's own mailbox, not about one that it forwards to. Only then may a
+    /// failure suppress the address.
     pub is_own_mailbox: bool,
 }
 
@@ -105,21 +108,21 @@ pub async fn apply(
         let mut ended = lock(&mut tx, tenant, message, reports).await?;
         let waiting = lock_waiting(&mut tx, tenant, message, reports).await?;
         ended.extend(waiting);
-        let effect_of = |report: &RecipientReport| match ended.get(&report.recipient) {
+        let effect = |report: &RecipientReport| match ended.get(&report.recipient) {
             Some(row) => {
-                let effect = ReportEffect::of(report.action, row.status, row.attempts, row.has_complained);
+                let effect = ReportEffect::new(report.action, row.status, row.attempts, row.has_complained);
                 if report.is_vouched { effect } else { effect.unvouched(&row.unvouched) }
             }
-            None if leased.contains(&report.recipient) => ReportEffect::Nothing(NoEffectReason::InHand),
-            None => ReportEffect::Nothing(NoEffectReason::Waiting),
+            None if leased.contains(&report.recipient) => ReportEffect::Nothing(NoEffectReason::Leased),
+            None => ReportEffect::Nothing(NoEffectReason::StillQueued),
         };
-        let all: Vec<ReportEffect> = reports.iter().map(effect_of).collect();
+        let all: Vec<ReportEffect> = reports.iter().map(effect).collect();
         let effects: Vec<(&RecipientReport, ReportEffect)> = reports
             .iter()
             .zip(all.iter().copied())
             .filter(|(_, effect)| !matches!(effect, ReportEffect::Nothing(_)))
             .collect();
-        restore(&mut tx, tenant, message, reports, &ended).await?;
+        remove_suppressions(&mut tx, tenant, message, reports, &ended).await?;
         if !effects.is_empty() {
             update(&mut tx, tenant, message, &effects, now).await?;
             suppress(&mut tx, tenant, message, &effects, now).await?;
@@ -174,17 +177,17 @@ async fn lock(
     )
     .fetch_all(connection)
     .await?;
-    // The column has a CHECK constraint. A status unknown to this version is not an end state that it could change.
-    let standing = rows.into_iter().map(|row| {
+    // The column has a CHECK constraint. A status that this version does not know becomes one that no report changes.
+    let locked = rows.into_iter().map(|row| {
         let status = row.status.parse().unwrap_or(Status::Canceled);
         let (attempts, has_complained, unvouched) = (row.attempts, row.has_complained, row.unvouched);
         (row.id, LockedRecipient { status, attempts, has_complained, unvouched })
     });
-    Ok(standing.collect())
+    Ok(locked.collect())
 }
 
-/// Locks recipients that complain about an earlier attempt and wait for another. Rows locked by another transaction are
-/// about to be released by a worker and are skipped, not waited for.
+/// Locks recipients that complain about an earlier attempt and wait for another one. Skips rows that another
+/// transaction has locked: a worker is about to record an outcome for them.
 async fn lock_waiting(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -211,13 +214,13 @@ async fn lock_waiting(
     )
     .fetch_all(connection)
     .await?;
-    let standing = rows.into_iter().map(|row| {
-        // Locked by another transaction: a worker is about to release it.
+    let locked = rows.into_iter().map(|row| {
+        // Without `attempts`, another transaction has locked the row.
         let status = if row.attempts.is_some() { Status::Deferred } else { Status::Sending };
         let (attempts, has_complained) = (row.attempts.unwrap_or(0), row.has_complained);
         (row.id, LockedRecipient { status, attempts, has_complained, unvouched: row.unvouched })
     });
-    Ok(standing.collect())
+    Ok(locked.collect())
 }
 
 async fn update(
@@ -228,7 +231,7 @@ async fn update(
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     let ids: Vec<Uuid> = effects.iter().map(|(report, _)| report.recipient).collect();
-    let ends: Vec<Option<&str>> = effects
+    let end_states: Vec<Option<&str>> = effects
         .iter()
         .map(|(_, effect)| if let ReportEffect::Ends(status) = effect { Some(status.as_str()) } else { None })
         .collect();
@@ -255,7 +258,7 @@ async fn update(
         message.0,
         &ids,
         now,
-        &ends as _,
+        &end_states as _,
         &codes as _,
         &enhanced as _,
         &texts as _,
@@ -276,21 +279,22 @@ async fn suppress(
     effects: &[(&RecipientReport, ReportEffect)],
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
-    let is_unknown = |report: &RecipientReport| {
+    let is_missing_mailbox = |report: &RecipientReport| {
         report.is_own_mailbox && report.judgement.is_some_and(|judgement| judgement.suppresses())
     };
-    let unknown =
-        effects.iter().filter(|(report, effect)| *effect == ReportEffect::Ends(Status::Bounced) && is_unknown(report));
-    let unknown: Vec<_> = unknown.map(|(report, _)| report.key(tenant, message)).collect();
+    let missing = effects
+        .iter()
+        .filter(|(report, effect)| *effect == ReportEffect::Ends(Status::Bounced) && is_missing_mailbox(report));
+    let missing: Vec<_> = missing.map(|(report, _)| report.key(tenant, message)).collect();
     let complained = effects.iter().filter(|(_, effect)| *effect == ReportEffect::Complains);
     let complained: Vec<_> = complained.map(|(report, _)| report.key(tenant, message)).collect();
-    suppressions::add_recipients(connection, Reason::HardBounce, &unknown, now).await?;
+    suppressions::add_recipients(connection, Reason::HardBounce, &missing, now).await?;
     suppressions::add_recipients(connection, Reason::Complaint, &complained, now).await
 }
 
-/// Removes suppressions that an earlier report about this message added, if the message was delivered behind the
-/// address after all (an alias with one dead member).
-async fn restore(
+/// Removes suppressions that an earlier report about this message added, if a later report says that the message was
+/// delivered: the address is an alias, and one of its members does not exist.
+async fn remove_suppressions(
     connection: &mut PgConnection,
     tenant: TenantId,
     message: MessageId,
@@ -299,9 +303,9 @@ async fn restore(
 ) -> Result<(), sqlx::Error> {
     let is_bounced =
         |report: &&RecipientReport| ended.get(&report.recipient).is_some_and(|row| row.status == Status::Bounced);
-    let arrived =
+    let delivered =
         reports.iter().filter(|report| report.is_vouched && report.action == Action::Delivered).filter(is_bounced);
-    let ids: Vec<Uuid> = arrived.map(|report| report.recipient).collect();
+    let ids: Vec<Uuid> = delivered.map(|report| report.recipient).collect();
     if ids.is_empty() {
         return Ok(());
     }
@@ -330,7 +334,7 @@ async fn restore(
     Ok(())
 }
 
-/// Appends the events. Comes last in the transaction, because it takes event numbers.
+/// Appends the events. Must come last in the transaction, because it reserves event numbers.
 async fn append_events(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -349,7 +353,7 @@ async fn append_events(
     events::append(connection, now, events.collect()).await
 }
 
-/// Returns the reported reply as an outcome for the event; no SMTP conversation took place.
+/// Returns the reported reply as an outcome for the event. Postrider had no SMTP conversation for it.
 fn outcome(report: &RecipientReport) -> Outcome {
     let verdict = if report.action == Action::Failed { Verdict::Permanent } else { Verdict::Accepted };
     Outcome {

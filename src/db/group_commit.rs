@@ -16,9 +16,9 @@ use super::{Db, DbError, events};
 pub struct Done {
     /// The result for each message.
     pub accepted: Vec<Committed>,
-    /// The number of outcomes recorded; outcomes with a stale lease change nothing.
-    pub counted: usize,
-    /// How long the transaction waited for its event numbers.
+    /// The number of outcomes recorded. Outcomes with a stale lease are not recorded.
+    pub recorded: usize,
+    /// How long it took to append the events, mostly waiting for the lock of the event counter.
     pub waited: Duration,
 }
 
@@ -40,43 +40,43 @@ impl From<CommitError> for DbError {
 
 /// How long a transaction waits for a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
-    /// One second: other work waits behind the transaction, and the caller retries.
+pub enum LockTimeout {
+    /// One second, because other work waits for the transaction. The caller retries it.
     Short,
-    /// As long as a database call may take.
+    /// The time limit of a database call.
     Long,
 }
 
-/// Commits messages and outcomes, all or nothing. No two messages may share an idempotency key.
+/// Commits messages and outcomes, all or nothing. No two of the messages may have the same idempotency key.
 pub async fn commit(
     db: &Db,
     accepted: &[MessageInsert],
-    over: &[Finished],
+    outcomes: &[Finished],
     now: DateTime<Utc>,
-    patience: Patience,
+    lock_timeout: LockTimeout,
 ) -> Result<Done, CommitError> {
-    let name = match (accepted, over) {
+    let name = match (accepted, outcomes) {
         ([], _) => "queue.finish",
         (_, []) => "group_commit.messages",
         _ => "group_commit.both",
     };
     // One round trip. The commit is synchronous regardless of the session's settings.
-    let begin = match patience {
-        Patience::Short => "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '1s'",
-        Patience::Long => "BEGIN; SET LOCAL synchronous_commit = on",
+    let begin = match lock_timeout {
+        LockTimeout::Short => "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '1s'",
+        LockTimeout::Long => "BEGIN; SET LOCAL synchronous_commit = on",
     };
     let is_committing = AtomicBool::new(false);
     db.timed(name, async {
         let mut tx = db.pool.begin_hot(begin).await?;
         let stored = insert::store(&mut tx, accepted, now).await?;
-        let ended = queue::end(&mut tx, over, now).await?;
+        let ended = queue::end(&mut tx, outcomes, now).await?;
         queue::ready_at::lower(&mut tx, stored.waiting.iter().copied().chain(ended.retries())).await?;
-        let ready = Instant::now();
+        let started = Instant::now();
         events::append(&mut tx, now, stored.events().chain(ended.events()).collect()).await?;
-        let waited = ready.elapsed();
+        let waited = started.elapsed();
         is_committing.store(true, Ordering::Relaxed);
         tx.commit().await?;
-        Ok(Done { accepted: stored.results, counted: ended.counted.len(), waited })
+        Ok(Done { accepted: stored.results, recorded: ended.recorded.len(), waited })
     })
     .await
     .map_err(|error| CommitError { may_be_done: is_committing.load(Ordering::Relaxed) && error.may_be_done(), error })

@@ -67,7 +67,7 @@ pub async fn insert(db: &Db, key: &NewKey<'_>) -> Result<(), DbError> {
     db.timed("keys.insert", query.execute(&db.pool)).await.map(|_| ())
 }
 
-/// Returns the key with this hash, even if it is revoked or expired.
+/// Returns the key with this hash, including revoked and expired keys.
 pub async fn find(db: &Db, hash: [u8; 32]) -> Result<Option<KeyRow>, DbError> {
     let query = sqlx::query_as!(
         KeyRow,

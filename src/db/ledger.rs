@@ -1,4 +1,5 @@
-//! The ledger: accepted recipients against their states, counted from different tables, so that a loss shows.
+//! The ledger: numbers of accepted recipients and of their states, counted from different tables, so that a lost row
+//! becomes visible.
 
 use chrono::{DateTime, Utc};
 
@@ -10,9 +11,9 @@ use crate::domain::id::TenantId;
 pub struct Tally {
     /// Messages.
     pub messages: i64,
-    /// Messages without recipients, and recipients whose message is missing.
+    /// Messages without recipients, and messages that are missing although recipients exist.
     pub unmatched: i64,
-    /// Recipients.
+    /// Recipients of these messages.
     pub accepted: i64,
     /// Delivered to the recipient's mail server.
     pub delivered: i64,
@@ -44,7 +45,8 @@ pub struct Tally {
     pub stray: i64,
 }
 
-/// Counts what was accepted from `since` until before `until`, in one snapshot. Without `until`, up to the newest.
+/// Counts the messages accepted at or after `since` and before `until`, in one snapshot; without `until`, up to the
+/// newest.
 pub async fn tally(
     db: &Db,
     tenant: TenantId,

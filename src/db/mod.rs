@@ -1,11 +1,11 @@
 //! All SQL statements of the service, as free functions, one folder per subject.
 //!
-//! From the bottom up, each importing only from those before it: `pool` (connections, errors, time limits), `schema`,
+//! The modules in order, each importing only from those before it: `pool` (connections, errors, time limits), `schema`,
 //! `events`, `suppressions`, `queue`, `lanes`, `messages`, and `group_commit`, which commits messages and outcomes
-//! together. `streams`, `domains`, `keys`, `webhooks`, `delivery_reports` and `workers` are outside of this order.
+//! together. `streams`, `domains`, `keys`, `webhooks`, `delivery_reports` and `workers` are not part of this order.
 //!
-//! Each function is one statement or one transaction, bounded by [`Db`]'s time limit (sqlx has none for a stuck socket)
-//! and traced under its name. No transaction ever waits for SMTP or HTTP.
+//! Each function is one statement or one transaction, with [`Db`]'s time limit (sqlx has none for a connection that no
+//! longer responds) and a tracing span with its name. No transaction waits for SMTP or HTTP.
 
 pub mod bench;
 pub mod delivery_reports;
@@ -37,7 +37,7 @@ pub use pool::error::DbError;
 pub use pool::outage::{Outage, Trouble};
 
 use pool::Pool;
-use pool::circuit_breaker::{CircuitBreaker, GivenUp};
+use pool::circuit_breaker::{CallAborted, CircuitBreaker};
 
 /// A connection pool with the session settings that the service needs, behind a circuit breaker.
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ pub struct Db {
 
 /// Options for opening a database.
 #[derive(Debug, Clone, Copy)]
-pub struct Opening<'a> {
+pub struct DbOptions<'a> {
     /// A `postgres://` URL; may be a connection pooler in transaction mode if `direct_url` is set.
     pub url: &'a str,
     /// The URL of the server itself, used for everything that needs a session (LISTEN, migrations, cached plans).
@@ -58,23 +58,23 @@ pub struct Opening<'a> {
     pub max_connections: u32,
     /// Time limit of one call.
     pub timeout: Duration,
-    /// Whether this is a running service, not a command: services share the server's connections among them.
+    /// Whether this process is a service and not a command. Services share the server's connections.
     pub is_service: bool,
 }
 
 impl Db {
     /// Creates a pool without connecting yet. `url` is a `postgres://` URL.
     pub fn new(url: &str, max_connections: u32, timeout: Duration) -> Result<Self, DbError> {
-        Self::open(&Opening { url, direct_url: None, max_connections, timeout, is_service: false })
+        Self::open(&DbOptions { url, direct_url: None, max_connections, timeout, is_service: false })
     }
 
     /// Creates a pool without connecting yet.
-    pub fn open(opening: &Opening<'_>) -> Result<Self, DbError> {
-        let &Opening { url, direct_url, max_connections, timeout, is_service } = opening;
+    pub fn open(opening: &DbOptions<'_>) -> Result<Self, DbError> {
+        let &DbOptions { url, direct_url, max_connections, timeout, is_service } = opening;
         let name = if is_service { service() } else { PROGRAM };
         let direct = with_session_settings(options(direct_url.unwrap_or(url), name)?, timeout);
-        // A pooler refuses or drops session settings, so the role has them instead. Its connections to the server
-        // outlive this process, and must not count as its own.
+        // A pooler refuses or drops session settings, so they are set on the role instead. The pooler's connections to
+        // the server outlive this process, so they do not have its application name.
         let pooled =
             direct_url.map(|_| options(url, PROGRAM)).transpose()?.map(|options| options.extra_float_digits(None));
         let pool = PgPoolOptions::new()
@@ -91,7 +91,7 @@ impl Db {
         self.pool.resize(max_connections);
     }
 
-    /// Returns the time limit of one call, except scans.
+    /// Returns the time limit of one call; scans have a longer one.
     pub fn limit(&self) -> Duration {
         self.timeout
     }
@@ -102,19 +102,19 @@ impl Db {
         let ping = sqlx::query_scalar!(r#"SELECT current_setting('transaction_read_only') = 'on' AS "read_only!""#)
             .fetch_one(&self.pool);
         if self.timed(query, ping).await? {
-            self.pool.renew_unless_fresh();
+            self.pool.renew_unless_recent();
             let outage = Outage::new(Trouble::ReadOnly, "it is read-only");
-            return Err(DbError::Away { query, outage, begun: false });
+            return Err(DbError::KnownOutage { query, outage, may_be_sent: false });
         }
         if self.breaker.is_disk_full() {
             let outage =
                 Outage::new(Trouble::DiskFull, "a statement failed within the last 30 s because the disk is full");
-            return Err(DbError::Away { query, outage, begun: false });
+            return Err(DbError::KnownOutage { query, outage, may_be_sent: false });
         }
         Ok(())
     }
 
-    /// Closes every connection once it is idle; does not wait longer than the time limit.
+    /// Closes every connection once it is idle. Returns after the time limit even if some are still open.
     pub async fn close(&self) {
         let _ = tokio::time::timeout(self.timeout, self.pool.close()).await;
     }
@@ -135,30 +135,34 @@ impl Db {
         name: &'static str,
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> impl Future<Output = Result<T, DbError>> {
-        // Boxed here and not in an async function, whose future would contain it, as would those of all callers, at
-        // full size.
+        // Boxed before the async block: otherwise the block's future, and the futures of all callers, would contain the
+        // large future of the query.
         let work = Box::pin(work.instrument(tracing::debug_span!("db", query = name)));
         async move {
-            match self.breaker.over(limit, work).await {
+            match self.breaker.run(limit, work).await {
                 Ok(result) => result.map_err(|source| self.failed(name, source)),
-                Err(GivenUp::TimedOut) => Err(DbError::Timeout { query: name, limit }),
-                Err(GivenUp::NotBegun(outage)) => Err(DbError::Away { query: name, outage, begun: false }),
-                Err(GivenUp::Away(outage)) => Err(DbError::Away { query: name, outage, begun: true }),
+                Err(CallAborted::TimedOut) => Err(DbError::Timeout { query: name, limit }),
+                Err(CallAborted::NotAttempted(outage)) => {
+                    Err(DbError::KnownOutage { query: name, outage, may_be_sent: false })
+                }
+                Err(CallAborted::Unavailable(outage)) => {
+                    Err(DbError::KnownOutage { query: name, outage, may_be_sent: true })
+                }
             }
         }
     }
 
     fn failed(&self, query: &'static str, source: sqlx::Error) -> DbError {
         if pool::error::is_read_only(&source) {
-            // After a failover, the old primary still responds; new connections may reach the new one.
-            self.pool.renew_unless_fresh();
+            // After a failover, the old primary still responds; new connections may reach the new primary.
+            self.pool.renew_unless_recent();
         }
         if pool::error::is_disk_full(&source) {
             self.breaker.note_disk_full();
         }
         match self.breaker.refusal() {
             Some(outage) if matches!(source, sqlx::Error::PoolTimedOut) => {
-                DbError::Away { query, outage, begun: false }
+                DbError::KnownOutage { query, outage, may_be_sent: false }
             }
             _ => DbError::from_sqlx(query, source),
         }
@@ -173,15 +177,15 @@ fn options(url: &str, name: &str) -> Result<PgConnectOptions, DbError> {
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(2)))
 }
 
-/// Adds the settings of connections that have a session.
+/// Adds the settings of connections with a session.
 fn with_session_settings(options: PgConnectOptions, timeout: Duration) -> PgConnectOptions {
-    options.options(pool::session::settings(timeout)).options(pool::session::OF_LINK)
+    options.options(pool::session::settings(timeout)).options(pool::session::NETWORK_SETTINGS)
 }
 
 /// Application name of connections in `pg_stat_activity`, except those of a running service.
 const PROGRAM: &str = "postrider";
 
-/// Returns the application name of this process's connections as a service, unique to this process.
+/// Returns the application name of this service's connections, which is unique to this process.
 fn service() -> &'static str {
     static NAME: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
         let id = uuid::Uuid::new_v4().simple().to_string();

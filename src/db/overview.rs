@@ -1,5 +1,5 @@
-//! What is stopped in the whole service, for `postrider doctor`: lanes, streams, held recipients, webhook endpoints.
-//! Lists and counts stop at a limit.
+//! Queries for `postrider doctor`: lanes and streams that send nothing, held recipients, and failing or disabled
+//! webhook endpoints. Lists and counts stop at a limit.
 
 use chrono::{DateTime, Utc};
 
@@ -7,7 +7,7 @@ use super::{Db, DbError};
 
 /// Maximum number of lanes, streams and endpoints listed, each.
 const LISTED: i64 = 10;
-/// Maximum count.
+/// Maximum number of held recipients counted.
 const COUNTED: i64 = 1_000;
 
 /// A stream or lane that sends nothing.
@@ -15,7 +15,7 @@ const COUNTED: i64 = 1_000;
 pub struct Stopped {
     /// Name, such as `stream bulk` or `lane_7 (bulk, relay, example.net)`.
     pub name: String,
-    /// When it stopped.
+    /// When it was paused, or when its destination became unreachable.
     pub since: DateTime<Utc>,
     /// The operator's reason, or the destination's last reply.
     pub reason: Option<String>,
@@ -26,7 +26,7 @@ pub struct Stopped {
 pub struct Endpoint {
     /// URL of the endpoint.
     pub url: String,
-    /// When it stopped.
+    /// When it was disabled, or when its posts began to fail.
     pub since: DateTime<Utc>,
     /// Whether the endpoint is disabled.
     pub is_disabled: bool,
@@ -34,30 +34,30 @@ pub struct Endpoint {
     pub reason: Option<String>,
 }
 
-/// What is stopped.
+/// What is paused, unreachable, held or failing, across all tenants.
 #[derive(Debug, Clone)]
 pub struct Overview {
     /// The server's version, such as `15.8`.
     pub server_version: String,
-    /// Streams and lanes that an operator paused, oldest first, at most 20.
+    /// Streams, then lanes, that an operator paused, oldest first, at most 10 each.
     pub paused: Vec<Stopped>,
     /// Lanes whose destination is unreachable, oldest first, at most 10.
-    pub blocked: Vec<Stopped>,
+    pub unreachable: Vec<Stopped>,
     /// Recipients held for an operator, counted up to 1,000.
     pub held: i64,
-    /// Due time of the oldest recipient that no known cause keeps from being sent.
+    /// Earliest due time in lanes that are open, so that nothing should delay the recipient.
     pub oldest_due: Option<DateTime<Utc>>,
     /// Endpoints that are failing or disabled, at most 10.
     pub endpoints: Vec<Endpoint>,
 }
 
-/// Returns what is stopped, across all tenants.
+/// Returns the overview of all tenants.
 pub async fn overview(db: &Db, now: DateTime<Utc>) -> Result<Overview, DbError> {
     let server_version = sqlx::query_scalar!(r#"SELECT current_setting('server_version') AS "version!""#);
     let server_version = db.timed("overview.version", server_version.fetch_one(&db.pool)).await?;
     let mut paused = paused_streams(db).await?;
     paused.extend(stopped_lanes(db, "paused").await?);
-    let blocked = stopped_lanes(db, "blocked").await?;
+    let unreachable = stopped_lanes(db, "unreachable").await?;
     let held = sqlx::query_scalar!(
         r#"SELECT count(*) AS "held!" FROM (SELECT FROM queue WHERE held IS NOT NULL LIMIT $1) held"#,
         COUNTED
@@ -66,7 +66,7 @@ pub async fn overview(db: &Db, now: DateTime<Utc>) -> Result<Overview, DbError> 
     Ok(Overview {
         server_version,
         paused,
-        blocked,
+        unreachable,
         held,
         oldest_due: oldest_due(db, now).await?,
         endpoints: endpoints(db).await?,
@@ -98,7 +98,7 @@ async fn stopped_lanes(db: &Db, state: &str) -> Result<Vec<Stopped>, DbError> {
     db.timed("overview.lanes", query.fetch_all(&db.pool)).await
 }
 
-/// Returns the oldest due time in lanes that may send, with one index lookup per lane.
+/// Returns the earliest due time in open lanes. Reads one index entry per lane.
 async fn oldest_due(db: &Db, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, DbError> {
     let query = sqlx::query_scalar!(
         r#"SELECT min(oldest.due_at)

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::pool::scan::{SCAN_LIMIT, allow_scan};
-use super::queue::ready_at::{Lowered, lower};
+use super::queue::ready_at::{DueRow, lower};
 use super::queue::{self, Claimed, Finished};
 use super::{Db, DbError};
 use crate::domain::delivery::{Status, Transition};
@@ -20,17 +20,17 @@ use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 pub struct Registration {
     /// Worker id, used as the lease.
     pub id: Uuid,
-    /// Host name, for people.
+    /// Host name, for the operator.
     pub host: String,
     /// Process id.
     pub pid: i32,
-    /// How long it may go without a heartbeat before its leases are released.
+    /// Lease time: how long it may be without a heartbeat before its leases are released.
     pub lease: Duration,
     /// Fingerprints of the settings that must be the same in all replicas.
     pub settings: Fingerprints,
 }
 
-/// Registers a worker. Heartbeats use the database's clock, so the replicas' clocks need not agree.
+/// Registers a worker. Heartbeats use the database's clock, so the replicas' clocks may differ.
 pub async fn register(db: &Db, worker: &Registration) -> Result<(), DbError> {
     let query = sqlx::query!(
         "INSERT INTO workers (id, host, pid, started_at, heartbeat_at, lease_seconds, version, settings,
@@ -48,7 +48,7 @@ pub async fn register(db: &Db, worker: &Registration) -> Result<(), DbError> {
 
 /// A worker with a heartbeat within its lease time.
 #[derive(Debug, Clone)]
-pub struct Living {
+pub struct LiveWorker {
     /// Worker id, used as the lease.
     pub id: Uuid,
     /// Host name.
@@ -61,22 +61,22 @@ pub struct Living {
     pub settings: Fingerprints,
 }
 
-/// Returns the live workers. `lease` applies to workers of versions that do not record their lease time.
-pub async fn living(db: &Db, lease: Duration) -> Result<Vec<Living>, DbError> {
+/// Returns the live workers. `lease` is the lease time of workers of versions that do not record theirs.
+pub async fn live(db: &Db, lease: Duration) -> Result<Vec<LiveWorker>, DbError> {
     let query = sqlx::query!(
         "SELECT id, host, pid, version, settings FROM workers
          WHERE heartbeat_at >= clock_timestamp() - make_interval(secs => coalesce(lease_seconds, $1)) ORDER BY id",
         lease.as_secs_f64()
     );
-    let rows = db.timed("workers.living", query.fetch_all(&db.pool)).await?;
-    let living = rows.into_iter().map(|row| Living {
+    let rows = db.timed("workers.live", query.fetch_all(&db.pool)).await?;
+    let live = rows.into_iter().map(|row| LiveWorker {
         id: row.id,
         host: row.host,
         pid: row.pid,
         version: row.version,
         settings: serde_json::from_value(row.settings).unwrap_or_default(),
     });
-    Ok(living.collect())
+    Ok(live.collect())
 }
 
 /// Records a heartbeat, over a connection that no long table scan can occupy. Returns `false` if the worker was
@@ -88,14 +88,14 @@ pub async fn heartbeat(db: &Db, id: Uuid) -> Result<bool, DbError> {
 
 /// The result of rescuing leases.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Reaped {
+pub struct RescuedLeases {
     /// Workers declared dead.
     pub workers: usize,
-    /// Recipients released.
-    pub freed: usize,
+    /// Recipients released to be claimed again.
+    pub released: usize,
     /// Recipients held because workers crashed repeatedly with them in flight.
     pub held: usize,
-    /// Recipients whose message was being sent, and whose sender wants no duplicate.
+    /// Recipients that became uncertain: their message body was being sent, and `on_uncertain` is `hold` or `fail`.
     pub uncertain: usize,
 }
 
@@ -103,12 +103,12 @@ pub struct Reaped {
 pub const CRASHES_TO_HOLD: i16 = 3;
 
 /// Declares workers dead whose lease time has passed without a heartbeat, and releases their recipients, due at `now`.
-/// `lease` applies to workers of versions that do not record their lease time.
+/// `lease` is the lease time of workers of versions that do not record theirs.
 ///
-/// The first crash counts against every recipient in flight; later ones only against those that the worker had begun
-/// with.
-pub async fn reap(db: &Db, lease: Duration, now: DateTime<Utc>) -> Result<Reaped, DbError> {
-    db.timed_for(SCAN_LIMIT, "workers.reap", async {
+/// The first crash counts against every recipient that the worker had leased; later crashes only against those whose
+/// attempt it had started (`queue.begun`).
+pub async fn rescue_leases(db: &Db, lease: Duration, now: DateTime<Utc>) -> Result<RescuedLeases, DbError> {
+    db.timed_for(SCAN_LIMIT, "workers.rescue_leases", async {
         let mut tx = db.pool.begin().await?;
         allow_scan(&mut tx).await?;
         let dead = sqlx::query_scalar!(
@@ -121,42 +121,44 @@ pub async fn reap(db: &Db, lease: Duration, now: DateTime<Utc>) -> Result<Reaped
         .fetch_all(&mut *tx)
         .await?;
         if dead.is_empty() {
-            return Ok(Reaped::default());
+            return Ok(RescuedLeases::default());
         }
-        let reaped = release_all(&mut tx, &dead, now).await?;
+        let rescued = release_all(&mut tx, &dead, now).await?;
         tx.commit().await?;
-        Ok(reaped)
+        Ok(rescued)
     })
     .await
 }
 
-/// Releases leases of unregistered workers, as after rows were edited or restored: [`reap`] would never find them. A
-/// claim locks its worker's row until it commits, so no running claim is affected. Scans the whole queue.
-pub async fn free_orphans(db: &Db, now: DateTime<Utc>) -> Result<Reaped, DbError> {
-    db.timed_for(SCAN_LIMIT, "workers.free_orphans", async {
+/// Releases leases of workers that are not registered, for example after rows were edited or restored;
+/// [`rescue_leases`] never finds them. A claim locks its worker's row until it commits, so no running claim is
+/// affected. Scans the whole queue.
+pub async fn release_orphans(db: &Db, now: DateTime<Utc>) -> Result<RescuedLeases, DbError> {
+    db.timed_for(SCAN_LIMIT, "workers.release_orphans", async {
         let mut tx = db.pool.begin().await?;
         allow_scan(&mut tx).await?;
-        let unknown = sqlx::query_scalar!(
+        let unregistered = sqlx::query_scalar!(
             r#"SELECT DISTINCT lease AS "lease!" FROM queue
                WHERE lease IS NOT NULL AND NOT EXISTS (SELECT FROM workers WHERE workers.id = queue.lease)"#
         )
         .fetch_all(&mut *tx)
         .await?;
-        if unknown.is_empty() {
-            return Ok(Reaped::default());
+        if unregistered.is_empty() {
+            return Ok(RescuedLeases::default());
         }
-        let reaped = release_all(&mut tx, &unknown, now).await?;
+        let rescued = release_all(&mut tx, &unregistered, now).await?;
         tx.commit().await?;
-        Ok(reaped)
+        Ok(rescued)
     })
     .await
 }
 
 /// Releases the recipients leased to these dead workers.
-async fn release_all(tx: &mut PgConnection, dead: &[Uuid], now: DateTime<Utc>) -> Result<Reaped, sqlx::Error> {
+async fn release_all(tx: &mut PgConnection, dead: &[Uuid], now: DateTime<Utc>) -> Result<RescuedLeases, sqlx::Error> {
     let uncertain = interrupted(&mut *tx, dead, now).await?;
-    // No index on `lease`: it would make every claim more expensive, and this scan runs only when a worker has died.
-    let freed = sqlx::query!(
+    // There is no index on `lease`, because it would make every claim more expensive. This scan runs only after a
+    // worker died.
+    let released = sqlx::query!(
             r#"UPDATE queue SET lease = NULL, begun = false, crashes = blamed.crashes,
                    held = CASE WHEN blamed.crashes >= $3::smallint
                           THEN 'held: ' || blamed.crashes || ' workers died while they had this message in hand: it may be what '
@@ -172,38 +174,38 @@ async fn release_all(tx: &mut PgConnection, dead: &[Uuid], now: DateTime<Utc>) -
         )
         .fetch_all(&mut *tx)
         .await?;
-    let lowered = freed.iter().filter(|row| !row.held).map(|row| Lowered { lane: row.lane_id, due_at: now });
-    lower(&mut *tx, lowered).await?;
+    let due_rows = released.iter().filter(|row| !row.held).map(|row| DueRow { lane: row.lane_id, due_at: now });
+    lower(&mut *tx, due_rows).await?;
     queue::conclude(&mut *tx, &uncertain, now).await?;
-    let held = freed.iter().filter(|row| row.held).count();
-    Ok(Reaped { workers: dead.len(), freed: freed.len() - held, held, uncertain: uncertain.len() })
+    let held = released.iter().filter(|row| row.held).count();
+    Ok(RescuedLeases { workers: dead.len(), released: released.len() - held, held, uncertain: uncertain.len() })
 }
 
-/// Deregisters a worker. Recipients that it still holds are released without counting a crash.
+/// Deregisters a worker and releases the recipients that it still has leased, without counting a crash.
 pub async fn deregister(db: &Db, id: Uuid, now: DateTime<Utc>) -> Result<(), DbError> {
     db.timed_for(SCAN_LIMIT, "workers.deregister", async {
         let mut tx = db.pool.begin().await?;
         allow_scan(&mut tx).await?;
-        // First, so that this worker cannot claim afterwards.
+        // Deletes the worker first, so that it cannot claim any more.
         sqlx::query!("DELETE FROM workers WHERE id = $1", id).execute(&mut *tx).await?;
         let uncertain = interrupted(&mut tx, &[id], now).await?;
-        let freed = sqlx::query_as!(
-            Lowered,
+        let released = sqlx::query_as!(
+            DueRow,
             "UPDATE queue SET lease = NULL, begun = false WHERE lease = $1 AND NOT data_started
              RETURNING lane_id AS lane, due_at",
             id
         )
         .fetch_all(&mut *tx)
         .await?;
-        lower(&mut tx, freed).await?;
+        lower(&mut tx, released).await?;
         queue::conclude(&mut tx, &uncertain, now).await?;
         tx.commit().await
     })
     .await
 }
 
-/// Returns the attempts of these workers that ended between the message body and the reply, which are recorded only if
-/// the sender wants no duplicate ([`super::queue::attempt_markers`]).
+/// Returns the attempts of these workers that were interrupted after the message body was started
+/// ([`super::queue::attempt_markers`]), as uncertain. The marker is set only if `on_uncertain` is `hold` or `fail`.
 async fn interrupted(
     connection: &mut PgConnection,
     workers: &[Uuid],
@@ -219,7 +221,7 @@ async fn interrupted(
     .await?;
     let outcome = Outcome {
         verdict: Verdict::Uncertain,
-        reply: Reply::ours_with(
+        reply: Reply::local_error_with(
             4,
             4,
             2,

@@ -1,5 +1,5 @@
-//! A webhook receiver in `postrider dev`: `POST /dev/hooks` returns 204 and records the post, for a person or a test to
-//! read.
+//! A webhook receiver in `postrider dev`: `POST /dev/hooks` returns 204 and stores the post, so that a person or a
+//! test can read it.
 //!
 //! The newest `CAPACITY` posts are kept in memory. Signatures are shown but not verified, because only the endpoint's
 //! creator knows its secret.
@@ -32,7 +32,7 @@ use crate::clock::SharedClock;
 
 mod page;
 
-/// Maximum number of posts kept; the oldest are dropped first.
+/// Maximum number of stored posts; the oldest are dropped first.
 const CAPACITY: usize = 200;
 /// Maximum size of a post, in bytes.
 const MAX_BODY: usize = 1 << 20;
@@ -41,19 +41,20 @@ const MAX_BODY: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Hooks {
     clock: SharedClock,
-    kept: Mutex<VecDeque<HookPost>>,
+    posts: Mutex<VecDeque<HookPost>>,
     /// The number of the newest post.
     last: watch::Sender<u64>,
     stop: CancellationToken,
 }
 
-/// One post.
+/// A post received at `/dev/hooks`.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct HookPost {
     /// The post's number, ascending from 1.
     #[schema(example = 1)]
     pub n: u64,
-    /// When it arrived.
+    /// When the post arrived.
+    #[schema(example = "2026-12-01T09:00:00Z")]
     pub received_at: DateTime<Utc>,
     /// The `webhook-id` header: the same on every retry.
     #[schema(example = "msg_2KWPBgLlAfxdpx2AI54pPJ85f4W")]
@@ -65,7 +66,7 @@ pub struct HookPost {
     #[schema(example = "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=")]
     pub webhook_signature: Option<String>,
     /// The body: parsed if it is JSON, otherwise a string.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Object, example = json!({"type": "webhook.test"}))]
     pub body: Value,
     /// The body as received, which the signature covers.
     #[schema(example = "{\"type\":\"webhook.test\"}")]
@@ -82,16 +83,16 @@ pub struct HookPage {
 impl Hooks {
     /// Creates an empty list. When `stop` is cancelled, waiting requests return.
     pub fn new(clock: SharedClock, stop: CancellationToken) -> Self {
-        Self { clock, kept: Mutex::default(), last: watch::Sender::new(0), stop }
+        Self { clock, posts: Mutex::default(), last: watch::Sender::new(0), stop }
     }
 
-    fn keep(&self, headers: &HeaderMap, body: &[u8]) {
+    fn store(&self, headers: &HeaderMap, body: &[u8]) {
         let text = |name| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
         let raw_body = String::from_utf8_lossy(body).into_owned();
         let body = serde_json::from_slice(body).unwrap_or_else(|_| raw_body.clone().into());
-        let mut kept = self.kept();
+        let mut posts = self.lock_posts();
         let n = *self.last.borrow() + 1;
-        kept.push_front(HookPost {
+        posts.push_front(HookPost {
             n,
             received_at: self.clock.now(),
             webhook_id: text("webhook-id"),
@@ -100,16 +101,16 @@ impl Hooks {
             body,
             raw_body,
         });
-        kept.truncate(CAPACITY);
+        posts.truncate(CAPACITY);
         self.last.send_replace(n);
     }
 
     /// Returns the newest posts that match the query.
     fn list(&self, query: &HooksQuery) -> Vec<HookPost> {
-        let of_type = |post: &HookPost| query.r#type.as_ref().is_none_or(|wanted| post.body["type"] == **wanted);
-        let kept = self.kept();
-        let newer = kept.iter().filter(|post| post.n > query.after.unwrap_or(0));
-        newer.filter(|post| of_type(post)).cloned().collect()
+        let has_type = |post: &HookPost| query.r#type.as_ref().is_none_or(|wanted| post.body["type"] == **wanted);
+        let posts = self.lock_posts();
+        let newer = posts.iter().filter(|post| post.n > query.after.unwrap_or(0));
+        newer.filter(|post| has_type(post)).cloned().collect()
     }
 
     async fn wait(&self, query: &HooksQuery, deadline: Instant) {
@@ -119,17 +120,17 @@ impl Hooks {
         let _ = self.stop.run_until_cancelled(timeout_at(deadline, arrives)).await;
     }
 
-    fn kept(&self) -> MutexGuard<'_, VecDeque<HookPost>> {
-        self.kept.lock()
+    fn lock_posts(&self) -> MutexGuard<'_, VecDeque<HookPost>> {
+        self.posts.lock()
     }
 }
 
-/// The routes of the receiver.
+/// Returns the routes of the receiver.
 pub fn router(hooks: Arc<Hooks>) -> Router {
     Router::from(routes()).route("/dev/hooks", get(page::show).post(receive)).with_state(hooks)
 }
 
-/// The OpenAPI document of these routes.
+/// Returns the OpenAPI document of these routes.
 pub fn document() -> Document {
     routes().into_openapi()
 }
@@ -141,14 +142,14 @@ fn routes() -> OpenApiRouter<Arc<Hooks>> {
 async fn receive(State(hooks): State<Arc<Hooks>>, headers: HeaderMap, body: Body) -> Response {
     match to_bytes(body, MAX_BODY).await {
         Ok(body) => {
-            hooks.keep(&headers, &body);
+            hooks.store(&headers, &body);
             StatusCode::NO_CONTENT.into_response()
         }
         Err(_) => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
     }
 }
 
-/// Which posts to list.
+/// The query of the list of posts.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
@@ -157,9 +158,10 @@ struct HooksQuery {
     #[param(example = "message.relayed")]
     r#type: Option<String>,
     /// Only posts with a number above this one.
+    #[param(example = 1)]
     after: Option<u64>,
     /// Seconds to wait for the first such post, at most 60; 0 by default.
-    #[param(maximum = 60)]
+    #[param(maximum = 60, example = 10)]
     wait: Option<u64>,
 }
 
@@ -189,7 +191,7 @@ async fn list(
     responses((status = 204, description = "All received posts are deleted")),
 )]
 async fn clear(State(hooks): State<Arc<Hooks>>) -> StatusCode {
-    hooks.kept().clear();
+    hooks.lock_posts().clear();
     StatusCode::NO_CONTENT
 }
 
@@ -201,12 +203,12 @@ mod tests {
     use crate::clock::SystemClock;
 
     #[test]
-    fn the_newest_posts_are_kept() {
+    fn only_the_newest_posts_are_stored() {
         let hooks = Hooks::new(Arc::new(SystemClock), CancellationToken::new());
         for n in 0..=CAPACITY {
-            hooks.keep(&HeaderMap::new(), format!("{{\"type\":\"t{n}\"}}").as_bytes());
+            hooks.store(&HeaderMap::new(), format!("{{\"type\":\"t{n}\"}}").as_bytes());
         }
-        hooks.keep(&HeaderMap::from_iter([("webhook-id".parse().unwrap(), "a".parse().unwrap())]), b"\xff not JSON");
+        hooks.store(&HeaderMap::from_iter([("webhook-id".parse().unwrap(), "a".parse().unwrap())]), b"\xff not JSON");
         let all = hooks.list(&HooksQuery::default());
         assert_eq!((all.len(), all[0].webhook_id.as_deref()), (CAPACITY, Some("a")));
         assert_eq!(all[0].body, "\u{fffd} not JSON");
@@ -217,13 +219,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wait_ends_with_a_post_and_with_the_process() {
+    async fn wait_ends_at_a_matching_post_or_at_shutdown() {
         let hooks = Arc::new(Hooks::new(Arc::new(SystemClock), CancellationToken::new()));
         let query = HooksQuery { r#type: Some("x".into()), ..HooksQuery::default() };
         let later = Instant::now() + Duration::from_mins(10);
         let posting = async {
-            hooks.keep(&HeaderMap::new(), b"{}");
-            hooks.keep(&HeaderMap::new(), b"{\"type\":\"x\"}");
+            hooks.store(&HeaderMap::new(), b"{}");
+            hooks.store(&HeaderMap::new(), b"{\"type\":\"x\"}");
         };
         tokio::join!(hooks.wait(&query, later), posting);
         hooks.stop.cancel();

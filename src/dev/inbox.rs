@@ -1,13 +1,13 @@
-//! The inbox of `postrider dev`: accepts every message for any recipient over SMTP, and stores it for a person or a
-//! test to read.
+//! The inbox of `postrider dev`: accepts every message for any recipient over SMTP, and stores it, so that a person
+//! or a test can read it.
 //!
 //! Each message has a number, ascending from 1, and two files: `000001.eml`, the message byte for byte, and
 //! `000001.json`, its [`Summary`]. A message exists once its summary is written, which is the last step; the next start
-//! removes files that a crash left without one. Summaries are also kept in memory, so that listing reads no file.
+//! removes files that a crash left without one. Summaries are also in memory, so that listing reads no file.
 //! Beyond [`CAPACITY`] messages the oldest are deleted.
 //!
-//! A message is answered with 250 once its files are written. They are not synced to disk: the inbox is only for
-//! testing.
+//! The server replies 250 to a message once its files are written. They are not synced to disk, because the inbox is
+//! only for testing.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::SharedClock;
-use crate::smtp::inbound::{Handler, ReceivedMail, SmtpRefusal};
+use crate::smtp::inbound::{Handler, ReceivedMessage, SmtpRefusal};
 
 mod error;
 mod files;
@@ -37,17 +37,17 @@ pub use summary::{Envelope, Page, Summary};
 use files::Files;
 use simulator::Simulator;
 
-/// Maximum number of messages kept; the oldest are deleted first.
+/// Maximum number of stored messages; the oldest are deleted first.
 pub const CAPACITY: usize = 10_000;
 
-/// The messages of one directory. Only one process may have it open.
+/// The messages of one directory. Only one process may open it.
 pub struct Inbox {
     files: Files,
     clock: SharedClock,
     capacity: usize,
     index: Mutex<Index>,
     received: watch::Sender<u64>,
-    /// Refuses and defers at the addresses of the simulator.
+    /// Refuses and defers messages to the addresses of the simulator.
     simulator: Simulator,
     /// Ends every wait for a message.
     stop: CancellationToken,
@@ -55,7 +55,7 @@ pub struct Inbox {
 
 struct Index {
     next: u64,
-    mails: BTreeMap<u64, Arc<Summary>>,
+    summaries: BTreeMap<u64, Arc<Summary>>,
 }
 
 impl Inbox {
@@ -76,18 +76,18 @@ impl Inbox {
         })
         .await?;
         let next = found.last_key_value().map_or(1, |(n, _)| n + 1);
-        let mails = found.into_iter().map(|(n, summary)| (n, Arc::new(summary))).collect();
-        let index = Mutex::new(Index { next, mails });
+        let summaries = found.into_iter().map(|(n, summary)| (n, Arc::new(summary))).collect();
+        let index = Mutex::new(Index { next, summaries });
         let (received, simulator, stop) = (watch::Sender::new(0), Simulator::default(), CancellationToken::new());
         Ok(Arc::new(Self { files, clock, capacity, index, received, simulator, stop }))
     }
 
-    /// The number of messages received since the inbox was opened: `wait_for(|n| *n >= 3)` waits for the third.
+    /// Returns the number of messages received since the inbox was opened: `wait_for(|n| *n >= 3)` waits for the third.
     pub fn received(&self) -> watch::Receiver<u64> {
         self.received.subscribe()
     }
 
-    /// The number of the newest message, even if it was deleted; 0 if there was none.
+    /// Returns the number of the newest message, even if it was deleted; 0 if there was none.
     pub fn last(&self) -> u64 {
         self.index().next - 1
     }
@@ -95,8 +95,8 @@ impl Inbox {
     /// Returns at most `limit` messages that match the filter, with numbers below `before`, newest first.
     pub fn list(&self, limit: usize, before: Option<u64>, filter: &Filter) -> Page {
         let index = self.index();
-        let below = index.mails.range(..before.unwrap_or(u64::MAX)).rev().map(|(_, summary)| summary);
-        let mut found = below.filter(|summary| filter.passes(summary));
+        let below = index.summaries.range(..before.unwrap_or(u64::MAX)).rev().map(|(_, summary)| summary);
+        let mut found = below.filter(|summary| filter.matches(summary));
         let data: Vec<_> = found.by_ref().take(limit).map(|summary| Summary::clone(summary)).collect();
         let has_more = found.next().is_some();
         let next = data.last().filter(|_| has_more).map(|last| last.n);
@@ -114,12 +114,12 @@ impl Inbox {
         let _ = self.stop.run_until_cancelled(timeout_at(deadline, arrives)).await;
     }
 
-    /// The clock of the inbox.
+    /// Returns the clock of the inbox.
     pub fn clock(&self) -> SharedClock {
         self.clock.clone()
     }
 
-    /// Canceled when the process is stopping.
+    /// Returns a token that is canceled when the process is stopping.
     pub fn stopping(&self) -> CancellationToken {
         self.stop.clone()
     }
@@ -152,21 +152,21 @@ impl Inbox {
 
     /// Deletes message `n`.
     pub async fn delete(&self, n: u64) -> Result<(), InboxError> {
-        self.index().mails.remove(&n).ok_or(InboxError::NoMail { n })?;
+        self.index().summaries.remove(&n).ok_or(InboxError::NoMessage { n })?;
         let files = self.files.clone();
         blocking(move || Ok(files.remove(n)?)).await
     }
 
     /// Deletes all messages received so far, and returns their number. Message numbers continue to ascend.
     pub async fn clear(&self) -> Result<usize, InboxError> {
-        let gone: Vec<u64> = std::mem::take(&mut self.index().mails).into_keys().collect();
-        let (count, files) = (gone.len(), self.files.clone());
-        blocking(move || Ok(gone.into_iter().try_for_each(|n| files.remove(n))?)).await?;
+        let deleted: Vec<u64> = std::mem::take(&mut self.index().summaries).into_keys().collect();
+        let (count, files) = (deleted.len(), self.files.clone());
+        blocking(move || Ok(deleted.into_iter().try_for_each(|n| files.remove(n))?)).await?;
         Ok(count)
     }
 
     /// Stores a message, and returns its number.
-    pub async fn store(&self, mail: ReceivedMail) -> Result<u64, InboxError> {
+    pub async fn store(&self, message: ReceivedMessage) -> Result<u64, InboxError> {
         let n = {
             let mut index = self.index();
             index.next += 1;
@@ -174,9 +174,9 @@ impl Inbox {
         };
         let (files, received_at) = (self.files.clone(), self.clock.now());
         let summary = blocking(move || {
-            let parsed = MessageParser::new().parse_headers(&mail.data).unwrap_or_default();
-            let summary = Summary::of(n, received_at, &mail, &parsed);
-            files.write(&summary, &mail.data)?;
+            let parsed = MessageParser::new().parse_headers(&message.data).unwrap_or_default();
+            let summary = Summary::new(n, received_at, &message, &parsed);
+            files.write(&summary, &message.data)?;
             Ok(summary)
         })
         .await?;
@@ -192,12 +192,12 @@ impl Inbox {
     /// Adds a message to the index, and removes the oldest if there are too many.
     fn insert(&self, summary: Summary) -> Option<u64> {
         let mut index = self.index();
-        index.mails.insert(summary.n, Arc::new(summary));
-        if index.mails.len() > self.capacity { index.mails.pop_first().map(|(n, _)| n) } else { None }
+        index.summaries.insert(summary.n, Arc::new(summary));
+        if index.summaries.len() > self.capacity { index.summaries.pop_first().map(|(n, _)| n) } else { None }
     }
 
     fn summary(&self, n: u64) -> Result<Arc<Summary>, InboxError> {
-        self.index().mails.get(&n).cloned().ok_or(InboxError::NoMail { n })
+        self.index().summaries.get(&n).cloned().ok_or(InboxError::NoMessage { n })
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
@@ -219,12 +219,12 @@ impl Handler for Inbox {
         })
     }
 
-    async fn message(&self, mail: ReceivedMail) -> Result<String, SmtpRefusal> {
-        let (from, to) = (mail.from.clone(), mail.to.join(", "));
-        Simulator::data(&mail.to).inspect_err(|reply| {
+    async fn message(&self, message: ReceivedMessage) -> Result<String, SmtpRefusal> {
+        let (from, to) = (message.from.clone(), message.to.join(", "));
+        Simulator::data(&message.to).inspect_err(|reply| {
             tracing::info!(event = "inbox_message_refused", from, to, %reply, "inbox refused a message");
         })?;
-        match self.store(mail).await {
+        match self.store(message).await {
             Ok(n) => {
                 let subject = self.summary(n).ok().and_then(|summary| summary.subject.clone()).unwrap_or_default();
                 tracing::info!(event = "inbox_message_received", n, to, subject, "message in the inbox");
@@ -250,10 +250,10 @@ mod tests {
         Inbox::with_capacity(dir, Arc::new(SystemClock), capacity).await.expect("an inbox")
     }
 
-    fn mail(subject: &str) -> ReceivedMail {
+    fn message(subject: &str) -> ReceivedMessage {
         let peer = ([127, 0, 0, 1], 25).into();
         let data = format!("Subject: {subject}\r\n\r\nbody\r\n").into_bytes();
-        ReceivedMail { helo: "h".into(), from: "a@b.test".into(), to: vec!["c@d.test".into()], peer, data }
+        ReceivedMessage { helo: "h".into(), from: "a@b.test".into(), to: vec!["c@d.test".into()], peer, data }
     }
 
     fn numbers(page: &Page) -> Vec<u64> {
@@ -261,38 +261,38 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn mails_survive_a_restart_and_numbers_go_on() {
+    async fn messages_and_numbering_survive_a_restart() {
         let dir = tempfile::tempdir().expect("a directory");
         let inbox = open(dir.path(), 10).await;
-        inbox.store(mail("=?utf-8?q?=C3=A9?=")).await.expect("stored");
+        inbox.store(message("=?utf-8?q?=C3=A9?=")).await.expect("stored");
         let before = inbox.get(1).await.expect("a message");
         let inbox = open(dir.path(), 10).await;
         assert_eq!(inbox.get(1).await.expect("a message"), before);
         assert_eq!(before.summary.subject.as_deref(), Some("é"));
-        assert_eq!(inbox.store(mail("two")).await.expect("stored"), 2);
+        assert_eq!(inbox.store(message("two")).await.expect("stored"), 2);
     }
 
     #[tokio::test]
-    async fn what_a_crash_left_half_written_is_swept_away() {
+    async fn partly_written_files_are_removed_at_the_start() {
         let dir = tempfile::tempdir().expect("a directory");
-        open(dir.path(), 10).await.store(mail("whole")).await.expect("stored");
-        for left in ["000002.eml", "000003.new", "000004.json"] {
-            fs::write(dir.path().join(left), b"{").expect("written");
+        open(dir.path(), 10).await.store(message("whole")).await.expect("stored");
+        for name in ["000002.eml", "000003.new", "000004.json"] {
+            fs::write(dir.path().join(name), b"{").expect("written");
         }
         fs::write(dir.path().join("notes.txt"), b"mine").expect("written");
         let inbox = open(dir.path(), 10).await;
         assert_eq!(numbers(&inbox.list(10, None, &Filter::default())), [1]);
         assert!(!dir.path().join("000002.eml").exists() && !dir.path().join("000003.new").exists());
         assert!(dir.path().join("notes.txt").exists());
-        assert_eq!(inbox.store(mail("next")).await.expect("stored"), 2);
+        assert_eq!(inbox.store(message("next")).await.expect("stored"), 2);
     }
 
     #[tokio::test]
-    async fn pages_go_from_the_newest_to_the_oldest() {
+    async fn pages_start_with_the_newest_message() {
         let dir = tempfile::tempdir().expect("a directory");
         let inbox = open(dir.path(), 10).await;
         for _ in 0..5 {
-            inbox.store(mail("x")).await.expect("stored");
+            inbox.store(message("x")).await.expect("stored");
         }
         let first = inbox.list(2, None, &Filter::default());
         assert_eq!((numbers(&first), first.has_more, first.next), (vec![5, 4], true, Some(4)));
@@ -301,26 +301,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn beyond_its_capacity_the_oldest_go() {
+    async fn oldest_messages_beyond_capacity_are_deleted() {
         let dir = tempfile::tempdir().expect("a directory");
         let inbox = open(dir.path(), 2).await;
         for _ in 0..4 {
-            inbox.store(mail("x")).await.expect("stored");
+            inbox.store(message("x")).await.expect("stored");
         }
         assert_eq!(numbers(&inbox.list(10, None, &Filter::default())), [4, 3]);
-        assert!(matches!(inbox.raw(1).await, Err(InboxError::NoMail { n: 1 })));
+        assert!(matches!(inbox.raw(1).await, Err(InboxError::NoMessage { n: 1 })));
         assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 4);
     }
 
     #[tokio::test]
-    async fn a_cleared_inbox_is_empty_and_goes_on_counting() {
+    async fn numbering_continues_after_clear() {
         let dir = tempfile::tempdir().expect("a directory");
         let inbox = open(dir.path(), 10).await;
-        inbox.store(mail("x")).await.expect("stored");
+        inbox.store(message("x")).await.expect("stored");
         assert_eq!(inbox.clear().await.expect("cleared"), 1);
         assert_eq!(numbers(&inbox.list(10, None, &Filter::default())), [0; 0]);
         assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 0);
-        assert_eq!(inbox.store(mail("y")).await.expect("stored"), 2);
+        assert_eq!(inbox.store(message("y")).await.expect("stored"), 2);
         assert_eq!(*inbox.received().borrow(), 2);
     }
 }

@@ -1,8 +1,8 @@
-//! Protects the inbox, which has no password, from foreign web pages.
+//! Protects the inbox, which has no password, from web pages of other sites.
 //!
 //! A page on the Internet can make a browser call `127.0.0.1` in two ways. It can resolve its own name to this address
 //! (DNS rebinding) and then read the responses: such requests have that name in `Host`. And it can submit a form to
-//! this address without reading the response: such requests have its `Origin` or `Sec-Fetch-Site`.
+//! this address without reading the response: such requests have `Sec-Fetch-Site` or the page's `Origin`.
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
@@ -10,16 +10,16 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use url::{Host, Url};
 
-use crate::domain::network::Place;
+use crate::domain::network::IpClass;
 use crate::domain::problem::{Problem, ProblemCode};
 
 /// Names that no public DNS server can give an address: the special-use names of RFC 6761 and ICANN's `internal`.
 const LOCAL_ENDINGS: [&str; 3] = [".localhost", ".internal", ".test"];
 
-/// Refuses a request whose host name is not this machine's, or which another site's page made.
+/// Refuses a request if its host name does not belong to this machine, or if a page of another site sent it.
 pub async fn check(request: Request, next: Next) -> Response {
     let headers = request.headers();
-    let Some(host) = asked_for(request.uri(), headers) else { return next.run(request).await };
+    let Some(host) = requested_host(request.uri(), headers) else { return next.run(request).await };
     if !is_local_name(&host) {
         return refusal(
             ProblemCode::MisdirectedRequest,
@@ -30,7 +30,7 @@ pub async fn check(request: Request, next: Next) -> Response {
         );
     }
     if !is_safe(request.method()) && is_from_another_site(headers, &host) {
-        return refusal(ProblemCode::Forbidden, "Another site's page may not do this.".to_owned());
+        return refusal(ProblemCode::Forbidden, "Pages of other sites must not send this request.".to_owned());
     }
     next.run(request).await
 }
@@ -38,15 +38,15 @@ pub async fn check(request: Request, next: Next) -> Response {
 /// Returns whether a URL leads to this machine or its local network.
 pub fn is_local_url(url: &Url) -> bool {
     match url.host() {
-        Some(Host::Ipv4(ip)) => Place::classify(ip.into()) != Place::Public,
-        Some(Host::Ipv6(ip)) => Place::classify(ip.into()) != Place::Public,
+        Some(Host::Ipv4(ip)) => IpClass::classify(ip.into()) != IpClass::Public,
+        Some(Host::Ipv6(ip)) => IpClass::classify(ip.into()) != IpClass::Public,
         Some(Host::Domain(name)) => is_local_name(name),
         None => false,
     }
 }
 
 /// Returns the host of the request, without the port. Browsers always send it.
-fn asked_for(uri: &Uri, headers: &HeaderMap) -> Option<String> {
+fn requested_host(uri: &Uri, headers: &HeaderMap) -> Option<String> {
     let text = match uri.authority() {
         Some(authority) => authority.as_str(),
         None => headers.get(header::HOST)?.to_str().ok()?,
@@ -61,7 +61,7 @@ fn without_port(authority: &str) -> &str {
     }
 }
 
-/// Returns whether a name cannot belong to a foreign site: an address, a name without dots, or one that is never in the
+/// Returns whether a name cannot belong to another site: an address, a name without dots, or one that is never in the
 /// DNS.
 fn is_local_name(host: &str) -> bool {
     let host = host.trim_end_matches('.');
@@ -82,8 +82,8 @@ fn is_from_another_site(headers: &HeaderMap, host: &str) -> bool {
         return !["same-origin", "none"].contains(&site);
     }
     text("origin").is_some_and(|origin| {
-        let there = origin.split_once("://").map(|(_, authority)| without_port(authority));
-        there.is_none_or(|there| !there.eq_ignore_ascii_case(host))
+        let origin_host = origin.split_once("://").map(|(_, authority)| without_port(authority));
+        origin_host.is_none_or(|name| !name.eq_ignore_ascii_case(host))
     })
 }
 
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn local_names_are_those_that_the_dns_never_has() {
+    fn only_names_outside_the_public_dns_are_local() {
         for host in ["127.0.0.1", "[::1]", "192.168.1.7", "localhost", "inbox", "app.localhost", "host.docker.internal"]
         {
             assert!(is_local_name(host), "{host}");
@@ -112,14 +112,14 @@ mod tests {
     }
 
     #[test]
-    fn the_port_is_no_part_of_the_name() {
+    fn port_is_removed_from_the_host() {
         assert_eq!(without_port("localhost:8080"), "localhost");
         assert_eq!(without_port("[::1]:8080"), "[::1]");
         assert_eq!(without_port("[::1]"), "[::1]");
     }
 
     #[test]
-    fn another_site_is_known_by_either_header() {
+    fn other_site_is_detected_by_either_header() {
         let headers =
             |name: &'static str, value: &str| HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]);
         for (name, value, is_other) in [

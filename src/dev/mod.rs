@@ -1,5 +1,5 @@
 //! The parts of `postrider dev`: an embedded [`postgres`], an [`inbox`] that accepts every message over SMTP, its HTTP
-//! [`routes`], its [`page`], and the webhook receiver [`hooks`]. They never run in production.
+//! [`routes`], its web [`page`], and the webhook receiver [`hooks`]. They never run in production.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub fn complete(router: Router, inbox: Arc<inbox::Inbox>) -> Router {
     all.layer(middleware::from_fn(local_only::check))
 }
 
-/// The OpenAPI document of these routes.
+/// Returns the OpenAPI document of these routes.
 pub fn document() -> OpenApi {
     let mut document = routes::document();
     document.merge(hooks::document());

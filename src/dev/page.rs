@@ -1,4 +1,4 @@
-//! The web pages of the inbox, in `postrider dev` and `postrider inbox` only: a list, and one message.
+//! The web pages of the inbox, in `postrider dev` and `postrider inbox` only: the list, and one page per message.
 //!
 //! Messages are untrusted. Their text is escaped, and their HTML is shown in a frame that may not run scripts, load
 //! resources or submit forms. The pages have one script, which reloads a list, and load nothing from other hosts.
@@ -22,17 +22,17 @@ use super::routes::{invalid, number};
 pub(super) use markup::{Tab, escaped};
 
 /// Maximum number of messages in the list.
-const SHOWN: usize = 50;
+const MAX_LISTED: usize = 50;
 
 /// The policy of the inbox's pages: only their own style sheet, script, forms and frames.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
     frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// The policy of a message's HTML: inline styles and images, no scripts, no forms, no network.
-const MAIL_POLICY: &str = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
+const MESSAGE_POLICY: &str = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
 
-/// The routes of the pages.
+/// Returns the routes of the pages.
 pub fn router(inbox: Arc<Inbox>) -> Router {
     let text = |kind, text: &'static str| get(([(header::CONTENT_TYPE, kind), NO_SNIFFING], text));
     Router::new()
@@ -64,22 +64,22 @@ async fn list(
     let words = q.trim();
     let filter = Filter { any: (!words.is_empty()).then(|| words.to_owned()), ..Filter::default() };
     let last = inbox.last();
-    let found = inbox.list(SHOWN, before, &filter);
+    let found = inbox.list(MAX_LISTED, before, &filter);
     Ok(page("Inbox", Tab::Inbox, &markup::list(&found, words, before.is_some(), last)))
 }
 
 async fn show(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Result<Response, InboxError> {
-    let mail = inbox.get(number(&n)?).await?;
-    let title = mail.summary.subject.as_deref().unwrap_or(markup::NO_SUBJECT);
-    Ok(page(title, Tab::Message, &markup::message(&mail)))
+    let message = inbox.get(number(&n)?).await?;
+    let title = message.summary.subject.as_deref().unwrap_or(markup::NO_SUBJECT);
+    Ok(page(title, Tab::Message, &markup::message(&message)))
 }
 
 async fn frame(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Result<Response, InboxError> {
     let n = number(&n)?;
-    let mail = inbox.get(n).await?;
-    let content = mail.html.unwrap_or_default();
-    let images = cid::images(&inbox, n, &mail.attachments, &content).await?;
-    Ok(html(MAIL_POLICY, cid::embed(&content, &images)))
+    let message = inbox.get(n).await?;
+    let content = message.html.unwrap_or_default();
+    let images = cid::images(&inbox, n, &message.attachments, &content).await?;
+    Ok(html(MESSAGE_POLICY, cid::embed(&content, &images)))
 }
 
 async fn delete(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Result<Redirect, InboxError> {

@@ -29,12 +29,12 @@ use home::{Home, Lock};
 use process::Watched;
 
 /// Maximum number of starts if they fail for a temporary reason, such as another program that took the port.
-const TRIES: u32 = 3;
+const MAX_STARTS: u32 = 3;
 
 /// Time limit of a fast shutdown; an immediate shutdown follows.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
-/// Where the cluster is, and whether it is durable.
+/// Options of a cluster.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The cluster's directory, created if it is missing. If this process is root and other users cannot enter a parent
@@ -60,12 +60,12 @@ impl Postgres {
         let lock = home.lock().await?;
         leftover::stop(&home).await?;
         let cluster = Cluster::open(&home, options.durable).await?;
-        let mut tries = 0;
+        let mut starts = 0;
         loop {
-            tries += 1;
+            starts += 1;
             match start_once(&home, &cluster, options.durable).await {
                 Ok((process, port)) => return Ok(Self { process, port, password: cluster.password, _lock: lock }),
-                Err(error) if tries < TRIES && error.is_passing() => {
+                Err(error) if starts < MAX_STARTS && error.is_temporary() => {
                     tracing::warn!(event = "dev_postgres_start_failed", %error, "postgres did not start; trying again");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
@@ -74,12 +74,12 @@ impl Postgres {
         }
     }
 
-    /// The URL of a database, for the cluster's superuser. The database `postgres` always exists.
+    /// Returns the URL of a database, for the cluster's superuser. The database `postgres` always exists.
     pub fn url(&self, database: &str) -> String {
         ready::url(self.port, &self.password, database)
     }
 
-    /// The port on 127.0.0.1 that it listens on.
+    /// Returns the port on 127.0.0.1 that the server listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -90,7 +90,7 @@ impl Postgres {
         Ok(self.url(name))
     }
 
-    /// Shuts down fast: open transactions are rolled back, everything committed is on disk. Returns once it has ended.
+    /// Requests a fast shutdown, which rolls back open transactions, and waits until the server has ended.
     pub async fn stop(self) -> Result<(), PostgresError> {
         self.process.stop(STOP_LIMIT).await
     }
@@ -98,19 +98,19 @@ impl Postgres {
 
 async fn start_once(home: &Home, cluster: &Cluster, durable: bool) -> Result<(Watched, u16), PostgresError> {
     let port = free_port()?;
-    let log = home.fresh_log()?;
+    let log = home.new_log()?;
     let mut process = Watched::spawn(home, cluster, port, durable, log)?;
     match ready::wait(&mut process, &ready::url(port, &cluster.password, "postgres"), home).await {
         Ok(()) => Ok((process, port)),
         Err(error) => {
-            // Removes its remains, which would prevent the next start.
+            // A server that is still running would prevent the next start.
             let _ = process.stop(STOP_LIMIT).await;
             Err(error)
         }
     }
 }
 
-/// A port that was free a moment ago.
+/// Returns a port that was free a moment ago.
 fn free_port() -> Result<u16, PostgresError> {
     let probe = std::net::TcpListener::bind(("127.0.0.1", 0));
     probe.and_then(|listener| Ok(listener.local_addr()?.port())).map_err(|source| PostgresError::NoPort { source })

@@ -1,4 +1,4 @@
-//! The HTTP API of the inbox, in `postrider dev` only, which tests use instead of a mailbox.
+//! The HTTP API of the inbox, in `postrider dev` and `postrider inbox` only. Tests use it instead of a mailbox.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ const MAX_LIMIT: usize = 100;
 /// Maximum wait for a message, in seconds.
 const MAX_WAIT: u64 = 60;
 
-/// All routes of the inbox.
+/// Returns all routes of the inbox.
 fn routes() -> OpenApiRouter<Arc<Inbox>> {
     OpenApiRouter::new()
         .routes(routes!(list, clear))
@@ -37,25 +37,26 @@ fn routes() -> OpenApiRouter<Arc<Inbox>> {
         .routes(routes!(attachment))
 }
 
-/// The routes, to be merged with others.
+/// Returns the routes, to be merged with others.
 pub fn router(inbox: Arc<Inbox>) -> Router {
     Router::from(routes()).with_state(inbox)
 }
 
-/// The OpenAPI document of these routes.
+/// Returns the OpenAPI document of these routes.
 pub fn document() -> Document {
     routes().into_openapi()
 }
 
-/// Which messages to list.
+/// The query of the list of messages.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
     /// Messages in the page, 1 to 100; 20 by default.
-    #[param(minimum = 1, maximum = 100)]
+    #[param(minimum = 1, maximum = 100, example = 20)]
     limit: Option<usize>,
-    /// Only messages with a number below this one: the `next` of the page before.
+    /// Only messages with a number below this one: the `next` of the previous page.
+    #[param(example = 21)]
     before: Option<u64>,
     /// Only messages to this recipient: a whole address, or a part of one without `@`.
     #[param(example = "ann@example.test")]
@@ -67,13 +68,14 @@ struct ListQuery {
     #[param(example = "invoice")]
     subject: Option<String>,
     /// Only messages with a number above this one.
+    #[param(example = 1)]
     after: Option<u64>,
     /// Seconds to wait for the first such message, at most 60; 0 by default.
-    #[param(maximum = 60)]
+    #[param(maximum = 60, example = 10)]
     wait: Option<u64>,
 }
 
-/// Which message to read.
+/// The query for the newest message.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
@@ -88,25 +90,26 @@ struct LatestQuery {
     #[param(example = "invoice")]
     subject: Option<String>,
     /// Only messages with a number above this one.
+    #[param(example = 1)]
     after: Option<u64>,
     /// Seconds to wait for such a message, at most 60; 0 by default.
-    #[param(maximum = 60)]
+    #[param(maximum = 60, example = 10)]
     wait: Option<u64>,
 }
 
-/// How to read one message.
+/// The query for one message.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct GetQuery {
     /// Seconds to wait for a message that has not arrived yet, at most 60; 0 by default.
-    #[param(maximum = 60)]
+    #[param(maximum = 60, example = 10)]
     wait: Option<u64>,
 }
 
 /// List messages in the inbox
 ///
-/// Newest first.
+/// Returns the messages, newest first.
 #[utoipa::path(
     get, path = "/v1/dev/inbox", tag = "dev", operation_id = "list_inbox", params(ListQuery),
     responses(
@@ -121,7 +124,7 @@ async fn list(
     let ListQuery { limit, before, to, from, subject, after, wait } = read(query)?;
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(invalid("limit", format!("Give a number from 1 to {MAX_LIMIT}.")));
+        return Err(invalid("limit", format!("Pass a number from 1 to {MAX_LIMIT}.")));
     }
     let filter = Filter { to, from, subject, after, any: None };
     let wait = wait_time(wait)?;
@@ -164,17 +167,17 @@ pub(super) fn invalid(pointer: &str, message: String) -> InboxError {
     InboxError::Query(Fault { pointer: pointer.to_owned(), code: Code::InvalidValue.as_str(), message })
 }
 
-/// Reads `wait`.
+/// Parses `wait`.
 pub(super) fn wait_time(seconds: Option<u64>) -> Result<Duration, InboxError> {
     match seconds.unwrap_or(0) {
         seconds @ 0..=MAX_WAIT => Ok(Duration::from_secs(seconds)),
-        _ => Err(invalid("wait", format!("Give seconds, from 0 to {MAX_WAIT}."))),
+        _ => Err(invalid("wait", format!("Pass a number of seconds from 0 to {MAX_WAIT}."))),
     }
 }
 
 /// Read a message
 ///
-/// Its envelope, headers, text, HTML and attachments.
+/// Returns the message's envelope, headers, text, HTML and attachments.
 #[utoipa::path(
     get, path = "/v1/dev/inbox/{n}", tag = "dev", operation_id = "get_inbox_mail",
     params(("n" = u64, Path, description = "The message's number"), GetQuery),
@@ -268,7 +271,7 @@ async fn clear(State(inbox): State<Arc<Inbox>>) -> Result<StatusCode, InboxError
 /// Messages are untrusted: a browser must not guess that one is a page.
 const NO_SNIFFING: (header::HeaderName, &str) = (header::X_CONTENT_TYPE_OPTIONS, "nosniff");
 
-/// Parses a number in a path; anything else is not found.
+/// Parses a number in a path. Returns "not found" for anything else.
 pub(super) fn number(text: &str) -> Result<u64, InboxError> {
     text.parse().map_err(|_| InboxError::NoNumber)
 }

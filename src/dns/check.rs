@@ -1,7 +1,8 @@
 //! Checks whether records are published, and how receivers evaluate them.
 //!
-//! The addresses we send from are those that the expected record allows: the addresses of the hostname, or of what
-//! `domains.spf` names. SPF is evaluated for them, and a return path's mail exchangers must lead to them.
+//! The sending addresses are those that the expected SPF record allows: the addresses of the hostname, or those that
+//! `domains.spf` names. SPF is evaluated for these addresses. A return path's mail exchangers must have only addresses
+//! of the expected mail exchanger.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,75 +11,76 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use parking_lot::Mutex;
 
-use super::Asker;
-use super::spf::{Zone, addresses_of, check_host};
+use super::UncachedResolver;
+use super::spf::{Zone, check_host, passing_addresses};
 use crate::domain::dns_records::spf::{SpfResult, is_spf, repairs, targets};
 use crate::domain::dns_records::{
-    Answer, Evidence, Finding, Host, Purpose, Record, RecordType, SpfEvidence, is_meant, judge,
+    Answer, Evidence, Finding, MxTarget, Purpose, Record, RecordType, SpfEvidence, has_purpose, judge,
 };
 
-/// Concurrent queries.
-const AT_ONCE: usize = 8;
-/// Maximum queries of a check: the owner of a domain decides how many further records it refers to.
-const MOST_QUESTIONS: usize = 400;
-/// Maximum mail exchangers of a return path that are looked up.
-const MOST_EXCHANGERS: usize = 10;
-/// An address that no one sends from (RFC 2544).
-const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 255, 254));
+/// The number of records that are checked concurrently.
+const CONCURRENT_QUERIES: usize = 8;
+/// The maximum number of queries of a check. Without it, the domain's owner could cause any number, because records
+/// refer to other records.
+const MAX_QUERIES: usize = 400;
+/// The maximum number of a return path's mail exchangers that are looked up.
+const MAX_EXCHANGERS: usize = 10;
+/// An address from which no messages are sent (RFC 2544).
+const UNRELATED_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 255, 254));
 
 /// Looks up every record and returns a finding for each, in the same order.
-pub async fn check(dns: &Asker, records: Vec<Record>) -> Vec<Finding> {
+pub async fn check(dns: &UncachedResolver, records: Vec<Record>) -> Vec<Finding> {
     check_in(dns, records).await
 }
 
-/// Does the same in any zone. No query is sent twice.
+/// Does the same in any zone. Sends no query twice.
 pub(super) async fn check_in<Z: Zone>(zone: &Z, records: Vec<Record>) -> Vec<Finding> {
-    let zone = Remembered { zone, known: Mutex::default() };
-    stream::iter(records).map(|record| one(&zone, record)).buffered(AT_ONCE).collect().await
+    let zone = CachingZone { zone, answers: Mutex::default() };
+    stream::iter(records).map(|record| check_record(&zone, record)).buffered(CONCURRENT_QUERIES).collect().await
 }
 
-async fn one<Z: Zone>(zone: &Z, record: Record) -> Finding {
+async fn check_record<Z: Zone>(zone: &Z, record: Record) -> Finding {
     let (mut at, mut answer): (String, Answer) = (record.name.clone(), Ok(Vec::new()));
-    let mut passed_over = Vec::new();
+    let mut other_records = Vec::new();
     for name in record.names() {
         answer = match record.kind {
             RecordType::Txt => zone.texts(&name).await,
             RecordType::Mx => zone.exchangers(&name).await,
         };
         at = name;
-        // A query that failed may hide a record, so the parent's record does not count.
+        // If a query fails, there may be a record at this name, so the parent's record does not count.
         match &answer {
-            Ok(found) if !found.iter().any(|value| is_meant(record.purpose, value)) => {
-                passed_over.extend(found.clone());
+            Ok(found) if !found.iter().any(|value| has_purpose(record.purpose, value)) => {
+                other_records.extend(found.clone());
             }
             _ => break,
         }
     }
     if let Ok(found) = &mut answer
-        && !found.iter().any(|value| is_meant(record.purpose, value))
+        && !found.iter().any(|value| has_purpose(record.purpose, value))
     {
-        *found = passed_over;
+        *found = other_records;
     }
     let found = answer.as_deref().unwrap_or_default();
     let evidence = match record.purpose {
         Purpose::Spf | Purpose::ReturnPathSpf | Purpose::HeloSpf => {
-            let meant: Vec<&String> = found.iter().filter(|value| is_meant(record.purpose, value)).collect();
-            match meant.as_slice() {
+            let matching: Vec<&String> = found.iter().filter(|value| has_purpose(record.purpose, value)).collect();
+            match matching.as_slice() {
                 [only] => Evidence::Spf(spf(zone, &record, only).await),
                 _ => Evidence::None,
             }
         }
-        Purpose::ReturnPath => Evidence::Hosts(hosts(zone, &record, found).await),
+        Purpose::ReturnPath => Evidence::Exchangers(exchangers(zone, &record, found).await),
         Purpose::Dkim | Purpose::Dmarc => Evidence::None,
     };
     judge(record, &at, answer, &evidence)
 }
 
-/// Evaluates the only SPF record as receivers do.
+/// Evaluates the domain's only SPF record as receivers do.
 async fn spf<Z: Zone>(zone: &Z, record: &Record, found: &str) -> SpfEvidence {
-    let addresses = match addresses_of(zone, &record.name, &record.value).await {
+    let addresses = match passing_addresses(zone, &record.name, &record.value).await {
         Ok(addresses) if addresses.is_empty() => {
-            return SpfEvidence::NoAddress(format!("nothing that {} names has one", record.value));
+            return SpfEvidence::NoAddress(format!("no name in {} has an address", record.value));
         }
         Ok(addresses) => addresses,
         Err(why) => return SpfEvidence::NoAddress(why),
@@ -90,13 +92,13 @@ async fn spf<Z: Zone>(zone: &Z, record: &Record, found: &str) -> SpfEvidence {
             worst = Some((*address, outcome));
         }
     }
-    let Some((address, outcome)) = worst else { return SpfEvidence::NoAddress("there is none".into()) };
-    let stranger = check_host(zone, STRANGER, &record.name, None).await;
+    let Some((address, outcome)) = worst else { return SpfEvidence::NoAddress("there is no address".into()) };
+    let unrelated = check_host(zone, UNRELATED_ADDRESS, &record.name, None).await;
     let mut repair = None;
     if !matches!(outcome.result, SpfResult::Pass | SpfResult::TempError) {
-        let dead = dead(zone, found).await;
-        for candidate in repairs(found, &record.value, &addresses, &dead) {
-            if is_good(zone, &record.name, &candidate, &addresses).await {
+        let without_record = without_record(zone, found).await;
+        for candidate in repairs(found, &record.value, &addresses, &without_record) {
+            if is_acceptable(zone, &record.name, &candidate, &addresses).await {
                 repair = Some(candidate);
                 break;
             }
@@ -106,56 +108,56 @@ async fn spf<Z: Zone>(zone: &Z, record: &Record, found: &str) -> SpfEvidence {
         address,
         result: outcome.result,
         reason: outcome.reason,
-        stranger: (stranger.result, stranger.reason),
+        unrelated: (unrelated.result, unrelated.reason),
         repair,
     }
 }
 
-/// Returns the domains that a record includes or redirects to and that have no SPF record.
-async fn dead<Z: Zone>(zone: &Z, record: &str) -> Vec<String> {
-    let mut dead = Vec::new();
+/// Returns the domains without an SPF record that a record includes or redirects to.
+async fn without_record<Z: Zone>(zone: &Z, record: &str) -> Vec<String> {
+    let mut without_record = Vec::new();
     for target in targets(record).into_iter().filter(|target| !target.contains('%')) {
         if zone.texts(&target).await.is_ok_and(|found| !found.iter().any(|text| is_spf(text))) {
-            dead.push(target);
+            without_record.push(target);
         }
     }
-    dead
+    without_record
 }
 
-/// Returns whether a record lets our addresses pass and is no error for other senders.
-async fn is_good<Z: Zone>(zone: &Z, domain: &str, record: &str, addresses: &[IpAddr]) -> bool {
+/// Returns whether a record lets the sending addresses pass, and fails without an error for other addresses.
+async fn is_acceptable<Z: Zone>(zone: &Z, domain: &str, record: &str, addresses: &[IpAddr]) -> bool {
     for address in addresses {
         if check_host(zone, *address, domain, Some(record)).await.result != SpfResult::Pass {
             return false;
         }
     }
-    let stranger = check_host(zone, STRANGER, domain, Some(record)).await.result;
-    !matches!(stranger, SpfResult::Pass | SpfResult::PermError)
+    let unrelated = check_host(zone, UNRELATED_ADDRESS, domain, Some(record)).await.result;
+    !matches!(unrelated, SpfResult::Pass | SpfResult::PermError)
 }
 
-/// Finds where each mail exchanger leads. One with our name counts as ours whatever its addresses.
-async fn hosts<Z: Zone>(zone: &Z, record: &Record, found: &[String]) -> Vec<Host> {
+/// Looks up the target of each mail exchanger.
+async fn exchangers<Z: Zone>(zone: &Z, record: &Record, found: &[String]) -> Vec<MxTarget> {
     let host = |value: &str| {
         let host = value.split_whitespace().last().unwrap_or_default();
         host.trim_end_matches('.').to_ascii_lowercase()
     };
-    let ours = zone.addresses(&host(&record.value)).await;
-    let mut led = Vec::new();
-    for value in found.iter().take(MOST_EXCHANGERS) {
-        led.push(match (zone.addresses(&host(value)).await, &ours) {
-            (Ok(addresses), _) if addresses.is_empty() => Host::Nowhere,
-            (Err(_), _) | (Ok(_), Err(_)) => Host::Unanswered,
-            (Ok(addresses), Ok(ours)) if addresses.iter().all(|address| ours.contains(address)) => Host::Here,
-            (Ok(_), Ok(_)) => Host::Elsewhere,
+    let own = zone.addresses(&host(&record.value)).await;
+    let mut targets = Vec::new();
+    for value in found.iter().take(MAX_EXCHANGERS) {
+        targets.push(match (zone.addresses(&host(value)).await, &own) {
+            (Ok(addresses), _) if addresses.is_empty() => MxTarget::NoAddress,
+            (Err(_), _) | (Ok(_), Err(_)) => MxTarget::Unanswered,
+            (Ok(addresses), Ok(own)) if addresses.iter().all(|address| own.contains(address)) => MxTarget::ThisServer,
+            (Ok(_), Ok(_)) => MxTarget::OtherServer,
         });
     }
-    led.resize(found.len(), Host::Elsewhere);
-    led
+    targets.resize(found.len(), MxTarget::OtherServer);
+    targets
 }
 
-/// A query that was answered.
+/// A query, as the key of its cached answer.
 #[derive(Clone, PartialEq, Eq, Hash)]
-enum Question {
+enum Query {
     Texts(String),
     Addresses(String),
     Exchangers(String),
@@ -164,90 +166,90 @@ enum Question {
 
 /// A cached answer.
 #[derive(Clone)]
-enum Known {
+enum CachedAnswer {
     Texts(Result<Vec<String>, String>),
     Addresses(Result<Vec<IpAddr>, String>),
 }
 
 /// A zone that caches its answers for one check, and limits the number of queries.
-struct Remembered<'z, Z> {
+struct CachingZone<'z, Z> {
     zone: &'z Z,
-    known: Mutex<HashMap<Question, Known>>,
+    answers: Mutex<HashMap<Query, CachedAnswer>>,
 }
 
-impl<Z: Zone> Remembered<'_, Z> {
+impl<Z: Zone> CachingZone<'_, Z> {
     /// Returns the cached answer, or an error once the limit is reached.
-    fn recall(&self, question: &Question) -> Option<Known> {
-        let known = self.known.lock();
-        let is_full = known.len() >= MOST_QUESTIONS;
-        known.get(question).cloned().or_else(|| {
-            let why = || "it takes too many look-ups".to_owned();
-            is_full.then(|| match question {
-                Question::Addresses(_) => Known::Addresses(Err(why())),
-                _ => Known::Texts(Err(why())),
+    fn cached(&self, query: &Query) -> Option<CachedAnswer> {
+        let answers = self.answers.lock();
+        let is_full = answers.len() >= MAX_QUERIES;
+        answers.get(query).cloned().or_else(|| {
+            let why = || "the check needs too many lookups".to_owned();
+            is_full.then(|| match query {
+                Query::Addresses(_) => CachedAnswer::Addresses(Err(why())),
+                _ => CachedAnswer::Texts(Err(why())),
             })
         })
     }
 
-    fn keep(&self, question: Question, answer: Known) {
-        self.known.lock().insert(question, answer);
+    fn store(&self, query: Query, answer: CachedAnswer) {
+        self.answers.lock().insert(query, answer);
     }
 
-    async fn texts_of<F>(&self, question: Question, ask: F) -> Result<Vec<String>, String>
+    async fn cached_texts<F>(&self, query: Query, send: F) -> Result<Vec<String>, String>
     where
         F: Future<Output = Result<Vec<String>, String>> + Send,
     {
-        if let Some(Known::Texts(answer)) = self.recall(&question) {
+        if let Some(CachedAnswer::Texts(answer)) = self.cached(&query) {
             return answer;
         }
-        let answer = ask.await;
-        self.keep(question, Known::Texts(answer.clone()));
+        let answer = send.await;
+        self.store(query, CachedAnswer::Texts(answer.clone()));
         answer
     }
 }
 
-fn normal(name: &str) -> String {
+fn normalised(name: &str) -> String {
     name.trim_end_matches('.').to_ascii_lowercase()
 }
 
-impl<Z: Zone> Zone for Remembered<'_, Z> {
+impl<Z: Zone> Zone for CachingZone<'_, Z> {
     async fn texts(&self, name: &str) -> Result<Vec<String>, String> {
-        self.texts_of(Question::Texts(normal(name)), self.zone.texts(name)).await
+        self.cached_texts(Query::Texts(normalised(name)), self.zone.texts(name)).await
     }
 
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, String> {
-        let question = Question::Addresses(normal(host));
-        if let Some(Known::Addresses(answer)) = self.recall(&question) {
+        let query = Query::Addresses(normalised(host));
+        if let Some(CachedAnswer::Addresses(answer)) = self.cached(&query) {
             return answer;
         }
         let answer = self.zone.addresses(host).await;
-        self.keep(question, Known::Addresses(answer.clone()));
+        self.store(query, CachedAnswer::Addresses(answer.clone()));
         answer
     }
 
     async fn exchangers(&self, name: &str) -> Result<Vec<String>, String> {
-        self.texts_of(Question::Exchangers(normal(name)), self.zone.exchangers(name)).await
+        self.cached_texts(Query::Exchangers(normalised(name)), self.zone.exchangers(name)).await
     }
 
     async fn names(&self, address: IpAddr) -> Result<Vec<String>, String> {
-        self.texts_of(Question::Names(address), self.zone.names(address)).await
+        self.cached_texts(Query::Names(address), self.zone.names(address)).await
     }
 }
 
-impl Zone for Asker {
+impl Zone for UncachedResolver {
     async fn texts(&self, name: &str) -> Result<Vec<String>, String> {
-        Asker::texts(self, name).await
+        UncachedResolver::texts(self, name).await
     }
 
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, String> {
-        Asker::addresses(self, host).await
+        UncachedResolver::addresses(self, host).await
     }
 
     async fn exchangers(&self, name: &str) -> Result<Vec<String>, String> {
-        Asker::exchangers(self, name).await
+        UncachedResolver::exchangers(self, name).await
     }
 
     async fn names(&self, address: IpAddr) -> Result<Vec<String>, String> {
-        Asker::names(self, address).await
+        UncachedResolver::names(self, address).await
     }
 }

@@ -1,4 +1,4 @@
-//! The resolver, as configured or the system's, and queries about operators' own records.
+//! The DNS resolver (configured, or the system's), and the checks of the operator's DNS records.
 
 mod ask;
 mod check;
@@ -13,13 +13,13 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{ResolverBuilder, TokioResolver};
 
-pub use ask::Asker;
+pub use ask::UncachedResolver;
 pub use check::check;
-pub use own::is_own;
-pub use words::words;
+pub use own::is_local_address;
+pub use words::describe_error;
 
-/// Creates a resolver that queries `server`, or the system's resolvers if it is `None`. Hosts are looked up with IPv4
-/// and IPv6 addresses.
+/// Creates a resolver that queries `server`, or the system's resolvers if it is `None`. Host lookups
+/// return IPv4 and IPv6 addresses.
 pub fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
     builder(server)?.build()
 }

@@ -1,9 +1,9 @@
-//! Tells which addresses belong to this machine.
+//! Recognises addresses of this machine.
 
 use std::net::{IpAddr, UdpSocket};
 
-/// Returns whether an address belongs to this machine: a socket cannot be bound to any other.
-pub fn is_own(ip: IpAddr) -> bool {
+/// Returns whether an address belongs to this machine: a socket can be bound only to such an address.
+pub fn is_local_address(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()
 }
 
@@ -12,7 +12,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_of_this_machine_is_known() {
-        assert!(is_own("127.0.0.1".parse().unwrap()) && !is_own("1.1.1.1".parse().unwrap()));
+    fn only_local_addresses_are_recognised() {
+        assert!(is_local_address("127.0.0.1".parse().unwrap()) && !is_local_address("1.1.1.1".parse().unwrap()));
     }
 }

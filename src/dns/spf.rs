@@ -1,7 +1,8 @@
-//! `check_host()` of RFC 7208 §4: how a receiver evaluates an SPF record for an address, and why.
+//! `check_host()` of RFC 7208 §4: evaluates an SPF record for an address as a receiver does, and gives the reason for
+//! the result.
 //!
-//! This replaces mail-auth's evaluation, which does not give a reason, uses the first of several records, and skips
-//! terms that §4.6 makes an error. mail-auth expands the macros. No more queries are sent than a receiver would send.
+//! It replaces mail-auth's evaluation, which gives no reason, uses the first of several records, and skips terms that
+//! are errors by §4.6. mail-auth still expands the macros. It sends no more queries than a receiver would.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -12,13 +13,14 @@ use mail_auth::spf::{Mechanism as Parsed, Spf as ParsedSpf, Variables};
 
 use crate::domain::dns_records::spf::{Mechanism, Spf, SpfResult, is_spf, parse};
 
-/// Maximum terms that query the DNS, and maximum look-ups that find nothing (§4.6.4).
-const MOST_LOOKUPS: u32 = 10;
-const MOST_VOID_LOOKUPS: u32 = 2;
-/// Maximum mail exchangers of one `mx`, and names of one `ptr`.
-const MOST_HOSTS: usize = 10;
+/// The maximum number of terms that query the DNS (§4.6.4).
+const MAX_LOOKUPS: u32 = 10;
+/// The maximum number of lookups that find nothing (§4.6.4).
+const MAX_VOID_LOOKUPS: u32 = 2;
+/// The maximum number of mail exchangers of an `mx` term, and of names of a `ptr` term.
+const MAX_HOSTS: usize = 10;
 
-/// The records found (empty if there are none), or why the query failed.
+/// The records found (empty if there are none), or the reason why the query failed.
 type Answer<T> = Result<Vec<T>, String>;
 
 /// A source of DNS records.
@@ -33,12 +35,12 @@ pub trait Zone: Sync {
     fn names(&self, address: IpAddr) -> impl Future<Output = Answer<String>> + Send;
 }
 
-/// Result of an evaluation.
+/// The result of an evaluation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// The result.
     pub result: SpfResult,
-    /// The reason, phrased to follow "because".
+    /// The reason, as a clause.
     pub reason: String,
 }
 
@@ -53,8 +55,9 @@ pub async fn check_host<Z: Zone>(zone: &Z, address: IpAddr, domain: &str, record
     Outcome { result, reason }
 }
 
+/// A result and its reason.
 type Judged = (SpfResult, String);
-/// An error ends the whole evaluation.
+/// A step of an evaluation. An error ends the whole evaluation.
 type Step<T> = Result<T, Judged>;
 
 fn permanent<T>(reason: String) -> Step<T> {
@@ -71,7 +74,7 @@ struct Evaluation<'z, Z> {
 
 impl<Z: Zone> Evaluation<'_, Z> {
     async fn check(&mut self, domain: &str) -> Step<Judged> {
-        let texts = answered(self.zone.texts(domain).await, domain)?;
+        let texts = or_temporary(self.zone.texts(domain).await, domain)?;
         let found: Vec<String> = texts.into_iter().filter(|text| is_spf(text)).collect();
         match found.as_slice() {
             [] => Ok((SpfResult::None, format!("{domain} has no SPF record"))),
@@ -80,7 +83,7 @@ impl<Z: Zone> Evaluation<'_, Z> {
         }
     }
 
-    /// Evaluates a record. It calls itself for records that are included.
+    /// Evaluates a record. Calls itself for included records.
     fn evaluate<'s>(
         &'s mut self,
         domain: &'s str,
@@ -100,7 +103,7 @@ impl<Z: Zone> Evaluation<'_, Z> {
             let Some(target) = redirect else {
                 return Ok((SpfResult::Neutral, format!("nothing in the record of {domain} matches")));
             };
-            self.count(domain, &format!("redirect={target}"))?;
+            self.count_lookup(domain, &format!("redirect={target}"))?;
             let target = self.expand(&target, domain);
             match self.check(&target).await? {
                 (SpfResult::None, why) => permanent(format!("{why}, and the record of {domain} redirects to it")),
@@ -109,42 +112,42 @@ impl<Z: Zone> Evaluation<'_, Z> {
         })
     }
 
-    /// Returns whether a mechanism matches, and through which include.
+    /// Returns `Some` if a mechanism matches, with the reason if it is an include.
     async fn matches(&mut self, domain: &str, text: &str, mechanism: &Mechanism) -> Step<Option<String>> {
         let is_match = match mechanism {
             Mechanism::All => true,
             Mechanism::Ip(network, prefix) => is_in(self.address, *network, *prefix),
             Mechanism::Include(target) => return self.include(domain, text, target).await,
             Mechanism::A(target, v4, v6) => {
-                self.count(domain, text)?;
+                self.count_lookup(domain, text)?;
                 let host = self.target(target.as_deref(), domain);
                 self.is_address_of(&host, *v4, *v6).await?
             }
             Mechanism::Mx(target, v4, v6) => {
-                self.count(domain, text)?;
+                self.count_lookup(domain, text)?;
                 let name = self.target(target.as_deref(), domain);
                 self.is_exchanger(text, &name, *v4, *v6).await?
             }
             Mechanism::Exists(target) => {
-                self.count(domain, text)?;
+                self.count_lookup(domain, text)?;
                 let host = self.target(Some(target), domain);
-                // Only an A record counts, for either kind of address (§5.7).
-                let found = answered(self.zone.addresses(&host).await, &host)?;
-                let is_there = found.iter().any(IpAddr::is_ipv4);
-                self.void(!is_there, &host)?;
-                is_there
+                // Only an A record counts, also for IPv6 (§5.7).
+                let found = or_temporary(self.zone.addresses(&host).await, &host)?;
+                let exists = found.iter().any(IpAddr::is_ipv4);
+                self.count_void(!exists, &host)?;
+                exists
             }
             Mechanism::Ptr(target) => {
-                self.count(domain, text)?;
+                self.count_lookup(domain, text)?;
                 let within = self.target(target.as_deref(), domain);
-                self.is_named(&within).await?
+                self.has_ptr_name(&within).await?
             }
         };
         Ok(is_match.then(String::new))
     }
 
     async fn include(&mut self, domain: &str, text: &str, target: &str) -> Step<Option<String>> {
-        self.count(domain, text)?;
+        self.count_lookup(domain, text)?;
         let target = self.expand(target, domain);
         match self.check(&target).await? {
             (SpfResult::Pass, why) => Ok(Some(format!(": {why}"))),
@@ -154,18 +157,18 @@ impl<Z: Zone> Evaluation<'_, Z> {
     }
 
     async fn is_address_of(&mut self, host: &str, v4: u8, v6: u8) -> Step<bool> {
-        let found = answered(self.zone.addresses(host).await, host)?;
-        let is_alike = |address: &&IpAddr| address.is_ipv4() == self.address.is_ipv4();
-        let alike: Vec<IpAddr> = found.iter().filter(is_alike).copied().collect();
-        self.void(alike.is_empty(), host)?;
-        Ok(alike.into_iter().any(|address| is_in(self.address, address, if address.is_ipv4() { v4 } else { v6 })))
+        let found = or_temporary(self.zone.addresses(host).await, host)?;
+        let is_same_version = |address: &&IpAddr| address.is_ipv4() == self.address.is_ipv4();
+        let candidates: Vec<IpAddr> = found.iter().filter(is_same_version).copied().collect();
+        self.count_void(candidates.is_empty(), host)?;
+        Ok(candidates.into_iter().any(|address| is_in(self.address, address, if address.is_ipv4() { v4 } else { v6 })))
     }
 
     async fn is_exchanger(&mut self, text: &str, name: &str, v4: u8, v6: u8) -> Step<bool> {
-        let hosts = answered(self.zone.exchangers(name).await, name)?;
-        self.void(hosts.is_empty(), name)?;
-        if hosts.len() > MOST_HOSTS {
-            return permanent(format!("`{text}` names {} mail exchangers; {MOST_HOSTS} are allowed", hosts.len()));
+        let hosts = or_temporary(self.zone.exchangers(name).await, name)?;
+        self.count_void(hosts.is_empty(), name)?;
+        if hosts.len() > MAX_HOSTS {
+            return permanent(format!("`{text}` names {} mail exchangers; {MAX_HOSTS} are allowed", hosts.len()));
         }
         for exchanger in hosts {
             let host = exchanger.split_whitespace().last().unwrap_or_default();
@@ -177,13 +180,13 @@ impl<Z: Zone> Evaluation<'_, Z> {
     }
 
     /// Checks a `ptr` mechanism. A DNS error counts as no match (§5.5).
-    async fn is_named(&mut self, within: &str) -> Step<bool> {
+    async fn has_ptr_name(&mut self, within: &str) -> Step<bool> {
         let names = self.zone.names(self.address).await.unwrap_or_default();
-        self.void(names.is_empty(), within)?;
+        self.count_void(names.is_empty(), within)?;
         let within = within.trim_end_matches('.').to_ascii_lowercase();
         let is_within =
             |name: &String| name.strip_suffix(&within).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-        for name in names.iter().take(MOST_HOSTS).filter(|name| is_within(name)) {
+        for name in names.iter().take(MAX_HOSTS).filter(|name| is_within(name)) {
             if self.zone.addresses(name).await.unwrap_or_default().contains(&self.address) {
                 return Ok(true);
             }
@@ -191,20 +194,20 @@ impl<Z: Zone> Evaluation<'_, Z> {
         Ok(false)
     }
 
-    fn count(&mut self, domain: &str, text: &str) -> Step<()> {
+    fn count_lookup(&mut self, domain: &str, text: &str) -> Step<()> {
         self.lookups += 1;
-        if self.lookups > MOST_LOOKUPS {
+        if self.lookups > MAX_LOOKUPS {
             return permanent(format!(
-                "more than {MOST_LOOKUPS} look-ups are needed: the next is for `{text}` of {domain}"
+                "more than {MAX_LOOKUPS} lookups are needed: the next is for `{text}` of {domain}"
             ));
         }
         Ok(())
     }
 
-    fn void(&mut self, is_void: bool, name: &str) -> Step<()> {
+    fn count_void(&mut self, is_void: bool, name: &str) -> Step<()> {
         self.voids += u32::from(is_void);
-        if self.voids > MOST_VOID_LOOKUPS {
-            return permanent(format!("more than {MOST_VOID_LOOKUPS} look-ups find nothing: the last was for {name}"));
+        if self.voids > MAX_VOID_LOOKUPS {
+            return permanent(format!("more than {MAX_VOID_LOOKUPS} lookups find nothing: the last was for {name}"));
         }
         Ok(())
     }
@@ -237,31 +240,32 @@ impl<Z: Zone> Evaluation<'_, Z> {
     }
 }
 
-fn answered<T>(answer: Answer<T>, name: &str) -> Step<Vec<T>> {
-    answer.map_err(|why| (SpfResult::TempError, format!("the DNS did not answer for {name} ({why})")))
+fn or_temporary<T>(answer: Answer<T>, name: &str) -> Step<Vec<T>> {
+    answer.map_err(|why| (SpfResult::TempError, format!("the DNS query for {name} failed ({why})")))
 }
 
-/// Returns whether an address lies in a network. An IPv4-mapped IPv6 address counts as IPv4.
+/// Returns whether an address is in a network. An IPv4-mapped IPv6 address counts as IPv4.
 fn is_in(address: IpAddr, network: IpAddr, prefix: u8) -> bool {
     IpNet::new(network, prefix).is_ok_and(|network| network.contains(&address.to_canonical()))
 }
 
-/// Maximum terms read, and maximum addresses returned, to find where we send from.
-const MOST_SOURCES: usize = 20;
-const MOST_ADDRESSES: usize = 8;
+/// The maximum number of terms that [`passing_addresses`] reads.
+const MAX_SOURCES: usize = 20;
+/// The maximum number of addresses that [`passing_addresses`] returns.
+const MAX_ADDRESSES: usize = 8;
 
-/// Returns addresses that the record lets pass: all addresses of a host, the first and last of a network, and those of
-/// included records. For the record that names only us, these are the addresses we send from.
-pub async fn addresses_of<Z: Zone>(zone: &Z, domain: &str, record: &str) -> Result<Vec<IpAddr>, String> {
-    let mut todo = vec![(domain.to_owned(), record.to_owned())];
-    let (mut addresses, mut asked) = (Vec::new(), 0);
-    while let Some((domain, record)) = todo.pop() {
+/// Returns addresses that a record lets pass: all addresses of a host, the first and the last of a network, and those
+/// of included records. For the record that Postrider expects, these are the sending addresses.
+pub async fn passing_addresses<Z: Zone>(zone: &Z, domain: &str, record: &str) -> Result<Vec<IpAddr>, String> {
+    let mut pending = vec![(domain.to_owned(), record.to_owned())];
+    let (mut addresses, mut terms_read) = (Vec::new(), 0);
+    while let Some((domain, record)) = pending.pop() {
         let spf = parse(&record).map_err(|why| format!("{why} (in the record of {domain})"))?;
         let passing = spf.directives.into_iter().filter(|directive| directive.result == SpfResult::Pass);
         let terms = passing.map(|directive| directive.mechanism).chain(spf.redirect.map(Mechanism::Include));
         for term in terms {
-            asked += 1;
-            if asked > MOST_SOURCES || addresses.len() >= MOST_ADDRESSES {
+            terms_read += 1;
+            if terms_read > MAX_SOURCES || addresses.len() >= MAX_ADDRESSES {
                 break;
             }
             let name = |target: &Option<String>| target.clone().unwrap_or_else(|| domain.clone());
@@ -269,14 +273,14 @@ pub async fn addresses_of<Z: Zone>(zone: &Z, domain: &str, record: &str) -> Resu
                 Mechanism::Ip(network, prefix) => addresses.extend(ends(network, prefix)),
                 Mechanism::A(target, ..) => addresses.extend(zone.addresses(&name(&target)).await?),
                 Mechanism::Mx(target, ..) => {
-                    for exchanger in zone.exchangers(&name(&target)).await?.iter().take(MOST_HOSTS) {
+                    for exchanger in zone.exchangers(&name(&target)).await?.iter().take(MAX_HOSTS) {
                         let host = exchanger.split_whitespace().last().unwrap_or_default();
                         addresses.extend(zone.addresses(host).await?);
                     }
                 }
                 Mechanism::Include(target) => {
                     let records = zone.texts(&target).await?;
-                    todo.extend(records.into_iter().find(|text| is_spf(text)).map(|record| (target, record)));
+                    pending.extend(records.into_iter().find(|text| is_spf(text)).map(|record| (target, record)));
                 }
                 Mechanism::All | Mechanism::Ptr(_) | Mechanism::Exists(_) => {}
             }
@@ -284,7 +288,7 @@ pub async fn addresses_of<Z: Zone>(zone: &Z, domain: &str, record: &str) -> Resu
     }
     addresses.sort_unstable();
     addresses.dedup();
-    addresses.truncate(MOST_ADDRESSES);
+    addresses.truncate(MAX_ADDRESSES);
     Ok(addresses)
 }
 

@@ -1,9 +1,9 @@
 //! Email addresses (RFC 5321 §4.1.2, RFC 6531) and mailboxes (RFC 5322 §3.4).
 //!
 //! A parsed address can be written to SMTP commands and headers unchanged: it has no control characters, its domain is
-//! lower-case ASCII, and its lengths are within RFC 5321 §4.5.3.1. Source routes and comments are refused.
-//! Two addresses are equal when the same server would see the same recipient: the local part is compared as written
-//! (only its server may say that case does not matter), the domain in its lower-case ASCII form.
+//! lower-case ASCII, and its lengths are within RFC 5321 §4.5.3.1. Source routes and comments are rejected.
+//! Two addresses are equal if they name the same recipient to every server: local parts are compared case-sensitively
+//! (only the recipient's server may ignore their case), domains in lower-case ASCII.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -25,7 +25,7 @@ pub const MAX_LOCAL: usize = 64;
 /// The maximum length of a domain's label in bytes (RFC 1035 §2.3.4).
 const MAX_LABEL: usize = 63;
 
-const SEVERAL: &str = "one string holds one address; give several as an array";
+const SEVERAL: &str = "a string must contain one address; use an array for several addresses";
 
 /// An address valid in an SMTP envelope.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -34,7 +34,7 @@ pub struct Address {
     domain: String,
 }
 
-/// Why a text is not an address, as a message for the sender.
+/// The reason why a text is not an address, written for the sender.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct AddressError(pub String);
@@ -76,7 +76,7 @@ impl FromStr for Address {
         if text.is_empty() {
             return AddressError::because("the address is empty");
         }
-        // An A-label is at most four times shorter than the UTF-8 it stands for; beyond that nothing can fit.
+        // An A-label is at least a quarter as long as its UTF-8 form, so a longer text cannot fit.
         if text.len() > 4 * MAX_ADDRESS {
             return too_long();
         }
@@ -84,8 +84,8 @@ impl FromStr for Address {
         let (local, domain) = split(text)?;
         check_local(local)?;
         let domain = match domain.strip_prefix('[') {
-            Some(literal) => read_literal(literal)?,
-            None => read_domain(domain)?,
+            Some(literal) => parse_literal(literal)?,
+            None => parse_domain(domain)?,
         };
         if local.len() + 1 + domain.len() > MAX_ADDRESS {
             return too_long();
@@ -105,7 +105,7 @@ fn refuse_control(text: &str) -> Result<(), AddressError> {
     }
 }
 
-/// Splits the address at its `@`: the one after the quotes, or the only one.
+/// Splits the address at the `@` after a quoted local part, or at its only `@`.
 fn split(text: &str) -> Result<(&str, &str), AddressError> {
     if text.starts_with('"') {
         let Some(close) = closing_quote(text) else {
@@ -118,11 +118,11 @@ fn split(text: &str) -> Result<(&str, &str), AddressError> {
         };
     }
     let Some((local, domain)) = text.rsplit_once('@') else {
-        return AddressError::because("an address needs an @");
+        return AddressError::because("an address must contain an @");
     };
     if local.contains('@') {
         let list = text.contains([',', ';', ' ']);
-        return AddressError::because(if list { SEVERAL } else { "there is more than one @" });
+        return AddressError::because(if list { SEVERAL } else { "the address has more than one @" });
     }
     Ok((local, domain))
 }
@@ -158,14 +158,14 @@ fn check_local(local: &str) -> Result<(), AddressError> {
         None => Ok(()),
         Some(',' | ';') => AddressError::because(SEVERAL),
         Some(' ') => AddressError::because("a space is not allowed before the @"),
-        Some(c) => AddressError::because(format!("{} is not allowed before the @", shown(c))),
+        Some(c) => AddressError::because(format!("{} is not allowed before the @", display_char(c))),
     }
 }
 
-/// Checks an RFC 5321 `Quoted-string`, extended by RFC 6531; control characters are excluded already.
+/// Checks an RFC 5321 `Quoted-string`, extended by RFC 6531. The caller has excluded control characters.
 fn check_quoted(local: &str) -> Result<(), AddressError> {
     if local == "\"\"" {
-        return AddressError::because("there is nothing between the quotes before the @");
+        return AddressError::because("the quotes before the @ are empty");
     }
     let mut chars = local.chars();
     while let Some(c) = chars.next() {
@@ -173,19 +173,19 @@ fn check_quoted(local: &str) -> Result<(), AddressError> {
         let wrong =
             if c == '\\' { chars.next().filter(|c| !c.is_ascii()) } else { Some(c).filter(|&c| is_invisible(c)) };
         if let Some(c) = wrong {
-            return AddressError::because(format!("{} is not allowed before the @", shown(c)));
+            return AddressError::because(format!("{} is not allowed before the @", display_char(c)));
         }
     }
     Ok(())
 }
 
-/// Returns whether a character is `atext` of RFC 5322 §3.2.3 or non-ASCII as in RFC 6531, except invisible ones.
+/// Returns whether a character is `atext` (RFC 5322 §3.2.3) or a visible non-ASCII character (RFC 6531).
 fn is_atext(c: char) -> bool {
     c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || (!c.is_ascii() && !is_invisible(c))
 }
 
-/// Returns whether a character is white space or a formatting character, which copy and paste adds and a reader cannot
-/// retype. The joiners U+200C and U+200D are allowed: some scripts need them.
+/// Returns whether a character is non-ASCII white space or a formatting character. Copy and paste adds them, and a
+/// reader cannot see them. The joiners U+200C and U+200D are allowed, because some scripts need them.
 fn is_invisible(c: char) -> bool {
     !c.is_ascii()
         && (c.is_whitespace()
@@ -193,8 +193,8 @@ fn is_invisible(c: char) -> bool {
             || matches!(c, '\u{2060}'..='\u{206f}' | '\u{fff9}'..='\u{fffd}'))
 }
 
-/// Formats a character for an error: itself, or its number if it is invisible.
-fn shown(c: char) -> Cow<'static, str> {
+/// Formats a character for an error message; an invisible one by its code point.
+fn display_char(c: char) -> Cow<'static, str> {
     if c.is_control() || is_invisible(c) {
         return format!("the invisible character U+{:04X}", u32::from(c)).into();
     }
@@ -202,8 +202,8 @@ fn shown(c: char) -> Cow<'static, str> {
 }
 
 /// Parses an address literal (RFC 5321 §4.1.3) without its opening bracket into its canonical form.
-fn read_literal(literal: &str) -> Result<String, AddressError> {
-    let wrong = || AddressError("an address literal is [192.0.2.1] or [IPv6:2001:db8::1]".into());
+fn parse_literal(literal: &str) -> Result<String, AddressError> {
+    let wrong = || AddressError("an address literal must have the form [192.0.2.1] or [IPv6:2001:db8::1]".into());
     let inner = literal.strip_suffix(']').ok_or_else(wrong)?;
     match inner.split_at_checked(5) {
         Some((tag, ip)) if tag.eq_ignore_ascii_case("IPv6:") => {
@@ -213,8 +213,8 @@ fn read_literal(literal: &str) -> Result<String, AddressError> {
     }
 }
 
-/// Converts a domain to lower-case ASCII. One label is enough: internal messages go to names such as `localhost`.
-fn read_domain(domain: &str) -> Result<String, AddressError> {
+/// Converts a domain to lower-case ASCII. A single label is valid, because internal names such as `localhost` have one.
+fn parse_domain(domain: &str) -> Result<String, AddressError> {
     if domain.is_empty() {
         return AddressError::because("the part after the @ is empty");
     }
@@ -231,30 +231,31 @@ fn read_domain(domain: &str) -> Result<String, AddressError> {
     Ok(ascii)
 }
 
-/// Checks for letters, digits and hyphens (RFC 1123 §2.1). The limit of 255 for the whole follows from [`MAX_ADDRESS`].
+/// Checks that labels consist of letters, digits and hyphens (RFC 1123 §2.1). [`MAX_ADDRESS`] ensures that the domain
+/// has at most 255 bytes.
 fn check_labels(domain: &str) -> Result<(), AddressError> {
     for label in domain.split('.') {
         if label.is_empty() {
             return AddressError::because("the domain has a dot at its start or end, or two in a row");
         }
         if label.len() > MAX_LABEL {
-            return AddressError::because(format!("a part of the domain is longer than {MAX_LABEL} bytes"));
+            return AddressError::because(format!("a label of the domain is longer than {MAX_LABEL} bytes"));
         }
         if let Some(c) = label.chars().find(|c| !c.is_ascii_alphanumeric() && *c != '-') {
             return match c {
                 ',' | ';' => AddressError::because(SEVERAL),
                 ' ' => AddressError::because("a space is not allowed in the domain"),
-                _ => AddressError::because(format!("{} is not allowed in the domain", shown(c))),
+                _ => AddressError::because(format!("{} is not allowed in the domain", display_char(c))),
             };
         }
         if label.starts_with('-') || label.ends_with('-') {
-            return AddressError::because("a part of the domain begins or ends with a hyphen");
+            return AddressError::because("a label of the domain begins or ends with a hyphen");
         }
     }
     let last = domain.rsplit('.').next().unwrap_or_default();
     if last.bytes().all(|b| b.is_ascii_digit()) {
         return AddressError::because(
-            "a domain does not end in a number; write an IP address in brackets: [192.0.2.1]",
+            "a domain must not end in a number; write an IP address in brackets: [192.0.2.1]",
         );
     }
     Ok(())

@@ -1,7 +1,7 @@
-//! Divides the connections that the database server allows among replicas, and within a replica between the API and the
-//! worker, so that neither side can exhaust the other's. Pure.
+//! Divides the database server's connections among replicas, and within a replica between the API and the worker, so
+//! that neither of them can exhaust the connections of the other. Pure.
 
-/// Connections of one process.
+/// The database connections of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
     /// Connections of the API, including accepting messages.
@@ -10,11 +10,11 @@ pub struct Share {
     pub worker: u32,
 }
 
-/// Connections left free, for a replica that starts and for administrators.
-const SPARE: u32 = 3;
-/// The minimum of either side: one connection with kept plans and one other.
-const LEAST: u32 = 2;
-/// The worker's connection that listens for other processes.
+/// Connections reserved for a starting replica and for administrators.
+const RESERVED: u32 = 3;
+/// The minimum for the API and for the worker: one connection with prepared statements, and one without.
+const MINIMUM: u32 = 2;
+/// The worker's connection that listens for notifications of other processes.
 const LISTENER: u32 = 1;
 
 impl Share {
@@ -23,20 +23,20 @@ impl Share {
         self.api + self.worker + if self.worker > 0 { LISTENER } else { 0 }
     }
 
-    /// Reduces the share so that each of `processes` gets the same part of the available connections. A role that wants
-    /// none gets none.
+    /// Reduces the share so that each of `processes` gets the same number of the available connections. A role that
+    /// requests no connections gets none.
     #[must_use]
     pub fn fit(self, available: u32, processes: u32) -> Self {
-        let part = available.saturating_sub(SPARE) / processes.max(1);
-        if self.total() <= part {
+        let budget = available.saturating_sub(RESERVED) / processes.max(1);
+        if self.total() <= budget {
             return self;
         }
         let listener = if self.worker > 0 { LISTENER } else { 0 };
-        let part = part.saturating_sub(listener);
-        // The worker gets the odd one: accepted messages must be sent.
-        let half = if self.api == 0 { part } else { part.div_ceil(2) };
-        let worker = self.worker.min(half.max(LEAST));
-        let api = self.api.min(part.saturating_sub(worker).max(LEAST));
+        let budget = budget.saturating_sub(listener);
+        // The worker gets the odd connection, because accepted messages must be sent.
+        let half = if self.api == 0 { budget } else { budget.div_ceil(2) };
+        let worker = self.worker.min(half.max(MINIMUM));
+        let api = self.api.min(budget.saturating_sub(worker).max(MINIMUM));
         Self { api, worker }
     }
 }
@@ -57,20 +57,20 @@ mod tests {
     fn shortage_is_divided_between_api_and_worker() {
         assert_eq!(DEFAULT.fit(37, 3), Share { api: 5, worker: 5 });
         assert_eq!(DEFAULT.fit(36, 3), Share { api: 5, worker: 5 });
-        assert_eq!(DEFAULT.fit(17, 3), Share { api: 2, worker: 2 }, "the least that works");
+        assert_eq!(DEFAULT.fit(17, 3), Share { api: 2, worker: 2 }, "the minimum");
         assert_eq!(Share { api: 14, worker: 0 }.fit(23, 2), Share { api: 10, worker: 0 });
         assert_eq!(Share { api: 0, worker: 14 }.fit(23, 2), Share { api: 0, worker: 9 });
         assert_eq!(DEFAULT.fit(0, 0), Share { api: 2, worker: 2 });
     }
 
     #[test]
-    fn share_stays_within_its_part_unless_minimal() {
+    fn total_stays_within_the_available_connections() {
         for available in 0..120 {
             for processes in 1..8 {
                 let share = DEFAULT.fit(available, processes);
-                let is_least = share == Share { api: LEAST, worker: LEAST };
+                let is_minimal = share == Share { api: MINIMUM, worker: MINIMUM };
                 assert!(
-                    is_least || share.total() * processes + SPARE <= available,
+                    is_minimal || share.total() * processes + RESERVED <= available,
                     "{available} {processes} {share:?}"
                 );
             }

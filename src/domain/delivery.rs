@@ -1,4 +1,4 @@
-//! The states of a recipient, the transitions between them, and the status of the message as a whole.
+//! The states of a recipient, the transitions between them, and the status of a whole message.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,8 +13,9 @@ use super::report::Action;
 
 /// A recipient's delivery state.
 ///
-/// `Queued`, `Deferred` and the end states are stored; `Scheduled` (queued, its first due time to come) and `Sending`
-/// (leased by a worker) follow from the recipient's row in the queue, so that a claim writes one row and not two.
+/// `Queued`, `Deferred` and the end states are stored. `Scheduled` (queued with a first due time in the future) and
+/// `Sending` (leased by a worker) are derived from the recipient's row in the queue, so that a claim writes only one
+/// row.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
 )]
@@ -46,7 +47,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// All statuses, the most urgent first.
+    /// All statuses. The first status that any recipient has is the message's status.
     pub const ALL: [Self; 11] = [
         Self::Sending,
         Self::Queued,
@@ -61,7 +62,7 @@ impl Status {
         Self::Uncertain,
     ];
 
-    /// Returns the word in SQL, JSON and documentation.
+    /// Returns the status's name in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sending => "sending",
@@ -78,7 +79,7 @@ impl Status {
         }
     }
 
-    /// Returns whether this is an end state, in which the recipient has left the queue.
+    /// Returns whether this is an end state, in which the recipient is not in the queue any more.
     pub fn is_end(self) -> bool {
         !matches!(self, Self::Sending | Self::Queued | Self::Deferred | Self::Scheduled)
     }
@@ -98,34 +99,36 @@ impl FromStr for Status {
     }
 }
 
-/// A message's status: the most urgent of its recipients', or `partial` if they ended differently.
+/// A message's status: the first status of [`Status::ALL`] that a recipient has, or `partial` if the recipients reached
+/// different end states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MessageStatus {
-    /// The most urgent status of its recipients; an end state if all of them have it.
+    /// The first status of [`Status::ALL`] that a recipient has; an end state only if all recipients have it.
     Recipients(Status),
-    /// All recipients have reached end states, and not all the same.
+    /// All recipients have reached end states, but not the same one.
     Partial,
 }
 
 impl MessageStatus {
-    /// Returns all statuses, the most urgent first.
+    /// Returns all statuses, in the order of [`Status::ALL`].
     pub fn all() -> impl Iterator<Item = Self> {
         Status::ALL.into_iter().map(Self::Recipients).chain([Self::Partial])
     }
 
-    /// Summarises the recipients' states. The SQL function `message_status` is the same rule, for the filter of the list.
+    /// Derives the status from the recipients' statuses. The SQL function `message_status` has the same rule, for the
+    /// list filter.
     pub fn from_recipients(recipients: impl IntoIterator<Item = Status>) -> Self {
-        let mut seen: Vec<Status> = recipients.into_iter().collect();
-        seen.sort_unstable();
-        seen.dedup();
-        match seen.as_slice() {
+        let mut statuses: Vec<Status> = recipients.into_iter().collect();
+        statuses.sort_unstable();
+        statuses.dedup();
+        match statuses.as_slice() {
             [] => Self::Recipients(Status::Queued),
             [first, _, ..] if first.is_end() => Self::Partial,
             [first, ..] => Self::Recipients(*first),
         }
     }
 
-    /// Returns the word in SQL, JSON and documentation.
+    /// Returns the status's name in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Recipients(status) => status.as_str(),
@@ -150,7 +153,8 @@ impl serde::Serialize for MessageStatus {
 
 impl utoipa::PartialSchema for MessageStatus {
     fn schema() -> RefOr<Schema> {
-        let about = "A message's status: the most urgent of its recipients', or `partial` if they ended differently.";
+        let about = "A message's status: the first status in this list that one of its recipients has, or `partial` if the \
+                     recipients reached different end states.";
         ObjectBuilder::new()
             .schema_type(Type::String)
             .description(Some(about))
@@ -170,11 +174,11 @@ impl utoipa::ToSchema for MessageStatus {
 pub enum Transition {
     /// The recipient reaches an end state and leaves the queue.
     End(Status),
-    /// The recipient stays in the queue as `deferred`; the event says why.
+    /// The recipient stays in the queue as `deferred`.
     Retry {
-        /// When the next attempt is due.
+        /// The time at which the next attempt is due.
         at: DateTime<Utc>,
-        /// `message.deferred`, or `message.uncertain` if a copy may already have arrived.
+        /// The event: `message.deferred`, or `message.uncertain` if the message may already have arrived.
         event: EventType,
     },
 }
@@ -188,7 +192,7 @@ impl Transition {
         }
     }
 
-    /// Returns when the next attempt is due, if there is one.
+    /// Returns the time at which the next attempt is due, if there is one.
     pub fn next_attempt_at(self) -> Option<DateTime<Utc>> {
         match self {
             Self::End(_) => None,
@@ -200,100 +204,100 @@ impl Transition {
     pub fn event(self) -> EventType {
         match self {
             Self::Retry { event, .. } => event,
-            Self::End(status) => EventType::of_end(status),
+            Self::End(status) => EventType::for_status(status),
         }
     }
 }
 
-/// Why a report has no effect.
+/// The reason why a delivery report has no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoEffectReason {
-    /// The state is known already: the report is a duplicate, or another said the same before.
-    Known,
+    /// The recipient already has the reported state: the report, or an equivalent one, was received before.
+    Duplicate,
     /// The recipient waits for another attempt, which will have its own outcome.
-    Waiting,
-    /// A worker has leased it: the server's reply is not recorded yet. The report may have an effect if it is repeated
-    /// later.
-    InHand,
+    StillQueued,
+    /// A worker has leased the recipient, and the server's reply is not recorded yet. The report may have an effect if
+    /// it is repeated later.
+    Leased,
     /// Nothing was sent to the recipient.
     NotSent,
-    /// The report is not about an end state.
-    NoEnd,
+    /// The report does not state an end state.
+    NotFinal,
 }
 
 impl NoEffectReason {
-    /// Returns the word in JSON and documentation.
+    /// Returns the reason's name in JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Known => "already_known",
-            Self::Waiting => "still_waiting",
-            Self::InHand => "in_hand",
+            Self::Duplicate => "already_known",
+            Self::StillQueued => "still_waiting",
+            Self::Leased => "in_hand",
             Self::NotSent => "not_sent",
-            Self::NoEnd => "no_end",
+            Self::NotFinal => "no_end",
         }
     }
 }
 
-/// What a report does to a recipient.
+/// The effect of a delivery report on a recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReportEffect {
     /// The recipient moves to another end state.
     Ends(Status),
-    /// The recipient reported the message as spam: its state stays, and no further attempt is made.
+    /// The recipient reported the message as spam. Its state does not change, and no further attempt is made.
     Complains,
-    /// The state stays, and an event records the report: others who know the return path may have forged it.
+    /// An event records the report, and the state does not change, because other recipients who know the return path
+    /// may have forged the report.
     Noted(EventType),
-    /// No effect.
+    /// The report has no effect.
     Nothing(NoEffectReason),
 }
 
 impl ReportEffect {
-    /// Returns what a report of `action` does to a recipient in `status` with `attempts` recorded attempts.
+    /// Returns the effect of a report of `action` on a recipient in `status` with `attempts` recorded attempts.
     ///
-    /// Transitions have one direction, from `uncertain` and `relayed` over `delivered` to `bounced`, so a repeated
-    /// report has no effect. A queued recipient does not change: the report is about an earlier attempt, and the next
-    /// one has its own outcome. A leased recipient may have been sent a moment ago, so its state is not known yet. A
-    /// recipient that complains has the message, whatever its state: a complaint counts in every state once there was
-    /// an attempt.
-    pub fn of(action: Action, status: Status, attempts: i16, has_complained: bool) -> Self {
+    /// Transitions have one direction, from `uncertain` and `relayed` to `delivered` and then to `bounced`, so a
+    /// repeated report has no effect. A queued recipient does not change: the report is about an earlier attempt, and
+    /// the next attempt has its own outcome. A leased recipient may just have been sent, so its state is not known yet.
+    /// A recipient that complains has received the message, so a complaint counts in every state after an attempt.
+    pub fn new(action: Action, status: Status, attempts: i16, has_complained: bool) -> Self {
         use Status::{Bounced, Delivered, Expired, Relayed, Uncertain};
         match (action, status) {
-            (Action::Complained, _) if has_complained => Self::Nothing(NoEffectReason::Known),
+            (Action::Complained, _) if has_complained => Self::Nothing(NoEffectReason::Duplicate),
             (Action::Complained, _) if attempts > 0 => Self::Complains,
-            (_, Status::Sending) => Self::Nothing(NoEffectReason::InHand),
-            (_, Status::Queued | Status::Deferred | Status::Scheduled) => Self::Nothing(NoEffectReason::Waiting),
+            (_, Status::Sending) => Self::Nothing(NoEffectReason::Leased),
+            (_, Status::Queued | Status::Deferred | Status::Scheduled) => Self::Nothing(NoEffectReason::StillQueued),
             (_, Status::Canceled | Status::Suppressed) => Self::Nothing(NoEffectReason::NotSent),
             (Action::Complained, _) => Self::Complains,
             (Action::Failed, Relayed | Delivered | Uncertain) => Self::Ends(Bounced),
             (Action::Delivered, Relayed | Uncertain) => Self::Ends(Delivered),
-            // An attempt of an expired recipient may have succeeded without our knowledge; it stays expired.
+            // An attempt of an expired recipient may have succeeded without a reply; the recipient stays expired.
             (Action::Failed, Bounced | Expired) | (Action::Delivered, Delivered | Bounced | Expired) => {
-                Self::Nothing(NoEffectReason::Known)
+                Self::Nothing(NoEffectReason::Duplicate)
             }
-            (Action::Delayed | Action::Relayed | Action::Expanded, _) => Self::Nothing(NoEffectReason::NoEnd),
+            (Action::Delayed | Action::Relayed | Action::Expanded, _) => Self::Nothing(NoEffectReason::NotFinal),
         }
     }
 
-    /// Reduces the effect to one event, for a report by a return path that other recipients know as well. `noted` lists
-    /// the earlier such reports about the recipient, as [`note`](Self::note) returns them.
+    /// Reduces the effect to an event, for a report to a return path that other recipients also know. `noted` lists the
+    /// earlier such reports about the recipient, as [`note`](Self::note) returns them.
     #[must_use]
     pub fn unvouched(self, noted: &[String]) -> Self {
         let (Self::Ends(_) | Self::Complains, Some(event)) = (self, self.event()) else { return self };
-        let is_known = Self::Noted(event).note().is_some_and(|word| noted.iter().any(|noted| noted == word));
-        if is_known { Self::Nothing(NoEffectReason::Known) } else { Self::Noted(event) }
+        let is_noted = Self::Noted(event).note().is_some_and(|note| noted.iter().any(|noted| noted == note));
+        if is_noted { Self::Nothing(NoEffectReason::Duplicate) } else { Self::Noted(event) }
     }
 
-    /// Returns the event that records it.
+    /// Returns the event that records the effect.
     pub fn event(self) -> Option<EventType> {
         match self {
-            Self::Ends(status) => Some(EventType::of_end(status)),
+            Self::Ends(status) => Some(EventType::for_status(status)),
             Self::Noted(event) => Some(event),
             Self::Complains => Some(EventType::Complained),
             Self::Nothing(_) => None,
         }
     }
 
-    /// Returns the word by which the recipient's row records the report.
+    /// Returns the name under which the recipient's row records the report.
     pub fn note(self) -> Option<&'static str> {
         match self {
             Self::Noted(event) => event.as_str().strip_prefix("message."),
@@ -307,25 +311,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn report_moves_a_recipient_one_way_and_once() {
+    fn report_transitions_have_one_direction() {
         use Status::{Bounced, Delivered, Relayed, Uncertain};
-        let word = |action, status| ReportEffect::of(action, status, 1, false);
+        let effect = |action, status| ReportEffect::new(action, status, 1, false);
         for from in [Relayed, Delivered, Uncertain] {
-            assert_eq!(word(Action::Failed, from), ReportEffect::Ends(Bounced));
+            assert_eq!(effect(Action::Failed, from), ReportEffect::Ends(Bounced));
         }
         for from in [Relayed, Uncertain] {
-            assert_eq!(word(Action::Delivered, from), ReportEffect::Ends(Delivered));
+            assert_eq!(effect(Action::Delivered, from), ReportEffect::Ends(Delivered));
         }
-        assert_eq!(word(Action::Failed, Bounced), ReportEffect::Nothing(NoEffectReason::Known));
-        assert_eq!(word(Action::Delivered, Delivered), ReportEffect::Nothing(NoEffectReason::Known));
-        assert_eq!(word(Action::Delivered, Bounced), ReportEffect::Nothing(NoEffectReason::Known));
+        assert_eq!(effect(Action::Failed, Bounced), ReportEffect::Nothing(NoEffectReason::Duplicate));
+        assert_eq!(effect(Action::Delivered, Delivered), ReportEffect::Nothing(NoEffectReason::Duplicate));
+        assert_eq!(effect(Action::Delivered, Bounced), ReportEffect::Nothing(NoEffectReason::Duplicate));
         for action in [Action::Delayed, Action::Relayed, Action::Expanded] {
-            assert_eq!(word(action, Relayed), ReportEffect::Nothing(NoEffectReason::NoEnd));
+            assert_eq!(effect(action, Relayed), ReportEffect::Nothing(NoEffectReason::NotFinal));
         }
-        assert_eq!(ReportEffect::of(Action::Complained, Delivered, 1, false), ReportEffect::Complains);
+        assert_eq!(ReportEffect::new(Action::Complained, Delivered, 1, false), ReportEffect::Complains);
         assert_eq!(
-            ReportEffect::of(Action::Complained, Delivered, 1, true),
-            ReportEffect::Nothing(NoEffectReason::Known)
+            ReportEffect::new(Action::Complained, Delivered, 1, true),
+            ReportEffect::Nothing(NoEffectReason::Duplicate)
         );
     }
 
@@ -335,18 +339,19 @@ mod tests {
         let all = no_complaints.into_iter().flat_map(|action| [(action, 0), (action, 3)]);
         for (action, attempts) in all.chain([(Action::Complained, 0)]) {
             for status in Status::ALL {
-                let word = ReportEffect::of(action, status, attempts, false);
+                let effect = ReportEffect::new(action, status, attempts, false);
                 if !status.is_end() {
-                    let why = if status == Status::Sending { NoEffectReason::InHand } else { NoEffectReason::Waiting };
-                    assert_eq!(word, ReportEffect::Nothing(why));
+                    let reason =
+                        if status == Status::Sending { NoEffectReason::Leased } else { NoEffectReason::StillQueued };
+                    assert_eq!(effect, ReportEffect::Nothing(reason));
                 }
                 if matches!(status, Status::Canceled | Status::Suppressed) {
-                    assert_eq!(word, ReportEffect::Nothing(NoEffectReason::NotSent));
+                    assert_eq!(effect, ReportEffect::Nothing(NoEffectReason::NotSent));
                 }
-                if let ReportEffect::Ends(end) = word {
+                if let ReportEffect::Ends(end) = effect {
                     assert!(
-                        matches!(ReportEffect::of(action, end, attempts, false), ReportEffect::Nothing(_)),
-                        "a replay does nothing"
+                        matches!(ReportEffect::new(action, end, attempts, false), ReportEffect::Nothing(_)),
+                        "a repeated report has no effect"
                     );
                 }
             }
@@ -354,15 +359,15 @@ mod tests {
     }
 
     #[test]
-    fn unvouched_reports_are_noted_once_and_move_nothing() {
+    fn unvouched_report_is_noted_once_and_changes_no_state() {
         for action in [Action::Failed, Action::Delivered, Action::Complained, Action::Delayed] {
             for status in Status::ALL {
-                let vouched = ReportEffect::of(action, status, 1, false);
+                let vouched = ReportEffect::new(action, status, 1, false);
                 let noted = vouched.unvouched(&[]);
                 assert_eq!(matches!(vouched, ReportEffect::Nothing(_)), noted == vouched, "{action:?} {status:?}");
                 assert!(matches!(noted, ReportEffect::Nothing(_) | ReportEffect::Noted(_)), "{noted:?}");
                 if let Some(note) = noted.note() {
-                    assert_eq!(vouched.unvouched(&[note.to_owned()]), ReportEffect::Nothing(NoEffectReason::Known));
+                    assert_eq!(vouched.unvouched(&[note.to_owned()]), ReportEffect::Nothing(NoEffectReason::Duplicate));
                 }
             }
         }
@@ -371,16 +376,16 @@ mod tests {
     #[test]
     fn complaint_counts_in_every_state_after_an_attempt() {
         for status in Status::ALL {
-            assert_eq!(ReportEffect::of(Action::Complained, status, 1, false), ReportEffect::Complains);
+            assert_eq!(ReportEffect::new(Action::Complained, status, 1, false), ReportEffect::Complains);
             assert_eq!(
-                ReportEffect::of(Action::Complained, status, 1, true),
-                ReportEffect::Nothing(NoEffectReason::Known)
+                ReportEffect::new(Action::Complained, status, 1, true),
+                ReportEffect::Nothing(NoEffectReason::Duplicate)
             );
         }
     }
 
     #[test]
-    fn message_has_the_status_of_its_most_urgent_recipient() {
+    fn message_has_the_first_status_of_its_recipients() {
         use Status::{Bounced, Deferred, Delivered, Queued, Relayed, Sending};
         let is = MessageStatus::Recipients;
         assert_eq!(MessageStatus::from_recipients([Relayed, Sending, Queued]), is(Sending));

@@ -25,9 +25,9 @@ use super::keyring::{Keyring, KeyringError, Purpose};
 #[serde(rename_all = "lowercase")]
 #[schema(as = DkimAlgorithm)]
 pub enum Algorithm {
-    /// Ed25519 (RFC 8463): small and fast, but not supported by every receiver.
+    /// Ed25519 (RFC 8463): small and fast, but not supported by all receivers.
     Ed25519,
-    /// RSA with 2048 bits (RFC 8301): supported by all.
+    /// RSA with 2048 bits (RFC 8301): supported by all receivers.
     Rsa,
 }
 
@@ -35,7 +35,7 @@ impl Algorithm {
     /// All algorithms, in the order in which they sign.
     pub const ALL: [Self; 2] = [Self::Ed25519, Self::Rsa];
 
-    /// Returns the word in SQL, JSON and configuration, and the `k=` of a record.
+    /// Returns the algorithm's name in SQL, JSON, configuration and the `k=` tag of a record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ed25519 => "ed25519",
@@ -55,7 +55,7 @@ impl FromStr for Algorithm {
 
     fn from_str(word: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == word);
-        found.ok_or_else(|| format!("`{word}` is not an algorithm; use ed25519 or rsa"))
+        found.ok_or_else(|| format!("`{word}` is not an algorithm; use `ed25519` or `rsa`"))
     }
 }
 
@@ -64,11 +64,11 @@ impl FromStr for Algorithm {
 #[serde(rename_all = "lowercase")]
 #[schema(as = DkimKeyState)]
 pub enum KeyState {
-    /// It signs once its record is found in the DNS.
+    /// The key starts to sign when a check finds its record in the DNS.
     Pending,
-    /// It signs.
+    /// The key signs.
     Active,
-    /// It no longer signs; its record stays for signed messages that are still in transit.
+    /// The key no longer signs. Its record stays published for signed messages that are still in transit.
     Retiring,
 }
 
@@ -91,17 +91,17 @@ pub enum KeyError {
     /// No secret is configured.
     #[error("secret_key (POSTRIDER_SECRET_KEY) is not set")]
     NoSecret,
-    /// The key with this selector cannot be opened.
-    #[error("DKIM key {selector} cannot be opened: {source}")]
-    Unopened {
-        /// Its selector.
+    /// The key with this selector cannot be decrypted.
+    #[error("DKIM key {selector} cannot be decrypted: {source}")]
+    Undecryptable {
+        /// The key's selector.
         selector: String,
         /// The cause.
         source: Box<KeyError>,
     },
-    /// It was encrypted with another secret.
+    /// It is encrypted with another secret.
     #[error(transparent)]
-    Sealed(#[from] KeyringError),
+    Keyring(#[from] KeyringError),
     /// The decrypted bytes are not a key, or key generation failed.
     #[error("the {0} key cannot be used")]
     Crypto(Algorithm),
@@ -110,9 +110,9 @@ pub enum KeyError {
 /// A newly generated key.
 #[derive(Clone)]
 pub struct NewKey {
-    /// Its algorithm.
+    /// The key's algorithm.
     pub algorithm: Algorithm,
-    /// PKCS #8.
+    /// The private key (PKCS #8).
     private: Vec<u8>,
     /// The public key, as [`record`] expects it.
     pub public: Vec<u8>,
@@ -125,8 +125,8 @@ impl fmt::Debug for NewKey {
 }
 
 impl NewKey {
-    /// Generates a key. RSA takes a tenth of a second: do not call it on an async thread.
-    pub fn make(algorithm: Algorithm) -> Result<Self, KeyError> {
+    /// Generates a key. Do not call it on an async thread: an RSA key takes a tenth of a second.
+    pub fn generate(algorithm: Algorithm) -> Result<Self, KeyError> {
         let failed = |_| KeyError::Crypto(algorithm);
         let (private, public) = match algorithm {
             Algorithm::Ed25519 => {
@@ -160,12 +160,12 @@ fn context(tenant: TenantId, domain: &str, selector: &str) -> Vec<u8> {
     format!("{}/{domain}/{selector}", tenant.0.simple()).into_bytes()
 }
 
-/// Creates a unique selector from 5 random bytes that both keys of a pair share: `pr-`, eight letters and digits, and
-/// the algorithm.
+/// Creates a selector from 5 random bytes, which both keys of a pair share: `pr-`, eight letters or digits, and the
+/// algorithm.
 pub fn selector(random: [u8; 5], algorithm: Algorithm) -> String {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     let bits = random.into_iter().fold(0_u64, |bits, byte| bits << 8 | u64::from(byte));
-    let letter = |place: u32| char::from(LETTERS[(bits >> (5 * place) & 31) as usize]);
+    let letter = |index: u32| char::from(LETTERS[(bits >> (5 * index) & 31) as usize]);
     let name: String = (0..8).map(letter).collect();
     format!("pr-{name}-{algorithm}")
 }
@@ -176,11 +176,11 @@ pub fn record(algorithm: Algorithm, public: &[u8]) -> String {
     format!("v=DKIM1; k={algorithm}; p={}", STANDARD.encode(public))
 }
 
-/// A key that signs.
+/// A decrypted key that signs.
 pub struct SigningKey {
-    /// The selector of its record.
+    /// The selector of the key's record.
     pub selector: String,
-    /// Its algorithm.
+    /// The key's algorithm.
     pub algorithm: Algorithm,
     /// The private key.
     pub key: DkimKey,
@@ -200,15 +200,15 @@ impl SigningKey {
         domain: &str,
         selector: &str,
         algorithm: Algorithm,
-        sealed: &[u8],
+        encrypted: &[u8],
     ) -> Result<Self, KeyError> {
         let ring = ring.ok_or(KeyError::NoSecret)?;
-        let private = ring.open(Purpose::DkimKey, &context(tenant, domain, selector), sealed)?;
-        Self::read(selector, algorithm, private)
+        let private = ring.open(Purpose::DkimKey, &context(tenant, domain, selector), encrypted)?;
+        Self::parse(selector, algorithm, private)
     }
 
     /// Parses a plaintext private key (PKCS #8).
-    pub fn read(selector: &str, algorithm: Algorithm, private: Vec<u8>) -> Result<Self, KeyError> {
+    pub fn parse(selector: &str, algorithm: Algorithm, private: Vec<u8>) -> Result<Self, KeyError> {
         let failed = |_| KeyError::Crypto(algorithm);
         let key = match algorithm {
             Algorithm::Ed25519 => Ed25519Key::from_pkcs8_maybe_unchecked_der(&private).map_err(failed)?.into(),
@@ -221,17 +221,17 @@ impl SigningKey {
     }
 }
 
-/// The keys that sign for a domain now.
+/// The keys that sign for a domain.
 #[derive(Debug, Clone)]
 pub struct Signer {
-    /// The `d=` of the signatures.
+    /// The signing domain: the `d=` tag of the signatures.
     pub domain: String,
-    /// At least one, in the order in which they sign.
+    /// The keys in the order in which they sign, at least one.
     pub keys: Vec<Arc<SigningKey>>,
 }
 
 impl Signer {
-    /// Returns whether signing takes some hundred microseconds.
+    /// Returns whether signing takes several hundred microseconds, as it does with RSA.
     pub fn is_slow(&self) -> bool {
         self.keys.iter().any(|key| key.algorithm == Algorithm::Rsa)
     }
@@ -242,28 +242,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn key_opens_only_in_its_context_with_its_secret() {
+    fn key_is_decrypted_only_in_its_context_with_its_secret() {
         let (ring, other) = (Keyring::new("one", []), Keyring::new("two", []));
         for algorithm in Algorithm::ALL {
-            let key = NewKey::make(algorithm).unwrap();
-            let sealed = key.seal(&ring, TenantId::DEFAULT, "acme.test", "a").unwrap();
+            let key = NewKey::generate(algorithm).unwrap();
+            let encrypted = key.seal(&ring, TenantId::DEFAULT, "acme.test", "a").unwrap();
             let open = |ring: Option<&Keyring>, domain: &str, selector: &str| {
-                SigningKey::open(ring, TenantId::DEFAULT, domain, selector, algorithm, &sealed).map(|key| key.selector)
+                SigningKey::open(ring, TenantId::DEFAULT, domain, selector, algorithm, &encrypted)
+                    .map(|key| key.selector)
             };
             assert_eq!(open(Some(&ring), "acme.test", "a"), Ok("a".to_owned()));
-            let not_ours = Err(KeyError::Sealed(KeyringError::NotOurs));
-            assert_eq!(open(Some(&ring), "acme.test", "b"), not_ours);
-            assert_eq!(open(Some(&ring), "evil.test", "a"), not_ours);
-            assert_eq!(open(Some(&other), "acme.test", "a"), not_ours);
+            let other_secret = Err(KeyError::Keyring(KeyringError::OtherSecret));
+            assert_eq!(open(Some(&ring), "acme.test", "b"), other_secret);
+            assert_eq!(open(Some(&ring), "evil.test", "a"), other_secret);
+            assert_eq!(open(Some(&other), "acme.test", "a"), other_secret);
             assert_eq!(open(None, "acme.test", "a"), Err(KeyError::NoSecret));
         }
     }
 
     #[test]
-    fn record_is_what_verifiers_expect() {
-        let ed25519 = record(Algorithm::Ed25519, &NewKey::make(Algorithm::Ed25519).unwrap().public);
+    fn record_has_the_format_of_rfc_6376() {
+        let ed25519 = record(Algorithm::Ed25519, &NewKey::generate(Algorithm::Ed25519).unwrap().public);
         assert_eq!(ed25519.len(), "v=DKIM1; k=ed25519; p=".len() + 44, "32 bytes");
-        let rsa = record(Algorithm::Rsa, &NewKey::make(Algorithm::Rsa).unwrap().public);
+        let rsa = record(Algorithm::Rsa, &NewKey::generate(Algorithm::Rsa).unwrap().public);
         assert!(rsa.starts_with("v=DKIM1; k=rsa; p=MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA"), "{rsa}");
     }
 

@@ -1,4 +1,4 @@
-//! Webhook endpoints: their settings, their state, and the secret that signs their posts (Standard Webhooks 1.0).
+//! Webhook endpoints: their settings, their state, and the secret that signs deliveries (Standard Webhooks 1.0).
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -17,42 +17,42 @@ use super::limits::Change;
 pub const MAX_URL: usize = 2_048;
 /// The maximum length of a description, in characters.
 pub const MAX_DESCRIPTION: usize = 1_000;
-/// Concurrent posts.
+/// Allowed numbers of concurrent posts.
 pub const CONCURRENCY: RangeInclusive<u64> = 1..=256;
-/// Posts per second; the minimum is about one per day.
+/// Allowed numbers of posts per second; the minimum is about one per day.
 pub const RATE: RangeInclusive<f64> = 1e-5..=1e5;
-/// Events in one post.
+/// Allowed numbers of events in one delivery.
 pub const BATCH: RangeInclusive<u64> = 1..=100;
-/// How long the previous secret still signs in addition to a new one.
-pub const OLD_SECRET_LASTS: TimeDelta = TimeDelta::hours(24);
+/// How long the previous secret still signs in addition to a new secret.
+pub const PREVIOUS_SECRET_TTL: TimeDelta = TimeDelta::hours(24);
 
-/// The settings of an endpoint besides its URL. For a new endpoint, a setting that is kept has its default.
+/// The settings of a webhook endpoint besides its URL. In a new endpoint, a setting that is not set has its default.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
-    /// A description for readers; empty if cleared.
+    /// A description for the operator; empty if cleared.
     pub description: Change<String>,
     /// The subscribed event types; all if cleared.
     pub events: Change<Vec<EventType>>,
-    /// Concurrent posts.
+    /// Maximum concurrent posts.
     pub concurrency: Option<i16>,
-    /// Posts per second; unlimited if cleared.
+    /// Maximum posts per second; unlimited if cleared.
     pub rate: Change<f64>,
-    /// Events in one post.
+    /// Maximum events in one delivery.
     pub batch: Option<i16>,
 }
 
-/// Changes to an endpoint.
+/// Changes to a webhook endpoint.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EndpointChange {
     /// The new URL.
     pub url: Option<Url>,
-    /// Whether to disable the endpoint, or to enable it and reset its failures.
+    /// `true` disables the endpoint; `false` enables it and resets its failures.
     pub disabled: Option<bool>,
     /// The other settings.
     pub settings: Settings,
 }
 
-/// The state of an endpoint.
+/// The state of a webhook endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = WebhookState)]
@@ -61,11 +61,12 @@ pub enum State {
     Active,
     /// Recent posts have failed; they are retried.
     Failing,
-    /// Nothing is posted until the endpoint is enabled.
+    /// Nothing is posted until the endpoint is enabled again.
     Disabled,
 }
 
-/// A signing secret of 32 random bytes. It is stored, since every post is signed with it, and shown once.
+/// A signing secret of 32 random bytes. It is stored, because every post is signed with it, and returned once by the
+/// API.
 pub struct Secret([u8; 32]);
 
 impl Secret {
@@ -75,7 +76,7 @@ impl Secret {
     }
 
     /// Returns the signing key.
-    pub fn octets(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 
@@ -91,10 +92,11 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The prefix of encrypted secrets, as `webhook_endpoints.secret` documents. Plaintext secrets are random.
-pub const SEALED: &[u8] = b"PRSEAL1\0";
+/// The prefix of encrypted secrets in the column `webhook_endpoints.secret`. A plaintext secret is random, so it does
+/// not begin with this prefix.
+pub const ENCRYPTED_PREFIX: &[u8] = b"PRSEAL1\0";
 
-/// A stored secret: encrypted with the keyring and bound to its endpoint, or plaintext if there is no keyring.
+/// A stored secret. It is encrypted with the keyring and bound to its endpoint, or plaintext if there is no keyring.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoredSecret(Vec<u8>);
 
@@ -104,18 +106,18 @@ impl StoredSecret {
         Self(bytes)
     }
 
-    /// Encrypts a secret of this endpoint if there is a keyring.
+    /// Encrypts the secret of this endpoint, if there is a keyring.
     pub fn seal(secret: &[u8], keyring: Option<&Keyring>, endpoint: EndpointId) -> Result<Self, KeyringError> {
         let Some(keyring) = keyring else { return Ok(Self(secret.to_vec())) };
-        let sealed = keyring.seal(Purpose::WebhookSecret, endpoint.0.as_bytes(), secret)?;
-        Ok(Self([SEALED, &sealed].concat()))
+        let encrypted = keyring.seal(Purpose::WebhookSecret, endpoint.0.as_bytes(), secret)?;
+        Ok(Self([ENCRYPTED_PREFIX, &encrypted].concat()))
     }
 
     /// Returns the signing key, decrypted if necessary.
     pub fn open(&self, keyring: Option<&Keyring>, endpoint: EndpointId) -> Result<Vec<u8>, SecretError> {
-        let Some(sealed) = self.0.strip_prefix(SEALED) else { return Ok(self.0.clone()) };
+        let Some(encrypted) = self.0.strip_prefix(ENCRYPTED_PREFIX) else { return Ok(self.0.clone()) };
         let keyring = keyring.ok_or(SecretError::NoKeyring)?;
-        Ok(keyring.open(Purpose::WebhookSecret, endpoint.0.as_bytes(), sealed)?)
+        Ok(keyring.open(Purpose::WebhookSecret, endpoint.0.as_bytes(), encrypted)?)
     }
 
     /// Returns the stored bytes.
@@ -124,25 +126,25 @@ impl StoredSecret {
     }
 
     /// Returns whether the secret is encrypted.
-    pub fn is_sealed(&self) -> bool {
-        self.0.starts_with(SEALED)
+    pub fn is_encrypted(&self) -> bool {
+        self.0.starts_with(ENCRYPTED_PREFIX)
     }
 }
 
 impl fmt::Debug for StoredSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_sealed() { "whsec_… (sealed)" } else { "whsec_…" })
+        f.write_str(if self.is_encrypted() { "whsec_… (encrypted)" } else { "whsec_…" })
     }
 }
 
-/// Why a stored secret cannot sign.
+/// The reason why a stored secret cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
     /// It is encrypted, and no `secret_key` is configured.
-    #[error("the webhook's secret is stored encrypted: configure secret_key as it was")]
+    #[error("the webhook endpoint's secret is encrypted; configure the secret_key that encrypted it")]
     NoKeyring,
-    /// It was encrypted with another `secret_key`, or altered.
-    #[error("the webhook's secret {0}, or rotate the webhook's secret")]
+    /// It is encrypted with another `secret_key`, or was altered.
+    #[error("cannot decrypt the webhook endpoint's secret: {0}, or rotate the secret")]
     Keyring(#[from] KeyringError),
 }
 
@@ -158,18 +160,18 @@ mod tests {
     }
 
     #[test]
-    fn sealed_secret_opens_only_for_its_endpoint_and_key() {
+    fn secret_is_decrypted_only_for_its_endpoint_and_key() {
         let (id, other) = (EndpointId(uuid::Uuid::from_u128(1)), EndpointId(uuid::Uuid::from_u128(2)));
-        let (ring, strange) = (Keyring::new("one", []), Keyring::new("two", []));
-        let sealed = StoredSecret::seal(&[7; 32], Some(&ring), id).unwrap();
-        assert!(sealed.is_sealed() && (24..=100).contains(&sealed.bytes().len()));
-        assert_eq!(sealed.open(Some(&ring), id).unwrap(), [7; 32]);
-        assert_eq!(sealed.open(None, id), Err(SecretError::NoKeyring));
-        for (ring, id) in [(&ring, other), (&strange, id)] {
-            assert_eq!(sealed.open(Some(ring), id), Err(SecretError::Keyring(KeyringError::NotOurs)));
+        let (ring, other_ring) = (Keyring::new("one", []), Keyring::new("two", []));
+        let encrypted = StoredSecret::seal(&[7; 32], Some(&ring), id).unwrap();
+        assert!(encrypted.is_encrypted() && (24..=100).contains(&encrypted.bytes().len()));
+        assert_eq!(encrypted.open(Some(&ring), id).unwrap(), [7; 32]);
+        assert_eq!(encrypted.open(None, id), Err(SecretError::NoKeyring));
+        for (ring, id) in [(&ring, other), (&other_ring, id)] {
+            assert_eq!(encrypted.open(Some(ring), id), Err(SecretError::Keyring(KeyringError::OtherSecret)));
         }
-        let clear = StoredSecret::seal(&[7; 32], None, id).unwrap();
-        assert_eq!((clear.is_sealed(), clear.open(Some(&ring), id)), (false, Ok(vec![7; 32])));
-        assert_eq!(format!("{clear:?} {sealed:?}"), "whsec_… whsec_… (sealed)");
+        let plain = StoredSecret::seal(&[7; 32], None, id).unwrap();
+        assert_eq!((plain.is_encrypted(), plain.open(Some(&ring), id)), (false, Ok(vec![7; 32])));
+        assert_eq!(format!("{plain:?} {encrypted:?}"), "whsec_… whsec_… (encrypted)");
     }
 }

@@ -1,4 +1,4 @@
-//! Events and their types, as applications see them.
+//! Events and their types, as the API returns them and webhooks post them.
 
 mod example;
 mod json;
@@ -7,40 +7,42 @@ mod truncate;
 use std::fmt;
 use std::str::FromStr;
 
-pub use json::{BounceSaid, Event, EventData, EventRecipient, EventSender};
+pub use json::{BounceView, Event, EventData, EventRecipient, EventSender};
 
 use super::delivery::Status;
 use super::words::words;
 
 words! {
-    /// What happened: the `type` of an event. New types may be added; ignore those that you do not know.
+    /// The `type` of an event. New types may be added; ignore unknown ones.
     pub enum EventType as "EventType" {
-        /// The message was accepted and is due at once. `recipients` lists all its recipients.
+        /// The message was accepted and is due at once. `recipients` lists all recipients.
         Accepted = "message.accepted",
-        /// Instead of `message.accepted` if `scheduled_at` lies ahead; also if a recipient is rescheduled later.
+        /// The message was accepted with a future `scheduled_at` (instead of `message.accepted`), or a recipient was
+        /// rescheduled.
         Scheduled = "message.scheduled",
         /// The recipient was canceled before an attempt.
         Canceled = "message.canceled",
-        /// An attempt failed temporarily, or `retry` requeued an uncertain recipient. `next_attempt_at` says when the next
-        /// one is due.
+        /// An attempt failed temporarily, or `retry` requeued an uncertain recipient. `next_attempt_at` says when the
+        /// next one is due.
         Deferred = "message.deferred",
         /// A relay took responsibility for the message. A bounce may still follow.
         Relayed = "message.relayed",
         /// The recipient's own mail server accepted the message, or a success report (DSN) says so.
         Delivered = "message.delivered",
-        /// The message was refused permanently, by SMTP or by a later bounce message.
+        /// The message was refused permanently, by an SMTP reply or by a later bounce message.
         Bounced = "message.bounced",
-        /// The retry window or `expires_at` ran out. It is not a bounce, and never suppresses.
+        /// The retry window or `expires_at` ran out. This is not a bounce, and never suppresses an address.
         Expired = "message.expired",
         /// The address is on the suppression list; nothing was sent.
         Suppressed = "message.suppressed",
-        /// The connection dropped after the message was sent and before the reply. An end state only if `final` is true.
+        /// The connection dropped after the message was sent and before the reply. It is an end state only if `final`
+        /// is true.
         Uncertain = "message.uncertain",
         /// The recipient reported the message as spam (a feedback report, ARF).
         Complained = "message.complained",
         /// The recipient used the unsubscribe link.
         Unsubscribed = "message.unsubscribed",
-        /// A webhook endpoint is tested (`POST /v1/webhooks/{id}/test`); only that endpoint receives it.
+        /// A test of a webhook endpoint (`POST /v1/webhooks/{id}/test`). Only that endpoint receives it.
         WebhookTest = "webhook.test",
         /// A webhook endpoint was disabled, because its posts failed for five days or it returned 410.
         WebhookDisabled = "webhook.disabled",
@@ -48,9 +50,9 @@ words! {
 }
 
 impl EventType {
-    /// Returns the event of reaching `status`; a status that is not an end state means that an attempt failed
-    /// temporarily.
-    pub fn of_end(status: Status) -> Self {
+    /// Returns the event type of a transition to `status`. A status that is not an end state means that an attempt
+    /// failed temporarily.
+    pub fn for_status(status: Status) -> Self {
         match status {
             Status::Relayed => Self::Relayed,
             Status::Delivered => Self::Delivered,
@@ -65,13 +67,14 @@ impl EventType {
 }
 
 impl EventType {
-    /// Returns whether it is about one recipient, and not about a message as a whole or a webhook endpoint.
-    pub fn is_of_recipient(self) -> bool {
+    /// Returns whether events of this type are about one recipient, and not about a whole message or a webhook
+    /// endpoint.
+    pub fn has_recipient(self) -> bool {
         !matches!(self, Self::Accepted | Self::Scheduled | Self::WebhookTest | Self::WebhookDisabled)
     }
 
     /// Returns the fields of `data` that are never null in events of this type.
-    pub fn sets(self) -> Vec<&'static str> {
+    pub fn required_fields(self) -> Vec<&'static str> {
         let always: &[&str] = match self {
             Self::WebhookTest => return vec!["endpoint_id"],
             Self::WebhookDisabled => return vec!["endpoint_id", "response"],
@@ -83,7 +86,7 @@ impl EventType {
             Self::Complained => &["vouched"],
             Self::Canceled | Self::Expired | Self::Unsubscribed => &[],
         };
-        let recipient: &[&str] = if self.is_of_recipient() { &["recipient_id", "recipient"] } else { &[] };
+        let recipient: &[&str] = if self.has_recipient() { &["recipient_id", "recipient"] } else { &[] };
         [&["message_id", "from", "subject", "stream"], recipient, always].concat()
     }
 }
@@ -94,15 +97,15 @@ impl fmt::Display for EventType {
     }
 }
 
-/// The text is not an event type.
+/// A text that is not an event type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("there is no such type of event")]
+#[error("unknown event type")]
 pub struct UnknownEventType;
 
 impl FromStr for EventType {
     type Err = UnknownEventType;
 
-    fn from_str(word: &str) -> Result<Self, UnknownEventType> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == word).ok_or(UnknownEventType)
+    fn from_str(text: &str) -> Result<Self, UnknownEventType> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or(UnknownEventType)
     }
 }

@@ -1,21 +1,21 @@
-//! Faults of a request: RFC 9457's `errors` with JSON pointers (RFC 6901) and codes.
+//! Faults of a request: the `errors` of a problem (RFC 9457), with JSON pointers (RFC 6901) and codes.
 //!
-//! The codes ([`Code`]) are published: programs branch on them, so one may be added but never renamed.
+//! The codes ([`Code`]) are part of the API: clients branch on them, so codes may be added, but never renamed.
 
 use serde::Serialize;
 
 use super::words::words;
 
 words! {
-    /// The kinds of fault a request can have. New ones may be added.
+    /// The kind of fault. New codes may be added.
     pub enum Code as "FaultCode" {
         /// A required value is missing, `null` or empty.
         Required = "required",
-        /// The value has another JSON type than the one expected.
+        /// The value does not have the expected JSON type.
         InvalidType = "invalid_type",
         /// The object has no field of this name.
         UnknownField = "unknown_field",
-        /// The same object has two fields of this name.
+        /// The object has two fields of this name.
         DuplicateField = "duplicate_field",
         /// The value appears twice in a list that allows no duplicates.
         DuplicateValue = "duplicate_value",
@@ -31,11 +31,11 @@ words! {
         InvalidAddress = "invalid_address",
         /// The text is not a valid header name.
         InvalidHeader = "invalid_header",
-        /// The header is set by the service itself or from another field.
+        /// Postrider sets this header itself, or from another field.
         ForbiddenHeader = "forbidden_header",
         /// The text is not base64 in the standard alphabet with padding.
         InvalidBase64 = "invalid_base64",
-        /// The text is not a media type that an attachment can have.
+        /// The text is not a valid media type for an attachment.
         InvalidContentType = "invalid_content_type",
         /// The text is not an RFC 3339 time, or the time is out of range.
         InvalidTimestamp = "invalid_timestamp",
@@ -45,7 +45,7 @@ words! {
         InvalidValue = "invalid_value",
         /// The search took too long; the message says how to narrow it.
         TooBroad = "too_broad",
-        /// The text is not an http or https URL that can be posted to.
+        /// The text is not a valid http or https URL.
         InvalidUrl = "invalid_url",
         /// The URL's host has no address that may be contacted; the message says why.
         DeniedAddress = "denied_address",
@@ -53,9 +53,9 @@ words! {
         UnverifiedDomain = "unverified_domain",
         /// The feature is not available in this version.
         NotAvailable = "not_available",
-        /// The key lacks a scope; the message names it.
+        /// The API key lacks a scope; the message names it.
         Forbidden = "forbidden",
-        /// It needs a setting that is not configured; the message names it.
+        /// The request needs a setting that is not configured; the message names it.
         NotConfigured = "not_configured",
         /// There are more faults than the response lists.
         TooManyFaults = "too_many_faults",
@@ -68,21 +68,22 @@ impl From<Code> for &'static str {
     }
 }
 
-/// One fault in a request body, header or query.
+/// A fault in the request's body, headers or query string.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Fault {
-    /// JSON pointer to the invalid value, such as `/to/0`; for a query parameter or a header, its name.
+    /// A JSON pointer to the invalid value, such as `/to/0`; or the name of the query parameter or header.
     #[schema(example = "/to/0")]
     pub pointer: String,
-    /// Stable, machine-readable code, such as `invalid_address`.
+    /// A stable, machine-readable code, such as `invalid_address`.
     #[schema(value_type = Code, example = "invalid_address")]
     pub code: &'static str,
-    /// What is wrong and how to fix it, for a reader.
+    /// What is wrong, and how to fix it.
+    #[schema(example = "an address must contain an @")]
     pub message: String,
 }
 
 impl Fault {
-    /// Formats the fault with its place as a sentence: "`/to/0`: not a valid address."
+    /// Formats the fault and its pointer as a sentence, such as "`/to/0`: an address must contain an @."
     pub fn sentence(&self) -> String {
         let message = self.message.trim_end();
         let stop = if message.ends_with(['.', '?', '!', '…']) { "" } else { "." };
@@ -93,12 +94,12 @@ impl Fault {
     }
 }
 
-/// Collects all faults of one request, so that the sender sees them at once.
+/// Collects the faults of one request, so that the response lists all of them.
 ///
-/// Only the first [`Faults::LIMIT`] are kept, so that a large invalid request gets a short response.
+/// Stores only the first [`Faults::LIMIT`] faults, so that the response to a large invalid request stays short.
 #[derive(Debug, Default)]
 pub struct Faults {
-    kept: Vec<Fault>,
+    listed: Vec<Fault>,
     dropped: usize,
 }
 
@@ -108,8 +109,8 @@ impl Faults {
 
     /// Adds a fault.
     pub fn push(&mut self, pointer: impl Into<String>, code: impl Into<&'static str>, message: impl Into<String>) {
-        if self.kept.len() < Self::LIMIT {
-            self.kept.push(Fault { pointer: pointer.into(), code: code.into(), message: message.into() });
+        if self.listed.len() < Self::LIMIT {
+            self.listed.push(Fault { pointer: pointer.into(), code: code.into(), message: message.into() });
         } else {
             self.dropped += 1;
         }
@@ -117,26 +118,26 @@ impl Faults {
 
     /// Returns whether there are no faults.
     pub fn is_empty(&self) -> bool {
-        self.kept.is_empty()
+        self.listed.is_empty()
     }
 
     /// Returns the number of faults added, including those beyond the limit.
     pub fn len(&self) -> usize {
-        self.kept.len() + self.dropped
+        self.listed.len() + self.dropped
     }
 
-    /// Returns whether the list is full and known to be incomplete, so that checking further is pointless.
+    /// Returns whether the list is full and incomplete, so that further checks are pointless.
     pub fn is_full(&self) -> bool {
         self.dropped > 0
     }
 
-    /// Returns the faults in the order found; if some were dropped, the last entry says so.
+    /// Returns the faults in the order in which they were added. If some were dropped, the last entry says so.
     pub fn into_vec(mut self) -> Vec<Fault> {
         if self.is_full() {
-            let message = format!("only the first {} faults are listed; fix these to see the others", Self::LIMIT);
-            self.kept.push(Fault { pointer: String::new(), code: Code::TooManyFaults.as_str(), message });
+            let message = format!("only the first {} faults are listed; fix these to see the rest", Self::LIMIT);
+            self.listed.push(Fault { pointer: String::new(), code: Code::TooManyFaults.as_str(), message });
         }
-        self.kept
+        self.listed
     }
 }
 
@@ -145,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sentence_has_the_place_and_one_full_stop() {
+    fn sentence_has_the_pointer_and_one_full_stop() {
         let sentence = |pointer: &str, message: &str| {
             Fault { pointer: pointer.into(), code: "required", message: message.into() }.sentence()
         };
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn long_list_is_truncated_and_says_so() {
+    fn truncated_list_ends_with_a_note() {
         let mut faults = Faults::default();
         for index in 0..Faults::LIMIT + 5 {
             faults.push(format!("/{index}"), Code::Required, "is missing");
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn complete_full_list_has_no_extra_entry() {
+    fn full_but_complete_list_has_no_note() {
         let mut faults = Faults::default();
         for _ in 0..Faults::LIMIT {
             faults.push("", "required", "is missing");

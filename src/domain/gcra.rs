@@ -1,80 +1,80 @@
-//! A rate limit by the generic cell rate algorithm (virtual scheduling, ITU-T I.371). Pure: the caller stores the state.
-//! The limits of lanes and streams are in their rows, so that a rate holds over all replicas together; those of webhook
-//! endpoints and of SMTP clients are in memory.
+//! A rate limit by the generic cell rate algorithm (virtual scheduling, ITU-T I.371). Pure: the caller stores the
+//! state. The state of lanes and streams is in their rows, so that a rate applies to all replicas together; the state
+//! of webhook endpoints and of SMTP clients is in memory.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// How many seconds of the rate may start at once after a pause, by default; at least one message may.
-const BURST: f64 = 0.1;
-/// How many seconds of the rate accumulate before a limit that was reached is checked again.
-const GATHER: f64 = 0.05;
+/// The default burst, in seconds of the rate: what may start at once after a pause. It is at least one message.
+const DEFAULT_BURST: f64 = 0.1;
+/// The time that accumulates before an exhausted limit is checked again, in seconds of the rate.
+const CHECK_INTERVAL: f64 = 0.05;
 
 /// A rate limit and how much of it was used.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Gcra {
     /// Messages per second.
     rate: f64,
-    /// The time up to which the rate has been used or has lapsed.
+    /// The time up to which the rate is used up or has lapsed.
     used_until: DateTime<Utc>,
-    /// Seconds of the rate that may start at once.
+    /// The burst in seconds of the rate.
     burst: f64,
 }
 
 impl Gcra {
-    /// Creates a limit of `rate` messages per second that has been used, or has lapsed, up to a time.
+    /// Creates a limit of `rate` messages per second that is used up, or has lapsed, up to `used_until`.
     pub fn new(rate: f64, used_until: DateTime<Utc>) -> Self {
-        Self { rate, used_until, burst: BURST }
+        Self { rate, used_until, burst: DEFAULT_BURST }
     }
 
-    /// Allows the messages of `burst` to start at once after a pause.
+    /// Allows the messages of a period of `burst` to start at once after a pause.
     #[must_use]
     pub fn with_burst(self, burst: TimeDelta) -> Self {
         Self { burst: seconds(burst), ..self }
     }
 
-    /// Changes the rate. What has been used stays used.
+    /// Changes the rate, and keeps the use so far.
     #[must_use]
     pub fn with_rate(self, rate: f64) -> Self {
         Self { rate, ..self }
     }
 
-    /// Returns the time up to which the rate has been used or has lapsed.
+    /// Returns the time up to which the rate is used up or has lapsed.
     pub fn used_until(&self) -> DateTime<Utc> {
         self.used_until
     }
 
-    /// Returns whether as many messages may start as after a long pause.
+    /// Returns whether the full burst is available, as after a long pause.
     pub fn is_unused(&self, now: DateTime<Utc>) -> bool {
         self.used_until <= now - self.burst()
     }
 
-    /// Restores a limit that was reached when [`Gcra::opens_at`] returned `opens_at`.
-    pub fn since(rate: f64, opens_at: Option<DateTime<Utc>>) -> Self {
-        let used_until = opens_at.map_or(DateTime::UNIX_EPOCH, |at| at - delta(GATHER.max(1.0 / rate)));
+    /// Restores a limit that was exhausted when [`Gcra::opens_at`] returned `opens_at`.
+    pub fn restore(rate: f64, opens_at: Option<DateTime<Utc>>) -> Self {
+        let used_until = opens_at.map_or(DateTime::UNIX_EPOCH, |at| at - delta(CHECK_INTERVAL.max(1.0 / rate)));
         Self::new(rate, used_until)
     }
 
     /// Returns how many messages may start now.
     pub fn available(&self, now: DateTime<Utc>) -> usize {
         let count = seconds(now - self.start(now)) * self.rate;
-        // A row stores microseconds: rounding must not cost a message.
+        // Columns have microseconds; rounding must not cost a message.
         let rounding = (self.rate * 1e-6).min(0.5);
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded by the burst")]
         let whole = (count + rounding).floor().max(0.0) as usize;
         whole
     }
 
-    /// Returns the limit after `taken` messages have started.
+    /// Returns the limit after `count` messages have started.
     #[must_use]
-    pub fn take(self, taken: usize, now: DateTime<Utc>) -> Self {
+    pub fn take(self, count: usize, now: DateTime<Utc>) -> Self {
         #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
-        let taken = taken as f64;
-        Self { used_until: self.start(now) + delta(taken / self.rate), ..self }
+        let count = count as f64;
+        Self { used_until: self.start(now) + delta(count / self.rate), ..self }
     }
 
-    /// Returns when to check again, if nothing is available now.
+    /// Returns the time at which to check again if nothing is available now.
     pub fn opens_at(&self, now: DateTime<Utc>) -> DateTime<Utc> {
-        self.start(now) + delta(GATHER.max(1.0 / self.rate))
+        self.start(now) + delta(CHECK_INTERVAL.max(1.0 / self.rate))
     }
 
     fn start(&self, now: DateTime<Utc>) -> DateTime<Utc> {
@@ -92,7 +92,7 @@ fn seconds(delta: TimeDelta) -> f64 {
 
 /// Rounds to microseconds, as the database does.
 fn delta(seconds: f64) -> TimeDelta {
-    #[allow(clippy::cast_possible_truncation, reason = "saturates, and a rate is never that low")]
+    #[allow(clippy::cast_possible_truncation, reason = "saturates; no rate is that low")]
     TimeDelta::microseconds((seconds * 1e6).round() as i64)
 }
 
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenth_of_a_second_or_one_message_may_start_after_a_pause() {
+    fn default_burst_is_a_tenth_of_a_second_or_one_message() {
         for (rate, burst) in [(1.0 / 60.0, 1), (1.0, 1), (10.0, 1), (50.0, 5), (1_000.0, 100)] {
             assert_eq!(unused(rate).available(at(0)), burst, "{rate} per second");
         }
@@ -140,54 +140,55 @@ mod tests {
     }
 
     #[test]
-    fn restored_limit_continues_where_it_was() {
+    fn restored_limit_equals_the_original() {
         for rate in [0.5, 3.0, 1_000.0] {
-            let limit = Gcra::since(rate, None);
+            let limit = Gcra::restore(rate, None);
             assert!(limit.available(at(0)) >= 1);
-            let taken = limit.take(limit.available(at(0)), at(0));
-            let opens_at = taken.opens_at(at(0));
-            let again = Gcra::since(rate, Some(opens_at));
-            assert_eq!((again.available(at(0)), again.available(opens_at)), (0, taken.available(opens_at)), "{rate}");
+            let used = limit.take(limit.available(at(0)), at(0));
+            let opens_at = used.opens_at(at(0));
+            let restored = Gcra::restore(rate, Some(opens_at));
+            let available = (restored.available(at(0)), restored.available(opens_at));
+            assert_eq!(available, (0, used.available(opens_at)), "{rate}");
         }
     }
 
     #[test]
-    fn one_per_minute_is_one_per_minute() {
+    fn rate_below_one_per_second_is_exact() {
         let limit = unused(1.0 / 60.0).take(1, at(0));
         assert_eq!([59_999, 60_000].map(|millis| limit.available(at(millis))), [0, 1]);
     }
 
     proptest! {
-        /// However often the limit is checked, and however many messages start.
+        /// The rate holds however often the limit is checked.
         #[test]
-        fn no_more_start_than_the_rate_allows(
+        fn rate_is_never_exceeded(
             rate in 0.02_f64..10_000.0,
-            looks in prop::collection::vec((0_i64..2_000, 0.0_f64..=1.0), 1..200),
+            checks in prop::collection::vec((0_i64..2_000, 0.0_f64..=1.0), 1..200),
         ) {
             let (mut limit, mut now, mut started) = (unused(rate), at(0), 0);
-            let begin = now;
-            for (wait, part) in looks {
+            let start = now;
+            for (wait, fraction) in checks {
                 now += TimeDelta::milliseconds(wait);
-                let taken = (limit.available(now) as f64 * part).ceil() as usize;
+                let taken = (limit.available(now) as f64 * fraction).ceil() as usize;
                 limit = limit.take(taken, now);
                 started += taken;
-                let most = rate * (seconds(now - begin) + BURST.max(1.0 / rate)) * 1.001 + 1.0;
-                prop_assert!(started as f64 <= most, "{started} > {most}");
+                let maximum = rate * (seconds(now - start) + DEFAULT_BURST.max(1.0 / rate)) * 1.001 + 1.0;
+                prop_assert!(started as f64 <= maximum, "{started} > {maximum}");
             }
         }
 
-        /// Nor fewer, if the limit is checked again when it opens.
+        /// The full rate is reached if the limit is checked whenever it opens.
         #[test]
-        fn all_that_the_rate_allows_start(rate in 0.02_f64..10_000.0) {
+        fn full_rate_is_reached(rate in 0.02_f64..10_000.0) {
             let (mut limit, mut now, mut started) = (unused(rate), at(0), 0);
-            let begin = now;
+            let start = now;
             for _ in 0..200 {
                 let taken = limit.available(now);
                 limit = limit.take(taken, now);
                 started += taken;
                 now = limit.opens_at(now);
             }
-            prop_assert!(started as f64 >= rate * seconds(now - begin) * 0.99 - 1.0);
+            prop_assert!(started as f64 >= rate * seconds(now - start) * 0.99 - 1.0);
         }
     }
 }

@@ -1,19 +1,19 @@
-//! The syntax of header fields, and the rules that a sender's values must follow.
+//! The syntax of header fields, and the rules for values that a sender sets.
 //!
-//! RFC 2047 §5 allows encoded-words only in free text and in phrases: no receiver understands an encoded message id,
-//! address, URL or keyword. Pure; `mail` writes these fields, `accept` checks them.
+//! RFC 2047 §5 allows encoded-words only in free text and in phrases: receivers do not decode message ids,
+//! addresses, URLs or keywords. Pure; `mail` writes these fields, `accept` checks them.
 
-/// The longest line of a message in bytes, without its CRLF (RFC 5322 §2.1.1).
-pub const LONGEST_LINE: usize = 998;
+/// The maximum length of a line in a message, in bytes without CRLF (RFC 5322 §2.1.1).
+pub const MAX_LINE: usize = 998;
 
 /// The syntax of a field's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Syntax {
     /// Free text: `Subject`, `Comments`, and every unknown field.
     Text,
-    /// A phrase, then a structured value in angle brackets: `List-Id`, `Errors-To`.
+    /// A phrase, followed by a structured value in angle brackets: `List-Id`, `Errors-To`.
     Phrase,
-    /// Ids, URLs, keywords: no part may be encoded.
+    /// Ids, URLs or keywords, of which no part may be encoded.
     Structured,
 }
 
@@ -94,20 +94,20 @@ pub fn syntax(name: &str) -> Syntax {
     if STRUCTURED.iter().any(is_known) { Syntax::Structured } else { Syntax::Text }
 }
 
-/// Splits a value into its phrase and the rest from the last `<`; without a `<` the rest is the whole value.
+/// Splits a value at its last `<` into the phrase and the rest. Without a `<`, the rest is the whole value.
 pub fn phrase_and_rest(value: &str) -> (&str, &str) {
     let (phrase, rest) = value.rfind('<').map_or(("", value), |start| value.split_at(start));
     (phrase.trim(), rest.trim())
 }
 
-/// Returns the parts of a structured value that cannot be folded: they are separated by white space, or outside angle
-/// brackets by `,` or `><`, where white space may be added.
+/// Returns the parts of a structured value that cannot be folded. They are separated by white space, or by `,` or `><`
+/// outside angle brackets, where white space may be added.
 pub fn unbreakable_parts(value: &str) -> impl Iterator<Item = &str> {
     value.split(char::is_whitespace).filter(|word| !word.is_empty()).flat_map(|word| {
         let mut rest = word;
         std::iter::from_fn(move || {
-            let (part, behind) = rest.split_at(end_of_part(rest));
-            rest = behind;
+            let (part, after) = rest.split_at(end_of_part(rest));
+            rest = after;
             (!part.is_empty()).then_some(part)
         })
     })
@@ -133,7 +133,7 @@ fn end_of_part(word: &str) -> usize {
     word.len()
 }
 
-/// Returns why a value is not allowed in the field, as a message for the sender; `None` if it is allowed.
+/// Returns the reason why a value is not allowed in the field, for the sender; `None` if it is allowed.
 pub fn fault(name: &str, value: &str) -> Option<String> {
     let structured = match syntax(name) {
         Syntax::Text => return None,
@@ -142,15 +142,15 @@ pub fn fault(name: &str, value: &str) -> Option<String> {
     };
     if let Some(c) = structured.chars().find(|c| !c.is_ascii()) {
         return Some(format!(
-            "`{name}` cannot contain `{c}`: only ASCII is allowed; percent-encode it in a URL, and write a domain as xn--…"
+            "`{name}` must not contain `{c}`: only ASCII is allowed; percent-encode it in a URL, and write a domain as xn--…"
         ));
     }
-    // The first part shares its line with the name; each other part can have its own line.
-    let longest = |index| LONGEST_LINE - if index == 0 { name.len() + ": ".len() } else { 1 };
+    // The first part is on the same line as the name; every other part can have its own line.
+    let longest = |index| MAX_LINE - if index == 0 { name.len() + ": ".len() } else { 1 };
     let mut parts = unbreakable_parts(structured).enumerate();
     let (index, part) = parts.find(|(index, part)| part.len() > longest(*index))?;
     Some(format!(
-        "a part of {} characters without white space is longer than a line of a message allows; at most {} fit here",
+        "a part without white space has {} characters, but must fit on one line of a message; at most {} fit here",
         part.len(),
         longest(index)
     ))
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_fields_have_a_syntax_in_any_case() {
+    fn syntax_is_looked_up_in_any_case() {
         for name in ["In-Reply-To", "REFERENCES", "List-Unsubscribe", "list-post", "Feedback-ID", "Content-ID"] {
             assert_eq!(syntax(name), Syntax::Structured, "{name}");
         }
@@ -184,9 +184,9 @@ mod tests {
     }
 
     #[test]
-    fn value_fits_up_to_the_end_of_a_line() {
+    fn part_must_fit_on_one_line() {
         let url = |length: usize| format!("<https://a.test/{}>", "u".repeat(length - 17));
-        let longest = LONGEST_LINE - "List-Unsubscribe: ".len();
+        let longest = MAX_LINE - "List-Unsubscribe: ".len();
         assert_eq!(fault("List-Unsubscribe", &url(longest)), None);
         assert!(fault("List-Unsubscribe", &url(longest + 1)).is_some_and(|why| why.contains("at most 980")));
         assert_eq!(fault("List-Unsubscribe", &format!("<mailto:a@b.test>,{}", url(997))), None);

@@ -1,5 +1,5 @@
-//! Identifiers: internally `UUIDv7` (RFC 9562), so that they sort by time and serve as partition bounds; externally a
-//! prefix and 32 hex digits, so that a reader sees what an id names.
+//! Identifiers. Internally each is a `UUIDv7` (RFC 9562), so that ids sort by time and serve as partition bounds.
+//! Externally it is a prefix and 32 hexadecimal digits; the prefix names the kind of object.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use uuid::{Builder, Uuid};
 
 /// A string that is not an id of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not an id of the form {prefix}_ and 32 hexadecimal digits")]
+#[error("must be an id: {prefix}_ followed by 32 lower-case hexadecimal digits")]
 pub struct IdError {
     prefix: &'static str,
 }
@@ -24,7 +24,7 @@ macro_rules! id {
             /// The prefix of the formatted id, without the underscore.
             pub const PREFIX: &'static str = $prefix;
 
-            /// Creates an id whose time part is `now`, to the millisecond.
+            /// Creates an id whose time part is `now`, in milliseconds.
             pub fn new(now: DateTime<Utc>) -> Self {
                 Self(uuid_at(now))
             }
@@ -85,7 +85,7 @@ id!(
     PostId, "dlv"
 );
 
-/// The id of a lane: a number in the database, formatted with a prefix like every id.
+/// The id of a lane. It is a number in the database and is formatted with a prefix like every other id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneId(pub i64);
 
@@ -115,7 +115,7 @@ impl serde::Serialize for LaneId {
     }
 }
 
-/// The id of a tenant. Every table has it, so that the schema can be sharded by tenant.
+/// The id of a tenant. Every table has this column, so that the schema can be sharded by tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantId(pub Uuid);
 
@@ -124,7 +124,7 @@ impl TenantId {
     pub const DEFAULT: Self = Self(Uuid::nil());
 }
 
-/// Names a recipient of a stored message.
+/// The primary key of a recipient of a stored message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecipientKey {
     /// The tenant.
@@ -136,9 +136,9 @@ pub struct RecipientKey {
 }
 
 impl EndpointId {
-    /// Returns the `webhook-id` of a post of `events` events, the first of which is `seq`: the same on every attempt,
-    /// also after a crash. The id of a batch includes the number of events: after a crash a batch may have grown, and a
-    /// receiver that has seen the id must not skip the new ones.
+    /// Returns the `webhook-id` of a delivery of `events` events that starts at event `seq`. It is the same on every
+    /// attempt, even after a crash. The id of a batch includes the number of events: a batch may grow after a crash,
+    /// and a receiver that has processed the smaller batch must not skip the new events.
     pub fn webhook_id(self, seq: i64, events: usize) -> String {
         let id = format!("evt_{}_{seq}", self.0.simple());
         if events > 1 { format!("{id}_{events}") } else { id }
@@ -146,7 +146,7 @@ impl EndpointId {
 }
 
 impl PostId {
-    /// Returns when the post started, to the millisecond: the time part.
+    /// Returns the time at which the delivery attempt started, in milliseconds, from the id's time part.
     pub fn time(self) -> DateTime<Utc> {
         let (seconds, nanos) = self.0.get_timestamp().map_or((0, 0), |time| time.to_unix());
         i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, nanos)).unwrap_or_default()
@@ -154,7 +154,7 @@ impl PostId {
 }
 
 impl MessageId {
-    /// Returns when it was accepted, to the millisecond: the time part.
+    /// Returns the time at which the message was accepted, in milliseconds, from the id's time part.
     pub fn time(self) -> DateTime<Utc> {
         PostId(self.0).time()
     }
@@ -163,18 +163,18 @@ impl MessageId {
 /// Creates a `UUIDv7` whose time part is `at`.
 pub fn uuid_at(at: DateTime<Utc>) -> Uuid {
     let millis = u64::try_from(at.timestamp_millis()).unwrap_or(0);
-    // Not `Uuid::new_v7`: that makes a system call for every id.
+    // `Uuid::new_v7` would make a system call for every id.
     Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid()
 }
 
 impl MessageId {
-    /// Returns when the message was accepted, to the millisecond; `None` if the time part is out of range.
+    /// Returns the time at which the message was accepted, in milliseconds; `None` if the time part is out of range.
     pub fn accepted_at(self) -> Option<DateTime<Utc>> {
         DateTime::from_timestamp_millis(i64::try_from(self.0.as_u128() >> 80).ok()?)
     }
 
-    /// Returns the smallest id of this millisecond.
-    pub fn first_of(moment: DateTime<Utc>) -> Self {
+    /// Returns the smallest possible id with this time part.
+    pub fn first_at(moment: DateTime<Utc>) -> Self {
         let millis = u128::try_from(moment.timestamp_millis()).unwrap_or(0);
         Self(Uuid::from_u128(millis << 80))
     }
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn lane_id_round_trips_and_nothing_else_parses() {
+    fn lane_id_round_trips() {
         assert_eq!(LaneId(42).to_string().parse(), Ok(LaneId(42)));
         for text in ["42", "lane_", "lane_-1", "lane_+1", "lane_99999999999999999999", "msg_1"] {
             assert_eq!(text.parse::<LaneId>(), Err(()), "{text}");
@@ -200,8 +200,8 @@ mod tests {
 
     #[test]
     fn post_id_contains_its_time() {
-        let begin = DateTime::from_timestamp_millis(1_795_435_200_123).unwrap();
-        assert_eq!(PostId::new(begin).time(), begin);
+        let start = DateTime::from_timestamp_millis(1_795_435_200_123).unwrap();
+        assert_eq!(PostId::new(start).time(), start);
     }
 
     #[test]
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn id_of_another_kind_is_refused() {
+    fn id_of_another_kind_is_rejected() {
         let id = RecipientId::new(DateTime::UNIX_EPOCH).to_string();
         assert!(id.parse::<MessageId>().is_err());
         assert!("msg_".parse::<MessageId>().is_err());

@@ -14,7 +14,7 @@ pub enum Scope {
     Send,
     /// Read messages, events and state.
     Read,
-    /// Everything, keys and configuration included.
+    /// All operations, including API keys and configuration.
     Admin,
 }
 
@@ -22,7 +22,7 @@ impl Scope {
     /// All scopes.
     pub const ALL: [Self; 3] = [Self::Send, Self::Read, Self::Admin];
 
-    /// Returns the word in SQL, JSON and documentation.
+    /// Returns the scope's name in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Send => "send",
@@ -35,15 +35,15 @@ impl Scope {
 impl FromStr for Scope {
     type Err = String;
 
-    fn from_str(word: &str) -> Result<Self, String> {
+    fn from_str(name: &str) -> Result<Self, String> {
         Self::ALL
             .into_iter()
-            .find(|scope| scope.as_str() == word)
-            .ok_or_else(|| format!("`{word}` is not a scope; use send, read or admin"))
+            .find(|scope| scope.as_str() == name)
+            .ok_or_else(|| format!("`{name}` is not a scope; use `send`, `read` or `admin`"))
     }
 }
 
-/// An API key in plaintext: shown once on creation, never stored.
+/// An API key in plaintext. It is returned once, on creation, and never stored.
 #[derive(Clone)]
 pub struct Secret(String);
 
@@ -53,12 +53,12 @@ impl Secret {
         Self(format!("pr_{}", hex(&random)))
     }
 
-    /// Returns the text after `Bearer`.
+    /// Returns the plaintext key, which follows `Bearer` in the `Authorization` header.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Returns the stored hash. A plain digest is enough: 256 random bits cannot be guessed.
+    /// Returns the hash that is stored for a key. A plain digest is enough, because 256 random bits cannot be guessed.
     pub fn hash(text: &str) -> [u8; 32] {
         Sha256::digest(text.as_bytes()).into()
     }

@@ -1,8 +1,9 @@
 //! The service's secret and the keys derived from it, for encryption at rest and for signatures.
 //!
-//! The configuration has one secret, and possibly previous ones. The first encrypts and signs; all of them decrypt and
-//! verify, so that a secret can be rotated without losing existing data. Each purpose has its own key (HMAC-SHA-256 of
-//! the purpose's name, as HKDF would expand it), so that a value made for one purpose is not valid for another.
+//! The configuration has a current secret, and possibly previous ones. The current secret encrypts and signs; all
+//! secrets decrypt and verify, so that a secret can be rotated without losing existing data. Each purpose has its own
+//! key (HMAC-SHA-256 of the purpose's label, as HKDF would expand it), so that a value made for one purpose is not
+//! valid for another.
 
 use std::fmt;
 
@@ -23,7 +24,7 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// Returns the label that the key is derived from. It must never change, or existing values become invalid.
+    /// Returns the label from which the key is derived. A changed label would invalidate existing values.
     fn label(self) -> &'static [u8] {
         match self {
             Self::DkimKey => b"postrider dkim key at rest 1",
@@ -34,23 +35,23 @@ impl Purpose {
     }
 }
 
-/// Bytes of the nonce before an encrypted text.
-const NONCE: usize = 12;
-/// Bytes of a derived key.
-const KEY: usize = 32;
+/// The length of the nonce before an encrypted text, in bytes.
+const NONCE_BYTES: usize = 12;
+/// The length of a derived key, in bytes.
+const KEY_BYTES: usize = 32;
 
-/// Why a text cannot be encrypted or decrypted.
+/// The reason why a text cannot be encrypted or decrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyringError {
-    /// It was altered, truncated, or encrypted with a secret that is no longer configured.
-    #[error("it was sealed with another secret_key; configure the earlier one in previous_secret_keys")]
-    NotOurs,
+    /// The text was altered or truncated, or is encrypted with a secret that is not configured.
+    #[error("it is encrypted with another secret_key; configure the earlier one in previous_secret_keys")]
+    OtherSecret,
     /// The cipher failed.
-    #[error("cannot be encrypted")]
+    #[error("encryption failed")]
     Cipher,
 }
 
-/// The configured secrets, the one in use first.
+/// The configured secrets, the current one first.
 #[derive(Clone)]
 pub struct Keyring(Vec<Vec<u8>>);
 
@@ -77,42 +78,44 @@ impl Keyring {
     pub fn is_mac(&self, purpose: Purpose, data: &[u8], given: &[u8]) -> bool {
         given.len() >= 10
             && self.keys(purpose).any(|key| {
-                let ours = mac(&key, data);
-                ours.get(..given.len()).is_some_and(|ours| constant_time::verify_slices_are_equal(ours, given).is_ok())
+                let expected = mac(&key, data);
+                let expected = expected.get(..given.len());
+                expected.is_some_and(|expected| constant_time::verify_slices_are_equal(expected, given).is_ok())
             })
     }
 
-    /// Encrypts with AES-256-GCM and the current secret: a random nonce, then the text with its tag. `context` is not
-    /// stored and must be the same for decryption: it binds the text to its row.
+    /// Encrypts with AES-256-GCM and the current secret. Returns a random nonce, followed by the encrypted text and its
+    /// tag. `context` is not part of the result; it binds the text to its row, and decryption needs the same one.
     pub fn seal(&self, purpose: Purpose, context: &[u8], text: &[u8]) -> Result<Vec<u8>, KeyringError> {
         let key = self.keys(purpose).next().ok_or(KeyringError::Cipher)?;
         let key = RandomizedNonceKey::new(&AES_256_GCM, &key).map_err(|_| KeyringError::Cipher)?;
-        let mut sealed = text.to_vec();
-        let nonce = key.seal_in_place_append_tag(Aad::from(context), &mut sealed).map_err(|_| KeyringError::Cipher)?;
-        Ok([nonce.as_ref().as_slice(), &sealed].concat())
+        let mut encrypted = text.to_vec();
+        let nonce =
+            key.seal_in_place_append_tag(Aad::from(context), &mut encrypted).map_err(|_| KeyringError::Cipher)?;
+        Ok([nonce.as_ref().as_slice(), &encrypted].concat())
     }
 
     /// Decrypts a text that was encrypted with one of the secrets.
-    pub fn open(&self, purpose: Purpose, context: &[u8], sealed: &[u8]) -> Result<Vec<u8>, KeyringError> {
-        let (nonce, sealed) = sealed.split_at_checked(NONCE).ok_or(KeyringError::NotOurs)?;
+    pub fn open(&self, purpose: Purpose, context: &[u8], encrypted: &[u8]) -> Result<Vec<u8>, KeyringError> {
+        let (nonce, encrypted) = encrypted.split_at_checked(NONCE_BYTES).ok_or(KeyringError::OtherSecret)?;
         for key in self.keys(purpose) {
             let key = RandomizedNonceKey::new(&AES_256_GCM, &key).map_err(|_| KeyringError::Cipher)?;
-            let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| KeyringError::NotOurs)?;
-            let mut text = sealed.to_vec();
+            let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| KeyringError::OtherSecret)?;
+            let mut text = encrypted.to_vec();
             if let Ok(text) = key.open_in_place(nonce, Aad::from(context), &mut text) {
                 return Ok(text.to_vec());
             }
         }
-        Err(KeyringError::NotOurs)
+        Err(KeyringError::OtherSecret)
     }
 
-    fn keys(&self, purpose: Purpose) -> impl Iterator<Item = [u8; KEY]> {
+    fn keys(&self, purpose: Purpose) -> impl Iterator<Item = [u8; KEY_BYTES]> {
         self.0.iter().map(move |secret| mac(secret, purpose.label()))
     }
 }
 
 /// Returns the HMAC-SHA-256 (RFC 2104).
-fn mac(key: &[u8], data: &[u8]) -> [u8; KEY] {
+fn mac(key: &[u8], data: &[u8]) -> [u8; KEY_BYTES] {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data);
     tag.as_ref().try_into().unwrap_or_default()
 }
@@ -126,31 +129,31 @@ mod tests {
     }
 
     #[test]
-    fn sealed_text_opens_only_in_its_context() {
+    fn encrypted_text_is_decrypted_only_in_its_context() {
         let ring = ring(&["one"]);
-        let sealed = ring.seal(Purpose::DkimKey, b"acme.test", b"a key").unwrap();
-        assert!(!sealed.windows(5).any(|window| window == b"a key"));
-        assert_eq!(ring.open(Purpose::DkimKey, b"acme.test", &sealed).unwrap(), b"a key");
-        assert_eq!(ring.open(Purpose::DkimKey, b"evil.test", &sealed), Err(KeyringError::NotOurs));
-        assert_eq!(ring.open(Purpose::ReturnPath, b"acme.test", &sealed), Err(KeyringError::NotOurs));
-        for cut in 0..sealed.len() {
-            assert_eq!(ring.open(Purpose::DkimKey, b"acme.test", &sealed[..cut]), Err(KeyringError::NotOurs));
+        let encrypted = ring.seal(Purpose::DkimKey, b"acme.test", b"a key").unwrap();
+        assert!(!encrypted.windows(5).any(|window| window == b"a key"));
+        assert_eq!(ring.open(Purpose::DkimKey, b"acme.test", &encrypted).unwrap(), b"a key");
+        assert_eq!(ring.open(Purpose::DkimKey, b"evil.test", &encrypted), Err(KeyringError::OtherSecret));
+        assert_eq!(ring.open(Purpose::ReturnPath, b"acme.test", &encrypted), Err(KeyringError::OtherSecret));
+        for cut in 0..encrypted.len() {
+            assert_eq!(ring.open(Purpose::DkimKey, b"acme.test", &encrypted[..cut]), Err(KeyringError::OtherSecret));
         }
-        assert_ne!(sealed, ring.seal(Purpose::DkimKey, b"acme.test", b"a key").unwrap(), "a new nonce each time");
+        assert_ne!(encrypted, ring.seal(Purpose::DkimKey, b"acme.test", b"a key").unwrap(), "a new nonce each time");
     }
 
     #[test]
-    fn previous_secret_still_opens_and_verifies() {
+    fn previous_secret_still_decrypts_and_verifies() {
         let (before, after, other) = (ring(&["one"]), ring(&["two", "one"]), ring(&["three"]));
-        let sealed = before.seal(Purpose::DkimKey, b"", b"a key").unwrap();
-        assert_eq!(after.open(Purpose::DkimKey, b"", &sealed).unwrap(), b"a key");
-        assert_eq!(other.open(Purpose::DkimKey, b"", &sealed), Err(KeyringError::NotOurs));
+        let encrypted = before.seal(Purpose::DkimKey, b"", b"a key").unwrap();
+        assert_eq!(after.open(Purpose::DkimKey, b"", &encrypted).unwrap(), b"a key");
+        assert_eq!(other.open(Purpose::DkimKey, b"", &encrypted), Err(KeyringError::OtherSecret));
         let mac = before.mac(Purpose::ReturnPath, b"msg");
         assert!(after.is_mac(Purpose::ReturnPath, b"msg", &mac[..10]));
         assert!(!after.is_mac(Purpose::ReturnPath, b"msg", &mac[..9]), "too short");
         assert!(!after.is_mac(Purpose::Unsubscribe, b"msg", &mac));
         assert!(!after.is_mac(Purpose::ReturnPath, b"msh", &mac));
         assert!(!other.is_mac(Purpose::ReturnPath, b"msg", &mac));
-        assert_ne!(after.mac(Purpose::ReturnPath, b"msg"), mac, "the secret in use signs");
+        assert_ne!(after.mac(Purpose::ReturnPath, b"msg"), mac, "the current secret signs");
     }
 }

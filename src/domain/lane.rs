@@ -1,4 +1,5 @@
-//! Lanes as an operator sees them: their limits, what was learned about their destinations, and why they send or not.
+//! Lanes as the API shows them: their limits, the health of their destinations, and the reason why they send or do not
+//! send.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,19 +7,19 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 
 use super::explain::Count;
-use super::explain::phrases::{capital, one_line, rate, reply, time};
+use super::explain::phrases::{capitalised, one_line, rate, reply, time};
 use super::id::LaneId;
 use super::limits::LaneLimits;
 use super::unreachable::Cause;
 
-/// Whether a lane sends.
+/// The state of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = LaneState)]
 pub enum State {
     /// Messages are sent without a limit.
     Open,
-    /// Messages are sent at a limited rate: a rate was learned, or messages are due and a configured rate applies.
+    /// Messages are sent at a limited rate: one learned from replies, or a configured rate while messages are due.
     Throttled,
     /// The destination is unreachable; it is probed periodically.
     Blocked,
@@ -30,7 +31,7 @@ impl State {
     /// All states.
     pub const ALL: [Self; 4] = [Self::Open, Self::Throttled, Self::Blocked, Self::Paused];
 
-    /// Returns the word in SQL, JSON and documentation.
+    /// Returns the state's name in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -58,9 +59,9 @@ impl FromStr for State {
 /// A pause by an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paused {
-    /// Since when.
+    /// The time at which it started.
     pub at: DateTime<Utc>,
-    /// The reason given, if any.
+    /// The operator's reason, if any.
     pub reason: Option<String>,
 }
 
@@ -75,22 +76,22 @@ impl Paused {
 /// A rate limit learned from the destination's replies.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Learned {
-    /// Messages per second now.
+    /// The current rate, in messages per second.
     pub rate: f64,
-    /// Messages per second above which the limit is dropped.
+    /// The rate above which the limit is dropped, in messages per second.
     pub ceiling: f64,
-    /// When the destination last throttled us.
+    /// The time at which the destination last throttled Postrider.
     pub at: DateTime<Utc>,
-    /// When success last raised the rate after that.
+    /// The time at which successes last raised the rate after that.
     pub raised_at: Option<DateTime<Utc>>,
-    /// The reply that throttled us.
+    /// The reply that throttled Postrider.
     pub reply: Option<String>,
 }
 
 /// An unreachable destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Blocked {
-    /// Since when.
+pub struct Unreachable {
+    /// The time of the first failure.
     pub since: DateTime<Utc>,
     /// Consecutive failures, including the first.
     pub failures: i16,
@@ -98,72 +99,73 @@ pub struct Blocked {
     pub reply: Option<String>,
     /// The cause; `None` if it was not recorded.
     pub cause: Option<Cause>,
-    /// The host that was tried last, if one was found.
+    /// The host that was tried last; `None` if no host was found.
     pub host: Option<String>,
 }
 
 /// Recipients that could not be prepared for sending because of this installation's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unprepared {
-    /// How many.
+    /// The number of recipients.
     pub recipients: Count,
-    /// Since when the first of them could not.
+    /// The time of the first failure.
     pub since: DateTime<Utc>,
-    /// The first one's error, with the domain and the configuration key.
+    /// The error of the first recipient, with the domain and the configuration key.
     pub error: String,
 }
 
-/// The limits of all lanes of a stream together.
+/// The limits that all lanes of a stream share, and their state.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct StreamTerms {
+pub struct StreamLimits {
     /// The stream's pause, if any.
     pub paused: Option<Paused>,
-    /// Messages in flight at one time.
+    /// Maximum number of messages in flight.
     pub concurrency: Option<i32>,
-    /// Messages per second.
+    /// Maximum messages per second.
     pub rate: Option<f64>,
     /// No message of the stream is sent before this time; `None` if it is past.
     pub open_at: Option<DateTime<Utc>>,
-    /// How much of its concurrency workers have leased.
+    /// The part of the concurrency limit that workers have leased.
     pub in_use: i64,
 }
 
 /// A lane and its state.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lane {
-    /// Its id.
+    /// The lane's id.
     pub id: LaneId,
-    /// Its stream.
+    /// The lane's stream.
     pub stream: String,
-    /// `mx`, `relay` or `relay:NAME`.
+    /// The route: `mx`, `relay` or `relay:NAME`.
     pub route: String,
-    /// Destination domain; `*` for everything sent through a relay.
+    /// The destination domain; `*` if messages for all domains are sent through a relay.
     pub domain: String,
-    /// The stream's priority; lower is sent first.
+    /// The stream's priority; lower values are sent first.
     pub priority: i16,
-    /// Whether it sends.
+    /// The lane's state.
     pub state: State,
-    /// Whether it has due messages.
+    /// Whether the lane has due messages.
     pub is_due: bool,
-    /// No message is sent before this time: the rate's next turn, or the next probe. `None` if it is past.
+    /// No message is sent before this time, at which the rate limit opens or the next probe starts. `None` if it is
+    /// past.
     pub open_at: Option<DateTime<Utc>>,
-    /// Its own pause.
+    /// The pause of the lane itself, if any.
     pub paused: Option<Paused>,
-    /// Its own limits.
+    /// The limits of the lane itself.
     pub limits: LaneLimits,
     /// The rate learned from the destination.
     pub learned: Option<Learned>,
     /// Set if the destination is unreachable.
-    pub blocked: Option<Blocked>,
-    /// How much of its own connection limit workers use.
+    pub unreachable: Option<Unreachable>,
+    /// The part of the lane's connection limit that workers use.
     pub in_use: i64,
-    /// The stream's limits.
-    pub of_stream: StreamTerms,
+    /// The limits of the lane's stream.
+    pub stream_limits: StreamLimits,
 }
 
-/// Which rate limits a lane.
+/// The source of the rate that limits a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RateOf {
+pub enum RateSource {
     /// Learned from the destination's replies.
     Learned,
     /// The lane's own rate.
@@ -172,7 +174,7 @@ pub enum RateOf {
     Stream,
 }
 
-impl StreamTerms {
+impl StreamLimits {
     /// Returns whether the stream is at its concurrency limit.
     pub fn is_full(&self) -> bool {
         self.concurrency.is_some_and(|limit| self.in_use >= i64::from(limit))
@@ -195,35 +197,35 @@ impl Lane {
     }
 
     /// Returns the lowest rate that applies, in messages per second.
-    pub fn effective_rate(&self) -> Option<(f64, RateOf)> {
-        let stream = self.of_stream.rate.map(|rate| (rate, RateOf::Stream));
-        lower(self.own_rate(), stream)
+    pub fn effective_rate(&self) -> Option<(f64, RateSource)> {
+        let stream = self.stream_limits.rate.map(|rate| (rate, RateSource::Stream));
+        lower_rate(self.own_rate(), stream)
     }
 
-    /// Returns the rate that due messages wait for: the one whose next turn is in the future (of two, the later); if
-    /// there is none, the lowest.
-    pub fn holding_rate(&self) -> Option<(f64, RateOf)> {
-        let stream = self.of_stream.rate.map(|rate| (rate, RateOf::Stream));
-        if self.of_stream.open_at.is_some() && self.of_stream.open_at >= self.open_at && stream.is_some() {
+    /// Returns the rate that due messages wait for: the rate limit that opens last in the future; if none does, the
+    /// lowest rate.
+    pub fn limiting_rate(&self) -> Option<(f64, RateSource)> {
+        let stream = self.stream_limits.rate.map(|rate| (rate, RateSource::Stream));
+        if self.stream_limits.open_at.is_some() && self.stream_limits.open_at >= self.open_at && stream.is_some() {
             return stream;
         }
         self.own_rate().filter(|_| self.open_at.is_some()).or_else(|| self.effective_rate())
     }
 
-    fn own_rate(&self) -> Option<(f64, RateOf)> {
-        let learned = self.learned.as_ref().map(|learned| (learned.rate, RateOf::Learned));
-        lower(learned, self.limits.rate.map(|rate| (rate, RateOf::Lane)))
+    fn own_rate(&self) -> Option<(f64, RateSource)> {
+        let learned = self.learned.as_ref().map(|learned| (learned.rate, RateSource::Learned));
+        lower_rate(learned, self.limits.rate.map(|rate| (rate, RateSource::Lane)))
     }
 
     /// Returns the time before which no message is sent, because of the lane or its stream.
-    pub fn opens(&self) -> Option<DateTime<Utc>> {
-        self.open_at.max(self.of_stream.open_at)
+    pub fn opens_at(&self) -> Option<DateTime<Utc>> {
+        self.open_at.max(self.stream_limits.open_at)
     }
 
-    /// Describes why the lane sends or not, in a few sentences. `unprepared` counts its recipients that wait for a
-    /// fixed configuration.
+    /// Describes why the lane sends or does not send, in a few sentences. `unprepared` counts its recipients that
+    /// cannot be prepared because of the configuration.
     pub fn reason(&self, has_workers: bool, unprepared: Option<&Unprepared>) -> String {
-        let limit = self.stopped().or_else(|| self.full()).or_else(|| self.throttled());
+        let limit = self.stopped_sentence().or_else(|| self.full_sentence()).or_else(|| self.throttled_sentence());
         let unprepared = unprepared.map(|unprepared| {
             let Count { number, is_more } = unprepared.recipients;
             let more = if is_more { "More than " } else { "" };
@@ -245,33 +247,41 @@ impl Lane {
     }
 
     /// Describes the pause or the unreachable destination that stops the lane.
-    fn stopped(&self) -> Option<String> {
-        if let Some(paused) = &self.of_stream.paused {
-            return Some(format!("Stream `{}` is paused since {}{}.", self.stream, time(paused.at), given(paused)));
+    fn stopped_sentence(&self) -> Option<String> {
+        if let Some(paused) = &self.stream_limits.paused {
+            return Some(format!(
+                "Stream `{}` is paused since {}{}.",
+                self.stream,
+                time(paused.at),
+                pause_reason(paused)
+            ));
         }
         if let Some(paused) = &self.paused {
-            return Some(format!("Paused since {}{}.", time(paused.at), given(paused)));
+            return Some(format!("Paused since {}{}.", time(paused.at), pause_reason(paused)));
         }
-        self.block()
+        self.unreachable_sentence()
     }
 
-    /// Describes why its destination is unreachable, since when, and when the next probe is.
-    pub(super) fn block(&self) -> Option<String> {
-        let blocked = self.blocked.as_ref()?;
+    /// Describes since when and why the destination is unreachable, and when the next probe is due.
+    pub(super) fn unreachable_sentence(&self) -> Option<String> {
+        let unreachable = self.unreachable.as_ref()?;
         let next = self.open_at.map_or_else(|| "now".into(), |at| format!("at {}", time(at)));
-        let tries = if blocked.failures == 1 { "1 try".into() } else { format!("{} tries", blocked.failures) };
-        let verb = blocked.cause.map_or("cannot be reached", Cause::verb);
+        let tries = match unreachable.failures {
+            1 => "1 try".into(),
+            failures => format!("{failures} tries"),
+        };
+        let verb = unreachable.cause.map_or("cannot be reached", Cause::verb);
         Some(format!(
             "{} {verb}, since {} ({tries}){}. The next probe is due {next}.",
-            capital(&self.server(blocked)),
-            time(blocked.since),
-            reply(blocked.reply.as_deref()),
+            capitalised(&self.server(unreachable)),
+            time(unreachable.since),
+            reply(unreachable.reply.as_deref()),
         ))
     }
 
     /// Describes the server that was tried: its host, and its role for this lane.
-    fn server(&self, blocked: &Blocked) -> String {
-        match (&blocked.host, self.route.as_str()) {
+    fn server(&self, unreachable: &Unreachable) -> String {
+        match (&unreachable.host, self.route.as_str()) {
             (Some(host), "mx") => format!("the mail server {host} of {}", self.domain),
             (None, "mx") => format!("the domain {}", self.domain),
             (Some(host), route) => format!("the relay {host} (route `{route}`)"),
@@ -280,12 +290,12 @@ impl Lane {
     }
 
     /// Describes the connection or concurrency limit that is reached.
-    fn full(&self) -> Option<String> {
-        match (self.limits.connections, self.of_stream.concurrency) {
+    fn full_sentence(&self) -> Option<String> {
+        match (self.limits.connections, self.stream_limits.concurrency) {
             (Some(limit), _) if self.is_full() => {
                 Some(format!("The lane is at its connection limit ({limit} in use)."))
             }
-            (_, Some(limit)) if self.of_stream.is_full() => {
+            (_, Some(limit)) if self.stream_limits.is_full() => {
                 Some(format!("Stream `{}` is at its concurrency limit ({limit} in flight).", self.stream))
             }
             _ => None,
@@ -293,21 +303,21 @@ impl Lane {
     }
 
     /// Describes the rate that limits it.
-    pub(super) fn throttled(&self) -> Option<String> {
-        let (per_second, of) = self.holding_rate()?;
+    pub(super) fn throttled_sentence(&self) -> Option<String> {
+        let (per_second, source) = self.limiting_rate()?;
         let rate = rate(per_second);
-        Some(match of {
-            RateOf::Learned => {
+        Some(match source {
+            RateSource::Learned => {
                 let learned = self.learned.as_ref()?;
-                let raised = if learned.raised_at.is_some() { "the rate was raised since to" } else { "the rate is" };
+                let raised = if learned.raised_at.is_some() { "the rate has been raised to" } else { "the rate is" };
                 format!(
-                    "The destination throttled us at {}{}; {raised} {rate}.",
+                    "The destination throttled Postrider at {}{}; {raised} {rate}.",
                     time(learned.at),
                     reply(learned.reply.as_deref())
                 )
             }
-            RateOf::Lane => format!("Limited to {rate} by the lane's rate."),
-            RateOf::Stream => format!("Limited to {rate} by the rate of stream `{}`.", self.stream),
+            RateSource::Lane => format!("Limited to {rate} by the lane's rate."),
+            RateSource::Stream => format!("Limited to {rate} by the rate of stream `{}`.", self.stream),
         })
     }
 }
@@ -315,13 +325,13 @@ impl Lane {
 /// The sentence used when no worker is running.
 pub(super) const NO_WORKER: &str = "No worker is running (no recent heartbeat), so nothing is sent.";
 
-/// Returns the lower of two rates, the first if they are equal.
-fn lower(a: Option<(f64, RateOf)>, b: Option<(f64, RateOf)>) -> Option<(f64, RateOf)> {
+/// Returns the lower of two rates; the first if they are equal.
+fn lower_rate(a: Option<(f64, RateSource)>, b: Option<(f64, RateSource)>) -> Option<(f64, RateSource)> {
     [a, b].into_iter().flatten().min_by(|a, b| a.0.total_cmp(&b.0))
 }
 
-/// Formats the reason of a pause to follow its time.
-pub(super) fn given(paused: &Paused) -> String {
+/// Formats the reason of a pause, to follow its time.
+pub(super) fn pause_reason(paused: &Paused) -> String {
     paused.reason.as_deref().map_or_else(String::new, |reason| format!(" ({reason})"))
 }
 
@@ -340,9 +350,9 @@ pub(in crate::domain) fn example() -> Lane {
         paused: None,
         limits: LaneLimits::default(),
         learned: None,
-        blocked: None,
+        unreachable: None,
         in_use: 0,
-        of_stream: StreamTerms::default(),
+        stream_limits: StreamLimits::default(),
     }
 }
 
@@ -367,8 +377,8 @@ mod tests {
         assert_eq!(reason(&|_| (), true), "Not limited. Due messages are sent as soon as workers are free.");
         assert_eq!(reason(&|_| (), false), "No worker is running (no recent heartbeat), so nothing is sent.");
         let full = |lane: &mut Lane| {
-            lane.of_stream.concurrency = Some(3);
-            lane.of_stream.in_use = 3;
+            lane.stream_limits.concurrency = Some(3);
+            lane.stream_limits.in_use = 3;
         };
         assert_eq!(reason(&full, true), "Stream `bulk` is at its concurrency limit (3 in flight).");
         let busy = |lane: &mut Lane| {
@@ -376,7 +386,7 @@ mod tests {
             lane.in_use = 2;
         };
         assert_eq!(reason(&busy, true), "The lane is at its connection limit (2 in use).");
-        let slow = |lane: &mut Lane| lane.of_stream.rate = Some(2.0);
+        let slow = |lane: &mut Lane| lane.stream_limits.rate = Some(2.0);
         assert_eq!(reason(&slow, true), "Limited to 2 messages per second by the rate of stream `bulk`.");
         let raised = |lane: &mut Lane| {
             let reply = Some("4.7.0 slow down".into());
@@ -384,24 +394,25 @@ mod tests {
         };
         assert_eq!(
             reason(&raised, true),
-            "The destination throttled us at 1970-01-01T00:08:00Z: “4.7.0 slow down”; the rate was raised since to 2 messages per \
+            "The destination throttled Postrider at 1970-01-01T00:08:00Z: “4.7.0 slow down”; the rate has been raised to 2 messages per \
              second."
         );
     }
 
     #[test]
-    fn block_names_cause_host_route_reply_and_time() {
-        let blocked = |cause, host: Option<&str>, route: &str| {
+    fn unreachable_reason_names_cause_host_reply_and_time() {
+        let reason = |cause, host: Option<&str>, route: &str| {
             let mut lane = example();
             lane.route = route.into();
             let reply = Some("535 5.7.8 wrong password".into());
-            lane.blocked = Some(Blocked { since: at(8), failures: 3, reply, cause, host: host.map(Into::into) });
+            let host = host.map(Into::into);
+            lane.unreachable = Some(Unreachable { since: at(8), failures: 3, reply, cause, host });
             lane.open_at = Some(at(9));
             lane.reason(true, None)
         };
         let rest = "since 1970-01-01T00:08:00Z (3 tries): “535 5.7.8 wrong password”. The next probe is due at \
                     1970-01-01T00:09:00Z.";
-        for (cause, host, route, words) in [
+        for (cause, host, route, start) in [
             (
                 Some(Cause::Auth),
                 Some("smtp.test"),
@@ -417,7 +428,7 @@ mod tests {
             (Some(Cause::Dns), None, "mx", "The domain example.test cannot be found in the DNS"),
             (None, None, "mx", "The domain example.test cannot be reached"),
         ] {
-            assert_eq!(blocked(cause, host, route), format!("{words}, {rest}"));
+            assert_eq!(reason(cause, host, route), format!("{start}, {rest}"));
         }
     }
 

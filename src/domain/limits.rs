@@ -1,5 +1,5 @@
-//! What an operator may set for lanes and streams: the ranges, and the difference between keeping and clearing a
-//! setting.
+//! The settings of lanes and streams that an operator may change: their ranges, and the difference between keeping and
+//! clearing a setting.
 
 use std::ops::RangeInclusive;
 
@@ -9,9 +9,9 @@ pub enum Change<T> {
     /// The setting is absent from the request and stays.
     #[default]
     Keep,
-    /// `null`: the setting is removed, and the configuration applies.
+    /// The setting is `null`: it is removed, and the configuration applies.
     Clear,
-    /// A new value.
+    /// The setting gets a new value.
     Set(T),
 }
 
@@ -30,57 +30,57 @@ impl<T> Change<T> {
     }
 }
 
-/// Connections of one lane at one time.
+/// Allowed numbers of concurrent connections of a lane.
 pub const CONNECTIONS: RangeInclusive<u64> = 1..=10_000;
-/// Messages per connection.
+/// Allowed numbers of messages per connection.
 pub const MAILS_PER_CONNECTION: RangeInclusive<u64> = 1..=100_000;
-/// Messages of one stream in flight at one time.
+/// Allowed numbers of messages in flight of a stream.
 pub const CONCURRENCY: RangeInclusive<u64> = 1..=100_000;
-/// Messages per second; the minimum is about one per day.
+/// Allowed rates in messages per second; the minimum is about one per day.
 pub const RATE: RangeInclusive<f64> = 1e-5..=1e6;
-/// A stream's priority; lower is sent first.
+/// Allowed priorities of a stream; lower values are sent first.
 pub const PRIORITY: RangeInclusive<u64> = 0..=100;
-/// A stream's share among those of its priority.
+/// Allowed weights of a stream, which determine its share among streams of the same priority.
 pub const WEIGHT: RangeInclusive<u64> = 1..=1_000;
 
-/// A lane's own limits, over all replicas together; `None` if it has none.
+/// The limits of a lane itself, for all replicas together; `None` if the lane has no limit of its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LaneLimits {
-    /// Connections at one time.
+    /// Maximum concurrent connections.
     pub connections: Option<i32>,
-    /// Messages per second.
+    /// Maximum messages per second.
     pub rate: Option<f64>,
-    /// Messages per connection.
+    /// Maximum messages per connection.
     pub mails_per_connection: Option<i32>,
 }
 
-/// Changes to a lane's own limits.
+/// Changes to the limits of a lane itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LaneChange {
-    /// Connections at one time.
+    /// Maximum concurrent connections.
     pub connections: Change<i32>,
-    /// Messages per second.
+    /// Maximum messages per second.
     pub rate: Change<f64>,
-    /// Messages per connection.
+    /// Maximum messages per connection.
     pub mails_per_connection: Change<i32>,
 }
 
 /// Changes to a stream, or the settings of a new one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StreamChange {
-    /// 0–100.
+    /// The priority, 0–100.
     pub priority: Option<i16>,
-    /// 1–1000.
+    /// The weight, 1–1000.
     pub weight: Option<i16>,
-    /// Messages in flight at one time.
+    /// Maximum messages in flight.
     pub concurrency: Change<i32>,
-    /// Messages per second.
+    /// Maximum messages per second.
     pub rate: Change<f64>,
-    /// Seconds.
+    /// The waits between attempts, in seconds.
     pub retry_schedule: Change<Vec<i32>>,
-    /// Seconds.
+    /// The retry window, in seconds.
     pub retry_window: Change<i32>,
-    /// Seconds.
+    /// The first wait after greylisting, in seconds.
     pub greylist: Change<i32>,
     /// Whether its messages have an unsubscribe link.
     pub unsubscribe: Option<bool>,

@@ -6,7 +6,7 @@ use super::address::Mailbox;
 use super::id::{MessageId, RecipientId};
 use super::outcome::OnUncertain;
 
-/// How a message names a recipient: in `To` or `Cc`, or not at all (`Bcc`).
+/// The header that names a recipient: `To`, `Cc`, or none (`Bcc`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RecipientKind {
@@ -19,7 +19,7 @@ pub enum RecipientKind {
 }
 
 impl RecipientKind {
-    /// Returns the word in SQL, JSON and documentation.
+    /// Returns the kind's name in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::To => "to",
@@ -29,18 +29,18 @@ impl RecipientKind {
     }
 }
 
-/// A name and a value for the sender's own use; returned in status and events.
+/// A name and a value that the sender attaches to a message; returned with the message and its events.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Tag {
-    /// 1–256 characters of `A–Z a–z 0–9 _ -`.
+    /// The tag's name: 1–256 characters of `A–Z a–z 0–9 _ -`.
     #[schema(example = "kind")]
     pub name: String,
-    /// 1–256 characters of `A–Z a–z 0–9 _ -`.
+    /// The tag's value: 1–256 characters of `A–Z a–z 0–9 _ -`.
     #[schema(example = "invoice")]
     pub value: String,
 }
 
-/// A custom header, already checked against the deny list and for CR, LF and NUL.
+/// A custom header. It is not on the deny list, and has no CR, LF or NUL.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Header {
     /// Field name, printable ASCII without a colon (RFC 5322 §2.2).
@@ -52,9 +52,9 @@ pub struct Header {
 /// A message's bodies and custom headers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Content {
-    /// Plain text body, any line ends.
+    /// Plain text body, with any line endings.
     pub text: Option<String>,
-    /// HTML body, any line ends.
+    /// HTML body, with any line endings.
     pub html: Option<String>,
     /// Custom headers in the sender's order.
     pub headers: Vec<Header>,
@@ -63,24 +63,24 @@ pub struct Content {
 /// An attachment's description; the bytes are in the blob named by `sha256`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Attachment {
-    /// File name as shown to the reader, 1–255 characters.
+    /// File name that the reader sees, 1–255 characters.
     pub filename: String,
-    /// Media type such as `application/pdf` (RFC 2045 §5.1), with parameters if the sender gave some.
+    /// Media type such as `application/pdf` (RFC 2045 §5.1), including any parameters that the sender set.
     pub content_type: String,
-    /// Set for inline parts: the `Content-ID` without angle brackets, as in `cid:` links.
+    /// The `Content-ID` of an inline part without angle brackets, as in `cid:` links; `None` for other attachments.
     pub content_id: Option<String>,
-    /// Digest of the bytes, as 64 hex digits.
+    /// SHA-256 of the bytes, as 64 hexadecimal digits.
     pub sha256: String,
-    /// Size of the bytes.
+    /// Size in bytes.
     pub size: u64,
 }
 
 /// One recipient of a new message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewRecipient {
-    /// Its id, with the same time part as the message's.
+    /// The recipient's id, with the same time part as the message's id.
     pub id: RecipientId,
-    /// The header that names it, if any.
+    /// The header that names the recipient, if any.
     pub kind: RecipientKind,
     /// Address and display name.
     pub mailbox: Mailbox,
@@ -89,13 +89,13 @@ pub struct NewRecipient {
 /// A validated message that is not committed yet. Created only by `accept::request`.
 #[derive(Debug, Clone)]
 pub struct NewMessage {
-    /// Its id; the time part is `created_at`.
+    /// The message's id; its time part is `created_at`.
     pub id: MessageId,
-    /// When it was accepted; also its `Date`, unless scheduled.
+    /// The time at which the message was accepted; also its `Date`, unless it is scheduled.
     pub created_at: DateTime<Utc>,
-    /// The sender, header and (until there are return domains) envelope.
+    /// The sender in `From`, and in the envelope if no return path is configured.
     pub from: Mailbox,
-    /// 1–50, `to` first, then `cc`, then `bcc`, without duplicates.
+    /// 1–50 recipients without duplicates: first `to`, then `cc`, then `bcc`.
     pub recipients: Vec<NewRecipient>,
     /// `Reply-To`, possibly empty.
     pub reply_to: Vec<Mailbox>,
@@ -105,11 +105,11 @@ pub struct NewMessage {
     pub content: Content,
     /// Files and inline images with their bytes, in the sender's order.
     pub attachments: Vec<NewAttachment>,
-    /// For the sender's own use.
+    /// Tags that the sender attached.
     pub tags: Vec<Tag>,
-    /// For the sender's own use: a JSON object of strings.
+    /// Metadata that the sender attached: a JSON object of strings.
     pub metadata: serde_json::Map<String, serde_json::Value>,
-    /// The stream.
+    /// The message's stream.
     pub stream: String,
     /// No attempt starts before this time.
     pub scheduled_at: Option<DateTime<Utc>>,
@@ -117,7 +117,7 @@ pub struct NewMessage {
     pub expires_at: Option<DateTime<Utc>>,
     /// What to do if the connection drops after the final dot.
     pub on_uncertain: OnUncertain,
-    /// Whether it is sent to suppressed addresses too.
+    /// Whether the message is also sent to suppressed addresses.
     pub ignore_suppression: bool,
 }
 
@@ -129,7 +129,7 @@ impl NewMessage {
     }
 }
 
-/// An attachment as it arrived: its description, and its bytes until they are stored.
+/// An attachment that is not stored yet.
 #[derive(Debug, Clone)]
 pub struct NewAttachment {
     /// Name, type, digest and size.
@@ -138,10 +138,10 @@ pub struct NewAttachment {
     pub data: Vec<u8>,
 }
 
-/// Everything that a message's MIME depends on, so that every attempt and every `raw` renders the same bytes.
+/// Everything that a message's MIME depends on, so that every attempt and every `GET …/raw` renders the same bytes.
 #[derive(Debug, Clone)]
 pub struct Draft {
-    /// The message.
+    /// The message's id.
     pub id: MessageId,
     /// `Date`.
     pub date: DateTime<Utc>,

@@ -1,6 +1,6 @@
-//! Classifies IP addresses: public, private or special-purpose (IANA's registries, RFC 6890). HTTP requests to URLs
-//! from users may only reach public addresses, or those that are allowed explicitly. Limits per client count addresses by
-//! their [`owner`].
+//! Classifies IP addresses as public, private or special-purpose (IANA's registries, RFC 6890). HTTP requests to URLs
+//! from users may only reach public addresses and explicitly allowed ones. Limits per client apply to the network that
+//! [`owner`] returns.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,27 +9,27 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use url::Host;
 
-/// A part of the address space.
+/// The class of an IP address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum IpClass {
     /// A public address.
     Public,
     /// A loopback address of this machine.
     Loopback,
-    /// A private address, or a carrier's shared one (RFC 1918, 4193, 6598).
+    /// A private address, or a shared address of a carrier (RFC 1918, 4193, 6598).
     Private,
-    /// A link-local address, including the metadata service of clouds (169.254.169.254).
+    /// A link-local address, such as the metadata service of cloud providers (169.254.169.254).
     LinkLocal,
     /// A multicast address.
     Multicast,
-    /// An address that embeds another: NAT64, 6to4, Teredo.
+    /// An address that embeds another address: NAT64, 6to4 or Teredo.
     Translated,
     /// Unassigned, or reserved for protocols, documentation and tests.
     Reserved,
 }
 
-impl Place {
-    /// Returns whether [`Allowed::private`] admits it.
+impl IpClass {
+    /// Returns whether [`Allowed::private`] admits addresses of this class.
     pub fn is_private(self) -> bool {
         matches!(self, Self::Loopback | Self::Private)
     }
@@ -37,8 +37,8 @@ impl Place {
     /// Classifies an address. An IPv4-mapped IPv6 address is classified as IPv4.
     pub fn classify(ip: IpAddr) -> Self {
         match ip.to_canonical() {
-            IpAddr::V4(ip) => of_v4(ip),
-            IpAddr::V6(ip) => of_v6(ip),
+            IpAddr::V4(ip) => classify_v4(ip),
+            IpAddr::V6(ip) => classify_v6(ip),
         }
     }
 
@@ -55,13 +55,13 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for IpClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-/// Returns the network of an address that usually has one owner: an IPv4 address, or a /64 of IPv6.
+/// Returns the network around an address that usually belongs to one owner: the IPv4 address itself, or the IPv6 /64.
 pub fn owner(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => {
@@ -72,62 +72,62 @@ pub fn owner(ip: IpAddr) -> IpAddr {
     }
 }
 
-fn of_v4(ip: Ipv4Addr) -> Place {
+fn classify_v4(ip: Ipv4Addr) -> IpClass {
     match ip.octets() {
-        _ if ip.is_loopback() => Place::Loopback,
-        _ if ip.is_private() => Place::Private,
-        _ if ip.is_link_local() => Place::LinkLocal,
-        _ if ip.is_multicast() => Place::Multicast,
-        // Shared by carriers (RFC 6598).
-        [100, second, ..] if second & 0xC0 == 64 => Place::Private,
-        // Relays of 6to4 (RFC 7526).
-        [192, 88, 99, _] => Place::Translated,
+        _ if ip.is_loopback() => IpClass::Loopback,
+        _ if ip.is_private() => IpClass::Private,
+        _ if ip.is_link_local() => IpClass::LinkLocal,
+        _ if ip.is_multicast() => IpClass::Multicast,
+        // Shared address space of carriers (RFC 6598).
+        [100, second, ..] if second & 0xC0 == 64 => IpClass::Private,
+        // 6to4 relays (RFC 7526).
+        [192, 88, 99, _] => IpClass::Translated,
         // Benchmarks (RFC 2544).
-        [198, second, ..] if second & 0xFE == 18 => Place::Reserved,
-        // This network, protocol assignments, reserved, broadcast.
-        [0 | 240..=255, ..] | [192, 0, 0, _] => Place::Reserved,
-        _ if ip.is_documentation() => Place::Reserved,
-        _ => Place::Public,
+        [198, second, ..] if second & 0xFE == 18 => IpClass::Reserved,
+        // "This network", protocol assignments, reserved addresses and broadcast.
+        [0 | 240..=255, ..] | [192, 0, 0, _] => IpClass::Reserved,
+        _ if ip.is_documentation() => IpClass::Reserved,
+        _ => IpClass::Public,
     }
 }
 
-fn of_v6(ip: Ipv6Addr) -> Place {
+fn classify_v6(ip: Ipv6Addr) -> IpClass {
     match ip.segments() {
-        _ if ip.is_loopback() => Place::Loopback,
-        _ if ip.is_multicast() => Place::Multicast,
-        // Unique local (RFC 4193), and the former site-local.
-        [first, ..] if first & 0xFE00 == 0xFC00 || first & 0xFFC0 == 0xFEC0 => Place::Private,
-        [first, ..] if first & 0xFFC0 == 0xFE80 => Place::LinkLocal,
+        _ if ip.is_loopback() => IpClass::Loopback,
+        _ if ip.is_multicast() => IpClass::Multicast,
+        // Unique local addresses (RFC 4193), and the deprecated site-local ones.
+        [first, ..] if first & 0xFE00 == 0xFC00 || first & 0xFFC0 == 0xFEC0 => IpClass::Private,
+        [first, ..] if first & 0xFFC0 == 0xFE80 => IpClass::LinkLocal,
         // NAT64 (RFC 6052, 8215), Teredo (RFC 4380), 6to4 (RFC 3056).
-        [0x0064, 0xFF9B, ..] | [0x2001, 0, ..] | [0x2002, ..] => Place::Translated,
-        // Protocol assignments, documentation.
-        [0x2001, second, ..] if second & 0xFE00 == 0 => Place::Reserved,
-        [0x2001, 0x0DB8, ..] => Place::Reserved,
-        [0x3FFF, second, ..] if second & 0xF000 == 0 => Place::Reserved,
-        [first, ..] if first & 0xE000 == 0x2000 => Place::Public,
-        _ => Place::Reserved,
+        [0x0064, 0xFF9B, ..] | [0x2001, 0, ..] | [0x2002, ..] => IpClass::Translated,
+        // Protocol assignments and documentation.
+        [0x2001, second, ..] if second & 0xFE00 == 0 => IpClass::Reserved,
+        [0x2001, 0x0DB8, ..] => IpClass::Reserved,
+        [0x3FFF, second, ..] if second & 0xF000 == 0 => IpClass::Reserved,
+        [first, ..] if first & 0xE000 == 0x2000 => IpClass::Public,
+        _ => IpClass::Reserved,
     }
 }
 
-/// Which addresses may be contacted besides public ones.
+/// The addresses that may be contacted in addition to public ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Allowed {
-    /// Allows only addresses of this machine, whatever else is set. The caller decides which addresses those are.
+    /// Allows only addresses of this machine, regardless of the other fields. The caller enforces it.
     pub this_machine_only: bool,
     /// Allows private and loopback addresses.
     pub private: bool,
-    /// Allowed hosts and networks.
+    /// Hosts and networks that are allowed.
     pub rules: Vec<Rule>,
 }
 
 impl Allowed {
     /// Returns whether this address of `host` may be contacted.
     pub fn admits(&self, host: &str, ip: IpAddr) -> bool {
-        let place = Place::classify(ip);
-        place == Place::Public || (self.private && place.is_private()) || self.names(host, ip)
+        let class = IpClass::classify(ip);
+        class == IpClass::Public || (self.private && class.is_private()) || self.names(host, ip)
     }
 
-    /// Returns whether a rule allows it.
+    /// Returns whether a rule names the host or the address.
     pub fn names(&self, host: &str, ip: IpAddr) -> bool {
         self.rules.iter().any(|rule| match rule {
             Rule::Host(name) => name == host,
@@ -139,21 +139,21 @@ impl Allowed {
 /// An allowed host or network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rule {
-    /// A host, with any address.
+    /// A host, whatever its addresses.
     Host(String),
     /// Every address of a network.
     Network(IpNet),
 }
 
-/// The text is not an address, a network, or the name of a host.
+/// A text that is not an IP address, a network or a host name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be an address, a network such as 10.0.0.0/8, or the name of a host")]
-pub struct NoRule;
+#[error("must be an IP address, a network such as 10.0.0.0/8, or a host name")]
+pub struct InvalidRule;
 
 impl FromStr for Rule {
-    type Err = NoRule;
+    type Err = InvalidRule;
 
-    fn from_str(text: &str) -> Result<Self, NoRule> {
+    fn from_str(text: &str) -> Result<Self, InvalidRule> {
         if let Ok(network) = text.parse::<IpNet>() {
             return Ok(Self::Network(network.trunc()));
         }
@@ -162,7 +162,7 @@ impl FromStr for Rule {
         }
         match Host::parse(text) {
             Ok(Host::Domain(name)) => Ok(Self::Host(name)),
-            _ => Err(NoRule),
+            _ => Err(InvalidRule),
         }
     }
 }
@@ -181,11 +181,11 @@ mod tests {
     }
 
     #[test]
-    fn private_and_special_addresses_are_not_public() {
-        for (place, addresses) in [
-            (Place::Loopback, &["127.0.0.1", "127.255.255.254", "::1", "::ffff:127.0.0.1"][..]),
+    fn each_address_has_its_class() {
+        for (class, addresses) in [
+            (IpClass::Loopback, &["127.0.0.1", "127.255.255.254", "::1", "::ffff:127.0.0.1"][..]),
             (
-                Place::Private,
+                IpClass::Private,
                 &[
                     "10.1.2.3",
                     "172.16.0.1",
@@ -199,11 +199,11 @@ mod tests {
                     "fec0::1",
                 ],
             ),
-            (Place::LinkLocal, &["169.254.169.254", "fe80::1", "febf::1", "::ffff:169.254.169.254"]),
-            (Place::Multicast, &["224.0.0.1", "239.255.255.250", "ff02::1"]),
-            (Place::Translated, &["64:ff9b::a00:1", "64:ff9b:1::1", "2001::1", "2002:a00:1::", "192.88.99.1"]),
+            (IpClass::LinkLocal, &["169.254.169.254", "fe80::1", "febf::1", "::ffff:169.254.169.254"]),
+            (IpClass::Multicast, &["224.0.0.1", "239.255.255.250", "ff02::1"]),
+            (IpClass::Translated, &["64:ff9b::a00:1", "64:ff9b:1::1", "2001::1", "2002:a00:1::", "192.88.99.1"]),
             (
-                Place::Reserved,
+                IpClass::Reserved,
                 &[
                     "0.0.0.0",
                     "0.1.2.3",
@@ -225,7 +225,7 @@ mod tests {
                 ],
             ),
             (
-                Place::Public,
+                IpClass::Public,
                 &[
                     "1.1.1.1",
                     "100.128.0.1",
@@ -239,7 +239,7 @@ mod tests {
             ),
         ] {
             for ip in addresses {
-                assert_eq!(Place::classify(ip.parse().unwrap()), place, "{ip}");
+                assert_eq!(IpClass::classify(ip.parse().unwrap()), class, "{ip}");
             }
         }
     }
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn invalid_rules_are_rejected() {
         for text in ["", "10.0.0.0/33", "a b", "http://x.test", "[::1", "1.2.3.4.5"] {
-            assert_eq!(text.parse::<Rule>(), Err(NoRule), "{text}");
+            assert_eq!(text.parse::<Rule>(), Err(InvalidRule), "{text}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The outcome of one attempt for one recipient.
 //!
-//! Replies are classified by their first digit (RFC 5321 §4.2.1), refined by the enhanced code (RFC 3463). A failure to
-//! reach or to understand the remote server is always temporary.
+//! Replies are classified by their first digit (RFC 5321 §4.2.1), and more precisely by the enhanced code (RFC 3463). A
+//! failure to reach the remote server, or an invalid reply, is always temporary.
 
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
@@ -17,14 +17,14 @@ pub enum OnUncertain {
     /// Send again with the same `Message-ID`: a duplicate is possible, a loss is not.
     #[default]
     Retry,
-    /// Hold it until an operator decides with `POST …/retry`.
+    /// Hold the recipient until an operator retries it with `POST …/retry`.
     Hold,
     /// Never send again: a loss is possible, a duplicate is not.
     Fail,
 }
 
 impl OnUncertain {
-    /// Returns the word in SQL, JSON and documentation.
+    /// Returns the value's name in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Retry => "retry",
@@ -45,11 +45,11 @@ impl FromStr for OnUncertain {
 /// An enhanced status code, `class.subject.detail` (RFC 3463 §2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EnhancedCode {
-    /// 2, 4 or 5.
+    /// The class: 2, 4 or 5.
     pub class: u8,
-    /// 0–999.
+    /// The subject: 0–999.
     pub subject: u16,
-    /// 0–999.
+    /// The detail: 0–999.
     pub detail: u16,
 }
 
@@ -85,11 +85,12 @@ impl FromStr for EnhancedCode {
 /// The remote server's reply to a command, or a description of the local error if there was none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// 200–599, or `None` if there was no reply (a refused connection, a time-out) and `text` describes the error.
+    /// The reply code, 200–599. `None` if there was no reply, such as after a refused connection or a timeout; then
+    /// `text` describes the error.
     pub code: Option<u16>,
-    /// The enhanced code, if the reply began with one of the same class.
+    /// The enhanced code, if the text begins with one of the reply code's class.
     pub enhanced: Option<EnhancedCode>,
-    /// The text of all lines joined by `\n`, enhanced code removed from each, at most [`Reply::TEXT_LIMIT`] bytes.
+    /// The text of all lines without their enhanced codes, joined by `\n`; at most [`Reply::TEXT_LIMIT`] bytes.
     pub text: String,
 }
 
@@ -98,12 +99,12 @@ impl Reply {
     pub const TEXT_LIMIT: usize = 2_000;
 
     /// Creates a reply that describes a local error, without a code.
-    pub fn ours(text: impl Into<String>) -> Self {
+    pub fn local_error(text: impl Into<String>) -> Self {
         Self { code: None, enhanced: None, text: text.into() }.limited()
     }
 
     /// Creates a reply that describes a local error, with an enhanced code such as 5.1.10 for a null MX.
-    pub fn ours_with(class: u8, subject: u16, detail: u16, text: impl Into<String>) -> Self {
+    pub fn local_error_with(class: u8, subject: u16, detail: u16, text: impl Into<String>) -> Self {
         Self { code: None, enhanced: Some(EnhancedCode { class, subject, detail }), text: text.into() }.limited()
     }
 
@@ -120,38 +121,39 @@ impl Reply {
         Self { code: Some(code), enhanced, text }.limited()
     }
 
-    /// Returns the code as a column stores it.
+    /// Returns the code in the type of its column.
     pub fn stored_code(&self) -> Option<i16> {
         i16::try_from(self.code?).ok()
     }
 
     /// Replaces the text.
     #[must_use]
-    pub fn in_words(self, text: impl Into<String>) -> Self {
+    pub fn with_text(self, text: impl Into<String>) -> Self {
         Self { text: text.into(), ..self }.limited()
     }
 
-    /// Prepends the text of the reply that led to this one.
+    /// Prepends the text of an earlier reply that caused this one.
     #[must_use]
-    pub fn behind(self, cause: &Self) -> Self {
+    pub fn after(self, cause: &Self) -> Self {
         let text = format!("{}; then: {}", cause.text, self.text);
-        self.in_words(text)
+        self.with_text(text)
     }
 
-    /// Returns whether a refusal is greylisting rather than a failure.
-    pub fn speaks_of_greylisting(&self) -> bool {
-        // rspamd's greylisting has only this text.
-        let is_rspamds = || {
+    /// Returns whether a refusal is greylisting.
+    pub fn is_greylisting(&self) -> bool {
+        // rspamd uses only this text for greylisting.
+        let is_rspamd = || {
             let code = Some(EnhancedCode { class: 4, subject: 7, detail: 1 });
-            // Our own notes follow in further lines.
+            // Postrider appends its own notes in further lines.
             let text = self.text.lines().next().unwrap_or_default().trim().trim_end_matches('.');
             (self.code, self.enhanced) == (Some(451), code) && text.eq_ignore_ascii_case("try again later")
         };
-        retry_hint::speaks_of_greylisting(&self.text) || is_rspamds()
+        retry_hint::mentions_greylisting(&self.text) || is_rspamd()
     }
 
     fn limited(mut self) -> Self {
-        // A server's bytes must not fail a commit (NUL), control a terminal (ESC) or reverse the text direction.
+        // The text of a server must not make a commit fail (NUL), control a terminal (ESC) or reverse the text
+        // direction.
         if !self.text.bytes().all(is_plain) && self.text.contains(is_unprintable) {
             self.text = printable(&self.text);
         }
@@ -171,13 +173,14 @@ fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~' | b'\n' | b'\t')
 }
 
-/// Returns whether a character is not printable. Line ends separate the lines of a reply and count as printable.
+/// Returns whether a character is not printable. Line ends, which separate the lines of a reply, and tabs count as
+/// printable.
 fn is_unprintable(letter: char) -> bool {
     let is_control = letter.is_control() && !matches!(letter, '\n' | '\t');
     is_control || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Escapes unprintable characters, as `\x1b` or `\u{202e}`.
+/// Escapes unprintable characters in the form `\x1b` or `\u{202e}`.
 fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len() + 16);
     for letter in text.chars() {
@@ -216,8 +219,8 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Classifies a reply code at any stage before acceptance; unexpected 2xx and 3xx are temporary.
-    pub fn of_refusal(code: u16) -> Self {
+    /// Classifies the code of a refusal at any stage. An unexpected 2xx or 3xx code is a temporary failure.
+    pub fn from_refusal_code(code: u16) -> Self {
         if (500..600).contains(&code) { Self::Permanent } else { Self::Temporary }
     }
 }
@@ -225,78 +228,78 @@ impl Verdict {
 /// The remote server, and how the connection was secured.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Peer {
-    /// Host name of the relay or MX.
+    /// The host name of the relay or MX.
     pub mx: Option<String>,
-    /// Address connected to.
+    /// The IP address of the connection.
     pub ip: Option<IpAddr>,
     /// Protocol and cipher, such as `TLSv1.3 TLS13_AES_256_GCM_SHA384`, followed by ` (MTA-STS enforce)` or another
     /// note on that policy; `None` for plain text.
     pub tls: Option<String>,
-    /// Whether the server is the recipient's own (MX) rather than a relay.
+    /// Whether the server is a mail exchanger of the recipient's domain, and not a relay.
     pub is_final: bool,
 }
 
 /// The stage of an attempt at which its outcome was decided.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// No server was found or reached: DNS, TCP.
+    /// DNS and TCP: no server was found or reached.
     #[default]
     Connect,
-    /// Greeting, EHLO, STARTTLS, AUTH: no session was established.
+    /// Greeting, EHLO, STARTTLS and AUTH: no session was established.
     Session,
     /// MAIL: the reply is about the message as a whole.
     Mail,
     /// RCPT: the reply is about this recipient.
     Rcpt,
-    /// DATA and the message, before the final dot.
+    /// DATA and the message body, before the final dot.
     Data,
     /// The final dot and its reply.
     FinalDot,
 }
 
-/// What an outcome shows about the destination, beyond this message.
+/// What an outcome shows about the destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// No session could be established: other messages would fail likewise.
+    /// No session could be established, so other messages would fail as well.
     Unreachable,
-    /// 421, or 4.7.x that is not greylisting: the server throttles us.
-    SlowDown,
+    /// The server throttles Postrider: it replied with 421, or with 4.7.x that is not greylisting.
+    Throttled,
 }
 
 /// The outcome of one attempt for one recipient. `smtp::send` never fails: every failure is an outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// How it ended.
+    /// How the attempt ended.
     pub verdict: Verdict,
-    /// The reply.
+    /// The server's reply, or the local error.
     pub reply: Reply,
     /// The remote server.
     pub peer: Peer,
     /// Duration of the attempt.
     pub duration: Duration,
-    /// The stage that decided it.
+    /// The stage at which the outcome was decided.
     pub stage: Stage,
 }
 
 impl Outcome {
-    /// Returns what this shows about the destination; `None` if it concerns only this message.
+    /// Returns what the outcome shows about the destination; `None` if it concerns only this message.
     pub fn signal(&self) -> Option<Signal> {
         if self.verdict != Verdict::Temporary {
             return None;
         }
         let is_policy = self.reply.enhanced.is_some_and(|code| (code.class, code.subject) == (4, 7));
         match self.reply.code {
-            Some(421) => Some(Signal::SlowDown),
-            // Before MAIL 4.7.x is about TLS and credentials.
+            Some(421) => Some(Signal::Throttled),
+            // Before MAIL, 4.7.x is about TLS and credentials.
             _ if self.stage <= Stage::Session => Some(Signal::Unreachable),
-            Some(400..=499) if is_policy && !self.reply.speaks_of_greylisting() => Some(Signal::SlowDown),
+            Some(400..=499) if is_policy && !self.reply.is_greylisting() => Some(Signal::Throttled),
             _ => None,
         }
     }
 
-    /// Returns whether the cause is local: the message could not be prepared, or no route is configured. No server was
-    /// contacted.
-    pub fn is_ours(&self) -> bool {
+    /// Returns whether the cause is local, so that no server was contacted: the message could not be prepared, or no
+    /// route is configured.
+    pub fn is_local(&self) -> bool {
         self.stage > Stage::Session && self.peer.mx.is_none()
     }
 }
@@ -320,7 +323,7 @@ mod tests {
 
     #[test]
     fn reply_text_is_truncated_between_characters() {
-        let reply = Reply::ours(format!("{}{}", "\0".repeat(1_000), "ä".repeat(2_000)));
+        let reply = Reply::local_error(format!("{}{}", "\0".repeat(1_000), "ä".repeat(2_000)));
         assert!(reply.text.len() <= Reply::TEXT_LIMIT);
         assert!(!reply.text.contains('\0'));
     }
@@ -340,36 +343,36 @@ mod tests {
 
     #[test]
     fn replies_signal_throttling_or_unreachability() {
-        use Signal::{SlowDown, Unreachable};
-        for (stage, code, text, sign) in [
-            (Stage::Session, 421, "4.7.0 too many connections", Some(SlowDown)),
+        use Signal::{Throttled, Unreachable};
+        for (stage, code, text, signal) in [
+            (Stage::Session, 421, "4.7.0 too many connections", Some(Throttled)),
             (Stage::Session, 454, "4.7.0 TLS not available", Some(Unreachable)),
             (Stage::Session, 535, "5.7.8 who are you?", Some(Unreachable)),
-            (Stage::Mail, 450, "4.7.1 slow down", Some(SlowDown)),
-            (Stage::Rcpt, 421, "closing", Some(SlowDown)),
+            (Stage::Mail, 450, "4.7.1 slow down", Some(Throttled)),
+            (Stage::Rcpt, 421, "closing", Some(Throttled)),
             (Stage::Rcpt, 451, "4.7.1 Greylisted", None),
             (Stage::FinalDot, 451, "4.7.1 Try again later", None),
-            (Stage::FinalDot, 451, "4.7.1 Try again later, you send too much", Some(SlowDown)),
+            (Stage::FinalDot, 451, "4.7.1 Try again later, you send too much", Some(Throttled)),
             (Stage::Rcpt, 450, "4.2.1 mailbox busy", None),
         ] {
-            assert_eq!(refused(stage, code, text).signal(), sign, "{stage:?} {code} {text}");
+            assert_eq!(refused(stage, code, text).signal(), signal, "{stage:?} {code} {text}");
         }
     }
 
     #[test]
-    fn local_errors_are_ours() {
-        let theirs = refused(Stage::Data, 451, "4.3.0 later");
-        assert!(!theirs.is_ours());
-        assert!(Outcome { peer: Peer::default(), ..theirs.clone() }.is_ours());
-        let no_servers = Outcome { peer: Peer::default(), stage: Stage::Connect, ..theirs };
-        assert!(!no_servers.is_ours(), "the DNS speaks for the destination");
+    fn outcome_without_a_server_is_local() {
+        let by_server = refused(Stage::Data, 451, "4.3.0 later");
+        assert!(!by_server.is_local());
+        assert!(Outcome { peer: Peer::default(), ..by_server.clone() }.is_local());
+        let no_servers = Outcome { peer: Peer::default(), stage: Stage::Connect, ..by_server };
+        assert!(!no_servers.is_local(), "a DNS failure is one of the destination");
     }
 
     #[test]
     fn only_5xx_is_permanent() {
-        assert_eq!(Verdict::of_refusal(554), Verdict::Permanent);
+        assert_eq!(Verdict::from_refusal_code(554), Verdict::Permanent);
         for code in [421, 451, 250, 354, 199, 600] {
-            assert_eq!(Verdict::of_refusal(code), Verdict::Temporary, "{code}");
+            assert_eq!(Verdict::from_refusal_code(code), Verdict::Temporary, "{code}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Error responses (RFC 9457) of all endpoints: plain data, completed by `http::request_id`, which knows the request.
+//! Error responses (RFC 9457) of all endpoints, as plain data. `http::request_id` adds the id of the request.
 
 use std::borrow::Cow;
 
@@ -8,15 +8,15 @@ use super::fault::Fault;
 use super::words::words;
 
 words! {
-    /// What kind of error it is. Branch on it, and not on `title` or `detail`. New codes may be added.
+    /// The kind of error. Branch on this code, and not on `title` or `detail`. New codes may be added.
     pub enum ProblemCode as "ProblemCode" {
         /// The body, a header or the query string cannot be parsed.
         MalformedRequest = "malformed_request",
         /// The API key is missing, wrong, revoked or expired.
         Unauthorized = "unauthorized",
-        /// The key lacks a scope, or is not allowed to send from the sender's domain.
+        /// The API key lacks a scope, or may not send from the sender's domain.
         Forbidden = "forbidden",
-        /// No such endpoint, or no such object for this key.
+        /// There is no such endpoint, or no such object for this API key.
         NotFound = "not_found",
         /// The endpoint does not support this method.
         MethodNotAllowed = "method_not_allowed",
@@ -24,13 +24,13 @@ words! {
         BodyTimeout = "body_timeout",
         /// A request with this `Idempotency-Key` is still in progress.
         IdempotencyKeyInFlight = "idempotency_key_in_flight",
-        /// The domain is registered already.
+        /// The domain is already registered.
         DomainExists = "domain_exists",
         /// DKIM keys cannot be stored, because no `secret_key` is configured.
         NoSecretKey = "no_secret_key",
-        /// New DKIM keys were created before and wait for their records.
+        /// An earlier rotation created DKIM keys whose records are not published yet.
         RotationPending = "rotation_pending",
-        /// The message has an unsubscribe link, but this process has no `public_url` or `secret_key` to make it with.
+        /// The message needs an unsubscribe link, but `public_url` or `secret_key` is not configured.
         NotConfigured = "not_configured",
         /// The message that the report is about is still being sent.
         StillSending = "still_sending",
@@ -40,7 +40,7 @@ words! {
         InFlight = "in_flight",
         /// No recipient of the message is deferred or held.
         NothingToRetry = "nothing_to_retry",
-        /// A stream of this name exists already.
+        /// A stream of this name already exists.
         StreamExists = "stream_exists",
         /// The webhook endpoint is disabled.
         WebhookDisabled = "webhook_disabled",
@@ -54,15 +54,15 @@ words! {
         InvalidRequest = "invalid_request",
         /// The `Idempotency-Key` was used with another request.
         IdempotencyKeyReused = "idempotency_key_reused",
-        /// An error of the service itself.
+        /// An internal error of Postrider.
         InternalError = "internal_error",
-        /// The database is unavailable, or the service is overloaded.
+        /// The database is unavailable, or Postrider is overloaded.
         Unavailable = "unavailable",
     }
 }
 
 impl ProblemCode {
-    /// Returns its HTTP status.
+    /// Returns the HTTP status of the error.
     pub const fn status(self) -> u16 {
         match self {
             Self::MalformedRequest => 400,
@@ -91,32 +91,32 @@ impl ProblemCode {
         }
     }
 
-    /// Returns what a caller can do about it, for the documentation.
+    /// Returns how the caller can fix the error, for the documentation.
     pub const fn fix(self) -> &'static str {
         match self {
-            Self::MalformedRequest => "Fix the place that `detail` names.",
+            Self::MalformedRequest => "Fix the part of the request that `detail` names.",
             Self::Unauthorized => "Send `Authorization: Bearer KEY` with a key that is neither revoked nor expired.",
             Self::Forbidden => "Use a key with the scope, or the sender domain, that `detail` names.",
             Self::NotFound => "Check the path and the id.",
-            Self::MethodNotAllowed => "Use a method of the `Allow` header.",
+            Self::MethodNotAllowed => "Use a method in the `Allow` header.",
             Self::BodyTimeout => "Send the body faster, or check the network.",
             Self::IdempotencyKeyInFlight | Self::StillSending => "Repeat the request after `Retry-After`.",
-            Self::DomainExists => "Read it with `GET /v1/domains/{name}`.",
+            Self::DomainExists => "Read the domain with `GET /v1/domains/{name}`.",
             Self::NoSecretKey => "Set `secret_key` and restart.",
             Self::RotationPending => "Publish the records that `GET /v1/domains/{name}` shows, then verify.",
             Self::NotConfigured => "Set `public_url` and `secret_key`.",
-            Self::NotScheduled => "None: it was sent, canceled or has expired.",
-            Self::InFlight => "Wait for the attempt to end.",
-            Self::NothingToRetry => "`GET /v1/messages/{id}/explain` says what it waits for.",
-            Self::StreamExists => "Change it with `PATCH /v1/streams/{name}`.",
-            Self::WebhookDisabled => "Enable it with `PATCH /v1/webhooks/{id}` and `{\"disabled\": false}`.",
+            Self::NotScheduled => "None: the message was sent or canceled, or has expired.",
+            Self::InFlight => "Wait until the attempt has ended.",
+            Self::NothingToRetry => "Read what blocks the message with `GET /v1/messages/{id}/explain`.",
+            Self::StreamExists => "Change the stream with `PATCH /v1/streams/{name}`.",
+            Self::WebhookDisabled => "Enable the endpoint with `PATCH /v1/webhooks/{id}` and `{\"disabled\": false}`.",
             Self::TooLarge => "Send a smaller body: `detail` has the limit.",
-            Self::UnsupportedMediaType => "Send the type that `detail` names, without a `Content-Encoding`.",
+            Self::UnsupportedMediaType => "Send the media type that `detail` names, without a `Content-Encoding`.",
             Self::MisdirectedRequest => "Use 127.0.0.1, localhost or a name without dots.",
-            Self::InvalidRequest => "Fix every place in `errors`.",
+            Self::InvalidRequest => "Fix every fault in `errors`.",
             Self::IdempotencyKeyReused => "Use a new key for a new request.",
             Self::Unavailable => "Repeat the request after `Retry-After`, preferably with an `Idempotency-Key`.",
-            Self::InternalError => "Look for the `request_id` in the log.",
+            Self::InternalError => "Search the log for the `request_id`.",
         }
     }
 }
@@ -128,26 +128,26 @@ pub struct Problem {
     #[serde(rename = "type")]
     #[schema(example = "about:blank")]
     pub kind: &'static str,
-    /// The status in words.
+    /// The standard text of the HTTP status.
     #[schema(example = "Unprocessable Entity")]
     pub title: &'static str,
     /// The HTTP status.
     #[schema(example = 422)]
     pub status: u16,
-    /// What is wrong, where, and how to fix it.
+    /// What is wrong, in which part of the request, and how to fix it.
     #[schema(example = "`/to/0`: not an email address.")]
     pub detail: Cow<'static, str>,
-    /// Stable, machine-readable code.
+    /// A stable, machine-readable code.
     #[schema(example = "invalid_request")]
     pub code: ProblemCode,
-    /// The value of the `X-Request-Id` header.
+    /// The request's id, as in the `X-Request-Id` header.
     pub request_id: String,
-    /// All faults of the request, if the request is invalid.
+    /// All faults of an invalid request; empty for other errors.
     pub errors: Vec<Fault>,
 }
 
 impl Problem {
-    /// Creates a problem, without the id of its request. `title` is the status in words.
+    /// Creates a problem without a request id. `title` is the standard text of the HTTP status.
     pub fn new(
         code: ProblemCode,
         title: &'static str,

@@ -1,17 +1,18 @@
-//! Classifies a refusal within a transaction, where the code alone is ambiguous. Pure.
+//! Classifies refusals within a transaction whose code alone is ambiguous. Pure.
 //!
-//! Authentication codes concern this client, or are a server's private use of the number; a limit on recipients or
-//! messages concerns the earlier ones of the transaction or connection.
+//! An authentication code may be a request for credentials or TLS, or a server's private use of the number. A reply
+//! about a limit on recipients or messages counts the earlier ones of the transaction or connection, and does not
+//! refuse this one.
 
 use super::bounce::{self, Category};
 use super::outcome::{Reply, Verdict};
 
-/// Codes that ask for credentials or TLS (RFC 4954 §6, RFC 3207 §4).
-const ABOUT_US: [u16; 4] = [530, 534, 535, 538];
-/// Details of `X.7.*` that ask for credentials or TLS.
-const ABOUT_US_ENHANCED: [u16; 6] = [0, 8, 9, 10, 11, 12];
+/// Reply codes that ask for credentials or TLS (RFC 4954 §6, RFC 3207 §4).
+const AUTH_CODES: [u16; 4] = [530, 534, 535, 538];
+/// Details of the enhanced code `X.7.*` that ask for credentials or TLS.
+const AUTH_DETAILS: [u16; 6] = [0, 8, 9, 10, 11, 12];
 /// Words in replies that ask for credentials or TLS.
-const ABOUT_US_WORDS: [&str; 12] = [
+const AUTH_WORDS: [&str; 12] = [
     "authent",
     "auth ",
     "tls",
@@ -47,7 +48,7 @@ const RECIPIENT_LIMIT_WORDS: [&str; 17] = [
     "max recipients",
 ];
 
-/// Phrases in replies about a limit on messages, and words that refer to one connection.
+/// Phrases in replies about a limit on messages.
 const MESSAGE_LIMIT_WORDS: [&str; 8] = [
     "too many messages",
     "too many mails",
@@ -58,39 +59,44 @@ const MESSAGE_LIMIT_WORDS: [&str; 8] = [
     "message limit",
     "messages per",
 ];
+/// Words in replies that refer to one connection.
 const CONNECTION_WORDS: [&str; 2] = ["session", "connection"];
 
-/// Classifies a refusal of MAIL, RCPT, DATA or the final dot. A request for credentials or TLS concerns this client and
-/// not the recipient; but the same codes have other uses, such as Courier's `534 SIZE=Message too big.`.
+/// Classifies a refusal of MAIL, RCPT, DATA or the final dot. A request for credentials or TLS is temporary, because it
+/// does not concern the recipient. The same codes have other uses, such as Courier's `534 SIZE=Message too big.`.
 pub fn verdict(reply: &Reply) -> Verdict {
     let code = reply.code.unwrap_or_default();
-    if ABOUT_US.contains(&code) && is_about_us(reply) { Verdict::Temporary } else { Verdict::of_refusal(code) }
+    if AUTH_CODES.contains(&code) && asks_for_auth(reply) {
+        Verdict::Temporary
+    } else {
+        Verdict::from_refusal_code(code)
+    }
 }
 
-fn is_about_us(reply: &Reply) -> bool {
+fn asks_for_auth(reply: &Reply) -> bool {
     match reply.enhanced {
-        Some(code) if code.subject == 7 && ABOUT_US_ENHANCED.contains(&code.detail) => true,
+        Some(code) if code.subject == 7 && AUTH_DETAILS.contains(&code.detail) => true,
         None if reply.text.trim().is_empty() => true,
-        _ => has(reply, &ABOUT_US_WORDS),
+        _ => has(reply, &AUTH_WORDS),
     }
 }
 
 /// Returns whether a reply to RCPT says that the transaction has reached the server's recipient limit, which does not
-/// refuse this recipient (RFC 5321 §4.5.3.1.10). Meaningful only after an accepted RCPT.
+/// refuse this recipient (RFC 5321 §4.5.3.1.10). Call it only after an accepted RCPT.
 pub fn is_recipient_limit(reply: &Reply) -> bool {
     if has(reply, &RECIPIENT_LIMIT_WORDS) {
         return true;
     }
     match (reply.code, reply.enhanced) {
         (_, Some(code)) => (code.subject, code.detail) == (5, 3),
-        // The RFC's codes for it, without words of another meaning.
+        // The codes that RFC 5321 defines for this limit, unless the text has another meaning.
         (Some(452 | 552), None) => bounce::judge(reply).category == Category::Other,
         _ => false,
     }
 }
 
-/// Returns whether a reply to MAIL says that the connection has reached the server's message limit: a new connection
-/// helps.
+/// Returns whether a reply to MAIL says that the connection has reached the server's message limit, so that the message
+/// can be sent in a new connection.
 pub fn is_session_limit(reply: &Reply) -> bool {
     has(reply, &MESSAGE_LIMIT_WORDS) && has(reply, &CONNECTION_WORDS)
 }

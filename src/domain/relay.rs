@@ -17,18 +17,18 @@ use url::{Host, Url};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TlsMode {
-    /// Never, even if it is offered.
+    /// Never use TLS, even if the server offers it.
     None,
-    /// If it is offered, without verifying the certificate (RFC 7435).
+    /// Use TLS if the server offers it, without verifying the certificate (RFC 7435).
     Opportunistic,
-    /// Always, with any certificate. For a relay, `tls=required` is [`TlsMode::Verified`].
+    /// Require TLS, with any certificate. In a relay's URL, `tls=required` means [`TlsMode::Verified`].
     Required,
-    /// Always, with a certificate that is valid for the host.
+    /// Require TLS, with a certificate that is valid for the host.
     Verified,
 }
 
 impl TlsMode {
-    /// Returns the word in the configuration and in responses.
+    /// Returns the mode's name in the configuration and in responses.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -38,8 +38,8 @@ impl TlsMode {
         }
     }
 
-    /// Returns the word in a relay's URL, where `required` means verified.
-    pub fn of_relay(self) -> &'static str {
+    /// Returns the value of `tls=` in a relay's URL, where `required` means verified.
+    pub fn as_relay_option(self) -> &'static str {
         match self {
             Self::Verified => Self::Required.as_str(),
             other => other.as_str(),
@@ -65,7 +65,7 @@ pub struct Login {
     pub user: String,
     /// The password or token.
     pub password: Password,
-    /// The only mechanism to use; `None` for PLAIN or LOGIN, whichever is offered.
+    /// The mechanism to use; `None` to use PLAIN or LOGIN, whichever the server offers.
     pub mechanism: Option<Mechanism>,
 }
 
@@ -97,13 +97,13 @@ pub struct Relay {
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// Whether TLS starts with the connection (`smtps`) rather than by STARTTLS.
+    /// Whether TLS starts with the connection (`smtps`) instead of after STARTTLS.
     pub implicit_tls: bool,
     /// The TLS requirement.
     pub tls: TlsMode,
     /// Credentials for AUTH.
     pub credentials: Option<Login>,
-    /// A PEM file of certificates that are trusted besides the system's.
+    /// A PEM file with certificates that are trusted in addition to the system's.
     pub ca_file: Option<PathBuf>,
 }
 
@@ -121,29 +121,31 @@ impl FromStr for Relay {
 
     fn from_str(text: &str) -> Result<Self, RelayError> {
         let Ok(url) = Url::parse(text.trim()) else {
-            return bad("a relay is written smtp://[user:password@]host[:port], special characters percent-encoded");
+            return bad(
+                "a relay must have the form smtp://[user:password@]host[:port], with special characters percent-encoded",
+            );
         };
         let implicit_tls = match url.scheme() {
             "smtp" => false,
             "smtps" => true,
-            other => return bad(format!("a relay's URL begins with smtp:// or smtps://, not {other}://")),
+            other => return bad(format!("a relay's URL must begin with smtp:// or smtps://, not {other}://")),
         };
         if !matches!(url.path(), "" | "/") || url.fragment().is_some() {
-            return bad("a relay's URL ends after host and port; a / or # in the password is written %2F or %23");
+            return bad("a relay's URL must end after host and port; write a / or # in the password as %2F or %23");
         }
         let host = host(&url)?;
         let options = Options::from_url(&url)?;
         let credentials = credentials(&url, options.auth, options.token_file)?;
         let tls = match (options.tls, implicit_tls) {
-            (Some(TlsMode::None | TlsMode::Opportunistic), true) => return bad("smtps:// is always tls=required"),
+            (Some(TlsMode::None | TlsMode::Opportunistic), true) => return bad("smtps:// allows only tls=required"),
             (Some(tls), _) => tls,
             (None, _) if implicit_tls || credentials.is_some() => TlsMode::Verified,
             (None, _) => TlsMode::Opportunistic,
         };
         if credentials.is_some() && tls != TlsMode::Verified && !is_loopback(&host) {
             return bad(format!(
-                "user and password are sent over verified TLS only: tls={} must be required",
-                tls.of_relay()
+                "user and password are sent over verified TLS only; replace tls={} with tls=required",
+                tls.as_relay_option()
             ));
         }
         let port = url.port().unwrap_or(match (implicit_tls, &credentials) {
@@ -152,7 +154,7 @@ impl FromStr for Relay {
             (false, None) => 25,
         });
         if port == 0 {
-            return bad("a relay's port is 1 to 65535");
+            return bad("a relay's port must be from 1 to 65535");
         }
         Ok(Self { host, port, implicit_tls, tls, credentials, ca_file: options.ca_file })
     }
@@ -164,7 +166,7 @@ fn host(url: &Url) -> Result<String, RelayError> {
         Some(Host::Ipv6(ip)) => Ok(ip.to_string()),
         Some(Host::Domain(name)) => match idna::domain_to_ascii(&decode(name)?) {
             Ok(name) if !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control()) => Ok(name),
-            _ => bad("the relay's host name is not a host name"),
+            _ => bad("the relay's host must be a host name or an IP address"),
         },
         None => bad("a relay's URL needs a host"),
     }
@@ -180,9 +182,9 @@ fn credentials(
         None | Some("") => None,
         Some(password) => Some(decode(password)?),
     };
-    let holds_nul = |text: &str| text.contains('\0');
-    if holds_nul(&user) || password.as_deref().is_some_and(holds_nul) {
-        return bad("the relay's user and password cannot contain NUL");
+    let has_nul = |text: &str| text.contains('\0');
+    if has_nul(&user) || password.as_deref().is_some_and(has_nul) {
+        return bad("the relay's user and password must not contain NUL");
     }
     let (password, mechanism) = match (password, token_file) {
         _ if user.is_empty() && url.password().is_some() => return bad("the relay's URL has a password but no user"),
@@ -192,7 +194,7 @@ fn credentials(
         (Some(_), Some(_)) => return bad("the relay's URL has both a password and a token_file"),
         (Some(password), None) => (Password::Given(password.into()), mechanism),
         (None, Some(_)) if matches!(mechanism, Some(Mechanism::Plain | Mechanism::Login)) => {
-            return bad("token_file goes with auth=xoauth2 only");
+            return bad("token_file requires auth=xoauth2");
         }
         (None, Some(path)) => (Password::InFile(path), Some(Mechanism::Xoauth2)),
     };
@@ -216,16 +218,16 @@ impl Options {
                 ("tls", "none") => options.tls = Some(TlsMode::None),
                 ("tls", "opportunistic") => options.tls = Some(TlsMode::Opportunistic),
                 ("tls", "required") => options.tls = Some(TlsMode::Verified),
-                ("tls", other) => return bad(format!("tls is none, opportunistic or required, not {other:?}")),
+                ("tls", other) => return bad(format!("tls must be none, opportunistic or required, not {other:?}")),
                 ("auth", "plain") => options.auth = Some(Mechanism::Plain),
                 ("auth", "login") => options.auth = Some(Mechanism::Login),
                 ("auth", "xoauth2") => options.auth = Some(Mechanism::Xoauth2),
-                ("auth", other) => return bad(format!("auth is plain, login or xoauth2, not {other:?}")),
+                ("auth", other) => return bad(format!("auth must be plain, login or xoauth2, not {other:?}")),
                 ("ca_file", path) if !path.is_empty() => options.ca_file = Some(PathBuf::from(path)),
                 ("token_file", path) if !path.is_empty() => options.token_file = Some(PathBuf::from(path)),
                 (key, _) => {
-                    let known = "it has tls, ca_file, auth and token_file";
-                    return bad(format!("a relay's URL has no option {key:?}; {known}"));
+                    let options = "use tls, ca_file, auth or token_file";
+                    return bad(format!("a relay's URL has no option {key:?}; {options}"));
                 }
             }
         }
@@ -236,7 +238,7 @@ impl Options {
 fn decode(text: &str) -> Result<String, RelayError> {
     match percent_decode_str(text).decode_utf8() {
         Ok(text) => Ok(text.into_owned()),
-        Err(_) => bad("the percent-encoding in the relay's URL is not UTF-8"),
+        Err(_) => bad("the percent-encoding in the relay's URL must be UTF-8"),
     }
 }
 
@@ -252,7 +254,7 @@ impl fmt::Display for Relay {
             write!(f, "{}@", login.user)?;
         }
         let (open, close) = if self.host.contains(':') { ("[", "]") } else { ("", "") };
-        write!(f, "{open}{}{close}:{}?tls={}", self.host, self.port, self.tls.of_relay())
+        write!(f, "{open}{}{close}:{}?tls={}", self.host, self.port, self.tls.as_relay_option())
     }
 }
 
@@ -260,17 +262,17 @@ impl fmt::Display for Relay {
 mod tests {
     use super::*;
 
-    fn shown(url: &str) -> String {
+    fn parsed(url: &str) -> String {
         url.parse::<Relay>().map_or_else(|error| error.to_string(), |relay| relay.to_string())
     }
 
     #[test]
     fn defaults_follow_scheme_and_credentials() {
-        assert_eq!(shown("smtp://relay.test"), "smtp://relay.test:25?tls=opportunistic");
-        assert_eq!(shown("smtp://u:p@relay.test"), "smtp://u@relay.test:587?tls=required");
-        assert_eq!(shown("smtps://relay.test"), "smtps://relay.test:465?tls=required");
-        assert_eq!(shown("smtp://[::1]:2525?tls=none"), "smtp://[::1]:2525?tls=none");
-        assert_eq!(shown("smtp://127.0.0.1:1025/"), "smtp://127.0.0.1:1025?tls=opportunistic");
+        assert_eq!(parsed("smtp://relay.test"), "smtp://relay.test:25?tls=opportunistic");
+        assert_eq!(parsed("smtp://u:p@relay.test"), "smtp://u@relay.test:587?tls=required");
+        assert_eq!(parsed("smtps://relay.test"), "smtps://relay.test:465?tls=required");
+        assert_eq!(parsed("smtp://[::1]:2525?tls=none"), "smtp://[::1]:2525?tls=none");
+        assert_eq!(parsed("smtp://127.0.0.1:1025/"), "smtp://127.0.0.1:1025?tls=opportunistic");
     }
 
     #[test]
@@ -281,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn password_is_never_shown() {
+    fn password_is_never_formatted() {
         let relay: Relay = "smtp://u:hunter2@relay.test".parse().unwrap();
         assert!(!format!("{relay:?} {relay}").contains("hunter2"));
         for url in ["smtp://u:hunter2@relay.test?tls=none", "smtp://u:hunter2@relay.test?tls=x", "http://u:hunter2@x"] {
@@ -291,10 +293,10 @@ mod tests {
 
     #[test]
     fn credentials_need_verified_tls() {
-        assert!(shown("smtp://u:p@relay.test?tls=none").contains("verified TLS only"));
-        assert!(shown("smtp://u:p@relay.test?tls=opportunistic").contains("verified TLS only"));
-        assert_eq!(shown("smtp://u:p@127.0.0.1:25?tls=none"), "smtp://u@127.0.0.1:25?tls=none");
-        assert_eq!(shown("smtp://u:p@localhost?tls=none"), "smtp://u@localhost:587?tls=none");
+        assert!(parsed("smtp://u:p@relay.test?tls=none").contains("verified TLS only"));
+        assert!(parsed("smtp://u:p@relay.test?tls=opportunistic").contains("verified TLS only"));
+        assert_eq!(parsed("smtp://u:p@127.0.0.1:25?tls=none"), "smtp://u@127.0.0.1:25?tls=none");
+        assert_eq!(parsed("smtp://u:p@localhost?tls=none"), "smtp://u@localhost:587?tls=none");
     }
 
     #[test]
@@ -307,33 +309,33 @@ mod tests {
         );
         assert_eq!(login("smtp://u:p@relay.test?auth=login").mechanism, Some(Mechanism::Login));
         assert_eq!(login("smtp://u:p@relay.test").mechanism, None);
-        assert_eq!(shown("smtp://u@relay.test?token_file=/t"), "smtp://u@relay.test:587?tls=required");
+        assert_eq!(parsed("smtp://u@relay.test?token_file=/t"), "smtp://u@relay.test:587?tls=required");
     }
 
     #[test]
-    fn invalid_relays_are_rejected_with_the_reason() {
+    fn invalid_relay_is_rejected_with_the_reason() {
         for (url, why) in [
-            ("relay.test:25", "begins with smtp://"),
-            ("http://relay.test", "begins with smtp://"),
-            ("", "is written smtp://"),
+            ("relay.test:25", "must begin with smtp://"),
+            ("http://relay.test", "must begin with smtp://"),
+            ("", "must have the form smtp://"),
             ("smtp://", "needs a host"),
-            ("smtp://relay.test:0", "port is"),
-            ("smtp://relay.test:99999", "is written smtp://"),
-            ("smtp://relay.test/path", "ends after host"),
-            ("smtp://relay.test?tls=maybe", "tls is none"),
+            ("smtp://relay.test:0", "port must be"),
+            ("smtp://relay.test:99999", "must have the form smtp://"),
+            ("smtp://relay.test/path", "must end after host"),
+            ("smtp://relay.test?tls=maybe", "tls must be none"),
             ("smtp://relay.test?retries=3", "no option"),
-            ("smtps://relay.test?tls=none", "always tls=required"),
+            ("smtps://relay.test?tls=none", "allows only tls=required"),
             ("smtp://u@relay.test", "no password"),
             ("smtp://u@relay.test?auth=xoauth2", "no password"),
             ("smtp://relay.test?auth=plain", "need a user"),
             ("smtp://relay.test?token_file=/t", "need a user"),
             ("smtp://u:p@relay.test?token_file=/t", "both"),
-            ("smtp://u@relay.test?auth=login&token_file=/t", "auth=xoauth2 only"),
-            ("smtp://u:p@relay.test?auth=cram-md5", "auth is plain"),
+            ("smtp://u@relay.test?auth=login&token_file=/t", "requires auth=xoauth2"),
+            ("smtp://u:p@relay.test?auth=cram-md5", "auth must be plain"),
             ("smtp://:p@relay.test", "no user"),
-            ("smtp://re%0d%0alay.test", "not a host name"),
+            ("smtp://re%0d%0alay.test", "must be a host name"),
         ] {
-            assert!(shown(url).contains(why), "{url:?}: {}", shown(url));
+            assert!(parsed(url).contains(why), "{url:?}: {}", parsed(url));
         }
     }
 }

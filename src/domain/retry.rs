@@ -1,4 +1,4 @@
-//! When to retry an attempt, and when to stop. Pure: the caller passes the clock and the jitter.
+//! Decides when an attempt is retried, and when a recipient expires. Pure: the caller passes the clock and the jitter.
 
 use std::time::Duration;
 
@@ -9,56 +9,56 @@ use super::event::EventType;
 use super::outcome::{OnUncertain, Outcome, Reply, Verdict};
 use super::retry_hint;
 
-/// How long to wait between attempts and how long to keep trying.
+/// The waits between attempts, and the time until expiry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// The wait after the first, second, … attempt; the last one repeats.
+    /// The waits after the first, second, … attempt; the last one repeats.
     pub schedule: Vec<Duration>,
-    /// From the first due time to expiry.
+    /// The time from the first due time to expiry.
     pub window: Duration,
-    /// The first wait after greylisting, if longer than the schedule's.
+    /// The minimum of the first wait, if the first attempt was greylisted.
     pub greylist: Duration,
 }
 
-/// A stream's own settings, in seconds; where one is `None`, the configuration applies.
+/// The retry settings of a stream, in seconds. The configuration applies where a setting is `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OwnPolicy {
     /// The waits after the first, second, … attempt.
     pub schedule: Option<Vec<i32>>,
-    /// From the first due time to expiry.
+    /// The time from the first due time to expiry.
     pub window: Option<i32>,
-    /// The first wait after greylisting.
+    /// The minimum of the first wait, if the first attempt was greylisted.
     pub greylist: Option<i32>,
 }
 
 /// The attempt that an outcome belongs to.
 #[derive(Debug, Clone, Copy)]
 pub struct Attempt {
-    /// 1 for the first.
+    /// The attempt's number, from 1.
     pub number: u32,
     /// No further attempt starts after this time: the end of the window or `expires_at`, whichever is earlier.
     pub deadline: DateTime<Utc>,
-    /// What the sender chose for uncertain outcomes.
+    /// The sender's choice for uncertain outcomes.
     pub on_uncertain: OnUncertain,
 }
 
 /// The fraction by which a wait is lengthened or shortened, so that retries do not coincide.
 const JITTER: f64 = 0.2;
-/// The maximum wait that a reply's hint can ask for.
-const LONGEST_HINT: Duration = Duration::from_hours(4);
-/// The number of attempts after which a greylisting hint no longer shortens the schedule.
-const HINTS_THAT_SHORTEN: u32 = 3;
+/// The maximum wait that a hint in a reply can cause.
+const MAX_HINT: Duration = Duration::from_hours(4);
+/// The last attempt after which a greylisting hint may shorten the scheduled wait.
+const LAST_SHORTENED_ATTEMPT: u32 = 3;
 
 impl Policy {
-    /// Returns the policy of a stream: its own settings, and this policy's for the others.
+    /// Returns the policy of a stream: the stream's settings, and those of this policy where it has none.
     #[must_use]
     pub fn with(&self, own: &OwnPolicy) -> Self {
         let schedule = own.schedule.as_ref().filter(|waits| !waits.is_empty());
         Self {
             schedule: schedule
-                .map_or_else(|| self.schedule.clone(), |waits| waits.iter().copied().map(stored).collect()),
+                .map_or_else(|| self.schedule.clone(), |waits| waits.iter().copied().map(from_seconds).collect()),
             window: window(own.window, self.window),
-            greylist: own.greylist.map_or(self.greylist, stored),
+            greylist: own.greylist.map_or(self.greylist, from_seconds),
         }
     }
 
@@ -68,29 +68,29 @@ impl Policy {
         expires_at.map_or(end, |expiry| expiry.min(end))
     }
 
-    /// Returns the wait after attempt `number`; `jitter` in 0..1 selects within ±20 %. A time that the reply names is
-    /// the minimum. It shortens the schedule only if greylisting names its end.
+    /// Returns the wait after attempt `number`. `jitter`, from 0 to 1, varies it by ±20 %. A wait that the reply asks
+    /// for is the minimum; only one in a greylisting reply may shorten the scheduled wait.
     fn wait(&self, number: u32, reply: &Reply, jitter: f64) -> Duration {
         let index = usize::try_from(number.saturating_sub(1)).unwrap_or(usize::MAX);
-        let plain = self.schedule.get(index).or(self.schedule.last()).copied().unwrap_or(Duration::from_mins(1));
+        let base = self.schedule.get(index).or(self.schedule.last()).copied().unwrap_or(Duration::from_mins(1));
         let jitter = jitter.clamp(0.0, 1.0);
         let scheduled = |wait: Duration| wait.mul_f64(1.0 - JITTER + 2.0 * JITTER * jitter);
-        // Never earlier than the server asked.
-        let asked = |wait: Duration| wait.mul_f64(1.0 + JITTER * jitter);
-        let greylisted = reply.speaks_of_greylisting();
+        // A retry is never earlier than the server asked.
+        let at_least = |wait: Duration| wait.mul_f64(1.0 + JITTER * jitter);
+        let greylisted = reply.is_greylisting();
         match self.hint(reply) {
-            Some(hint) if hint >= plain || (greylisted && number <= HINTS_THAT_SHORTEN) => asked(hint),
-            Some(hint) => scheduled(plain).max(hint),
-            None if greylisted && number == 1 => scheduled(plain.max(self.greylist)),
-            None => scheduled(plain),
+            Some(hint) if hint >= base || (greylisted && number <= LAST_SHORTENED_ATTEMPT) => at_least(hint),
+            Some(hint) => scheduled(base).max(hint),
+            None if greylisted && number == 1 => scheduled(base.max(self.greylist)),
+            None => scheduled(base),
         }
     }
 
-    /// Returns how long the server asks to wait, limited to 1 s to 4 h and to the window.
+    /// Returns the wait that the server asks for, from 1 s to 4 h, and at most the window.
     fn hint(&self, reply: &Reply) -> Option<Duration> {
         let is_refusal = reply.code.is_some_and(|code| (400..500).contains(&code));
         let hint = is_refusal.then(|| retry_hint::wait(&reply.text)).flatten()?;
-        Some(hint.max(Duration::from_secs(1)).min(LONGEST_HINT.min(self.window)))
+        Some(hint.max(Duration::from_secs(1)).min(MAX_HINT.min(self.window)))
     }
 }
 
@@ -108,19 +108,19 @@ impl Outcome {
         if now >= attempt.deadline {
             return Transition::End(Status::Expired);
         }
-        // The last wait ends at the deadline, so that a recipient expires on time and not up to 4 h later.
+        // The last wait ends at the deadline, so that the recipient expires on time and not up to 4 h later.
         let at = now + delta(policy.wait(attempt.number, &self.reply, jitter));
         Transition::Retry { at: at.min(attempt.deadline), event }
     }
 }
 
-/// Returns the window of a stream: its own, or the configuration's.
+/// Returns the retry window of a stream: its own setting, or the configured one.
 pub fn window(own: Option<i32>, configured: Duration) -> Duration {
-    own.map_or(configured, stored)
+    own.map_or(configured, from_seconds)
 }
 
-/// Converts stored seconds; at least one.
-pub fn stored(seconds: i32) -> Duration {
+/// Converts seconds from a column to a duration of at least one second.
+pub fn from_seconds(seconds: i32) -> Duration {
     Duration::from_secs(seconds.max(1).unsigned_abs().into())
 }
 
@@ -136,7 +136,7 @@ mod tests {
     fn outcome(verdict: Verdict, text: &str) -> Outcome {
         Outcome {
             verdict,
-            reply: Reply::ours(text),
+            reply: Reply::local_error(text),
             peer: Peer::default(),
             duration: Duration::ZERO,
             stage: Stage::FinalDot,
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_grow_and_then_stay() {
+    fn waits_follow_the_schedule() {
         let policy = policy();
         let waits = (1..=9).map(|number| {
             let next = outcome(Verdict::Temporary, "later").next(
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn stream_settings_override_one_by_one() {
+    fn each_stream_setting_overrides_the_configuration() {
         let configured = policy();
         assert_eq!(configured.with(&OwnPolicy::default()), configured);
         let own = OwnPolicy { schedule: Some(vec![90, 600]), window: None, greylist: Some(0) };
@@ -193,12 +193,12 @@ mod tests {
     #[test]
     fn jitter_stays_within_a_fifth() {
         let policy = policy();
-        let at = |jitter| policy.wait(5, &Reply::ours(""), jitter).as_secs();
+        let at = |jitter| policy.wait(5, &Reply::local_error(""), jitter).as_secs();
         assert_eq!((at(0.0), at(0.5), at(1.0)), (48 * 60, 60 * 60, 72 * 60));
     }
 
     #[test]
-    fn greylisting_waits_five_minutes_the_first_time() {
+    fn first_greylisted_attempt_is_retried_after_five_minutes() {
         let policy = policy();
         let next = |number, text| {
             let attempt = attempt(number, 72, OnUncertain::Retry);
@@ -210,39 +210,38 @@ mod tests {
     }
 
     #[test]
-    fn hint_in_the_reply_is_waited_for() {
+    fn hint_in_the_reply_changes_the_wait() {
         let policy = policy();
         let seconds = |number, code, text: &str, jitter| {
             let reply = Reply { code, enhanced: None, text: text.into() };
             policy.wait(number, &reply, jitter).as_secs()
         };
-        for (what, number, text, earliest, latest) in [
+        for (case, number, text, earliest, latest) in [
             ("longer than the schedule", 1, "try again in 10 minutes", 600, 720),
             ("shorter than the schedule", 3, "try again in 1 minute", 720, 1_080),
-            ("shorter, but not by much", 1, "try again in 55 seconds", 55, 72),
-            ("greylisting that is over sooner", 1, "Greylisted for 20 seconds", 20, 24),
-            ("greylisting, again and again", 4, "Greylisted for 20 seconds", 1_440, 2_160),
-            ("greylisting that takes longer", 1, "Greylisted for 900 seconds", 900, 1_080),
-            ("too long to be believed", 1, "try again in 3 days", 14_400, 17_280),
-            ("no time at all", 1, "Greylisted for 0 seconds", 1, 1),
+            ("slightly shorter than the schedule", 1, "try again in 55 seconds", 55, 72),
+            ("greylisting that ends before the schedule", 1, "Greylisted for 20 seconds", 20, 24),
+            ("greylisting after the fourth attempt", 4, "Greylisted for 20 seconds", 1_440, 2_160),
+            ("greylisting that ends after the schedule", 1, "Greylisted for 900 seconds", 900, 1_080),
+            ("longer than the maximum", 1, "try again in 3 days", 14_400, 17_280),
+            ("zero", 1, "Greylisted for 0 seconds", 1, 1),
         ] {
             let range = (seconds(number, Some(451), text, 0.0), seconds(number, Some(451), text, 1.0));
-            assert_eq!(range, (earliest, latest), "{what}");
+            assert_eq!(range, (earliest, latest), "{case}");
         }
-        assert_eq!(seconds(1, None, "try again in 10 minutes", 0.5), 60, "our own words are no hint");
+        assert_eq!(seconds(1, None, "try again in 10 minutes", 0.5), 60, "a local error contains no hint");
         let short = Policy { window: Duration::from_mins(2), ..policy };
         let reply = Reply { code: Some(450), enhanced: None, text: "try again in 1 hour".into() };
         assert_eq!(short.wait(1, &reply, 0.0).as_secs(), 120);
     }
 
     #[test]
-    fn a_temporary_failure_expires_and_never_bounces() {
+    fn temporary_failure_expires_and_never_bounces() {
         let policy = policy();
-        let deadline = attempt(30, 72, OnUncertain::Retry);
-        let step = |h| {
-            outcome(Verdict::Temporary, "").next(&deadline, &policy, DateTime::UNIX_EPOCH + TimeDelta::hours(h), 0.5)
-        };
-        assert_eq!(step(71).next_attempt_at(), Some(deadline.deadline), "the last wait is cut to the deadline");
+        let last = attempt(30, 72, OnUncertain::Retry);
+        let step =
+            |h| outcome(Verdict::Temporary, "").next(&last, &policy, DateTime::UNIX_EPOCH + TimeDelta::hours(h), 0.5);
+        assert_eq!(step(71).next_attempt_at(), Some(last.deadline), "the last wait is cut to the deadline");
         assert_eq!(step(72), Transition::End(Status::Expired));
     }
 
@@ -257,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn accepted_is_delivered_only_by_the_recipients_own_server() {
+    fn only_acceptance_by_the_mx_is_delivered() {
         let mut accepted = outcome(Verdict::Accepted, "ok");
         let next = |o: &Outcome| o.next(&attempt(1, 72, OnUncertain::Retry), &policy(), DateTime::UNIX_EPOCH, 0.5);
         assert_eq!(next(&accepted), Transition::End(Status::Relayed));

@@ -1,4 +1,4 @@
-//! Reads the retry delay from the text of a refusal.
+//! Parses the retry delay in the text of a refusal.
 //!
 //! No RFC has a field for it; greylisting servers and rate limiters use customary phrases: "Greylisted for 300
 //! seconds", "please come back in 00:05:00", "try again in 5 minutes". Only a duration that follows such a phrase is
@@ -31,7 +31,7 @@ const LEADS: [&str; 17] = [
 const FILLERS: [&str; 10] = ["at", "least", "about", "approximately", "another", "for", "a", "further", "up", "to"];
 
 /// Returns whether the text mentions greylisting in any spelling: "Greylisted", "grey-listed", "gray listing".
-pub fn speaks_of_greylisting(text: &str) -> bool {
+pub fn mentions_greylisting(text: &str) -> bool {
     normalised(text).contains("greylist")
 }
 
@@ -41,8 +41,8 @@ fn normalised(text: &str) -> String {
     text.replace("grey-list", "greylist").replace("grey list", "greylist")
 }
 
-/// Returns how long the text asks to wait; `None` if it names no duration. The result is not bounded: the caller
-/// decides what is sensible.
+/// Returns how long the text asks the client to wait; `None` if it names no duration. The result is not limited; the
+/// caller limits it.
 pub fn wait(text: &str) -> Option<Duration> {
     let text = normalised(text);
     LEADS.iter().filter_map(|lead| after(&text, lead)).max()
@@ -52,13 +52,13 @@ pub fn wait(text: &str) -> Option<Duration> {
 fn after(text: &str, lead: &str) -> Option<Duration> {
     text.match_indices(lead).find_map(|(at, _)| {
         let (before, rest) = (&text[..at], &text[at + lead.len()..]);
-        let stands_alone = !before.ends_with(char::is_alphanumeric) && !rest.starts_with(char::is_alphanumeric);
-        stands_alone.then(|| span(rest, lead == "retry-after")).flatten()
+        let is_whole_word = !before.ends_with(char::is_alphanumeric) && !rest.starts_with(char::is_alphanumeric);
+        is_whole_word.then(|| span(rest, lead == "retry-after")).flatten()
     })
 }
 
-/// Parses a duration at the start of the text: `00:05:00`, or numbers with units. With `bare` a number alone is
-/// seconds.
+/// Parses a duration at the start of the text: `00:05:00`, or numbers with units. If `bare`, a number without a unit
+/// counts as seconds.
 fn span(text: &str, bare: bool) -> Option<Duration> {
     let mut words = Words(text.trim_start_matches([' ', ':', '=']));
     while FILLERS.contains(&words.peek()) {
@@ -110,12 +110,12 @@ fn number(text: &str) -> Option<(u64, Words<'_>)> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number = text[..end].parse().ok()?;
     let rest = &text[end..];
-    let goes_on = rest.trim_start_matches(['.', ':', ',', '-', '/']);
-    let is_whole = goes_on.len() == rest.len() || !goes_on.starts_with(|c: char| c.is_ascii_digit());
+    let after = rest.trim_start_matches(['.', ':', ',', '-', '/']);
+    let is_whole = after.len() == rest.len() || !after.starts_with(|c: char| c.is_ascii_digit());
     is_whole.then(|| (number, Words(rest.trim_start_matches([' ', '-']))))
 }
 
-/// Parses `HH:MM:SS`. A time of day has two parts or follows another word.
+/// Parses `HH:MM:SS`. A time of day is not misread: it has two parts, or follows another word than a lead.
 fn clock(text: &str) -> Option<Duration> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != ':').unwrap_or(text.len());
     let mut parts = text[..end].split(':').map(|part| if part.len() <= 4 { part.parse::<u64>().ok() } else { None });
@@ -142,9 +142,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn customary_phrases_are_read() {
+    fn customary_phrases_are_parsed() {
         for (text, seconds) in [
-            // postgrey, milter-greylist, sqlgrey, SmarterMail, smf-grey, gld and their kin.
+            // postgrey, milter-greylist, sqlgrey, SmarterMail, smf-grey, gld and similar software.
             (
                 "<ann@example.test>: Recipient address rejected: Greylisted for 300 seconds (see http://isg.ee.ethz.ch/)",
                 300,
@@ -158,7 +158,7 @@ mod tests {
             ("Greylisted, please try again in 180 seconds", 180),
             ("You have been greylisted. Please try again in 4 minutes and 32 seconds.", 272),
             ("Greylisted: please retry in 1 hour, 5 min", 3_900),
-            // Limits of rates and connections.
+            // Rate and connection limits.
             ("Server busy. Please try again in 10 minutes. (S3140)", 600),
             ("Too many connections; wait at least 60 secs before you reconnect", 60),
             ("Throttled, retry after 300 seconds", 300),
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn greylisting_has_many_spellings() {
+    fn greylisting_is_recognised_in_all_spellings() {
         for text in [
             "<ann@example.test>: Recipient address rejected: Greylisted, see http://postgrey.schweikert.ch/help/acme.html",
             "You have been grey-listed",
@@ -218,10 +218,10 @@ mod tests {
             "gray-listing",
             "temporarily grey\nlisted",
         ] {
-            assert!(speaks_of_greylisting(text), "{text}");
+            assert!(mentions_greylisting(text), "{text}");
         }
         for text in ["", "Try again later", "on our black list", "grey mail"] {
-            assert!(!speaks_of_greylisting(text), "{text}");
+            assert!(!mentions_greylisting(text), "{text}");
         }
     }
 
@@ -233,7 +233,7 @@ mod tests {
         }
 
         #[test]
-        fn seconds_are_read_exactly(seconds: u32) {
+        fn seconds_are_parsed_exactly(seconds: u32) {
             let text = format!("4.7.1 Greylisted for {seconds} seconds");
             prop_assert_eq!(wait(&text), Some(Duration::from_secs(seconds.into())));
         }

@@ -1,10 +1,10 @@
-//! Return paths: `b+TOKEN@return-domain`. A bounce to such an address identifies the message that it is about, and
-//! cannot be forged by others (the reverse-path of RFC 5321 §3.6.3, signed as in BATV).
+//! Return paths: `b+TOKEN@return-domain`. The address of a bounce identifies the message that it is about, and is
+//! signed as in BATV, so that others cannot forge it (it is the reverse-path of RFC 5321 §3.6.3).
 //!
-//! A token contains a message, one of its recipients if the envelope has only that one, and the day on which it was
-//! made; an HMAC-SHA-256 of these, truncated to 80 bits (RFC 2104 §5), proves that we made it. 30 bytes are 48 letters
-//! of base32, so the local part has 50 of the 64 characters allowed. It is case-insensitive, since some servers fold
-//! case. The same token is the envelope id of RFC 3461.
+//! A token contains the message id, the recipient's position if the envelope has only one recipient, and the day on
+//! which the token was created. An HMAC-SHA-256 of these, truncated to 80 bits (RFC 2104 §5), proves that Postrider
+//! created it. Its 30 bytes are 48 letters of base32, so the local part has 50 of the 64 characters allowed. It is
+//! case-insensitive, because some servers change case. The same token is the envelope id of RFC 3461.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,17 +18,17 @@ use super::keyring::{Keyring, Purpose};
 
 /// The prefix of every token in an address.
 const PREFIX: &str = "b+";
-/// Signed bytes of a token: message, position, day.
-const SIGNED: usize = 20;
-/// Bytes of a token.
+/// The length of a token's signed part, in bytes: message, position and day.
+const SIGNED_BYTES: usize = 20;
+/// The length of a token, in bytes.
 const TOKEN_BYTES: usize = 30;
-/// Letters of a token.
+/// The length of a token in base32, in letters.
 const LETTERS: usize = TOKEN_BYTES * 8 / 5;
 /// Base32 (RFC 4648 §6) in lower case.
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-/// Encodes that the token names no recipient.
+/// The position in a token that names no recipient.
 const NO_POSITION: u16 = u16::MAX;
-/// How many tokens of one text are verified; a text with more is an attack.
+/// The maximum number of tokens in one text that are verified. A text with more of them is an attack.
 const MAX_CANDIDATES: usize = 8;
 
 /// The content of a token.
@@ -40,14 +40,14 @@ pub struct Token {
     pub position: Option<u16>,
 }
 
-/// Why no valid token was found.
+/// The reason why no valid token was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum TokenFault {
     /// There is no token.
-    #[error("there is no return path of ours")]
+    #[error("there is no return path of this installation")]
     Missing,
-    /// The token was not signed by us, or with a secret that is no longer configured.
-    #[error("its return path was not signed by us")]
+    /// The token is not signed by this installation, or with a secret that is not configured any more.
+    #[error("its return path is not signed by this installation")]
     Forged,
     /// The token is older than its lifetime.
     #[error("its return path has expired")]
@@ -77,7 +77,7 @@ impl ReturnPaths {
         Self { keyring, domain: domain.into(), days }
     }
 
-    /// Returns the domain.
+    /// Returns the return paths' domain.
     pub fn domain(&self) -> &str {
         &self.domain
     }
@@ -94,16 +94,16 @@ impl ReturnPaths {
         bytes.extend_from_slice(&position.unwrap_or(NO_POSITION).to_be_bytes());
         bytes.extend_from_slice(&u16::try_from(day(now)).unwrap_or(0).to_be_bytes());
         let mac = self.keyring.mac(Purpose::ReturnPath, &bytes);
-        bytes.extend(mac.into_iter().take(TOKEN_BYTES - SIGNED));
+        bytes.extend(mac.into_iter().take(TOKEN_BYTES - SIGNED_BYTES));
         base32(&bytes)
     }
 
-    /// Verifies an address that must be a return path, as given in RCPT.
-    pub fn read(&self, address: &str, now: DateTime<Utc>) -> Result<Token, TokenFault> {
+    /// Verifies a return path, as given in RCPT.
+    pub fn verify_address(&self, address: &str, now: DateTime<Utc>) -> Result<Token, TokenFault> {
         let (local, domain) = address.rsplit_once('@').ok_or(TokenFault::Missing)?;
         let (prefix, token) = local.split_at_checked(PREFIX.len()).ok_or(TokenFault::Missing)?;
-        let is_ours = prefix.eq_ignore_ascii_case(PREFIX) && domain.eq_ignore_ascii_case(&self.domain);
-        if is_ours && is_token(token) { self.verify(token, now) } else { Err(TokenFault::Missing) }
+        let has_form = prefix.eq_ignore_ascii_case(PREFIX) && domain.eq_ignore_ascii_case(&self.domain);
+        if has_form && is_token(token) { self.verify(token, now) } else { Err(TokenFault::Missing) }
     }
 
     /// Finds the first valid token in a text, such as an address in any notation or an envelope id.
@@ -121,7 +121,7 @@ impl ReturnPaths {
 
     fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<Token, TokenFault> {
         let bytes = from_base32(token).ok_or(TokenFault::Forged)?;
-        let (signed, mac) = bytes.split_at(SIGNED);
+        let (signed, mac) = bytes.split_at(SIGNED_BYTES);
         if !self.keyring.is_mac(Purpose::ReturnPath, signed, mac) {
             return Err(TokenFault::Forged);
         }
@@ -146,7 +146,7 @@ fn is_token(word: &str) -> bool {
     word.len() == LETTERS && word.bytes().all(|byte| ALPHABET.contains(&byte.to_ascii_lowercase()))
 }
 
-/// Encodes five bytes at a time, so that every letter is significant and a token has one encoding.
+/// Encodes bytes in groups of five, so that every letter is significant and a token has exactly one encoding.
 fn base32(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 8 / 5);
     for five in bytes.chunks_exact(5) {
@@ -190,19 +190,19 @@ mod tests {
         DateTime::from_timestamp(1_795_435_200, 0).unwrap()
     }
 
-    fn some(position: Option<u16>) -> Token {
+    fn token_at(position: Option<u16>) -> Token {
         Token { message: MessageId::new(now()), position }
     }
 
     #[test]
-    fn return_path_round_trips_in_any_case_and_fits() {
+    fn return_path_round_trips_in_any_case() {
         for position in [None, Some(0), Some(999)] {
-            let (paths, token) = (paths(&["one"]), some(position));
+            let (paths, token) = (paths(&["one"]), token_at(position));
             let address = paths.address(&paths.token(token, now())).unwrap();
             assert_eq!(address.local().len(), 50);
             let written = address.to_string();
-            assert_eq!(paths.read(&written, now()), Ok(token));
-            assert_eq!(paths.read(&written.to_uppercase(), now()), Ok(token));
+            assert_eq!(paths.verify_address(&written, now()), Ok(token));
+            assert_eq!(paths.verify_address(&written.to_uppercase(), now()), Ok(token));
             assert_eq!(paths.find(&format!("rfc822;<{written}>"), now()), Ok(token));
             assert_eq!(paths.find(&paths.token(token, now()), now()), Ok(token));
         }
@@ -210,26 +210,26 @@ mod tests {
 
     #[test]
     fn token_expires_after_its_lifetime() {
-        let (paths, token) = (paths(&["one"]), some(Some(1)));
+        let (paths, token) = (paths(&["one"]), token_at(Some(1)));
         let written = paths.address(&paths.token(token, now())).unwrap().to_string();
         let days = |days: u64| now() + TimeDelta::days(i64::try_from(days).unwrap());
-        assert_eq!(paths.read(&written, days(DAYS)), Ok(token));
-        assert_eq!(paths.read(&written, days(DAYS + 1)), Err(TokenFault::Expired));
+        assert_eq!(paths.verify_address(&written, days(DAYS)), Ok(token));
+        assert_eq!(paths.verify_address(&written, days(DAYS + 1)), Err(TokenFault::Expired));
         assert_eq!(paths.find(&written, days(DAYS + 1)), Err(TokenFault::Expired));
     }
 
     #[test]
-    fn previous_secret_verifies_and_unknown_one_does_not() {
-        let token = some(None);
+    fn previous_secret_still_verifies() {
+        let token = token_at(None);
         let written = format!("b+{}@return.acme.test", paths(&["one"]).token(token, now()));
-        assert_eq!(paths(&["two", "one"]).read(&written, now()), Ok(token));
-        assert_eq!(paths(&["two"]).read(&written, now()), Err(TokenFault::Forged));
+        assert_eq!(paths(&["two", "one"]).verify_address(&written, now()), Ok(token));
+        assert_eq!(paths(&["two"]).verify_address(&written, now()), Err(TokenFault::Forged));
     }
 
     #[test]
     fn other_domain_prefix_or_form_is_rejected() {
         let paths = paths(&["one"]);
-        let token = paths.token(some(None), now());
+        let token = paths.token(token_at(None), now());
         for address in [
             format!("b+{token}@acme.test"),
             format!("c+{token}@return.acme.test"),
@@ -240,13 +240,13 @@ mod tests {
             "é@return.acme.test".into(),
             String::new(),
         ] {
-            assert_eq!(paths.read(&address, now()), Err(TokenFault::Missing), "{address}");
+            assert_eq!(paths.verify_address(&address, now()), Err(TokenFault::Missing), "{address}");
         }
     }
 
     #[test]
-    fn first_valid_token_counts_among_few() {
-        let (paths, token) = (paths(&["one"]), some(Some(3)));
+    fn only_the_first_few_tokens_are_verified() {
+        let (paths, token) = (paths(&["one"]), token_at(Some(3)));
         let (good, bad) = (paths.token(token, now()), "a".repeat(LETTERS));
         assert_eq!(paths.find(&format!("{bad} {good}"), now()), Ok(token));
         assert_eq!(
@@ -258,19 +258,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn altered_token_is_rejected(place in 0..LETTERS, letter in 0_usize..32, position in any::<Option<u16>>()) {
-            let (paths, token) = (paths(&["one"]), some(position.filter(|position| *position != NO_POSITION)));
+        fn altered_token_is_rejected(at in 0..LETTERS, letter in 0_usize..32, position in any::<Option<u16>>()) {
+            let (paths, token) = (paths(&["one"]), token_at(position.filter(|position| *position != NO_POSITION)));
             let mut letters = paths.token(token, now()).into_bytes();
-            let altered = letters[place] != ALPHABET[letter];
-            letters[place] = ALPHABET[letter];
+            let altered = letters[at] != ALPHABET[letter];
+            letters[at] = ALPHABET[letter];
             let text = format!("b+{}@return.acme.test", String::from_utf8(letters).unwrap());
-            prop_assert_eq!(paths.read(&text, now()), if altered { Err(TokenFault::Forged) } else { Ok(token) });
+            prop_assert_eq!(paths.verify_address(&text, now()), if altered { Err(TokenFault::Forged) } else { Ok(token) });
         }
 
         #[test]
         fn random_token_is_rejected(bytes in prop::array::uniform30(any::<u8>())) {
             let text = format!("b+{}@return.acme.test", base32(&bytes));
-            prop_assert_eq!(paths(&["one"]).read(&text, now()), Err(TokenFault::Forged));
+            prop_assert_eq!(paths(&["one"]).verify_address(&text, now()), Err(TokenFault::Forged));
             prop_assert_eq!(from_base32(&base32(&bytes)), Some(bytes));
         }
 
@@ -278,7 +278,7 @@ mod tests {
         fn any_text_is_accepted(text in any::<String>()) {
             let paths = paths(&["one"]);
             prop_assert!(paths.find(&text, now()).is_err());
-            prop_assert!(paths.read(&text, now()).is_err());
+            prop_assert!(paths.verify_address(&text, now()).is_err());
         }
     }
 }

@@ -1,22 +1,22 @@
-//! Routes: through which relays messages leave, or direct to the recipients' servers. Pure: the rules come from the
-//! configuration; accepting and sending use the same table.
+//! Routes: through which relays messages leave, or directly to the recipients' servers. Pure: the rules come from the
+//! configuration. Accepting and sending use the same table.
 
 use std::fmt;
 
-/// The name of a route, as lanes carry it: `mx`, `relay` (the relay of `relay_url`), or `relay:NAME` for
+/// The name of a route, as stored in lanes: `mx`, `relay` (the relay of `relay_url`), or `relay:NAME` for
 /// `[routes.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RouteName {
-    /// Direct to the recipients' own servers.
+    /// Directly to the mail exchangers of the recipients' domains.
     Mx,
-    /// The relay for everything that no rule matches.
+    /// Through the relay of `relay_url`.
     Relay,
-    /// The relays of the rule of this name, in their order.
+    /// Through the relays of the route with this name, in their order.
     Named(String),
 }
 
 impl RouteName {
-    /// Returns whether messages go direct to the recipients' servers, with one lane per domain.
+    /// Returns whether messages are sent directly to mail exchangers, with one lane per domain.
     pub fn is_mx(&self) -> bool {
         *self == Self::Mx
     }
@@ -46,17 +46,17 @@ impl fmt::Display for RouteName {
 pub struct Rule {
     /// The route.
     pub route: RouteName,
-    /// The streams; empty means any.
+    /// The streams to which the rule applies; empty for all.
     pub streams: Vec<String>,
-    /// The senders' domains (A-labels, lower case); empty means any.
+    /// The senders' domains to which the rule applies (A-labels, lower case); empty for all.
     pub sender_domains: Vec<String>,
 }
 
 impl Rule {
     fn applies(&self, stream: &str, sender_domain: &str) -> bool {
-        let any =
-            |list: &[String], word: &str| list.is_empty() || list.iter().any(|one| one.eq_ignore_ascii_case(word));
-        any(&self.streams, stream) && any(&self.sender_domains, sender_domain)
+        let includes =
+            |list: &[String], name: &str| list.is_empty() || list.iter().any(|one| one.eq_ignore_ascii_case(name));
+        includes(&self.streams, stream) && includes(&self.sender_domains, sender_domain)
     }
 
     /// Returns the rule's specificity; more specific rules are tried first, the sender's domain before the stream.
@@ -69,20 +69,20 @@ impl Rule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteTable {
     rules: Vec<Rule>,
-    rest: RouteName,
+    default: RouteName,
 }
 
 impl RouteTable {
     /// Creates a table. Rules that name senders and streams come first, then those that name senders, then those that
-    /// name streams; equal rules keep their order. `rest` is the route if no rule matches.
-    pub fn new(mut rules: Vec<Rule>, rest: RouteName) -> Self {
+    /// name streams; equal rules keep their order. `default` is the route if no rule matches.
+    pub fn new(mut rules: Vec<Rule>, default: RouteName) -> Self {
         rules.sort_by_key(|rule| std::cmp::Reverse(rule.specificity()));
-        Self { rules, rest }
+        Self { rules, default }
     }
 
     /// Returns the route of a message.
-    pub fn of(&self, stream: &str, sender_domain: &str) -> &RouteName {
-        self.rules.iter().find(|rule| rule.applies(stream, sender_domain)).map_or(&self.rest, |rule| &rule.route)
+    pub fn lookup(&self, stream: &str, sender_domain: &str) -> &RouteName {
+        self.rules.iter().find(|rule| rule.applies(stream, sender_domain)).map_or(&self.default, |rule| &rule.route)
     }
 }
 
@@ -103,11 +103,11 @@ mod tests {
             rule("both", &["bulk"], &["acme.test"]),
         ];
         let table = RouteTable::new(rules, RouteName::Mx);
-        let of = |stream, sender| table.of(stream, sender).to_string();
-        assert_eq!(of("bulk", "ACME.test"), "relay:both");
-        assert_eq!(of("transactional", "acme.test"), "relay:acme");
-        assert_eq!(of("bulk", "other.test"), "relay:bulk");
-        assert_eq!(of("transactional", "other.test"), "mx");
+        let route = |stream, sender| table.lookup(stream, sender).to_string();
+        assert_eq!(route("bulk", "ACME.test"), "relay:both");
+        assert_eq!(route("transactional", "acme.test"), "relay:acme");
+        assert_eq!(route("bulk", "other.test"), "relay:bulk");
+        assert_eq!(route("transactional", "other.test"), "mx");
     }
 
     #[test]

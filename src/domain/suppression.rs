@@ -1,7 +1,7 @@
-//! Suppressions: addresses that are not sent to, why, and until when.
+//! Suppressions: addresses to which no messages are sent, with the reason and the expiry.
 //!
-//! An entry applies to all messages of its tenant or to those of one stream. It is looked up by [`AddressKey`], as mail
-//! servers usually compare addresses, on accept and again on claim. Temporary failures never create one.
+//! An entry applies to all messages of its tenant or to those of one stream. It is looked up by [`AddressKey`] when a
+//! message is accepted and again when a recipient is claimed. A temporary failure never creates an entry.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +19,7 @@ use super::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 #[serde(rename_all = "snake_case")]
 #[schema(as = SuppressionReason)]
 pub enum Reason {
-    /// There is no such mailbox.
+    /// A bounce showed that there is no such mailbox.
     HardBounce,
     /// The recipient reported a message as spam.
     Complaint,
@@ -33,7 +33,7 @@ impl Reason {
     /// All reasons.
     pub const ALL: [Self; 4] = [Self::HardBounce, Self::Complaint, Self::Unsubscribe, Self::Manual];
 
-    /// Returns the word in SQL, JSON and documentation.
+    /// Returns the reason's name in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::HardBounce => "hard_bounce",
@@ -52,8 +52,8 @@ impl FromStr for Reason {
     }
 }
 
-/// An address normalised for comparison: in lower case, the domain as A-labels, the local part quoted only if
-/// necessary. Nearly all servers ignore the case of the local part, so a suppression does too.
+/// An address normalised for comparison: lower case, the domain as A-labels, the local part quoted only if necessary.
+/// Suppressions ignore the case of the local part, because nearly all servers do.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AddressKey(String);
 
@@ -64,7 +64,7 @@ impl AddressKey {
     }
 
     /// Creates a key from its column.
-    pub fn stored(text: String) -> Self {
+    pub fn from_column(text: String) -> Self {
         Self(text)
     }
 }
@@ -96,7 +96,8 @@ fn local(written: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// Converts to lower case character by character, independent of context, so that equal letters give equal texts.
+/// Converts each character to lower case regardless of its context, so that texts that differ only in case become
+/// equal.
 fn lower(text: &str) -> String {
     text.chars().flat_map(char::to_lowercase).collect()
 }
@@ -126,7 +127,7 @@ impl Suppression {
     /// The maximum length of a note, in characters.
     pub const MAX_NOTE: usize = 500;
 
-    /// Describes the entry, since when and why it exists, for the history of a suppressed recipient.
+    /// Describes the entry for the history of a suppressed recipient: its scope, start, reason and expiry.
     pub fn description(&self) -> String {
         let of = self.stream.as_ref().map_or_else(String::new, |stream| format!(" of stream {stream}"));
         let until = self.expires_at.map_or_else(String::new, |at| format!(", until {}", time(at)));
@@ -138,14 +139,14 @@ impl Suppression {
         )
     }
 
-    /// Returns the outcome of a suppressed recipient: an end without an attempt.
+    /// Returns the outcome of a suppressed recipient, which ends without an attempt.
     pub fn outcome(&self) -> Outcome {
         Outcome {
             verdict: Verdict::Permanent,
-            reply: Reply::ours(self.description()),
+            reply: Reply::local_error(self.description()),
             peer: Peer::default(),
             duration: Duration::ZERO,
-            // Not an error of the destination.
+            // A stage after `Session` marks the outcome as local, and not as an error of the destination.
             stage: Stage::Data,
         }
     }
@@ -154,7 +155,7 @@ impl Suppression {
     pub fn removal(&self) -> String {
         let stream = self.stream.as_deref().unwrap_or("*");
         let address: String = url::form_urlencoded::byte_serialize(self.address.as_str().as_bytes()).collect();
-        // A plus in a path is literal.
+        // In a path, a plus sign is literal and a space is `%20`.
         let address = address.replace('+', "%20").replace("%40", "@").replace("%2B", "+");
         format!("DELETE /v1/suppressions/{address}?stream={stream}")
     }
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn entry_describes_itself_and_its_removal() {
+    fn entry_has_a_description_and_a_removal_call() {
         let entry = Suppression {
             address: AddressKey("a+b c@example.test".into()),
             stream: Some("news".into()),
@@ -220,7 +221,7 @@ mod tests {
             "a+b c@example.test is on the suppression list of stream news since 1970-01-01T00:00:00Z (complaint)"
         );
         assert_eq!(entry.removal(), "DELETE /v1/suppressions/a+b%20c@example.test?stream=news");
-        assert!(entry.outcome().is_ours());
+        assert!(entry.outcome().is_local());
     }
 
     #[test]

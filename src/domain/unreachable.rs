@@ -1,22 +1,22 @@
-//! Classifies why a destination is unreachable: what an operator should check first, in words and as a stable name.
+//! Classifies the cause of an unreachable destination, and describes what an operator should check first.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::outcome::{Outcome, Reply};
 
-/// Why a destination is unreachable.
+/// The cause of an unreachable destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = BlockCause)]
 pub enum Cause {
-    /// The login was rejected, or the server offers no mechanism that is supported.
+    /// The server rejects the login, or offers no supported mechanism.
     Auth,
-    /// The server's certificate is not valid: expired, of another name, or of an unknown issuer.
+    /// The server's certificate is not valid: it is expired, for another name, or from an unknown issuer.
     Certificate,
-    /// TLS is required and not offered, or its handshake failed.
+    /// TLS is required but not offered, or the TLS handshake failed.
     Tls,
-    /// The DNS does not say where to connect.
+    /// The DNS has no server for the destination, or a query failed.
     Dns,
     /// No server listens at the address.
     ConnectionRefused,
@@ -24,14 +24,14 @@ pub enum Cause {
     Timeout,
     /// The network has no path to the server.
     Network,
-    /// The server closes the connection before a message could be sent.
+    /// The server closes the connection before a message can be sent.
     Disconnected,
-    /// The server refuses the session by its reply.
+    /// The server refuses the session with a reply.
     Refused,
 }
 
 impl Cause {
-    /// Every cause.
+    /// All causes.
     pub const ALL: [Self; 9] = [
         Self::Auth,
         Self::Certificate,
@@ -44,7 +44,7 @@ impl Cause {
         Self::Refused,
     ];
 
-    /// Returns the word in SQL, JSON, logs and documentation.
+    /// Returns the cause's name in SQL, JSON, logs and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Auth => "auth",
@@ -86,11 +86,11 @@ impl Cause {
         }
     }
 
-    /// Returns what the destination does, as a verb phrase: "rejects the login".
+    /// Returns a verb phrase that describes the destination, such as "rejects the login".
     pub fn verb(self) -> &'static str {
         match self {
             Self::Auth => "rejects the login",
-            Self::Certificate => "shows a certificate that is not valid",
+            Self::Certificate => "has an invalid certificate",
             Self::Tls => "cannot be reached over TLS",
             Self::Dns => "cannot be found in the DNS",
             Self::ConnectionRefused => "refuses connections",
@@ -101,34 +101,36 @@ impl Cause {
         }
     }
 
-    /// Returns what the operator should do.
+    /// Returns an instruction for the operator.
     pub fn fix(self) -> &'static str {
         match self {
             Self::Auth => {
-                "Correct the user name, the password or the AUTH mechanism of the route, and restart the workers; the next \
+                "Fix the user name, the password or the AUTH mechanism of the route, and restart the workers; the next \
                  probe then reopens the lane."
             }
             Self::Certificate => {
-                "Have the server's certificate renewed or corrected (or trust its issuer in the route's TLS settings); the next \
+                "Have the server's certificate renewed or replaced, or trust its issuer in the route's TLS settings; the next \
                  probe then reopens the lane."
             }
             Self::Tls => {
                 "Have the server offer TLS again, or change the TLS setting of the route; the next probe then reopens the lane."
             }
             Self::Dns => {
-                "Fix the domain's or the relay's DNS records, or the resolver this machine uses; the next probe then reopens the lane."
+                "Fix the DNS records of the domain or the relay, or this machine's resolver; the next probe then reopens the lane."
             }
             Self::ConnectionRefused => {
-                "Start the mail server at that address, or correct the host and port of the route; the next probe then reopens \
+                "Start the mail server at that address, or fix the host and port of the route; the next probe then reopens \
                  the lane."
             }
             Self::Timeout | Self::Network => {
-                "Fix the destination or the network path (a firewall that blocks port 25 is a frequent reason); the next probe \
+                "Fix the destination or the network path (a firewall that blocks port 25 is a frequent cause); the next probe \
                  then reopens the lane."
             }
-            Self::Disconnected => "Fix the destination or what stands before it; the next probe then reopens the lane.",
+            Self::Disconnected => {
+                "Fix the destination, or the proxy or firewall before it; the next probe then reopens the lane."
+            }
             Self::Refused => {
-                "Do what the reply says, or contact the destination's postmaster; the next probe then reopens the lane."
+                "Follow the reply, or contact the destination's postmaster; the next probe then reopens the lane."
             }
         }
     }
@@ -163,20 +165,31 @@ mod tests {
             (server(454, "4.7.0 Temporary authentication failure"), Auth),
             (server(454, "4.7.0 TLS not available due to local problem"), Tls),
             (server(554, "5.7.1 your IP is on a blocklist"), Refused),
-            (Reply::ours_with(4, 7, 5, "TLS handshake failed: invalid peer certificate: UnknownIssuer"), Certificate),
-            (Reply::ours_with(4, 7, 5, "TLS handshake failed: received corrupt message"), Tls),
-            (Reply::ours_with(4, 7, 5, "TLS handshake failed: it took too long"), Tls),
-            (Reply::ours_with(4, 7, 10, "TLS is required and the server does not offer it"), Tls),
-            (Reply::ours_with(4, 7, 0, "the server does not offer AUTH PLAIN"), Auth),
-            (Reply::ours_with(4, 4, 3, "the DNS did not say who takes mail for a.test: SERVFAIL"), Dns),
-            (Reply::ours_with(4, 4, 4, "MTA-STS enforce: the policy of a.test names none"), Dns),
             (
-                Reply::ours_with(4, 4, 1, "could not connect to 192.0.2.1:25: Connection refused (os error 111)"),
+                Reply::local_error_with(4, 7, 5, "TLS handshake failed: invalid peer certificate: UnknownIssuer"),
+                Certificate,
+            ),
+            (Reply::local_error_with(4, 7, 5, "TLS handshake failed: received corrupt message"), Tls),
+            (Reply::local_error_with(4, 7, 5, "TLS handshake failed: it took too long"), Tls),
+            (Reply::local_error_with(4, 7, 10, "TLS is required and the server does not offer it"), Tls),
+            (Reply::local_error_with(4, 7, 0, "the server does not offer AUTH PLAIN"), Auth),
+            (Reply::local_error_with(4, 4, 3, "the DNS did not say who takes mail for a.test: SERVFAIL"), Dns),
+            (Reply::local_error_with(4, 4, 4, "MTA-STS enforce: the policy of a.test names none"), Dns),
+            (
+                Reply::local_error_with(
+                    4,
+                    4,
+                    1,
+                    "could not connect to 192.0.2.1:25: Connection refused (os error 111)",
+                ),
                 ConnectionRefused,
             ),
-            (Reply::ours_with(4, 4, 1, "could not connect to 192.0.2.1:25: it took too long"), Timeout),
-            (Reply::ours_with(4, 4, 1, "could not connect to 192.0.2.1:25: No route to host (os error 113)"), Network),
-            (Reply::ours_with(4, 4, 2, "at the greeting: the connection was closed"), Disconnected),
+            (Reply::local_error_with(4, 4, 1, "could not connect to 192.0.2.1:25: it took too long"), Timeout),
+            (
+                Reply::local_error_with(4, 4, 1, "could not connect to 192.0.2.1:25: No route to host (os error 113)"),
+                Network,
+            ),
+            (Reply::local_error_with(4, 4, 2, "at the greeting: the connection was closed"), Disconnected),
         ] {
             assert_eq!(Cause::from_reply(&reply), cause, "{reply:?}");
         }

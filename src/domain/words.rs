@@ -1,10 +1,11 @@
-//! Enums whose words are published: one table defines the words in SQL and JSON, their meanings in the documentation,
-//! and the schema in the OpenAPI document.
+//! Enums whose values are part of the API. One table defines a value's name in SQL and JSON, its meaning in the
+//! documentation, and its schema in the OpenAPI document.
 
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
-/// Defines an enum with its words and their meanings. A word may be added and is never renamed: programs branch on it.
+/// Defines an enum with the names and meanings of its values. Names may be added, but never changed: clients branch on
+/// them.
 macro_rules! words {
     (
         $(#[doc = $about:literal])+
@@ -19,15 +20,15 @@ macro_rules! words {
         }
 
         impl $type {
-            /// All words, in the order of the documentation.
+            /// All values, in the order of the documentation.
             pub const ALL: [Self; [$($word),+].len()] = [$(Self::$name),+];
 
-            /// Returns the word in SQL, JSON and documentation.
+            /// Returns the value's name in SQL, JSON and documentation.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $word,)+ }
             }
 
-            /// Returns the meaning, for the documentation.
+            /// Returns the value's meaning, for the documentation.
             pub const fn meaning(self) -> &'static str {
                 match self { $(Self::$name => concat!($($meaning),+).trim_ascii(),)+ }
             }
@@ -56,7 +57,7 @@ macro_rules! words {
 
 pub(crate) use words;
 
-/// Returns the schema of a string that is one of these words, each with its meaning.
+/// Returns the schema of a string that is one of these values, with their meanings.
 pub(crate) fn schema(about: &str, words: &[(&str, &str)]) -> RefOr<Schema> {
     let list: Vec<String> = words.iter().map(|(word, meaning)| format!("\n- `{word}`: {meaning}")).collect();
     ObjectBuilder::new()
@@ -76,7 +77,7 @@ mod tests {
     use crate::domain::problem::ProblemCode;
 
     #[test]
-    fn every_word_is_one_word_with_a_sentence() {
+    fn every_value_has_a_plain_name_and_a_sentence() {
         let lists = [
             BounceType::ALL.map(|word| (word.as_str(), word.meaning())).to_vec(),
             Category::ALL.map(|word| (word.as_str(), word.meaning())).to_vec(),

@@ -49,7 +49,7 @@ pub enum Basis {
 }
 
 impl Basis {
-    /// The word in JSON and documentation.
+    /// Returns the value used in JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Envelope => "envelope",
@@ -69,7 +69,7 @@ pub enum NotFound {
 }
 
 impl NotFound {
-    /// The word in JSON and documentation.
+    /// Returns the value used in JSON and documentation.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Token(TokenFault::Missing) => "no_return_path",
@@ -82,14 +82,14 @@ impl NotFound {
 
 /// The message of a report.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct FoundMessage {
     pub message: MessageId,
     pub tenant: Uuid,
     pub basis: Basis,
-    /// The recipient that the return path identifies.
+    /// The position of the recipient that the return path identifies.
     pub position: Option<u16>,
     /// All recipients, in the order of the request; at least one.
-    pub rows: Vec<ReportedMessageRecipient>,
+    pub recipients: Vec<ReportedMessageRecipient>,
 }
 
 pub(super) async fn message(
@@ -98,8 +98,8 @@ pub(super) async fn message(
     origin: &Origin<'_>,
     report: &Report,
     now: DateTime<Utc>,
-) -> Result<Result<Found, NotFound>, DbError> {
-    let (message, position, basis) = match named(paths, origin, report, now) {
+) -> Result<Result<FoundMessage, NotFound>, DbError> {
+    let (message, position, basis) = match by_token(paths, origin, report, now) {
         Ok((token, basis)) => (token.message, token.position, basis),
         Err(fault) => match by_message_id(origin, report) {
             Some(message) => (message, None, Basis::MessageId),
@@ -107,14 +107,14 @@ pub(super) async fn message(
         },
     };
     let tenant = if let Origin::Key { tenant, .. } = origin { Some(*tenant) } else { None };
-    let rows = delivery_reports::addressees(db, message, tenant).await?;
-    let Some(tenant) = rows.first().map(|row| row.tenant_id) else { return Ok(Err(NotFound::Message)) };
-    Ok(Ok(Found { message, tenant, basis, position, rows }))
+    let recipients = delivery_reports::addressees(db, message, tenant).await?;
+    let Some(tenant) = recipients.first().map(|row| row.tenant_id) else { return Ok(Err(NotFound::Message)) };
+    Ok(Ok(FoundMessage { message, tenant, basis, position, recipients }))
 }
 
 /// Returns the first valid token, from the envelope or else from the report. If there is none, returns the most
 /// specific fault.
-fn named(
+fn by_token(
     paths: Option<&ReturnPaths>,
     origin: &Origin<'_>,
     report: &Report,
@@ -143,8 +143,8 @@ fn by_message_id(origin: &Origin<'_>, report: &Report) -> Option<MessageId> {
     let Origin::Key { .. } = origin else { return None };
     let id = report.original_message_id.as_deref()?.trim().trim_start_matches('<');
     let (id, _) = id.split_once('@')?;
-    let is_ours = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_ours.then(|| Uuid::try_parse(id).ok().map(MessageId)).flatten()
+    let is_message_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_message_id.then(|| Uuid::try_parse(id).ok().map(MessageId)).flatten()
 }
 
 #[cfg(test)]
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_id_counts_only_with_a_key_and_in_our_form() {
+    fn message_id_identifies_a_message_only_with_a_key() {
         let key = Origin::Key { tenant: TenantId::DEFAULT, to: None };
         let id = MessageId::new(DateTime::UNIX_EPOCH);
         let report = |text: String| Report { original_message_id: Some(text), ..Report::unknown() };

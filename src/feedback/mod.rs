@@ -8,17 +8,17 @@
 //! - Nothing changes without a return path with a valid signature that has not expired, in the envelope or in the
 //!   report. A caller with an admin key may instead give the Message-ID together with the recipient's address.
 //! - A report that is received twice changes nothing the second time, and the result says so.
-//! - A return path that several recipients know does not authenticate a report, because each of them could have forged
+//! - A return path that several recipients share does not authenticate a report, because each of them could have forged
 //!   it. Such a report creates an event marked as not vouched; it changes no state and suppresses no address. A
 //!   complaint of this kind creates an event for one recipient only.
-//! - An address is suppressed as unknown only if the mailbox that failed is the one that was sent to, and not one
-//!   behind it.
+//! - An address is suppressed as unknown only if the mailbox that failed is the recipient's own, and not one to which
+//!   its server forwards or expands the address.
 //! - A recipient that waits for another attempt is not changed, except by a complaint, which stops the next attempt. A
 //!   report about a recipient with an attempt in progress must be sent again ([`ReportOutcome::is_early`]): it may have
 //!   arrived before the outcome of the attempt was recorded.
 //! - A returned result has been committed.
 //!
-//! Automatic replies and messages that are not understood are counted and dropped.
+//! Automatic replies and messages of unknown formats are counted and dropped.
 
 mod message_lookup;
 mod outcome;
@@ -41,7 +41,7 @@ use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 use crate::domain::return_path::{ReturnPaths, TokenFault};
 use crate::mail;
 
-use message_lookup::Found;
+use message_lookup::FoundMessage;
 pub use message_lookup::{Basis, NotFound, Origin};
 pub use outcome::{RecipientOutcome, ReportOutcome};
 
@@ -55,8 +55,8 @@ pub struct Feedback {
     complaints: Option<Address>,
     /// Number of reports since the start, by kind.
     counts: [AtomicU64; 4],
-    /// Permits to parse: parsing a message can take a second, and sending has priority.
-    reading: Arc<Semaphore>,
+    /// Limits concurrent parsing: parsing a message can take a second, and sending has priority.
+    parse_permits: Arc<Semaphore>,
 }
 
 /// Maximum number of messages parsed concurrently.
@@ -66,26 +66,26 @@ impl Feedback {
     /// Creates the processor. Without `paths` it can only parse reports, and identify messages by Message-ID for an
     /// admin key.
     pub fn new(db: Db, clock: SharedClock, paths: Option<ReturnPaths>, complaints: Option<Address>) -> Self {
-        let reading = Arc::new(Semaphore::new(PARSE_CONCURRENCY));
-        Self { db, clock, paths, complaints, counts: Default::default(), reading }
+        let parse_permits = Arc::new(Semaphore::new(PARSE_CONCURRENCY));
+        Self { db, clock, paths, complaints, counts: Default::default(), parse_permits }
     }
 
     /// Checks that an address is a valid return path or the address for complaints.
     pub fn admits(&self, to: &str) -> Result<(), TokenFault> {
-        let is_complaints = |ours: &Address| to.parse::<Address>().is_ok_and(|to| recipient_match::are_same(ours, &to));
-        if self.complaints.as_ref().is_some_and(is_complaints) {
+        let is_recipient = |own: &Address| to.parse::<Address>().is_ok_and(|to| recipient_match::are_same(own, &to));
+        if self.complaints.as_ref().is_some_and(is_recipient) {
             return Ok(());
         }
         let paths = self.paths.as_ref().ok_or(TokenFault::Missing)?;
-        paths.read(to, self.clock.now()).map(|_| ())
+        paths.verify_address(to, self.clock.now()).map(|_| ())
     }
 
     /// Parses a message and applies the report in it. With `dry_run`, returns the effects without applying them. Fails
     /// only if the database fails; nothing is changed then.
-    pub async fn take(&self, mime: Vec<u8>, origin: Origin<'_>, dry_run: bool) -> Result<ReportOutcome, DbError> {
+    pub async fn process(&self, mime: Vec<u8>, origin: Origin<'_>, dry_run: bool) -> Result<ReportOutcome, DbError> {
         let size = mime.len();
         // The blocking task keeps the permit, even if the caller is canceled. The semaphore is never closed.
-        let permit = self.reading.clone().acquire_owned().await.ok();
+        let permit = self.parse_permits.clone().acquire_owned().await.ok();
         let read = move || {
             let report = mail::report::read(&mime);
             drop(permit);
@@ -97,37 +97,37 @@ impl Feedback {
             Report::unknown()
         });
         let outcome = match report.kind {
-            ReportKind::Dsn | ReportKind::Complaint => self.act(report, &origin, dry_run).await?,
-            ReportKind::AutoReply | ReportKind::Unknown => ReportOutcome::idle(report),
+            ReportKind::Dsn | ReportKind::Complaint => self.apply(report, &origin, dry_run).await?,
+            ReportKind::AutoReply | ReportKind::Unknown => ReportOutcome::without_effect(report),
         };
-        self.note(&outcome, &origin, size, dry_run);
+        self.log(&outcome, &origin, size, dry_run);
         Ok(outcome)
     }
 
-    async fn act(&self, mut report: Report, origin: &Origin<'_>, dry_run: bool) -> Result<ReportOutcome, DbError> {
+    async fn apply(&self, mut report: Report, origin: &Origin<'_>, dry_run: bool) -> Result<ReportOutcome, DbError> {
         let found =
             match message_lookup::message(&self.db, self.paths.as_ref(), origin, &report, self.clock.now()).await? {
                 Ok(found) => found,
-                Err(why) => return Ok(ReportOutcome::lost(report, why)),
+                Err(why) => return Ok(ReportOutcome::not_found(report, why)),
             };
         if report.recipients.is_empty() {
             report
                 .recipients
-                .extend(recipient_match::only_candidate(&found).and_then(|row| complaint_of(report.kind, row)));
+                .extend(recipient_match::only_candidate(&found).and_then(|row| implied_complaint(report.kind, row)));
         }
-        let mut pairs = recipient_match::pairs(&report.recipients, &found);
+        let mut matches = recipient_match::match_recipients(&report.recipients, &found);
         if report.kind == ReportKind::Complaint && !recipient_match::is_vouched(&found) {
-            recipient_match::keep_first(&mut pairs);
+            recipient_match::keep_first(&mut matches);
         }
         let reached = recipient_match::reached(&report.recipients, &found);
         let reports: Vec<Option<(&ReportedMessageRecipient, RecipientReport)>> = report
             .recipients
             .iter()
-            .zip(pairs)
-            .map(|(reported, place)| {
-                let (place, row) = place.and_then(|place| Some((place, found.rows.get(place)?)))?;
+            .zip(matches)
+            .map(|(reported, index)| {
+                let (index, row) = index.and_then(|index| Some((index, found.recipients.get(index)?)))?;
                 let mut report = recipient_report(reported, row, &found);
-                report.is_own_mailbox &= !reached.contains(&place);
+                report.is_own_mailbox &= !reached.contains(&index);
                 Some((row, report))
             })
             .collect();
@@ -144,7 +144,7 @@ impl Feedback {
     /// Returns the effects on the matched recipients, in order, and applies them unless `dry_run`.
     async fn effects(
         &self,
-        found: &Found,
+        found: &FoundMessage,
         reports: &[Option<(&ReportedMessageRecipient, RecipientReport)>],
         dry_run: bool,
     ) -> Result<Vec<ReportEffect>, DbError> {
@@ -152,7 +152,7 @@ impl Feedback {
         if dry_run || reports.is_empty() {
             let effect = |(row, report): &&(&ReportedMessageRecipient, RecipientReport)| {
                 let status = row.status.parse().unwrap_or(Status::Canceled);
-                let effect = ReportEffect::of(report.action, status, row.attempts, row.has_complained);
+                let effect = ReportEffect::new(report.action, status, row.attempts, row.has_complained);
                 if report.is_vouched { effect } else { effect.unvouched(&row.unvouched) }
             };
             return Ok(reports.iter().map(effect).collect());
@@ -162,7 +162,7 @@ impl Feedback {
     }
 
     /// Logs one line per message.
-    fn note(&self, outcome: &ReportOutcome, origin: &Origin<'_>, size: usize, dry_run: bool) {
+    fn log(&self, outcome: &ReportOutcome, origin: &Origin<'_>, size: usize, dry_run: bool) {
         if dry_run {
             return;
         }
@@ -174,7 +174,7 @@ impl Feedback {
             rule = outcome.report.rule,
             about = outcome.message.map(|(id, _)| id).map(tracing::field::display),
             applied = outcome.applied(),
-            reason = outcome.lost.map(NotFound::as_str),
+            reason = outcome.not_found.map(NotFound::as_str),
             peer = origin.peer().map(tracing::field::display),
             size,
             count,
@@ -184,27 +184,31 @@ impl Feedback {
 }
 
 /// Returns the report to apply to a recipient.
-fn recipient_report(reported: &ReportedRecipient, row: &ReportedMessageRecipient, found: &Found) -> RecipientReport {
-    let judged = || (reported.action == Action::Failed).then(|| bounce::judge(&reported.reply));
+fn recipient_report(
+    reported: &ReportedRecipient,
+    row: &ReportedMessageRecipient,
+    found: &FoundMessage,
+) -> RecipientReport {
+    let judge = || (reported.action == Action::Failed).then(|| bounce::judge(&reported.reply));
     RecipientReport {
         recipient: row.id,
         action: reported.action,
-        // Truncated to what the database accepts.
-        reply: reported.reply.clone().in_words(reported.reply.text.as_str()),
-        judgement: reported.judgement.or_else(judged),
+        // Truncated to the length that the database accepts.
+        reply: reported.reply.clone().with_text(reported.reply.text.as_str()),
+        judgement: reported.judgement.or_else(judge),
         is_vouched: recipient_match::is_vouched(found),
         is_own_mailbox: recipient_match::is_own_mailbox(reported, row),
     }
 }
 
-/// Returns the complaining recipient of a complaint that names none for privacy, but whose return path identifies it.
-fn complaint_of(kind: ReportKind, row: &ReportedMessageRecipient) -> Option<ReportedRecipient> {
+/// Returns the recipient of a complaint that names no recipient for privacy, but whose return path identifies it.
+fn implied_complaint(kind: ReportKind, row: &ReportedMessageRecipient) -> Option<ReportedRecipient> {
     (kind == ReportKind::Complaint).then(|| ReportedRecipient {
         recipient: row.address.clone(),
         original: None,
         action: Action::Complained,
         behind: None,
-        reply: Reply::ours("called spam"),
+        reply: Reply::local_error("called spam"),
         judgement: None,
     })
 }

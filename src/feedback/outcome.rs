@@ -1,6 +1,6 @@
 //! The result of processing a received report.
 
-use super::message_lookup::{Basis, Found, NotFound};
+use super::message_lookup::{Basis, FoundMessage, NotFound};
 use crate::domain::delivery::{NoEffectReason, ReportEffect};
 use crate::domain::id::{MessageId, RecipientId};
 use crate::domain::report::{Report, ReportedRecipient};
@@ -10,10 +10,10 @@ use crate::domain::report::{Report, ReportedRecipient};
 pub struct ReportOutcome {
     /// The parsed report. Its recipients are in `results`.
     pub report: Report,
-    /// The message that it is about, and how the message was identified.
+    /// The message that the report is about, and how the message was identified.
     pub message: Option<(MessageId, Basis)>,
     /// Why the message was not found, if a lookup was made.
-    pub lost: Option<NotFound>,
+    pub not_found: Option<NotFound>,
     /// The result for each reported recipient.
     pub results: Vec<RecipientOutcome>,
 }
@@ -26,26 +26,26 @@ pub struct RecipientOutcome {
     /// The matching recipient of the message.
     pub recipient: Option<RecipientId>,
     /// The effect, which a dry run does not apply; `None` if no recipient of the message matches.
-    pub word: Option<ReportEffect>,
+    pub effect: Option<ReportEffect>,
     /// Whether the recipient was changed.
     pub applied: bool,
 }
 
 impl ReportOutcome {
-    /// Creates the result of a message that is not about a delivery.
-    pub(super) fn idle(report: Report) -> Self {
+    /// Creates the result of a message that reports no delivery.
+    pub(super) fn without_effect(report: Report) -> Self {
         Self::new(report, None, None, Vec::new(), true)
     }
 
     /// Creates the result of a report whose message was not found.
-    pub(super) fn lost(report: Report, why: NotFound) -> Self {
+    pub(super) fn not_found(report: Report, why: NotFound) -> Self {
         Self::new(report, None, Some(why), Vec::new(), true)
     }
 
     /// Creates the result of a report with the effect on each recipient.
     pub(super) fn found(
         report: Report,
-        found: &Found,
+        found: &FoundMessage,
         effects: Vec<Option<(RecipientId, ReportEffect)>>,
         dry_run: bool,
     ) -> Self {
@@ -55,22 +55,22 @@ impl ReportOutcome {
     fn new(
         mut report: Report,
         message: Option<(MessageId, Basis)>,
-        lost: Option<NotFound>,
+        not_found: Option<NotFound>,
         effects: Vec<Option<(RecipientId, ReportEffect)>>,
         dry_run: bool,
     ) -> Self {
         let mut effects = effects.into_iter();
         let results = std::mem::take(&mut report.recipients).into_iter().map(|reported| {
-            let (recipient, word) = effects.next().flatten().unzip();
-            let applied = !dry_run && matches!(word, Some(ReportEffect::Ends(_) | ReportEffect::Complains));
-            RecipientOutcome { reported, recipient, word, applied }
+            let (recipient, effect) = effects.next().flatten().unzip();
+            let applied = !dry_run && matches!(effect, Some(ReportEffect::Ends(_) | ReportEffect::Complains));
+            RecipientOutcome { reported, recipient, effect, applied }
         });
-        Self { results: results.collect(), report, message, lost }
+        Self { results: results.collect(), report, message, not_found }
     }
 
-    /// Whether it is about a recipient with an attempt in progress, so that the report should be sent again.
+    /// Returns whether the report is about a recipient with an attempt in progress, so that it should be sent again.
     pub fn is_early(&self) -> bool {
-        self.results.iter().any(|result| result.word == Some(ReportEffect::Nothing(NoEffectReason::InHand)))
+        self.results.iter().any(|result| result.effect == Some(ReportEffect::Nothing(NoEffectReason::Leased)))
     }
 
     /// Returns the number of recipients that were changed.

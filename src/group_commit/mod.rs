@@ -1,14 +1,15 @@
-//! Group commit: messages accepted and outcomes produced while a transaction is under way go into the next one
-//! together. An idle service commits at once; a busy one pays for a transaction and its `fsync` once for many messages.
-//! There is one instance per process.
+//! Group commit: messages accepted and outcomes produced during a transaction are committed together in the next one.
+//! An idle service commits at once; a busy one pays for a transaction and its `fsync` once for many messages. There is
+//! one instance per process.
 //!
-//! Direct handoff: a worker of the same process may get new messages at once ([`DirectConsumer`]). The transaction that
+//! Direct handoff: a worker of the same process can get new messages at once ([`DirectConsumer`]). The transaction that
 //! inserts a message also leases it to the worker, which gets it from memory, without a claim and without reading it
-//! back. Messages for which the worker has no capacity, and messages behind others in their lane, wait in the queue.
+//! back. Messages for which the worker has no capacity, and messages behind older ones in their lane, wait in the
+//! queue.
 //!
-//! The worker is offered messages by the group commit and passes its outcomes to it. So the channel of outcomes comes
-//! first ([`outcomes`]): the worker is built with one end, and the group commit is started with the other
-//! ([`LocalWorker`]).
+//! The group commit offers messages to the worker, and the worker submits outcomes to the group commit. Therefore the
+//! channel of outcomes is created first ([`outcomes`]): the worker is built with one end, and the group commit is
+//! started with the other ([`LocalWorker`]).
 
 mod writer;
 
@@ -26,32 +27,32 @@ use crate::db::{Db, DbError};
 use crate::domain::id::RecipientId;
 
 /// Capacity of the channel of messages that wait for a writer.
-const WAITING: usize = 1_024;
+const QUEUE_CAPACITY: usize = 1_024;
 
 /// The worker that gets new messages at once (direct handoff).
 pub trait DirectConsumer: fmt::Debug + Send + Sync {
-    /// Reserves capacity for the messages that it can send now, and sets itself as their `taker`. Each is then passed
-    /// to [`confirm`](Self::confirm) or [`unknown`](Self::unknown) once.
+    /// Reserves capacity for the messages that the worker can send now, and sets their `direct_consumer`. Each of them
+    /// is then passed to [`confirm`](Self::confirm) or [`unknown`](Self::unknown) once.
     fn reserve(&self, group: &mut [MessageInsert], now: DateTime<Utc>);
 
-    /// Reports the result of the commit for reserved messages. The reservations of recipients not in `taken` must be
-    /// released.
-    fn confirm(&self, offered: Vec<Confirmed>);
+    /// Reports the result of the commit for reserved messages. The consumer must release the reservations of recipients
+    /// that are not in `leased`.
+    fn confirm(&self, reserved: Vec<Confirmed>);
 
     /// Reports that reserved messages may or may not have been committed.
-    fn unknown(&self, offered: Vec<MessageInsert>);
+    fn unknown(&self, reserved: Vec<MessageInsert>);
 }
 
 /// The result of the commit for a reserved message.
 #[derive(Debug)]
 pub struct Confirmed {
     /// The message.
-    pub intake: MessageInsert,
+    pub insert: MessageInsert,
     /// Recipients leased to the consumer.
-    pub taken: Vec<RecipientId>,
+    pub leased: Vec<RecipientId>,
     /// Recipients that wait in the queue.
     pub waiting: Vec<RecipientId>,
-    /// Whether it carries an unsubscribe link.
+    /// Whether the message carries an unsubscribe link.
     pub unsubscribe: bool,
 }
 
@@ -60,11 +61,11 @@ pub struct Confirmed {
 pub struct Recorded {
     /// The outcomes of the transaction.
     pub batch: Vec<Finished>,
-    /// How many were recorded.
+    /// The number of outcomes that were recorded.
     pub counted: Result<usize, Arc<DbError>>,
 }
 
-/// Knows the newest claim of each recipient in flight.
+/// The newest claim of each recipient in flight.
 pub trait NewestClaims: fmt::Debug + Send + Sync {
     /// Replaces an older claim of a recipient by the newest one.
     fn adopt_claim(&self, claimed: &mut Claimed);
@@ -73,26 +74,26 @@ pub trait NewestClaims: fmt::Debug + Send + Sync {
 /// The worker of this process.
 #[derive(Debug)]
 pub struct LocalWorker {
-    /// What it passes to its [`Outcomes`].
+    /// The receiving end of the worker's [`Outcomes`].
     pub outcomes: PendingOutcomes,
-    /// Its claims.
+    /// The newest claims of the recipients that it has in flight.
     pub claims: Arc<dyn NewestClaims>,
-    /// Is offered new messages for as long as it lives. The writers end after the worker, so they do not keep it alive.
+    /// Receives new messages while it exists. It is held weakly, because the writers end after the worker.
     pub consumer: Weak<dyn DirectConsumer>,
 }
 
 /// Creates the channel of a worker's outcomes. The writers end, and with them the channel of recorded batches, when the
 /// [`Outcomes`] have been dropped.
 pub fn outcomes() -> (Arc<Outcomes>, PendingOutcomes) {
-    let (over, outcomes) = async_channel::unbounded();
+    let (finished, outcomes) = async_channel::unbounded();
     let (record, recorded) = async_channel::unbounded();
-    (Arc::new(Outcomes { over, recorded }), PendingOutcomes { outcomes, record })
+    (Arc::new(Outcomes { finished, recorded }), PendingOutcomes { outcomes, record })
 }
 
 /// The worker's end of the channel of outcomes.
 #[derive(Debug)]
 pub struct Outcomes {
-    over: async_channel::Sender<Vec<Finished>>,
+    finished: async_channel::Sender<Vec<Finished>>,
     recorded: async_channel::Receiver<Recorded>,
 }
 
@@ -101,7 +102,7 @@ impl Outcomes {
     pub fn finish(&self, finished: Vec<Finished>) {
         // The writers live as long as this sender, and the channel is unbounded: the callers limit the number of
         // outcomes.
-        let _ = self.over.try_send(finished);
+        let _ = self.finished.try_send(finished);
     }
 
     /// Returns the receiver of recorded batches. It closes when the writers end.
@@ -127,7 +128,7 @@ pub struct GroupCommit {
 /// The result for one message.
 type Accepted = Result<Committed, Arc<DbError>>;
 
-/// Who is told before and after a commit.
+/// The objects that the writers call before and after a commit.
 #[derive(Debug)]
 struct Signals {
     claims: Option<Arc<dyn NewestClaims>>,
@@ -139,9 +140,9 @@ struct Signals {
 impl Signals {
     /// Updates outcomes to the newest claims: a worker may have claimed a recipient again that it still has in flight,
     /// and an outcome with the older claim would change nothing.
-    fn refresh(&self, over: &mut [Finished]) {
+    fn adopt_claims(&self, outcomes: &mut [Finished]) {
         if let Some(claims) = &self.claims {
-            for finished in over {
+            for finished in outcomes {
                 claims.adopt_claim(&mut finished.claimed);
             }
         }
@@ -157,10 +158,10 @@ impl Signals {
 }
 
 impl GroupCommit {
-    /// Starts the writers; they end when this and the worker's [`Outcomes`] have been dropped and everything pending is
-    /// committed. New messages that wait in the queue notify `wake`, which is held weakly.
+    /// Starts the writers. They end when this value and the worker's [`Outcomes`] have been dropped and everything
+    /// pending is committed. They notify `wake`, which is held weakly, of new messages that wait in the queue.
     pub fn start(db: &Db, clock: &SharedClock, wake: Vec<Weak<Notify>>, worker: Option<LocalWorker>) -> Arc<Self> {
-        let (accepted, intakes) = Batcher::new(WAITING, &writer::BATCH_LIMIT);
+        let (accepted, inserts) = Batcher::new(QUEUE_CAPACITY, &writer::BATCH_LIMIT);
         let (claims, consumer, outcomes) = match worker {
             Some(LocalWorker { outcomes, claims, consumer }) => (Some(claims), Some(consumer), outcomes),
             None => (None, None, outcomes().1),
@@ -169,7 +170,7 @@ impl GroupCommit {
         writer::start(&writer::WriterContext {
             db: db.clone(),
             clock: clock.clone(),
-            intakes,
+            inserts,
             outcomes: outcomes.outcomes,
             recorded: outcomes.record,
             signals: signals.clone(),
@@ -183,8 +184,8 @@ impl GroupCommit {
     }
 
     /// Commits a message. Returns when it is committed or the transaction has failed.
-    pub async fn accept(&self, intake: MessageInsert) -> Result<Committed, Arc<DbError>> {
-        let committed = self.accepted.submit(intake).await;
+    pub async fn accept(&self, insert: MessageInsert) -> Result<Committed, Arc<DbError>> {
+        let committed = self.accepted.submit(insert).await;
         committed.ok_or_else(|| Arc::new(DbError::closed("group_commit.messages")))?
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use super::{Accepted, Confirmed, Recorded, Signals};
 use crate::batcher::{self, Batch, BatchLimit, Requests, reply_all};
 use crate::clock::SharedClock;
-use crate::db::group_commit::{self, CommitError, Done, Patience};
+use crate::db::group_commit::{self, CommitError, Done, LockTimeout};
 use crate::db::messages::insert::{Committed, MessageInsert};
 use crate::db::queue::Finished;
 use crate::db::{Db, DbError};
@@ -24,45 +24,46 @@ const WRITERS: usize = 2;
 /// transaction costs about the same regardless of its size, and event numbering serialises commits anyway.
 const FULL_GROUP: usize = 128;
 /// Maximum wait for the other transaction, so that a lock that it waits for does not delay everything else.
-const TURN_TIMEOUT: Duration = Duration::from_millis(50);
+const GROUP_LOCK_TIMEOUT: Duration = Duration::from_millis(50);
 /// Minimum interval between transactions with only outcomes.
 const MIN_OUTCOME_INTERVAL: Duration = Duration::from_millis(10);
 /// Maximum number of messages, and of outcomes, per transaction. Measured: 1,024 gain nothing over 256 and cost four
 /// times the latency.
-const GROUP: usize = 256;
+const MAX_GROUP: usize = 256;
 /// The messages of one transaction; their bytes are those of text, HTML and headers.
 pub(super) static BATCH_LIMIT: BatchLimit<MessageInsert> =
-    BatchLimit { items: GROUP, bytes: 4 << 20, size: |intake| intake.message.size() };
+    BatchLimit { items: MAX_GROUP, bytes: 4 << 20, size: |insert| insert.message.size() };
 
 /// State shared by the writers.
 #[derive(Debug, Clone)]
 pub(super) struct WriterContext {
     pub db: Db,
     pub clock: SharedClock,
-    pub intakes: Requests<MessageInsert, Accepted>,
+    pub inserts: Requests<MessageInsert, Accepted>,
     pub outcomes: async_channel::Receiver<Vec<Finished>>,
     pub recorded: async_channel::Sender<Recorded>,
     pub signals: Arc<Signals>,
 }
 
 /// Starts the writers. They end when all senders are dropped.
-pub(super) fn start(tools: &WriterContext) {
-    let turn = Arc::new(Mutex::new(BatchDelay::default()));
-    let (outcomes_alone, alone) = (Arc::default(), Arc::default());
+pub(super) fn start(cx: &WriterContext) {
+    let group_lock = Arc::new(Mutex::new(BatchDelay::default()));
+    let (last_outcomes_only, fallback_lock) = (Arc::default(), Arc::default());
     for _ in 0..WRITERS {
-        let (turn, outcomes_alone, alone) = (turn.clone(), Arc::clone(&outcomes_alone), Arc::clone(&alone));
-        tokio::spawn(Writer { tools: tools.clone(), turn, outcomes_alone, alone }.run());
+        let (last_outcomes_only, fallback_lock) = (Arc::clone(&last_outcomes_only), Arc::clone(&fallback_lock));
+        let writer = Writer { cx: cx.clone(), group_lock: group_lock.clone(), last_outcomes_only, fallback_lock };
+        tokio::spawn(writer.run());
     }
 }
 
 struct Writer {
-    tools: WriterContext,
+    cx: WriterContext,
     /// Held while a writer collects a group, and until the end of a small transaction.
-    turn: Arc<Mutex<BatchDelay>>,
-    /// When a transaction with only outcomes last began.
-    outcomes_alone: Arc<parking_lot::Mutex<Option<Instant>>>,
+    group_lock: Arc<Mutex<BatchDelay>>,
+    /// When a transaction with only outcomes last started.
+    last_outcomes_only: Arc<parking_lot::Mutex<Option<Instant>>>,
     /// Serialises [`OneByOneFallback`].
-    alone: Arc<Mutex<()>>,
+    fallback_lock: Arc<Mutex<()>>,
 }
 
 /// Tracks how long transactions wait for those of other processes: each commit holds the event counter for the duration
@@ -75,9 +76,9 @@ struct BatchDelay {
 
 impl BatchDelay {
     /// Time to write events without waiting, plus the timer resolution.
-    const FREE: Duration = Duration::from_millis(2);
+    const WITHOUT_WAIT: Duration = Duration::from_millis(2);
     /// Maximum age of a measured wait.
-    const FRESH: Duration = Duration::from_millis(20);
+    const MAX_AGE: Duration = Duration::from_millis(20);
 
     fn note(&mut self, waited: Duration) {
         *self = Self { waited: (self.waited + waited) / 2, ended: Some(Instant::now()) };
@@ -85,8 +86,12 @@ impl BatchDelay {
 
     /// Returns how long to delay the next transaction.
     fn delay(&self) -> Duration {
-        let is_fresh = self.ended.is_some_and(|ended| ended.elapsed() < Self::FRESH);
-        if is_fresh { self.waited.saturating_sub(Self::FREE).min(TURN_TIMEOUT / 2) } else { Duration::ZERO }
+        let is_recent = self.ended.is_some_and(|ended| ended.elapsed() < Self::MAX_AGE);
+        if is_recent {
+            self.waited.saturating_sub(Self::WITHOUT_WAIT).min(GROUP_LOCK_TIMEOUT / 2)
+        } else {
+            Duration::ZERO
+        }
     }
 }
 
@@ -96,20 +101,20 @@ type Reply = batcher::Reply<Accepted>;
 #[derive(Default)]
 struct Group {
     messages: Batch<MessageInsert, Accepted>,
-    over: Vec<Finished>,
+    outcomes: Vec<Finished>,
 }
 
 impl Group {
     fn len(&self) -> usize {
-        self.messages.items.len() + self.over.len()
+        self.messages.items.len() + self.outcomes.len()
     }
 
     /// Adds everything that is pending, without waiting.
-    fn fill(&mut self, tools: &WriterContext) {
-        tools.intakes.fill(&mut self.messages);
-        while self.over.len() < GROUP {
-            let Ok(more) = tools.outcomes.try_recv() else { break };
-            self.over.extend(more);
+    fn fill(&mut self, cx: &WriterContext) {
+        cx.inserts.fill(&mut self.messages);
+        while self.outcomes.len() < MAX_GROUP {
+            let Ok(more) = cx.outcomes.try_recv() else { break };
+            self.outcomes.extend(more);
         }
     }
 }
@@ -117,28 +122,29 @@ impl Group {
 impl Writer {
     async fn run(self) {
         while let Some(mut group) = self.first().await {
-            let turn = tokio::time::timeout(TURN_TIMEOUT, self.turn.lock()).await.ok();
-            let delay = turn.as_ref().map_or(Duration::ZERO, |queueing| queueing.delay());
+            let lock = tokio::time::timeout(GROUP_LOCK_TIMEOUT, self.group_lock.lock()).await.ok();
+            let delay = lock.as_ref().map_or(Duration::ZERO, |batch_delay| batch_delay.delay());
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
-            group.fill(&self.tools);
-            let turn = turn.filter(|_| group.len() < FULL_GROUP);
+            group.fill(&self.cx);
+            // A full group does not wait for the other transaction: release the lock before the commit.
+            let lock = lock.filter(|_| group.len() < FULL_GROUP);
             let waited = self.commit(group).await;
-            if let (Some(mut queueing), Some(waited)) = (turn, waited) {
-                queueing.note(waited);
+            if let (Some(mut batch_delay), Some(waited)) = (lock, waited) {
+                batch_delay.note(waited);
             }
         }
     }
 
     /// Waits for something to commit; returns `None` when both channels are closed.
     async fn first(&self) -> Option<Group> {
-        let WriterContext { intakes, outcomes, .. } = &self.tools;
+        let WriterContext { inserts, outcomes, .. } = &self.cx;
         let mut group = Group::default();
         tokio::select! {
-            Some(first) = intakes.next() => intakes.add(&mut group.messages, first),
-            Ok(over) = outcomes.recv() => {
-                group.over = over;
+            Some(first) = inserts.next() => inserts.add(&mut group.messages, first),
+            Ok(received) = outcomes.recv() => {
+                group.outcomes = received;
                 self.wait_for_more(&mut group).await;
             }
             else => return None,
@@ -149,59 +155,59 @@ impl Writer {
     /// Delays outcomes if others were committed a moment ago, until the interval has passed or a message arrives that
     /// they can be committed with.
     async fn wait_for_more(&self, group: &mut Group) {
-        let last = *self.outcomes_alone.lock();
+        let last = *self.last_outcomes_only.lock();
         let Some(due) = last.map(|last| last + MIN_OUTCOME_INTERVAL).filter(|due| *due > Instant::now()) else {
             return;
         };
         tokio::select! {
-            Some(next) = self.tools.intakes.next() => self.tools.intakes.add(&mut group.messages, next),
+            Some(next) = self.cx.inserts.next() => self.cx.inserts.add(&mut group.messages, next),
             () = tokio::time::sleep_until(due.into()) => {}
         }
     }
 
     /// Commits a group. On success, returns how long it waited for event numbers.
     async fn commit(&self, group: Group) -> Option<Duration> {
-        let Group { messages: Batch { items: mut intakes, replies, .. }, mut over } = group;
-        if intakes.is_empty() {
-            *self.outcomes_alone.lock() = Some(Instant::now());
+        let Group { messages: Batch { items: mut inserts, replies, .. }, mut outcomes } = group;
+        if inserts.is_empty() {
+            *self.last_outcomes_only.lock() = Some(Instant::now());
         }
-        let WriterContext { db, clock, signals, .. } = &self.tools;
+        let WriterContext { db, clock, signals, .. } = &self.cx;
         let now = clock.now();
-        reserve(signals, &mut intakes, now);
-        signals.refresh(&mut over);
-        match group_commit::commit(db, &intakes, &over, now, Patience::Short).await {
-            Ok(Done { accepted, counted, waited }) => {
-                report(signals, intakes, accepted, replies);
-                self.record(over, Ok(counted));
+        reserve(signals, &mut inserts, now);
+        signals.adopt_claims(&mut outcomes);
+        match group_commit::commit(db, &inserts, &outcomes, now, LockTimeout::Short).await {
+            Ok(Done { accepted, recorded, waited }) => {
+                report(signals, inserts, accepted, replies);
+                self.record(outcomes, Ok(recorded));
                 return Some(waited);
             }
             // Messages and outcomes must not fail because of each other, nor wait for each other.
-            Err(failed) if is_undone(&failed) && !intakes.is_empty() && !over.is_empty() => {
-                tokio::spawn(self.alone().accept(intakes, replies));
-                let done = group_commit::commit(db, &[], &over, clock.now(), Patience::Short).await;
-                self.record(over, done.map(|done| done.counted).map_err(|failed| Arc::new(failed.error)));
+            Err(failed) if is_rolled_back(&failed) && !inserts.is_empty() && !outcomes.is_empty() => {
+                tokio::spawn(self.fallback().accept(inserts, replies));
+                let done = group_commit::commit(db, &[], &outcomes, clock.now(), LockTimeout::Short).await;
+                self.record(outcomes, done.map(|done| done.recorded).map_err(|failed| Arc::new(failed.error)));
             }
-            Err(failed) if is_undone(&failed) && !intakes.is_empty() => {
-                tokio::spawn(self.alone().accept(intakes, replies));
-                self.record(over, Err(Arc::new(failed.error)));
+            Err(failed) if is_rolled_back(&failed) && !inserts.is_empty() => {
+                tokio::spawn(self.fallback().accept(inserts, replies));
+                self.record(outcomes, Err(Arc::new(failed.error)));
             }
             Err(failed) => {
-                let error = refuse(signals, intakes, replies, failed);
-                self.record(over, Err(error));
+                let error = report_failure(signals, inserts, replies, failed);
+                self.record(outcomes, Err(error));
             }
         }
         None
     }
 
-    fn alone(&self) -> OneByOneFallback {
-        let WriterContext { db, clock, signals, .. } = self.tools.clone();
-        OneByOneFallback { db, clock, signals, turn: self.alone.clone() }
+    fn fallback(&self) -> OneByOneFallback {
+        let WriterContext { db, clock, signals, .. } = self.cx.clone();
+        OneByOneFallback { db, clock, signals, lock: self.fallback_lock.clone() }
     }
 
     fn record(&self, batch: Vec<Finished>, counted: Result<usize, Arc<DbError>>) {
         if !batch.is_empty() {
             // The channel is unbounded. If it is closed, no receiver is interested any more.
-            let _ = self.tools.recorded.try_send(Recorded { batch, counted });
+            let _ = self.cx.recorded.try_send(Recorded { batch, counted });
         }
     }
 }
@@ -212,38 +218,39 @@ struct OneByOneFallback {
     db: Db,
     clock: SharedClock,
     signals: Arc<Signals>,
-    turn: Arc<Mutex<()>>,
+    /// Held during the commits of one group.
+    lock: Arc<Mutex<()>>,
 }
 
 impl OneByOneFallback {
-    async fn accept(self, intakes: Vec<MessageInsert>, replies: Vec<Reply>) {
-        let _turn = self.turn.lock().await;
-        match group_commit::commit(&self.db, &intakes, &[], self.clock.now(), Patience::Long).await {
-            Ok(done) => report(&self.signals, intakes, done.accepted, replies),
+    async fn accept(self, inserts: Vec<MessageInsert>, replies: Vec<Reply>) {
+        let _lock = self.lock.lock().await;
+        match group_commit::commit(&self.db, &inserts, &[], self.clock.now(), LockTimeout::Long).await {
+            Ok(done) => report(&self.signals, inserts, done.accepted, replies),
             // A message that Postgres refuses must not fail the others of its group.
-            Err(failed) if intakes.len() > 1 && is_refused(&failed) => {
-                for (intake, reply) in intakes.into_iter().zip(replies) {
-                    self.accept_one([intake], reply).await;
+            Err(failed) if inserts.len() > 1 && is_refused(&failed) => {
+                for (insert, reply) in inserts.into_iter().zip(replies) {
+                    self.accept_one([insert], reply).await;
                 }
             }
-            Err(failed) => drop(refuse(&self.signals, intakes, replies, failed)),
+            Err(failed) => drop(report_failure(&self.signals, inserts, replies, failed)),
         }
     }
 
     async fn accept_one(&self, one: [MessageInsert; 1], reply: Reply) {
-        match group_commit::commit(&self.db, &one, &[], self.clock.now(), Patience::Long).await {
+        match group_commit::commit(&self.db, &one, &[], self.clock.now(), LockTimeout::Long).await {
             Ok(done) => report(&self.signals, one.into(), done.accepted, vec![reply]),
-            Err(failed) => drop(refuse(&self.signals, one.into(), vec![reply], failed)),
+            Err(failed) => drop(report_failure(&self.signals, one.into(), vec![reply], failed)),
         }
     }
 }
 
 /// Offers messages to the worker before they are committed.
-fn reserve(signals: &Signals, intakes: &mut [MessageInsert], now: DateTime<Utc>) {
-    let Some(consumer) = signals.consumer().filter(|_| !intakes.is_empty()) else { return };
-    if guarded(|| consumer.reserve(intakes, now)).is_none() {
-        for intake in intakes {
-            intake.taker = None;
+fn reserve(signals: &Signals, inserts: &mut [MessageInsert], now: DateTime<Utc>) {
+    let Some(consumer) = signals.consumer().filter(|_| !inserts.is_empty()) else { return };
+    if guarded(|| consumer.reserve(inserts, now)).is_none() {
+        for insert in inserts {
+            insert.direct_consumer = None;
         }
     }
 }
@@ -260,8 +267,8 @@ fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
     done
 }
 
-/// Returns whether everything was rolled back, and parts of it might succeed.
-fn is_undone(failed: &CommitError) -> bool {
+/// Returns whether everything was rolled back, so that parts of it might succeed.
+fn is_rolled_back(failed: &CommitError) -> bool {
     failed.error.is_undone() && !failed.may_be_done
 }
 
@@ -272,17 +279,22 @@ fn is_refused(failed: &CommitError) -> bool {
 
 /// Reports to callers and the worker that these messages were not committed, or that this is unknown. Returns the
 /// error.
-fn refuse(signals: &Signals, intakes: Vec<MessageInsert>, replies: Vec<Reply>, failed: CommitError) -> Arc<DbError> {
+fn report_failure(
+    signals: &Signals,
+    inserts: Vec<MessageInsert>,
+    replies: Vec<Reply>,
+    failed: CommitError,
+) -> Arc<DbError> {
     let CommitError { error, may_be_done } = failed;
     let error = Arc::new(error);
-    let offered: Vec<MessageInsert> = intakes.into_iter().filter(|intake| intake.taker.is_some()).collect();
-    if let Some(consumer) = signals.consumer().filter(|_| !offered.is_empty()) {
-        let lost = |intake| Confirmed { intake, taken: Vec::new(), waiting: Vec::new(), unsubscribe: false };
+    let reserved: Vec<MessageInsert> = inserts.into_iter().filter(|insert| insert.direct_consumer.is_some()).collect();
+    if let Some(consumer) = signals.consumer().filter(|_| !reserved.is_empty()) {
+        let not_committed = |insert| Confirmed { insert, leased: Vec::new(), waiting: Vec::new(), unsubscribe: false };
         guarded(|| {
             if may_be_done {
-                consumer.unknown(offered);
+                consumer.unknown(reserved);
             } else {
-                consumer.confirm(offered.into_iter().map(lost).collect());
+                consumer.confirm(reserved.into_iter().map(not_committed).collect());
             }
         });
     }
@@ -291,33 +303,33 @@ fn refuse(signals: &Signals, intakes: Vec<MessageInsert>, replies: Vec<Reply>, f
 }
 
 /// Returns the recipients of a message that are in neither list.
-fn others(intake: &MessageInsert, suppressed: &[RecipientId], taken: &[RecipientId]) -> Vec<RecipientId> {
-    let recipients = &intake.message.recipients;
-    if suppressed.len() + taken.len() == recipients.len() {
+fn others(insert: &MessageInsert, suppressed: &[RecipientId], leased: &[RecipientId]) -> Vec<RecipientId> {
+    let recipients = &insert.message.recipients;
+    if suppressed.len() + leased.len() == recipients.len() {
         return Vec::new();
     }
-    let done: HashSet<&RecipientId> = suppressed.iter().chain(taken).collect();
+    let done: HashSet<&RecipientId> = suppressed.iter().chain(leased).collect();
     recipients.iter().map(|recipient| recipient.id).filter(|id| !done.contains(id)).collect()
 }
 
 /// Reports to callers and the worker what was committed.
-fn report(signals: &Signals, intakes: Vec<MessageInsert>, results: Vec<Committed>, replies: Vec<Reply>) {
+fn report(signals: &Signals, inserts: Vec<MessageInsert>, results: Vec<Committed>, replies: Vec<Reply>) {
     let mut is_any_waiting = false;
-    let mut offered = Vec::new();
-    for ((intake, result), reply) in intakes.into_iter().zip(results).zip(replies) {
-        let mut settled = Confirmed { intake, taken: Vec::new(), waiting: Vec::new(), unsubscribe: false };
-        if let Committed::New { suppressed, taken, unsubscribe } = &result {
-            settled.waiting = others(&settled.intake, suppressed, taken);
-            (settled.taken, settled.unsubscribe) = (taken.clone(), *unsubscribe);
+    let mut reserved = Vec::new();
+    for ((insert, result), reply) in inserts.into_iter().zip(results).zip(replies) {
+        let mut confirmed = Confirmed { insert, leased: Vec::new(), waiting: Vec::new(), unsubscribe: false };
+        if let Committed::New { suppressed, leased, unsubscribe } = &result {
+            confirmed.waiting = others(&confirmed.insert, suppressed, leased);
+            (confirmed.leased, confirmed.unsubscribe) = (leased.clone(), *unsubscribe);
         }
-        is_any_waiting |= !settled.waiting.is_empty();
+        is_any_waiting |= !confirmed.waiting.is_empty();
         reply.send(Ok(result));
-        if settled.intake.taker.is_some() {
-            offered.push(settled);
+        if confirmed.insert.direct_consumer.is_some() {
+            reserved.push(confirmed);
         }
     }
-    if let Some(consumer) = signals.consumer().filter(|_| !offered.is_empty()) {
-        guarded(|| consumer.confirm(offered));
+    if let Some(consumer) = signals.consumer().filter(|_| !reserved.is_empty()) {
+        guarded(|| consumer.confirm(reserved));
     }
     // Wake after confirming, when unreserved recipients are no longer in flight.
     if is_any_waiting {

@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 use chrono::TimeDelta;
 
-use super::response::Asker;
+use super::response::ResponseOwner;
 use super::security_log::{Refusal, SecurityLog};
 use super::{Api, ApiError};
 use crate::cache::TtlCache;
@@ -20,30 +20,30 @@ use crate::domain::fault::Fault;
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{Scope, Secret};
 
-/// Cache TTL. A key revoked on another replica works here for up to this long.
+/// Cache TTL. A key revoked on another replica stays valid in this process for up to this long.
 const CACHE_TTL: Duration = Duration::from_secs(5);
 /// Maximum number of cached keys.
 const MAX_CACHED_KEYS: usize = 10_000;
 /// Minimum interval between updates of `last_used_at`.
-const TOUCH_EVERY: TimeDelta = TimeDelta::minutes(1);
+const MIN_TOUCH_INTERVAL: TimeDelta = TimeDelta::minutes(1);
 
 /// A cache of API keys.
 #[derive(Debug)]
-pub struct Keys {
+pub struct KeyCache {
     db: Db,
     clock: SharedClock,
-    /// By hash. Unknown keys are not cached.
+    /// The keys by the hash of their secret. Unknown keys are not cached.
     cache: TtlCache<[u8; 32], Arc<KeyRow>>,
     log: Arc<SecurityLog>,
 }
 
-impl Keys {
+impl KeyCache {
     pub(super) fn new(db: Db, clock: SharedClock) -> Self {
         Self { db, clock, cache: TtlCache::new(MAX_CACHED_KEYS, CACHE_TTL), log: Arc::default() }
     }
 
-    /// Clears the cache, so that a change takes effect at once, also for look-ups in progress.
-    pub(super) fn forget(&self) {
+    /// Clears the cache, so that a change takes effect at once, even for lookups in progress.
+    pub(super) fn clear(&self) {
         self.cache.clear();
     }
 
@@ -59,7 +59,7 @@ impl Keys {
 
     /// Returns the key, at most [`CACHE_TTL`] old. Fails, and writes to the security log, if it is unknown, revoked or
     /// expired.
-    async fn live(&self, hash: [u8; 32]) -> Result<Arc<KeyRow>, ApiError> {
+    async fn get_valid(&self, hash: [u8; 32]) -> Result<Arc<KeyRow>, ApiError> {
         let key = self.cache.get_or_load(&hash, Instant::now(), || self.load(hash)).await?;
         if key.revoked_at.is_some() {
             self.log.refused(Refusal::RevokedKey, Some(&key), "revoked");
@@ -72,17 +72,17 @@ impl Keys {
         Ok(key)
     }
 
-    /// Fails if the key of a request is no longer valid. Called after a body has arrived, which may take minutes.
-    pub(super) async fn still_works(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+    /// Fails if the key of a request is no longer valid. Called once the body has arrived, which may take minutes.
+    pub(super) async fn recheck(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let Some(header) = headers.get(AUTHORIZATION) else { return Ok(()) };
         let secret = secret(header).map_err(ApiError::Unauthorized)?;
-        self.live(Secret::hash(secret)).await.map(drop)
+        self.get_valid(Secret::hash(secret)).await.map(drop)
     }
 
     /// Records the use of a key in the background.
     fn touch(&self, key: &KeyRow) {
         let now = self.clock.now();
-        if key.last_used_at.is_none_or(|at| now - at >= TOUCH_EVERY) {
+        if key.last_used_at.is_none_or(|at| now - at >= MIN_TOUCH_INTERVAL) {
             let (db, id) = (self.db.clone(), KeyId(key.id));
             tokio::spawn(async move {
                 if let Err(error) = keys::touch(&db, id, now).await {
@@ -95,8 +95,8 @@ impl Keys {
 
 /// A caller with a valid key.
 ///
-/// A key with `sender_domains` may only send and read messages from those domains. Other messages do not exist for it,
-/// and it cannot access what all sender domains of a tenant share.
+/// A key with `sender_domains` may only send and read messages from those domains. For such a key, other messages do
+/// not exist, and data that all sender domains of a tenant share is forbidden.
 #[derive(Debug, Clone)]
 pub struct Caller {
     key: Arc<KeyRow>,
@@ -108,7 +108,7 @@ impl Caller {
     /// Returns the same caller with the key's current state; fails if the key is no longer valid. For long-running
     /// responses.
     pub async fn refresh(&self, api: &Api) -> Result<Self, ApiError> {
-        Ok(Self { key: api.keys.live(self.hash).await?, hash: self.hash, log: self.log.clone() })
+        Ok(Self { key: api.keys.get_valid(self.hash).await?, hash: self.hash, log: self.log.clone() })
     }
 
     /// Returns the caller's tenant.
@@ -123,8 +123,8 @@ impl Caller {
 
     /// Returns whether the key has this scope. `admin` includes every scope, except with `sender_domains`: keys that an
     /// earlier version created with both may send and read within their domains.
-    pub fn has(&self, scope: Scope) -> bool {
-        let has = |scope: Scope| self.key.scopes.iter().any(|word| word == scope.as_str());
+    pub fn has_scope(&self, scope: Scope) -> bool {
+        let has = |scope: Scope| self.key.scopes.iter().any(|name| name == scope.as_str());
         match self.sender_domains() {
             Some(_) => scope != Scope::Admin && (has(scope) || has(Scope::Admin)),
             None => has(scope) || has(Scope::Admin),
@@ -132,15 +132,15 @@ impl Caller {
     }
 
     /// Fails if the key lacks this scope.
-    pub fn may(&self, scope: Scope) -> Result<(), ApiError> {
-        if self.has(scope) {
+    pub fn require(&self, scope: Scope) -> Result<(), ApiError> {
+        if self.has_scope(scope) {
             return Ok(());
         }
         let scope = scope.as_str();
         Err(self.forbidden(format!("This key lacks the scope `{scope}`.")))
     }
 
-    /// Returns the sender domains that the key is limited to; `None` means all.
+    /// Returns the sender domains that the key is limited to; `None` means that it is not limited.
     pub fn sender_domains(&self) -> Option<&[String]> {
         self.key.sender_domains.as_deref()
     }
@@ -155,14 +155,14 @@ impl Caller {
         )))
     }
 
-    /// Returns whether messages of this sender exist for the caller.
-    pub fn sees(&self, sender: &str) -> bool {
+    /// Returns whether the caller may read messages of this sender.
+    pub fn can_see(&self, sender: &str) -> bool {
         let domain = sender.rsplit_once('@').map_or("", |(_, domain)| domain);
         self.sender_domains().is_none_or(|domains| domains.iter().any(|allowed| allowed == domain))
     }
 
     /// Fails if the key may not send from this domain.
-    pub fn may_send_from(&self, domain: &str) -> Result<(), ApiError> {
+    pub fn require_sender_domain(&self, domain: &str) -> Result<(), ApiError> {
         match self.sender_domains() {
             Some(domains) if !domains.iter().any(|allowed| allowed == domain) => {
                 let domains = domains.join(", ");
@@ -198,9 +198,9 @@ impl FromRequestParts<Api> for Caller {
             ApiError::Unauthorized(reason)
         };
         let hash = Secret::hash(secret(header).map_err(unknown)?);
-        let key = api.keys.live(hash).await?;
-        if let Some(asker) = parts.extensions.get::<Asker>() {
-            asker.set(KeyId(key.id));
+        let key = api.keys.get_valid(hash).await?;
+        if let Some(owner) = parts.extensions.get::<ResponseOwner>() {
+            owner.set(KeyId(key.id));
         }
         Ok(Self { key, hash, log: log.clone() })
     }
@@ -208,8 +208,8 @@ impl FromRequestParts<Api> for Caller {
 
 /// Returns the key in an `Authorization` header, or the reason why there is none.
 fn secret(header: &HeaderValue) -> Result<&str, &'static str> {
-    let words = header.to_str().ok().and_then(|value| value.split_once(' '));
-    let (_, secret) = words
+    let parts = header.to_str().ok().and_then(|value| value.split_once(' '));
+    let (_, secret) = parts
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .ok_or("The Authorization header must read `Bearer KEY`.")?;
     Ok(secret.trim())

@@ -8,17 +8,17 @@ use super::ApiError;
 use crate::domain::id::KeyId;
 use crate::limiter::{KeyedPermit, KeyedSemaphore};
 
-/// The number of requests at once, and how long others wait.
+/// How many requests may run at once, and how long further ones wait.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LimitSettings {
     total: usize,
     per_key: usize,
     wait: Duration,
-    /// The error after that wait.
+    /// The `detail` of the error after that wait.
     refusal: &'static str,
 }
 
-/// Expensive queries.
+/// The limit for expensive queries.
 pub(super) const SLOW_QUERIES: LimitSettings = LimitSettings {
     total: 4,
     per_key: 2,
@@ -26,7 +26,7 @@ pub(super) const SLOW_QUERIES: LimitSettings = LimitSettings {
     refusal: "Too many slow queries at once. Retry the request, or narrow the query.",
 };
 
-/// Requests that last as long as the client wants: event streams, long polls and exports.
+/// The limit for requests whose duration the client decides: event streams, long polls and exports.
 pub(super) const LONG_REQUESTS: LimitSettings = LimitSettings {
     total: 400,
     per_key: 100,
@@ -41,7 +41,7 @@ pub(super) struct ConcurrencyLimit {
     requests: Arc<KeyedSemaphore<KeyId>>,
 }
 
-/// The right to run one request, until dropped.
+/// The permission to run one request, until dropped.
 pub(super) type ConcurrencyPermit = KeyedPermit<KeyId>;
 
 impl ConcurrencyLimit {
@@ -69,7 +69,7 @@ mod tests {
         let limit = ConcurrencyLimit::new(LimitSettings { wait: Duration::ZERO, ..SLOW_QUERIES });
         let [one, two, three] = [1, 2, 3].map(|n| KeyId(Uuid::from_u128(n)));
         let mut running = vec![limit.acquire(one).await.unwrap(), limit.acquire(one).await.unwrap()];
-        assert!(matches!(limit.acquire(one).await, Err(ApiError::Unavailable(_))), "the key has its share");
+        assert!(matches!(limit.acquire(one).await, Err(ApiError::Unavailable(_))), "the key is at its limit");
         running.extend([limit.acquire(two).await.unwrap(), limit.acquire(two).await.unwrap()]);
         assert!(limit.acquire(three).await.is_err(), "the wait is bounded");
         running.truncate(3);

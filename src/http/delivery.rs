@@ -14,8 +14,8 @@ use crate::domain::routing::{RouteName, RouteTable};
 pub struct Delivery {
     /// Selects the route of a message.
     pub table: RouteTable,
-    /// All routes.
-    pub ways: Vec<RouteInfo>,
+    /// All routes with their relays.
+    pub routes: Vec<RouteInfo>,
     /// TLS mode per recipient domain on the `mx` route; `*` stands for all domains that are not listed.
     pub mx_tls: BTreeMap<String, String>,
     /// Maximum connections of one worker to one destination.
@@ -41,18 +41,21 @@ pub struct RouteInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[schema(as = PlannedRelay)]
 pub struct RelayView {
-    /// Host name or address.
+    /// The host name or address.
+    #[schema(example = "smtp.example.test")]
     pub host: String,
-    /// TCP port.
+    /// The TCP port.
+    #[schema(example = 587)]
     pub port: u16,
-    /// TLS mode: `none`, `opportunistic` or `required` (with a certificate that is valid for the host).
+    /// The TLS mode: `none`, `opportunistic` or `required` (with a certificate that is valid for the host).
+    #[schema(example = "required")]
     pub tls: String,
 }
 
 impl Delivery {
     /// Returns the names of all routes.
     pub(super) fn routes(&self) -> Vec<RouteName> {
-        self.ways.iter().map(|way| way.route.clone()).collect()
+        self.routes.iter().map(|info| info.route.clone()).collect()
     }
 
     /// Returns the configured TLS mode for a domain on the `mx` route.
@@ -68,6 +71,6 @@ impl Delivery {
 
     /// Returns the relays of a route.
     pub(super) fn relays(&self, route: &RouteName) -> &[RelayView] {
-        self.ways.iter().find(|way| way.route == *route).map_or(&[], |way| &way.relays)
+        self.routes.iter().find(|info| info.route == *route).map_or(&[], |info| &info.relays)
     }
 }

@@ -26,9 +26,9 @@ pub enum ApiError {
     Forbidden(String),
     /// 403: the key does not allow the value of one field.
     ForbiddenField(Fault),
-    /// 404.
+    /// 404: the object or the endpoint does not exist.
     NotFound(&'static str),
-    /// 405.
+    /// 405: the endpoint does not support the method.
     MethodNotAllowed,
     /// 408: the body did not arrive in time.
     BodyTimeout,
@@ -93,9 +93,7 @@ impl ApiError {
                 many => format!("The request has {} faults; `errors` lists them.", many.len()).into(),
             },
             Self::KeyReused => {
-                "This Idempotency-Key was used before with a different request. Use a new key for a new \
-                                message."
-                    .into()
+                "This `Idempotency-Key` was used with a different request. Use another key for another message.".into()
             }
             Self::Internal => "Internal error. The log has the cause under this `request_id`.".into(),
         }
@@ -111,7 +109,7 @@ impl ApiError {
 }
 
 impl IntoResponse for ApiError {
-    /// `request_id::Surrounded` writes the body, because it knows the request's id.
+    /// `request_id::ApiService` writes the body, because it knows the request's id.
     fn into_response(self) -> Response {
         let code = self.code();
         let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -137,8 +135,8 @@ impl IntoResponse for ApiError {
 }
 
 impl ApiError {
-    /// Maps the failure of a search. A search that reads very many rows may take too long: that is a fault of the request,
-    /// at the parameter that narrows it.
+    /// Maps the error of a search. A search that took too long is an invalid request: the fault points to the parameter
+    /// that narrows it, with this advice.
     pub(super) fn search(error: DbError, pointer: &str, advice: &str) -> Self {
         if !error.is_too_slow() {
             return error.into();
@@ -156,30 +154,30 @@ impl From<DbError> for ApiError {
 impl From<&DbError> for ApiError {
     fn from(error: &DbError) -> Self {
         if let Some(trouble) = error.trouble() {
-            tracing::warn!(event = "request_unavailable", %error, "database unavailable; answered 503");
-            return Self::Unavailable(away(trouble));
+            tracing::warn!(event = "request_unavailable", %error, "database unavailable; returned 503");
+            return Self::Unavailable(unavailable_detail(trouble));
         }
-        tracing::error!(event = "request_failed", %error, "request failed; answered 500");
+        tracing::error!(event = "request_failed", %error, "request failed; returned 500");
         Self::Internal
     }
 }
 
 /// Returns the `detail` of a 503 response for this failure of the database.
-fn away(trouble: Trouble) -> &'static str {
-    macro_rules! repeat {
-        ($what:literal) => {
-            concat!($what, " Retry the request; with an `Idempotency-Key` it takes effect only once.")
+fn unavailable_detail(trouble: Trouble) -> &'static str {
+    macro_rules! with_retry_hint {
+        ($cause:literal) => {
+            concat!($cause, " Retry the request; with an `Idempotency-Key` it takes effect only once.")
         };
     }
     match trouble {
-        Trouble::Gone => repeat!("The database cannot be reached."),
-        Trouble::Full => repeat!("The database accepts no more connections."),
-        Trouble::ReadOnly => repeat!("The database is read-only, as after a failover."),
-        Trouble::Slow => repeat!("The database did not answer in time."),
-        Trouble::DiskFull => repeat!("The database's disk is full."),
-        Trouble::OutOfMemory => repeat!("The database is out of memory."),
-        Trouble::Starting => repeat!("The database is starting up or shutting down."),
-        Trouble::Denied => repeat!("The database denies access to this service."),
+        Trouble::Unreachable => with_retry_hint!("The database cannot be reached."),
+        Trouble::Full => with_retry_hint!("The database accepts no more connections."),
+        Trouble::ReadOnly => with_retry_hint!("The database is read-only, as after a failover."),
+        Trouble::Slow => with_retry_hint!("The database did not respond in time."),
+        Trouble::DiskFull => with_retry_hint!("The database's disk is full."),
+        Trouble::OutOfMemory => with_retry_hint!("The database is out of memory."),
+        Trouble::Starting => with_retry_hint!("The database is starting up or shutting down."),
+        Trouble::Denied => with_retry_hint!("The database denies access to this service."),
     }
 }
 
@@ -210,7 +208,7 @@ impl From<StoredMessageError> for ApiError {
     fn from(error: StoredMessageError) -> Self {
         match error {
             StoredMessageError::Db(error) => error.into(),
-            StoredMessageError::NoLinks => Self::Conflict {
+            StoredMessageError::NoUnsubscribeLinks => Self::Conflict {
                 code: ProblemCode::NotConfigured,
                 detail: format!("The message cannot be shown: {error}."),
                 retry_after: None,
@@ -219,7 +217,7 @@ impl From<StoredMessageError> for ApiError {
                 tracing::error!(
                     event = "stored_message_unreadable",
                     error = %unreadable,
-                    "cannot read stored message; answered 500"
+                    "cannot read stored message; returned 500"
                 );
                 Self::Internal
             }
@@ -238,9 +236,9 @@ pub(super) async fn method_not_allowed() -> ApiError {
 }
 
 /// Returns the response to a request whose handler panicked.
-#[allow(clippy::needless_pass_by_value, reason = "the signature CatchPanicLayer asks for")]
+#[allow(clippy::needless_pass_by_value, reason = "the caller has no further use for the panic")]
 pub(super) fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-    tracing::error!(event = "handler_panicked", panic = message.unwrap_or("unknown"), "handler panicked; answered 500");
+    tracing::error!(event = "handler_panicked", panic = message.unwrap_or("unknown"), "handler panicked; returned 500");
     ApiError::Internal.into_response()
 }

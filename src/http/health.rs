@@ -10,8 +10,10 @@ use super::{Api, ApiError};
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Health {
     /// The status; always `ok`.
+    #[schema(example = "ok")]
     pub status: &'static str,
     /// The version of Postrider.
+    #[schema(example = "0.1.0")]
     pub version: &'static str,
 }
 

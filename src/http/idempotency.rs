@@ -5,11 +5,11 @@ use axum::http::HeaderMap;
 use super::ApiError;
 use crate::domain::fault::{Code, Fault};
 
-const NAME: &str = "idempotency-key";
+const HEADER: &str = "idempotency-key";
 
 /// Returns the idempotency key of a request, if it has one.
 pub(super) fn key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
-    let mut values = headers.get_all(NAME).iter();
+    let mut values = headers.get_all(HEADER).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let bare = value
         .to_str()

@@ -15,7 +15,7 @@ use crate::domain::address::Address;
 use crate::domain::binary::Binary;
 use crate::domain::bounce::{BounceType, Category, Judgement};
 use crate::domain::delivery::ReportEffect;
-use crate::domain::explain::Said;
+use crate::domain::explain::SmtpReply;
 use crate::domain::id::{MessageId, RecipientId};
 use crate::domain::key::Scope;
 use crate::domain::outcome::Reply;
@@ -33,15 +33,18 @@ pub struct Understood {
     /// The message that the report is about; null if unknown.
     #[schema(value_type = Option<String>, example = "msg_01a2b3c4d5e67f8091a2b3c4d5e6f708")]
     pub message_id: Option<MessageId>,
-    /// How the message was identified: by the return path in the `envelope`, by one in the report (`reference`), or by
-    /// the Message-ID and the recipient's address (`message_id`).
+    /// How the message was identified: by the report's envelope recipient (`envelope`), by a return path in the report
+    /// (`reference`), or by the Message-ID and the recipient's address (`message_id`); null if it was not.
+    #[schema(example = "envelope")]
     pub found_by: Option<String>,
     /// Why the message is unknown: `no_return_path`, `forged_return_path`, `expired_return_path`, or `no_message` if it
-    /// is not stored, or no longer stored.
+    /// is not stored, or no longer stored. Null if the message is known.
+    #[schema(example = "no_return_path")]
     pub reason: Option<String>,
-    /// The recipients that the report is about.
+    /// The recipients that the report is about, with the effect on each.
     pub recipients: Vec<UnderstoodRecipient>,
     /// Whether the report changed anything.
+    #[schema(example = true)]
     pub applied: bool,
 }
 
@@ -49,40 +52,46 @@ pub struct Understood {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct UnderstoodRecipient {
     /// The address as given in the report.
+    #[schema(example = "ann@example.test")]
     pub recipient: String,
-    /// The recipient of the message; null if the address is not one of its recipients.
-    #[schema(value_type = Option<String>)]
+    /// The id of the message's recipient with this address; null if there is none.
+    #[schema(value_type = Option<String>, example = "rcp_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub recipient_id: Option<RecipientId>,
-    /// What the report says: `failed`, `delayed`, `delivered`, `relayed`, `expanded` or `complained`.
+    /// The action in the report: `failed`, `delayed`, `delivered`, `relayed`, `expanded` or `complained`.
     #[schema(example = "failed")]
     pub action: String,
-    /// The server's reply in the report.
-    pub response: Option<Said>,
-    /// The classification of a failure.
+    /// The SMTP reply quoted in the report; null if there is none.
+    pub response: Option<SmtpReply>,
+    /// The classification of a failure; null for other actions.
     pub bounce: Option<UnderstoodBounce>,
     /// The effect on the recipient: `bounced`, `delivered` or `complained`; null if there is none. In a dry run, the
     /// effect that the report would have.
+    #[schema(example = "bounced")]
     pub effect: Option<String>,
     /// Whether the effect was applied.
+    #[schema(example = true)]
     pub applied: bool,
     /// Why nothing changed: `not_a_recipient`, `already_known` (reported before), `still_waiting` (the recipient waits
     /// for another attempt, whose reply counts), `in_hand` (an attempt is in progress; the report is too early),
-    /// `not_sent`, `no_end` (a delay is not final), `not_vouched` (other recipients know the return path too and may
-    /// have forged the report; only an event is recorded), or `dry_run` if it would have changed something.
+    /// `not_sent` (no message was sent to the recipient), `no_end` (the action is not final), `not_vouched` (other
+    /// recipients know the return path too and may have forged the report; only an event is recorded), or `dry_run` if
+    /// it would have changed something. Null if something changed.
+    #[schema(example = "already_known")]
     pub reason: Option<String>,
 }
 
-/// The classification of a failure, and the rule that decided it.
+/// The classification of a failure, and the rule that determined it.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct UnderstoodBounce {
     /// The bounce type.
     #[serde(rename = "type")]
     #[schema(value_type = BounceType, example = "hard")]
     pub kind: String,
-    /// The category of the reason.
+    /// The category of the failure.
     #[schema(value_type = Category, example = "unknown_user")]
     pub category: String,
-    /// The rule that decided.
+    /// The rule that determined the classification.
+    #[schema(example = "exim-unknown")]
     pub rule: String,
 }
 
@@ -91,7 +100,8 @@ pub struct UnderstoodBounce {
 /// The body is the report as received (MIME). It has the same effect as if it had been received over SMTP: a bounce
 /// changes a recipient from `relayed`, `delivered` or `uncertain` to `bounced`, a success report changes it to
 /// `delivered`, and a complaint adds an event. Submitting the same report again has no effect. With `dry_run=true`
-/// nothing changes, and the response is the interpretation, even of a report about a message from elsewhere.
+/// nothing changes; the response is the interpretation, even if the report is about a message that Postrider did not
+/// send.
 #[utoipa::path(
     post, path = "/v1/inbound", tag = "inbound", operation_id = "hand_in",
     params(
@@ -111,14 +121,14 @@ pub struct UnderstoodBounce {
         (status = 503, description = "Temporarily unavailable; nothing was changed"),
     ),
 )]
-pub async fn hand_in(
+pub async fn submit(
     State(api): State<Api>,
     caller: Caller,
     mut params: Params,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Understood>, ApiError> {
-    caller.may(Scope::Admin)?;
+    caller.require(Scope::Admin)?;
     let dry_run = params.read("dry_run", "Pass `true` or `false`.", |text| text.parse().ok()).unwrap_or(false);
     // A `+` in a return path arrives as a space if the client does not encode it.
     let address = |text: &str| text.parse::<Address>().or_else(|_| text.replace(' ', "+").parse()).ok();
@@ -127,37 +137,37 @@ pub async fn hand_in(
     let read = api.bodies.mime(Some(caller.key_id()), &headers, body, api.max_inbound).await?;
     let recipient = recipient.map(|address| address.to_string());
     let origin = Origin::Key { tenant: caller.tenant(), to: recipient.as_deref() };
-    let outcome = api.feedback.take(read.bytes, origin, dry_run).await?;
+    let outcome = api.feedback.process(read.bytes, origin, dry_run).await?;
     drop(read.reservation);
     if outcome.is_early() && !dry_run {
         return Err(ApiError::Conflict {
             code: ProblemCode::StillSending,
             detail: "The message of this report is still being sent. Submit the report again after `Retry-After`."
                 .into(),
-            retry_after: Some(EARLY),
+            retry_after: Some(RETRY_EARLY_REPORT),
         });
     }
-    Ok(Json(understood(outcome, dry_run)))
+    Ok(Json(report_view(outcome, dry_run)))
 }
 
-/// Time within which the outcome of a finished attempt is recorded.
-const EARLY: Duration = Duration::from_secs(2);
+/// `Retry-After` for a report about an attempt in progress: by then, the outcome is usually recorded.
+const RETRY_EARLY_REPORT: Duration = Duration::from_secs(2);
 
-fn understood(outcome: ReportOutcome, dry_run: bool) -> Understood {
+fn report_view(outcome: ReportOutcome, dry_run: bool) -> Understood {
     Understood {
         kind: outcome.report.kind.as_str().into(),
         rule: outcome.report.rule.into(),
         message_id: outcome.message.map(|(id, _)| id),
         found_by: outcome.message.map(|(_, basis)| basis.as_str().into()),
-        reason: outcome.lost.map(|why| why.as_str().into()),
+        reason: outcome.not_found.map(|why| why.as_str().into()),
         applied: outcome.applied() > 0,
-        recipients: outcome.results.into_iter().map(|fate| recipient(fate, dry_run)).collect(),
+        recipients: outcome.results.into_iter().map(|result| recipient(result, dry_run)).collect(),
     }
 }
 
-fn recipient(fate: RecipientOutcome, dry_run: bool) -> UnderstoodRecipient {
-    let RecipientOutcome { reported, recipient, word, applied } = fate;
-    let (effect, reason) = match word {
+fn recipient(result: RecipientOutcome, dry_run: bool) -> UnderstoodRecipient {
+    let RecipientOutcome { reported, recipient, effect, applied } = result;
+    let (effect, reason) = match effect {
         None => (None, Some("not_a_recipient")),
         Some(ReportEffect::Nothing(why)) => (None, Some(why.as_str())),
         Some(ReportEffect::Noted(_)) => (None, Some("not_vouched")),
@@ -168,7 +178,7 @@ fn recipient(fate: RecipientOutcome, dry_run: bool) -> UnderstoodRecipient {
         recipient: reported.recipient,
         recipient_id: recipient,
         action: reported.action.as_str().into(),
-        response: said(&reported.reply),
+        response: reply_view(&reported.reply),
         bounce: reported.judgement.map(bounce),
         effect: effect.map(str::to_owned),
         applied,
@@ -176,9 +186,9 @@ fn recipient(fate: RecipientOutcome, dry_run: bool) -> UnderstoodRecipient {
     }
 }
 
-fn said(reply: &Reply) -> Option<Said> {
+fn reply_view(reply: &Reply) -> Option<SmtpReply> {
     let is_silent = reply.code.is_none() && reply.enhanced.is_none() && reply.text.is_empty();
-    (!is_silent).then(|| Said {
+    (!is_silent).then(|| SmtpReply {
         code: reply.code.and_then(|code| i16::try_from(code).ok()),
         enhanced: reply.enhanced.map(|code| code.to_string()),
         text: reply.text.clone(),

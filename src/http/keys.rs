@@ -25,13 +25,14 @@ pub struct NewKeyBody {
     #[schema(example = "shop", min_length = 1, max_length = 128)]
     pub name: String,
     /// The key's scopes; defaults to `send` and `read`.
-    #[schema(min_items = 1)]
+    #[schema(min_items = 1, example = json!(["send", "read"]))]
     pub scopes: Option<Vec<Scope>>,
     /// Limits the key to sending from, and reading messages of, these domains; defaults to all. Not allowed with the
     /// scope `admin`.
-    #[schema(min_items = 1)]
+    #[schema(min_items = 1, example = json!(["acme.test"]))]
     pub sender_domains: Option<Vec<String>>,
     /// When the key expires; defaults to never.
+    #[schema(example = "2027-12-01T09:00:00Z")]
     pub expires_at: Option<DateTime<Utc>>,
 }
 
@@ -43,35 +44,43 @@ pub struct Key {
     #[schema(value_type = String, example = "key_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: KeyId,
     /// The key's name.
+    #[schema(example = "shop")]
     pub name: String,
     /// The key's scopes.
+    #[schema(example = json!(["send", "read"]))]
     pub scopes: Vec<String>,
     /// The only domains that the key may send from and read messages of; null means all.
+    #[schema(example = json!(["acme.test"]))]
     pub sender_domains: Option<Vec<String>>,
     /// When the key was created.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub created_at: DateTime<Utc>,
     /// When the key expires; null means never.
+    #[schema(example = "2027-12-01T09:00:00Z")]
     pub expires_at: Option<DateTime<Utc>>,
-    /// When the key was last used, to within a minute; null if never.
+    /// When the key was last used, accurate to a minute; null if never.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub last_used_at: Option<DateTime<Utc>>,
     /// When the key was revoked; null if it was not.
+    #[schema(example = "2026-11-30T12:00:00Z")]
     pub revoked_at: Option<DateTime<Utc>>,
 }
 
 /// A new API key with its secret.
 #[derive(Serialize, utoipa::ToSchema)]
 #[schema(as = ApiKeyWithSecret)]
-pub struct MadeKey {
+pub struct CreatedKey {
     /// The key.
     #[serde(flatten)]
     pub key: Key,
     /// The secret to send as `Authorization: Bearer SECRET`. Shown only once.
+    #[schema(example = "pr_3f9c1a7e5b2d8046e1c9a35f7b0d62843f9c1a7e5b2d8046e1c9a35f7b0d6284")]
     pub secret: String,
 }
 
-impl std::fmt::Debug for MadeKey {
+impl std::fmt::Debug for CreatedKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MadeKey").field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("CreatedKey").field("key", &self.key).finish_non_exhaustive()
     }
 }
 
@@ -96,7 +105,7 @@ impl Key {
 #[utoipa::path(
     post, path = "/v1/keys", tag = "keys", operation_id = "create_key",
     request_body = NewKeyBody,
-    responses((status = 201, description = "The key with its secret", body = MadeKey), AuthErrors, JsonErrors),
+    responses((status = 201, description = "The key with its secret", body = CreatedKey), AuthErrors, JsonErrors),
 )]
 pub async fn create(
     State(api): State<Api>,
@@ -104,7 +113,7 @@ pub async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    caller.may(Scope::Admin)?;
+    caller.require(Scope::Admin)?;
     let now = api.clock.now();
     let body = api.bodies.json(&headers, body).await?;
     let request = request::key::parse(&body.bytes, &Context { now, limits: &api.limits, streams: &[] })?;
@@ -140,8 +149,8 @@ pub async fn create(
         last_used_at: None,
         revoked_at: None,
     };
-    let made = MadeKey { key, secret: secret.expose().to_owned() };
-    Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(made))
+    let created = CreatedKey { key, secret: secret.expose().to_owned() };
+    Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(created))
         .into_response())
 }
 
@@ -154,7 +163,7 @@ pub async fn create(
     responses((status = 200, description = "A page of keys", body = Page<Key>), AuthErrors, InvalidParameter),
 )]
 pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) -> Result<Json<Page<Key>>, ApiError> {
-    caller.may(Scope::Admin)?;
+    caller.require(Scope::Admin)?;
     let limit = params.limit();
     let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());
     params.finish()?;
@@ -171,11 +180,11 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
     responses((status = 204, description = "Revoked"), AuthErrors, NotFound),
 )]
 pub async fn revoke(State(api): State<Api>, caller: Caller, PathId(id): PathId<KeyId>) -> Result<StatusCode, ApiError> {
-    caller.may(Scope::Admin)?;
+    caller.require(Scope::Admin)?;
     if !keys::revoke(&api.db, caller.tenant(), id, api.clock.now()).await? {
         return Err(ApiError::NotFound("No API key has this id."));
     }
-    api.keys.forget();
+    api.keys.clear();
     tracing::info!(event = "api_key_revoked", by = %caller.key_id(), key = %id, "revoked an API key");
     Ok(StatusCode::NO_CONTENT)
 }

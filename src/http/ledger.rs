@@ -20,54 +20,75 @@ const DEFAULT_RANGE: TimeDelta = TimeDelta::hours(24);
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Ledger {
     /// Start of the time range, inclusive.
+    #[schema(example = "2026-11-22T12:00:00Z")]
     pub since: DateTime<Utc>,
     /// End of the time range, exclusive.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub until: DateTime<Utc>,
     /// Messages accepted in the time range.
+    #[schema(example = 1_000)]
     pub messages: i64,
     /// Recipients of these messages.
+    #[schema(example = 1_200)]
     pub accepted: i64,
     /// Recipients whose own mail server accepted the message.
+    #[schema(example = 0)]
     pub delivered: i64,
     /// Recipients whose message a relay accepted.
+    #[schema(example = 1_150)]
     pub relayed: i64,
     /// Recipients that were permanently refused.
+    #[schema(example = 20)]
     pub bounced: i64,
     /// Recipients whose retry window ended without success.
+    #[schema(example = 5)]
     pub expired: i64,
-    /// Recipients that were not sent to because the address is on the suppression list.
+    /// Recipients that nothing was sent to because the address is on the suppression list.
+    #[schema(example = 10)]
     pub suppressed: i64,
     /// Recipients that were canceled.
+    #[schema(example = 2)]
     pub canceled: i64,
-    /// Recipients whose connection dropped between the message body and the server's reply, and whose message is not to
-    /// be retried.
+    /// Recipients whose connection dropped between the message body and the server's reply, if the message is not
+    /// retried then.
+    #[schema(example = 0)]
     pub uncertain: i64,
-    /// Recipients without an end state, counted from the queue.
+    /// Recipients without an end state, counted from the queue: the sum of `waiting`.
+    #[schema(example = 13)]
     pub in_flight: i64,
     /// The recipients in the queue, by state.
-    pub waiting: Waiting,
+    pub waiting: WaitingCounts,
     /// Whether `accepted` equals the sum of the other counts, every message has recipients, and every queue row belongs
     /// to a recipient without an end state.
+    #[schema(example = true)]
     pub balanced: bool,
-    /// `accepted` minus the sum of the other counts: lost recipients if positive, surplus ones if negative.
+    /// `accepted` minus the sum of the other counts: lost recipients if positive, surplus queue
+    /// rows if negative.
+    #[schema(example = 0)]
     pub difference: i64,
     /// Queue rows whose recipient has an end state or does not exist, plus messages without recipients.
+    #[schema(example = 0)]
     pub stray: i64,
 }
 
 /// Recipients in the queue, by state.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = LedgerWaiting)]
-pub struct Waiting {
+pub struct WaitingCounts {
     /// Recipients that wait for their first attempt.
+    #[schema(example = 1)]
     pub queued: i64,
     /// Recipients that wait for a retry.
+    #[schema(example = 8)]
     pub deferred: i64,
     /// Recipients that wait for the message's `scheduled_at`.
+    #[schema(example = 3)]
     pub scheduled: i64,
     /// Recipients that are leased to a worker.
+    #[schema(example = 1)]
     pub sending: i64,
     /// Recipients that wait for an operator.
+    #[schema(example = 0)]
     pub held: i64,
 }
 
@@ -91,7 +112,7 @@ pub struct Waiting {
     ),
 )]
 pub async fn get(State(api): State<Api>, caller: Caller, mut params: Params) -> Result<Json<Ledger>, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     caller.require_all_domains("The ledger counts the messages of")?;
     let (since, until) = (params.timestamp("since"), params.timestamp("until"));
     params.finish()?;
@@ -129,7 +150,7 @@ impl Ledger {
             canceled: tally.canceled,
             uncertain: tally.uncertain,
             in_flight: tally.in_flight,
-            waiting: Waiting {
+            waiting: WaitingCounts {
                 queued: tally.queued,
                 deferred: tally.deferred,
                 scheduled: tally.scheduled,

@@ -1,8 +1,8 @@
-//! Memory shared by requests or responses of any size: each reserves its part as it grows, and releases it when
+//! Memory shared by requests or responses of any size: each reserves memory as it grows, and releases it when
 //! dropped.
 //!
 //! - No deadlock: memory is granted only if all holders can still get the rest of their need in some order (the
-//!   banker's algorithm). So an upload that has only begun blocks only those that need all of the memory.
+//!   banker's algorithm). So an upload that has just started blocks only requests that need all of the memory.
 //! - No monopoly: a key may begin another large body only while all of its bodies fit into three quarters of the
 //!   memory, and callers without a key into one quarter. A single body may have any size.
 
@@ -15,10 +15,10 @@ use tokio::sync::Notify;
 
 use crate::domain::id::KeyId;
 
-/// The key of a body's caller; `None` without a key.
+/// The API key that memory is reserved for; `None` without a key.
 pub(super) type Owner = Option<KeyId>;
 
-/// Memory for bodies, in bytes.
+/// A limited amount of memory that bodies share.
 #[derive(Debug)]
 pub(super) struct MemoryLimit {
     capacity: u64,
@@ -32,12 +32,13 @@ struct State {
     holders: BTreeMap<u64, Holder>,
 }
 
-/// One reservation.
+/// The state of one reservation.
 #[derive(Debug)]
 struct Holder {
     owner: Owner,
-    held: u64,
-    /// The maximum that it may need.
+    /// Reserved bytes.
+    reserved: u64,
+    /// The maximum that it may need, in bytes.
     need: u64,
     is_waiting: bool,
 }
@@ -49,7 +50,7 @@ pub(super) struct Reservation {
     number: u64,
 }
 
-/// No memory became free in time.
+/// The error when no memory became free in time.
 #[derive(Debug)]
 pub(super) struct OutOfMemory;
 
@@ -63,7 +64,7 @@ impl MemoryLimit {
         let mut state = self.state();
         state.last += 1;
         let number = state.last;
-        let holder = Holder { owner, held: 0, need: need.min(self.capacity), is_waiting: false };
+        let holder = Holder { owner, reserved: 0, need: need.min(self.capacity), is_waiting: false };
         state.holders.insert(number, holder);
         Reservation { limit: self.clone(), number }
     }
@@ -80,7 +81,8 @@ impl MemoryLimit {
         Ok(reservation)
     }
 
-    /// Reserves memory for data that is in memory already. Does not wait if as much as the capacity is waiting.
+    /// Reserves memory for data that is in memory already. Does not wait if the waiting reservations already need the
+    /// whole capacity.
     pub(super) async fn reserve_for_built(
         self: &Arc<Self>,
         owner: Owner,
@@ -122,7 +124,7 @@ impl Reservation {
     /// Releases all bytes beyond `to`, and reduces the need to it.
     pub(super) fn shrink(&self, to: u64) {
         self.change(|holder| {
-            holder.held = holder.held.min(to);
+            holder.reserved = holder.reserved.min(to);
             holder.need = holder.need.min(to);
         });
         self.limit.released.notify_waiters();
@@ -137,11 +139,11 @@ impl Reservation {
 
     fn try_grow(&self, to: u64) -> bool {
         let mut state = self.limit.state();
-        let may = state.may_grow(self.number, to, self.limit.capacity);
-        if may && let Some(holder) = state.holders.get_mut(&self.number) {
-            holder.held = holder.held.max(to.min(holder.need));
+        let can_grow = state.can_grow(self.number, to, self.limit.capacity);
+        if can_grow && let Some(holder) = state.holders.get_mut(&self.number) {
+            holder.reserved = holder.reserved.max(to.min(holder.need));
         }
-        may
+        can_grow
     }
 
     fn change(&self, change: impl FnOnce(&mut Holder)) {
@@ -159,44 +161,44 @@ impl Drop for Reservation {
 }
 
 impl State {
-    fn may_grow(&self, number: u64, to: u64, capacity: u64) -> bool {
+    fn can_grow(&self, number: u64, to: u64, capacity: u64) -> bool {
         let Some(holder) = self.holders.get(&number) else { return false };
         let to = to.min(holder.need);
-        if to <= holder.held {
+        if to <= holder.reserved {
             return true;
         }
-        if holder.held == 0 && !self.may_begin(number, holder, capacity) {
+        if holder.reserved == 0 && !self.can_begin(number, holder, capacity) {
             return false;
         }
-        let held: u64 = self.holders.values().map(|holder| holder.held).sum();
-        let Some(mut free) = capacity.checked_sub(held + to - holder.held) else { return false };
-        // In order of missing bytes: if all can be served in this order, there is no deadlock.
-        let begun = self.holders.iter().filter(|(n, holder)| **n == number || holder.held > 0);
-        let mut begun: Vec<(u64, u64)> = begun
-            .map(
-                |(n, holder)| {
-                    if *n == number { (holder.need - to, to) } else { (holder.need - holder.held, holder.held) }
-                },
-            )
-            .collect();
-        begun.sort_unstable();
-        begun.into_iter().all(|(lacks, held)| {
-            let is_served = lacks <= free;
-            free += held;
+        let reserved: u64 = self.holders.values().map(|holder| holder.reserved).sum();
+        let Some(mut free) = capacity.checked_sub(reserved + to - holder.reserved) else { return false };
+        // Sorts by missing bytes: if every reservation can be completed in this order, there is no deadlock.
+        let active = self.holders.iter().filter(|(n, holder)| **n == number || holder.reserved > 0);
+        let mut active: Vec<(u64, u64)> =
+            active
+                .map(|(n, holder)| {
+                    if *n == number { (holder.need - to, to) } else { (holder.need - holder.reserved, holder.reserved) }
+                })
+                .collect();
+        active.sort_unstable();
+        active.into_iter().all(|(missing, reserved)| {
+            let is_served = missing <= free;
+            free += reserved;
             is_served
         })
     }
 
-    /// Returns whether the owner may begin one more, and no earlier reservation needs most of the memory.
-    fn may_begin(&self, number: u64, new: &Holder, capacity: u64) -> bool {
+    /// Returns whether the owner may begin another reservation. A reservation of more than a quarter of the memory must
+    /// also let the waiting reservations of other owners begin first.
+    fn can_begin(&self, number: u64, new: &Holder, capacity: u64) -> bool {
         let quarter = capacity / 4;
-        let others = self.holders.values().filter(|holder| holder.held > 0 && holder.owner == new.owner);
+        let others = self.holders.values().filter(|holder| holder.reserved > 0 && holder.owner == new.owner);
         let (count, sum) = others.fold((0, 0), |(count, sum), holder| (count + 1, sum + holder.need));
         let limit = if new.owner.is_some() { capacity - quarter } else { quarter };
         let fits = count == 0 || sum + new.need <= limit;
         let earlier = self.holders.range(..number);
         let mut waiting =
-            earlier.filter(|(_, holder)| holder.is_waiting && holder.held == 0 && holder.owner != new.owner);
+            earlier.filter(|(_, holder)| holder.is_waiting && holder.reserved == 0 && holder.owner != new.owner);
         fits && (new.need <= quarter || waiting.next().is_none())
     }
 }
@@ -207,18 +209,18 @@ mod tests {
 
     use super::*;
 
-    #[expect(clippy::unnecessary_wraps, reason = "so that it can stand beside `None`")]
+    #[expect(clippy::unnecessary_wraps, reason = "the same type as the owner `None`")]
     fn key(n: u128) -> Owner {
         Some(KeyId(Uuid::from_u128(n)))
     }
 
     #[test]
-    fn begun_upload_does_not_block_smaller_ones_of_others() {
+    fn stalled_upload_does_not_block_smaller_uploads_of_other_keys() {
         let limit = MemoryLimit::new(64);
         let stalled = limit.begin(key(1), 64);
         assert!(stalled.try_grow(1));
         let (large, small) = (limit.begin(key(2), 64), limit.begin(key(2), 40));
-        assert!(!large.try_grow(1), "neither could be completed");
+        assert!(!large.try_grow(1), "neither of two uploads of the whole memory could be completed");
         assert!(small.try_grow(40));
         assert!(!stalled.try_grow(30));
         drop(small);
@@ -231,8 +233,8 @@ mod tests {
     fn one_key_leaves_a_quarter_to_others() {
         let limit = MemoryLimit::new(64);
         let all: Vec<Reservation> = (0..4).map(|_| limit.begin(key(1), 20)).collect();
-        let begun: Vec<bool> = all.iter().map(|reservation| reservation.try_grow(1)).collect();
-        assert_eq!(begun, [true, true, false, false]);
+        let active: Vec<bool> = all.iter().map(|reservation| reservation.try_grow(1)).collect();
+        assert_eq!(active, [true, true, false, false]);
         assert!(limit.begin(key(2), 20).try_grow(1));
         assert!(limit.begin(None, 64).try_grow(1) || limit.begin(None, 16).try_grow(1));
     }
@@ -267,23 +269,23 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn every_begun_reservation_can_be_completed(needs in proptest::collection::vec(1_u64..100, 1..20), steps in proptest::collection::vec((0_usize..20, 1_u64..30), 0..200)) {
+        fn every_active_reservation_can_be_completed(needs in proptest::collection::vec(1_u64..100, 1..20), steps in proptest::collection::vec((0_usize..20, 1_u64..30), 0..200)) {
             let limit = MemoryLimit::new(64);
             let owner = |n: usize| key(n as u128 % 3 + 1);
             let mut reservations: Vec<_> = needs.iter().enumerate().map(|(n, need)| (limit.begin(owner(n), *need), 0)).collect();
             for (n, step) in steps {
                 let count = reservations.len();
-                let (reservation, held) = &mut reservations[n % count];
-                if reservation.try_grow(*held + step) {
-                    *held += step;
+                let (reservation, reserved) = &mut reservations[n % count];
+                if reservation.try_grow(*reserved + step) {
+                    *reserved += step;
                 }
-                let sum: u64 = limit.state().holders.values().map(|holder| holder.held).sum();
+                let sum: u64 = limit.state().holders.values().map(|holder| holder.reserved).sum();
                 proptest::prop_assert!(sum <= 64);
             }
             // In every state, at least one reservation can be completed.
             while !reservations.is_empty() {
-                let done = reservations.iter().position(|(reservation, held)| *held > 0 && reservation.try_grow(u64::MAX));
-                let done = done.or_else(|| reservations.iter().position(|(_, held)| *held == 0));
+                let done = reservations.iter().position(|(reservation, reserved)| *reserved > 0 && reservation.try_grow(u64::MAX));
+                let done = done.or_else(|| reservations.iter().position(|(_, reserved)| *reserved == 0));
                 proptest::prop_assert!(done.is_some(), "deadlock");
                 reservations.swap_remove(done.unwrap());
             }

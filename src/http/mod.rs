@@ -48,7 +48,7 @@ use crate::dev::inbox::Inbox;
 use crate::domain::unsubscribe::Links;
 use crate::feedback::Feedback;
 
-use auth::Keys;
+use auth::KeyCache;
 use body::Bodies;
 use concurrency_limit::ConcurrencyLimit;
 pub use delivery::{Delivery, RelayView, RouteInfo};
@@ -58,12 +58,12 @@ use events::EventNotifier;
 pub use health::healthz;
 pub use openapi::document;
 use openapi::responses::{AuthErrors, InvalidParameter, JsonErrors, NotFound};
-use request_id::Surround;
-use response::Responses;
+use request_id::ApiLayer;
+use response::ResponseMemory;
 pub use server::{Limits as ServerLimits, Server, bind};
 pub use webhooks::TargetCheck;
 
-/// The state that handlers share; cloned for each request.
+/// The state that all handlers share; cloned for each request.
 #[derive(Debug, Clone)]
 pub struct Api(Arc<Shared>);
 
@@ -84,10 +84,10 @@ pub struct Shared {
     feedback: Arc<Feedback>,
     /// Maximum size in bytes of an inbound report.
     max_inbound: u64,
-    keys: Arc<Keys>,
+    keys: Arc<KeyCache>,
     bodies: Arc<Bodies>,
     limits: Limits,
-    responses: Responses,
+    responses: ResponseMemory,
     /// Concurrency limit of expensive queries.
     slow_queries: ConcurrencyLimit,
     /// Concurrency limit of event streams, long polls and exports.
@@ -113,7 +113,7 @@ pub struct Settings {
     pub limits: Limits,
     /// The delivery configuration of the workers.
     pub delivery: Delivery,
-    /// Checks which URLs webhooks may use.
+    /// Checks which URLs webhook endpoints may have.
     pub check_target: TargetCheck,
     /// Sender domains.
     pub domains: Domains,
@@ -131,13 +131,13 @@ impl Api {
         settings: Settings,
         stop: CancellationToken,
     ) -> Self {
-        let keys = Arc::new(Keys::new(db.clone(), clock.clone()));
+        let keys = Arc::new(KeyCache::new(db.clone(), clock.clone()));
         Self(Arc::new(Shared {
             event_notifier: Arc::new(EventNotifier::new(db.clone(), stop)),
             bodies: Arc::new(Bodies::new(keys.clone(), settings.max_body, settings.body_memory)),
             keys,
             limits: settings.limits,
-            responses: Responses::new(settings.body_memory.max(settings.max_body)),
+            responses: ResponseMemory::new(settings.body_memory.max(settings.max_body)),
             slow_queries: ConcurrencyLimit::new(concurrency_limit::SLOW_QUERIES),
             long_requests: ConcurrencyLimit::new(concurrency_limit::LONG_REQUESTS),
             delivery: Arc::new(settings.delivery),
@@ -153,7 +153,7 @@ impl Api {
     }
 }
 
-/// Returns every documented route.
+/// Returns the router of all documented routes.
 fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(messages::create::create, messages::list::list))
@@ -185,7 +185,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(domains::read::get, domains::control::remove))
         .routes(routes!(domains::verify::verify))
         .routes(routes!(domains::rotate::rotate))
-        .routes(routes!(inbound::hand_in))
+        .routes(routes!(inbound::submit))
         .routes(routes!(suppressions::list::list, suppressions::control::add))
         .routes(routes!(suppressions::control::remove_many))
         .routes(routes!(suppressions::import::import))
@@ -207,7 +207,7 @@ pub fn router(api: Api, inbox: Option<Arc<Inbox>>) -> Router {
     } else {
         router = router.merge(openapi::router());
     }
-    with_responses(router, responses)
+    with_layer(router, responses)
 }
 
 /// Returns a router with only the unsubscribe pages and a liveness probe.
@@ -216,19 +216,19 @@ pub fn public(api: Api) -> Router {
     let health = || async { axum::Json(serde_json::json!({"status": "ok"})) };
     let health = Router::new().route("/healthz", axum::routing::get(health));
     let responses = api.responses.clone();
-    with_responses(health.merge(unsubscribe::router().with_state(api)), responses)
+    with_layer(health.merge(unsubscribe::router().with_state(api)), responses)
 }
 
-/// Adds the fallbacks and response headers of every route to the router of the standalone inbox.
+/// Adds the fallbacks and the [`ApiLayer`] to the router of the standalone inbox.
 pub fn finish(router: Router) -> Router {
-    with_responses(router, Responses::new(INBOX_MEMORY))
+    with_layer(router, ResponseMemory::new(INBOX_MEMORY))
 }
 
-/// Memory for large responses of the standalone inbox.
+/// Memory for large responses of the standalone inbox, in bytes.
 const INBOX_MEMORY: u64 = 64 << 20;
 
-fn with_responses(router: Router, responses: Responses) -> Router {
-    router.fallback(error::not_found).method_not_allowed_fallback(error::method_not_allowed).layer(Surround(responses))
+fn with_layer(router: Router, responses: ResponseMemory) -> Router {
+    router.fallback(error::not_found).method_not_allowed_fallback(error::method_not_allowed).layer(ApiLayer(responses))
 }
 
 /// `Retry-After` while the database is unavailable.

@@ -29,12 +29,15 @@ pub struct Page<T> {
     #[schema(schema_with = entries::<T>)]
     pub data: Vec<T>,
     /// Whether more entries follow.
+    #[schema(example = false)]
     pub has_more: bool,
     /// The cursor to pass as `after` for the next page; null on the last page.
+    #[schema(example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub next: Option<String>,
 }
 
-/// Returns the schema of `data` by reference, so that generators create one type for entries of several lists.
+/// Returns the schema of `data` with a reference to the entry's schema, so that generators create one type for the
+/// entries of several lists.
 fn entries<T: ToSchema>() -> RefOr<Schema> {
     ArrayBuilder::new().items(Ref::from_schema_name(T::name())).description(Some("The entries.")).into()
 }

@@ -16,9 +16,10 @@ use crate::domain::fault::{Code, Faults};
 /// The query parameters of one request, by name.
 #[derive(Debug)]
 pub(super) struct Params {
-    left: BTreeMap<String, String>,
+    /// The parameters that have not been read.
+    remaining: BTreeMap<String, String>,
     /// The names that the endpoint reads, for the error about an unknown one.
-    known: Vec<&'static str>,
+    read: Vec<&'static str>,
     faults: Faults,
 }
 
@@ -26,15 +27,15 @@ impl<S: Sync> FromRequestParts<S> for Params {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let mut params = Self { left: BTreeMap::new(), known: Vec::new(), faults: Faults::default() };
-        // Text that is not UTF-8 would be searched for as different text.
+        let mut params = Self { remaining: BTreeMap::new(), read: Vec::new(), faults: Faults::default() };
+        // Lossy decoding would search for another text than the client sent.
         if percent_encoding::percent_decode_str(parts.uri.query().unwrap_or_default()).decode_utf8().is_err() {
             return Err(ApiError::Malformed("The query string must be percent-encoded UTF-8.".into()));
         }
         for (name, value) in url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()) {
             if value.contains('\0') {
                 params.faults.push(name.as_ref(), Code::ControlCharacter, "NUL is not allowed here.");
-            } else if params.left.insert(name.clone().into_owned(), value.into_owned()).is_some() {
+            } else if params.remaining.insert(name.clone().into_owned(), value.into_owned()).is_some() {
                 params.faults.push(name, Code::DuplicateField, "Duplicate parameter; pass it once.");
             }
         }
@@ -45,11 +46,11 @@ impl<S: Sync> FromRequestParts<S> for Params {
 impl Params {
     /// Returns a parameter's text; an empty one counts as absent.
     pub(super) fn text(&mut self, name: &'static str) -> Option<String> {
-        if self.left.is_empty() {
+        if self.remaining.is_empty() {
             return None;
         }
-        self.known.push(name);
-        self.left.remove(name).filter(|value| !value.is_empty())
+        self.read.push(name);
+        self.remaining.remove(name).filter(|value| !value.is_empty())
     }
 
     /// Returns a parameter parsed by `read`; adds a fault with `hint` if it is invalid.
@@ -82,8 +83,8 @@ impl Params {
 
     /// Fails if any parameter was unknown or invalid.
     pub(super) fn finish(mut self) -> Result<(), ApiError> {
-        for name in self.left.into_keys() {
-            let message = unknown(&name, &self.known);
+        for name in self.remaining.into_keys() {
+            let message = unknown(&name, &self.read);
             self.faults.push(cut(&name), Code::UnknownField, message);
         }
         if self.faults.is_empty() { Ok(()) } else { Err(ApiError::Invalid(self.faults.into_vec())) }
@@ -95,14 +96,14 @@ fn unknown(name: &str, known: &[&'static str]) -> String {
     if known.is_empty() {
         return "Unknown parameter; this endpoint has none.".into();
     }
-    let known_names = known.join("`, `");
+    let names = known.join("`, `");
     match suggestion(name, known) {
-        Some(meant) => format!("Unknown parameter; did you mean `{meant}`? Known are `{known_names}`."),
-        None => format!("Unknown parameter; known are `{known_names}`."),
+        Some(similar) => format!("Unknown parameter; did you mean `{similar}`? Use one of `{names}`."),
+        None => format!("Unknown parameter; use one of `{names}`."),
     }
 }
 
-/// An id in the path. An invalid id is answered 404.
+/// An id in the path. An invalid id returns 404.
 #[derive(Debug)]
 pub(super) struct PathId<T>(pub T);
 

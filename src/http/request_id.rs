@@ -15,35 +15,35 @@ use futures_util::future::BoxFuture;
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use super::response::{Asker, Responses};
+use super::response::{ResponseMemory, ResponseOwner};
 use super::security::{self, Policy};
 use super::{Problem, error, unread};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Capacity for the headers that this layer, hyper and the router add to a response.
-const ADDED: usize = 8;
+/// Number of headers that this layer, hyper and the router add to a response.
+const EXTRA_HEADERS: usize = 8;
 
-/// Wraps every route. A single service rather than a stack of middleware, each of which would cost several allocations
-/// per request.
+/// The layer that wraps every route. A single service rather than a stack of middleware, each of which would cost
+/// several allocations per request.
 #[derive(Debug, Clone)]
-pub(super) struct Surround(pub Responses);
+pub(super) struct ApiLayer(pub ResponseMemory);
 
-/// A wrapped route.
+/// A route with the layer around it.
 #[derive(Debug, Clone)]
-pub(super) struct Surrounded {
+pub(super) struct ApiService {
     route: Route,
-    responses: Responses,
+    responses: ResponseMemory,
 }
 
-impl Layer<Route> for Surround {
-    type Service = Surrounded;
+impl Layer<Route> for ApiLayer {
+    type Service = ApiService;
 
-    fn layer(&self, route: Route) -> Surrounded {
-        Surrounded { route, responses: self.0.clone() }
+    fn layer(&self, route: Route) -> ApiService {
+        ApiService { route, responses: self.0.clone() }
     }
 }
 
-impl Service<Request> for Surrounded {
+impl Service<Request> for ApiService {
     type Response = Response;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Response, Infallible>>;
@@ -55,7 +55,7 @@ impl Service<Request> for Surrounded {
 
     /// Assigns the request's id, and writes the body of a problem.
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let id = request.headers().get(X_REQUEST_ID).filter(|id| is_sensible(id)).cloned();
+        let id = request.headers().get(X_REQUEST_ID).filter(|id| is_valid_id(id)).cloned();
         let id = id.unwrap_or_else(new_id);
         // Logs the route, never the path, which may contain a secret (`/u/{token}`) or an address.
         let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str);
@@ -63,28 +63,28 @@ impl Service<Request> for Surrounded {
         let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route);
         let policy = Policy::new(request.uri().path());
         let checked = security::check(&request);
-        let asker = Asker::default();
-        request.extensions_mut().insert(asker.clone());
+        let owner = ResponseOwner::default();
+        request.extensions_mut().insert(owner.clone());
         let responses = self.responses.clone();
         // The handler does not run before this future is polled.
-        let (request, unread) = unread::watch(request);
+        let (request, unread) = unread::track(request);
         let work = AssertUnwindSafe(self.route.call(request)).catch_unwind();
         Box::pin(async move {
             let mut response = match checked {
                 Ok(()) => {
-                    let answer = work.map(|done| match done {
+                    let response = work.map(|result| match result {
                         Ok(Ok(response)) => response,
                         Err(panic) => error::panicked(panic),
                     });
-                    let mut response = answer.instrument(span).await;
+                    let mut response = response.instrument(span).await;
                     if let Some(unread) = unread {
-                        unread.settle(&mut response);
+                        unread.discard_or_close(&mut response);
                     }
-                    responses.admit(&asker, response).await
+                    responses.admit(&owner, response).await
                 }
-                Err(error) => security::refused(error),
+                Err(error) => security::refuse_and_close(error),
             };
-            response.headers_mut().reserve(ADDED);
+            response.headers_mut().reserve(EXTRA_HEADERS);
             policy.add_to(response.headers_mut());
             if let Some(mut problem) = response.extensions_mut().remove::<Problem>() {
                 id.to_str().unwrap_or_default().clone_into(&mut problem.request_id);
@@ -106,7 +106,7 @@ fn new_id() -> HeaderValue {
 }
 
 /// Returns whether the id is short and safe to log.
-fn is_sensible(id: &HeaderValue) -> bool {
+fn is_valid_id(id: &HeaderValue) -> bool {
     let id = id.as_bytes();
     (1..=128).contains(&id.len()) && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte))
 }

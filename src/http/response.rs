@@ -8,85 +8,85 @@ use axum::body::{Body, Bytes, HttpBody as _};
 use axum::response::{IntoResponse as _, Response};
 
 use super::ApiError;
-use super::body::SMALL;
+use super::body::SMALL_BODY_BYTES;
 use super::memory_limit::{MemoryLimit, OutOfMemory, Owner, Reservation};
 use crate::domain::id::KeyId;
 
-/// How long a response may wait for memory before it is built.
+/// Maximum time to wait for memory before a response is built.
 const MAX_WAIT: Duration = Duration::from_secs(30);
-/// How long a response that has been built may wait for memory.
+/// Maximum time that a response in memory waits for its reservation.
 const MAX_WAIT_BUILT: Duration = Duration::from_secs(5);
 
-/// The key of the request, set by [`super::auth::Caller`] once it is known.
+/// The API key that a response's memory counts against, set by [`super::auth::Caller`] once the key is known.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Asker(Arc<OnceLock<KeyId>>);
+pub(super) struct ResponseOwner(Arc<OnceLock<KeyId>>);
 
-impl Asker {
+impl ResponseOwner {
     pub(super) fn set(&self, key: KeyId) {
         let _ = self.0.set(key);
     }
 }
 
-/// Marks a response whose memory was reserved before it was built.
+/// The mark of a response whose memory was reserved before it was built.
 #[derive(Debug, Clone, Copy)]
-struct Counted;
+struct AlreadyReserved;
 
 /// Memory for large responses.
 #[derive(Debug, Clone)]
-pub(super) struct Responses(Arc<MemoryLimit>);
+pub(super) struct ResponseMemory(Arc<MemoryLimit>);
 
-impl Responses {
+impl ResponseMemory {
     pub(super) fn new(memory: u64) -> Self {
         Self(MemoryLimit::new(memory))
     }
 
     /// Waits for memory to build a response.
     pub(super) async fn reserve(&self, owner: Owner, bytes: u64) -> Result<Reservation, ApiError> {
-        self.0.reserve(owner, bytes, MAX_WAIT).await.map_err(|OutOfMemory| full())
+        self.0.reserve(owner, bytes, MAX_WAIT).await.map_err(|OutOfMemory| out_of_memory())
     }
 }
 
-fn full() -> ApiError {
+fn out_of_memory() -> ApiError {
     ApiError::Unavailable("Too many large responses at once. Nothing was changed; retry the request.")
 }
 
-/// Bytes and their reservation of memory.
-struct Held {
+/// Bytes with their memory reservation.
+struct ReservedBytes {
     bytes: Bytes,
     _reservation: Arc<Reservation>,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for ReservedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-/// Returns bytes that release their memory when they have been sent.
-pub(super) fn held(bytes: impl Into<Bytes>, reservation: Arc<Reservation>) -> Bytes {
-    Bytes::from_owner(Held { bytes: bytes.into(), _reservation: reservation })
+/// Returns bytes that release their reservation when they have been sent.
+pub(super) fn with_reservation(bytes: impl Into<Bytes>, reservation: Arc<Reservation>) -> Bytes {
+    Bytes::from_owner(ReservedBytes { bytes: bytes.into(), _reservation: reservation })
 }
 
-/// Marks a response whose parts already hold their reservations.
-pub(super) fn counted(mut response: Response) -> Response {
-    response.extensions_mut().insert(Counted);
+/// Marks a response whose bytes already have a reservation, so that [`ResponseMemory::admit`] reserves none.
+pub(super) fn mark_reserved(mut response: Response) -> Response {
+    response.extensions_mut().insert(AlreadyReserved);
     response
 }
 
-impl Responses {
-    /// Makes a large response wait for memory.
-    pub(super) async fn admit(&self, asker: &Asker, response: Response) -> Response {
+impl ResponseMemory {
+    /// Reserves memory for a large response, and returns 503 instead if none becomes free in time.
+    pub(super) async fn admit(&self, owner: &ResponseOwner, response: Response) -> Response {
         let size = response.body().size_hint().exact().unwrap_or(0);
-        if size <= SMALL || response.extensions().get::<Counted>().is_some() {
+        if size <= SMALL_BODY_BYTES || response.extensions().get::<AlreadyReserved>().is_some() {
             return response;
         }
-        let Ok(reservation) = self.0.reserve_for_built(asker.0.get().copied(), size, MAX_WAIT_BUILT).await else {
-            return full().into_response();
+        let Ok(reservation) = self.0.reserve_for_built(owner.0.get().copied(), size, MAX_WAIT_BUILT).await else {
+            return out_of_memory().into_response();
         };
         let (parts, body) = response.into_parts();
         // An exact size means that the whole body is in memory.
         match axum::body::to_bytes(body, usize::MAX).await {
-            Ok(bytes) => Response::from_parts(parts, Body::from(held(bytes, Arc::new(reservation)))),
+            Ok(bytes) => Response::from_parts(parts, Body::from(with_reservation(bytes, Arc::new(reservation)))),
             Err(_) => ApiError::Internal.into_response(),
         }
     }

@@ -1,5 +1,5 @@
 //! Checks of every request, and security headers of every response, on all routes including the development inbox. A
-//! header that a handler sets itself is kept.
+//! header that a handler sets itself takes precedence.
 
 use axum::extract::Request;
 use axum::http::uri::Authority;
@@ -8,14 +8,15 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::ApiError;
 
-/// For responses that are not pages: nothing may run, load or be framed.
-const NOTHING: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// The Content-Security-Policy of responses that are not pages: nothing may run, load or be framed.
+const API_POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// For the API documentation, which loads its own scripts and style sheets and sets inline styles.
-const DOCUMENTATION: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+/// The Content-Security-Policy of the API documentation, which loads its own scripts and style sheets and sets inline
+/// styles.
+const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
     font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Refuses a request whose host, length or single-value headers are ambiguous.
+/// Fails if the request's host, length or single-value headers are ambiguous.
 pub(super) fn check(request: &Request) -> Result<(), ApiError> {
     let headers = request.headers();
     check_host(request.version(), headers)?;
@@ -23,8 +24,8 @@ pub(super) fn check(request: &Request) -> Result<(), ApiError> {
     check_coding(headers)
 }
 
-/// Returns the response to such a request. Nothing more is read from its connection.
-pub(super) fn refused(error: ApiError) -> Response {
+/// Returns the response to a request that [`check`] refuses, which also closes the connection.
+pub(super) fn refuse_and_close(error: ApiError) -> Response {
     let mut response = error.into_response();
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
@@ -33,20 +34,20 @@ pub(super) fn refused(error: ApiError) -> Response {
 /// The security headers for one path.
 pub(super) struct Policy {
     content: &'static str,
-    may_be_kept: bool,
+    is_cacheable: bool,
 }
 
 impl Policy {
     pub(super) fn new(path: &str) -> Self {
         let content = policy(path);
-        Self { content, may_be_kept: content == DOCUMENTATION || path == "/openapi.json" }
+        Self { content, is_cacheable: content == DOCS_POLICY || path == "/openapi.json" }
     }
 
     /// Adds the headers.
     pub(super) fn add_to(&self, headers: &mut HeaderMap) {
         // The documentation's pages have no charset.
         let is_page = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/html");
-        if is_page && self.content == DOCUMENTATION {
+        if is_page && self.content == DOCS_POLICY {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
         }
         let mut add = |name: HeaderName, value: &'static str| {
@@ -56,17 +57,17 @@ impl Policy {
         add(header::CONTENT_SECURITY_POLICY, self.content);
         add(header::REFERRER_POLICY, "no-referrer");
         // Responses contain addresses, messages and keys: no cache may store them.
-        if !self.may_be_kept {
+        if !self.is_cacheable {
             add(header::CACHE_CONTROL, "no-store");
         }
     }
 }
 
 fn policy(path: &str) -> &'static str {
-    if path == "/docs" || path.starts_with("/docs/") { DOCUMENTATION } else { NOTHING }
+    if path == "/docs" || path.starts_with("/docs/") { DOCS_POLICY } else { API_POLICY }
 }
 
-/// RFC 9112 §3.2: an HTTP/1.1 request without `Host`, and any request with several or an invalid one, is answered 400.
+/// RFC 9112 §3.2: an HTTP/1.1 request without `Host`, and any request with several or an invalid one, gets a 400.
 fn check_host(version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let refused = |why: &str| Err(ApiError::Malformed(format!("The request needs one `Host` header; {why}.")));
@@ -108,8 +109,8 @@ fn is_host(value: &HeaderValue) -> bool {
     value.is_empty() || is_plain_host(value) || (!value.contains(&b'@') && Authority::try_from(value).is_ok())
 }
 
-/// Returns whether the value is a name or an IPv4 address with an optional port: the common case, checked without a
-/// copy.
+/// Returns whether the value is a name or an IPv4 address with an optional port: the common case, checked without
+/// parsing.
 fn is_plain_host(value: &[u8]) -> bool {
     let is_name = |name: &[u8]| {
         !name.is_empty() && name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'))
@@ -128,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_a_name_or_an_address_with_a_port() {
+    fn host_is_a_name_or_address_with_optional_port() {
         for good in ["example.test", "example.test:8080", "127.0.0.1", "[::1]:80", "a_b.test", ""] {
             assert!(is_host(&HeaderValue::from_static(good)), "{good}");
         }

@@ -1,6 +1,6 @@
-//! The security log of refused requests. Refusals are logged at most once a minute per API key and reason, with their
-//! number since the last line; requests without a known key share one line per reason. Changes are logged by their
-//! handlers, with the same `event` and `by` fields.
+//! The security log of refused requests. Refusals are logged at most once a minute per API key and reason, with the
+//! number of refusals since the last line; requests without a known key share one line per reason. Changes are logged
+//! by their handlers, with the same `event` and `by` fields.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(super) enum Refusal {
     Forbidden,
 }
 
-/// Recent refusals.
+/// The log of refusals, rate-limited per key and reason.
 #[derive(Debug)]
 pub(super) struct SecurityLog(Cache<(Option<Uuid>, Refusal), Arc<RateLimitedLog>>);
 
@@ -55,7 +55,14 @@ impl SecurityLog {
                 tracing::warn!(event = "api_key_expired_used", by = id, name, count, "refused an expired API key");
             }
             Refusal::Forbidden => {
-                tracing::warn!(event = "api_key_forbidden", by = id, name, count, reason, "refused by scope or domain");
+                tracing::warn!(
+                    event = "api_key_forbidden",
+                    by = id,
+                    name,
+                    count,
+                    reason,
+                    "refused an API key without the required scope or sender domain"
+                );
             }
         }
     }
@@ -72,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_refusals_of_one_key_do_not_hide_others() {
+    fn refusals_of_one_key_do_not_hide_those_of_other_keys() {
         let (log, now) = (SecurityLog::default(), Instant::now());
         let (one, other) = (Some(Uuid::from_u128(1)), Some(Uuid::from_u128(2)));
         assert_eq!(log.note(Refusal::Forbidden, one, now), Some(1));

@@ -20,47 +20,47 @@ use tokio::time::timeout;
 const MAX_BYTES: u64 = 64 << 20;
 /// Maximum time to discard a body.
 const MAX_TIME: Duration = Duration::from_secs(30);
-/// Maximum time to wait for each piece.
+/// Maximum time to wait for each chunk.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
-/// Receives a body that was dropped before its end.
-type Left = Arc<Mutex<Option<Body>>>;
+/// Receives the rest of a body that was dropped before its end.
+type UnreadSlot = Arc<Mutex<Option<Body>>>;
 
-/// A body that is returned for discarding if it is not read to its end.
-struct Borrowed {
+/// A body whose unread rest goes to `slot` when it is dropped.
+struct RecoverableBody {
     body: Option<Body>,
-    left: Left,
+    slot: UnreadSlot,
 }
 
 /// The unread rest of a request's body.
 pub(super) struct Unread {
-    left: Left,
-    /// Whether the client waits for `100 Continue` and has not sent the body.
-    is_asking: bool,
+    slot: UnreadSlot,
+    /// Whether the client sent `Expect: 100-continue`, and may wait before it sends the body.
+    expects_continue: bool,
 }
 
 /// Wraps the body so that its unread rest can be discarded. Returns `None` if the request has no body.
-pub(super) fn watch(request: Request) -> (Request, Option<Unread>) {
+pub(super) fn track(request: Request) -> (Request, Option<Unread>) {
     if request.body().is_end_stream() {
         return (request, None);
     }
-    let is_asking = request.headers().contains_key(header::EXPECT);
-    let left = Left::default();
-    let request = request.map(|body| Body::new(Borrowed { body: Some(body), left: left.clone() }));
-    (request, Some(Unread { left, is_asking }))
+    let expects_continue = request.headers().contains_key(header::EXPECT);
+    let slot = UnreadSlot::default();
+    let request = request.map(|body| Body::new(RecoverableBody { body: Some(body), slot: slot.clone() }));
+    (request, Some(Unread { slot, expects_continue }))
 }
 
 impl Unread {
     /// Discards the rest of the body after a refusal, or closes the connection after the response.
-    pub(super) fn settle(self, response: &mut Response) {
+    pub(super) fn discard_or_close(self, response: &mut Response) {
         let status = response.status();
         if !status.is_client_error() && !status.is_server_error() {
             return;
         }
-        let rest = self.left.lock().take();
+        let rest = self.slot.lock().take();
         let Some(rest) = rest else { return };
         // After a timeout, the body arrives too slowly to be discarded.
-        if self.is_asking || status == StatusCode::REQUEST_TIMEOUT || rest.size_hint().lower() > MAX_BYTES {
+        if self.expects_continue || status == StatusCode::REQUEST_TIMEOUT || rest.size_hint().lower() > MAX_BYTES {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         } else {
             tokio::spawn(timeout(MAX_TIME, discard(rest)));
@@ -70,16 +70,16 @@ impl Unread {
 
 /// Reads the body to its end, or stops at a limit.
 async fn discard(body: Body) {
-    let (mut pieces, mut read) = (body.into_data_stream(), 0);
-    while let Ok(Some(Ok(piece))) = timeout(MAX_PAUSE, pieces.next()).await {
-        read += piece.len() as u64;
+    let (mut chunks, mut read) = (body.into_data_stream(), 0);
+    while let Ok(Some(Ok(chunk))) = timeout(MAX_PAUSE, chunks.next()).await {
+        read += chunk.len() as u64;
         if read > MAX_BYTES {
             return;
         }
     }
 }
 
-impl HttpBody for Borrowed {
+impl HttpBody for RecoverableBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -101,10 +101,10 @@ impl HttpBody for Borrowed {
     }
 }
 
-impl Drop for Borrowed {
+impl Drop for RecoverableBody {
     fn drop(&mut self) {
         if let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) {
-            *self.left.lock() = Some(body);
+            *self.slot.lock() = Some(body);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `/u/{token}`: unsubscribes a recipient from a stream (RFC 8058). For mail clients and people, not for applications.
+//! `/u/{token}`: unsubscribes a recipient from a stream (RFC 8058). For email clients and people, not for applications.
 //!
 //! A POST unsubscribes at once, without a cookie, a key or a redirect, as mailbox providers require. A GET only shows a
 //! page with a button, because link scanners follow links. Links are signed: a forged one costs no query, and a valid
@@ -18,23 +18,23 @@ use super::{Api, ApiError};
 use crate::db;
 use crate::domain::unsubscribe::Ticket;
 
-/// Maximum bytes of a form; a mailbox provider sends 26.
-const FORM: usize = 16 << 10;
-/// How long a form may take to arrive.
-const ARRIVAL: Duration = Duration::from_secs(10);
+/// Maximum bytes of a form; mailbox providers send 26.
+const MAX_FORM_BYTES: usize = 16 << 10;
+/// Maximum time for a form to arrive.
+const MAX_FORM_TIME: Duration = Duration::from_secs(10);
 
-/// The token; text that is not UTF-8 is not a valid one.
+/// The token of a link; a token that is not UTF-8 is invalid.
 type Token = Result<Path<String>, PathRejection>;
 
 /// Returns the router of the unsubscribe pages.
 pub(super) fn router() -> Router<Api> {
-    Router::new().route("/u/{token}", get(show).post(act))
+    Router::new().route("/u/{token}", get(show_page).post(unsubscribe_recipient))
 }
 
-/// Shows the page. Changes nothing, and does not query the database.
-async fn show(State(api): State<Api>, token: Token) -> Response {
-    let Some(ticket) = ticket(&api, token) else { return unknown() };
-    let (address, stream) = (escaped(&ticket.address.to_string()), escaped(&ticket.stream));
+/// Returns the page with the button. Changes nothing, and does not query the database.
+async fn show_page(State(api): State<Api>, token: Token) -> Response {
+    let Some(ticket) = ticket(&api, token) else { return invalid_link() };
+    let (address, stream) = (escape_html(&ticket.address.to_string()), escape_html(&ticket.stream));
     page(
         StatusCode::OK,
         "Unsubscribe",
@@ -46,12 +46,17 @@ async fn show(State(api): State<Api>, token: Token) -> Response {
     )
 }
 
-/// Unsubscribes; idempotent.
-async fn act(State(api): State<Api>, token: Token, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    // Reads the form although its content is not needed: a client that is cut off may report a failure.
-    let form = tokio::time::timeout(ARRIVAL, axum::body::to_bytes(body, FORM)).await;
-    form.map_err(|_| ApiError::BodyTimeout)?.map_err(|_| ApiError::TooLarge(FORM as u64))?;
-    let Some(ticket) = ticket(&api, token) else { return Ok(unknown()) };
+/// Unsubscribes the recipient. Repeating it has no further effect.
+async fn unsubscribe_recipient(
+    State(api): State<Api>,
+    token: Token,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    // Reads the form although its content is not needed: a client whose upload is cut off may report a failure.
+    let form = tokio::time::timeout(MAX_FORM_TIME, axum::body::to_bytes(body, MAX_FORM_BYTES)).await;
+    form.map_err(|_| ApiError::BodyTimeout)?.map_err(|_| ApiError::TooLarge(MAX_FORM_BYTES as u64))?;
+    let Some(ticket) = ticket(&api, token) else { return Ok(invalid_link()) };
     db::suppressions::unsubscribe::unsubscribe(&api.db, &ticket, api.clock.now()).await?;
     tracing::info!(
         event = "recipient_unsubscribed",
@@ -59,25 +64,25 @@ async fn act(State(api): State<Api>, token: Token, headers: HeaderMap, body: Bod
         stream = ticket.stream,
         "recipient unsubscribed"
     );
-    if !wants_a_page(&headers) {
+    if !accepts_html(&headers) {
         return Ok((StatusCode::OK, "Unsubscribed.\n").into_response());
     }
-    let (address, stream) = (escaped(&ticket.address.to_string()), escaped(&ticket.stream));
+    let (address, stream) = (escape_html(&ticket.address.to_string()), escape_html(&ticket.stream));
     let body = format!("<p><b>{address}</b> no longer receives <b>{stream}</b> messages.</p>");
     Ok(page(StatusCode::OK, "You are unsubscribed", &body))
 }
 
 fn ticket(api: &Api, token: Token) -> Option<Ticket> {
-    api.links.as_ref()?.read(&token.ok()?.0)
+    api.links.as_ref()?.verify(&token.ok()?.0)
 }
 
 /// Returns whether the client accepts HTML, as a browser does.
-fn wants_a_page(headers: &HeaderMap) -> bool {
+fn accepts_html(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     accept.is_some_and(|accept| accept.contains("text/html"))
 }
 
-fn unknown() -> Response {
+fn invalid_link() -> Response {
     let body = "<p>This link is incomplete or invalid. Try the link in the message again, or ask the sender to remove you \
     from the list.</p>";
     page(StatusCode::NOT_FOUND, "Invalid link", body)
@@ -110,6 +115,6 @@ fn page(status: StatusCode, title: &str, body: &str) -> Response {
     (status, headers, html).into_response()
 }
 
-fn escaped(text: &str) -> String {
+fn escape_html(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
-/// A semaphore of which each key may use only a part. Keys without permits and waiters use no memory. It is never closed.
+/// A semaphore of which each key may use only a part. Keys without permits or waiters use no memory. It is never
+/// closed.
 #[derive(Debug)]
 pub struct KeyedSemaphore<K> {
     total: Arc<Semaphore>,
@@ -36,8 +37,8 @@ impl<K: Hash + Eq + Copy> KeyedSemaphore<K> {
         Arc::new(Self { total: Arc::new(Semaphore::new(total)), per_key, keys: Mutex::default() })
     }
 
-    /// Waits for `count` permits of the total, and for one of the key's own first: so waiting for it blocks no other
-    /// key. Without a key, only the total counts.
+    /// Waits for one of the key's own permits, and then for `count` permits of the total. In this order, a key that
+    /// waits for its own permit blocks no other key. Without a key, only the total counts.
     pub async fn acquire(self: &Arc<Self>, key: Option<K>, count: u32) -> Result<KeyedPermit<K>, AcquireError> {
         let own = match key {
             Some(key) => {
@@ -64,7 +65,8 @@ impl<K: Hash + Eq + Copy> KeyedSemaphore<K> {
         Ok(KeyedPermit { _total: total, _own: own })
     }
 
-    /// Returns the key's semaphore, and what removes it when it is no longer used, even if the wait is cancelled.
+    /// Returns the key's semaphore, and an [`OwnPermit`] whose drop removes the semaphore once it is unused, even if
+    /// the wait is cancelled.
     fn own(self: &Arc<Self>, key: K) -> (OwnPermit<K>, Arc<Semaphore>) {
         let new = || Arc::new(Semaphore::new(self.per_key));
         let semaphore = self.keys.lock().entry(key).or_insert_with(new).clone();
@@ -76,7 +78,7 @@ impl<K: Hash + Eq> Drop for OwnPermit<K> {
     fn drop(&mut self) {
         drop(self.permit.take());
         let mut keys = self.keyed.keys.lock();
-        // Only the map refers to it: the key has no permit and waits for none.
+        // Only the map refers to the semaphore: the key has no permit and waits for none.
         if keys.get(&self.key).is_some_and(|own| Arc::strong_count(own) == 1) {
             keys.remove(&self.key);
         }
@@ -120,14 +122,14 @@ mod tests {
         let mut waiting = Box::pin(limit.acquire(Some(1), 1));
         assert!((&mut waiting).now_or_never().is_none());
         let others = [limit.try_acquire(Some(2)), limit.try_acquire(Some(3))];
-        assert!(others.iter().all(Result::is_ok), "who waits holds none of the total");
+        assert!(others.iter().all(Result::is_ok), "a waiting caller holds no permit of the total");
         drop((held, others));
         drop(waiting.await.unwrap());
         assert!(limit.keys.lock().is_empty());
     }
 
     #[tokio::test]
-    async fn cancelled_wait_leaves_nothing_behind() {
+    async fn cancelled_wait_removes_the_key() {
         let limit = KeyedSemaphore::new(1, 1);
         let held = limit.acquire(Some(1), 1).await.unwrap();
         assert!(limit.acquire(Some(1), 1).now_or_never().is_none());
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn caller_that_takes_all_permits_is_alone() {
+    async fn caller_that_acquires_all_permits_excludes_others() {
         let limit = KeyedSemaphore::new(4, 2);
         let held = limit.acquire(Some(1), 1).await.unwrap();
         let mut alone = Box::pin(limit.acquire(Some(2), 4));

@@ -1,4 +1,4 @@
-//! The connections of each client. A client is a network (`domain::network::owner`).
+//! Counts the connections of each client. A client is a network (`domain::network::owner`).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use std::net::IpAddr;
 pub struct PeerCounts(HashMap<IpAddr, usize>);
 
 impl PeerCounts {
-    /// Returns the connections of a network.
+    /// Returns the number of connections of a network.
     pub fn get(&self, network: IpAddr) -> usize {
         self.0.get(&network).copied().unwrap_or(0)
     }

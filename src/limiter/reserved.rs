@@ -30,10 +30,10 @@ impl ReservedSemaphore {
         Self { all: Pool::new(permits), common: Pool::new(permits.saturating_sub(reserved)) }
     }
 
-    /// Waits until `count` permits are free. A caller that asks for more than there are waits until it is the only one.
-    /// Returns an error if the semaphore was closed.
+    /// Waits until `count` permits are free. A caller that requests more than all permits waits until it is the only
+    /// one. Returns an error if the semaphore was closed.
     pub async fn acquire(&self, count: usize, urgent: bool) -> Result<ReservedPermit<'_>, AcquireError> {
-        // In this order, so that nobody who waits for common permits holds any of the others.
+        // Common permits are acquired first, so that a caller that waits for them holds no other permits.
         let common = if urgent { None } else { Some(self.common.acquire(count).await?) };
         Ok(ReservedPermit { _common: common, _all: self.all.acquire(count).await? })
     }
@@ -78,14 +78,14 @@ mod tests {
     }
 
     #[test]
-    fn urgent_users_may_take_everything() {
+    fn urgent_users_may_use_all_permits() {
         let semaphore = ReservedSemaphore::new(8, 2);
         let _urgent = acquire(&semaphore, 8, true).unwrap();
         assert!(acquire(&semaphore, 1, false).is_none());
     }
 
     #[test]
-    fn request_for_more_than_there_is_goes_alone() {
+    fn request_for_more_than_all_permits_excludes_others() {
         for urgent in [true, false] {
             let semaphore = ReservedSemaphore::new(8, 2);
             let large = acquire(&semaphore, 100, urgent).unwrap();
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waiters_are_served_in_turn() {
+    async fn waiters_are_served_in_order() {
         let semaphore = ReservedSemaphore::new(4, 0);
         let held = acquire(&semaphore, 4, false).unwrap();
         let mut first = Box::pin(semaphore.acquire(3, false));

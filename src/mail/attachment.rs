@@ -12,7 +12,7 @@ use super::normalise::lines;
 use super::parameter::{self, percent_encoded};
 use super::text::{is_plain, join_lines};
 use super::{base64_lines, quoted_printable};
-use crate::domain::header_syntax::LONGEST_LINE;
+use crate::domain::header_syntax::MAX_LINE;
 use crate::domain::message::Attachment;
 
 /// The type of a file whose own type is unknown or cannot be preserved.
@@ -43,7 +43,7 @@ pub(super) struct File<'a> {
 
 impl<'a> File<'a> {
     /// Chooses the declared type and the encoding. A file that contains `boundary` cannot be sent unencoded. `domain`
-    /// is the sender's.
+    /// is the domain of the sender.
     pub(super) fn new(file: &'a Attachment, data: &'a [u8], domain: &str, boundary: &str) -> Self {
         let given = media_type(&file.content_type);
         let (media_type, encoding, encoded) = match given.split_once('/').unwrap_or_default().0 {
@@ -59,9 +59,9 @@ impl<'a> File<'a> {
             },
             _ => (given, Encoding::Base64, base64_lines::encoded_len(data.len())),
         };
-        let content_id = file.content_id.as_deref().map(|id| content_id::whole(id, domain));
-        // A byte of a name becomes `%XX` in a line with a frame of 29 around it, and `=XX` in an encoded-word of 26 for
-        // 12.
+        let content_id = file.content_id.as_deref().map(|id| content_id::with_domain(id, domain));
+        // An upper bound, because a name is written twice: as `%XX` in lines with 29 bytes of framing, and as `=XX` in
+        // encoded-words of at most 26 bytes for 12 bytes of text.
         let names = file.filename.len() * 10 + content_id.as_ref().map_or(0, |id| id.len() * 3);
         let size_limit = 512 + file.content_type.len() * 2 + names + encoded;
         Self { description: file, data, media_type, content_id, encoding, size_limit }
@@ -120,13 +120,13 @@ fn is_global(content_type: &str) -> bool {
     content_type.get(..14).is_some_and(|kind| kind.eq_ignore_ascii_case("message/global"))
 }
 
-/// Returns the text of a file that begins with a header, as every `message/*` does, and can be sent unencoded.
+/// Returns the text of a file if it begins with a header field, as every `message/*` does, and can be sent unencoded.
 fn as_message(data: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(data).ok().filter(|text| text.is_ascii())?;
     let name = lines(text).next()?.split_once(':')?.0.trim_end();
     let begins_with_field = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
-    let is_fit = lines(text).all(|line| line.len() <= LONGEST_LINE && !line.contains('\0'));
-    (begins_with_field && is_fit).then_some(text)
+    let can_be_sent = lines(text).all(|line| line.len() <= MAX_LINE && !line.contains('\0'));
+    (begins_with_field && can_be_sent).then_some(text)
 }
 
 /// Returns the encoding for a text file, and the maximum encoded length.
@@ -147,12 +147,12 @@ fn text_encoding(data: &[u8], boundary: &str) -> (Encoding, usize) {
         }
     }
     let unprintable = data.iter().filter(|&&byte| !quoted_printable::is_literal(byte)).count() - 2 * crlfs;
-    let is_escaped_further = |line: &&[u8]| {
+    let has_more_escapes = |line: &&[u8]| {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         line.starts_with(b"From ") || line.ends_with(b" ") || line.ends_with(b"\t")
     };
-    let further = data.split(|byte| *byte == b'\n').filter(is_escaped_further).count();
-    let escaped = data.len() + 2 * unprintable + 4 * further;
+    let lines_with_more = data.split(|byte| *byte == b'\n').filter(has_more_escapes).count();
+    let escaped = data.len() + 2 * unprintable + 4 * lines_with_more;
     // A soft break costs 3 bytes in 73 and a `From ` after it 2 more, and each line end may have one.
     let quoted = escaped + escaped / 14 + 3 * (line_ends - crlfs) + 8;
     if quoted * 3 <= data.len() * 4 { (Encoding::QuotedPrintable, quoted) } else { base64 }
@@ -179,8 +179,8 @@ fn write_disposition(out: &mut Vec<u8>, file: &Attachment) {
     disposition.end();
 }
 
-/// Returns the type to declare. `multipart/*` must not be base64-encoded (RFC 2045 §6.4), and unencoded its bytes would
-/// be changed in transit.
+/// Returns the type to declare. `multipart/*` is declared as opaque: it must not be base64-encoded (RFC 2045 §6.4), and
+/// unencoded its bytes could be changed in transit.
 fn media_type(given: &str) -> &str {
     let essence = given.split(';').next().unwrap_or_default().trim();
     let is_token = |part: &str| !part.is_empty() && part.bytes().all(is_token_byte);
@@ -235,7 +235,7 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    /// The encoding and the body of a file.
+    /// Returns the encoding and the body of a file.
     fn body(content_type: &str, data: &str) -> (String, String) {
         let file = Attachment {
             filename: "f".into(),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_an_attachment() {
+    fn file_is_an_attachment() {
         assert_eq!(
             written("data.csv", "text/csv; charset=utf-8", None),
             "Content-Type: text/csv; charset=utf-8\r\nContent-Transfer-Encoding: 7bit\r\n\
@@ -264,13 +264,13 @@ mod tests {
     }
 
     #[test]
-    fn ascii_text_is_readable_and_keeps_its_bytes() {
-        let kept = |data: &str, encoding: &str, expected: &str| {
+    fn ascii_text_stays_readable_and_unchanged() {
+        let check = |data: &str, encoding: &str, expected: &str| {
             assert_eq!(body("text/csv", data), (encoding.to_owned(), expected.to_owned()), "{data:?}");
         };
-        kept("a,b\r\n1,2\r\n", "7bit", "a,b\r\n1,2\r\n");
+        check("a,b\r\n1,2\r\n", "7bit", "a,b\r\n1,2\r\n");
         let rows = "name,amount,date of purchase\n".repeat(3);
-        kept(&rows, "quoted-printable", "name,amount,date of purchase=0A=\r\n".repeat(3).trim_end_matches("=\r\n"));
+        check(&rows, "quoted-printable", "name,amount,date of purchase=0A=\r\n".repeat(3).trim_end_matches("=\r\n"));
         let long = "x".repeat(1_200);
         let (encoding, text) = body("Text/plain", &long);
         assert_eq!(encoding, "quoted-printable");
@@ -282,9 +282,9 @@ mod tests {
     }
 
     #[test]
-    fn a_message_stays_one_where_it_can() {
-        let mail = "From: a@b.test\nSubject: x\n\nHello.\n";
-        assert_eq!(body("message/rfc822", mail), ("7bit".to_owned(), mail.replace('\n', "\r\n")));
+    fn message_attachment_keeps_its_type_if_possible() {
+        let message = "From: a@b.test\nSubject: x\n\nHello.\n";
+        assert_eq!(body("message/rfc822", message), ("7bit".to_owned(), message.replace('\n', "\r\n")));
         assert_eq!(body("message/global", "\u{e9}").0, "base64");
         let long = format!("A: {}", "x".repeat(996));
         for data in ["From: \u{e9}@b.test\n\n", &long, "A: a\0b", "hello", "", "A: b\n\n--=_boundary"] {
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_beyond_ascii_is_there_for_old_readers_too() {
+    fn non_ascii_name_is_also_written_for_old_readers() {
         let part = written("Zo\u{eb}.pdf", "application/pdf", None);
         assert!(part.starts_with("Content-Type: application/pdf; name=\"=?utf-8?q?Zo=C3=AB=2Epdf?=\"\r\n"), "{part}");
         assert!(part.contains("; filename*=utf-8\'\'Zo%C3%AB.pdf\r\n"), "{part}");
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_ascii_name_is_there_for_old_readers_too() {
+    fn long_ascii_name_is_also_written_for_old_readers() {
         let quoted = written(&"a".repeat(60), "application/pdf", None);
         assert!(
             quoted.starts_with("Content-Type: application/pdf\r\n") && quoted.contains(" filename=\"aaa"),
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_with_an_id_is_inline() {
+    fn file_with_content_id_is_inline() {
         let part = written("logo.png", "image/png", Some("logo@acme.test"));
         assert!(
             part.contains("Content-Disposition: inline; filename=\"logo.png\"\r\nContent-ID: <logo@acme.test>\r\n\r\n")
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_that_cannot_be_declared_is_opaque() {
+    fn invalid_type_is_declared_as_octet_stream() {
         let long = format!("a/{}", "b".repeat(1_000));
         let types = ["Multipart/mixed; boundary=x", "", "text", "text/", "a b/c", "a/b\r\nBcc: c", "ä/b", &long];
         for content_type in types {
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_cannot_leave_its_brackets() {
+    fn content_id_cannot_inject_a_header() {
         assert!(
             written("f", "a/b", Some("x>\r\nBcc: ä")).contains("\r\nContent-ID: <x%3E%0D%0ABcc:%20%C3%A4>\r\n\r\n")
         );

@@ -1,4 +1,4 @@
-//! Base64 in lines of 76 (RFC 2045 §6.8), at the speed of copying.
+//! Base64 in lines of 76 characters (RFC 2045 §6.8).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 const LINE: usize = 76;
 /// Bytes encoded in one line.
 const PER_LINE: usize = LINE / 4 * 3;
-/// Bytes encoded at a time: a call costs more than a line does, and a block stays in the nearest cache.
+/// Bytes encoded per call: encoding line by line would be slower, and a block of this size fits into the CPU cache.
 const BLOCK: usize = PER_LINE * 128;
 
 /// Returns the encoded length of `len` bytes.
@@ -15,7 +15,7 @@ pub(super) fn encoded_len(len: usize) -> usize {
     len.div_ceil(3) * 4 + len.div_ceil(PER_LINE) * 2
 }
 
-/// Writes `data` in lines with CRLF between them, and no line end after the last.
+/// Writes `data` in lines with CRLF between them, without a final line end.
 pub(super) fn write(out: &mut Vec<u8>, data: &[u8]) {
     let mut encoded = String::with_capacity(BLOCK.min(data.len()) / 3 * 4 + 4);
     for (index, block) in data.chunks(BLOCK).enumerate() {
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_full_and_the_length_is_known() {
+    fn lines_are_full_and_within_the_predicted_length() {
         for len in [0, 1, 2, 3, 56, 57, 58, 114, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 58] {
             let data: Vec<u8> = (0..=u8::MAX).cycle().take(len).collect();
             let mut out = Vec::new();

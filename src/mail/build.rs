@@ -3,11 +3,11 @@
 //! ```text
 //! mixed ─┬─ alternative ─┬─ text
 //!        │               └─ related ─┬─ html
-//!        │                           └─ inline parts (those with a Content-ID), where there is html to show them
+//!        │                           └─ inline parts (with a Content-ID), if there is an html part
 //!        └─ attachments
 //! ```
 //!
-//! A container with only one part is left out. The message ends with a line end, even if the text does not.
+//! A container with only one part is replaced by the part. The message ends with a line end, even if the text does not.
 
 use std::borrow::Cow;
 
@@ -18,8 +18,8 @@ use super::header;
 use super::text::Text;
 use crate::domain::message::{Attachment, Draft};
 
-/// Capacity reserved for the signatures that are put before the message.
-const ROOM: usize = 2 << 10;
+/// Capacity in bytes reserved for the DKIM signatures, which are prepended to the message.
+const SIGNATURE_CAPACITY: usize = 2 << 10;
 
 /// Renders a draft as it is sent after `DATA`, without dot-stuffing.
 ///
@@ -31,10 +31,10 @@ pub fn build(draft: &Draft) -> Vec<u8> {
     let boundary = format!("=_{}", draft.id.0.simple());
     let domain = draft.from.address.domain();
     let ids = || draft.attachments.iter().filter_map(|(file, _)| file.content_id.as_deref());
-    let html = draft.content.html.as_deref().map(|html| content_id::link(html, ids(), domain));
+    let html = draft.content.html.as_deref().map(|html| content_id::complete_links(html, ids(), domain));
     let root = root(draft, html.as_ref(), &boundary);
     let size_limit = header::size_limit(draft) + root.size_limit();
-    let mut out = Vec::with_capacity(size_limit + ROOM);
+    let mut out = Vec::with_capacity(size_limit + SIGNATURE_CAPACITY);
     header::write(&mut out, draft);
     Bodies { out: &mut out, boundary: &boundary, containers: 0 }.write(&root);
     if !out.ends_with(b"\r\n") {

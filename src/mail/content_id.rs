@@ -1,23 +1,24 @@
-//! Ids of inline parts. A `Content-ID` is a message id and has an `@` (RFC 2045 §7); applications pass `logo` and link
-//! to `cid:logo`. Such an id is extended by the sender's domain, in the part and in every link to it (RFC 2392 §2).
+//! Ids of inline parts. A `Content-ID` has the syntax of a message id, with an `@` (RFC 2045 §7), but applications pass
+//! `logo` and link to `cid:logo`. Such an id is extended by `@` and the sender's domain, in the part and in every link
+//! to it (RFC 2392 §2).
 
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-/// Returns the id as the part declares it.
-pub(super) fn whole<'i>(id: &'i str, domain: &str) -> Cow<'i, str> {
+/// Returns the id as it is written in the part, with the domain if it has none.
+pub(super) fn with_domain<'i>(id: &'i str, domain: &str) -> Cow<'i, str> {
     if is_bare(id) { Cow::Owned(format!("{id}@{domain}")) } else { Cow::Borrowed(id) }
 }
 
-/// Returns whether an id has no `@` and only characters that make every link to it recognizable. Other ids stay
-/// unchanged.
+/// Returns whether an id has no `@` and only characters that make every link to it recognizable. Other ids are not
+/// changed.
 fn is_bare(id: &str) -> bool {
     !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._~+=-$!*".contains(&byte))
 }
 
 /// Returns `html` with its links to bare `ids` extended by the domain.
-pub(super) fn link<'h, 'i>(html: &'h str, ids: impl Iterator<Item = &'i str>, domain: &str) -> Cow<'h, str> {
+pub(super) fn complete_links<'h, 'i>(html: &'h str, ids: impl Iterator<Item = &'i str>, domain: &str) -> Cow<'h, str> {
     let ids: Vec<&str> = ids.filter(|id| is_bare(id)).collect();
     if ids.is_empty() {
         return Cow::Borrowed(html);
@@ -48,16 +49,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bare_id_gets_the_domain_wherever_it_stands() {
-        let linked = |html: &'static str| link(html, ["logo", "a+b.png", "x@y"].into_iter(), "acme.test");
-        assert_eq!(whole("logo", "acme.test"), "logo@acme.test");
+    fn bare_id_gets_the_domain_in_parts_and_links() {
+        let linked = |html: &'static str| complete_links(html, ["logo", "a+b.png", "x@y"].into_iter(), "acme.test");
+        assert_eq!(with_domain("logo", "acme.test"), "logo@acme.test");
         assert_eq!(linked("<img src=\"cid:logo\">"), "<img src=\"cid:logo@acme.test\">");
         assert_eq!(linked("url(CID:a%2Bb.png) 'cid:logo'"), "url(CID:a%2Bb.png@acme.test) 'cid:logo@acme.test'");
         for html in ["cid:logo2", "cid:logo@acme.test", "cid:x@y", "acid: logo", "cid:", ":logo", "é:cid"] {
             assert_eq!(linked(html), html);
         }
         for id in ["x@y", "a'b", "a%20b", ""] {
-            assert_eq!(whole(id, "acme.test"), id);
+            assert_eq!(with_domain(id, "acme.test"), id);
         }
     }
 }

@@ -1,9 +1,9 @@
 //! DKIM signatures (RFC 6376, RFC 8463), relaxed/relaxed.
 //!
 //! A signature depends only on the message, the keys and the message's date (`t=`), so that every attempt and every
-//! `raw` of a message has the same one. The body is hashed once for all keys. mail-auth provides the canonical forms
-//! and writes the signature field; its `sign` takes `t=` from the system's clock, which would make each attempt a
-//! different message.
+//! `raw` of a message has the same signature. The body is hashed once for all keys. mail-auth provides the canonical
+//! forms and writes the signature field. Its `sign` is not used: it takes `t=` from the system clock, so each attempt
+//! would send a different message.
 
 use chrono::{DateTime, Utc};
 use mail_auth::common::crypto::{HashAlgorithm, SigningKey as _};
@@ -44,7 +44,7 @@ const SIGNED: [&str; 24] = [
 /// Fields listed once more than they occur, so that adding another one invalidates the signature (§8.15).
 const OVERSIGNED: [&str; 5] = ["From", "Subject", "To", "Reply-To", "Date"];
 
-/// Why a message could not be signed.
+/// The reason why a message could not be signed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot be signed with {selector}: {why}")]
 pub struct SignError {
@@ -52,11 +52,11 @@ pub struct SignError {
     why: String,
 }
 
-/// Prepends a signature of each key to the message, in place: a large message must not be in memory twice. On an error
-/// the message is unchanged.
+/// Prepends a signature for each key to the message. Works in place, so that a large message is not in memory twice. On
+/// an error the message is unchanged.
 pub fn sign(mime: &mut Vec<u8>, signer: &Signer, at: DateTime<Utc>) -> Result<(), SignError> {
     let signatures = signatures(mime, signer, at)?;
-    // Reserves exactly what is needed: a vector that grows by itself would double.
+    // Reserves exactly the needed capacity: otherwise the vector could double its size.
     mime.reserve_exact(signatures.len());
     mime.splice(..0, signatures);
     Ok(())
@@ -65,7 +65,7 @@ pub fn sign(mime: &mut Vec<u8>, signer: &Signer, at: DateTime<Utc>) -> Result<()
 /// Returns the header fields to prepend to the message.
 fn signatures(mime: &[u8], signer: &Signer, at: DateTime<Utc>) -> Result<Vec<u8>, SignError> {
     let (fields, body) = split(mime);
-    // From the bottom up, as a verifier reads them (§5.4.2).
+    // From the last field to the first, as a verifier selects them (§5.4.2).
     let chosen: Vec<Field<'_>> = fields.into_iter().rev().filter(|(name, _)| is_signed(name)).collect();
     let mut canonical = Vec::with_capacity(1_024);
     Canonicalization::Relaxed.canonicalize_headers(chosen.iter().copied(), &mut canonical);
@@ -94,8 +94,8 @@ fn signatures(mime: &[u8], signer: &Signer, at: DateTime<Utc>) -> Result<Vec<u8>
 /// Maximum line length recommended by RFC 5322 §2.1.1.
 const LINE: usize = 78;
 
-/// Folds long lines of a signature at their spaces: the names of domains and keys may be long. The canonical form, in
-/// which a fold is a space (§3.4.2), stays the same.
+/// Folds long lines of a signature at their spaces, because domains and selectors may be long. This does not change the
+/// canonical form, in which a fold is a space (§3.4.2).
 fn fold(out: &mut Vec<u8>, header: &[u8]) {
     for line in header.split_inclusive(|byte| *byte == b'\n') {
         let mut rest = line;
@@ -140,7 +140,7 @@ fn is_signed(name: &[u8]) -> bool {
     SIGNED.iter().any(|signed| name.eq_ignore_ascii_case(signed.as_bytes()))
 }
 
-/// A field's name, and its value with the line end.
+/// The name of a field, and its value with the line end.
 type Field<'a> = (&'a [u8], &'a [u8]);
 
 /// Splits a message with CRLF line ends into its fields and its body.

@@ -1,7 +1,7 @@
 //! Encoded-words, `=?utf-8?q?…?=` (RFC 2047), for header text that is not plain ASCII.
 //!
-//! Not lettre's implementation, because lettre leaves text that looks like an encoded-word unencoded, which readers
-//! then decode, and supports base64 only, which spam filters count against mostly-ASCII subjects.
+//! lettre's implementation is not used: it does not encode text that looks like an encoded-word, which readers would
+//! then decode, and it supports only base64, which spam filters count against mostly-ASCII subjects.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,7 +11,7 @@ const LONGEST: usize = 75;
 /// `=?utf-8?q?` and `?=`.
 const FRAME: usize = 12;
 
-/// Minimum space in which every character can be encoded: one of four bytes, each as `=XX`.
+/// Minimum length of an encoded-word in which every character can be encoded: one of four bytes, each as `=XX`.
 pub(super) const SHORTEST: usize = FRAME + 12;
 
 /// Encoding of the bytes.
@@ -24,18 +24,17 @@ pub(super) enum Scheme {
 }
 
 impl Scheme {
-    /// Chooses the scheme for `text`: Q if a person can still read most of it, that is if at most half of it is
-    /// escaped.
+    /// Chooses the scheme for `text`: Q if most of the text stays readable, that is if at most half of it is escaped.
     pub(super) fn choose(text: &str) -> Self {
         let q: usize = text.chars().map(q_width).sum();
         if q <= text.len() * 2 { Self::Q } else { Self::B }
     }
 
-    /// Writes the longest beginning of `text` that fits into `room` bytes as one encoded-word, and returns the rest of
+    /// Writes the longest beginning of `text` that fits into `limit` bytes as one encoded-word, and returns the rest of
     /// `text`. Never splits a character (RFC 2047 §5), and always writes at least one, even if it does not fit.
-    pub(super) fn write_one<'t>(self, out: &mut Vec<u8>, text: &'t str, room: usize) -> &'t str {
-        let room = room.min(LONGEST).saturating_sub(FRAME);
-        let (word, rest) = text.split_at(self.fitting(text, room));
+    pub(super) fn write_one<'t>(self, out: &mut Vec<u8>, text: &'t str, limit: usize) -> &'t str {
+        let limit = limit.min(LONGEST).saturating_sub(FRAME);
+        let (word, rest) = text.split_at(self.fitting(text, limit));
         match self {
             Self::Q => {
                 out.extend_from_slice(b"=?utf-8?q?");
@@ -50,8 +49,8 @@ impl Scheme {
         rest
     }
 
-    /// Returns how many bytes of `text` fit into `room` bytes once encoded.
-    fn fitting(self, text: &str, room: usize) -> usize {
+    /// Returns how many bytes of `text` fit into `limit` bytes once encoded.
+    fn fitting(self, text: &str, limit: usize) -> usize {
         let (mut width, mut end) = (0, 0);
         for char in text.chars() {
             let next = end + char.len_utf8();
@@ -59,7 +58,7 @@ impl Scheme {
                 Self::Q => width + q_width(char),
                 Self::B => next.div_ceil(3) * 4,
             };
-            if width > room && end > 0 {
+            if width > limit && end > 0 {
                 break;
             }
             end = next;
@@ -68,21 +67,21 @@ impl Scheme {
     }
 }
 
-/// Returns `text` as encoded-words of at most `room` bytes each.
-pub(super) fn words(text: &str, room: usize) -> Vec<String> {
+/// Returns `text` as encoded-words of at most `limit` bytes each.
+pub(super) fn words(text: &str, limit: usize) -> Vec<String> {
     let scheme = Scheme::choose(text);
     let (mut rest, mut words) = (text, Vec::new());
     while !rest.is_empty() {
         let mut word = Vec::new();
-        rest = scheme.write_one(&mut word, rest, room);
+        rest = scheme.write_one(&mut word, rest, limit);
         words.push(String::from_utf8_lossy(&word).into_owned());
     }
     words
 }
 
-/// Returns whether a reader may take part of `text` for an encoded-word: `=?…?q?` or `=?…?b?`. Many readers recognize
-/// them anywhere, not only between spaces as RFC 2047 requires.
-pub(super) fn mimicked_by(text: &str) -> bool {
+/// Returns whether a reader may treat part of `text` as an encoded-word: `=?…?q?` or `=?…?b?`. Many readers recognize
+/// encoded-words anywhere, not only between spaces as RFC 2047 requires.
+pub(super) fn looks_encoded(text: &str) -> bool {
     let bytes = text.as_bytes();
     memchr::memmem::find(bytes, b"=?").is_some_and(|start| {
         bytes[start + 1..].windows(3).any(|three| matches!(three, [b'?', b'q' | b'Q' | b'b' | b'B', b'?']))
@@ -122,19 +121,19 @@ mod tests {
     #[test]
     fn no_word_is_too_long_and_no_character_is_split() {
         for text in ["é".repeat(200), "aé".repeat(200), "😀".repeat(90), "x=".repeat(99)] {
-            for room in [SHORTEST, 40, 75, 400] {
-                let words = words(&text, room);
-                assert!(words.iter().all(|word| word.len() <= room.min(LONGEST)), "{words:?}");
+            for limit in [SHORTEST, 40, 75, 400] {
+                let words = words(&text, limit);
+                assert!(words.iter().all(|word| word.len() <= limit.min(LONGEST)), "{words:?}");
             }
         }
     }
 
     #[test]
-    fn lookalikes_are_distinguished_from_urls() {
-        assert!(mimicked_by("=?utf-8?q?x?="));
-        assert!(mimicked_by("see =?x?B?"));
-        assert!(mimicked_by("=?q?"));
-        assert!(!mimicked_by("https://example.test/?a=?&b=1?c"));
-        assert!(!mimicked_by("a?q?b"));
+    fn text_that_looks_encoded_is_recognized() {
+        assert!(looks_encoded("=?utf-8?q?x?="));
+        assert!(looks_encoded("see =?x?B?"));
+        assert!(looks_encoded("=?q?"));
+        assert!(!looks_encoded("https://example.test/?a=?&b=1?c"));
+        assert!(!looks_encoded("a?q?b"));
     }
 }

@@ -1,7 +1,7 @@
 //! One header field, folded as it is written (RFC 5322 §2.2.3).
 //!
-//! Not lettre's `HeaderValue`, because with lettre readers that trim spaces lose leading and doubled ones, and lettre
-//! never folds between addresses without names and lets a word of any length through.
+//! lettre's `HeaderValue` is not used: it does not encode leading and doubled spaces, which some readers drop, never
+//! folds between addresses without names, and accepts words of any length.
 
 use super::encoded_word::{self, Scheme};
 use super::normalise::single_line;
@@ -10,16 +10,16 @@ use super::normalise::single_line;
 /// lines with an encoded-word.
 const LINE: usize = 76;
 
-/// A longer word must not be in a header line: after a name of 76 bytes the line would reach 998.
+/// Maximum length of a word in a header line: with a name of 76 bytes, the line stays below 998 bytes.
 pub(super) const LONGEST_WORD: usize = 900;
 
-/// A header field being written.
+/// A header field that is being written.
 pub(super) struct Field<'a> {
     out: &'a mut Vec<u8>,
     /// Bytes on the current line.
     column: usize,
-    /// Whether nothing follows the colon yet.
-    fresh: bool,
+    /// Whether no word has been written after the colon yet.
+    is_empty: bool,
 }
 
 impl<'a> Field<'a> {
@@ -27,15 +27,15 @@ impl<'a> Field<'a> {
     pub(super) fn new(out: &'a mut Vec<u8>, name: &str) -> Self {
         out.extend_from_slice(name.as_bytes());
         out.push(b':');
-        Self { out, column: name.len() + 1, fresh: true }
+        Self { out, column: name.len() + 1, is_empty: true }
     }
 
     /// Writes a space and one unbreakable word made of `pieces`, on a new line if it does not fit on this one. The
-    /// first word always stays on the line of the name: some readers take a bare `Name:` for an empty field, others
-    /// keep the space of the fold.
+    /// first word always stays on the line of the name: some readers treat a line `Name:` as an empty field, others
+    /// include the space of the fold in the value.
     pub(super) fn word(&mut self, pieces: &[&str]) {
         let width: usize = pieces.iter().map(|piece| piece.len()).sum();
-        self.space(!self.fresh && self.column + 1 + width > LINE);
+        self.space(!self.is_empty && self.column + 1 + width > LINE);
         for piece in pieces {
             self.out.extend_from_slice(piece.as_bytes());
         }
@@ -58,21 +58,21 @@ impl<'a> Field<'a> {
         let scheme = Scheme::choose(text);
         let mut rest = text;
         while !rest.is_empty() {
-            self.space(!self.fresh && self.column + 1 + encoded_word::SHORTEST > LINE);
+            self.space(!self.is_empty && self.column + 1 + encoded_word::SHORTEST > LINE);
             let start = self.out.len();
             rest = scheme.write_one(self.out, rest, LINE.saturating_sub(self.column));
             self.column += self.out.len() - start;
         }
     }
 
-    /// Returns the maximum length of a word on a line of its own.
-    pub(super) const fn room() -> usize {
+    /// Returns the maximum length of a word on a separate line.
+    pub(super) const fn max_word() -> usize {
         LINE - 1
     }
 
     /// Returns the maximum length of the next word in lines of at most `line` bytes: the first word follows the name.
-    pub(super) fn room_at_most(&self, line: usize) -> usize {
-        if self.fresh { line - self.column - 1 } else { line - 1 }
+    pub(super) fn max_next_word(&self, line: usize) -> usize {
+        if self.is_empty { line - self.column - 1 } else { line - 1 }
     }
 
     /// Ends the field.
@@ -87,11 +87,11 @@ impl<'a> Field<'a> {
         }
         self.out.push(b' ');
         self.column += 1;
-        self.fresh = false;
+        self.is_empty = false;
     }
 }
 
-/// Writes a field generated here: printable ASCII with single spaces.
+/// Writes a field whose value is printable ASCII with single spaces.
 pub(super) fn write_field(out: &mut Vec<u8>, name: &str, value: &str) {
     let mut field = Field::new(out, name);
     field.words(value);
@@ -115,7 +115,7 @@ pub(super) fn unstructured(out: &mut Vec<u8>, name: &str, value: &str) {
     field.end();
 }
 
-/// Returns whether a reader could lose spaces of `text`: those at its ends and those next to another space.
+/// Returns whether `text` has spaces that a reader could drop: at its ends, or next to another space.
 pub(super) fn has_odd_spaces(text: &str) -> bool {
     text.starts_with(' ') || text.ends_with(' ') || text.contains("  ")
 }
@@ -125,14 +125,14 @@ pub(super) fn is_printable(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
-/// Spans with less than this between them are merged: two encoded-words are longer than one with the plain words
-/// between.
+/// Spans with fewer bytes than this between them are merged: two encoded-words are longer than one that includes the
+/// plain words between them.
 const BETWEEN_SPANS: usize = 24;
 
 /// Returns the byte ranges of `value` that have to be encoded, in order. A span begins and ends with a word, and two
 /// spans have a plain word between them, because readers drop the space between encoded-words (RFC 2047 §6.2).
 fn encoded_spans(value: &str) -> Vec<(usize, usize)> {
-    if encoded_word::mimicked_by(value) {
+    if encoded_word::looks_encoded(value) {
         return vec![(0, value.len())];
     }
     if value.is_empty() {
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_text_stays_as_it_is_and_folds_at_spaces_only() {
+    fn plain_text_is_not_encoded_and_folds_at_spaces() {
         assert_eq!(subject("Your invoice"), "Subject: Your invoice\r\n");
         let long = "word ".repeat(60) + "end";
         let folded = subject(&long);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_doubled_space_encodes_the_word_before_it() {
+    fn doubled_space_encodes_the_word_before_it() {
         assert_eq!(subject("Your  invoice of May"), "Subject: =?utf-8?q?Your_?= invoice of May\r\n");
         assert_eq!(subject("a   b"), "Subject: =?utf-8?q?a__?= b\r\n");
         assert_eq!(subject(" a b"), "Subject: =?utf-8?q?_a?= b\r\n");
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_url_is_neither_encoded_nor_broken() {
+    fn long_url_is_neither_encoded_nor_broken() {
         let url = format!("<https://example.test/u?token={}>,", "a".repeat(500));
         assert_eq!(subject(&url), format!("Subject: {url}\r\n"));
         assert_eq!(
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_part_that_needs_it_is_encoded() {
+    fn only_non_ascii_words_are_encoded() {
         assert_eq!(
             subject("Größere Liste <l.example>"),
             "Subject: =?utf-8?q?Gr=C3=B6=C3=9Fere?= Liste <l.example>\r\n"
@@ -217,30 +217,30 @@ mod tests {
     }
 
     #[test]
-    fn what_a_reader_would_change_is_encoded() {
+    fn text_that_readers_would_change_is_encoded() {
         assert_eq!(subject(" a  b "), "Subject: =?utf-8?q?_a__b_?=\r\n");
         assert_eq!(subject("=?utf-8?q?x?="), "Subject: =?utf-8?q?=3D=3Futf-8=3Fq=3Fx=3F=3D?=\r\n");
         assert_eq!(subject("a\tb"), "Subject: =?utf-8?q?a=09b?=\r\n");
     }
 
     #[test]
-    fn a_word_that_no_line_can_hold_is_encoded() {
+    fn word_longer_than_a_line_is_encoded() {
         let folded = subject(&"x".repeat(2_000));
         assert!(folded.lines().all(|line| line.len() <= 76), "{folded}");
     }
 
     #[test]
-    fn a_line_end_cannot_begin_a_header() {
+    fn line_end_cannot_inject_a_header() {
         assert_eq!(subject("a\r\nBcc: b"), "Subject: =?utf-8?q?a_?= Bcc: b\r\n");
     }
 
     #[test]
-    fn an_empty_value_leaves_a_bare_name() {
+    fn empty_value_is_written_as_a_name_with_colon() {
         assert_eq!(subject(""), "Subject:\r\n");
     }
 
     #[test]
-    fn the_first_word_stays_on_the_line_of_a_long_name() {
+    fn first_word_stays_on_the_line_of_a_long_name() {
         let mut out = Vec::new();
         unstructured(&mut out, &"X".repeat(76), "ä");
         assert_eq!(String::from_utf8(out).unwrap(), format!("{}: =?utf-8?b?w6Q=?=\r\n", "X".repeat(76)));

@@ -9,7 +9,7 @@ use crate::domain::header_syntax::{Syntax, syntax};
 use crate::domain::id::MessageId;
 use crate::domain::message::{Draft, Header};
 
-/// Returns the `Message-ID` of a message with its angle brackets; the same for every attempt (RFC 5322 §3.6.4).
+/// Returns the `Message-ID` of a message in angle brackets (RFC 5322 §3.6.4). It is the same for every attempt.
 pub fn message_id(id: MessageId, from: &Address) -> String {
     format!("<{}@{}>", id.0.simple(), from.domain())
 }
@@ -19,8 +19,8 @@ pub(super) fn write(out: &mut Vec<u8>, draft: &Draft) {
     write_field(out, "Date", &draft.date.format("%a, %d %b %Y %H:%M:%S +0000").to_string());
     mailboxes::write(out, "From", from_ref(&draft.from));
     if draft.to.is_empty() && draft.cc.is_empty() {
-        // All recipients are in `Bcc`: an empty group says so, while spam filters count a missing field against a
-        // message.
+        // All recipients are in `Bcc`. An empty group replaces `To`, because spam filters count a missing field against
+        // a message.
         write_field(out, "To", "undisclosed-recipients:;");
     }
     mailboxes::write(out, "To", &draft.to);
@@ -53,20 +53,21 @@ pub(super) fn size_limit(draft: &Draft) -> usize {
     512 + draft.from.address.domain().len() + text_limit(&draft.subject) + mailboxes + headers
 }
 
-/// Returns an upper bound of the bytes written for a text: 78 for every 26 of it, half of them escaped, and a fold.
+/// Returns an upper bound of the bytes written for a text: at most 78 bytes for every 26 of it, with half of them
+/// escaped, and a fold.
 fn text_limit(text: &str) -> usize {
     32 + text.len() * 3
 }
 
 /// Returns whether `name` is a header name (RFC 5322 §3.6.8) that the sender may set.
 fn is_custom(name: &str) -> bool {
-    const OURS: [&str; 10] =
+    const RESERVED: [&str; 10] =
         ["Date", "From", "To", "Cc", "Bcc", "Reply-To", "Subject", "Message-ID", "MIME-Version", "Resent-Bcc"];
     let describes_body = name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("Content-"));
     (1..=76).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
         && !describes_body
-        && !OURS.iter().any(|ours| ours.eq_ignore_ascii_case(name))
+        && !RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
 }
 
 #[cfg(test)]
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_the_sender_may_set_are_custom() {
+    fn only_names_that_the_sender_may_set_are_custom() {
         for name in ["X-Entity-Ref", "References", "List-Unsubscribe", "Sender", "x"] {
             assert!(is_custom(name), "{name}");
         }

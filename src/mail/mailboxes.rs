@@ -1,7 +1,7 @@
 //! Address lists: `From`, `To`, `Cc`, `Reply-To` (RFC 5322 §3.4).
 //!
-//! Not lettre's `Mailboxes`, because lettre writes 50 addresses without names onto one line of any length, and parses
-//! every address a second time.
+//! lettre's `Mailboxes` is not used: it writes addresses without names onto one line, however many there are, and
+//! parses every address a second time.
 
 use super::encoded_word;
 use super::field::{Field, has_odd_spaces, is_printable};
@@ -35,7 +35,7 @@ pub(super) fn write(out: &mut Vec<u8>, header: &str, mailboxes: &[Mailbox]) {
 
 /// Writes a display name: plain, in quotes, or as encoded-words.
 pub(super) fn phrase(field: &mut Field<'_>, name: &str) {
-    if !is_printable(name) || has_odd_spaces(name) || encoded_word::mimicked_by(name) {
+    if !is_printable(name) || has_odd_spaces(name) || encoded_word::looks_encoded(name) {
         field.encoded(name);
     } else if name.split(' ').all(|word| word.len() <= LONGEST_QUOTED && word.bytes().all(is_atext)) {
         field.words(name);
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_written_as_simply_as_it_can_be() {
+    fn name_is_written_in_the_simplest_valid_form() {
         assert_eq!(to(&[mailbox("Ann Lee", "a@b.test")]), "To: Ann Lee <a@b.test>\r\n");
         assert_eq!(to(&[mailbox("Lee, Ann", "a@b.test")]), "To: \"Lee, Ann\" <a@b.test>\r\n");
         assert_eq!(to(&[mailbox("a \"b\" \\", "a@b.test")]), "To: \"a \\\"b\\\" \\\\\" <a@b.test>\r\n");
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_add_a_recipient_or_a_header() {
+    fn name_cannot_add_a_recipient_or_a_header() {
         assert_eq!(to(&[mailbox("x <e@vil.test>,", "a@b.test")]), "To: \"x <e@vil.test>,\" <a@b.test>\r\n");
         assert_eq!(
             to(&[mailbox("x\r\nBcc: e@vil.test", "a@b.test")]),
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn many_addresses_fold_between_them() {
+    fn address_list_is_folded_between_addresses() {
         let many: Vec<_> = (0..50)
             .map(|n| Mailbox { address: format!("recipient{n}@example.test").parse().unwrap(), name: None })
             .collect();
@@ -95,14 +95,14 @@ mod tests {
     }
 
     #[test]
-    fn a_very_long_name_is_folded() {
+    fn very_long_name_is_folded() {
         for name in ["n".repeat(300), "N. ".repeat(100) + "e", "é".repeat(300)] {
             assert!(to(&[mailbox(&name, "a@b.test")]).lines().all(|line| line.len() <= 76));
         }
     }
 
     #[test]
-    fn a_local_part_beyond_ascii_stands_as_it_is() {
+    fn non_ascii_local_part_is_not_encoded() {
         assert_eq!(to(&[mailbox("Ü", "jürgen@b.test")]), "To: =?utf-8?b?w5w=?= <jürgen@b.test>\r\n");
     }
 }

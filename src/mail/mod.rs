@@ -1,11 +1,11 @@
-//! Renders messages as MIME and parses reports. No sockets, SQL, clock or randomness.
+//! Renders messages as MIME and parses reports. Uses no sockets, SQL, clock or randomness.
 //!
 //! [`build`] guarantees for any draft:
 //! - the same draft renders the same bytes, so that every attempt sends the same message;
 //! - every line ends in CRLF, has at most 998 bytes (RFC 5322 §2.1.1) and is 7-bit, except for header lines with an
 //!   address whose local part is not ASCII (RFC 6532; such messages need SMTPUTF8 anyway);
 //! - no field can add a header, a recipient or a part;
-//! - an RFC 5322/2045 reader gets back what the sender wrote, bodies with CRLF line ends.
+//! - an RFC 5322/2045 parser returns the values that the sender passed, with CRLF line ends in bodies.
 
 mod attachment;
 mod base64_lines;

@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 
-/// Returns the lines of `text` without their ends; joined by CRLF they are its normal form. A text that ends with a
-/// line end has an empty last line, so that nothing is lost.
+/// Returns the lines of `text` without their line ends; joined with CRLF they are its normal form. A text that ends
+/// with a line end has an empty last line, so that its final line end is preserved.
 pub(super) fn lines(text: &str) -> Lines<'_> {
     Lines { rest: Some(text) }
 }
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_value_keeps_no_line_end() {
+    fn line_ends_in_a_header_value_become_spaces() {
         assert_eq!(single_line("a\r\nBcc: b\0"), "a  Bcc: b ");
         assert!(matches!(single_line("a\tb"), Cow::Borrowed("a\tb")));
     }

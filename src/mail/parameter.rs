@@ -1,8 +1,8 @@
 //! Header parameters such as `filename=` (RFC 2231).
 //!
-//! A name that is short, plain ASCII is quoted. Any other is written as specified by RFC 2231, percent-encoded and in
-//! numbered pieces if long; Outlook, Gmail, Apple Mail and Thunderbird read that. For other readers the part's type
-//! contains the same name in encoded-words.
+//! A short ASCII name is written in quotes. Other names are written as specified by RFC 2231: percent-encoded, and in
+//! numbered pieces if long. Outlook, Gmail, Apple Mail and Thunderbird support that. For other readers, the part's
+//! `Content-Type` has the same name in encoded-words.
 
 use super::encoded_word;
 use super::field::{Field, has_odd_spaces, is_printable};
@@ -14,7 +14,7 @@ pub(super) fn write(field: &mut Field<'_>, name: &str, value: &str) {
     if is_quoted(name, &value) {
         return field.word(&[name, "=\"", &value, "\""]);
     }
-    let encoded = pieces(&value, Field::room() - name.len() - "*999*=utf-8'';".len());
+    let encoded = pieces(&value, Field::max_word() - name.len() - "*999*=utf-8'';".len());
     if let [whole] = encoded.as_slice() {
         return field.word(&[name, "*=utf-8''", whole]);
     }
@@ -29,7 +29,7 @@ pub(super) fn write(field: &mut Field<'_>, name: &str, value: &str) {
 pub(super) fn write_for_old_readers(field: &mut Field<'_>, name: &str, value: &str) {
     let value = single_line(value);
     let frame = name.len() + "=\"\"".len();
-    let words = encoded_word::words(&value, Field::room() - frame);
+    let words = encoded_word::words(&value, Field::max_word() - frame);
     for (index, word) in words.iter().enumerate() {
         let end = if index + 1 == words.len() { "\"" } else { "" };
         if index == 0 {
@@ -40,24 +40,24 @@ pub(super) fn write_for_old_readers(field: &mut Field<'_>, name: &str, value: &s
     }
 }
 
-/// Returns whether `name=value` is written in quotes, which every reader supports: plain ASCII that fits into a line.
-/// Quotes and backslashes are written as RFC 2231, as readers disagree about their escapes.
+/// Returns whether `name=value` is written in quotes, which every reader supports: ASCII that fits into a line. Values
+/// with quotes or backslashes are written as RFC 2231 instead, because readers disagree about escapes.
 pub(super) fn is_quoted(name: &str, value: &str) -> bool {
-    let fits = name.len() + value.len() + "=\"\"".len() <= Field::room();
+    let fits = name.len() + value.len() + "=\"\"".len() <= Field::max_word();
     fits && is_printable(value)
         && !value.contains(['"', '\\'])
         && !has_odd_spaces(value)
-        && !encoded_word::mimicked_by(value)
+        && !encoded_word::looks_encoded(value)
 }
 
-/// Returns `value` percent-encoded, in pieces of at most `room` bytes, none of which splits a character.
-fn pieces(value: &str, room: usize) -> Vec<String> {
+/// Returns `value` percent-encoded, in pieces of at most `limit` bytes, none of which splits a character.
+fn pieces(value: &str, limit: usize) -> Vec<String> {
     let mut pieces = vec![String::new()];
     for char in value.chars() {
         let mut buffer = [0; 4];
         let encoded = percent_encoded(char.encode_utf8(&mut buffer));
         match pieces.last_mut() {
-            Some(piece) if piece.len() + encoded.len() <= room => piece.push_str(&encoded),
+            Some(piece) if piece.len() + encoded.len() <= limit => piece.push_str(&encoded),
             _ => pieces.push(encoded),
         }
     }
@@ -94,12 +94,12 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_name_is_quoted() {
+    fn plain_name_is_quoted() {
         assert_eq!(disposition("a b.pdf"), "Content-Disposition: attachment; filename=\"a b.pdf\"\r\n");
     }
 
     #[test]
-    fn any_other_name_is_percent_encoded() {
+    fn other_names_are_percent_encoded() {
         assert_eq!(disposition("Zoë.pdf"), "Content-Disposition: attachment; filename*=utf-8''Zo%C3%AB.pdf\r\n");
         assert_eq!(
             disposition("a\"; x=\"b"),
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_goes_on_in_numbered_pieces() {
+    fn long_name_is_written_in_numbered_pieces() {
         let header = disposition(&"日本".repeat(60));
         assert!(header.lines().all(|line| line.len() <= 76), "{header}");
         assert!(header.contains("\r\n filename*0*=utf-8''%E6%97%A5"));

@@ -1,14 +1,14 @@
 //! Quoted-printable lines (RFC 2045 §6.7).
 //!
-//! Written here because it writes straight into the message, without a copy of the text, and protects `From ` at the
-//! start of a line from mbox stores that would change it.
+//! Implemented here, because it writes directly into the message without copying the text, and escapes `From ` at the
+//! start of a line, which mbox stores would change.
 
 /// Maximum line length before the `=` of a soft break; with it, 76.
 const LINE: usize = 75;
 
 /// Writes one line of text, without a line end.
 pub(super) fn write_line(out: &mut Vec<u8>, line: &[u8]) {
-    // Some servers drop a space or tab at the end of a line, so the last one is escaped.
+    // Some servers drop a space or tab at the end of a line, so the last character is escaped if it is one.
     let (mut rest, last) = match line {
         [rest @ .., last @ (b' ' | b'\t')] => (rest, Some(*last)),
         _ => (line, None),
@@ -33,7 +33,7 @@ pub(super) fn write_line(out: &mut Vec<u8>, line: &[u8]) {
 }
 
 /// Writes ASCII text so that all bytes are preserved. Line ends other than CRLF are escaped and followed by a soft
-/// break, which keeps the line structure. Writes no final line end.
+/// break, so that the lines stay readable. Writes no final line end.
 pub(super) fn write_exact(out: &mut Vec<u8>, text: &[u8]) {
     let mut rest = text;
     loop {
@@ -62,9 +62,9 @@ pub(super) fn is_literal(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'<' | b'>'..=b'~')
 }
 
-/// Returns how many bytes at the start of `text` need no encoding, at most `room`.
-fn literal_run(text: &[u8], room: usize) -> usize {
-    let window = &text[..text.len().min(room)];
+/// Returns how many bytes at the start of `text` need no encoding, at most `limit`.
+fn literal_run(text: &[u8], limit: usize) -> usize {
+    let window = &text[..text.len().min(limit)];
     window.iter().position(|&byte| !is_literal(byte)).unwrap_or(window.len())
 }
 
@@ -93,26 +93,26 @@ mod tests {
     }
 
     #[test]
-    fn only_what_must_be_is_escaped() {
+    fn only_characters_that_need_it_are_escaped() {
         assert_eq!(encoded("a=b é\tc."), "a=3Db =C3=A9\tc.");
         assert_eq!(encoded("nul \0 bell \u{7} del \u{7f}"), "nul =00 bell =07 del =7F");
     }
 
     #[test]
-    fn white_space_at_the_end_survives() {
+    fn white_space_at_the_end_is_preserved() {
         assert_eq!(encoded("a  "), "a =20");
         assert_eq!(encoded("a\t"), "a=09");
         assert_eq!(encoded(" "), "=20");
     }
 
     #[test]
-    fn a_line_that_an_mbox_would_change_is_escaped() {
+    fn initial_from_is_escaped() {
         assert_eq!(encoded("From here"), "=46rom here");
         assert!(encoded(&format!("{}From here", "x".repeat(75))).ends_with("=\r\n=46rom here"));
     }
 
     #[test]
-    fn line_ends_that_are_not_crlf_survive() {
+    fn line_ends_other_than_crlf_are_preserved() {
         for text in ["a\nb\r\nc\rd", "\n\r\n\r", "x \n \r\n ", &format!("{}\nFrom x", "y".repeat(74)), "", "\r\r\n\n"] {
             let mut out = Vec::new();
             write_exact(&mut out, text.as_bytes());
@@ -123,14 +123,14 @@ mod tests {
     }
 
     #[test]
-    fn long_lines_are_broken_softly_within_76() {
+    fn long_lines_get_soft_breaks_within_76_characters() {
         for line in ["x".repeat(500), "é".repeat(300), "x é ".repeat(100), format!("{} ", "y".repeat(75))] {
             let out = encoded(&line);
             assert!(out.split("\r\n").all(|line| line.len() <= 76), "{out}");
             assert_eq!(
                 quoted_printable::decode(&out, quoted_printable::ParseMode::Strict).unwrap(),
                 line.as_bytes(),
-                "an independent decoder reads it back"
+                "an independent decoder returns the text"
             );
         }
     }

@@ -1,9 +1,9 @@
 //! Header fields with a syntax: ids, URLs, addresses and keywords (RFC 2047 §5, RFC 2369, RFC 5322 §3.6).
 //!
-//! They are folded where white space is or is allowed, and never encoded; runs of white space become one space. The API
-//! refuses a value with a part that is not ASCII or longer than a line (`domain/header_syntax.rs`); in values stored
-//! before that rule, non-ASCII characters are percent-encoded, and a part that is too long is broken at the end of the
-//! line.
+//! They are folded where white space is present or allowed, and never encoded; runs of white space become one space.
+//! The API refuses a value with a part that is not ASCII or is longer than a line (`domain/header_syntax.rs`). In
+//! values that were stored before that rule existed, non-ASCII characters are percent-encoded, and a part that is too
+//! long is broken at the end of the line.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use super::field::{Field, is_printable};
 use super::mailboxes;
 use super::normalise::single_line;
 use super::parameter::percent_encoded;
-use crate::domain::header_syntax::{LONGEST_LINE, phrase_and_rest, unbreakable_parts};
+use crate::domain::header_syntax::{MAX_LINE, phrase_and_rest, unbreakable_parts};
 
 /// Writes a field of ids, URLs or keywords.
 pub(super) fn write(out: &mut Vec<u8>, name: &str, value: &str) {
@@ -39,28 +39,28 @@ pub(super) fn write_with_phrase(out: &mut Vec<u8>, name: &str, value: &str) {
 fn parts(field: &mut Field<'_>, value: &str) {
     for word in value.split(char::is_whitespace).filter(|word| !word.is_empty()) {
         let word = ascii(word);
-        if word.len() <= Field::room() {
+        if word.len() <= Field::max_word() {
             field.word(&[&word]);
         } else {
-            unbreakable_parts(&word).for_each(|part| one(field, part));
+            unbreakable_parts(&word).for_each(|part| write_part(field, part));
         }
     }
 }
 
-/// Writes a part; one that does not fit a line continues on the next.
-fn one(field: &mut Field<'_>, part: &str) {
+/// Writes a part; a part that does not fit on a line continues on the next one.
+fn write_part(field: &mut Field<'_>, part: &str) {
     let mut rest = part;
     // It is ASCII, so it can be split anywhere.
-    while let Some((line, behind)) =
-        rest.split_at_checked(field.room_at_most(LONGEST_LINE)).filter(|(_, behind)| !behind.is_empty())
+    while let Some((line, after)) =
+        rest.split_at_checked(field.max_next_word(MAX_LINE)).filter(|(_, after)| !after.is_empty())
     {
         field.word(&[line]);
-        rest = behind;
+        rest = after;
     }
     field.word(&[rest]);
 }
 
-/// Returns a word without characters that are not allowed in such a field.
+/// Returns a word with non-ASCII and control characters percent-encoded.
 fn ascii(word: &str) -> Cow<'_, str> {
     if is_printable(word) {
         return Cow::Borrowed(word);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_of_any_length_is_never_encoded() {
+    fn urls_are_never_encoded() {
         for length in [50, 75, 76, 77, 500, 900, 901, 962] {
             let url = format!("<https://a.test/{}>", "u".repeat(length));
             assert_eq!(written("List-Unsubscribe", &url), format!("List-Unsubscribe: {url}\r\n"));
@@ -102,14 +102,14 @@ mod tests {
     }
 
     #[test]
-    fn odd_white_space_becomes_one_space() {
+    fn runs_of_white_space_become_one_space() {
         assert_eq!(written("References", "  <a@b>   <c@d>\t<e@f> "), "References: <a@b> <c@d> <e@f>\r\n");
         assert_eq!(written("Auto-Submitted", "auto-generated "), "Auto-Submitted: auto-generated\r\n");
         assert_eq!(written("In-Reply-To", ""), "In-Reply-To:\r\n");
     }
 
     #[test]
-    fn what_looks_like_an_encoded_word_stays() {
+    fn text_that_looks_encoded_is_not_changed() {
         assert_eq!(written("In-Reply-To", "<=?utf-8?q?x?=@b>"), "In-Reply-To: <=?utf-8?q?x?=@b>\r\n");
         assert_eq!(with_phrase("=?utf-8?q?x?= <l.a.test>"), "List-Id: =?utf-8?q?x?= <l.a.test>\r\n");
     }
@@ -128,11 +128,11 @@ mod tests {
     }
 
     #[test]
-    fn what_an_older_version_stored_still_fits_lines() {
+    fn values_stored_by_older_versions_fit_lines() {
         assert_eq!(written("References", "<\u{e9}@b>"), "References: <%C3%A9@b>\r\n");
         for name in ["References", "List-Unsubscribe"] {
             let folded = written(name, &"x".repeat(2_500));
-            assert!(folded.lines().all(|line| line.len() <= LONGEST_LINE), "{folded}");
+            assert!(folded.lines().all(|line| line.len() <= MAX_LINE), "{folded}");
             assert_eq!(folded.matches('x').count(), 2_500);
         }
     }

@@ -3,8 +3,8 @@
 use super::normalise::lines;
 use super::{base64_lines, quoted_printable};
 
-/// Maximum length in bytes of a line that is sent unencoded. The protocol allows 998; the rest is left to servers that
-/// add a character.
+/// Maximum length in bytes of a line that is sent unencoded. The protocol allows 998; the difference leaves space for
+/// characters that servers add.
 const LONGEST_LINE: usize = 990;
 
 /// Transfer encoding of a text.
@@ -12,9 +12,9 @@ const LONGEST_LINE: usize = 990;
 pub(super) enum Encoding {
     /// Unencoded.
     SevenBit,
-    /// Mostly readable, lines of at most 76 characters.
+    /// Mostly readable; lines of at most 76 characters.
     QuotedPrintable,
-    /// If quoted-printable would be longer.
+    /// Used if quoted-printable would be longer.
     Base64,
 }
 
@@ -73,7 +73,7 @@ impl<'a> Text<'a> {
         Self { source: text, encoding, charset, size_limit }
     }
 
-    /// Writes the text with CRLF between its lines, and no line end after the last.
+    /// Writes the text with CRLF between its lines, and no final line end.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         match self.encoding {
             Encoding::SevenBit => join_lines(out, self.source, Vec::extend_from_slice),
@@ -94,10 +94,11 @@ pub(super) fn is_plain(line: &[u8]) -> bool {
         && !line.ends_with(b" ")
         && !line.ends_with(b"\t")
         && !line.starts_with(b"From ")
-        // Examining all bytes is vectorized, which is faster than stopping at the first.
+        // Checking all bytes is vectorized, which is faster than stopping at the first invalid byte.
         && line.iter().fold(true, |plain, byte| plain & matches!(byte, b'\t' | b' '..=b'~'))
 }
 
+/// Writes the lines of `text` with `write`, and CRLF between them.
 pub(super) fn join_lines(out: &mut Vec<u8>, text: &str, write: impl Fn(&mut Vec<u8>, &[u8])) {
     for (index, line) in lines(text).enumerate() {
         if index > 0 {
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_text_travels_as_it_is() {
+    fn plain_text_is_not_encoded() {
         assert_eq!(encoding("Hello,\n.\n..dots\tand a = sign\n"), Encoding::SevenBit);
         assert_eq!(Text::new("Hello", "b").charset, "us-ascii");
         assert_eq!(Text::new("H\u{e9}llo", "b").charset, "utf-8");
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_would_not_survive_is_quoted() {
+    fn text_that_transport_could_change_is_quoted() {
         for text in [
             "é and ten letters",
             "a \nb",
@@ -147,13 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_shorter_in_base64_is_base64() {
+    fn text_that_is_shorter_in_base64_is_sent_as_base64() {
         assert_eq!(encoding("日本語のテキスト"), Encoding::Base64);
-        assert_eq!(written("日\n本"), "5pelDQrmnKw=", "its line ends are CRLF too (RFC 2045 §6.8)");
+        assert_eq!(written("日\n本"), "5pelDQrmnKw=", "the encoded line ends are CRLF (RFC 2045 §6.8)");
     }
 
     #[test]
-    fn a_text_never_contains_the_boundary() {
+    fn encoded_text_never_contains_the_boundary() {
         assert_eq!(encoding("--=_boundary_1"), Encoding::QuotedPrintable);
         assert!(!written("--=_boundary_1").contains("=_"));
     }

@@ -5,17 +5,17 @@
 //! [`Outcome`](crate::domain::outcome::Outcome) per recipient. It never fails: every failure is an outcome.
 //!
 //! From the socket upward: `client/connection` is one connection (replies, TLS, EHLO, AUTH, the open session);
-//! `client/transaction` sends one message over a session; `client/pool` keeps sessions and limits their number;
+//! `client/transaction` sends one message over a session; `client/pool` reuses sessions and limits their number;
 //! `client/mx` finds a domain's mail exchangers; `client/server_delivery` sends a message to one server,
 //! `client/failover` to the first of several that accepts or refuses it; `client/sender` joins them.
 //! `client/send_options` holds a caller's options, `client/policies` how sessions are opened; `client/check` checks
 //! relays without a message.
 //!
 //! Guarantees:
-//! - every recipient has its own outcome, judged by the reply to its command;
+//! - every recipient gets an outcome, which is decided by the reply to its command;
 //! - a server that cannot be reached or understood is a temporary failure, and so are refused credentials;
-//! - a connection lost after the final dot may have arrived is
-//!   [`Uncertain`](crate::domain::outcome::Verdict::Uncertain), and never before;
+//! - a recipient is [`Uncertain`](crate::domain::outcome::Verdict::Uncertain) only if the connection was lost when the
+//!   server may already have received the final dot;
 //! - a call that is dropped midway closes its connection; no session is reused in an unknown state.
 
 mod client;
@@ -27,5 +27,5 @@ pub use client::check::Checked;
 pub use client::route::{Dsn, Envelope, Route};
 pub use client::send_options::{Limits, SendGuard, SendOptions};
 pub use client::sender::Sender;
-pub use client::server_delivery::NotBegun;
+pub use client::server_delivery::NotAttempted;
 pub use client::settings::{MtaSts, Settings, SetupError, Timeouts};

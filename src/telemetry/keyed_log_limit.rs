@@ -1,4 +1,4 @@
-//! Limits log lines about the same thing, such as a domain or a stream, that many messages would otherwise repeat.
+//! Limits log lines about one key, such as a domain or a stream, which many messages would otherwise repeat.
 
 use std::time::Duration;
 

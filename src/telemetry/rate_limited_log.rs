@@ -6,9 +6,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Minimum time between two lines.
-const PAUSE: Duration = Duration::from_mins(1);
+const LINE_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Counts occurrences that are not logged.
+/// Counts the occurrences that are not logged.
 #[derive(Debug, Default)]
 pub struct RateLimitedLog(Mutex<(Option<Instant>, u64)>);
 
@@ -18,7 +18,7 @@ impl RateLimitedLog {
         let mut state = self.0.lock();
         let (last, count) = &mut *state;
         *count += 1;
-        if last.is_some_and(|last| now < last + PAUSE) {
+        if last.is_some_and(|last| now < last + LINE_INTERVAL) {
             return None;
         }
         *last = Some(now);
@@ -35,7 +35,7 @@ mod tests {
         let (log, now) = (RateLimitedLog::default(), Instant::now());
         assert_eq!(log.note(now), Some(1));
         assert_eq!(log.note(now), None);
-        assert_eq!(log.note(now + PAUSE - Duration::from_millis(1)), None);
-        assert_eq!(log.note(now + PAUSE), Some(3));
+        assert_eq!(log.note(now + LINE_INTERVAL - Duration::from_millis(1)), None);
+        assert_eq!(log.note(now + LINE_INTERVAL), Some(3));
     }
 }

@@ -1,6 +1,6 @@
-//! Which targets may be posted to: public addresses over HTTPS, and those that the configuration allows. A name is
-//! resolved, every address is checked, and the connection goes to a checked address, so a later change of the DNS has
-//! no effect (DNS rebinding).
+//! Decides which addresses webhook endpoints may have: public addresses over HTTPS, and those that the configuration
+//! allows. At every connection the name is resolved, each address is checked, and only a checked address is connected
+//! to, so that a change of the DNS cannot lead to a forbidden address (DNS rebinding).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,19 +11,19 @@ use hickory_resolver::net::NetError;
 use tokio::time::timeout;
 use url::{Host, Url};
 
-use crate::dns::{is_own, words};
-use crate::domain::network::{Allowed, Place};
+use crate::dns::{describe_error, is_local_address};
+use crate::domain::network::{Allowed, IpClass};
 use crate::http_client::Lookup;
 
-/// How long the creation of an endpoint waits for the DNS.
+/// Maximum wait for the DNS when an endpoint is created.
 const DNS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Returns the settings that would permit an address in `place`.
-fn settings(place: Place) -> &'static str {
-    if place.is_private() { "`webhooks.allow_private` or `webhooks.allow`" } else { "`webhooks.allow`" }
+/// Returns the settings that would permit an address of this class.
+fn permitting_settings(class: IpClass) -> &'static str {
+    if class.is_private() { "`webhooks.allow_private` or `webhooks.allow`" } else { "`webhooks.allow`" }
 }
 
-/// Why a target may not be posted to.
+/// Why an endpoint's URL may not be posted to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// The scheme is neither `https` nor `http`.
@@ -33,17 +33,17 @@ pub enum Denied {
     #[error("the URL must not contain a user name or a password")]
     Credentials,
     /// The URL has no host.
-    #[error("the URL names no host")]
+    #[error("the URL must contain a host")]
     Host,
     /// The address is not public.
-    #[error("{host} is at {ip}, a {place} address: only {} can permit that", settings(*.place))]
+    #[error("{host} is at {ip}, a {class} address: only {} can permit that", permitting_settings(*.class))]
     Address {
         /// Host as in the URL.
         host: String,
         /// Address of the host.
         ip: IpAddr,
-        /// Part of the address space.
-        place: Place,
+        /// Class of the address.
+        class: IpClass,
     },
     /// The address is public and belongs to this machine.
     #[error("{host} is at {ip}, an address of this machine: only `webhooks.allow` can permit that")]
@@ -82,7 +82,7 @@ pub enum Denied {
 pub struct Guard {
     dns: TokioResolver,
     allowed: Arc<Allowed>,
-    /// Whether the target is `http://`.
+    /// Whether the URL's scheme is `http`.
     is_plain: bool,
 }
 
@@ -92,8 +92,8 @@ impl Guard {
         Self { dns, allowed: Arc::new(allowed), is_plain: false }
     }
 
-    /// Returns the same guard for `http://`, which is for private networks and for hosts allowed by name: events
-    /// contain addresses, subjects and metadata, and a signature does not hide them.
+    /// Returns the guard for `http://`, which admits public addresses only if `webhooks.allow` names them: events
+    /// contain addresses, subjects and metadata, which a signature does not hide.
     pub(super) fn plain(&self) -> Self {
         Self { is_plain: true, ..self.clone() }
     }
@@ -102,8 +102,8 @@ impl Guard {
         if url.scheme() == "http" { self.plain() } else { self.clone() }
     }
 
-    /// Checks whether this URL may be posted to now. A DNS failure is no reason to refuse it: every post resolves the
-    /// name again.
+    /// Checks whether this URL may be posted to. A DNS failure does not refuse it, because every post resolves the name
+    /// again.
     pub async fn admits(&self, url: &Url) -> Result<(), Denied> {
         let Some(host) = self.name(url)? else { return Ok(()) };
         match timeout(DNS_TIMEOUT, self.for_scheme(url).addresses(&host)).await {
@@ -132,7 +132,7 @@ impl Guard {
         self.for_scheme(url).check(&ip.to_string(), ip).map(|()| None)
     }
 
-    /// Returns a lookup for a client, which resolves names to permitted addresses only.
+    /// Returns a lookup for an HTTP client that resolves names to permitted addresses only.
     pub(super) fn lookup(&self) -> Lookup {
         let guard = self.clone();
         Arc::new(move |host| {
@@ -162,16 +162,16 @@ impl Guard {
     fn check(&self, host: &str, ip: IpAddr) -> Result<(), Denied> {
         let host = || host.to_owned();
         if self.allowed.this_machine_only {
-            let is_here = Place::classify(ip) == Place::Loopback || is_own(ip);
+            let is_here = IpClass::classify(ip) == IpClass::Loopback || is_local_address(ip);
             return if is_here { Ok(()) } else { Err(Denied::NotThisMachine { host: host(), ip }) };
         }
         if !self.allowed.admits(&host(), ip) {
-            return Err(Denied::Address { host: host(), ip, place: Place::classify(ip) });
+            return Err(Denied::Address { host: host(), ip, class: IpClass::classify(ip) });
         }
-        match Place::classify(ip) {
-            Place::Public if self.allowed.names(&host(), ip) => Ok(()),
-            Place::Public if is_own(ip) => Err(Denied::Own { host: host(), ip }),
-            Place::Public if self.is_plain => Err(Denied::Unencrypted { host: host(), ip }),
+        match IpClass::classify(ip) {
+            IpClass::Public if self.allowed.names(&host(), ip) => Ok(()),
+            IpClass::Public if is_local_address(ip) => Err(Denied::Own { host: host(), ip }),
+            IpClass::Public if self.is_plain => Err(Denied::Unencrypted { host: host(), ip }),
             _ => Ok(()),
         }
     }
@@ -182,7 +182,7 @@ impl Guard {
 enum Refusal {
     #[error(transparent)]
     Denied(#[from] Denied),
-    #[error("cannot resolve the host: {}", words(.0))]
+    #[error("cannot resolve the host: {}", describe_error(.0))]
     Dns(#[from] NetError),
 }
 
@@ -191,19 +191,19 @@ mod tests {
     use super::*;
     use crate::dns::resolver;
 
-    /// A guard whose resolver cannot be reached.
+    /// Returns a guard whose DNS server cannot be reached.
     fn guard(allowed: Allowed) -> Guard {
         Guard::new(resolver(Some("127.0.0.1:1".parse().unwrap())).unwrap(), allowed)
     }
 
     #[test]
     fn a_refusal_names_the_settings_that_would_permit_it() {
-        let words = |ip: &str| {
+        let text = |ip: &str| {
             let ip = ip.parse().unwrap();
-            Denied::Address { host: "a.test".into(), ip, place: Place::classify(ip) }.to_string()
+            Denied::Address { host: "a.test".into(), ip, class: IpClass::classify(ip) }.to_string()
         };
-        assert!(words("10.0.0.1").contains("`webhooks.allow_private` or `webhooks.allow`"));
-        assert!(!words("169.254.169.254").contains("allow_private"));
+        assert!(text("10.0.0.1").contains("`webhooks.allow_private` or `webhooks.allow`"));
+        assert!(!text("169.254.169.254").contains("allow_private"));
     }
 
     #[tokio::test]
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_http_without_passwords_is_admitted() {
+    async fn other_schemes_and_credentials_are_refused() {
         let guard = guard(Allowed { private: true, ..Allowed::default() });
         for (url, denied) in [
             ("ftp://1.1.1.1/", Denied::Scheme),
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn plain_http_to_a_public_address_must_be_named() {
+    async fn http_to_a_public_address_must_be_allowed_explicitly() {
         let allowed = Allowed { private: true, rules: vec!["1.1.1.0/24".parse().unwrap()], ..Allowed::default() };
         let guard = guard(allowed);
         for url in ["http://8.8.8.8/", "http://[2606:4700::1111]:8080/"] {

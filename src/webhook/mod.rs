@@ -1,5 +1,6 @@
-//! Posts to webhook endpoints as specified by Standard Webhooks 1.0. This is the only client for addresses that API
-//! users choose; [`Guard`] decides which it may reach, at creation and again at every connection.
+//! Posts to webhook endpoints as specified by Standard Webhooks 1.0. This is the only client that connects to addresses
+//! chosen by API users. [`Guard`] decides which addresses are allowed, when an endpoint is created and at every
+//! connection.
 
 mod guard;
 mod send;

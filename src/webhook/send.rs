@@ -1,5 +1,5 @@
-//! One webhook post and its outcome: 15 s in total, up to 64 KiB of the response read, no redirects, no proxies.
-//! Posting never returns an error: every failure is an outcome.
+//! Posts one webhook delivery and returns its outcome: one time limit for the whole post, up to 64 KiB of the response
+//! read, no redirects, no proxies. Every failure is an outcome; posting never returns an error.
 
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ use crate::domain::webhook::retry_after;
 use crate::http_client::{self, HttpClient, HttpError};
 
 /// Maximum bytes read of a response; a connection with a longer one is closed.
-const READ: usize = 64 * 1_024;
-/// Maximum characters kept of a response.
-const KEPT: usize = 1_000;
-/// Idle connections kept for each host.
-const IDLE: usize = 32;
+const MAX_READ: usize = 64 * 1_024;
+/// Maximum characters stored of a response.
+const MAX_STORED: usize = 1_000;
+/// Maximum idle connections for each host.
+const IDLE_PER_HOST: usize = 32;
 
-/// A webhook delivery to post.
+/// One delivery attempt.
 #[derive(Clone)]
 pub struct Post<'a> {
     /// Endpoint URL.
@@ -34,13 +34,13 @@ pub struct Post<'a> {
     pub id: String,
     /// JSON body.
     pub body: String,
-    /// Secrets; each adds a signature.
+    /// Signing secrets; each adds a signature.
     pub secrets: Vec<&'a [u8]>,
     /// Time of the post.
     pub now: DateTime<Utc>,
 }
 
-/// Whether a post succeeded.
+/// Result of a post, by its status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The status is 2xx.
@@ -58,11 +58,11 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// Status of the response.
     pub status: Option<u16>,
-    /// Start of the response's body.
-    pub answer: Option<String>,
-    /// Why there was no response, or why it does not count.
+    /// Beginning of the response's body.
+    pub response_body: Option<String>,
+    /// Why there was no response, or why it counts as a failure.
     pub error: Option<String>,
-    /// How long the endpoint asked to wait (`Retry-After`).
+    /// The wait that the endpoint requested (`Retry-After`).
     pub retry_after: Option<TimeDelta>,
     /// Time from the start to the end of the response.
     pub duration: Duration,
@@ -76,12 +76,13 @@ pub enum SetupError {
     Tls(#[from] rustls::Error),
 }
 
-/// Posts webhook deliveries.
+/// Posts events to webhook endpoints.
 pub struct Poster {
     client: HttpClient,
     /// The client for `http://`.
     plain: HttpClient,
     guard: Guard,
+    /// Time limit of a post and its response.
     limit: Duration,
 }
 
@@ -92,7 +93,7 @@ impl std::fmt::Debug for Poster {
 }
 
 impl Poster {
-    /// Creates a poster for the targets that `guard` admits; a post and its response take at most `limit`.
+    /// Creates a poster for the endpoints that `guard` admits. `limit` is the time limit of a post and its response.
     pub fn new(guard: Guard, limit: Duration) -> Result<Self, SetupError> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -100,8 +101,11 @@ impl Poster {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let settings =
-            http_client::Settings { https_only: false, idle_per_host: IDLE, idle_timeout: Duration::from_secs(30) };
+        let settings = http_client::Settings {
+            https_only: false,
+            idle_per_host: IDLE_PER_HOST,
+            idle_timeout: Duration::from_secs(30),
+        };
         let plain = HttpClient::new(tls.clone(), guard.plain().lookup(), settings);
         let client = HttpClient::new(tls, guard.lookup(), settings);
         Ok(Self { client, plain, guard, limit })
@@ -109,19 +113,19 @@ impl Poster {
 
     /// Posts and returns the outcome.
     pub async fn post(&self, post: Post<'_>) -> Outcome {
-        let begun = Instant::now();
-        let until = begun + self.limit;
+        let started = Instant::now();
+        let deadline = started + self.limit;
         let now = post.now;
-        let mut outcome = match timeout_at(until, self.answer(post)).await {
-            Ok(Ok(response)) => judge(response, until, now).await,
+        let mut outcome = match timeout_at(deadline, self.request(post)).await {
+            Ok(Ok(response)) => read_outcome(response, deadline, now).await,
             Ok(Err(why)) => Outcome::failed(why),
             Err(_) => Outcome::failed(format!("no response within {} s", self.limit.as_secs_f64())),
         };
-        outcome.duration = begun.elapsed();
+        outcome.duration = started.elapsed();
         outcome
     }
 
-    async fn answer(&self, post: Post<'_>) -> Result<Response<Incoming>, String> {
+    async fn request(&self, post: Post<'_>) -> Result<Response<Incoming>, String> {
         let url = Url::parse(post.url).map_err(|error| format!("the URL is not valid: {error}"))?;
         // The client does not resolve IP addresses in the URL, so it would not call the guard for them.
         self.guard.name(&url).map_err(|denied| denied.to_string())?;
@@ -145,7 +149,7 @@ impl Outcome {
         Self {
             verdict: Verdict::Failed,
             status: None,
-            answer: None,
+            response_body: None,
             error: Some(why),
             retry_after: None,
             duration: Duration::ZERO,
@@ -153,29 +157,29 @@ impl Outcome {
     }
 
     /// Describes the outcome in one line.
-    pub fn words(&self) -> String {
+    pub fn summary(&self) -> String {
         let status = self.status.map(|status| format!("answered {status}"));
-        let detail = self.error.as_deref().or(self.answer.as_deref()).filter(|text| !text.is_empty());
+        let detail = self.error.as_deref().or(self.response_body.as_deref()).filter(|text| !text.is_empty());
         match (status, detail) {
-            (Some(status), Some(detail)) => format!("{status}: {}", start(detail, 200)),
+            (Some(status), Some(detail)) => format!("{status}: {}", excerpt(detail, 200)),
             (Some(status), None) => status,
             (None, detail) => detail.unwrap_or("no response").to_owned(),
         }
     }
 }
 
-async fn judge(mut response: Response<Incoming>, until: Instant, now: DateTime<Utc>) -> Outcome {
+async fn read_outcome(mut response: Response<Incoming>, deadline: Instant, now: DateTime<Utc>) -> Outcome {
     let status = response.status();
-    let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-    let asked = asked.and_then(|text| retry_after(text, now));
-    // The status decides. A body that does not arrive is no reason to post again.
+    let requested = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let requested = requested.and_then(|text| retry_after(text, now));
+    // The status decides. An incomplete body does not cause another post.
     let mut body = Vec::new();
-    while body.len() < READ
-        && let Ok(Ok(Some(piece))) = timeout_at(until, http_client::chunk(&mut response)).await
+    while body.len() < MAX_READ
+        && let Ok(Ok(Some(piece))) = timeout_at(deadline, http_client::chunk(&mut response)).await
     {
         body.extend_from_slice(&piece);
     }
-    body.truncate(READ);
+    body.truncate(MAX_READ);
     let verdict = match status {
         status if status.is_success() => Verdict::Success,
         StatusCode::GONE => Verdict::Gone,
@@ -184,18 +188,18 @@ async fn judge(mut response: Response<Incoming>, until: Instant, now: DateTime<U
     Outcome {
         verdict,
         status: Some(status.as_u16()),
-        answer: Some(start(&String::from_utf8_lossy(&body), KEPT)),
+        response_body: Some(excerpt(&String::from_utf8_lossy(&body), MAX_STORED)),
         error: status.is_redirection().then(|| "redirects are not followed".into()),
-        retry_after: asked.filter(|_| verdict == Verdict::Failed),
+        retry_after: requested.filter(|_| verdict == Verdict::Failed),
         duration: Duration::ZERO,
     }
 }
 
 /// Returns the first `characters` characters. Control characters, which a terminal would interpret, and NUL, which
 /// Postgres cannot store, are replaced; line breaks and tabs stay.
-fn start(text: &str, characters: usize) -> String {
-    let is_shown = |c: char| !c.is_control() || matches!(c, '\n' | '\r' | '\t');
-    text.chars().take(characters).map(|c| if is_shown(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
+fn excerpt(text: &str, characters: usize) -> String {
+    let is_stored = |c: char| !c.is_control() || matches!(c, '\n' | '\r' | '\t');
+    text.chars().take(characters).map(|c| if is_stored(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 
 #[cfg(test)]
@@ -204,7 +208,7 @@ mod tests {
 
     #[test]
     fn control_characters_of_a_response_are_replaced() {
-        assert_eq!(start("a\x1b[31m\0b\u{9b}\r\n\tc", 99), "a\u{fffd}[31m\u{fffd}b\u{fffd}\r\n\tc");
-        assert_eq!(start("äöü", 2), "äö");
+        assert_eq!(excerpt("a\x1b[31m\0b\u{9b}\r\n\tc", 99), "a\u{fffd}[31m\u{fffd}b\u{fffd}\r\n\tc");
+        assert_eq!(excerpt("äöü", 2), "äö");
     }
 }

@@ -6,8 +6,8 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-/// Returns the header's value: one signature per secret, so that receivers can verify with either secret during a
-/// rotation.
+/// Returns the value of `webhook-signature`: one signature per secret, so that receivers can verify with either secret
+/// during a rotation.
 pub fn signature<'a>(secrets: impl Iterator<Item = &'a [u8]>, id: &str, timestamp: i64, body: &[u8]) -> String {
     let signed = secrets.filter_map(|secret| {
         let mut mac = Hmac::<Sha256>::new_from_slice(secret).ok()?;
@@ -36,7 +36,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_the_standard_has_its_signature() {
+    fn the_example_of_standard_webhooks_is_reproduced() {
         let secret = STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let body = br#"{"test": 2432232314}"#;
         let signed = signature(std::iter::once(&secret[..]), "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body);
@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn during_a_rotation_both_secrets_verify_and_no_other() {
+    fn both_secrets_verify_during_a_rotation_and_no_other() {
         let (new, old) = ([1; 32], [2; 24]);
         let now = SystemClock.now().timestamp();
         let signed = signature([&new[..], &old].into_iter(), "evt_1", now, b"{}");
@@ -57,10 +57,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_reference_library_signs_alike(secret in prop::collection::vec(any::<u8>(), 24..=64), id in "[a-z0-9_]{1,40}",
-                                            time in 0..4_000_000_000_i64, body in ".{0,200}") {
-            let theirs = Webhook::from_bytes(secret.clone()).unwrap().sign(&id, time, body.as_bytes()).unwrap();
-            prop_assert_eq!(signature(std::iter::once(&secret[..]), &id, time, body.as_bytes()), theirs);
+        fn the_reference_library_gives_the_same_signature(
+            secret in prop::collection::vec(any::<u8>(), 24..=64),
+            id in "[a-z0-9_]{1,40}",
+            time in 0..4_000_000_000_i64,
+            body in ".{0,200}",
+        ) {
+            let expected = Webhook::from_bytes(secret.clone()).unwrap().sign(&id, time, body.as_bytes()).unwrap();
+            prop_assert_eq!(signature(std::iter::once(&secret[..]), &id, time, body.as_bytes()), expected);
         }
     }
 }

@@ -1,14 +1,14 @@
-//! What a worker is given at its start. [`super::Worker::start`] divides it among the contexts of the shelves, each of which
-//! names what its shelf uses: [`super::claim::ClaimContext`], [`super::outcome::RecordContext`],
-//! [`super::deliver::DeliverContext`] and [`super::webhooks::WebhookContext`].
+//! The settings and dependencies of a worker. [`super::Worker::start`] divides them among the contexts of the
+//! submodules: [`super::claim::ClaimContext`], [`super::outcome::RecordContext`], [`super::deliver::DeliverContext`]
+//! and [`super::webhooks::WebhookContext`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::deliver::envelopes::Returns;
 use crate::db::domains::cache::SenderCache;
-use crate::dns::Asker;
-use crate::domain::dns_records::Terms;
+use crate::dns::UncachedResolver;
+use crate::domain::dns_records::DnsSettings;
 use crate::domain::fingerprint::Fingerprints;
 use crate::domain::keyring::Keyring;
 use crate::domain::retry::Policy;
@@ -18,29 +18,29 @@ use crate::group_commit::Outcomes;
 use crate::smtp;
 use crate::webhook::Poster;
 
-/// How a worker behaves.
+/// The settings of a worker.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Recipients in flight at one time.
+    /// Maximum number of recipients in flight.
     pub concurrency: usize,
-    /// Connections of this process to one destination.
+    /// Maximum number of connections of this process to one destination.
     pub connections: usize,
-    /// Bytes of memory that large messages may use at one time.
+    /// Maximum number of bytes of memory that large messages may use together.
     pub memory: u64,
-    /// How long a worker may be silent before others release its leases.
+    /// How long a worker may go without a heartbeat before others release its leases.
     pub lease: Duration,
     /// When to retry and when to give up, unless a stream has its own policy.
     pub policy: Policy,
-    /// Which route a message takes.
+    /// Decides through which route a message is sent.
     pub routes: RouteTable,
-    /// Where bounces go; without it, to the sender's address.
+    /// Return paths for bounces; without them, bounces go to the sender's address.
     pub returns: Option<Returns>,
     /// Creates unsubscribe links, if configured.
     pub links: Option<Links>,
     /// How long messages in flight may take on shutdown.
     pub grace: Duration,
-    /// What senders' domains have to publish.
-    pub publish: Terms,
+    /// Configured values in the DNS records of sender domains.
+    pub dns_settings: DnsSettings,
     /// Fingerprints of the settings that have to be the same in all replicas.
     pub fingerprints: Fingerprints,
     /// Decrypts webhook secrets, if configured.
@@ -57,7 +57,7 @@ pub struct Dependencies {
     /// Caches the domains of senders and their DKIM keys.
     pub senders: Arc<SenderCache>,
     /// Queries the DNS for the records of senders' domains.
-    pub dns: Asker,
+    pub dns: UncachedResolver,
     /// Passes outcomes to the group commit.
     pub outcomes: Arc<Outcomes>,
 }

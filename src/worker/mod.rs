@@ -1,25 +1,26 @@
-//! Claims what is due, delivers it, and records the outcomes. The only module that joins the database with SMTP and with
-//! webhooks.
+//! Claims due recipients, delivers their messages, and records the outcomes. The only module that connects the database
+//! with SMTP and with webhooks.
 //!
 //! ```text
 //! claim ─▶ deliver (one task per message) ─▶ outcome
 //! ```
 //!
-//! No transaction is open while a message is being sent: a claim leases recipients to this worker and commits; an outcome
-//! is committed afterwards, and counts only while the lease still stands.
+//! No transaction is open while a message is being sent: a claim leases recipients to this worker and commits; an
+//! outcome is committed afterwards, and has an effect only while the lease is valid.
 //!
-//! | shelf | what it does | may import |
+//! | module | purpose | may import |
 //! |---|---|---|
 //! | `lease` | holds, renews, releases and recovers leases | |
 //! | `claim` | claims recipients, each lane up to its quota | `lease` |
 //! | `outcome` | records outcomes and adapts limits to them | `claim`, `lease` |
 //! | `deliver` | loads, prepares and sends messages | `outcome`, `claim`, `lease` |
 //! | `handoff` | sends new messages of this process without a claim | `deliver`, `outcome`, `claim`, `lease` |
-//! | `maintenance` | periodic work beside the deliveries | `deliver`, `outcome`, `claim`, `lease` |
+//! | `maintenance` | runs periodic tasks | `deliver`, `outcome`, `claim`, `lease` |
 //! | `webhooks` | posts events to webhook endpoints | `lease` |
 //!
-//! The files of this folder join the shelves and may import all of them, and no shelf imports them: `context` is what a
-//! worker is given, `claim_loop` claims and starts deliveries. `tests/it/repository/layers.rs` checks both rules.
+//! The files of this directory connect these modules: they may import all of them, and none of them imports these
+//! files. `context` has the settings and dependencies of a worker, `claim_loop` claims and starts deliveries.
+//! `tests/it/repository/layers.rs` checks both rules.
 
 mod claim;
 mod claim_loop;
@@ -40,7 +41,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::clock::SharedClock;
 use crate::db::lanes::dedicated::DedicatedLanes;
-use crate::db::workers::Reaped;
+use crate::db::workers::RescuedLeases;
 use crate::db::{Db, DbError};
 use crate::group_commit::{LocalWorker, PendingOutcomes};
 use crate::smtp;
@@ -69,15 +70,15 @@ use outcome::recorder::OutcomeRecorder;
 use outcome::retry_policy_cache::RetryPolicyCache;
 use webhooks::WebhookContext;
 
-/// A worker. There is one per process, however many messages it sends at a time.
+/// A worker. A process has one, which sends many messages at a time.
 #[derive(Debug, Clone)]
 pub struct Worker {
-    shelves: Arc<Shelves>,
+    inner: Arc<Inner>,
 }
 
-/// The contexts of the shelves, and the chores.
+/// The contexts of the modules, and the periodic tasks.
 #[derive(Debug)]
-struct Shelves {
+struct Inner {
     leases: Arc<Leases>,
     claim: Arc<ClaimContext>,
     deliver: Arc<DeliverContext>,
@@ -92,7 +93,7 @@ struct Shelves {
 }
 
 impl Worker {
-    /// Registers a worker in the database. `wake` notifies it of messages committed in this process.
+    /// Registers a worker in the database. `wake` notifies it of messages committed by this process.
     pub async fn start(
         db: Db,
         clock: SharedClock,
@@ -112,14 +113,14 @@ impl Worker {
             clock: clock.clone(),
             wake,
         });
-        let (lane_stats, splits) = (Arc::new(LaneStats::default()), Arc::new(DedicatedLanes::new(db.clone())));
+        let (lane_stats, dedicated_lanes) = (Arc::new(LaneStats::default()), Arc::new(DedicatedLanes::new(db.clone())));
         let record = Arc::new(RecordContext {
             db: db.clone(),
             clock: clock.clone(),
             leases: leases.clone(),
             lane_stats: lane_stats.clone(),
             sender: sender.clone(),
-            splits: splits.clone(),
+            dedicated_lanes: dedicated_lanes.clone(),
         });
         let claim = Arc::new(ClaimContext {
             db: db.clone(),
@@ -141,7 +142,7 @@ impl Worker {
             retry_policies,
             quarantine: CrashQuarantine::new(settings.concurrency),
             memory: MemoryBudget::new(settings.memory),
-            splits,
+            dedicated_lanes,
             routes: settings.routes,
             returns: settings.returns,
             links: settings.links,
@@ -153,41 +154,41 @@ impl Worker {
         let secrets = WebhookSecrets { db: db.clone(), clock: clock.clone(), keyring: settings.keyring };
         let gate = Arc::new(HandoffGate::default());
         let handoff = DirectHandoff { claim: claim.clone(), deliver: deliver.clone(), gate: gate.clone() };
-        let shelves = Shelves {
+        let inner = Inner {
             leases,
             claim,
             webhooks: Arc::new(webhooks),
             gate,
             handoff: Arc::new(handoff),
             expiry: Arc::new(ClosedLaneExpiry::new(deliver.clone())),
-            domain_checks: Arc::new(DomainChecks { db, clock, dns, terms: settings.publish }),
+            domain_checks: Arc::new(DomainChecks { db, clock, dns, dns_settings: settings.dns_settings }),
             webhook_secrets: Arc::new(secrets),
             deliver,
             sender,
             grace: settings.grace,
         };
-        Ok(Self { shelves: Arc::new(shelves) })
+        Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Returns what the group commit needs of this worker; `outcomes` is the other end of
-    /// [`Dependencies::outcomes`]. New messages are offered to it from its first claim to the end of its
-    /// [`run`](Self::run).
+    /// Returns this worker for the group commit; `outcomes` is the other end of [`Dependencies::outcomes`]. The group
+    /// commit offers it new messages from its first claim to the end of its [`run`](Self::run).
     pub fn local(&self, outcomes: PendingOutcomes) -> LocalWorker {
-        let Shelves { leases, handoff, .. } = &*self.shelves;
+        let Inner { leases, handoff, .. } = &*self.inner;
         let consumer = Arc::downgrade(handoff);
         LocalWorker { outcomes, claims: leases.clone(), consumer }
     }
 
-    /// Works until `stop`, then finishes what is being sent and releases the rest.
+    /// Runs until `stop`, then finishes the messages that are being sent and releases the others.
     pub async fn run(&self, stop: CancellationToken) {
-        let shelves = &self.shelves;
-        // To the very end, and not only until `stop`: other workers would otherwise take over, and send again, what is still
-        // being sent here. It ends with a panic too, so that nothing stays leased without being worked on.
-        let _heartbeat = AbortOnDropHandle::new(tokio::spawn(heartbeat::run(shelves.leases.clone())));
-        let chores = self.start_chores(&stop);
-        let webhooks = AbortOnDropHandle::new(tokio::spawn(webhooks::run(shelves.webhooks.clone(), stop.clone())));
-        self.claim_loop().run(&stop, &shelves.leases.wake).await;
-        chores.wait().await;
+        let inner = &self.inner;
+        // Heartbeats are sent to the end, and not only until `stop`: otherwise other workers would rescue the leases of
+        // messages that are still being sent here, and send them again. A panic ends them too, so that no recipient
+        // stays leased without a task.
+        let _heartbeat = AbortOnDropHandle::new(tokio::spawn(heartbeat::run(inner.leases.clone())));
+        let tasks = self.start_periodic_tasks(&stop);
+        let webhooks = AbortOnDropHandle::new(tokio::spawn(webhooks::run(inner.webhooks.clone(), stop.clone())));
+        self.claim_loop().run(&stop, &inner.leases.wake).await;
+        tasks.wait().await;
         let ((), ended) = tokio::join!(self.finish(), webhooks);
         if ended.is_err() {
             tracing::error!(
@@ -198,80 +199,79 @@ impl Worker {
         self.leave().await;
     }
 
-    /// Starts the periodic work, which ends with `stop`.
-    fn start_chores(&self, stop: &CancellationToken) -> TaskTracker {
-        let Shelves { leases, deliver, .. } = &*self.shelves;
-        let chores = TaskTracker::new();
+    /// Starts the periodic tasks, which end with `stop`.
+    fn start_periodic_tasks(&self, stop: &CancellationToken) -> TaskTracker {
+        let Inner { leases, deliver, .. } = &*self.inner;
+        let tasks = TaskTracker::new();
         let until_stop = || stop.clone();
-        chores.spawn(until_stop().run_until_cancelled_owned(lost_claims::run(leases.clone())));
-        chores.spawn(until_stop().run_until_cancelled_owned(rescue::run(leases.clone())));
-        chores
-            .spawn(until_stop().run_until_cancelled_owned(wake_listener::run(leases.db.clone(), leases.wake.clone())));
-        chores.spawn(until_stop().run_until_cancelled_owned(expire_closed_lanes::run(self.shelves.expiry.clone())));
-        chores.spawn(until_stop().run_until_cancelled_owned(domain_checks::run(self.shelves.domain_checks.clone())));
-        chores.spawn(
+        tasks.spawn(until_stop().run_until_cancelled_owned(lost_claims::run(leases.clone())));
+        tasks.spawn(until_stop().run_until_cancelled_owned(rescue::run(leases.clone())));
+        tasks.spawn(until_stop().run_until_cancelled_owned(wake_listener::run(leases.db.clone(), leases.wake.clone())));
+        tasks.spawn(until_stop().run_until_cancelled_owned(expire_closed_lanes::run(self.inner.expiry.clone())));
+        tasks.spawn(until_stop().run_until_cancelled_owned(domain_checks::run(self.inner.domain_checks.clone())));
+        tasks.spawn(
             until_stop().run_until_cancelled_owned(expired_suppressions::run(leases.db.clone(), leases.clock.clone())),
         );
-        chores
-            .spawn(until_stop().run_until_cancelled_owned(webhook_secrets::run(self.shelves.webhook_secrets.clone())));
-        chores.spawn({
+        tasks.spawn(until_stop().run_until_cancelled_owned(webhook_secrets::run(self.inner.webhook_secrets.clone())));
+        tasks.spawn({
             let (deliver, stop) = (deliver.clone(), stop.clone());
             async move {
                 stop.cancelled().await;
                 deliver.close();
             }
         });
-        chores.close();
-        chores
+        tasks.close();
+        tasks
     }
 
     fn claim_loop(&self) -> ClaimLoop {
-        let Shelves { claim, deliver, gate, .. } = &*self.shelves;
+        let Inner { claim, deliver, gate, .. } = &*self.inner;
         ClaimLoop::new(claim.clone(), deliver.clone(), gate.clone())
     }
 
-    /// Works until nothing is due and nothing in flight. What is due later stays in the queue.
+    /// Runs until no recipient is due and none is in flight. Recipients that are due later stay in the queue.
     pub async fn drain(&self) -> Result<(), DbError> {
-        Box::pin(self.shelves.expiry.once()).await?;
+        Box::pin(self.inner.expiry.once()).await?;
         self.claim_loop().drain().await
     }
 
     /// Posts all due events to webhook endpoints, as a running worker does periodically.
     pub async fn notify(&self) -> Result<(), DbError> {
-        webhooks::drain(&self.shelves.webhooks).await
+        webhooks::drain(&self.inner.webhooks).await
     }
 
     /// Runs all due checks of senders' domains, as a running worker does periodically.
     pub async fn check_domains(&self) -> Result<(), DbError> {
-        self.shelves.domain_checks.once().await
+        self.inner.domain_checks.once().await
     }
 
-    /// Ends a worker that is not in [`run`](Self::run), such as one that was drained: waits for what is being sent, at most
-    /// for the grace period, and releases the rest. Only tests need it: `run` does the same after its own `stop`.
+    /// Ends a worker that is not in [`run`](Self::run), such as one that was drained: waits for messages that are being
+    /// sent, at most for the grace period, and releases the others. Only tests need it: `run` does the same after its
+    /// own `stop`.
     pub async fn stop(&self) {
-        self.shelves.deliver.close();
+        self.inner.deliver.close();
         self.finish().await;
         self.leave().await;
     }
 
     async fn finish(&self) {
-        let in_flight = &self.shelves.leases.in_flight;
+        let in_flight = &self.inner.leases.in_flight;
         let finish = async {
             while !in_flight.is_empty() {
                 in_flight.released().await;
             }
         };
-        if tokio::time::timeout(self.shelves.grace, finish).await.is_err() {
+        if tokio::time::timeout(self.inner.grace, finish).await.is_err() {
             tracing::warn!(
                 event = "shutdown_grace_exceeded",
                 recipients = in_flight.len(),
-                "the grace period is over; other workers take over recipients that are still being sent"
+                "the grace period is over; other workers rescue the leases of messages that are still being sent"
             );
         }
     }
 
     async fn leave(&self) {
-        let Shelves { leases, sender, .. } = &*self.shelves;
+        let Inner { leases, sender, .. } = &*self.inner;
         leases.identity.leave();
         sender.close().await;
         if let Err(error) = leases.identity.deregister(&leases.db, leases.clock.now()).await {
@@ -284,23 +284,23 @@ impl Worker {
     }
 
     /// Removes expired suppressions once, as a running worker does periodically. Returns how many.
-    pub async fn forget_expired(&self) -> Result<u64, DbError> {
-        let Leases { db, clock, .. } = &*self.shelves.leases;
+    pub async fn remove_expired_suppressions(&self) -> Result<u64, DbError> {
+        let Leases { db, clock, .. } = &*self.inner.leases;
         expired_suppressions::once(db, clock).await
     }
 
     /// Encrypts webhook secrets and removes old ones once, as a running worker does periodically.
-    pub async fn keep_secrets(&self) -> Result<(), DbError> {
-        self.shelves.webhook_secrets.once().await.map(|_| ())
+    pub async fn encrypt_webhook_secrets(&self) -> Result<(), DbError> {
+        self.inner.webhook_secrets.once().await.map(|_| ())
     }
 
     /// Releases the leases of dead workers once, as a running worker does periodically.
-    pub async fn reap(&self) -> Result<Reaped, DbError> {
-        rescue::once(&self.shelves.leases).await
+    pub async fn rescue_leases(&self) -> Result<RescuedLeases, DbError> {
+        rescue::once(&self.inner.leases).await
     }
 
     /// Releases leases that no worker knows of once, as a running worker does periodically. Returns how many.
-    pub async fn recover(&self) -> Result<usize, DbError> {
-        lost_claims::recover_all(&self.shelves.leases).await
+    pub async fn recover_leases(&self) -> Result<usize, DbError> {
+        lost_claims::recover_all(&self.inner.leases).await
     }
 }

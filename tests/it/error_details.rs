@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
-use crate::support::client::{Answer, message};
+use crate::support::client::{ApiResponse, message};
 
 #[tokio::test]
 async fn detail_of_one_fault_names_its_place() {
@@ -26,7 +26,7 @@ async fn detail_of_one_fault_names_its_place() {
     let query = app.get("/v1/messages?limit=0").await;
     assert_eq!(query.body["detail"], "`limit`: Pass a number from 1 to 100.");
     let body = message(json!({"ignore_suppression": true}));
-    let forbidden = app.allowed(&[postrider::domain::key::Scope::Send]).await.post("/v1/messages", &body).await;
+    let forbidden = app.with_scopes(&[postrider::domain::key::Scope::Send]).await.post("/v1/messages", &body).await;
     assert_eq!(forbidden.problem(), (403, "forbidden"));
     assert!(forbidden.body["detail"].as_str().unwrap().starts_with("`/ignore_suppression`: "), "{}", forbidden.body);
 }
@@ -40,9 +40,9 @@ fn documented(operation: &Value) -> Vec<&str> {
     names
 }
 
-/// The names in backquotes after "known are".
+/// The names in backquotes after "use one of".
 fn known(message: &str) -> Vec<&str> {
-    let (_, list) = message.to_lowercase().find("known are").map(|at| message.split_at(at)).expect(message);
+    let (_, list) = message.to_lowercase().find("use one of").map(|at| message.split_at(at)).expect(message);
     let mut names: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
     names.sort_unstable();
     names
@@ -65,7 +65,7 @@ async fn an_unknown_parameter_is_told_the_known_ones() {
             let id = if path.starts_with("/v1/webhooks") { hook.as_str().unwrap() } else { &id };
             let path = path.replace("/lanes/{id}", "/lanes/lane_1").replace("{id}", id);
             let path = path.replace("{address}", "ann@example.test") + "?zzzzzzzz=1";
-            let answer = Answer::to(app.request(method.clone(), &path).json(&message(json!({})))).await;
+            let answer = ApiResponse::to(app.request(method.clone(), &path).json(&message(json!({})))).await;
             assert_eq!(answer.faults(), [("zzzzzzzz", "unknown_field")], "{method} {path}: {}", answer.body);
             assert_eq!(known(answer.body["errors"][0]["message"].as_str().unwrap()), names, "{method} {path}");
             checked += 1;

@@ -1,5 +1,5 @@
-//! Every integration test, in one binary. A file is named for its scenario; `support` is the harness.
-#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
+//! All integration tests, in one binary. A file is named after its scenario; `support` is the harness.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot continue should fail at that line")]
 
 mod api;
 mod auth;

@@ -20,7 +20,7 @@ const MAX_REPLY_TO: usize = 10;
 pub fn mailbox(node: Node<'_, '_>, faults: &mut Faults) -> Option<Mailbox> {
     let Node { value, at } = node;
     match value {
-        Value::Str(text) => read(&text, &at, faults),
+        Value::Str(text) => parse(&text, &at, faults),
         Value::Object(_) => object(value, &at, faults),
         value => {
             Node { value, at }.wrong_type("an address: a string, or an object with `email` and `name`", faults);
@@ -35,17 +35,17 @@ fn object(value: Value<'_>, at: &Pointer<'_>, faults: &mut Faults) -> Option<Mai
         let at = node.at;
         let text = node.string(faults)?;
         if text.trim_end().ends_with('>') {
-            at.fault(faults, Code::InvalidAddress, "must be only the address; put the name into `name`");
+            at.fault(faults, Code::InvalidAddress, "must be only the address; move the name to the field `name`");
             return None;
         }
-        read::<Address>(text.trim_matches(' '), &at, faults)
+        parse::<Address>(text.trim_matches(' '), &at, faults)
     });
     match fields.take("name") {
         None => Some(Mailbox { address: address?, name: None }),
         Some(node) => {
             let at = node.at;
             let name = node.line(0..=Mailbox::MAX_NAME, faults)?;
-            or_fault(Mailbox::new(address?, &name), &at, faults)
+            ok_or_report(Mailbox::new(address?, &name), &at, faults)
         }
     }
 }
@@ -69,16 +69,16 @@ pub fn sender(node: Node<'_, '_>, faults: &mut Faults) -> Option<Mailbox> {
     Some(mailbox)
 }
 
-/// Parses an address or a mailbox from a text.
-fn read<T: std::str::FromStr<Err = AddressError>>(text: &str, at: &Pointer<'_>, faults: &mut Faults) -> Option<T> {
-    // Control characters have a separate code. The parser checks the length.
+/// Parses an address or a mailbox from a string.
+fn parse<T: std::str::FromStr<Err = AddressError>>(text: &str, at: &Pointer<'_>, faults: &mut Faults) -> Option<T> {
+    // Control characters are checked here, because they have a separate fault code. The parser checks the length.
     if !one_line(text, at, 0..=usize::MAX, faults) {
         return None;
     }
-    or_fault(text.parse(), at, faults)
+    ok_or_report(text.parse(), at, faults)
 }
 
-fn or_fault<T>(result: Result<T, AddressError>, at: &Pointer<'_>, faults: &mut Faults) -> Option<T> {
+fn ok_or_report<T>(result: Result<T, AddressError>, at: &Pointer<'_>, faults: &mut Faults) -> Option<T> {
     result.map_err(|error| at.fault(faults, Code::InvalidAddress, error)).ok()
 }
 
@@ -86,7 +86,7 @@ fn or_fault<T>(result: Result<T, AddressError>, at: &Pointer<'_>, faults: &mut F
 pub fn reply_to(node: Option<Node<'_, '_>>, faults: &mut Faults) -> Vec<Mailbox> {
     let mut list = Vec::new();
     if let Some(node) = node {
-        let why = format_args!("at most {MAX_REPLY_TO} addresses are allowed here");
+        let why = format_args!("at most {MAX_REPLY_TO} addresses are allowed");
         node.one_or_each(MAX_REPLY_TO, why, faults, |item, faults| list.extend(sender(item, faults)));
     }
     list
@@ -96,12 +96,12 @@ pub fn reply_to(node: Option<Node<'_, '_>>, faults: &mut Faults) -> Vec<Mailbox>
 pub fn recipients(fields: &mut Fields<'_, '_>, context: &Context<'_>, faults: &mut Faults) -> Vec<NewRecipient> {
     let limit = context.limits.recipients;
     let mut list: Vec<NewRecipient> = Vec::new();
-    let mut named = 0;
+    let mut given = 0;
     for kind in [RecipientKind::To, RecipientKind::Cc, RecipientKind::Bcc] {
         let Some(node) = fields.take(kind.as_str()) else { continue };
-        let why = format_args!("to, cc and bcc together may name at most {limit} recipients");
-        node.one_or_each(limit - named, why, faults, |item, faults| {
-            named += 1;
+        let why = format_args!("`to`, `cc` and `bcc` together may have at most {limit} recipients");
+        node.one_or_each(limit - given, why, faults, |item, faults| {
+            given += 1;
             let Some(mailbox) = mailbox(item, faults) else { return };
             if !list.iter().any(|earlier| earlier.mailbox.address == mailbox.address) {
                 list.push(NewRecipient { id: RecipientId::new(context.now), kind, mailbox });

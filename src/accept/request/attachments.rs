@@ -18,14 +18,14 @@ use crate::mail;
 /// The fields of an attachment.
 pub const FIELDS: &[&str] = &["filename", "content", "content_type", "content_id"];
 
-/// The media type of unknown content.
-const OPAQUE: &str = "application/octet-stream";
+/// The media type of content of unknown type.
+const UNKNOWN_TYPE: &str = "application/octet-stream";
 
 const MAX_FILENAME: usize = 255;
 const MAX_CONTENT_TYPE: usize = 255;
 const MAX_CONTENT_ID: usize = 128;
 
-/// Parses `attachments`, an array, and keeps its order.
+/// Parses the array `attachments` and returns the attachments in its order.
 pub fn attachments(node: Option<Node<'_, '_>>, limit: usize, faults: &mut Faults) -> Vec<NewAttachment> {
     let mut list: Vec<NewAttachment> = Vec::new();
     let Some(node) = node else { return list };
@@ -35,7 +35,7 @@ pub fn attachments(node: Option<Node<'_, '_>>, limit: usize, faults: &mut Faults
         let id = &new.description.content_id;
         if id.is_some() && list.iter().any(|earlier| earlier.description.content_id == *id) {
             let at = Pointer::Field(&at, "content_id");
-            at.fault(faults, Code::DuplicateValue, "another attachment has the same content_id");
+            at.fault(faults, Code::DuplicateValue, "must be unique: another attachment has the same `content_id`");
         }
         list.push(new);
     });
@@ -46,16 +46,17 @@ fn attachment(node: Node<'_, '_>, faults: &mut Faults) -> Option<NewAttachment> 
     let Node { value, at } = node;
     let mut fields = Fields::open(value, &at, FIELDS, faults)?;
     let filename = fields.require("filename", faults).and_then(|node| node.line(1..=MAX_FILENAME, faults));
-    let data = fields.require("content", faults).and_then(|node| decoded(node, faults));
+    let data = fields.require("content", faults).and_then(|node| decode(node, faults));
     // The outer option means "given", the inner one "valid": an invalid value must not be treated as an absent field.
     let given_type = fields.take("content_type").map(|node| content_type(node, faults));
     let given_id = fields.take("content_id").map(|node| content_id(node, faults));
     let (filename, data) = (filename?, data?);
     let content_type = match given_type {
-        Some(given) => declarable(given?, &data, &at, faults)?,
-        None => {
-            Some(guessed_type(&filename)).filter(|kind| mail::may_be_declared(kind, &data)).unwrap_or(OPAQUE).to_owned()
-        }
+        Some(given) => check_declared_type(given?, &data, &at, faults)?,
+        None => Some(guess_type(&filename))
+            .filter(|kind| mail::may_be_declared(kind, &data))
+            .unwrap_or(UNKNOWN_TYPE)
+            .to_owned(),
     };
     let content_id = match given_id {
         Some(given) => Some(given?),
@@ -72,25 +73,25 @@ fn attachment(node: Node<'_, '_>, faults: &mut Faults) -> Option<NewAttachment> 
 }
 
 /// Guesses the media type from the file's extension.
-fn guessed_type(filename: &str) -> &'static str {
-    mime_guess::from_path(filename).first_raw().unwrap_or(OPAQUE)
+fn guess_type(filename: &str) -> &'static str {
+    mime_guess::from_path(filename).first_raw().unwrap_or(UNKNOWN_TYPE)
 }
 
 /// Checks that the content can be sent with the given media type.
-fn declarable(given: String, data: &[u8], at: &Pointer<'_>, faults: &mut Faults) -> Option<String> {
+fn check_declared_type(given: String, data: &[u8], at: &Pointer<'_>, faults: &mut Faults) -> Option<String> {
     if mail::may_be_declared(&given, data) {
         return Some(given);
     }
     let at = Pointer::Field(at, "content_type");
-    let message = "a message may not be encoded (RFC 2046 §5.2.1), and this one begins with no header, or has bytes \
-                   outside ASCII, a NUL or a line over 998 characters: encode its parts first, or give it as \
-                   `application/octet-stream`";
+    let message = "an attached message is sent unencoded (RFC 2046 §5.2.1), so it must begin with a header, and be \
+                   ASCII without NUL in lines of at most 998 characters: encode its parts first, or declare it \
+                   as `application/octet-stream`";
     at.fault(faults, Code::InvalidContentType, message);
     None
 }
 
 /// Decodes standard base64 with padding (RFC 4648 §4). White space is skipped, because many encoders wrap lines.
-fn decoded(node: Node<'_, '_>, faults: &mut Faults) -> Option<Vec<u8>> {
+fn decode(node: Node<'_, '_>, faults: &mut Faults) -> Option<Vec<u8>> {
     let at = node.at;
     let mut text = node.string(faults)?;
     if let Ok(data) = STANDARD.decode(text.as_bytes()) {
@@ -106,14 +107,18 @@ fn decoded(node: Node<'_, '_>, faults: &mut Faults) -> Option<Vec<u8>> {
 
 fn why_not_base64(text: &str) -> Cow<'static, str> {
     if text.starts_with("data:") {
-        return "this is a data URL; give only what follows `base64,`".into();
+        return "must not be a data URL; use only the part after `base64,`".into();
     }
-    let foreign = text.char_indices().find(|(_, c)| !(c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=')));
-    match foreign {
-        Some((_, '-' | '_')) => "this is the URL-safe alphabet; use + and / instead of - and _".into(),
-        Some((index, c)) => format!("not base64: {c:?} at character {index}").into(),
-        None if !text.len().is_multiple_of(4) => "not base64: cut off, or without its padding `=`".into(),
-        None => "not base64: the end is damaged".into(),
+    let invalid = text.char_indices().find(|(_, c)| !(c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=')));
+    match invalid {
+        Some((_, '-' | '_')) => {
+            "must use the standard alphabet, not the URL-safe one: + and / instead of - and _".into()
+        }
+        Some((index, c)) => format!("must be base64, but has {c:?} at character {index}").into(),
+        None if !text.len().is_multiple_of(4) => {
+            "must be base64 with padding: it is truncated, or `=` is missing at its end".into()
+        }
+        None => "must be base64, but its end is not valid".into(),
     }
 }
 
@@ -123,12 +128,12 @@ fn content_type(node: Node<'_, '_>, faults: &mut Faults) -> Option<String> {
     let text = node.line(1..=MAX_CONTENT_TYPE, faults)?;
     let text = text.trim();
     if !is_media_type(text) {
-        let message = "not a media type such as `application/pdf` or `text/csv; charset=utf-8`";
+        let message = "must be a media type such as `application/pdf` or `text/csv; charset=utf-8`";
         at.fault(faults, Code::InvalidContentType, message);
         return None;
     }
     if text.len() > 9 && text.as_bytes()[..10].eq_ignore_ascii_case(b"multipart/") {
-        let message = "a multipart type cannot be an attachment, since it may not be base64 (RFC 2045 §6.4)";
+        let message = "must not be a multipart type, which cannot be base64-encoded (RFC 2045 §6.4)";
         at.fault(faults, Code::InvalidContentType, message);
         return None;
     }
@@ -174,7 +179,7 @@ fn quoted(text: &str) -> Option<usize> {
     None
 }
 
-/// Whether a byte is allowed in a `token` of RFC 2045: printable ASCII except `tspecials`.
+/// Returns whether a byte is allowed in a `token` of RFC 2045: printable ASCII except `tspecials`.
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?=".contains(&byte)
 }
@@ -187,7 +192,7 @@ fn content_id(node: Node<'_, '_>, faults: &mut Faults) -> Option<String> {
     if !id.is_empty() && id.bytes().all(|b| b.is_ascii_graphic() && !b"<>()[]\",;:\\".contains(&b)) {
         return Some(id.to_owned());
     }
-    at.fault(faults, Code::InvalidValue, "a content_id is printable ASCII without spaces and without <>()[]\",;:\\");
+    at.fault(faults, Code::InvalidValue, "must be printable ASCII without spaces and without <>()[]\",;:\\");
     None
 }
 
@@ -196,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn media_types() {
+    fn media_type_syntax_is_checked() {
         for good in [
             "application/pdf",
             "text/csv; charset=utf-8",
@@ -225,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_is_guessed_from_the_extension() {
+    fn media_type_is_guessed_from_the_extension() {
         for (name, kind) in [
             ("invoice.PDF", "application/pdf"),
             ("a.b.png", "image/png"),
@@ -234,7 +239,7 @@ mod tests {
             (".pdf", "application/octet-stream"),
             ("a/b\\c", "application/octet-stream"),
         ] {
-            assert_eq!(guessed_type(name), kind, "{name}");
+            assert_eq!(guess_type(name), kind, "{name}");
         }
     }
 }

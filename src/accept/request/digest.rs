@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn order_space_escapes_and_null_do_not_matter() {
+    fn order_spaces_escapes_and_null_do_not_matter() {
         let one = digest_of(r#"{"a":"x","b":[1,{"c":true,"d":"e"}]}"#);
         for same in [
             r#" { "b" : [ 1, {"d":"e", "c":true} ], "a" : "x" } "#,
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_does() {
+    fn every_other_difference_changes_the_digest() {
         let all = [
             r#"{"a":"x"}"#,
             r#"{"a":"y"}"#,

@@ -6,7 +6,7 @@ use super::{Rejection, json};
 use crate::domain::address::Address;
 use crate::domain::fault::{Code, Faults};
 
-/// Maximum length of a name, which leaves room for prefixes such as `_dmarc.` and selectors.
+/// Maximum length of a name, which leaves space for prefixes such as `_dmarc.` and selectors.
 const MAX_NAME: usize = 200;
 
 /// Parses the name of a new domain and returns it in the form that addresses use: A-labels, lower case.
@@ -33,16 +33,16 @@ pub fn parse(body: &[u8]) -> Result<String, Rejection> {
 /// Returns the domain, or the reason why messages cannot be sent from it.
 fn name(text: &str) -> Result<String, String> {
     if text.contains('@') {
-        return Err("give only the part after the @".into());
+        return Err("must be only the part after the @".into());
     }
     let address: Address =
-        format!("postmaster@{text}").parse().map_err(|error| format!("not a domain name: {error}"))?;
+        format!("postmaster@{text}").parse().map_err(|error| format!("must be a domain name: {error}"))?;
     let name = address.domain();
     if !name.contains('.') || name.starts_with('[') {
-        return Err("give a domain below a top-level one, such as example.com".into());
+        return Err("must be below a top-level domain, such as example.com".into());
     }
     if name.len() > MAX_NAME {
-        return Err(format!("longer than {MAX_NAME} bytes"));
+        return Err(format!("must have at most {MAX_NAME} bytes"));
     }
     Ok(name.to_owned())
 }
@@ -59,13 +59,13 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_kept_as_a_labels() {
+    fn name_is_converted_to_a_labels() {
         assert_eq!(read(r#"{"name": "Bücher.example"}"#), Ok("xn--bcher-kva.example".into()));
         assert_eq!(read(r#"{"name": "News.Acme.test"}"#), Ok("news.acme.test".into()));
     }
 
     #[test]
-    fn a_domain_that_cannot_be_signed_for_is_refused() {
+    fn domain_that_cannot_be_signed_for_is_refused() {
         let long = format!("{0}.{0}.{0}.{0}.test", "a".repeat(50));
         for name in ["", "a@acme.test", "test", "acme.test.", "[192.0.2.1]", "a b.test", "a/b.test", "-a.test", &long] {
             let body = serde_json::json!({ "name": name }).to_string();

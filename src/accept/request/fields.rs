@@ -1,4 +1,5 @@
-//! Access to objects with a fixed set of field names, unlike those whose names the sender chooses.
+//! Access to JSON objects with a fixed set of field names. Objects whose names the sender chooses, such as `metadata`,
+//! are read with [`Node::each_entry`].
 
 use std::borrow::Cow;
 
@@ -20,15 +21,15 @@ pub fn duplicate(at: &Pointer<'_>, name: &str, faults: &mut Faults) {
 pub struct Fields<'p, 'v> {
     entries: Vec<(Cow<'v, str>, Value<'v>)>,
     at: &'p Pointer<'p>,
-    known: &'static [&'static str],
+    allowed: &'static [&'static str],
 }
 
 impl<'p, 'v> Fields<'p, 'v> {
-    /// Opens an object that may have the `known` fields (at most 64) and no others.
+    /// Opens an object that may have only the `allowed` fields, at most 64.
     pub fn open(
         value: Value<'v>,
         at: &'p Pointer<'p>,
-        known: &'static [&'static str],
+        allowed: &'static [&'static str],
         faults: &mut Faults,
     ) -> Option<Self> {
         let Value::Object(object) = value else {
@@ -36,24 +37,25 @@ impl<'p, 'v> Fields<'p, 'v> {
             return None;
         };
         let entries = object.into_vec();
-        let mut seen = 0_u64;
+        let mut present = 0_u64;
         for (name, _) in &entries {
             if faults.is_full() {
                 break;
             }
             let here = Pointer::Field(at, name);
-            match known.iter().position(|known| known == name) {
-                Some(index) if seen & (1 << index) != 0 => duplicate(&here, name, faults),
-                Some(index) => seen |= 1 << index,
-                None => unknown(&here, name, known, faults),
+            match allowed.iter().position(|field| field == name) {
+                Some(index) if present & (1 << index) != 0 => duplicate(&here, name, faults),
+                Some(index) => present |= 1 << index,
+                None => unknown(&here, name, allowed, faults),
             }
         }
-        Some(Self { entries, at, known })
+        Some(Self { entries, at, allowed })
     }
 
-    /// Removes and returns a field, or returns `None` if it is missing or `null`. The first of duplicates counts.
+    /// Removes and returns a field, or returns `None` if it is missing or `null`. If there are duplicates, the first
+    /// one is used.
     pub fn take(&mut self, name: &'static str) -> Option<Node<'p, 'v>> {
-        debug_assert!(self.known.contains(&name), "{name} is read but not in the list of known fields");
+        debug_assert!(self.allowed.contains(&name), "{name} is read but not in the list of allowed fields");
         let (_, value) = self.entries.iter_mut().find(|(key, _)| key == name)?;
         match std::mem::take(value) {
             Value::Null => None,
@@ -63,7 +65,7 @@ impl<'p, 'v> Fields<'p, 'v> {
 
     /// Removes a field and returns the change that it describes: a missing field keeps the value, `null` clears it.
     pub fn change<T>(&mut self, name: &'static str, read: impl FnOnce(Node<'p, 'v>) -> Option<T>) -> Change<T> {
-        debug_assert!(self.known.contains(&name), "{name} is read but not in the list of known fields");
+        debug_assert!(self.allowed.contains(&name), "{name} is read but not in the list of allowed fields");
         let Some((_, value)) = self.entries.iter_mut().find(|(key, _)| key == name) else { return Change::Keep };
         match std::mem::take(value) {
             Value::Null => Change::Clear,
@@ -89,9 +91,9 @@ impl<'p, 'v> Fields<'p, 'v> {
     }
 }
 
-fn unknown(at: &Pointer<'_>, name: &str, known: &[&'static str], faults: &mut Faults) {
-    match suggestion(name, known) {
-        Some(meant) => at.fault(faults, Code::UnknownField, format_args!("unknown field; did you mean `{meant}`?")),
-        None => at.fault(faults, Code::UnknownField, format_args!("unknown field; known are {}", known.join(", "))),
+fn unknown(at: &Pointer<'_>, name: &str, allowed: &[&'static str], faults: &mut Faults) {
+    match suggestion(name, allowed) {
+        Some(similar) => at.fault(faults, Code::UnknownField, format_args!("unknown field; did you mean `{similar}`?")),
+        None => at.fault(faults, Code::UnknownField, format_args!("unknown field; use one of {}", allowed.join(", "))),
     }
 }

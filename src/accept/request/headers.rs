@@ -23,7 +23,7 @@ pub struct Denied {
     pub instead: &'static str,
 }
 
-/// The published deny list.
+/// The deny list, which is also part of the API documentation.
 pub const DENIED: &[Denied] = &[
     Denied { name: "from", instead: "use the field `from`" },
     Denied { name: "sender", instead: "use the field `from`" },
@@ -33,18 +33,18 @@ pub const DENIED: &[Denied] = &[
     Denied { name: "reply-to", instead: "use the field `reply_to`" },
     Denied { name: "subject", instead: "use the field `subject`" },
     Denied { name: "date", instead: "it is set when the message is accepted; use `scheduled_at` to send later" },
-    Denied { name: "message-id", instead: "it is made from the message's id and never changes over retries" },
+    Denied { name: "message-id", instead: "it is derived from the message's id and is the same in every attempt" },
     Denied { name: "mime-version", instead: "it is set with the body" },
     Denied { name: "content-*", instead: "it is set with the body; use `text`, `html` and `attachments`" },
     Denied { name: "return-path", instead: "it is written by the receiving server" },
-    Denied { name: "received", instead: "it is written by the servers on the way" },
-    Denied { name: "received-*", instead: "it is written by the servers on the way" },
+    Denied { name: "received", instead: "it is written by the servers that forward the message" },
+    Denied { name: "received-*", instead: "it is written by the servers that forward the message" },
     Denied { name: "delivered-to", instead: "it is written by the receiving server, which would detect a mail loop" },
     Denied { name: "apparently-to", instead: "use the field `to`" },
     Denied { name: "resent-*", instead: "it is for messages that a person resends" },
-    Denied { name: "dkim-signature", instead: "signatures are made by the service" },
-    Denied { name: "domainkey-signature", instead: "signatures are made by the service" },
-    Denied { name: "arc-*", instead: "it is written by the servers on the way" },
+    Denied { name: "dkim-signature", instead: "the service signs messages itself" },
+    Denied { name: "domainkey-signature", instead: "the service signs messages itself" },
+    Denied { name: "arc-*", instead: "it is written by the servers that forward the message" },
     Denied { name: "authentication-results", instead: "it is written by the receiving server" },
 ];
 
@@ -60,20 +60,20 @@ impl Denied {
     }
 }
 
-/// Parses `headers`, an object of strings, and keeps its order.
+/// Parses `headers`, an object of strings, and returns the headers in its order.
 pub fn headers(node: Option<Node<'_, '_>>, limit: usize, faults: &mut Faults) -> Vec<Header> {
     let mut list: Vec<Header> = Vec::new();
     let Some(node) = node else { return list };
     node.each_entry(limit, format_args!("at most {limit} headers are allowed"), faults, |name, node, faults| {
         let at = node.at;
-        let named = check_name(name, &at, faults);
+        let is_valid_name = check_name(name, &at, faults);
         // Header names are case-insensitive, so `X-A` and `x-a` are duplicates.
-        let again = list.iter().any(|earlier| earlier.name.eq_ignore_ascii_case(name));
-        if again {
+        let is_duplicate = list.iter().any(|earlier| earlier.name.eq_ignore_ascii_case(name));
+        if is_duplicate {
             at.fault(faults, Code::DuplicateField, "duplicate header; header names are case-insensitive");
         }
-        let longest = if header_syntax::syntax(name) == Syntax::Text { MAX_VALUE } else { MAX_STRUCTURED };
-        let Some(value) = node.line(0..=longest, faults).filter(|_| named && !again) else { return };
+        let max_length = if header_syntax::syntax(name) == Syntax::Text { MAX_VALUE } else { MAX_STRUCTURED };
+        let Some(value) = node.line(0..=max_length, faults).filter(|_| is_valid_name && !is_duplicate) else { return };
         match header_syntax::fault(name, &value) {
             Some(why) => at.fault(faults, Code::InvalidHeader, why),
             None => list.push(Header { name: name.into(), value: value.into_owned() }),

@@ -1,8 +1,8 @@
 //! Parses bytes into a borrowed JSON tree (RFC 8259) of bounded size.
 //!
 //! A tree takes up to 56 bytes per value, so 40 MiB of `[1,1,1,…]` would take a gigabyte: values are counted before the
-//! tree is built. The parser bounds the depth (127). Duplicate names are kept, and reported by [`super::walk`]. A byte
-//! order mark is skipped, as RFC 8259 §8.1 allows.
+//! tree is built. The parser bounds the depth (127). Duplicate names stay in the tree; [`super::fields`] and
+//! [`super::walk`] report them. A byte order mark is skipped, as RFC 8259 §8.1 allows.
 
 use memchr::{memchr_iter, memchr2};
 use serde_json_borrow::Value;
@@ -16,12 +16,12 @@ pub const MAX_VALUES: usize = 20_000;
 pub fn read(body: &[u8], max_values: usize) -> Result<Value<'_>, Rejection> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let text = std::str::from_utf8(body)
-        .map_err(|error| malformed_at(body, error.valid_up_to(), "the body is not UTF-8".into()))?;
+        .map_err(|error| malformed_at(body, error.valid_up_to(), "the body must be UTF-8".into()))?;
     if text.trim_ascii().is_empty() {
-        return Err(malformed_at(body, 0, "the body is empty".into()));
+        return Err(malformed_at(body, 0, "the body must not be empty".into()));
     }
-    if let Some(offset) = exceeds(body, max_values) {
-        return Err(malformed_at(body, offset, format!("the body has more than {max_values} JSON values")));
+    if let Some(offset) = excess_offset(body, max_values) {
+        return Err(malformed_at(body, offset, format!("the body must not have more than {max_values} JSON values")));
     }
     serde_json::from_str(text).map_err(|error| Rejection::Malformed {
         line: error.line(),
@@ -31,7 +31,7 @@ pub fn read(body: &[u8], max_values: usize) -> Result<Value<'_>, Rejection> {
 }
 
 /// Returns the offset at which the body exceeds `max` values: all but the first follow a `[`, a `{` or a `,`.
-fn exceeds(body: &[u8], max: usize) -> Option<usize> {
+fn excess_offset(body: &[u8], max: usize) -> Option<usize> {
     if body.len() <= max {
         return None;
     }
@@ -74,7 +74,7 @@ fn describe(error: &serde_json::Error) -> String {
         "lone leading surrogate in hex escape" | "unexpected end of hex escape" => {
             "a \\u escape is half of a surrogate pair".into()
         }
-        reason => format!("not JSON: {reason}"),
+        reason => format!("the body must be JSON: {reason}"),
     }
 }
 
@@ -97,9 +97,9 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_not_json_says_where_and_why() {
+    fn malformed_body_is_reported_with_position_and_reason() {
         let deep = format!("{}{}", "[".repeat(128), "]".repeat(128));
-        for (body, line, column, words) in [
+        for (body, line, column, reason) in [
             (b"".as_slice(), 1, 1, "empty"),
             (b" \n ", 1, 1, "empty"),
             (b"{\n\"a\": tru}", 2, 9, "expected ident"),
@@ -112,7 +112,7 @@ mod tests {
             (br#"{"a":1e999}"#, 1, 10, "out of range"),
         ] {
             let (at_line, at_column, message) = refusal(body);
-            assert!(message.contains(words), "{message}");
+            assert!(message.contains(reason), "{message}");
             assert_eq!((at_line, at_column), (line, column), "{message}");
         }
         let Err(Rejection::Malformed { message, .. }) = read(deep.as_bytes(), 1_000) else { panic!("too deep") };
@@ -134,6 +134,6 @@ mod tests {
         let body = format!("\u{feff}{{\"a\":\"{}\"}}", "x".repeat(1_000));
         let value = read(body.as_bytes(), 100).expect("JSON");
         let text = value.get("a").as_str().expect("a string").as_bytes();
-        assert!(body.as_bytes().as_ptr_range().contains(&text.as_ptr()), "the text lies in the body");
+        assert!(body.as_bytes().as_ptr_range().contains(&text.as_ptr()), "the string is a slice of the body");
     }
 }

@@ -17,13 +17,13 @@ const MAX_DOMAINS: usize = 100;
 /// The requested key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRequest {
-    /// 1–128 characters.
+    /// The key's name, 1–128 characters.
     pub name: String,
-    /// At least one.
+    /// The key's scopes, at least one.
     pub scopes: Vec<Scope>,
-    /// As A-labels; `None` means any.
+    /// The domains that the key may send from, as A-labels; `None` means any.
     pub sender_domains: Option<Vec<String>>,
-    /// Later than now.
+    /// When the key expires, later than now; `None` means never.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
@@ -60,16 +60,21 @@ fn scopes(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> Vec<Scope> {
     let mut scopes = Vec::new();
     let at = node.at;
     let before = faults.len();
-    node.each(Scope::ALL.len(), format_args!("there are only {} scopes", Scope::ALL.len()), faults, |node, faults| {
-        let at = node.at;
-        match node.string(faults).map(|word| word.parse::<Scope>()) {
-            Some(Ok(scope)) if !scopes.contains(&scope) => scopes.push(scope),
-            Some(Err(message)) => at.fault(faults, Code::InvalidValue, message),
-            _ => {}
-        }
-    });
+    node.each(
+        Scope::ALL.len(),
+        format_args!("at most {} scopes are allowed", Scope::ALL.len()),
+        faults,
+        |node, faults| {
+            let at = node.at;
+            match node.string(faults).map(|name| name.parse::<Scope>()) {
+                Some(Ok(scope)) if !scopes.contains(&scope) => scopes.push(scope),
+                Some(Err(message)) => at.fault(faults, Code::InvalidValue, message),
+                _ => {}
+            }
+        },
+    );
     if scopes.is_empty() && faults.len() == before {
-        at.fault(faults, Code::Required, "give at least one of send, read, admin");
+        at.fault(faults, Code::Required, "use at least one of `send`, `read` and `admin`");
     }
     scopes
 }
@@ -79,17 +84,17 @@ fn sender_domains(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> Option<Ve
     let list = node.at;
     let before = faults.len();
     let mut domains = Vec::new();
-    node.each(MAX_DOMAINS, format_args!("at most {MAX_DOMAINS} domains"), faults, |node, faults| {
+    node.each(MAX_DOMAINS, format_args!("at most {MAX_DOMAINS} domains are allowed"), faults, |node, faults| {
         let at = node.at;
         let Some(domain) = node.string(faults) else { return };
         // A valid domain forms a valid address.
         match format!("postmaster@{domain}").parse::<Address>() {
             Ok(address) if !domain.contains('@') => domains.push(address.domain().to_owned()),
-            _ => at.fault(faults, Code::InvalidValue, "not a domain name"),
+            _ => at.fault(faults, Code::InvalidValue, "must be a domain name such as example.com"),
         }
     });
     if domains.is_empty() && faults.len() == before {
-        list.fault(faults, Code::Required, "give at least one domain, or leave the field out to allow any");
+        list.fault(faults, Code::Required, "must have at least one domain; leave the field out to allow any");
     }
     Some(domains)
 }
@@ -114,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn domains_are_kept_as_a_labels() {
+    fn domains_are_converted_to_a_labels() {
         let key = read(r#"{"name": "shop", "scopes": ["send"], "sender_domains": ["Bücher.example"]}"#).expect("valid");
         assert_eq!(key.sender_domains, Some(vec!["xn--bcher-kva.example".to_owned()]));
     }

@@ -17,13 +17,13 @@ const FIELDS: &[&str] = &["stream", "route", "domain", "connections", "rate", "m
 /// A lane with its limits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LaneRequest {
-    /// The stream.
+    /// The lane's stream.
     pub stream: String,
-    /// The route.
+    /// The lane's route.
     pub route: RouteName,
-    /// Destination domain as A-labels; `*` for all domains of a relay.
+    /// The recipients' domain as A-labels; `*` for all domains of a relay route.
     pub domain: String,
-    /// Its limits. A missing one does not apply.
+    /// The lane's limits. A missing limit does not apply.
     pub limits: LaneLimits,
 }
 
@@ -76,8 +76,8 @@ fn route(node: Node<'_, '_>, routes: &[RouteName], faults: &mut Faults) -> Optio
     let text = node.string(faults)?;
     let route = RouteName::parse(&text).filter(|route| routes.contains(route));
     if route.is_none() {
-        let known: Vec<String> = routes.iter().map(ToString::to_string).collect();
-        at.fault(faults, Code::InvalidValue, format_args!("unknown route; known are {}", known.join(", ")));
+        let names: Vec<String> = routes.iter().map(ToString::to_string).collect();
+        at.fault(faults, Code::InvalidValue, format_args!("unknown route; use one of {}", names.join(", ")));
     }
     route
 }
@@ -87,7 +87,7 @@ fn domain(node: Node<'_, '_>, route: Option<&RouteName>, faults: &mut Faults) ->
     let text = node.string(faults)?;
     if text == "*" {
         if route.is_some_and(RouteName::is_mx) {
-            at.fault(faults, Code::InvalidValue, "direct to MX, each domain has its own lane; name the domain");
+            at.fault(faults, Code::InvalidValue, "must be a domain: on the route `mx`, each domain has its own lane");
         }
         return Some("*".into());
     }
@@ -95,7 +95,7 @@ fn domain(node: Node<'_, '_>, route: Option<&RouteName>, faults: &mut Faults) ->
     match format!("postmaster@{text}").parse::<Address>() {
         Ok(address) if !text.contains('@') => Some(address.domain().to_owned()),
         _ => {
-            at.fault(faults, Code::InvalidValue, "not a domain name; `*` means all domains through a relay");
+            at.fault(faults, Code::InvalidValue, "must be a domain name, or `*` for all domains through a relay");
             None
         }
     }

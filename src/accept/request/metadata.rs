@@ -20,10 +20,10 @@ pub fn metadata(node: Option<Node<'_, '_>>, faults: &mut Faults) -> Map<String, 
         format_args!("at most {MAX_ENTRIES} entries are allowed"),
         faults,
         |name, node, faults| {
-            let named = one_line(name, &node.at, 1..=MAX_NAME, faults);
+            let is_valid_name = one_line(name, &node.at, 1..=MAX_NAME, faults);
             if let Some(text) = node.prose(faults) {
                 size += name.len() + text.len();
-                if named && size <= MAX_SIZE {
+                if is_valid_name && size <= MAX_SIZE {
                     map.insert(name.into(), Value::String(text));
                 }
             }

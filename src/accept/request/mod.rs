@@ -1,8 +1,8 @@
 //! Parses the bytes of a request into a validated message, or into a list of all its faults.
 //!
 //! A body is parsed once into a borrowed JSON tree ([`json`]), which is then walked ([`walk`], [`fields`]): a derived
-//! `Deserialize` stops at the first fault, so that the sender would have to fix them one request at a time. Strings
-//! stay slices of the body until they are stored, so a 39 MiB attachment is decoded without a copy.
+//! `Deserialize` would stop at the first fault, so that the client would have to fix faults one request at a time.
+//! Strings stay slices of the body until they are stored, so a 39 MiB attachment is decoded without a copy.
 //!
 //! A [`NewMessage`] that [`parse`] returns has no CR, LF or NUL in anything that goes into a header or a command, at
 //! least one recipient and no more than allowed, and no NUL, which Postgres cannot store. Parsing uses only CPU time (2
@@ -44,15 +44,16 @@ mod tests;
 /// Limits that an installation can change. The email formats determine the lengths of single fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Recipients of one message in `to`, `cc` and `bcc` together, counted before duplicates are dropped.
+    /// Maximum number of recipients of one message in `to`, `cc` and `bcc` together, counted before duplicates are
+    /// dropped.
     pub recipients: usize,
-    /// Attachments and inline parts of one message.
+    /// Maximum number of attachments and inline parts of one message.
     pub attachments: usize,
-    /// Custom headers of one message.
+    /// Maximum number of custom headers of one message.
     pub headers: usize,
-    /// Tags of one message.
+    /// Maximum number of tags of one message.
     pub tags: usize,
-    /// How far ahead `scheduled_at` may lie.
+    /// Maximum time until `scheduled_at`.
     pub schedule_ahead: TimeDelta,
 }
 
@@ -76,17 +77,17 @@ pub struct Context<'a> {
 /// Why a body is not a valid request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// Not JSON, not UTF-8, nested too deep or with too many values (HTTP 400).
+    /// The body is not JSON, not UTF-8, nested too deep, or has too many values (HTTP 400).
     #[error("{message} (line {line}, column {column})")]
     Malformed {
-        /// Line of the fault, from 1.
+        /// Line of the fault, counted from 1.
         line: usize,
-        /// Byte in the line, from 1; 0 if the fault is at the start of the line.
+        /// Byte in the line, counted from 1; 0 if the fault is at the start of the line.
         column: usize,
-        /// What is wrong there.
+        /// What is wrong at this position.
         message: String,
     },
-    /// Well-formed JSON that is not a valid request (HTTP 422): every fault, up to [`Faults::LIMIT`].
+    /// The body is JSON, but not a valid request (HTTP 422). Contains every fault, up to [`Faults::LIMIT`].
     #[error("{} faults, the first at {:?}", .0.len(), .0.first().map_or("", |fault| fault.pointer.as_str()))]
     Invalid(Vec<Fault>),
 }
@@ -114,9 +115,9 @@ pub fn fingerprints(body: &[u8]) -> Result<Fingerprints, Rejection> {
 /// Two digests of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprints {
-    /// SHA-256 of its bytes, which earlier versions compare.
+    /// SHA-256 of the request's bytes, which earlier versions of Postrider compare.
     pub bytes: [u8; 32],
-    /// SHA-256 of its parsed content.
+    /// SHA-256 of the request's parsed content.
     pub parsed: [u8; 32],
 }
 

@@ -10,7 +10,7 @@ const FIELDS: &[&str] = &["reason"];
 /// Maximum length of a reason, in characters.
 const MAX_REASON: usize = 500;
 
-/// Parses the reason. An empty body has none.
+/// Parses the reason. Returns `None` for an empty body.
 pub fn parse(body: &[u8]) -> Result<Option<String>, Rejection> {
     if body.trim_ascii().is_empty() {
         return Ok(None);
@@ -33,10 +33,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_may_be_given_and_must_be_one_line() {
+    fn reason_is_optional_and_must_be_one_line() {
         assert_eq!(parse(b""), Ok(None));
         assert_eq!(parse(b"{}"), Ok(None));
-        assert_eq!(parse(br#"{"reason": "they asked us to"}"#), Ok(Some("they asked us to".into())));
+        assert_eq!(parse(br#"{"reason": "the postmaster asked"}"#), Ok(Some("the postmaster asked".into())));
         for body in [r#"{"reason": "a\nb"}"#, r#"{"reason": ""}"#, r#"{"reason": 5}"#, r#"{"why": "x"}"#, "[]"] {
             assert!(matches!(parse(body.as_bytes()), Err(Rejection::Invalid(_))), "{body}");
         }

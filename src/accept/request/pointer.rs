@@ -1,5 +1,5 @@
-//! The position of a value in a body as a JSON pointer (RFC 6901), kept as a path on the stack until a fault is
-//! reported.
+//! The position of a value in a body as a JSON pointer (RFC 6901). It is a path on the stack, and becomes a
+//! string only when a fault is reported.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,9 +17,9 @@ pub enum Pointer<'p> {
     Index(&'p Pointer<'p>, usize),
 }
 
-/// Maximum length, in characters, of names in pointers and messages. Longer names are cut, so that responses do not
+/// Maximum length, in characters, of a name in pointers and messages. Longer names are cut, so that responses do not
 /// echo megabytes.
-pub const SHOWN: usize = 100;
+pub const MAX_ECHOED_CHARS: usize = 100;
 
 impl Pointer<'_> {
     /// Adds a fault at this position. The message is formatted only if the list is not full.
@@ -45,9 +45,9 @@ impl fmt::Display for Pointer<'_> {
     }
 }
 
-/// Cuts a text to the length shown in responses.
+/// Truncates a text to [`MAX_ECHOED_CHARS`].
 pub fn cut(text: &str) -> Cow<'_, str> {
-    match text.char_indices().nth(SHOWN) {
+    match text.char_indices().nth(MAX_ECHOED_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]).into(),
         None => text.into(),
     }
@@ -64,6 +64,6 @@ mod tests {
         assert_eq!(Pointer::Index(&headers, 3).to_string(), "/headers/3");
         assert_eq!(Pointer::Root.to_string(), "");
         let long = "x".repeat(10_000);
-        assert_eq!(Pointer::Field(&Pointer::Root, &long).to_string().chars().count(), SHOWN + 2);
+        assert_eq!(Pointer::Field(&Pointer::Root, &long).to_string().chars().count(), MAX_ECHOED_CHARS + 2);
     }
 }

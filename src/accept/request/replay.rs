@@ -11,20 +11,20 @@ use crate::domain::fault::{Code, Faults};
 
 /// The fields of the body.
 const FIELDS: &[&str] = &["after_seq", "since"];
-/// The range of an event's number.
+/// Range of an event's `seq`.
 const SEQ: RangeInclusive<u64> = 0..=i64::MAX.cast_unsigned();
 
 /// Where a replay starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// After this event.
+pub enum ReplayStart {
+    /// After the event with this `seq`.
     After(i64),
     /// With the first event at or after this time.
     Since(DateTime<Utc>),
 }
 
-/// Parses where to start: a number or a time, not both.
-pub fn parse(body: &[u8]) -> Result<Start, Rejection> {
+/// Parses where to start: a `seq` or a time, not both.
+pub fn parse(body: &[u8]) -> Result<ReplayStart, Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
     let mut faults = Faults::default();
     let at = Pointer::Root;
@@ -32,13 +32,13 @@ pub fn parse(body: &[u8]) -> Result<Start, Rejection> {
         let since = fields.take("since");
         match (fields.take("after_seq"), since) {
             (Some(_), Some(_)) => {
-                at.fault(&mut faults, Code::InvalidValue, "give `after_seq` or `since`, not both");
+                at.fault(&mut faults, Code::InvalidValue, "use `after_seq` or `since`, not both");
                 None
             }
-            (Some(node), None) => node.whole(SEQ, &mut faults).map(Start::After),
-            (None, Some(node)) => schedule::time(Some(node), &mut faults).map(|(time, _)| Start::Since(time)),
+            (Some(node), None) => node.whole(SEQ, &mut faults).map(ReplayStart::After),
+            (None, Some(node)) => schedule::time(Some(node), &mut faults).map(|(time, _)| ReplayStart::Since(time)),
             (None, None) => {
-                let message = "give `after_seq`, the number after which to start, or `since`, a time";
+                let message = "use `after_seq`, the `seq` of the event after which to start, or `since`, a time";
                 Pointer::Field(&at, "after_seq").fault(&mut faults, Code::Required, message);
                 None
             }
@@ -55,13 +55,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_starts_after_a_number_or_at_a_time() {
-        assert_eq!(parse(br#"{"after_seq": 0}"#), Ok(Start::After(0)));
-        assert_eq!(parse(br#"{"since": "1970-01-01T01:00:00+01:00"}"#), Ok(Start::Since(DateTime::UNIX_EPOCH)));
+    fn replay_starts_after_a_seq_or_at_a_time() {
+        assert_eq!(parse(br#"{"after_seq": 0}"#), Ok(ReplayStart::After(0)));
+        assert_eq!(parse(br#"{"since": "1970-01-01T01:00:00+01:00"}"#), Ok(ReplayStart::Since(DateTime::UNIX_EPOCH)));
     }
 
     #[test]
-    fn a_body_without_a_start_is_refused() {
+    fn body_without_one_valid_start_is_refused() {
         for (body, pointer, code) in [
             ("{}", "/after_seq", "required"),
             (r#"{"after_seq": 1, "since": "2026-11-23T12:00:00Z"}"#, "", "invalid_value"),
@@ -72,7 +72,7 @@ mod tests {
             (r#"{"seq": 5, "after_seq": 1}"#, "/seq", "unknown_field"),
             ("[]", "", "invalid_type"),
         ] {
-            let Err(Rejection::Invalid(faults)) = parse(body.as_bytes()) else { panic!("{body} passed") };
+            let Err(Rejection::Invalid(faults)) = parse(body.as_bytes()) else { panic!("{body} is accepted") };
             let found: Vec<_> = faults.iter().map(|fault| (fault.pointer.as_str(), fault.code)).collect();
             assert_eq!(found, [(pointer, code)], "{body}");
         }

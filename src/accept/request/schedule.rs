@@ -9,12 +9,12 @@ use super::pointer::{Pointer, cut};
 use super::walk::Node;
 use crate::domain::fault::{Code, Faults};
 
-/// The time window of a message; both ends may be open.
+/// The time window of a message. A missing end means that the window is open there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Window {
-    /// Not before this time. A time in the past means now and is dropped.
+    /// The message is not sent before this time. `None` if the given time is in the past.
     pub scheduled_at: Option<DateTime<Utc>>,
-    /// Not after this time, which is later than now and than `scheduled_at`.
+    /// The message is not sent after this time, which is later than now and than `scheduled_at`.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
@@ -60,7 +60,8 @@ pub fn time<'p>(node: Option<Node<'p, '_>>, faults: &mut Faults) -> Option<(Date
     if let Ok(time) = DateTime::parse_from_rfc3339(&text) {
         return Some((time.to_utc().trunc_subsecs(6), at));
     }
-    let message = format_args!("`{}` is not an RFC 3339 time with a zone, such as 2026-12-01T09:00:00Z", cut(&text));
+    let message =
+        format_args!("must be an RFC 3339 time with a zone, such as 2026-12-01T09:00:00Z, not `{}`", cut(&text));
     at.fault(faults, Code::InvalidTimestamp, message);
     None
 }

@@ -1,6 +1,6 @@
-//! The body of `POST /v1/messages` as it is documented, and as a Rust program may write it.
+//! The body of `POST /v1/messages` for the API documentation, and for Rust programs that create one.
 //!
-//! Reading is done by [`super::send`]; a test holds the two together, field by field.
+//! [`super::send`] parses the body; a test checks that both have the same fields.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ pub struct SendRequest {
     /// Recipients in `Cc`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cc: Option<AddressesInput>,
-    /// Recipients that no header of the message names.
+    /// Recipients in no header of the message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bcc: Option<AddressesInput>,
     /// Addresses for replies, up to 10.
@@ -37,7 +37,7 @@ pub struct SendRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "Thank you for your order.")]
     pub text: Option<String>,
-    /// The HTML body, with any line ends. An empty one counts as absent.
+    /// The HTML body, with any line ends. An empty body counts as absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "<p>Thank you for your order.</p>")]
     pub html: Option<String>,
@@ -84,6 +84,7 @@ pub struct SendRequest {
     /// Whether to send to addresses on the suppression list too, for whatever reason they are listed, including
     /// complaints. Needs a key with the scope `admin`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = false)]
     pub ignore_suppression: Option<bool>,
 }
 
@@ -160,13 +161,14 @@ pub struct TemplateInput {
     /// The template's id.
     #[schema(example = "invoice")]
     pub id: String,
-    /// Its variables.
+    /// The template's variables.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = json!({"order": "42"}))]
     pub variables: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 impl SendRequest {
-    /// The smallest message: one recipient, a subject and a plain text.
+    /// Creates the smallest message: one recipient, a subject and a plain text.
     pub fn plain(
         from: impl Into<String>,
         to: impl Into<String>,

@@ -33,7 +33,7 @@ pub const FIELDS: &[&str] = &[
     "ignore_suppression",
 ];
 
-/// The stream of a message that names none.
+/// The stream of a message without the field `stream`.
 pub const DEFAULT_STREAM: &str = "transactional";
 
 /// Maximum length of a subject, in characters: a line of RFC 5322 before folding and encoding.
@@ -49,20 +49,24 @@ pub fn message(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -
     let recipients_before = faults.len();
     let recipients = address::recipients(&mut fields, context, faults);
     if recipients.is_empty() && faults.len() == recipients_before {
-        let message = "give at least one recipient in `to`, `cc` or `bcc`";
+        let message = "at least one recipient in `to`, `cc` or `bcc` is required";
         Pointer::Field(&at, "to").fault(faults, Code::Required, message);
     }
     let reply_to = address::reply_to(fields.take("reply_to"), faults);
-    let templated = refuse_template(fields.take("template"), faults);
-    let subject = subject(&mut fields, templated, faults);
+    let has_template = refuse_template(fields.take("template"), faults);
+    let subject = subject(&mut fields, has_template, faults);
     let text = fields.take("text").map(|node| node.prose(faults));
     let html = fields.take("html").map(|node| node.prose(faults)).filter(|html| !is_blank(html.as_deref()));
     // With an `html`, an empty text also counts as absent.
     let text = text.filter(|text| html.is_none() || !is_blank(text.as_deref()));
     let files = fields.take("attachments");
     let has_files = files.as_ref().and_then(|node| node.value.as_array()).is_some_and(|files| !files.is_empty());
-    if text.is_none() && html.is_none() && !has_files && !templated {
-        Pointer::Field(&at, "text").fault(faults, Code::Required, "give `text`, `html` or both");
+    if text.is_none() && html.is_none() && !has_files && !has_template {
+        Pointer::Field(&at, "text").fault(
+            faults,
+            Code::Required,
+            "`text` or `html` is required if there are no attachments",
+        );
     }
     let headers = headers::headers(fields.take("headers"), context.limits.headers, faults);
     let attachments = attachments::attachments(files, context.limits.attachments, faults);
@@ -95,21 +99,22 @@ pub fn message(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -
     })
 }
 
-/// Whether a body is blank, which counts as absent: a mail client would show it instead of the other body.
+/// Returns whether a body is blank. A blank body counts as absent, because a mail client would show it instead of the
+/// other body.
 fn is_blank(body: Option<&str>) -> bool {
     body.is_some_and(|body| body.trim().is_empty())
 }
 
 /// Parses the subject. It is required, though it may be `""`: a missing subject is usually a bug in the application.
-fn subject<'v>(fields: &mut Fields<'_, 'v>, templated: bool, faults: &mut Faults) -> Option<Cow<'v, str>> {
-    let node = if templated { fields.take("subject") } else { fields.require("subject", faults) };
+fn subject<'v>(fields: &mut Fields<'_, 'v>, has_template: bool, faults: &mut Faults) -> Option<Cow<'v, str>> {
+    let node = if has_template { fields.take("subject") } else { fields.require("subject", faults) };
     node?.line(0..=MAX_SUBJECT, faults)
 }
 
 /// Adds a fault if a template is given, which this version does not support yet. Returns whether one is given.
 fn refuse_template(node: Option<Node<'_, '_>>, faults: &mut Faults) -> bool {
     let Some(node) = node else { return false };
-    node.at.fault(faults, Code::NotAvailable, "templates are not available yet; give `subject` and `text` or `html`");
+    node.at.fault(faults, Code::NotAvailable, "templates are not available yet; use `subject`, and `text` or `html`");
     true
 }
 
@@ -118,8 +123,8 @@ pub fn stream<'v>(node: Option<Node<'_, 'v>>, streams: &[String], faults: &mut F
     let Some(node) = node else { return DEFAULT_STREAM.into() };
     let at = node.at;
     let Some(name) = node.string(faults) else { return DEFAULT_STREAM.into() };
-    if !streams.iter().any(|known| *known == name) {
-        let message = format_args!("unknown stream; known are {}", streams.join(", "));
+    if !streams.iter().any(|stream| *stream == name) {
+        let message = format_args!("unknown stream; use one of {}", streams.join(", "));
         at.fault(faults, Code::UnknownStream, message);
     }
     name
@@ -128,8 +133,8 @@ pub fn stream<'v>(node: Option<Node<'_, 'v>>, streams: &[String], faults: &mut F
 fn on_uncertain(node: Option<Node<'_, '_>>, faults: &mut Faults) -> OnUncertain {
     let Some(node) = node else { return OnUncertain::default() };
     let at = node.at;
-    let Some(word) = node.string(faults) else { return OnUncertain::default() };
-    word.parse().unwrap_or_else(|()| {
+    let Some(value) = node.string(faults) else { return OnUncertain::default() };
+    value.parse().unwrap_or_else(|()| {
         at.fault(faults, Code::InvalidValue, "use `retry`, `hold` or `fail`");
         OnUncertain::default()
     })

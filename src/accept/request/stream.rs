@@ -18,10 +18,10 @@ const FIELDS: &[&str] =
     &["name", "priority", "weight", "concurrency", "rate", "retry_schedule", "retry_window", "greylist", "unsubscribe"];
 
 /// Maximum number of delays in a schedule.
-const MAX_WAITS: usize = 50;
+const MAX_DELAYS: usize = 50;
 const SECOND: Duration = Duration::from_secs(1);
 /// Ranges as in the configuration (`[delivery]`).
-const WAIT: RangeInclusive<Duration> = SECOND..=Duration::from_hours(7 * 24);
+const DELAY: RangeInclusive<Duration> = SECOND..=Duration::from_hours(7 * 24);
 const WINDOW: RangeInclusive<Duration> = SECOND..=Duration::from_hours(30 * 24);
 const GREYLIST: RangeInclusive<Duration> = SECOND..=Duration::from_hours(24);
 
@@ -74,14 +74,14 @@ fn settings(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> StreamChange {
 fn schedule(node: Node<'_, '_>, faults: &mut Faults) -> Option<Vec<i32>> {
     let at = node.at;
     let before = faults.len();
-    let mut waits = Vec::new();
-    node.each(MAX_WAITS, format_args!("at most {MAX_WAITS} delays are allowed"), faults, |node, faults| {
-        waits.extend(node.seconds(WAIT, faults));
+    let mut delays = Vec::new();
+    node.each(MAX_DELAYS, format_args!("at most {MAX_DELAYS} delays are allowed"), faults, |node, faults| {
+        delays.extend(node.seconds(DELAY, faults));
     });
-    if waits.is_empty() && faults.len() == before {
-        at.fault(faults, Code::Required, "give at least one delay, or null for the configured schedule");
+    if delays.is_empty() && faults.len() == before {
+        at.fault(faults, Code::Required, "must have at least one delay, or be null for the configured schedule");
     }
-    (faults.len() == before).then_some(waits)
+    (faults.len() == before).then_some(delays)
 }
 
 /// Parses a stream's name: letters, digits, `-` and `_`, because it is part of URL paths.
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_durations_or_seconds() {
+    fn durations_are_strings_or_seconds() {
         let body = br#"{"name": "news", "priority": 60, "retry_schedule": ["1m", 300, "1h30m"], "retry_window": "2d",
                         "greylist": 600}"#;
         let (name, settings) = parse(body).expect("valid");
@@ -136,11 +136,10 @@ mod tests {
             ("/x", "unknown_field"),
         ];
         assert_eq!(found, expected.map(|(pointer, code)| (pointer.to_owned(), code)));
-        assert_eq!(faults(parse_change(br#"{"name": "b"}"#).expect_err("a name stays")).len(), 1);
-        let null =
-            faults(parse_change(br#"{"priority": null, "weight": null, "rate": null}"#).expect_err("no numbers"));
+        assert_eq!(faults(parse_change(br#"{"name": "b"}"#).expect_err("a name cannot change")).len(), 1);
+        let null = faults(parse_change(br#"{"priority": null, "weight": null, "rate": null}"#).expect_err("not valid"));
         assert_eq!(null, ["/priority", "/weight"].map(|pointer| (pointer.to_owned(), "invalid_type")));
-        let empty = faults(parse_change(br#"{"retry_schedule": []}"#).expect_err("no waits"));
+        let empty = faults(parse_change(br#"{"retry_schedule": []}"#).expect_err("no delays"));
         assert_eq!(empty, [("/retry_schedule".to_owned(), "required")]);
     }
 }

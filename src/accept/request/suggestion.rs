@@ -1,10 +1,11 @@
-//! Suggests a known name for an unknown one: a different spelling, the term of another email service, or a typo.
+//! Suggests a known name for an unknown one, which may be spelt differently, used by another email service, or
+//! mistyped.
 
-use super::pointer::SHOWN;
+use super::pointer::MAX_ECHOED_CHARS;
 
-/// Names of our fields in other services (SES, Mailgun, Mandrill, Postmark, Resend, `SendGrid`, `SparkPost`, Nodemailer),
-/// in lower case and without separators. A name with several meanings is in several rows; the first row whose field is
-/// known in the object decides.
+/// Names of Postrider's fields in other services (SES, Mailgun, Mandrill, Postmark, Resend, `SendGrid`, `SparkPost`,
+/// Nodemailer), in lower case and without separators. A name with several meanings is in several rows; the first row
+/// whose field is known in the object decides.
 const SYNONYMS: &[(&str, &[&str])] = &[
     ("filename", &["name", "file", "path", "title"]),
     ("content_type", &["type", "mimetype", "mime", "mediatype"]),
@@ -67,31 +68,31 @@ const SYNONYMS: &[(&str, &[&str])] = &[
     ("note", &["comment", "description"]),
 ];
 
-/// Returns the known name that was probably meant.
+/// Returns the known name that the sender probably intended.
 pub fn suggestion(name: &str, known: &[&'static str]) -> Option<&'static str> {
-    if name.chars().count() > SHOWN {
+    if name.chars().count() > MAX_ECHOED_CHARS {
         return None;
     }
-    let name = plain(name);
-    let same = known.iter().find(|known| plain(known) == name).copied();
+    let name = normalise(name);
+    let same = known.iter().find(|known| normalise(known) == name).copied();
     same.or_else(|| synonym(&name, known)).or_else(|| nearest(&name, known))
 }
 
 /// Normalises a name to lower case without separators.
-fn plain(name: &str) -> String {
+fn normalise(name: &str) -> String {
     name.replace(['_', '-', ' ', '.', ':'], "").to_lowercase()
 }
 
 fn synonym(name: &str, known: &[&'static str]) -> Option<&'static str> {
-    let mut meant = SYNONYMS.iter().filter(|(_, synonyms)| synonyms.contains(&name));
-    meant.find_map(|(field, _)| known.iter().find(|known| *known == field).copied())
+    let mut rows = SYNONYMS.iter().filter(|(_, synonyms)| synonyms.contains(&name));
+    rows.find_map(|(field, _)| known.iter().find(|known| *known == field).copied())
 }
 
 /// Returns the known name that differs in few letters.
 fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
     let (near, distance) = known
         .iter()
-        .map(|known| (*known, strsim::damerau_levenshtein(name, &plain(known))))
+        .map(|known| (*known, strsim::damerau_levenshtein(name, &normalise(known))))
         .min_by_key(|(_, distance)| *distance)?;
     (distance <= name.chars().count() / 3).then_some(near)
 }
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_field_names_the_one_that_was_meant() {
+    fn misspelt_field_gets_the_right_suggestion() {
         let known = &["reply_to", "to", "scheduled_at", "content_type"];
         table(
             known,
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_other_services_name_our_fields() {
+    fn names_of_other_services_are_translated() {
         table(
             send::FIELDS,
             &[
@@ -169,7 +170,7 @@ mod tests {
     fn only_known_names_are_suggested() {
         for (field, synonyms) in SYNONYMS {
             for name in *synonyms {
-                assert_eq!(*name, plain(name), "{field}: as it is compared");
+                assert_eq!(*name, normalise(name), "{field}: must be normalised");
                 assert_eq!(synonym(name, &["nothing"]), None, "{name}");
             }
         }

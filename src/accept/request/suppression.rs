@@ -20,13 +20,13 @@ pub const MAX_ENTRIES: usize = 1_000;
 
 /// The fields of a new entry.
 pub const FIELDS: &[&str] = &["address", "stream", "reason", "note", "expires_at"];
-/// The fields of an imported line: those of an export, in its order.
+/// The fields of an imported line, in the order of an export.
 pub const COLUMNS: &[&str] =
     &["address", "stream", "reason", "note", "created_at", "expires_at", "message_id", "recipient_id"];
 /// The fields of an entry to remove.
-pub const REMOVED: &[&str] = &["address", "stream"];
+pub const REMOVAL_FIELDS: &[&str] = &["address", "stream"];
 
-/// Selects the entry for all streams, where an entry is selected by its stream.
+/// Name that stands for the entry of all streams in requests that select entries by stream.
 pub const ALL_STREAMS: &str = "*";
 
 /// Parses new entries: one, or an array of them. A bare address is an entry too.
@@ -52,10 +52,10 @@ pub fn parse_removal(body: &[u8]) -> Result<Vec<Removal>, Rejection> {
             address(node, faults).map(|address| Removal { address, stream: None })
         } else {
             let Node { value, at } = node;
-            Fields::open(value, &at, REMOVED, faults).and_then(|mut fields| {
+            Fields::open(value, &at, REMOVAL_FIELDS, faults).and_then(|mut fields| {
                 let address = fields.require("address", faults).and_then(|node| address(node, faults));
                 let stream = fields.take("stream").and_then(|node| node.line(1..=64, faults));
-                Some(Removal { address: address?, stream: stream.map(|word| chosen_stream(&word)) })
+                Some(Removal { address: address?, stream: stream.map(|stream| stored_stream(&stream)) })
             })
         };
         removals.extend(removal);
@@ -63,9 +63,9 @@ pub fn parse_removal(body: &[u8]) -> Result<Vec<Removal>, Rejection> {
     Ok(removals)
 }
 
-/// Returns the stored form of the stream that selects an entry.
-pub fn chosen_stream(word: &str) -> String {
-    if word == ALL_STREAMS { String::new() } else { word.to_owned() }
+/// Returns the database form of a stream that selects an entry: the empty string for all streams.
+pub fn stored_stream(stream: &str) -> String {
+    if stream == ALL_STREAMS { String::new() } else { stream.to_owned() }
 }
 
 /// Parses a line of an import. Returns the first fault if it is not valid.
@@ -91,7 +91,7 @@ pub fn line(value: Value<'_>, context: &Context<'_>) -> Result<Suppression, Faul
         (_, fault) => Err(fault.unwrap_or_else(|| Fault {
             pointer: String::new(),
             code: Code::InvalidValue.as_str(),
-            message: "not an entry".into(),
+            message: "must be a suppression entry".into(),
         })),
     }
 }
@@ -177,13 +177,13 @@ mod tests {
 
     fn faults(body: &str) -> Vec<(String, &'static str)> {
         let Err(Rejection::Invalid(faults)) = with_context(|context| parse(body.as_bytes(), context)) else {
-            panic!("{body} passed")
+            panic!("{body} is accepted")
         };
         faults.into_iter().map(|fault| (fault.pointer, fault.code)).collect()
     }
 
     #[test]
-    fn an_entry_is_an_address_or_an_object_alone_or_among_others() {
+    fn body_is_an_entry_or_an_array_of_entries() {
         let read = |body: &str| with_context(|context| parse(body.as_bytes(), context)).unwrap();
         let one = read(r#""Ann@Example.test""#);
         assert_eq!((one.len(), one[0].address.as_str(), one[0].reason), (1, "ann@example.test", Reason::Manual));
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_names_all_entries_of_an_address_or_one() {
+    fn removal_selects_one_or_all_entries_of_an_address() {
         let body =
             br#"["A@b.test", {"address": "a@b.test", "stream": "*"}, {"address": "a@b.test", "stream": "news"}]"#;
         let removals = parse_removal(body).unwrap();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_what_an_export_has() {
+    fn import_line_has_the_fields_of_an_export() {
         let read = |text: &str| with_context(|context| line(json::read(text.as_bytes(), 100).unwrap(), context));
         let entry = read(
             r#"{"address": "a@b.test", "stream": null, "reason": "hard_bounce", "note": null, "expires_at": null,

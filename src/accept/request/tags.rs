@@ -1,4 +1,4 @@
-//! Parses tags: names and values for the sender's filters, returned in status, lists and events.
+//! Parses tags: names and values by which messages can be filtered, returned in status, lists and events.
 
 use std::borrow::Cow;
 
@@ -25,18 +25,18 @@ pub fn tags(node: Option<Node<'_, '_>>, limit: usize, faults: &mut Faults) -> Ve
 fn tag(node: Node<'_, '_>, faults: &mut Faults) -> Option<Tag> {
     let Node { value, at } = node;
     let mut fields = Fields::open(value, &at, FIELDS, faults)?;
-    let name = fields.require("name", faults).and_then(|node| word(node, faults));
-    let value = fields.require("value", faults).and_then(|node| word(node, faults));
+    let name = fields.require("name", faults).and_then(|node| name_or_value(node, faults));
+    let value = fields.require("value", faults).and_then(|node| name_or_value(node, faults));
     Some(Tag { name: name?.into_owned(), value: value?.into_owned() })
 }
 
 /// Parses a name or value: only letters, digits, `_` and `-`, so that `?tag=name:value` needs no escaping.
-fn word<'v>(node: Node<'_, 'v>, faults: &mut Faults) -> Option<Cow<'v, str>> {
+fn name_or_value<'v>(node: Node<'_, 'v>, faults: &mut Faults) -> Option<Cow<'v, str>> {
     let at = node.at;
     let text = node.line(1..=MAX_LENGTH, faults)?;
     if text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) {
         return Some(text);
     }
-    at.fault(faults, Code::InvalidValue, "only ASCII letters, digits, `_` and `-` are allowed");
+    at.fault(faults, Code::InvalidValue, "must have only ASCII letters, digits, `_` and `-`");
     None
 }

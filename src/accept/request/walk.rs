@@ -1,5 +1,5 @@
-//! Typed access to a JSON tree. Every step has its JSON pointer (RFC 6901), and an invalid value adds a fault and is
-//! skipped, so that the walk covers the whole body.
+//! Typed access to a JSON tree. Every value is read with its JSON pointer (RFC 6901). An invalid value adds a fault and
+//! is skipped, so that the walk covers the whole body.
 //!
 //! `null` equals a missing field. Functions return `None` exactly when the value is absent or a fault was added.
 
@@ -20,7 +20,7 @@ use crate::domain::fault::{Code, Faults};
 pub struct Node<'p, 'v> {
     /// The value; owned, so that a string with escapes is moved and not copied.
     pub value: Value<'v>,
-    /// Its position.
+    /// The value's position in the body.
     pub at: Pointer<'p>,
 }
 
@@ -151,7 +151,7 @@ impl<'v> Node<'_, 'v> {
         }
     }
 
-    /// Visits the elements of an array, or a single value in its place.
+    /// Visits the elements of an array, or the value itself if it is not an array.
     pub fn one_or_each(
         self,
         limit: usize,
@@ -180,24 +180,24 @@ impl<'v> Node<'_, 'v> {
         if object.len() > limit {
             self.at.fault(faults, Code::TooMany, format_args!("{why}, not {}", object.len()));
         }
-        let mut seen: Vec<Cow<'v, str>> = Vec::with_capacity(object.len().min(limit));
+        let mut visited: Vec<Cow<'v, str>> = Vec::with_capacity(object.len().min(limit));
         for (name, value) in object.into_vec().into_iter().take(limit) {
             if faults.is_full() {
                 return;
             }
             let at = Pointer::Field(&self.at, &name);
             // Linear, but over at most `limit` names.
-            if seen.contains(&name) {
+            if visited.contains(&name) {
                 duplicate(&at, &name, faults);
             } else {
                 visit(&name, Node { value, at }, faults);
-                seen.push(name);
+                visited.push(name);
             }
         }
     }
 }
 
-/// Whether a text has no control character and a length within bounds. Adds a fault if not.
+/// Returns whether a text has no control character and a length within bounds. Adds a fault if not.
 pub fn one_line(text: &str, at: &Pointer<'_>, length: RangeInclusive<usize>, faults: &mut Faults) -> bool {
     if let Some((index, c)) = text.chars().enumerate().find(|(_, c)| c.is_control()) {
         let message =
@@ -211,7 +211,7 @@ pub fn one_line(text: &str, at: &Pointer<'_>, length: RangeInclusive<usize>, fau
     }
     // A text has at least as many bytes as characters, so most need no counting.
     if text.len() > *length.end() && text.chars().count() > *length.end() {
-        at.fault(faults, Code::TooLong, format_args!("longer than {} characters", length.end()));
+        at.fault(faults, Code::TooLong, format_args!("must have at most {} characters", length.end()));
         return false;
     }
     true

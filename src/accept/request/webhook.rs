@@ -10,12 +10,12 @@ use crate::domain::endpoint::{BATCH, CONCURRENCY, EndpointChange, MAX_DESCRIPTIO
 use crate::domain::event::EventType;
 use crate::domain::fault::{Code, Faults};
 
-/// The fields of a new endpoint.
+/// The fields of a new webhook endpoint.
 const FIELDS: &[&str] = &["url", "events", "description", "concurrency", "rate", "batch"];
 /// The fields that may be changed.
 const CHANGES: &[&str] = &["url", "events", "description", "concurrency", "rate", "batch", "disabled"];
 
-/// Parses a new endpoint: its URL and its settings. The caller checks whether its address is allowed.
+/// Parses a new webhook endpoint: its URL and its settings. The caller checks whether the URL's address is allowed.
 pub fn parse(body: &[u8]) -> Result<(Url, Settings), Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
     let mut faults = Faults::default();
@@ -31,8 +31,8 @@ pub fn parse(body: &[u8]) -> Result<(Url, Settings), Rejection> {
     }
 }
 
-/// Parses changes to an endpoint: `null` resets `events`, `description` and `rate` to the default, a missing field
-/// keeps the value.
+/// Parses changes to a webhook endpoint: `null` resets `events`, `description` and `rate` to the default, a missing
+/// field keeps the value.
 pub fn parse_change(body: &[u8]) -> Result<EndpointChange, Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
     let mut faults = Faults::default();
@@ -63,7 +63,7 @@ fn url(node: Node<'_, '_>, faults: &mut Faults) -> Option<Url> {
     let at = node.at;
     let text = node.line(1..=MAX_URL, faults)?;
     let fault = match Url::parse(&text) {
-        Err(error) => format!("not a URL such as https://example.com/hooks: {error}"),
+        Err(error) => format!("must be a URL such as https://example.com/hooks: {error}"),
         Ok(url) if !matches!(url.scheme(), "http" | "https") => "must begin with https:// or http://".into(),
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
             "must not contain a user or password; verify the signature of deliveries instead".into()
@@ -71,7 +71,7 @@ fn url(node: Node<'_, '_>, faults: &mut Faults) -> Option<Url> {
         Ok(url) if url.fragment().is_some() => "must not contain a fragment (#…), which is never sent".into(),
         // Characters that are not ASCII get longer when they are encoded.
         Ok(url) if url.as_str().len() > MAX_URL => {
-            at.fault(faults, Code::TooLong, format_args!("longer than {MAX_URL} characters after encoding"));
+            at.fault(faults, Code::TooLong, format_args!("must have at most {MAX_URL} characters after encoding"));
             return None;
         }
         Ok(url) => return Some(url),
@@ -85,22 +85,22 @@ fn events(node: Node<'_, '_>, faults: &mut Faults) -> Option<Vec<EventType>> {
     let before = faults.len();
     let known = EventType::ALL.len();
     let mut types = Vec::new();
-    node.each(known, format_args!("there are only {known} types"), faults, |node, faults| {
+    node.each(known, format_args!("at most {known} types are allowed"), faults, |node, faults| {
         let at = node.at;
-        match node.string(faults).map(|word| word.parse::<EventType>()) {
+        match node.string(faults).map(|name| name.parse::<EventType>()) {
             Some(Ok(kind)) if types.contains(&kind) => {
                 at.fault(faults, Code::DuplicateValue, format_args!("duplicate type `{kind}`"));
             }
             Some(Ok(kind)) => types.push(kind),
             Some(Err(error)) => {
                 let known = EventType::ALL.map(EventType::as_str).join(", ");
-                at.fault(faults, Code::InvalidValue, format_args!("{error}; known are {known}"));
+                at.fault(faults, Code::InvalidValue, format_args!("{error}; use one of {known}"));
             }
             None => {}
         }
     });
     if types.is_empty() && faults.len() == before {
-        list.fault(faults, Code::Required, "give at least one type, or null for all");
+        list.fault(faults, Code::Required, "must have at least one type, or be null for all types");
     }
     (faults.len() == before).then_some(types)
 }
@@ -123,13 +123,13 @@ mod tests {
     }
 
     #[test]
-    fn a_url_alone_makes_an_endpoint() {
+    fn only_the_url_is_required() {
         let (url, settings) = parse(br#"{"url": "https://hooks.acme.test/mail?key=1"}"#).expect("valid");
         assert_eq!((url.as_str(), settings), ("https://hooks.acme.test/mail?key=1", Settings::default()));
     }
 
     #[test]
-    fn only_what_can_be_posted_to_is_a_url() {
+    fn only_http_urls_are_accepted() {
         assert_eq!(parse_url("HTTP://Bücher.test:8080/a b"), Ok("http://xn--bcher-kva.test:8080/a%20b".into()));
         for (url, code) in [
             ("", "required"),

@@ -14,5 +14,5 @@ use super::error::Doing as _;
 
 /// The path of this program.
 fn program() -> Result<PathBuf, BenchError> {
-    std::env::current_exe().doing("find this program's own file")
+    std::env::current_exe().doing("find the file of this program")
 }

@@ -18,10 +18,11 @@ use crate::bench::error::Doing as _;
 const START: Duration = Duration::from_secs(30);
 /// Time limit of a stop.
 const STOP: Duration = Duration::from_secs(20);
-/// Warnings that are shown per process.
-const SHOWN: usize = 10;
-/// Settings that are read from the operator's environment: sizes, limits and times, but no destinations and no storage.
-const PASSED_ON: [&str; 5] = [
+/// Maximum warnings printed per process.
+const MAX_WARNINGS: usize = 10;
+/// Prefixes of the environment variables that the service inherits: sizes, limits and times, but no destinations and no
+/// storage.
+const INHERITED: [&str; 5] = [
     "POSTRIDER_ACCEPT__",
     "POSTRIDER_DELIVERY__",
     "POSTRIDER_TIMEOUTS__",
@@ -40,15 +41,15 @@ pub(in crate::bench) struct Service {
     pub pid: u32,
 }
 
-/// This program with these settings and the harmless ones of the operator. It runs in `dir`, which has no
+/// Returns a command of this program with these settings and the inherited ones. It runs in `dir`, which has no
 /// `postrider.toml`.
 fn command(arguments: &[&str], dir: &Path, settings: &[(&str, String)]) -> Result<Command, BenchError> {
     let mut command = Command::new(program()?);
     command.args(arguments).current_dir(dir).stdin(Stdio::null()).kill_on_drop(true).process_group(0);
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
-        let is_ours = name.starts_with("POSTRIDER_") || name.starts_with("DATABASE_URL");
-        if is_ours && !PASSED_ON.iter().any(|start| name.starts_with(start)) {
+        let is_setting = name.starts_with("POSTRIDER_") || name.starts_with("DATABASE_URL");
+        if is_setting && !INHERITED.iter().any(|start| name.starts_with(start)) {
             command.env_remove(&*name);
         }
     }
@@ -66,14 +67,14 @@ pub(in crate::bench) async fn run_to_end(
     let mut command = command(arguments, dir, settings)?;
     let Output { status, stdout, stderr } = command.output().await.doing(&doing)?;
     if !status.success() {
-        let said = String::from_utf8_lossy(&stderr).trim().to_owned();
-        return Err(said).doing(doing);
+        let error = String::from_utf8_lossy(&stderr).trim().to_owned();
+        return Err(error).doing(doing);
     }
     Ok(String::from_utf8_lossy(&stdout).trim().to_owned())
 }
 
 impl Service {
-    /// Starts the service and waits until it runs.
+    /// Starts the service, and waits until it is running.
     pub(in crate::bench) async fn start(
         arguments: &[&str],
         dir: &Path,
@@ -84,7 +85,7 @@ impl Service {
         command.env("POSTRIDER_LOG__FORMAT", "json").env("POSTRIDER_LOG__FILTER", "warn,postrider::cli::serve=info");
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().doing(doing)?;
         let pid = child.id().unwrap_or_default();
-        let guard = Guard::over(pid).doing(doing)?;
+        let guard = Guard::start(pid).doing(doing)?;
         let stderr = child.stderr.take().ok_or("it has no output").doing(doing)?;
         let mut lines = BufReader::new(stderr).lines();
         let ready = tokio::time::timeout(START, ready(&mut lines)).await;
@@ -100,7 +101,7 @@ impl Service {
         Ok(Self { child, guard, api, pid })
     }
 
-    /// Stops it gracefully.
+    /// Stops the service gracefully.
     pub(in crate::bench) async fn stop(mut self) {
         if let Some(pid) = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw) {
             // A process that has already ended is not a failure.
@@ -113,9 +114,9 @@ impl Service {
     }
 }
 
-/// Returns the address of the API once the service runs; otherwise, what it logged before it ended.
+/// Returns the address of the API once the service is running, or its last log line if it ends before that.
 async fn ready(lines: &mut Lines<BufReader<ChildStderr>>) -> Result<SocketAddr, String> {
-    let mut said = String::from("it ended without a message");
+    let mut last_line = String::from("it ended without a message");
     while let Ok(Some(line)) = lines.next_line().await {
         let event: Value = serde_json::from_str(&line).unwrap_or_default();
         let fields = &event["fields"];
@@ -123,12 +124,12 @@ async fn ready(lines: &mut Lines<BufReader<ChildStderr>>) -> Result<SocketAddr, 
             let address = fields["address"].as_str().and_then(|address| address.parse().ok());
             return address.ok_or_else(|| "it does not log its address".to_owned());
         }
-        said = line;
+        last_line = line;
     }
-    Err(said)
+    Err(last_line)
 }
 
-/// Prints its warnings, because they may explain the figures.
+/// Prints the warnings of the service, because they may explain the results.
 async fn show(mut lines: Lines<BufReader<ChildStderr>>) {
     let mut shown = 0;
     while let Ok(Some(line)) = lines.next_line().await {
@@ -137,8 +138,11 @@ async fn show(mut lines: Lines<BufReader<ChildStderr>>) {
             continue;
         }
         shown += 1;
-        if shown <= SHOWN {
-            eprintln!("  the service says: {}", event["fields"]["message"].as_str().map_or(&*line, |said| said));
+        if shown <= MAX_WARNINGS {
+            eprintln!(
+                "  the service logged: {}",
+                event["fields"]["message"].as_str().map_or(&*line, |message| message)
+            );
         }
     }
 }

@@ -12,8 +12,8 @@ use super::program;
 use crate::bench::BenchError;
 use crate::bench::error::Doing as _;
 use crate::bench::options::Options;
-use crate::bench::seen::Seen;
-use crate::bench::sink::{Count, Told};
+use crate::bench::seen::NumberSet;
+use crate::bench::sink::{Count, SinkReport};
 
 /// Time limit of a response of the sink.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -24,17 +24,17 @@ pub(in crate::bench) struct Sink {
     child: Child,
     /// Its SMTP address.
     pub smtp: SocketAddr,
-    /// Its DNS address, if it answers DNS queries.
+    /// The address of its DNS server, if it has one.
     pub dns: Option<SocketAddr>,
     /// The process id.
     pub pid: u32,
     count: watch::Receiver<Count>,
     arrived: mpsc::UnboundedReceiver<(u64, Duration)>,
-    seen: mpsc::UnboundedReceiver<(Count, String)>,
+    numbers: mpsc::UnboundedReceiver<(Count, String)>,
 }
 
 impl Sink {
-    /// Starts it. It reports messages with a number below `announce` at once.
+    /// Starts the sink. It reports messages with a number below `announce` as soon as they arrive.
     pub(in crate::bench) async fn start(options: &Options, announce: u64) -> Result<Self, BenchError> {
         let doing = "start the sink";
         let mut command = Command::new(program()?);
@@ -49,51 +49,51 @@ impl Sink {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).process_group(0);
         let mut child = command.spawn().doing(doing)?;
         let stdout = child.stdout.take().ok_or("it has no output").doing(doing)?;
-        let (tell_ready, mut ready) = mpsc::unbounded_channel();
-        let (tell_count, count) = watch::channel(Count::default());
-        let (tell_arrived, arrived) = mpsc::unbounded_channel();
-        let (tell_seen, seen) = mpsc::unbounded_channel();
-        tokio::spawn(listen(stdout, move |told| {
-            // The receiver may be gone, which is not an error.
-            let _ = match told {
-                Told::Ready { smtp, dns } => tell_ready.send((smtp, dns)).is_ok(),
-                Told::Arrived { number, first_octet } => tell_arrived.send((number, first_octet)).is_ok(),
-                Told::Count(count) => tell_count.send(count).is_ok(),
-                Told::Seen { count, numbers } => tell_seen.send((count, numbers)).is_ok(),
+        let (send_ready, mut ready) = mpsc::unbounded_channel();
+        let (send_count, count) = watch::channel(Count::default());
+        let (send_arrived, arrived) = mpsc::unbounded_channel();
+        let (send_numbers, numbers) = mpsc::unbounded_channel();
+        tokio::spawn(listen(stdout, move |report| {
+            // A dropped receiver is not an error.
+            let _ = match report {
+                SinkReport::Ready { smtp, dns } => send_ready.send((smtp, dns)).is_ok(),
+                SinkReport::Arrived { number, first_byte } => send_arrived.send((number, first_byte)).is_ok(),
+                SinkReport::Count(count) => send_count.send(count).is_ok(),
+                SinkReport::Numbers { count, numbers } => send_numbers.send((count, numbers)).is_ok(),
             };
         }));
         let ready = tokio::time::timeout(LIMIT, ready.recv()).await.ok().flatten();
-        let (smtp, dns) = ready.ok_or("it does not report its address").doing(doing)?;
-        Ok(Self { pid: child.id().unwrap_or_default(), child, smtp, dns, count, arrived, seen })
+        let (smtp, dns) = ready.ok_or("it did not report its address").doing(doing)?;
+        Ok(Self { pid: child.id().unwrap_or_default(), child, smtp, dns, count, arrived, numbers })
     }
 
-    /// Returns what has arrived so far; at most a tenth of a second old.
+    /// Returns the counts so far, which are at most a tenth of a second old.
     pub(in crate::bench) fn count(&self) -> Count {
         *self.count.borrow()
     }
 
-    /// Waits for the message with this number. Returns when its first byte arrived, since the machine started.
+    /// Waits for the message with this number. Returns when its first byte arrived, since boot.
     pub(in crate::bench) async fn arrived(&mut self, number: u64) -> Option<Duration> {
-        while let Some((arrived, first_octet)) = self.arrived.recv().await {
+        while let Some((arrived, first_byte)) = self.arrived.recv().await {
             if arrived == number {
-                return Some(first_octet);
+                return Some(first_byte);
             }
         }
         None
     }
 
-    /// Returns everything that has arrived until now.
-    pub(in crate::bench) async fn seen(&mut self) -> Result<(Count, Seen), BenchError> {
-        let doing = "read from the sink what has arrived";
+    /// Returns the counts and the numbers of everything that has arrived so far.
+    pub(in crate::bench) async fn arrived_numbers(&mut self) -> Result<(Count, NumberSet), BenchError> {
+        let doing = "read the numbers from the sink";
         let input = self.child.stdin.as_mut().ok_or("it has ended").doing(doing)?;
         input.write_all(b"\n").await.doing(doing)?;
-        let told = tokio::time::timeout(LIMIT, self.seen.recv()).await.ok().flatten();
-        let (count, numbers) = told.ok_or("it does not answer").doing(doing)?;
-        let seen = Seen::from_text(&numbers).ok_or("its response is invalid").doing(doing)?;
-        Ok((count, seen))
+        let reported = tokio::time::timeout(LIMIT, self.numbers.recv()).await.ok().flatten();
+        let (count, numbers) = reported.ok_or("it did not respond").doing(doing)?;
+        let numbers = NumberSet::from_text(&numbers).ok_or("its response is invalid").doing(doing)?;
+        Ok((count, numbers))
     }
 
-    /// Stops it.
+    /// Stops the sink.
     pub(in crate::bench) async fn stop(mut self) {
         drop(self.child.stdin.take());
         if tokio::time::timeout(Duration::from_secs(5), self.child.wait()).await.is_err() {
@@ -102,11 +102,11 @@ impl Sink {
     }
 }
 
-async fn listen(stdout: ChildStdout, hear: impl Fn(Told)) {
+async fn listen(stdout: ChildStdout, on_report: impl Fn(SinkReport)) {
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        if let Ok(told) = serde_json::from_str(&line) {
-            hear(told);
+        if let Ok(report) = serde_json::from_str(&line) {
+            on_report(report);
         }
     }
 }

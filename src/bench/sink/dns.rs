@@ -1,5 +1,5 @@
-//! The DNS of the recipients' domains: every name below `bench.test` has the sink as its only mail exchanger. Other
-//! names do not exist.
+//! The DNS server of the recipients' domains: every name below `bench.test` has the sink as its only mail exchanger.
+//! Other names do not exist.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +14,7 @@ use crate::bench::mail::RECIPIENTS;
 /// TTL of the records, in seconds: longer than most runs.
 const TTL: u32 = 3_600;
 
-/// Starts the server. Returns its address.
+/// Starts the server, and returns its address.
 pub(super) async fn start(sink: IpAddr) -> io::Result<SocketAddr> {
     let socket = UdpSocket::bind((sink, 0)).await?;
     let address = socket.local_addr()?;
@@ -22,10 +22,10 @@ pub(super) async fn start(sink: IpAddr) -> io::Result<SocketAddr> {
     tokio::task::spawn_local(async move {
         let mut buffer = [0; 4_096];
         loop {
-            // An error means that a client is gone.
+            // An error means that a client has closed its socket.
             let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
-            if let Some(answer) = zone.answer(&buffer[..length]) {
-                let _ = socket.send_to(&answer, client).await;
+            if let Some(response) = zone.respond(&buffer[..length]) {
+                let _ = socket.send_to(&response, client).await;
             }
         }
     });
@@ -45,14 +45,14 @@ impl Zone {
     }
 
     /// Returns the response; `None` if the packet is not a query.
-    fn answer(&self, question: &[u8]) -> Option<Vec<u8>> {
+    fn respond(&self, question: &[u8]) -> Option<Vec<u8>> {
         let request = Message::from_vec(question).ok()?;
         let query = request.queries.first()?.clone();
-        let mut answer = request.into_response();
-        answer.metadata.recursion_available = true;
-        // MTA-STS policies are requested only by these names.
+        let mut response = request.into_response();
+        response.metadata.recursion_available = true;
+        // Names that begin with `_` are those of MTA-STS records, which do not exist here.
         let exists = self.origin.zone_of(query.name()) && !query.name().to_ascii().starts_with('_');
-        answer.metadata.response_code = if exists { ResponseCode::NoError } else { ResponseCode::NXDomain };
+        response.metadata.response_code = if exists { ResponseCode::NoError } else { ResponseCode::NXDomain };
         let data = match (query.query_type(), self.address) {
             (RecordType::MX, _) => Some(RData::MX(MX::new(10, self.exchanger.clone()))),
             (RecordType::A, IpAddr::V4(ip)) => Some(RData::A(ip.into())),
@@ -60,9 +60,9 @@ impl Zone {
             _ => None,
         };
         if let Some(data) = data.filter(|_| exists) {
-            answer.add_answer(Record::from_rdata(query.name().clone(), TTL, data));
+            response.add_answer(Record::from_rdata(query.name().clone(), TTL, data));
         }
-        answer.to_vec().ok()
+        response.to_vec().ok()
     }
 }
 
@@ -72,20 +72,20 @@ mod tests {
 
     use super::*;
 
-    fn ask(name: &str, kind: RecordType) -> Message {
+    fn query(name: &str, kind: RecordType) -> Message {
         let mut question = Message::query();
         question.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
         let zone = Zone::new("127.0.0.1".parse().unwrap()).unwrap();
-        Message::from_vec(&zone.answer(&question.to_vec().unwrap()).unwrap()).unwrap()
+        Message::from_vec(&zone.respond(&question.to_vec().unwrap()).unwrap()).unwrap()
     }
 
     #[test]
-    fn every_domain_has_the_sink_as_its_server() {
-        assert_eq!(ask("d00042.bench.test.", RecordType::MX).answers.len(), 1);
-        assert_eq!(ask("mx.bench.test.", RecordType::A).answers.len(), 1);
-        assert_eq!(ask("mx.bench.test.", RecordType::AAAA).answers.len(), 0);
+    fn every_domain_has_the_sink_as_its_mail_exchanger() {
+        assert_eq!(query("d00042.bench.test.", RecordType::MX).answers.len(), 1);
+        assert_eq!(query("mx.bench.test.", RecordType::A).answers.len(), 1);
+        assert_eq!(query("mx.bench.test.", RecordType::AAAA).answers.len(), 0);
         for name in ["example.test.", "_mta-sts.d00042.bench.test."] {
-            assert_eq!(ask(name, RecordType::TXT).metadata.response_code, ResponseCode::NXDomain, "{name}");
+            assert_eq!(query(name, RecordType::TXT).metadata.response_code, ResponseCode::NXDomain, "{name}");
         }
     }
 }

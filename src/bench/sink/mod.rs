@@ -2,8 +2,8 @@
 //! command `bench-sink`), so that its CPU is not counted as the service's. For direct delivery it is also the DNS
 //! server.
 //!
-//! It reports on standard output, in JSON lines (`Told`). A line on standard input requests the numbers that it has
-//! seen; the end of the input ends it, so that it never outlives the bench. It has one thread.
+//! It reports on standard output, in JSON lines (`SinkReport`). A line on standard input requests the numbers that have
+//! arrived; the sink ends with its input, so that it never outlives the bench. It has one thread.
 
 mod dns;
 mod session;
@@ -22,7 +22,7 @@ use tokio::task::LocalSet;
 use tally::Tally;
 
 /// Interval between two reported counts.
-const TELL: Duration = Duration::from_millis(100);
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The options of the sink.
 #[derive(Debug, Clone, clap::Args)]
@@ -30,16 +30,16 @@ pub struct Args {
     /// Recipients of each message
     #[arg(long, default_value_t = 1)]
     pub recipients: u16,
-    /// Report at once when a message with a number below this arrives
+    /// Report each message with a number below this as soon as it arrives
     #[arg(long, default_value_t = 0)]
     pub announce: u64,
-    /// Answer DNS queries too
+    /// Run a DNS server too
     #[arg(long)]
     pub dns: bool,
     /// Refuse every Nth recipient permanently
     #[arg(long)]
     pub refuse: Option<u64>,
-    /// Accept every Nth message and hang up without a reply
+    /// Accept every Nth message and disconnect without a reply
     #[arg(long)]
     pub hang_up: Option<u64>,
 }
@@ -47,32 +47,32 @@ pub struct Args {
 /// A report of the sink.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Told {
+pub(super) enum SinkReport {
     /// Its addresses for SMTP and DNS.
     Ready { smtp: SocketAddr, dns: Option<SocketAddr> },
-    /// A message that was to be reported at once has arrived: when its first byte came, since the machine started.
-    Arrived { number: u64, first_octet: Duration },
+    /// A message with a number below `announce` has arrived. `first_byte` is the time of its first byte, since boot.
+    Arrived { number: u64, first_byte: Duration },
     /// The counts so far.
     Count(Count),
-    /// The numbers that were seen, as `Seen` writes them: a recipient's number is the message's number times the
-    /// recipients per message, plus its position.
-    Seen { count: Count, numbers: String },
+    /// The numbers of the recipients that have arrived, as `NumberSet` writes them: the message's number times the
+    /// recipients per message, plus the recipient's position.
+    Numbers { count: Count, numbers: String },
 }
 
-/// Counts of what has arrived, in recipients.
+/// Counts of the recipients that have arrived.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Count {
     /// Numbered recipients, each counted once.
     pub arrived: u64,
-    /// Numbered recipients that came again.
+    /// Numbered recipients that arrived again.
     pub duplicates: u64,
     /// Recipients of the backlog.
-    pub waiting: u64,
+    pub backlog: u64,
     /// Unknown recipients, and recipients that got a message for another.
-    pub strangers: u64,
+    pub misdelivered: u64,
     /// Messages that begin with a DKIM signature, which is not verified.
     pub signed: u64,
-    /// When the last numbered recipient came, since the machine started.
+    /// When the last numbered recipient arrived, since boot.
     pub last: Duration,
 }
 
@@ -85,22 +85,22 @@ pub fn run(args: Args) -> std::io::Result<()> {
 async fn serve(args: Args) -> std::io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let dns = if args.dns { Some(dns::start(listener.local_addr()?.ip()).await?) } else { None };
-    tell(&Told::Ready { smtp: listener.local_addr()?, dns })?;
+    print_report(&SinkReport::Ready { smtp: listener.local_addr()?, dns })?;
     let tally = Rc::new(Tally::new(args));
     tokio::task::spawn_local(accept(listener, tally.clone()));
-    let mut asked = questions();
-    let (mut ticks, mut told) = (tokio::time::interval(TELL), Count::default());
+    let mut requests = requests();
+    let (mut ticks, mut reported) = (tokio::time::interval(REPORT_INTERVAL), Count::default());
     loop {
         tokio::select! {
-            question = asked.recv() => match question {
-                Some(()) => tell(&tally.seen())?,
+            request = requests.recv() => match request {
+                Some(()) => print_report(&tally.numbers())?,
                 None => return Ok(()),
             },
             _ = ticks.tick() => {
                 let count = tally.count();
-                if count != told {
-                    told = count;
-                    tell(&Told::Count(count))?;
+                if count != reported {
+                    reported = count;
+                    print_report(&SinkReport::Count(count))?;
                 }
             }
         }
@@ -112,29 +112,29 @@ async fn accept(listener: TcpListener, tally: Rc<Tally>) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let tally = tally.clone();
-                // A broken connection is the client's problem.
+                // An error of one connection is ignored: the client retries.
                 tokio::task::spawn_local(async move { session::Session::new(stream, &tally).run().await });
             }
             // A temporary error, such as too few file descriptors.
-            Err(_) => tokio::time::sleep(TELL).await,
+            Err(_) => tokio::time::sleep(REPORT_INTERVAL).await,
         }
     }
 }
 
-/// The lines of standard input, until its end.
-fn questions() -> mpsc::UnboundedReceiver<()> {
-    let (tell, asked) = mpsc::unbounded_channel();
+/// Returns a channel with an item for each line of standard input, which closes at its end.
+fn requests() -> mpsc::UnboundedReceiver<()> {
+    let (sender, requests) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
         for _ in std::io::stdin().lines().map_while(Result::ok) {
-            let _ = tell.send(());
+            let _ = sender.send(());
         }
     });
-    asked
+    requests
 }
 
-fn tell(what: &Told) -> std::io::Result<()> {
+fn print_report(report: &SinkReport) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    serde_json::to_writer(&mut out, what)?;
+    serde_json::to_writer(&mut out, report)?;
     out.write_all(b"\n")?;
     out.flush()
 }

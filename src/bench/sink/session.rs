@@ -1,5 +1,5 @@
-//! One SMTP session of the sink (RFC 5321), with PIPELINING (RFC 2920): replies are written once no complete command is
-//! left to read. Only the beginning of a message is kept, for its number.
+//! One SMTP session of the sink (RFC 5321), with PIPELINING (RFC 2920): replies are written once all complete
+//! commands have been processed. Only the beginning of a message is stored, to read its number.
 
 use std::io;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::tally::Tally;
 use crate::bench::mail::{self, Recipient};
 use crate::clock::Uptime;
 
-/// How many bytes of a message are kept: the fields of a signature and the message's own header.
+/// Maximum stored bytes of a message, enough for the signatures and the header.
 const HEAD: usize = 8 << 10;
 /// Maximum length of a command.
 const LINE: usize = 4 << 10;
@@ -24,20 +24,21 @@ const END: &[u8] = b"\r\n.\r\n";
 pub(super) struct Session<'a> {
     stream: TcpStream,
     tally: &'a Tally,
-    /// What was read, and how much of it is processed.
+    /// Bytes that were read.
     input: Vec<u8>,
+    /// The number of bytes of `input` that are processed.
     used: usize,
     replies: Vec<u8>,
     recipients: Vec<Recipient>,
     /// The beginning of the message that is being read; `None` between messages.
     head: Option<Vec<u8>>,
-    /// When the first byte after the last message came.
-    first_octet: Option<Duration>,
+    /// When the first byte after the last message arrived.
+    first_byte: Option<Duration>,
     end: Finder<'static>,
 }
 
-/// What to do next.
-enum Next {
+/// The action after processing the input.
+enum Step {
     Read,
     Close,
 }
@@ -52,7 +53,7 @@ impl<'a> Session<'a> {
             replies: b"220 sink.bench.test ESMTP\r\n".to_vec(),
             recipients: Vec::new(),
             head: None,
-            first_octet: None,
+            first_byte: None,
             end: memmem::Finder::new(END),
         }
     }
@@ -61,12 +62,12 @@ impl<'a> Session<'a> {
     pub(super) async fn run(mut self) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
         loop {
-            let next = self.work();
+            let step = self.process_input();
             if !self.replies.is_empty() {
                 self.stream.write_all(&self.replies).await?;
                 self.replies.clear();
             }
-            if let Next::Close = next {
+            if let Step::Close = step {
                 return Ok(());
             }
             self.input.drain(..self.used);
@@ -75,42 +76,42 @@ impl<'a> Session<'a> {
             if self.stream.read_buf(&mut self.input).await? == 0 {
                 return Ok(());
             }
-            self.first_octet.get_or_insert_with(|| Uptime::now().since_boot());
+            self.first_byte.get_or_insert_with(|| Uptime::now().since_boot());
         }
     }
 
-    /// Processes what was read.
-    fn work(&mut self) -> Next {
+    /// Processes the complete commands and message bytes in the input.
+    fn process_input(&mut self) -> Step {
         loop {
             if self.head.is_some() {
-                if !self.text() {
-                    return Next::Read;
+                if !self.read_body() {
+                    return Step::Read;
                 }
-                if self.taken() {
-                    return Next::Close;
+                if self.finish_message() {
+                    return Step::Close;
                 }
                 continue;
             }
             let rest = &self.input[self.used..];
             let Some(end) = memchr(b'\n', rest) else {
-                return if rest.len() > LINE { Next::Close } else { Next::Read };
+                return if rest.len() > LINE { Step::Close } else { Step::Read };
             };
             let (line, after) = (self.used..self.used + end, self.used + end + 1);
             self.used = after;
-            if let Next::Close = self.command(line) {
-                return Next::Close;
+            if let Step::Close = self.command(line) {
+                return Step::Close;
             }
         }
     }
 
     /// Replies to a command.
-    fn command(&mut self, line: std::ops::Range<usize>) -> Next {
+    fn command(&mut self, line: std::ops::Range<usize>) -> Step {
         let line = &self.input[line];
         let is = |verb: &[u8]| line.get(..4).is_some_and(|word| word.eq_ignore_ascii_case(verb));
         let reply: &[u8] = if is(b"RCPT") {
             let recipient = mail::recipient(path(line));
-            if self.tally.refuses(recipient) {
-                b"550 5.1.1 nobody of this name\r\n"
+            if self.tally.must_refuse(recipient) {
+                b"550 5.1.1 no such user\r\n"
             } else {
                 self.recipients.push(recipient);
                 b"250 2.1.5 ok\r\n"
@@ -132,32 +133,32 @@ impl<'a> Session<'a> {
         } else {
             b"500 5.5.1 no such command\r\n"
         };
-        let next = if is(b"QUIT") { Next::Close } else { Next::Read };
+        let step = if is(b"QUIT") { Step::Close } else { Step::Read };
         self.replies.extend_from_slice(reply);
-        next
+        step
     }
 
     /// Reads more of the message. Returns whether its end was found.
-    fn text(&mut self) -> bool {
+    fn read_body(&mut self) -> bool {
         let rest = &self.input[self.used..];
         let found = self.end.find(rest);
-        // Keeps bytes that may be the start of the end marker.
-        let taken = found.unwrap_or_else(|| rest.len().saturating_sub(END.len() - 1));
+        // Leaves bytes that may be the start of the end marker.
+        let used = found.unwrap_or_else(|| rest.len().saturating_sub(END.len() - 1));
         if let Some(head) = &mut self.head {
-            let room = HEAD.saturating_sub(head.len()).min(taken);
-            head.extend_from_slice(&rest[..room]);
+            let stored = HEAD.saturating_sub(head.len()).min(used);
+            head.extend_from_slice(&rest[..stored]);
         }
-        self.used += taken + found.map_or(0, |_| END.len());
+        self.used += used + found.map_or(0, |_| END.len());
         found.is_some()
     }
 
     /// Counts the message. Returns whether the session ends without a reply.
-    fn taken(&mut self) -> bool {
+    fn finish_message(&mut self) -> bool {
         let head = self.head.take().unwrap_or_default();
-        let first_octet = self.first_octet.take().unwrap_or_default();
-        self.tally.take(&head, &self.recipients, first_octet);
+        let first_byte = self.first_byte.take().unwrap_or_default();
+        self.tally.record(&head, &self.recipients, first_byte);
         self.recipients.clear();
-        if self.tally.hangs_up() {
+        if self.tally.must_disconnect() {
             self.replies.clear();
             return true;
         }
@@ -166,7 +167,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The text between the angle brackets.
+/// Returns the text between the angle brackets.
 fn path(line: &[u8]) -> &[u8] {
     let start = memchr(b'<', line).map_or(line.len(), |at| at + 1);
     let rest = &line[start..];

@@ -23,7 +23,7 @@ pub(super) struct Facts {
     pub admin_key: String,
     pub database_url: String,
     pub inbox_smtp: String,
-    /// Address that receives bounces. Earlier versions did not write it.
+    /// Address of the SMTP server for bounces. Earlier versions did not write it.
     #[serde(default)]
     pub bounces_smtp: String,
 }
@@ -37,10 +37,10 @@ impl Facts {
 
     /// Writes both files.
     pub(super) fn write(&self, dir: &Path) -> anyhow::Result<()> {
-        write_own(dir, SHELL, self.shell().as_bytes())?;
+        write_private(dir, SHELL, self.shell().as_bytes())?;
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
-        write_own(dir, JSON, &text)
+        write_private(dir, JSON, &text)
     }
 
     /// Returns the content of `DIR/dev.env`. No value contains a character that is special in a shell.
@@ -83,31 +83,31 @@ Ctrl-C stops everything; the next start keeps the data.
 }
 
 /// Returns the secret key of an earlier start, which encrypts DKIM keys, or creates one.
-pub(super) fn own_secret(dir: &Path) -> anyhow::Result<String> {
+pub(super) fn reuse_or_create_secret(dir: &Path) -> anyhow::Result<String> {
     const NAME: &str = "secret_key";
     let path = dir.join(NAME);
     match std::fs::read_to_string(&path) {
         Ok(secret) => return Ok(secret.trim().to_owned()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        // A new secret could not decrypt what this one has encrypted.
+        // With a new secret, data that the existing one encrypted could not be decrypted.
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
     let secret = hex(&rand::random::<[u8; 32]>());
-    write_own(dir, NAME, format!("{secret}\n").as_bytes())?;
+    write_private(dir, NAME, format!("{secret}\n").as_bytes())?;
     Ok(secret)
 }
 
 /// Writes a file that only this user can read, because it contains keys.
-fn write_own(dir: &Path, name: &str, text: &[u8]) -> anyhow::Result<()> {
-    let (path, fresh) = (dir.join(name), dir.join(format!("{name}.new")));
+fn write_private(dir: &Path, name: &str, text: &[u8]) -> anyhow::Result<()> {
+    let (path, temporary) = (dir.join(name), dir.join(format!("{name}.new")));
     let write = || -> std::io::Result<()> {
         // A file left by a crash may have another mode.
-        let _ = std::fs::remove_file(&fresh);
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+        let _ = std::fs::remove_file(&temporary);
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(text)?;
         file.sync_all()?;
-        // A script that waits for the file must never see it incomplete.
-        std::fs::rename(&fresh, &path)
+        // The rename ensures that a script that waits for the file never reads it incomplete.
+        std::fs::rename(&temporary, &path)
     };
     write().with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,5 +1,5 @@
 //! Makes `dev` safe to start anywhere, also with a production `postrider.toml` or environment: it replaces every
-//! setting through which data could leave this machine.
+//! setting by which data could leave this machine.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -36,16 +36,16 @@ pub(super) fn isolate(config: &mut Config, database_url: &str, inbox: SocketAddr
     let timeout = config.webhooks.timeout;
     config.webhooks = Webhooks { allow_private: false, allow: Vec::new(), timeout, this_machine_only: true };
 
-    // A link in a caught message must not lead to a production server, which might accept its signature.
-    let is_elsewhere = config.public_url.as_ref().is_some_and(|url| !is_local_url(url));
-    ignore(is_elsewhere, "public_url");
-    if is_elsewhere || config.public_url.is_none() {
+    // A link in a message in the inbox must not lead to a production server, which might accept its signature.
+    let is_other_machine = config.public_url.as_ref().is_some_and(|url| !is_local_url(url));
+    ignore(is_other_machine, "public_url");
+    if is_other_machine || config.public_url.is_none() {
         // Port 0 is replaced when the listener starts, so the URL is not known yet.
         config.public_url =
             (config.listen.port() != 0).then(|| format!("http://{}", reachable(config.listen)).parse().ok()).flatten();
     }
 
-    // Bounces come from this machine only.
+    // The SMTP server for bounces listens only on this machine.
     let is_open = config.inbound.listen.is_some_and(|address| !address.ip().is_loopback());
     ignore(is_open, "inbound.listen");
     if is_open || config.inbound.listen.is_none() {
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn dev_replaces_and_names_every_outgoing_setting() {
+    fn dev_replaces_and_reports_every_outgoing_setting() {
         let mut config = Config {
             relay_url: Some("smtp://relay.example:587".to_owned().into()),
             relay_ca_file: Some("/etc/ca.pem".into()),
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn dev_ignores_nothing_where_nothing_is_set() {
+    fn dev_reports_no_unset_setting_as_ignored() {
         let mut config = Config::default();
         assert!(isolate(&mut config, "postgres://127.0.0.1:5/dev", inbox()).is_empty());
         let mut local = Config { public_url: Some("http://localhost:9000".parse().unwrap()), ..Config::default() };

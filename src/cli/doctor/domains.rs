@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::db::domains::cache::{SenderCache, SenderStatus};
 use crate::db::domains::{self, DomainRow, KeyRow};
 use crate::db::{Db, DbError, webhooks};
-use crate::dns::{self, Asker};
+use crate::dns::{self, UncachedResolver};
 use crate::domain::dns_records::{Finding, PublishedKey, RecordStatus, records};
 use crate::domain::id::TenantId;
 
@@ -17,27 +17,27 @@ use crate::domain::id::TenantId;
 const MAX_DOMAINS: i64 = 1_000;
 
 pub(super) async fn check(config: &Config, report: &mut Report) {
-    let dns = match settings::asker(config) {
+    let dns = match settings::uncached_resolver(config) {
         Ok(dns) => dns,
         Err(error) => return report.bad("dns", format!("{error:#}")),
     };
     if let Ok(db) = app::database(config) {
         match domains::all(&db, MAX_DOMAINS).await {
-            Ok(rows) => registered(config, &db, &dns, rows, report).await,
+            Ok(rows) => check_registered(config, &db, &dns, rows, report).await,
             Err(error) => report.bad("domains", error),
         }
         db.close().await;
     }
-    let terms = settings::terms(config);
+    let terms = settings::dns_settings(config);
     if terms.is_direct {
-        own_name(&terms.hostname, &dns, report).await;
+        check_hostname(&terms.hostname, &dns, report).await;
     }
 }
 
-async fn registered(config: &Config, db: &Db, dns: &Asker, rows: Vec<DomainRow>, report: &mut Report) {
+async fn check_registered(config: &Config, db: &Db, dns: &UncachedResolver, rows: Vec<DomainRow>, report: &mut Report) {
     match (&config.secret_key, rows.is_empty()) {
         (Some(_), _) => Report::ok("secret_key", "it is set"),
-        (None, true) => match webhooks::secrets::clear(db, 1).await {
+        (None, true) => match webhooks::secrets::unencrypted(db, 1).await {
             Ok(clear) if clear.is_empty() => {
                 Report::ok(
                     "secret_key",
@@ -53,7 +53,7 @@ async fn registered(config: &Config, db: &Db, dns: &Asker, rows: Vec<DomainRow>,
         },
         (None, false) => report.bad(
             "secret_key",
-            "it is not set, and messages from registered domains wait: set it to the key they were created with",
+            "it is not set, and messages from registered domains wait: set it to the key used at their registration",
         ),
     }
     if rows.is_empty() {
@@ -62,23 +62,23 @@ async fn registered(config: &Config, db: &Db, dns: &Asker, rows: Vec<DomainRow>,
     let clock = std::sync::Arc::new(crate::clock::SystemClock);
     let senders = SenderCache::new(db.clone(), clock, config.keyring(), config.dkim.algorithms());
     for row in rows {
-        if let Err(error) = one(config, db, dns, &senders, &row, report).await {
+        if let Err(error) = check_domain(config, db, dns, &senders, &row, report).await {
             report.bad(&format!("domain {}", row.name), error);
         }
     }
 }
 
-/// Prints one line for each record, and one if the keys cannot be decrypted.
-async fn one(
+/// Prints one line for each record of a domain, and one if its keys cannot be decrypted.
+async fn check_domain(
     config: &Config,
     db: &Db,
-    dns: &Asker,
+    dns: &UncachedResolver,
     senders: &SenderCache,
     row: &DomainRow,
     report: &mut Report,
 ) -> Result<(), DbError> {
     let tenant = TenantId(row.tenant_id);
-    if let SenderStatus::Known(sender) = senders.get(tenant, &row.name).await?
+    if let SenderStatus::Registered(sender) = senders.get(tenant, &row.name).await?
         && let Err(error) = &sender.signer
     {
         report.bad(
@@ -91,70 +91,72 @@ async fn one(
         .iter()
         .filter_map(KeyRow::published)
         .collect();
-    let terms = settings::terms(config);
+    let terms = settings::dns_settings(config);
     let idle: Vec<String> = keys.iter().filter(|key| !key.is_in_use(&terms)).map(|key| key.name(&row.name)).collect();
     for finding in dns::check(dns, records(&terms, &row.name, &keys)).await {
-        record(&row.name, finding, &idle, report);
+        print_record(&row.name, finding, &idle, report);
     }
     Ok(())
 }
 
 /// Prints the line of one record. `idle` are the names of keys that do not sign, whose records are not required.
-fn record(domain: &str, finding: Finding, idle: &[String], report: &mut Report) {
-    let what = format!("domain {domain}, {}", finding.name);
+fn print_record(domain: &str, finding: Finding, idle: &[String], report: &mut Report) {
+    let subject = format!("domain {domain}, {}", finding.name);
     if let Some(warning) = finding.warning.filter(|_| finding.status == RecordStatus::Ok) {
-        return Report::ok(&what, format!("published. {warning}"));
+        return Report::ok(&subject, format!("published. {warning}"));
     }
     match (finding.status, finding.mend) {
-        (RecordStatus::Ok, _) if idle.contains(&finding.name) => Report::ok(&what, "published (not in use)"),
-        _ if idle.contains(&finding.name) => Report::ok(&what, "differs from the expected record (not in use)"),
-        (RecordStatus::Ok, _) => Report::ok(&what, "published"),
-        (_, Some(fix)) => report.bad(&what, fix),
-        (_, None) => report.bad(&what, "differs from the expected record"),
+        (RecordStatus::Ok, _) if idle.contains(&finding.name) => Report::ok(&subject, "published (not in use)"),
+        _ if idle.contains(&finding.name) => Report::ok(&subject, "differs from the expected record (not in use)"),
+        (RecordStatus::Ok, _) => Report::ok(&subject, "published"),
+        (_, Some(fix)) => report.bad(&subject, fix),
+        (_, None) => report.bad(&subject, "differs from the expected record"),
     }
 }
 
 /// Checks the hostname: receivers look up the PTR record of the sending address and expect it to be the name in EHLO,
 /// which must resolve to that address.
-async fn own_name(hostname: &str, dns: &Asker, report: &mut Report) {
-    let what = format!("hostname {hostname}");
+async fn check_hostname(hostname: &str, dns: &UncachedResolver, report: &mut Report) {
+    let subject = format!("hostname {hostname}");
     if !hostname.contains('.') {
         return report.bad(
-            &what,
+            &subject,
             "other servers cannot resolve this name: set hostname to a name that resolves to this machine",
         );
     }
     if hostname.starts_with('[') {
         return report
-            .bad(&what, "many servers refuse an address as a name: set hostname to a name that resolves to it");
+            .bad(&subject, "many servers refuse an address as a name: set hostname to a name that resolves to it");
     }
     match dns.addresses(hostname).await {
         Err(why) => {
-            report.bad(&what, format!("the DNS did not answer ({why}): check that `dns` is the address of a resolver"));
+            report
+                .bad(&subject, format!("the DNS query failed ({why}): check that `dns` is the address of a resolver"));
         }
         Ok(addresses) if addresses.is_empty() => {
-            report.bad(&what, "it has no address: publish an A record with the address that this machine sends from");
+            report
+                .bad(&subject, "it has no address: publish an A record with the address that this machine sends from");
         }
         Ok(addresses) => {
             for address in addresses {
-                points_back(&what, hostname, address, dns, report).await;
+                check_ptr(&subject, hostname, address, dns, report).await;
             }
         }
     }
 }
 
-async fn points_back(what: &str, hostname: &str, address: IpAddr, dns: &Asker, report: &mut Report) {
+async fn check_ptr(subject: &str, hostname: &str, address: IpAddr, dns: &UncachedResolver, report: &mut Report) {
     match dns.names(address).await {
-        Err(why) => report.bad(what, format!("the DNS did not answer the PTR query for {address} ({why})")),
+        Err(why) => report.bad(subject, format!("the PTR query for {address} failed ({why})")),
         Ok(names) if names.iter().any(|name| name.eq_ignore_ascii_case(hostname.trim_end_matches('.'))) => {
-            Report::ok(what, format!("it resolves to {address}, whose PTR record names it"));
+            Report::ok(subject, format!("it resolves to {address}, whose PTR record names it"));
         }
         Ok(names) if names.is_empty() => report.bad(
-            what,
-            format!("it resolves to {address}, which has no PTR record: ask the provider of the address for one"),
+            subject,
+            format!("it resolves to {address}, which has no PTR record: have the provider of the address set one"),
         ),
         Ok(names) => report.bad(
-            what,
+            subject,
             format!(
                 "it resolves to {address}, whose PTR record is {}: change it to {hostname}, or set hostname to it",
                 names.join(", ")

@@ -1,5 +1,5 @@
-//! Checks what keeps messages or events from moving: missing workers, an old backlog, pauses, unreachable destinations,
-//! held recipients, failing webhooks, and clocks and replicas that differ.
+//! Checks for conditions that stop or delay messages and events: missing workers, an old backlog, pauses, unreachable
+//! destinations, held recipients, failing webhook endpoints, wrong clocks, and replicas with different settings.
 
 use std::fmt::Write as _;
 
@@ -13,9 +13,9 @@ use crate::db::overview::{self, Overview, Stopped};
 use crate::db::pool::server;
 use crate::db::{Db, DbError, workers};
 
-/// Age of the oldest due message that is reported: workers that keep up stay below it.
+/// Age of the oldest due message from which on the backlog is reported. Workers that keep up stay below it.
 const BACKLOG: TimeDelta = TimeDelta::minutes(5);
-/// Clock skew that is reported.
+/// Clock skew from which on it is reported.
 const SKEW: TimeDelta = TimeDelta::seconds(2);
 
 pub(super) async fn check(config: &Config, db: &Db, report: &mut Report) {
@@ -32,16 +32,16 @@ async fn checks(config: &Config, db: &Db, report: &mut Report) -> Result<(), DbE
     replicas(config, db, &overview, report).await?;
     stopped(&overview, report);
     for endpoint in &overview.endpoints {
-        let what = format!("webhook {}", endpoint.url);
+        let subject = format!("webhook {}", endpoint.url);
         let reason = endpoint.reason.as_deref().unwrap_or("no reason is recorded");
         let (state, fix) = if endpoint.is_disabled {
             ("disabled", "fix the endpoint, then PATCH /v1/webhooks/{id} with {\"disabled\": false}")
         } else {
             ("failing", "see GET /v1/webhooks/{id}/deliveries")
         };
-        report.bad(&what, format!("{state} since {} ({reason}): {fix}", time(endpoint.since)));
+        report.bad(&subject, format!("{state} since {} ({reason}): {fix}", time(endpoint.since)));
     }
-    age(overview.oldest_due, now, report);
+    backlog(overview.oldest_due, now, report);
     Ok(())
 }
 
@@ -61,16 +61,19 @@ fn clock(skew: TimeDelta, report: &mut Report) {
 }
 
 async fn replicas(config: &Config, db: &Db, overview: &Overview, report: &mut Report) -> Result<(), DbError> {
-    let living = workers::living(db, config.delivery.lease).await?;
+    let living = workers::live(db, config.delivery.lease).await?;
     match (living.len(), overview.oldest_due) {
         (0, Some(_)) => report.bad("workers", "none is running, and messages are due: start `postrider serve`"),
         (0, None) => Report::warn("workers", "none is running: start `postrider serve` before messages are sent"),
         (running, _) => Report::ok("workers", format!("{running} running")),
     }
-    for fingerprints::Differing { worker, settings } in fingerprints::differing(config, db).await? {
+    for fingerprints::DifferingWorker { worker, settings } in fingerprints::differing(config, db).await? {
         report.bad(
             &format!("worker on {} (process {})", worker.host, worker.pid),
-            format!("configured differently from here ({}): give all replicas the same settings", settings.join(", ")),
+            format!(
+                "has a different configuration than this command ({}): give all replicas the same settings",
+                settings.join(", ")
+            ),
         );
     }
     Ok(())
@@ -78,10 +81,10 @@ async fn replicas(config: &Config, db: &Db, overview: &Overview, report: &mut Re
 
 fn stopped(overview: &Overview, report: &mut Report) {
     for paused in &overview.paused {
-        Report::warn(&paused.name, described("paused", paused, "resume it when the reason no longer applies"));
+        Report::warn(&paused.name, describe("paused", paused, "resume it when the reason no longer applies"));
     }
-    for blocked in &overview.blocked {
-        report.bad(&blocked.name, described("destination unreachable", blocked, "see GET /v1/lanes"));
+    for lane in &overview.unreachable {
+        report.bad(&lane.name, describe("destination unreachable", lane, "see GET /v1/lanes"));
     }
     if overview.held > 0 {
         report.bad(
@@ -91,7 +94,7 @@ fn stopped(overview: &Overview, report: &mut Report) {
     }
 }
 
-fn described(state: &str, stopped: &Stopped, fix: &str) -> String {
+fn describe(state: &str, stopped: &Stopped, fix: &str) -> String {
     let mut text = format!("{state} since {}", time(stopped.since));
     if let Some(reason) = &stopped.reason {
         let _ = write!(text, " ({reason})");
@@ -99,7 +102,7 @@ fn described(state: &str, stopped: &Stopped, fix: &str) -> String {
     text + ": " + fix
 }
 
-fn age(oldest: Option<DateTime<Utc>>, now: DateTime<Utc>, report: &mut Report) {
+fn backlog(oldest: Option<DateTime<Utc>>, now: DateTime<Utc>, report: &mut Report) {
     match oldest.map(|due| now - due) {
         Some(age) if age > BACKLOG => report.bad(
             "backlog",

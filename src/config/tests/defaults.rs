@@ -1,38 +1,38 @@
-//! The defaults: `postrider.example.toml` shows every key, and the documentation gives the same values.
+//! Checks that `postrider.example.toml` has every key, and that the documentation names the same defaults.
 
 use std::path::Path;
 
 use figment::value::Value;
 
-use super::sound;
+use super::valid_config;
 use crate::config::keys::{self, Keys};
 use crate::config::load::Setting;
 use crate::config::problem::Problems;
 use crate::config::{Config, DEFAULTS, file, variables};
 
-fn shown(config: &Config) -> Value {
+fn serialized(config: &Config) -> Value {
     Value::serialize(config).expect("plain data")
 }
 
 #[test]
-fn the_example_changes_nothing_as_it_is() {
-    assert_eq!(shown(&sound(DEFAULTS, &[])), shown(&Config::default()));
+fn example_file_equals_the_defaults() {
+    assert_eq!(serialized(&valid_config(DEFAULTS, &[])), serialized(&Config::default()));
 }
 
 #[test]
-fn the_example_shows_every_key() {
+fn example_file_has_every_key() {
     // Prose starts with "# ", a key that is commented out with "#" alone.
     let uncommented: Vec<_> = DEFAULTS
         .lines()
         .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#'])).unwrap_or(line))
         .collect();
     let text = uncommented.join("\n");
-    sound(&text, &[]);
+    valid_config(&text, &[]);
     let keys = Keys::known();
     let given = file::settings(&text, Path::new("example"), &keys, &mut Problems::default());
     for (key, _) in keys.iter() {
-        let is_shown = |setting: &Setting| &*keys::general(&setting.key) == key;
-        assert!(given.iter().any(is_shown), "{key} is missing from postrider.example.toml");
+        let is_key = |setting: &Setting| &*keys::generic_key(&setting.key) == key;
+        assert!(given.iter().any(is_key), "{key} is missing from postrider.example.toml");
     }
 }
 
@@ -56,7 +56,7 @@ fn documented(page: &str) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn documentation_gives_the_defaults() {
+fn documentation_has_the_same_defaults() {
     let keys = Keys::known();
     let mut count = 0;
     for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).expect("docs") {
@@ -65,16 +65,16 @@ fn documentation_gives_the_defaults() {
             continue;
         }
         for (key, default) in documented(&std::fs::read_to_string(&path).expect("a page")) {
-            let place = format!("{key} in {}", path.display());
-            let known = keys.default_of(key).unwrap_or_else(|| panic!("no such key: {place}"));
+            let position = format!("{key} in {}", path.display());
+            let known = keys.default_of(key).unwrap_or_else(|| panic!("no such key: {position}"));
             match default.strip_prefix('`').and_then(|rest| rest.strip_suffix('`')) {
-                // A default that is set changes nothing.
+                // Setting a key to its default changes nothing.
                 Some(value) => {
-                    let config = sound("", &[(&variables::variable_of(key), value)]);
-                    assert_eq!(shown(&config), shown(&Config::default()), "{place}");
+                    let config = valid_config("", &[(&variables::variable_of(key), value)]);
+                    assert_eq!(serialized(&config), serialized(&Config::default()), "{position}");
                 }
                 None => {
-                    assert!(default.starts_with("unset") && matches!(known, Value::Empty(..)), "{place}: {known:?}");
+                    assert!(default.starts_with("unset") && matches!(known, Value::Empty(..)), "{position}: {known:?}");
                 }
             }
             count += 1;

@@ -1,8 +1,8 @@
-//! Cache of sender domains: their status and signing keys. Each domain is queried at most once every few seconds, and
-//! no entry is used for more than a minute.
+//! Cache of sender domains with their status and signing keys. Each domain is queried at most once every few seconds,
+//! and no entry is used for more than a minute.
 //!
-//! The API and the workers use the same lookup. A subdomain's messages are signed by the nearest registered domain
-//! above it, which counts as aligned under DMARC's relaxed rule.
+//! The API and the workers use the same lookup. Messages from a subdomain are signed with the keys of the nearest
+//! registered parent domain, which is aligned under DMARC's relaxed rule.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,14 +16,14 @@ use crate::clock::SharedClock;
 use crate::db::domains;
 use crate::db::{Db, DbError};
 use crate::domain::dkim::{Algorithm, KeyError, Signer, SigningKey};
-use crate::domain::dns_records::{DmarcPolicy, DomainStatus, Strict, lineage};
+use crate::domain::dns_records::{DmarcPolicy, DomainStatus, Strict, with_parents};
 use crate::domain::id::TenantId;
 use crate::domain::keyring::Keyring;
 
 /// Cache TTL. The DNS record of a retired key stays published for a week, so a stale key still verifies.
 const CACHE_TTL: Duration = Duration::from_secs(15);
-/// Maximum age of an entry while one task refreshes it, or while the database is unavailable. With older entries,
-/// messages would go unsigned from a domain that was registered since.
+/// Maximum age of an entry while a task refreshes it, or while the database is unavailable. With older entries,
+/// messages from a domain that was registered in the meantime would be sent unsigned.
 const MAX_STALE: Duration = Duration::from_mins(1);
 /// Maximum number of cached domains.
 const MAX_CACHED_DOMAINS: usize = 10_000;
@@ -32,19 +32,19 @@ const MAX_CACHED_DOMAINS: usize = 10_000;
 #[derive(Debug, Clone)]
 pub enum SenderStatus {
     /// The tenant has not registered any domain.
-    Unasked,
+    NoDomains,
     /// The tenant has registered other domains, not this one.
-    Stranger,
+    Unregistered,
     /// The domain, or a parent domain, is registered.
-    Known(Arc<Sender>),
+    Registered(Arc<Sender>),
 }
 
 impl SenderStatus {
-    /// Returns the signer of the domain's messages; `None` also if a key cannot be opened.
+    /// Returns the signer of the domain's messages; `None` if there is none, or if a key cannot be decrypted.
     pub fn signer(&self) -> Option<Arc<Signer>> {
         match self {
-            Self::Known(sender) => sender.signer.clone().ok().flatten(),
-            Self::Unasked | Self::Stranger => None,
+            Self::Registered(sender) => sender.signer.clone().ok().flatten(),
+            Self::NoDomains | Self::Unregistered => None,
         }
     }
 }
@@ -60,7 +60,8 @@ pub struct Sender {
     pub dmarc: Option<DmarcPolicy>,
     /// Which alignments that policy requires to be strict.
     pub strict: Strict,
-    /// The signer of its messages; `None` if the configuration disables signing, an error if a key cannot be opened.
+    /// The signer of its messages; `None` if no active key has a configured algorithm, an error if a key cannot be
+    /// decrypted.
     pub signer: Result<Option<Arc<Signer>>, KeyError>,
 }
 
@@ -75,7 +76,7 @@ pub struct SenderCache {
 }
 
 impl SenderCache {
-    /// Creates an empty cache. Keys of other algorithms than `algorithms` do not sign.
+    /// Creates an empty cache. Only keys of these algorithms are used for signing.
     pub fn new(db: Db, clock: SharedClock, ring: Option<Keyring>, algorithms: Vec<Algorithm>) -> Self {
         let cache = TtlCache::with_stale(MAX_CACHED_DOMAINS, CACHE_TTL, MAX_STALE);
         Self { db, clock, ring, algorithms, cache }
@@ -101,11 +102,11 @@ impl SenderCache {
     }
 
     async fn fetch(&self, tenant: TenantId, domain: &str) -> Result<SenderStatus, DbError> {
-        let rows = domains::senders(&self.db, tenant, &lineage(domain)).await?;
-        // All names are ancestors of one domain, so the longest is the nearest.
+        let rows = domains::senders(&self.db, tenant, &with_parents(domain)).await?;
+        // All names are the domain or its parents, so the longest is the nearest.
         let Some(nearest) = rows.iter().map(|row| row.name.clone()).max_by_key(String::len) else {
             let any = domains::any(&self.db, tenant).await?;
-            return Ok(if any { SenderStatus::Stranger } else { SenderStatus::Unasked });
+            return Ok(if any { SenderStatus::Unregistered } else { SenderStatus::NoDomains });
         };
         let rows: Vec<SenderRow> = rows.into_iter().filter(|row| row.name == nearest).collect();
         let signer = self.signer(tenant, &nearest, &rows);
@@ -114,11 +115,11 @@ impl SenderCache {
                 event = "dkim_key_unusable",
                 %error,
                 domain = nearest,
-                "cannot open a DKIM key; deferring the domain's messages"
+                "cannot decrypt a DKIM key; deferring the domain's messages"
             );
         }
         let first = rows.first();
-        Ok(SenderStatus::Known(Arc::new(Sender {
+        Ok(SenderStatus::Registered(Arc::new(Sender {
             status: DomainStatus::from_checks(
                 first.and_then(|row| row.checked_at),
                 first.and_then(|row| row.verified_at),
@@ -141,7 +142,7 @@ impl SenderCache {
                 Ok(algorithm) if self.algorithms.contains(&algorithm) => {
                     let key =
                         SigningKey::open(self.ring.as_ref(), tenant, domain, selector, algorithm, sealed).map_err(
-                            |source| KeyError::Unopened { selector: selector.clone(), source: Box::new(source) },
+                            |source| KeyError::Undecryptable { selector: selector.clone(), source: Box::new(source) },
                         )?;
                     keys.push(Arc::new(key));
                 }

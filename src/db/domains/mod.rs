@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Db, DbError};
 use crate::domain::dkim::Algorithm;
-use crate::domain::dns_records::{DmarcPolicy, PublishedKey, RETIRING, Verdict};
+use crate::domain::dns_records::{DmarcPolicy, PublishedKey, RETIREMENT, Verdict};
 use crate::domain::id::TenantId;
 
 /// A row of `domains`.
@@ -22,7 +22,7 @@ pub struct DomainRow {
     pub created_at: DateTime<Utc>,
     /// Time of the last conclusive check of the keys' DNS records.
     pub checked_at: Option<DateTime<Utc>>,
-    /// Time of the last check that found all of them.
+    /// Time of the last check that found all of these records.
     pub verified_at: Option<DateTime<Utc>>,
     /// `none`, `quarantine` or `reject`.
     pub dmarc: Option<String>,
@@ -47,12 +47,12 @@ pub struct KeyRow {
     pub public_key: Vec<u8>,
     /// Time of creation.
     pub created_at: DateTime<Utc>,
-    /// Until when its record must stay published, once the key no longer signs.
+    /// For a retiring key: until when its DNS record must stay published.
     pub retire_at: Option<DateTime<Utc>>,
 }
 
 impl KeyRow {
-    /// Returns the published part; `None` if this version does not know the algorithm or state.
+    /// Returns the key as published; `None` if this version does not know its algorithm or state.
     pub fn published(&self) -> Option<PublishedKey> {
         Some(PublishedKey {
             selector: self.selector.clone(),
@@ -76,8 +76,7 @@ pub struct NewKey {
     pub sealed: Vec<u8>,
 }
 
-/// Registers a domain with keys that sign at once. Returns `false` if a domain of this name exists; it is left
-/// unchanged.
+/// Registers a domain with active keys. Returns `false` if a domain of this name exists, which is not changed.
 pub async fn insert(
     db: &Db,
     tenant: TenantId,
@@ -87,7 +86,7 @@ pub async fn insert(
 ) -> Result<bool, DbError> {
     db.timed("domains.insert", async {
         let mut tx = db.pool.begin().await?;
-        let made = sqlx::query!(
+        let inserted = sqlx::query!(
             "INSERT INTO domains (tenant_id, name, created_at, check_at) VALUES ($1, $2, $3, $3) ON CONFLICT DO NOTHING",
             tenant.0,
             name,
@@ -95,7 +94,7 @@ pub async fn insert(
         )
         .execute(&mut *tx)
         .await?;
-        if made.rows_affected() == 0 {
+        if inserted.rows_affected() == 0 {
             return Ok(false);
         }
         insert_keys(&mut tx, tenant, name, keys, "active", now).await?;
@@ -135,7 +134,7 @@ async fn insert_keys(
 /// The result of a key rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rotated {
-    /// New keys were created; they sign once their DNS records are found.
+    /// New keys were created. They become active once their DNS records are found.
     Pending,
     /// A rotation is already pending.
     Already,
@@ -143,8 +142,8 @@ pub enum Rotated {
     Missing,
 }
 
-/// Adds pending keys that replace the active ones later. Pending keys of algorithms other than `signing`, which may
-/// never have been published, are deleted.
+/// Adds pending keys that later replace the active ones. Pending keys of algorithms other than `signing`, whose records
+/// may never be published, are deleted.
 pub async fn rotate(
     db: &Db,
     tenant: TenantId,
@@ -156,12 +155,13 @@ pub async fn rotate(
     let signing: Vec<String> = signing.iter().map(ToString::to_string).collect();
     db.timed("domains.rotate", async {
         let mut tx = db.pool.begin().await?;
-        // Locks the domain: of two concurrent rotations, the second finds the first one's keys. Makes a check due now.
-        let there =
+        // Locks the domain, so that of two concurrent rotations the second finds the first one's keys, and makes a
+        // check due now.
+        let updated =
             sqlx::query!("UPDATE domains SET check_at = $3 WHERE tenant_id = $1 AND name = $2", tenant.0, name, now)
                 .execute(&mut *tx)
                 .await?;
-        if there.rows_affected() == 0 {
+        if updated.rows_affected() == 0 {
             return Ok(Rotated::Missing);
         }
         let pending = sqlx::query_scalar!(
@@ -252,8 +252,9 @@ pub async fn remove(db: &Db, tenant: TenantId, name: &str) -> Result<bool, DbErr
     db.timed("domains.remove", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }
 
-/// Records a check of these keys: pending keys whose records were found become active, and the keys that they replace
-/// retire. If a pending key was created during the check, the next check keeps its earlier time.
+/// Records a check of these keys. Pending keys whose records were found become active, and the active keys that they
+/// replace become retiring. If a pending key was created during the check, an earlier time of the next check is not
+/// changed.
 pub async fn checked(
     db: &Db,
     tenant: TenantId,
@@ -268,7 +269,8 @@ pub async fn checked(
     let known: Vec<&str> = keys.iter().map(|key| key.selector.as_str()).collect();
     db.timed("domains.checked", async {
         let mut tx = db.pool.begin().await?;
-        // Before the statement that selects keys, so that it sees the keys of a rotation that this lock waited for.
+        // A separate statement before the update, so that the update sees the keys of a rotation that this lock waited
+        // for.
         sqlx::query!("SELECT FROM domains WHERE tenant_id = $1 AND name = $2 FOR UPDATE", tenant.0, name)
             .execute(&mut *tx)
             .await?;
@@ -297,20 +299,21 @@ pub async fn checked(
         )
         .execute(&mut *tx)
         .await?;
-        if !verdict.seen.is_empty() {
-            promote(&mut tx, tenant, name, &verdict.seen, now).await?;
+        if !verdict.published.is_empty() {
+            promote(&mut tx, tenant, name, &verdict.published, now).await?;
         }
         tx.commit().await
     })
     .await
 }
 
-/// Activates key by key, so that a key with a late record does not delay the other.
+/// Activates these pending keys and makes the active keys of the same algorithms retiring. A key whose record is not
+/// found yet does not delay the other.
 async fn promote(
     tx: &mut sqlx::PgConnection,
     tenant: TenantId,
     name: &str,
-    seen: &[String],
+    published: &[String],
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
@@ -320,8 +323,8 @@ async fn promote(
                        AND next.algorithm = key.algorithm AND next.selector = ANY ($3))",
         tenant.0,
         name,
-        seen,
-        now + RETIRING
+        published,
+        now + RETIREMENT
     )
     .execute(&mut *tx)
     .await?;
@@ -330,16 +333,16 @@ async fn promote(
          WHERE tenant_id = $1 AND domain = $2 AND state = 'pending' AND selector = ANY ($3)",
         tenant.0,
         name,
-        seen
+        published
     )
     .execute(&mut *tx)
     .await?;
     Ok(())
 }
 
-/// Claims domains whose check is due. Other workers skip them until `until`, when a check that was not recorded is due
-/// again.
-pub async fn take_due(
+/// Claims domains whose check is due. Other workers skip them until `until`; if the check is not recorded, it is due
+/// again then.
+pub async fn claim_due(
     db: &Db,
     now: DateTime<Utc>,
     until: DateTime<Utc>,
@@ -354,11 +357,11 @@ pub async fn take_due(
         until,
         limit
     );
-    let rows = db.timed("domains.take_due", query.fetch_all(&db.pool)).await?;
+    let rows = db.timed("domains.claim_due", query.fetch_all(&db.pool)).await?;
     Ok(rows.into_iter().map(|row| (TenantId(row.tenant_id), row.name)).collect())
 }
 
-/// Deletes retired keys whose records need not stay any longer. Returns their number.
+/// Deletes retiring keys whose records need not be published any longer. Returns their number.
 pub async fn retire(db: &Db, now: DateTime<Utc>) -> Result<u64, DbError> {
     let query = sqlx::query!("DELETE FROM dkim_keys WHERE state = 'retiring' AND retire_at <= $1", now);
     db.timed("domains.retire", query.execute(&db.pool)).await.map(|done| done.rows_affected())
@@ -371,7 +374,7 @@ pub struct SenderRow {
     pub name: String,
     /// Time of the last conclusive check of the keys' DNS records.
     pub checked_at: Option<DateTime<Utc>>,
-    /// Time of the last check that found all of them.
+    /// Time of the last check that found all of these records.
     pub verified_at: Option<DateTime<Utc>>,
     /// `none`, `quarantine` or `reject`.
     pub dmarc: Option<String>,

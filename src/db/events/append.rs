@@ -1,5 +1,5 @@
-//! Appends events. Every event is made by a constructor of [`NewEvent`], so that this file is the one place that knows
-//! which columns an event of each type sets.
+//! Appends events. Every event is created by a constructor of [`NewEvent`], so only this file decides which columns an
+//! event of each type sets.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,20 +21,20 @@ pub(in crate::db) struct NewEvent<'a> {
     kind: EventType,
     message_id: Option<Uuid>,
     recipient_id: Option<Uuid>,
-    /// The webhook endpoint concerned.
+    /// The webhook endpoint, if the event is about one.
     endpoint_id: Option<Uuid>,
     attempt: Option<i16>,
     outcome: Option<&'a Outcome>,
     next_attempt_at: Option<DateTime<Utc>>,
     /// Classification of a permanent failure.
     bounce: Option<Bounce>,
-    /// For an event from a report: whether only this recipient knows its return path.
+    /// For an event from a DSN or complaint: whether only this recipient knows its return path.
     vouched: Option<bool>,
 }
 
 /// Events of a message as a whole.
 impl NewEvent<'_> {
-    /// A message was accepted. With `scheduled`, it is sent at that later time.
+    /// A message was accepted. With `scheduled`, its first attempt is due at that later time.
     pub fn accepted(tenant: TenantId, message: MessageId, scheduled: Option<DateTime<Utc>>) -> Self {
         let kind = if scheduled.is_some() { EventType::Scheduled } else { EventType::Accepted };
         Self { message_id: Some(message.0), next_attempt_at: scheduled, ..Self::new(tenant, kind) }
@@ -48,7 +48,7 @@ impl<'a> NewEvent<'a> {
         Self { outcome: Some(outcome), ..Self::recipient(recipient, EventType::Suppressed) }
     }
 
-    /// A leased recipient changed its state. `attempt` is the number of the attempt, if one was made.
+    /// The state of a leased recipient changed. `attempt` is the number of the attempt, if one was made.
     pub fn transition(
         recipient: RecipientKey,
         transition: Transition,
@@ -60,22 +60,22 @@ impl<'a> NewEvent<'a> {
         Self { attempt, outcome, next_attempt_at, bounce, ..Self::recipient(recipient, transition.event()) }
     }
 
-    /// A user canceled the recipient.
+    /// An API request canceled the recipient.
     pub fn canceled(recipient: RecipientKey) -> Self {
         Self::recipient(recipient, EventType::Canceled)
     }
 
-    /// A user moved the first attempt to `at`.
+    /// An API request moved the first attempt to `at`.
     pub fn rescheduled(recipient: RecipientKey, at: DateTime<Utc>) -> Self {
         Self { next_attempt_at: Some(at), ..Self::recipient(recipient, EventType::Scheduled) }
     }
 
-    /// A user sends an uncertain recipient again, at `at`.
+    /// An API request requeued an uncertain recipient; the next attempt is due at `at`.
     pub fn requeued(recipient: RecipientKey, at: DateTime<Utc>) -> Self {
         Self { next_attempt_at: Some(at), ..Self::recipient(recipient, EventType::Deferred) }
     }
 
-    /// A delivery report or a complaint says `kind`. `reply` is the reply that it quotes.
+    /// A DSN or a complaint reported `kind`. `reply` is the reply that it quotes.
     pub fn reported(
         recipient: RecipientKey,
         kind: EventType,
@@ -94,12 +94,12 @@ impl<'a> NewEvent<'a> {
 
 /// Events of a webhook endpoint.
 impl<'a> NewEvent<'a> {
-    /// A user tests the endpoint.
+    /// An API request asked for a test event for the endpoint.
     pub fn webhook_test(tenant: TenantId, endpoint: EndpointId) -> Self {
         Self { endpoint_id: Some(endpoint.0), ..Self::new(tenant, EventType::WebhookTest) }
     }
 
-    /// The endpoint was disabled; `outcome` says why.
+    /// The endpoint was disabled; `outcome` contains the reason.
     pub fn webhook_disabled(tenant: TenantId, endpoint: EndpointId, outcome: &'a Outcome) -> Self {
         let outcome = Some(outcome);
         Self { endpoint_id: Some(endpoint.0), outcome, ..Self::new(tenant, EventType::WebhookDisabled) }
@@ -152,7 +152,7 @@ async fn append_to(
 ) -> Result<(), sqlx::Error> {
     let count = i64::try_from(events.len()).unwrap_or(i64::MAX);
     let event = Columns::new(events);
-    // Every transaction waits for the counter row, so only the statement timeout applies, not the lock timeout.
+    // Transactions often wait for the counter row, so the lock timeout does not apply here; the statement timeout does.
     let written = sqlx::query!(
         "WITH patient AS MATERIALIZED (SELECT set_config('lock_timeout', '0', true)),
          counter AS MATERIALIZED (SELECT take_event_numbers($1 /* tenant */, $3 /* count */) AS base FROM patient)
@@ -196,7 +196,7 @@ async fn append_to(
     )
     .execute(connection)
     .await?;
-    // Without a counter row, the tenant's events would be lost silently.
+    // Without a counter row, no event was inserted: fails, so that the tenant's events are not lost silently.
     if usize::try_from(written.rows_affected()).ok() == Some(events.len()) {
         Ok(())
     } else {
@@ -229,7 +229,7 @@ impl<'a> Columns<'a> {
     fn new(events: &'a [NewEvent<'_>]) -> Self {
         let outcomes = || events.iter().map(|event| event.outcome);
         let bounces = || events.iter().map(|event| event.bounce);
-        // Only an attempt has a duration; an outcome without one quotes a reply or names a reason.
+        // Only an attempt has a duration. Without an attempt, the outcome contains a quoted reply or a reason.
         let duration = |event: &NewEvent<'_>| event.attempt.and(event.outcome).map(|o| milliseconds(o.duration));
         Self {
             kind: events.iter().map(|event| event.kind.as_str()).collect(),

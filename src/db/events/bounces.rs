@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use crate::db::{Db, DbError};
-use crate::domain::event::BounceSaid;
+use crate::domain::event::BounceView;
 use crate::domain::id::TenantId;
 
 /// Returns the last bounce of each bounced recipient of these messages, by recipient id.
-pub async fn of_messages(db: &Db, tenant: TenantId, messages: &[Uuid]) -> Result<HashMap<Uuid, BounceSaid>, DbError> {
+pub async fn of_messages(db: &Db, tenant: TenantId, messages: &[Uuid]) -> Result<HashMap<Uuid, BounceView>, DbError> {
     if messages.is_empty() {
         return Ok(HashMap::new());
     }
@@ -23,7 +23,7 @@ pub async fn of_messages(db: &Db, tenant: TenantId, messages: &[Uuid]) -> Result
     );
     let rows = db.timed("bounces.of_messages", query.fetch_all(&db.pool)).await?;
     let bounces = rows.into_iter().filter_map(|row| {
-        Some((row.recipient, BounceSaid::from_row(row.bounce_type, row.bounce_category, row.bounce_source)?))
+        Some((row.recipient, BounceView::from_row(row.bounce_type, row.bounce_category, row.bounce_source)?))
     });
     Ok(bounces.collect())
 }

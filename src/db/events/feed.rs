@@ -1,5 +1,5 @@
-//! The event feed of a tenant, in order of `seq`. Numbers become visible in order (`event_counters`), so a reader that
-//! has seen one number has seen all lower ones.
+//! The event feed of a tenant, in order of `seq`. Event numbers become visible in order (`event_counters`), so a reader
+//! that has read one event can read no lower number later.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -8,14 +8,14 @@ use super::{EventRow, select_events};
 use crate::db::{Db, DbError};
 use crate::domain::id::{MessageId, TenantId};
 
-/// Filters for the feed; empty returns all events.
+/// Filters for the feed; an empty filter returns all events.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     /// Only events of these types.
     pub types: Option<Vec<String>>,
     /// Only events of this message.
     pub message: Option<MessageId>,
-    /// Only events of messages from senders in these domains; events without a message are left out.
+    /// Only events of messages from senders in these domains; excludes events without a message.
     pub sender_domains: Option<Vec<String>>,
 }
 
@@ -27,7 +27,7 @@ impl Filter {
 
 /// A page of the feed.
 #[derive(Debug)]
-pub struct Part {
+pub struct FeedPage {
     /// Events in order of `seq`.
     pub events: Vec<EventRow>,
     /// Cursor for the next page: all events up to this `seq` have been examined.
@@ -38,21 +38,21 @@ pub struct Part {
 
 /// Maximum number of events examined per call, so that a filter on a rare type stays cheap.
 const WINDOW: i64 = 10_000;
-/// The same limit when each event's message is read too.
+/// The same limit if the message of each event is read too.
 const SENDERS_WINDOW: i64 = 2_000;
 
 /// Returns at most `limit` events with a `seq` above `after`.
-pub async fn part(db: &Db, tenant: TenantId, filter: &Filter, after: i64, limit: i64) -> Result<Part, DbError> {
+pub async fn page(db: &Db, tenant: TenantId, filter: &Filter, after: i64, limit: i64) -> Result<FeedPage, DbError> {
     let window = match filter {
         filter if filter.is_empty() => None,
-        // One message has few events, and they have an index.
+        // A message has few events, and an index finds them.
         Filter { message: Some(_), .. } => rest(db, tenant, after).await?,
-        // Reads the sender of each event's message.
+        // The query reads the sender of each event's message.
         Filter { sender_domains: Some(_), .. } => window(db, tenant, after, SENDERS_WINDOW).await?,
         Filter { .. } => window(db, tenant, after, WINDOW).await?,
     };
     if window.is_none() && !filter.is_empty() {
-        return Ok(Part { events: Vec::new(), next: after, has_more: false });
+        return Ok(FeedPage { events: Vec::new(), next: after, has_more: false });
     }
     let up_to = window.as_ref().map_or(i64::MAX, |window| window.up_to);
     let mut events = events(db, tenant, filter, after, up_to, limit + 1).await?;
@@ -60,13 +60,14 @@ pub async fn part(db: &Db, tenant: TenantId, filter: &Filter, after: i64, limit:
     if is_full {
         events.pop();
     }
-    let seen = events.last().map_or(after, |event| event.seq);
+    let last = events.last().map_or(after, |event| event.seq);
     Ok(match window {
-        Some(window) if !is_full => Part { events, next: window.up_to, has_more: window.is_full },
-        _ => Part { events, next: seen, has_more: is_full },
+        Some(window) if !is_full => FeedPage { events, next: window.up_to, has_more: window.is_full },
+        _ => FeedPage { events, next: last, has_more: is_full },
     })
 }
 
+/// A range of events to examine.
 struct Window {
     up_to: i64,
     is_full: bool,
@@ -85,7 +86,7 @@ async fn window(db: &Db, tenant: TenantId, after: i64, limit: i64) -> Result<Opt
     Ok(row.up_to.map(|up_to| Window { up_to, is_full: row.count == limit }))
 }
 
-/// Returns the range of all events present now.
+/// Returns the range of all later events; `None` if there are none.
 async fn rest(db: &Db, tenant: TenantId, after: i64) -> Result<Option<Window>, DbError> {
     let last = last(db, &[tenant.0]).await?.first().map_or(0, |(_, seq)| *seq);
     Ok((last > after).then_some(Window { up_to: last, is_full: false }))
@@ -99,7 +100,7 @@ async fn events(
     up_to: i64,
     limit: i64,
 ) -> Result<Vec<EventRow>, DbError> {
-    // With custom plans, the planner removes conditions on absent filters.
+    // With custom plans, the planner removes the conditions of absent filters.
     let query = select_events!(
         "(SELECT * FROM events
           WHERE tenant_id = $1 AND seq > $2 AND seq <= $3
@@ -121,10 +122,9 @@ async fn events(
     db.timed("feed.events", query.fetch_all(&db.pool)).await
 }
 
-/// Returns the `seq` of each tenant's last event; tenants without events are left out.
+/// Returns the `seq` of each tenant's last event, without tenants that have no events.
 pub async fn last(db: &Db, tenants: &[Uuid]) -> Result<Vec<(Uuid, i64)>, DbError> {
-    // From `events`, not from the counter row, which has a row version for every transaction that a snapshot may still
-    // see.
+    // Read from `events`, because the counter row may have many versions that a snapshot still sees.
     let query = sqlx::query!(
         r#"SELECT t.id AS "id!", last.seq FROM unnest($1::uuid[]) AS t (id)
            CROSS JOIN LATERAL (SELECT seq FROM events WHERE tenant_id = t.id ORDER BY seq DESC LIMIT 1) AS last"#,
@@ -137,7 +137,7 @@ pub async fn last(db: &Db, tenants: &[Uuid]) -> Result<Vec<(Uuid, i64)>, DbError
 /// Returns the `seq` of the last event written before `time`; 0 if there is none. The boundary is approximate, because
 /// the replicas' clocks differ.
 pub async fn last_before(db: &Db, tenant: TenantId, time: DateTime<Utc>) -> Result<i64, DbError> {
-    // Times have no index but rise with `seq`, so a binary search finds the position in about thirty queries.
+    // `recorded_at` has no index, but rises with `seq`, so a binary search finds the event in about thirty queries.
     let mut low = 0;
     let mut high = last(db, &[tenant.0]).await?.first().map_or(0, |(_, seq)| *seq);
     while low < high {

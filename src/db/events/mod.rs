@@ -1,7 +1,8 @@
-//! The table `events`: what happened, numbered without gaps.
+//! The table `events`: events, numbered without gaps.
 //!
-//! `append` is the last statement of every transaction that changes a recipient's state: it locks the tenant's counter
-//! row, so commits of one tenant are serialised for the duration of a commit, and a rollback leaves no gap.
+//! `append` is the last statement of every transaction that changes a recipient's state. It locks the tenant's row in
+//! `event_counters` until the commit, so transactions of one tenant commit one after the other, and a rollback leaves
+//! no gap.
 
 mod append;
 pub mod bounces;
@@ -14,8 +15,8 @@ use uuid::Uuid;
 pub(super) use append::{NewEvent, append};
 
 use super::{Db, DbError};
-use crate::domain::event::{BounceSaid, Event, EventData, EventSender, EventType};
-use crate::domain::explain::Said;
+use crate::domain::event::{BounceView, Event, EventData, EventSender, EventType};
+use crate::domain::explain::SmtpReply;
 use crate::domain::id::{EndpointId, MessageId, RecipientId, TenantId};
 
 /// A stored event.
@@ -63,7 +64,7 @@ pub struct EventRow {
     pub bounce_category: Option<String>,
     /// Source of the bounce.
     pub bounce_source: Option<String>,
-    /// For an event from a report: whether only this recipient knows its return path.
+    /// For an event from a DSN or complaint: whether only this recipient knows the return path that it came to.
     pub vouched: Option<bool>,
     /// The message's subject.
     pub subject: Option<String>,
@@ -95,13 +96,13 @@ impl From<EventRow> for Event {
                 tags: row.tags.unwrap_or_else(|| json!([])),
                 metadata: row.metadata.unwrap_or_else(|| json!({})),
                 attempt: row.attempt,
-                response: Said::from_row(row.response_code, row.response_enhanced, row.response_text),
+                response: SmtpReply::from_row(row.response_code, row.response_enhanced, row.response_text),
                 mx: row.mx,
                 ip: row.ip,
                 tls: row.tls,
                 duration_ms: row.duration_ms,
                 next_attempt_at: row.next_attempt_at,
-                bounce: BounceSaid::from_row(row.bounce_type, row.bounce_category, row.bounce_source),
+                bounce: BounceView::from_row(row.bounce_type, row.bounce_category, row.bounce_source),
                 endpoint_id: row.endpoint_id.map(EndpointId),
                 vouched: row.vouched,
                 is_final,
@@ -110,8 +111,8 @@ impl From<EventRow> for Event {
     }
 }
 
-/// Selects [`EventRow`]s. The first string is the source of the rows, named `e`, and the second is what follows the joins;
-/// `$1` is the tenant in both.
+/// Selects [`EventRow`]s. The first string is the FROM item, named `e`; the second contains the clauses after the
+/// joins. `$1` is the tenant in both.
 macro_rules! select_events {
     ($from:literal, $rest:literal, $($argument:expr),+ $(,)?) => {
         sqlx::query_as!(
@@ -139,7 +140,8 @@ macro_rules! select_events {
 }
 pub(super) use select_events;
 
-/// Returns a message's events with a `seq` above `after`, oldest first. All were recorded at or after `since`.
+/// Returns a message's events with a `seq` above `after`, oldest first. `since` is a lower bound of their
+/// `recorded_at`.
 pub async fn of_message(
     db: &Db,
     tenant: TenantId,

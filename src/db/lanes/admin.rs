@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::db::queue::ready_at::wanted_now;
+use crate::db::queue::ready_at::mark_due_now;
 use crate::db::{Db, DbError};
 use crate::domain::id::{LaneId, TenantId};
 use crate::domain::limits::{LaneChange, LaneLimits};
@@ -18,7 +18,7 @@ pub struct LaneKey<'a> {
     pub domain: &'a str,
 }
 
-/// Replaces a lane's limits, and creates the lane if it is missing. Returns its id and whether it was created; `None`
+/// Replaces a lane's limits and creates the lane if it is missing. Returns its id and whether it was created; `None`
 /// if the stream does not exist.
 pub async fn put(
     db: &Db,
@@ -27,7 +27,7 @@ pub async fn put(
     limits: &LaneLimits,
     now: DateTime<Utc>,
 ) -> Result<Option<(LaneId, bool)>, DbError> {
-    // As in [`change`].
+    // For `open_at` and `next_turn_at`, see [`change`].
     let query = sqlx::query!(
         r#"INSERT INTO lanes (tenant_id, stream, route, domain, priority, connections, rate, mails_per_connection)
            SELECT $1, $2, $3, $4, priority, $5, $6, $7 FROM streams WHERE tenant_id = $1 AND name = $2
@@ -60,8 +60,8 @@ pub async fn change(
     change: &LaneChange,
     now: DateTime<Utc>,
 ) -> Result<bool, DbError> {
-    // A different rate recalculates the next send time, which may be a day away; but the lane never gets two bursts.
-    // Setting the same rate again changes nothing.
+    // A different rate resets the next send time, which may be a day away, but at most to now, so that the lane does
+    // not get a second burst. Setting the same rate again changes nothing.
     let query = sqlx::query!(
         "UPDATE lanes SET
              connections = CASE WHEN $3 THEN $4 ELSE connections END,
@@ -125,9 +125,9 @@ const BATCH: i64 = 2_000;
 /// Maximum number of batches per call.
 const BATCHES: usize = 50;
 
-/// Selects the recipients of a lane that [`due_now`] makes due.
+/// Selects the recipients of a lane that [`due_now`] makes due now.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Wanted<'a> {
+pub struct RetryFilter<'a> {
     /// Only those at this recipient domain.
     pub domain: Option<&'a str>,
     /// Only those that could not be prepared for sending.
@@ -139,22 +139,23 @@ pub struct Wanted<'a> {
 pub struct MadeDue {
     /// Number of recipients whose due time was moved to now.
     pub count: u64,
-    /// Whether more may remain: one call does a bounded amount of work.
+    /// Whether other recipients may remain, because one call handles a bounded number.
     pub has_more: bool,
 }
 
 /// Makes deferred recipients of a lane, and those that could not be prepared, due now. Scheduled, held and
-/// crash-quarantined recipients are left alone. An unreachable destination is probed. Each batch is one transaction.
+/// crash-quarantined recipients are not changed. If the destination is unreachable, its next probe is due now. Each
+/// batch is one transaction.
 pub async fn due_now(
     db: &Db,
     tenant: TenantId,
     id: LaneId,
-    wanted: Wanted<'_>,
+    filter: RetryFilter<'_>,
     now: DateTime<Utc>,
 ) -> Result<MadeDue, DbError> {
     let (mut done, mut from) = (MadeDue::default(), now);
     for _ in 0..BATCHES {
-        let (count, last) = due_batch(db, tenant, id, wanted, from, now).await?;
+        let (count, last) = due_batch(db, tenant, id, filter, from, now).await?;
         done.count += count;
         match last {
             Some(last) if count >= BATCH.unsigned_abs() => from = last,
@@ -168,7 +169,7 @@ async fn due_batch(
     db: &Db,
     tenant: TenantId,
     id: LaneId,
-    wanted: Wanted<'_>,
+    filter: RetryFilter<'_>,
     from: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> Result<(u64, Option<DateTime<Utc>>), DbError> {
@@ -192,14 +193,14 @@ async fn due_batch(
             id.0,
             from,
             now,
-            wanted.domain,
-            wanted.unprepared,
+            filter.domain,
+            filter.unprepared,
             BATCH
         )
         .fetch_one(&mut *tx)
         .await?;
         if done.count > 0 {
-            wanted_now(&mut tx, std::iter::once(id.0), now).await?;
+            mark_due_now(&mut tx, std::iter::once(id.0), now).await?;
         }
         tx.commit().await?;
         Ok((done.count.unsigned_abs(), done.last))

@@ -1,6 +1,6 @@
-//! Dedicated lanes: domains with a separate lane on a route that otherwise has one shared lane. A domain gets one when
-//! a relay throttles it, or when an operator limits or pauses it, and returns to the shared lane when none of that
-//! applies.
+//! Dedicated lanes. On a relay route, the domains of a stream share one lane. A domain gets a dedicated lane when a
+//! relay throttles it, or when an operator limits or pauses it. When none of this applies any more, its messages use
+//! the shared lane again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::cache::TtlCache;
-use crate::db::queue::ready_at::{Lowered, lower};
+use crate::db::queue::ready_at::{DueRow, lower};
 use crate::db::queue::{Claimed, Fence};
 use crate::db::{Db, DbError};
 
-/// Tenant, stream, route and domain.
+/// Tenant, stream, route and domain of a dedicated lane.
 pub type DedicatedLaneKey = (Uuid, String, String, String);
 
-/// Cache of all dedicated lanes.
+/// Cache of all dedicated lanes in use.
 #[derive(Debug)]
 pub struct DedicatedLanes {
     db: Db,
-    /// One entry with all lanes: nearly always there are few.
+    /// One entry with all lanes, because there are usually few.
     cache: TtlCache<(), Arc<DedicatedLaneIds>>,
 }
 
@@ -59,7 +59,7 @@ async fn all(db: &Db) -> Result<Arc<DedicatedLaneIds>, DbError> {
 
 /// A recipient in a shared lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sharer {
+pub struct SharedLaneRecipient {
     /// `lanes.id` of the lane.
     pub lane: i64,
     /// `recipients.id`.
@@ -68,12 +68,12 @@ pub struct Sharer {
     pub domain: String,
 }
 
-/// Returns the domains of these recipients, with the lanes that they were claimed from.
-pub async fn domains(db: &Db, claimed: impl Iterator<Item = &Claimed>) -> Result<Vec<Sharer>, DbError> {
+/// Returns the domains of these recipients and the lanes that they were claimed from.
+pub async fn domains(db: &Db, claimed: impl Iterator<Item = &Claimed>) -> Result<Vec<SharedLaneRecipient>, DbError> {
     let rows = claimed.map(|row| (row.lane_id, (row.message_id, row.recipient_id)));
     let (lanes, (messages, recipients)): (Vec<i64>, (Vec<Uuid>, Vec<Uuid>)) = rows.unzip();
     let query = sqlx::query_as!(
-        Sharer,
+        SharedLaneRecipient,
         r#"SELECT l.id AS lane, r.id AS recipient, substring(r.address FROM '@([^@]+)$') AS "domain!"
            FROM unnest($1::bigint[], $2::uuid[], $3::uuid[]) AS u (lane_id, message_id, recipient_id)
            JOIN lanes l ON l.id = u.lane_id
@@ -87,10 +87,10 @@ pub async fn domains(db: &Db, claimed: impl Iterator<Item = &Claimed>) -> Result
 }
 
 /// Creates dedicated lanes for these recipients' domains. Returns the id and domain of each lane.
-pub async fn split(db: &Db, sharers: &[Sharer]) -> Result<Vec<(i64, String)>, DbError> {
-    let (lanes, domains): (Vec<i64>, Vec<String>) = sharers.iter().map(|one| (one.lane, one.domain.clone())).unzip();
+pub async fn create(db: &Db, recipients: &[SharedLaneRecipient]) -> Result<Vec<(i64, String)>, DbError> {
+    let (lanes, domains): (Vec<i64>, Vec<String>) = recipients.iter().map(|one| (one.lane, one.domain.clone())).unzip();
     db.timed("lanes.dedicated.create", async {
-        // In a fixed order, so that two workers that create the same lanes cannot deadlock; existing lanes are not
+        // In a fixed order, so that two workers that create the same lanes cannot deadlock. Existing lanes are not
         // locked.
         sqlx::query!(
             "INSERT INTO lanes (tenant_id, stream, route, domain, priority)
@@ -118,14 +118,14 @@ pub async fn split(db: &Db, sharers: &[Sharer]) -> Result<Vec<(i64, String)>, Db
     .await
 }
 
-/// Releases claimed recipients into other lanes. Does not count as an attempt.
+/// Moves claimed recipients to other lanes and releases them. Does not count as an attempt.
 pub async fn move_to_lane(db: &Db, moves: &[(Claimed, i64)]) -> Result<(), DbError> {
     let claim = Fence::new(moves.iter().map(|(claimed, _)| claimed));
     let lanes: Vec<i64> = moves.iter().map(|(_, lane)| *lane).collect();
     db.timed("lanes.dedicated.move_to_lane", async {
         let mut tx = db.pool.begin().await?;
-        let freed = sqlx::query_as!(
-            Lowered,
+        let released = sqlx::query_as!(
+            DueRow,
             "UPDATE queue SET lease = NULL, begun = false, data_started = false, lane_id = u.lane_id
              FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::bigint[])
                   AS u (message_id, recipient_id, lease, claims, lane_id)
@@ -140,7 +140,7 @@ pub async fn move_to_lane(db: &Db, moves: &[(Claimed, i64)]) -> Result<(), DbErr
         )
         .fetch_all(&mut *tx)
         .await?;
-        lower(&mut tx, freed).await?;
+        lower(&mut tx, released).await?;
         tx.commit().await
     })
     .await

@@ -1,4 +1,4 @@
-//! Expiry of recipients in closed lanes and streams: they are not claimed for sending, but still expire.
+//! Expiry of recipients in closed lanes and streams. They are not claimed for sending, but still expire.
 
 use std::time::Duration;
 
@@ -27,9 +27,9 @@ pub struct WaitingRecipient {
     /// `lanes.id`.
     pub lane: i64,
     /// Position in the lane's queue.
-    pub place: QueuePosition,
+    pub position: QueuePosition,
     /// Whether its retry window has passed.
-    pub is_over: bool,
+    pub is_window_over: bool,
 }
 
 /// A lane from which nothing may be sent.
@@ -37,12 +37,12 @@ pub struct WaitingRecipient {
 pub struct ClosedLane {
     /// `lanes.id`.
     pub id: i64,
-    /// Whether the lane or its stream is paused, so that retry windows stand still.
+    /// Whether the lane or its stream is paused, so that the time does not count towards retry windows.
     pub is_paused: bool,
 }
 
-/// Returns lanes with due recipients that may not be sent: the lane or its stream is paused, unreachable or out of its
-/// rate.
+/// Returns closed lanes with due recipients: the lane or its stream is paused, the destination is unreachable, or a
+/// rate limit is used up.
 pub async fn closed(db: &Db, now: DateTime<Utc>) -> Result<Vec<ClosedLane>, DbError> {
     let query = sqlx::query_as!(
         ClosedLane,
@@ -70,11 +70,11 @@ pub struct Expiring {
     pub paused_at: DateTime<Utc>,
     /// Number of recipients, counted up to 1,000.
     pub count: i64,
-    /// When the first of them expires.
+    /// When the first of these recipients expires.
     pub first: DateTime<Utc>,
 }
 
-/// Returns those of these paused lanes with messages whose `expires_at` passes before `until`.
+/// Returns those of these paused lanes that contain messages whose `expires_at` passes before `until`.
 pub async fn expiring(db: &Db, lanes: &[i64], until: DateTime<Utc>) -> Result<Vec<Expiring>, DbError> {
     let query = sqlx::query_as!(
         Expiring,
@@ -125,9 +125,11 @@ pub async fn page(
 ) -> Result<Vec<WaitingRecipient>, DbError> {
     let ids: Vec<i64> = lanes.iter().map(|(lane, _)| *lane).collect();
     let due: Vec<DateTime<Utc>> =
-        lanes.iter().map(|(_, place)| place.map_or(DateTime::UNIX_EPOCH, |place| place.due_at)).collect();
-    let messages: Vec<Uuid> = lanes.iter().map(|(_, place)| place.map_or(Uuid::nil(), |p| p.message_id)).collect();
-    let recipients: Vec<Uuid> = lanes.iter().map(|(_, place)| place.map_or(Uuid::nil(), |p| p.recipient_id)).collect();
+        lanes.iter().map(|(_, position)| position.map_or(DateTime::UNIX_EPOCH, |position| position.due_at)).collect();
+    let messages: Vec<Uuid> =
+        lanes.iter().map(|(_, position)| position.map_or(Uuid::nil(), |p| p.message_id)).collect();
+    let recipients: Vec<Uuid> =
+        lanes.iter().map(|(_, position)| position.map_or(Uuid::nil(), |p| p.recipient_id)).collect();
     let query = sqlx::query!(
         r#"SELECT l.id AS lane, q.due_at, q.message_id, q.recipient_id, q.first_due_at, s.retry_window,
                   s.tenant_id, s.name AS stream
@@ -148,11 +150,11 @@ pub async fn page(
         now
     );
     let rows = db.timed("lanes.expire_closed.page", query.fetch_all(&db.pool)).await?;
-    let place = |due_at, message_id, recipient_id| QueuePosition { due_at, message_id, recipient_id };
+    let position = |due_at, message_id, recipient_id| QueuePosition { due_at, message_id, recipient_id };
     let waiting = rows.into_iter().map(|row| WaitingRecipient {
         lane: row.lane,
-        place: place(row.due_at, row.message_id, row.recipient_id),
-        is_over: (now
+        position: position(row.due_at, row.message_id, row.recipient_id),
+        is_window_over: (now
             - row.first_due_at
             - pauses.paused_time((row.tenant_id, &row.stream), row.lane, row.first_due_at, now))
         .to_std()
@@ -161,10 +163,10 @@ pub async fn page(
     Ok(waiting.collect())
 }
 
-/// Leases those of these recipients that are still unleased, as a claim does.
-pub async fn lease(db: &Db, worker: Uuid, places: &[QueuePosition]) -> Result<Vec<Claimed>, DbError> {
-    let messages: Vec<Uuid> = places.iter().map(|place| place.message_id).collect();
-    let recipients: Vec<Uuid> = places.iter().map(|place| place.recipient_id).collect();
+/// Leases those of these recipients that are still unleased and not held, as a claim does.
+pub async fn lease(db: &Db, worker: Uuid, positions: &[QueuePosition]) -> Result<Vec<Claimed>, DbError> {
+    let messages: Vec<Uuid> = positions.iter().map(|position| position.message_id).collect();
+    let recipients: Vec<Uuid> = positions.iter().map(|position| position.recipient_id).collect();
     let query = sqlx::query_as!(
         Claimed,
         r#"WITH claimer AS MATERIALIZED (SELECT id FROM workers WHERE id = $1 FOR KEY SHARE),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use crate::db::{Db, DbError};
-use crate::domain::destination_health::{Block, DestinationHealth, Learned, Observation};
+use crate::domain::destination_health::{DestinationHealth, Learned, Observation, Unreachable};
 use crate::domain::unreachable::Cause;
 
 /// An observation from a lane's attempts, with the reply that caused it.
@@ -14,7 +14,7 @@ pub struct Update {
     /// `lanes.id`.
     pub lane: i64,
     /// The observation; its rates are this worker's, and are multiplied by the number of live workers.
-    pub lesson: Observation,
+    pub observation: Observation,
     /// The reply, if the destination throttled or failed.
     pub reply: Option<String>,
     /// Details of a failure.
@@ -40,13 +40,13 @@ pub struct Change {
     /// Health after the observation.
     pub after: DestinationHealth,
     /// The observation.
-    pub lesson: Observation,
+    pub observation: Observation,
 }
 
 /// Applies observations under the lanes' row locks, so that replicas that observe the same thing at the same time lower
 /// a rate or move a probe only once.
-pub async fn learn(db: &Db, taught: &[Update]) -> Result<Vec<Change>, DbError> {
-    let by_lane: BTreeMap<i64, &Update> = taught.iter().map(|one| (one.lane, one)).collect();
+pub async fn apply(db: &Db, updates: &[Update]) -> Result<Vec<Change>, DbError> {
+    let by_lane: BTreeMap<i64, &Update> = updates.iter().map(|one| (one.lane, one)).collect();
     let ids: Vec<i64> = by_lane.keys().copied().collect();
     db.timed("lanes.health.apply", async {
         let mut tx = db.pool.begin().await?;
@@ -60,14 +60,17 @@ pub async fn learn(db: &Db, taught: &[Update]) -> Result<Vec<Change>, DbError> {
         .await?;
         let mut changes = Vec::new();
         for row in rows {
-            let Some(taught) = by_lane.get(&row.id) else { continue };
+            let Some(update) = by_lane.get(&row.id) else { continue };
             let learned = (row.learned_rate.zip(row.learned_ceiling).zip(row.learned_at))
                 .map(|((rate, ceiling), lowered_at)| Learned { rate, ceiling, lowered_at, raised_at: row.raised_at });
-            let block =
-                row.blocked_since.map(|since| Block { since, failures: row.block_failures, open_at: row.open_at });
-            let before = DestinationHealth { learned, block, unblocked_at: row.unblocked_at };
-            let after = before.after(&taught.lesson.of_all(row.workers));
-            changes.push(Change { lane: row.id, before, after, lesson: taught.lesson });
+            let unreachable = row.blocked_since.map(|since| Unreachable {
+                since,
+                failures: row.block_failures,
+                open_at: row.open_at,
+            });
+            let before = DestinationHealth { learned, unreachable, unblocked_at: row.unblocked_at };
+            let after = before.after(&update.observation.scaled_to(row.workers));
+            changes.push(Change { lane: row.id, before, after, observation: update.observation });
         }
         let different: Vec<&Change> = changes.iter().filter(|change| change.after != change.before).collect();
         if !different.is_empty() {
@@ -82,9 +85,9 @@ pub async fn learn(db: &Db, taught: &[Update]) -> Result<Vec<Change>, DbError> {
 async fn write(
     connection: &mut sqlx::PgConnection,
     changes: &[&Change],
-    taught: &BTreeMap<i64, &Update>,
+    updates: &BTreeMap<i64, &Update>,
 ) -> Result<(), sqlx::Error> {
-    let lane = Columns::new(changes, taught);
+    let lane = Columns::new(changes, updates);
     // A raised rate or an ended block opens the lane at once; the rate limiter then decides how much may be sent.
     sqlx::query!(
         "UPDATE lanes SET learned_rate = u.rate, learned_ceiling = u.ceiling, raised_at = u.raised_at,
@@ -143,10 +146,10 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn new(changes: &[&Change], taught: &BTreeMap<i64, &'a Update>) -> Self {
+    fn new(changes: &[&Change], updates: &BTreeMap<i64, &'a Update>) -> Self {
         let learned = || changes.iter().map(|change| change.after.learned);
-        let block = || changes.iter().map(|change| change.after.block);
-        let update = || changes.iter().map(|change| taught.get(&change.lane).copied());
+        let unreachable = || changes.iter().map(|change| change.after.unreachable);
+        let update = || changes.iter().map(|change| updates.get(&change.lane).copied());
         let failure = || update().map(|update| update?.failure.as_ref());
         Self {
             id: changes.iter().map(|change| change.lane).collect(),
@@ -154,9 +157,9 @@ impl<'a> Columns<'a> {
             ceiling: learned().map(|l| Some(l?.ceiling)).collect(),
             lowered_at: learned().map(|l| Some(l?.lowered_at)).collect(),
             raised_at: learned().map(|l| l?.raised_at).collect(),
-            since: block().map(|b| Some(b?.since)).collect(),
-            failures: block().map(|b| b.map_or(0, |b| b.failures)).collect(),
-            opens_at: block().map(|b| Some(b?.open_at)).collect(),
+            since: unreachable().map(|b| Some(b?.since)).collect(),
+            failures: unreachable().map(|b| b.map_or(0, |b| b.failures)).collect(),
+            opens_at: unreachable().map(|b| Some(b?.open_at)).collect(),
             unblocked_at: changes.iter().map(|change| change.after.unblocked_at).collect(),
             reply: update().map(|update| update?.reply.as_deref()).collect(),
             cause: failure().map(|failure| Some(failure?.cause.as_str())).collect(),

@@ -1,9 +1,9 @@
-//! Claims from lanes and streams with limits: rate, connections or messages in flight.
+//! Claims from lanes and streams that have a limit on the rate, connections or messages in flight.
 //!
-//! Limits hold across all replicas: the rate limiter's clock is in the lane's and the stream's row, and each worker's
-//! share of connections and concurrency is in `permits` and `stream_permits`. Both are read and written under locks on
-//! those rows, in the transaction of the claim, so that exactly the claimed messages are counted. Lanes without limits
-//! are claimed elsewhere.
+//! Limits apply across all replicas: the rate limiter's state (`next_turn_at`) is in the row of the lane or stream, and
+//! each worker's share of connections and messages in flight is in `permits` and `stream_permits`. The transaction of
+//! the claim locks the rows of the lanes and streams before it reads and writes either, so that exactly the claimed
+//! messages are counted. [`queue::claim()`] claims from lanes without limits.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::db::queue::{self, Claimed, Room};
+use crate::db::queue::{self, ClaimQuota, Claimed};
 use crate::db::{Db, DbError};
 use crate::domain::fair_share::{self, Claimant};
 use crate::domain::gcra::Gcra;
@@ -19,21 +19,21 @@ use crate::domain::gcra::Gcra;
 /// Tenant and name of a stream.
 pub type StreamKey = (Uuid, String);
 
-/// A worker's request to claim from a limited lane, with its current use.
+/// A worker's request to claim from a lane with limits, and the worker's current use of the limits.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The lane and the number of recipients wanted.
-    pub room: Room,
+    pub quota: ClaimQuota,
     /// The lane's stream.
     pub stream: StreamKey,
     /// Whether the stream as a whole is limited.
     pub is_stream_limited: bool,
     /// Messages of the lane in flight in this worker.
-    pub in_hand: usize,
-    /// Connections of this worker that are open for the lane.
+    pub in_flight: usize,
+    /// Connections of this worker to the lane's destination.
     pub open: usize,
     /// Messages of the stream in flight in this worker.
-    pub stream_in_hand: usize,
+    pub stream_in_flight: usize,
 }
 
 /// The result of a claim from limited lanes.
@@ -41,25 +41,25 @@ pub struct Request {
 pub struct Grant {
     /// Claimed recipients.
     pub claimed: Vec<Claimed>,
-    /// Connections that this worker may have open, by lane; for each requested lane with a connection limit.
+    /// Number of connections that this worker may have open, for each requested lane with a connection limit.
     pub connections: HashMap<i64, usize>,
-    /// Messages in flight in this worker, by stream; for streams with a concurrency limit.
+    /// Number of messages in flight that this worker may have, for each stream with a concurrency limit.
     pub in_flight: HashMap<StreamKey, usize>,
     /// Lanes that had fewer due recipients than requested.
     pub emptied: Vec<i64>,
-    /// Whether other lanes of the same streams could have used what these left.
+    /// Whether a limited stream has capacity left that the claimed lanes did not use and other lanes of it could.
     pub is_unused: bool,
-    /// Lanes that are at their limit until other workers return permits.
+    /// Lanes whose permits are all used by other workers.
     pub full: Vec<i64>,
-    /// When the lanes and streams that reached their rate open again.
+    /// When the lanes and streams whose rate is used up open again.
     pub opens_at: Vec<DateTime<Utc>>,
 }
 
-/// Messages in flight per connection: while one is sent, the next is ready.
+/// Messages in flight per connection: while one is sent, the next one is prepared.
 pub const PIPELINE_DEPTH: usize = 2;
 
-/// Claims what the limits of these lanes and their streams allow, plus the other due recipients of the claimed
-/// messages, up to `most` rows in total (more only if the requests themselves add up to more).
+/// Claims as many recipients as the limits of these lanes and their streams allow, and the other due recipients of the
+/// claimed messages, up to `most` rows in total (more only if the requested quotas add up to more).
 pub async fn claim(
     db: &Db,
     worker: Uuid,
@@ -69,42 +69,43 @@ pub async fn claim(
 ) -> Result<Grant, DbError> {
     db.timed("lanes.limits.claim", async {
         let mut tx = db.pool.begin().await?;
-        // Locked before the lanes, in the same order as the rescue of dead workers' leases.
-        let me = sqlx::query_scalar!("SELECT id FROM workers WHERE id = $1 FOR KEY SHARE", worker);
-        if me.fetch_optional(&mut *tx).await?.is_none() {
+        // Locks the worker's row before the lanes, in the order in which the rescue of leases locks them.
+        let worker_row = sqlx::query_scalar!("SELECT id FROM workers WHERE id = $1 FOR KEY SHARE", worker);
+        if worker_row.fetch_optional(&mut *tx).await?.is_none() {
             return Ok(Grant::default());
         }
         let mut limits = Limits::lock(&mut tx, worker, requests, now).await?;
-        let rooms = limits.rooms(requests, now);
-        let taken = queue::take(&mut tx, worker, &rooms, now).await?;
-        let mut claimed: Vec<Claimed> = taken.into_iter().map(|row| row.claimed).collect();
-        let mut granted = limits.count(requests, &claimed, now);
+        let quotas = limits.quotas(requests, now);
+        let leased = queue::lease_due(&mut tx, worker, &quotas, now).await?;
+        let mut claimed: Vec<Claimed> = leased.into_iter().map(|row| row.claimed).collect();
+        let mut grant = limits.count(requests, &claimed, now);
         limits.write(&mut tx, worker).await?;
-        let along = queue::take_along(&mut tx, worker, &claimed, most.saturating_sub(claimed.len()), now).await?;
+        let limit = most.saturating_sub(claimed.len());
+        let rest = queue::lease_rest_of_messages(&mut tx, worker, &claimed, limit, now).await?;
         tx.commit().await?;
-        let is_emptied = |room: &&Room| {
-            let rows = claimed.iter().filter(|row| row.lane_id == room.lane).count();
-            i32::try_from(rows).is_ok_and(|rows| rows < room.rows)
+        let is_emptied = |quota: &&ClaimQuota| {
+            let rows = claimed.iter().filter(|row| row.lane_id == quota.lane).count();
+            i32::try_from(rows).is_ok_and(|rows| rows < quota.rows)
         };
-        granted.emptied = rooms.iter().filter(is_emptied).map(|room| room.lane).collect();
-        granted.is_unused = rooms.len() < requests.len() && !granted.emptied.is_empty() && granted.opens_at.is_empty();
-        claimed.extend(along);
-        granted.claimed = claimed;
-        Ok(granted)
+        grant.emptied = quotas.iter().filter(is_emptied).map(|quota| quota.lane).collect();
+        grant.is_unused = quotas.len() < requests.len() && !grant.emptied.is_empty() && grant.opens_at.is_empty();
+        claimed.extend(rest);
+        grant.claimed = claimed;
+        Ok(grant)
     })
     .await
 }
 
-/// The remaining capacity of a lane or a stream, while its row is locked.
+/// The limits of a lane or a stream whose row is locked, and their use.
 #[derive(Debug)]
 struct Limit {
-    turns: Option<Gcra>,
+    gcra: Option<Gcra>,
     /// The limit on connections or messages in flight.
     maximum: Option<usize>,
     /// The share of other workers.
     others: usize,
     /// The share of this worker after the claim.
-    mine: usize,
+    own: usize,
     is_open: bool,
     opens_at: Option<DateTime<Utc>>,
 }
@@ -112,35 +113,35 @@ struct Limit {
 impl Limit {
     fn new(rate: Option<f64>, used_until: DateTime<Utc>, limit: Option<i32>, is_open: bool) -> Self {
         Self {
-            turns: rate.map(|rate| Gcra::new(rate, used_until)),
+            gcra: rate.map(|rate| Gcra::new(rate, used_until)),
             maximum: limit.and_then(|limit| usize::try_from(limit).ok()),
             others: 0,
-            mine: 0,
+            own: 0,
             is_open,
             opens_at: None,
         }
     }
 
-    /// Returns the share that this worker may use.
-    fn ours(&self) -> Option<usize> {
+    /// Returns the maximum share of this worker; `None` without a limit.
+    fn share(&self) -> Option<usize> {
         Some(self.maximum?.saturating_sub(self.others))
     }
 
-    /// Returns the number of recipients that may start now; each may be a separate message.
-    fn rows(&self, in_hand: usize, depth: usize, now: DateTime<Utc>) -> usize {
+    /// Returns the number of recipients that may be claimed now, each of which may be a separate message.
+    fn rows(&self, in_flight: usize, depth: usize, now: DateTime<Utc>) -> usize {
         if !self.is_open {
             return 0;
         }
-        let places = self.ours().map_or(usize::MAX, |ours| (ours * depth).saturating_sub(in_hand));
-        places.min(self.turns.map_or(usize::MAX, |turns| turns.available(now)))
+        let permitted = self.share().map_or(usize::MAX, |share| (share * depth).saturating_sub(in_flight));
+        permitted.min(self.gcra.map_or(usize::MAX, |gcra| gcra.available(now)))
     }
 
     /// Counts claimed messages against the rate.
-    fn take(&mut self, mails: usize, now: DateTime<Utc>) {
-        let Some(turns) = &mut self.turns else { return };
-        *turns = turns.take(mails, now);
-        if turns.available(now) == 0 && self.is_open {
-            self.opens_at = Some(turns.opens_at(now));
+    fn take(&mut self, messages: usize, now: DateTime<Utc>) {
+        let Some(gcra) = &mut self.gcra else { return };
+        *gcra = gcra.take(messages, now);
+        if gcra.available(now) == 0 && self.is_open {
+            self.opens_at = Some(gcra.opens_at(now));
         }
     }
 }
@@ -165,79 +166,78 @@ impl Limits {
         } else {
             lock_streams(connection, worker, limited.into_iter().cloned().unzip(), now).await?
         };
-        let ids: Vec<i64> = requests.iter().map(|request| request.room.lane).collect();
+        let ids: Vec<i64> = requests.iter().map(|request| request.quota.lane).collect();
         Ok(Self { streams, lanes: lock_lanes(connection, worker, &ids, now).await? })
     }
 
     /// Returns the quota of each lane; a limited stream is divided fairly among its lanes.
-    fn rooms(&self, requests: &[Request], now: DateTime<Utc>) -> Vec<Room> {
+    fn quotas(&self, requests: &[Request], now: DateTime<Utc>) -> Vec<ClaimQuota> {
         let mut claimants = BTreeMap::<&StreamKey, Vec<(&Request, Claimant)>>::new();
         for request in requests {
-            let limit =
-                self.lanes.get(&request.room.lane).map_or(0, |limit| limit.rows(request.in_hand, PIPELINE_DEPTH, now));
-            let room = limit.min(usize::try_from(request.room.rows).unwrap_or(0));
+            let limit = self.lanes.get(&request.quota.lane);
+            let limit = limit.map_or(0, |limit| limit.rows(request.in_flight, PIPELINE_DEPTH, now));
+            let demand = limit.min(usize::try_from(request.quota.rows).unwrap_or(0));
             claimants
                 .entry(&request.stream)
                 .or_default()
-                .push((request, Claimant { held: request.in_hand, room, weight: 1 }));
+                .push((request, Claimant { in_use: request.in_flight, demand, weight: 1 }));
         }
-        let mut rooms = Vec::with_capacity(requests.len());
+        let mut quotas = Vec::with_capacity(requests.len());
         for (stream, requests) in claimants {
-            let in_hand = requests.first().map_or(0, |(request, _)| request.stream_in_hand);
-            let total = self.streams.get(stream).map_or(usize::MAX, |limit| limit.rows(in_hand, 1, now));
+            let in_flight = requests.first().map_or(0, |(request, _)| request.stream_in_flight);
+            let total = self.streams.get(stream).map_or(usize::MAX, |limit| limit.rows(in_flight, 1, now));
             let (requests, claimants): (Vec<&Request>, Vec<Claimant>) = requests.into_iter().unzip();
             let shares = fair_share::divide(total, &claimants);
-            rooms.extend(
+            quotas.extend(
                 requests
                     .into_iter()
                     .zip(shares)
                     .filter(|(_, share)| *share > 0)
-                    .map(|(request, share)| Room { rows: i32::try_from(share).unwrap_or(i32::MAX), ..request.room }),
+                    .map(|(request, share)| ClaimQuota { rows: count(share), ..request.quota }),
             );
         }
-        rooms
+        quotas
     }
 
     /// Counts the claimed recipients against the limits.
     fn count(&mut self, requests: &[Request], claimed: &[Claimed], now: DateTime<Utc>) -> Grant {
-        let mut granted = Grant::default();
+        let mut grant = Grant::default();
         let mut by_lane = HashMap::<i64, HashSet<Uuid>>::new();
         for row in claimed {
             by_lane.entry(row.lane_id).or_default().insert(row.message_id);
         }
         let mut by_stream = BTreeMap::<&StreamKey, (usize, usize)>::new();
         for request in requests {
-            let Some(limit) = self.lanes.get_mut(&request.room.lane) else { continue };
-            let mails = by_lane.get(&request.room.lane).map_or(0, HashSet::len);
-            let of_stream = by_stream.entry(&request.stream).or_insert((request.stream_in_hand, 0));
-            of_stream.1 += mails;
-            limit.take(mails, now);
-            if let Some(ours) = limit.ours() {
-                let in_hand = request.in_hand + mails;
-                // Never fewer than are open: those were granted before the limit was lowered.
-                limit.mine = in_hand.min(ours).max(request.open);
-                granted.connections.insert(request.room.lane, limit.mine);
-                if ours == 0 {
-                    granted.full.push(request.room.lane);
+            let Some(limit) = self.lanes.get_mut(&request.quota.lane) else { continue };
+            let messages = by_lane.get(&request.quota.lane).map_or(0, HashSet::len);
+            let (_, stream_messages) = by_stream.entry(&request.stream).or_insert((request.stream_in_flight, 0));
+            *stream_messages += messages;
+            limit.take(messages, now);
+            if let Some(share) = limit.share() {
+                let in_flight = request.in_flight + messages;
+                // Never fewer than the open connections, which were permitted before the limit was lowered.
+                limit.own = in_flight.min(share).max(request.open);
+                grant.connections.insert(request.quota.lane, limit.own);
+                if share == 0 {
+                    grant.full.push(request.quota.lane);
                 }
             }
         }
-        for (stream, (in_hand, mails)) in by_stream {
+        for (stream, (in_flight, messages)) in by_stream {
             let Some(limit) = self.streams.get_mut(stream) else { continue };
-            limit.take(mails, now);
+            limit.take(messages, now);
             if limit.maximum.is_some() {
-                limit.mine = in_hand + mails;
-                granted.in_flight.insert(stream.clone(), limit.mine);
+                limit.own = in_flight + messages;
+                grant.in_flight.insert(stream.clone(), limit.own);
             }
-            if limit.ours() == Some(0) {
-                granted.full.extend(
-                    requests.iter().filter(|request| request.stream == *stream).map(|request| request.room.lane),
+            if limit.share() == Some(0) {
+                grant.full.extend(
+                    requests.iter().filter(|request| request.stream == *stream).map(|request| request.quota.lane),
                 );
             }
         }
-        granted.opens_at =
-            self.lanes.values().chain(self.streams.values()).filter_map(|limit| limit.opens_at).collect();
-        granted
+        grant.opens_at = self.lanes.values().chain(self.streams.values()).filter_map(|limit| limit.opens_at).collect();
+        grant
     }
 
     async fn write(&self, connection: &mut PgConnection, worker: Uuid) -> Result<(), sqlx::Error> {
@@ -333,9 +333,9 @@ async fn write_lanes(
 ) -> Result<(), sqlx::Error> {
     let (mut ids, mut used, mut opens) = (Vec::new(), Vec::new(), Vec::new());
     for (id, limit) in limits {
-        if let Some(turns) = limit.turns.filter(|_| limit.is_open) {
+        if let Some(gcra) = limit.gcra.filter(|_| limit.is_open) {
             ids.push(*id);
-            used.push(turns.used_until());
+            used.push(gcra.used_until());
             opens.push(limit.opens_at);
         }
     }
@@ -354,11 +354,11 @@ async fn write_lanes(
         .await?;
     }
     let limited = limits.iter().filter(|(_, limit)| limit.maximum.is_some());
-    let (ids, counts) = limited.map(|(id, limit)| (*id, count(limit.mine))).unzip();
+    let (ids, counts) = limited.map(|(id, limit)| (*id, count(limit.own))).unzip();
     set_permits(connection, worker, ids, counts).await
 }
 
-/// Sets a worker's connection permits for these lanes; 0 returns all of them.
+/// Sets the number of a worker's connection permits for these lanes; 0 deletes the row.
 async fn set_permits(
     connection: &mut PgConnection,
     worker: Uuid,
@@ -394,7 +394,7 @@ async fn write_streams(
     for ((tenant, name), limit) in limits {
         tenants.push(*tenant);
         names.push(name.clone());
-        used.push(limit.turns.filter(|_| limit.is_open).map(|turns| turns.used_until()));
+        used.push(limit.gcra.filter(|_| limit.is_open).map(|gcra| gcra.used_until()));
         opens.push(limit.opens_at);
     }
     if used.iter().any(Option::is_some) {
@@ -412,7 +412,7 @@ async fn write_streams(
         .await?;
     }
     let limited = limits.iter().filter(|(_, limit)| limit.maximum.is_some());
-    let (keys, counts): (Vec<&StreamKey>, Vec<i32>) = limited.map(|(key, limit)| (key, count(limit.mine))).unzip();
+    let (keys, counts): (Vec<&StreamKey>, Vec<i32>) = limited.map(|(key, limit)| (key, count(limit.own))).unzip();
     set_stream_permits(connection, worker, &keys, &counts).await
 }
 
@@ -445,15 +445,15 @@ async fn set_stream_permits(
     Ok(())
 }
 
-/// A worker's share of limits: connections by lane, and messages in flight by stream.
-pub type Held = (HashMap<i64, usize>, HashMap<StreamKey, usize>);
+/// A worker's permits: connections by lane, and messages in flight by stream.
+pub type HeldPermits = (HashMap<i64, usize>, HashMap<StreamKey, usize>);
 
 /// Returns the permits of a worker.
-pub async fn held(db: &Db, worker: Uuid) -> Result<Held, DbError> {
+pub async fn held_permits(db: &Db, worker: Uuid) -> Result<HeldPermits, DbError> {
     let lanes = sqlx::query!("SELECT lane_id, count FROM permits WHERE worker_id = $1", worker);
     let streams = sqlx::query!("SELECT tenant_id, stream, count FROM stream_permits WHERE worker_id = $1", worker);
     let size = |count: i32| usize::try_from(count).unwrap_or(0);
-    db.timed("lanes.limits.held", async {
+    db.timed("lanes.limits.held_permits", async {
         let lanes = lanes.fetch_all(&db.pool).await?.into_iter().map(|row| (row.lane_id, size(row.count)));
         let streams = streams.fetch_all(&db.pool).await?;
         let streams = streams.into_iter().map(|row| ((row.tenant_id, row.stream), size(row.count)));
@@ -462,8 +462,8 @@ pub async fn held(db: &Db, worker: Uuid) -> Result<Held, DbError> {
     .await
 }
 
-/// Returns a worker's unused connection and concurrency permits; the arguments give the numbers that it keeps.
-pub async fn give_back(
+/// Releases a worker's unused permits; `lanes` and `streams` contain the numbers of permits that it keeps.
+pub async fn release(
     db: &Db,
     worker: Uuid,
     lanes: &[(i64, usize)],
@@ -473,8 +473,8 @@ pub async fn give_back(
     let (keys, kept): (Vec<&StreamKey>, Vec<i32>) = streams.iter().map(|(key, kept)| (key, count(*kept))).unzip();
     db.timed("lanes.limits.release", async {
         let mut tx = db.pool.begin().await?;
-        let me = sqlx::query_scalar!("SELECT id FROM workers WHERE id = $1 FOR KEY SHARE", worker);
-        if me.fetch_optional(&mut *tx).await?.is_some() {
+        let worker_row = sqlx::query_scalar!("SELECT id FROM workers WHERE id = $1 FOR KEY SHARE", worker);
+        if worker_row.fetch_optional(&mut *tx).await?.is_some() {
             set_permits(&mut tx, worker, ids, counts).await?;
             set_stream_permits(&mut tx, worker, &keys, &kept).await?;
         }

@@ -1,9 +1,9 @@
-//! The table `lanes`: the queues, and which of them have due recipients.
+//! The table `lanes`: creates lanes, finds those with due recipients, and maintains `ready_at`.
 //!
 //! `ready_at` is a lower bound of the due times of a lane's unleased rows. Code that adds or releases rows calls
 //! `lower` in the same transaction, which holds a share lock on the lane until it commits; [`raise`] raises the bound
-//! only under an exclusive lock, so that no row is ever missed. Both are functions in the database (`lower_lanes`,
-//! `raise_lanes`), which find a lane's newest row version however many older versions a snapshot retains.
+//! only under an exclusive lock, so that no row is ever missed. Both call functions in the database (`lower_lanes`,
+//! `raise_lanes`), which find a lane's newest row version at the same cost for any number of older versions.
 
 pub mod admin;
 pub mod dedicated;
@@ -20,24 +20,24 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::pool::scan::{SCAN_LIMIT, allow_scan};
-use super::queue::ready_at::{Lowered, lower};
+use super::queue::ready_at::{DueRow, lower};
 use super::{Db, DbError};
 use crate::domain::id::TenantId;
 
-/// The natural key of a lane.
+/// A lane's natural key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LaneName {
     /// The tenant.
     pub tenant: TenantId,
     /// The stream.
     pub stream: String,
-    /// `relay` or `mx`.
+    /// `mx`, `relay` or `relay:NAME`.
     pub route: String,
     /// Destination domain; `*` for all domains of a relay route.
     pub domain: String,
 }
 
-/// An open lane with due recipients, with its limits.
+/// An open lane that may have due recipients, and its limits.
 #[derive(Debug, Clone)]
 pub struct ReadyLane {
     /// `lanes.id`.
@@ -64,7 +64,7 @@ pub struct ReadyLane {
     pub rate: Option<f64>,
     /// The learned rate, which successful attempts raise.
     pub learned_rate: Option<f64>,
-    /// Since when the destination is unreachable; the next message is a probe.
+    /// When the destination became unreachable; the next message is a probe.
     pub blocked_since: Option<DateTime<Utc>>,
     /// Messages per second of the whole stream.
     pub stream_rate: Option<f64>,
@@ -83,10 +83,10 @@ impl ReadyLane {
         self.stream_rate.is_some() || self.stream_concurrency.is_some()
     }
 
-    /// Returns whether new messages may be leased when they are stored (direct handoff), without a claim and without
-    /// lowering `ready_at`: no limit has to be checked, and none has to be passed to the sender
-    /// ([`super::messages::insert`]).
-    pub fn is_passed_by(&self) -> bool {
+    /// Returns whether new messages may be leased when they are stored (direct handoff, [`super::messages::insert`]),
+    /// without a claim and without lowering `ready_at`: there is no limit that a claim would check or pass to the
+    /// sender.
+    pub fn allows_direct_handoff(&self) -> bool {
         !self.is_limited() && self.mails_per_connection.is_none() && self.blocked_since.is_none()
     }
 
@@ -95,13 +95,13 @@ impl ReadyLane {
         self.route == "mx"
     }
 
-    /// Returns whether it is the shared lane of all domains of a route without a dedicated lane.
+    /// Returns whether this is the lane that all domains of a relay route without a dedicated lane share.
     pub fn is_shared(&self) -> bool {
         self.domain == "*"
     }
 }
 
-/// A lane's id and natural key, which never change.
+/// A lane's id and natural key, which do not change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedLane {
     /// `lanes.id`.
@@ -125,14 +125,14 @@ pub async fn find(db: &Db, names: &[Arc<LaneName>]) -> Result<HashMap<LaneName, 
         &domains as _
     );
     let rows = db.timed("lanes.find", query.fetch_all(&db.pool.hot())).await?;
-    Ok(rows.into_iter().map(Row::by_name).collect())
+    Ok(rows.into_iter().map(Row::into_entry).collect())
 }
 
-/// Creates the missing ones of these lanes, and returns the ids of those that it created. Waits for concurrent
-/// transactions that create the same lanes. `lanes.priority` is set from the stream for workers of the previous
-/// version; this version reads the stream's priority. Lanes of a missing stream are not created. Does not use a
-/// connection of the hot path, so that nothing else waits with it.
-pub async fn make(db: &Db, names: &[Arc<LaneName>]) -> Result<HashMap<LaneName, i64>, DbError> {
+/// Creates those of these lanes that are missing and returns their ids. Waits for concurrent transactions that create
+/// the same lanes; therefore does not use a connection of the hot path, for which other calls would wait. Lanes of a
+/// missing stream are not created. `lanes.priority` is set only for workers of the previous version; this version reads
+/// the stream's priority.
+pub async fn create(db: &Db, names: &[Arc<LaneName>]) -> Result<HashMap<LaneName, i64>, DbError> {
     let Columns { tenants, streams, routes, domains } = Columns::new(names);
     // In a fixed order, so that two replicas that create the same lanes cannot deadlock.
     let query = sqlx::query_as!(
@@ -150,7 +150,7 @@ pub async fn make(db: &Db, names: &[Arc<LaneName>]) -> Result<HashMap<LaneName, 
         &domains as _
     );
     let rows = db.timed("lanes.create", query.fetch_all(&db.pool)).await?;
-    Ok(rows.into_iter().map(Row::by_name).collect())
+    Ok(rows.into_iter().map(Row::into_entry).collect())
 }
 
 struct Row {
@@ -162,7 +162,7 @@ struct Row {
 }
 
 impl Row {
-    fn by_name(self) -> (LaneName, i64) {
+    fn into_entry(self) -> (LaneName, i64) {
         let Self { id, tenant_id, stream, route, domain } = self;
         (LaneName { tenant: TenantId(tenant_id), stream, route, domain }, id)
     }
@@ -187,10 +187,10 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Returns open lanes with due recipients, except `skip`: of each stream the `limit` lanes that have waited longest, in
-/// order of the streams' priority.
+/// Returns open lanes that may have due recipients, except `skip`: for each stream, the `limit` lanes that have been
+/// ready for the longest time, in order of the streams' priority.
 pub async fn ready(db: &Db, now: DateTime<Utc>, limit: i64, skip: &[i64]) -> Result<Vec<ReadyLane>, DbError> {
-    // Stream by stream, so that each reads only the start of its part of the index `lanes_open`, and no closed lanes.
+    // Per stream, so that only the start of the stream's part of the index `lanes_open` is read, and no closed lanes.
     let query = sqlx::query_as!(
         ReadyLane,
         r#"SELECT l.id, s.tenant_id, s.name AS stream, l.route, l.domain, s.priority, s.weight, l.ready_at,
@@ -211,14 +211,14 @@ pub async fn ready(db: &Db, now: DateTime<Utc>, limit: i64, skip: &[i64]) -> Res
     db.timed("lanes.ready", query.fetch_all(&db.pool.hot())).await
 }
 
-/// Lowers `ready_at` of lanes where it is above the first due time. None should be, but such a lane would never be
-/// claimed. Returns their number. Scans every lane, so call it rarely.
-pub async fn lower_wrong(db: &Db) -> Result<usize, DbError> {
-    db.timed_for(SCAN_LIMIT, "lanes.lower_wrong", async {
+/// Lowers `ready_at` of lanes where it is above the first due time. This must not happen, but such a lane would never
+/// be claimed from. Returns the number of these lanes. Scans all lanes, so call it rarely.
+pub async fn correct_ready_at(db: &Db) -> Result<usize, DbError> {
+    db.timed_for(SCAN_LIMIT, "lanes.correct_ready_at", async {
         let mut tx = db.pool.begin().await?;
         allow_scan(&mut tx).await?;
-        let wrong = sqlx::query_as!(
-            Lowered,
+        let too_high = sqlx::query_as!(
+            DueRow,
             "SELECT lanes.id AS lane, first.due_at FROM lanes
              CROSS JOIN LATERAL (
                  SELECT due_at FROM queue WHERE lane_id = lanes.id AND lease IS NULL ORDER BY due_at LIMIT 1) AS first
@@ -226,8 +226,8 @@ pub async fn lower_wrong(db: &Db) -> Result<usize, DbError> {
         )
         .fetch_all(&mut *tx)
         .await?;
-        let count = wrong.len();
-        lower(&mut tx, wrong).await?;
+        let count = too_high.len();
+        lower(&mut tx, too_high).await?;
         tx.commit().await?;
         Ok(count)
     })
@@ -239,16 +239,17 @@ pub async fn lower_wrong(db: &Db) -> Result<usize, DbError> {
 pub struct Raise {
     /// `lanes.id`.
     pub lane: i64,
-    /// Upper limit for the new bound, so that new rows need not lower it again; `None` lets an empty lane rest.
+    /// Upper limit for the new `ready_at`, so that new rows need not lower it again. With `None`, a lane without
+    /// unleased rows gets `infinity`, and claims skip it.
     pub most: Option<DateTime<Utc>>,
 }
 
-/// Raises `ready_at` of lanes to their next due time. Returns the lanes that it examined; lanes that are being added to
-/// are skipped.
+/// Raises `ready_at` of lanes to the due time of their first unleased row. Skips lanes to which another transaction
+/// adds rows, and returns the others.
 pub async fn raise(db: &Db, lanes: &[Raise]) -> Result<Vec<i64>, DbError> {
     let ids: Vec<i64> = lanes.iter().map(|raise| raise.lane).collect();
     let most: Vec<Option<DateTime<Utc>>> = lanes.iter().map(|raise| raise.most).collect();
-    // Without a limit, pass infinity: the function uses the lesser of it and the first due time.
+    // Without a limit, `infinity` is passed: the function uses the lesser of the limit and the first due time.
     let query = sqlx::query_scalar!(
         r#"SELECT raise_lanes($1, ARRAY(SELECT coalesce(m, 'infinity') FROM unnest($2::timestamptz[]) WITH ORDINALITY AS u (m, n)
                                         ORDER BY n)) AS "lane!""#,

@@ -1,12 +1,12 @@
-//! Lanes as an operator sees them: state, limits and load. Read-only; counts stop at a maximum, so that a queue of
-//! millions costs no more than one of thousands.
+//! Queries for the lane API: state, limits and load of lanes. Counts stop at a maximum, so that a queue of millions of
+//! rows costs no more than one of thousands.
 
 use chrono::{DateTime, Utc};
 
 use crate::db::{Db, DbError, queue};
 use crate::domain::explain::Count;
 use crate::domain::id::{LaneId, TenantId};
-use crate::domain::lane::{Blocked, Lane, Learned, Paused, State, StreamTerms, Unprepared};
+use crate::domain::lane::{Lane, Learned, Paused, State, StreamLimits, Unprepared, Unreachable};
 use crate::domain::limits::LaneLimits;
 
 /// Filters for lanes.
@@ -79,8 +79,9 @@ pub async fn lanes(
     limit: i64,
     now: DateTime<Utc>,
 ) -> Result<Vec<Lane>, DbError> {
-    // With custom plans, the planner removes conditions on absent filters. Judged by the rate limiters' clocks, a lane
-    // would alternate between throttled and open many times a second.
+    // With custom plans, the planner removes the conditions of absent filters. A lane with a rate limit and due
+    // recipients counts as throttled even while the rate limiter admits messages; otherwise its state would change many
+    // times per second.
     let query = sqlx::query_as!(
         LaneRow,
         r#"SELECT l.id, l.stream, l.route, l.domain, s.priority, c.state AS "state!", d.is_due AS "is_due!",
@@ -137,13 +138,13 @@ pub async fn lane(db: &Db, tenant: TenantId, id: LaneId, now: DateTime<Utc>) -> 
     Ok(lanes(db, tenant, &filter, 1, now).await?.pop())
 }
 
-/// Returns a stream's pause, limits and priority, for a lane that does not exist yet.
+/// Returns a stream's pause and limits, and its priority, for a lane that does not exist yet.
 pub async fn stream_terms(
     db: &Db,
     tenant: TenantId,
     stream: &str,
     now: DateTime<Utc>,
-) -> Result<(StreamTerms, i16), DbError> {
+) -> Result<(StreamLimits, i16), DbError> {
     let query = sqlx::query!(
         r#"SELECT s.paused_at, s.pause_reason, s.concurrency, s.rate, s.priority,
                   CASE WHEN s.open_at > $3 THEN nullif(s.open_at, 'infinity') END AS open_at,
@@ -155,9 +156,9 @@ pub async fn stream_terms(
         now
     );
     let Some(row) = db.timed("lanes.overview.stream_terms", query.fetch_optional(&db.pool)).await? else {
-        return Ok((StreamTerms::default(), 0));
+        return Ok((StreamLimits::default(), 0));
     };
-    let terms = StreamTerms {
+    let terms = StreamLimits {
         paused: row.paused_at.map(|at| Paused { at, reason: row.pause_reason }),
         concurrency: row.concurrency,
         rate: row.rate,
@@ -194,7 +195,7 @@ impl LaneRow {
                 raised_at: self.raised_at,
                 reply: self.learned_reply,
             }),
-            blocked: self.blocked_since.map(|since| Blocked {
+            unreachable: self.blocked_since.map(|since| Unreachable {
                 since,
                 failures: self.block_failures,
                 reply: self.block_reply,
@@ -202,7 +203,7 @@ impl LaneRow {
                 host: self.block_host,
             }),
             in_use: self.in_use,
-            of_stream: StreamTerms {
+            stream_limits: StreamLimits {
                 paused: paused(self.stream_paused_at, self.stream_pause_reason),
                 concurrency: self.stream_concurrency,
                 rate: self.stream_rate,
@@ -227,7 +228,7 @@ pub struct Load {
     pub in_flight: Option<i64>,
     /// Held for an operator.
     pub held: Count,
-    /// The earliest due time among waiting recipients.
+    /// The earliest due time of the waiting recipients.
     pub oldest_due_at: Option<DateTime<Utc>>,
     /// Waiting recipients that cannot be prepared.
     pub unprepared: Option<Unprepared>,
@@ -235,7 +236,7 @@ pub struct Load {
 
 /// Returns the load of these lanes, in the given order.
 pub async fn loads(db: &Db, lanes: &[i64], now: DateTime<Utc>) -> Result<Vec<Load>, DbError> {
-    // Starts at `ready_at`, as a claim does: before it are only dead index entries.
+    // Reads from `ready_at` on, as a claim does: before it, there are only dead index entries.
     let query = sqlx::query!(
         r#"SELECT w.waiting AS "waiting!", w.due AS "due!", w.oldest, h.held AS "held!"
            FROM unnest($1::bigint[]) WITH ORDINALITY AS u (id, n)
@@ -266,7 +267,7 @@ pub async fn loads(db: &Db, lanes: &[i64], now: DateTime<Utc>) -> Result<Vec<Loa
     Ok(loads.collect())
 }
 
-/// Returns the waiting recipients of each lane that cannot be prepared, in the given order.
+/// Returns, for each lane in the given order, its waiting recipients that cannot be prepared.
 pub async fn unprepared(db: &Db, lanes: &[i64]) -> Result<Vec<Option<Unprepared>>, DbError> {
     let query = sqlx::query!(
         r#"SELECT c.count AS "count!", f.preparation_failed_at AS "since?", f.preparation_error AS "error?"
@@ -291,8 +292,8 @@ pub async fn unprepared(db: &Db, lanes: &[i64]) -> Result<Vec<Option<Unprepared>
     Ok(unprepared.collect())
 }
 
-/// Returns the number of leased recipients per lane; `None` with a backlog. They have no index, because it would make
-/// every claim more expensive.
+/// Returns the number of leased recipients per lane; `None` with a backlog, because counting scans the queue: an index
+/// would make every claim more expensive.
 async fn in_flight(db: &Db, lanes: &[i64]) -> Result<Option<Vec<i64>>, DbError> {
     if queue::has_backlog(db).await? {
         return Ok(None);

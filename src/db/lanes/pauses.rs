@@ -22,7 +22,7 @@ impl Pauses {
         self.streams.is_empty() && self.lanes.is_empty()
     }
 
-    /// Returns how long a lane or its stream was paused between `since` and `now`.
+    /// Returns how long a lane or its stream was paused between `since` and `now`, in total.
     pub fn paused_time(
         &self,
         (tenant, stream): (Uuid, &str),
@@ -31,7 +31,7 @@ impl Pauses {
         now: DateTime<Utc>,
     ) -> TimeDelta {
         let of_lane = self.lanes.get(&lane).into_iter().flatten();
-        // Usually nothing is paused; avoids allocating the key.
+        // Usually no stream was paused; this avoids allocating the key.
         if self.streams.is_empty() {
             return paused_time(of_lane.copied(), since, now);
         }
@@ -43,11 +43,12 @@ impl Pauses {
 }
 
 /// Retention of past pauses.
-const REMEMBERED: TimeDelta = TimeDelta::days(90);
+const RETENTION: TimeDelta = TimeDelta::days(90);
 
-/// Returns all retained pauses of all tenants.
+/// Returns all current and retained past pauses of all tenants.
 pub async fn all(db: &Db, now: DateTime<Utc>) -> Result<Pauses, DbError> {
-    // A dedicated lane starts with recipients from the shared lane, so it inherits the shared lane's pauses.
+    // A dedicated lane may contain recipients that were moved from the shared lane, so the shared lane's pauses apply
+    // to it too.
     let query = sqlx::query!(
         r#"WITH past AS MATERIALIZED (
                SELECT tenant_id, stream, lane_id, paused_at, resumed_at FROM pauses WHERE resumed_at > $1
@@ -64,7 +65,7 @@ pub async fn all(db: &Db, now: DateTime<Utc>) -> Result<Pauses, DbError> {
            JOIN lanes own ON own.tenant_id = past.tenant_id AND own.stream = past.stream AND own.route = shared.route
                 AND own.domain <> '*'
            ORDER BY 4"#,
-        now - REMEMBERED
+        now - RETENTION
     );
     let rows = db.timed("lanes.pauses.all", query.fetch_all(&db.pool)).await?;
     let mut pauses = Pauses::default();
@@ -138,7 +139,7 @@ async fn record(
     pause: Pause,
 ) -> Result<(), sqlx::Error> {
     let until = pause.until.unwrap_or(pause.from).max(pause.from);
-    sqlx::query!("DELETE FROM pauses WHERE resumed_at < $1", until - REMEMBERED).execute(&mut *connection).await?;
+    sqlx::query!("DELETE FROM pauses WHERE resumed_at < $1", until - RETENTION).execute(&mut *connection).await?;
     sqlx::query!(
         "INSERT INTO pauses (tenant_id, stream, lane_id, paused_at, resumed_at) VALUES ($1, $2, $3, $4, $5)",
         tenant.0,

@@ -1,16 +1,16 @@
-//! Actions on a queued message: cancel, reschedule, retry now. Leased recipients are left alone, so each action is safe
-//! while a worker sends the message.
+//! Actions on a queued message: cancel, reschedule, retry now. They do not change leased recipients, so each action is
+//! safe while a worker sends the message.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::db::events::{self, NewEvent};
-use crate::db::queue::ready_at::{Lowered, lower, wanted_now};
+use crate::db::queue::ready_at::{DueRow, lower, mark_due_now};
 use crate::db::{Db, DbError};
 use crate::domain::id::{MessageId, RecipientId, RecipientKey, TenantId};
 
-/// Cancels every unleased recipient. Returns the recipients canceled now.
+/// Cancels all unleased recipients. Returns the recipients that this call canceled.
 pub async fn cancel(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>) -> Result<Vec<Uuid>, DbError> {
     db.timed("messages.actions.cancel", async {
         let mut tx = db.pool.begin().await?;
@@ -40,7 +40,7 @@ pub async fn cancel(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>
     .await
 }
 
-/// Reschedules a message that waits for its `scheduled_at`. Returns whether any recipient was still waiting for it.
+/// Reschedules the recipients that wait for the message's `scheduled_at`. Returns whether there were any.
 pub async fn reschedule(
     db: &Db,
     tenant: TenantId,
@@ -66,7 +66,7 @@ pub async fn reschedule(
             sqlx::query!("UPDATE messages SET scheduled_at = $3 WHERE tenant_id = $1 AND id = $2", tenant.0, id.0, at)
                 .execute(&mut *tx)
                 .await?;
-            lower(&mut tx, moved.iter().map(|row| Lowered { lane: row.lane_id, due_at: at })).await?;
+            lower(&mut tx, moved.iter().map(|row| DueRow { lane: row.lane_id, due_at: at })).await?;
             let recipients = moved.iter().map(|row| row.recipient_id);
             append_events(&mut tx, (tenant, id), recipients, |key| NewEvent::rescheduled(key, at), now).await?;
         }
@@ -76,8 +76,8 @@ pub async fn reschedule(
     .await
 }
 
-/// Makes deferred and held recipients due now, and those that could not be prepared. An unreachable destination is
-/// probed. Returns the affected recipients.
+/// Makes deferred and held recipients, and those that could not be prepared, due now. If the destination is
+/// unreachable, its next probe is due now. Returns the affected recipients.
 pub async fn retry(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>) -> Result<Vec<Uuid>, DbError> {
     db.timed("messages.actions.retry", async {
         let mut tx = db.pool.begin().await?;
@@ -92,14 +92,14 @@ pub async fn retry(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>)
         )
         .fetch_all(&mut *tx)
         .await?;
-        wanted_now(&mut tx, due.iter().map(|row| row.lane_id), now).await?;
+        mark_due_now(&mut tx, due.iter().map(|row| row.lane_id), now).await?;
         tx.commit().await?;
         Ok(due.into_iter().map(|row| row.recipient_id).collect())
     })
     .await
 }
 
-/// An uncertain recipient that an operator sends again.
+/// An uncertain recipient to requeue.
 #[derive(Debug, Clone, Copy)]
 pub struct Requeued {
     /// The recipient.
@@ -108,7 +108,7 @@ pub struct Requeued {
     pub lane_id: i64,
 }
 
-/// Requeues uncertain recipients of a message with `on_uncertain: hold`. Returns the affected recipients.
+/// Requeues uncertain recipients of a message. Returns the affected recipients.
 pub async fn requeue_uncertain(
     db: &Db,
     tenant: TenantId,
@@ -116,8 +116,8 @@ pub async fn requeue_uncertain(
     recipients: &[Requeued],
     now: DateTime<Utc>,
 ) -> Result<Vec<Uuid>, DbError> {
-    // The claim number starts at a random value: it must differ from that of the earlier row, or a late outcome of the
-    // earlier attempt would pass the fence and finish this one.
+    // `claims` starts at a random number. If it could equal that of the earlier queue row, the fence would accept a
+    // late outcome of the earlier attempt for the new row.
     let (ids, lane_ids): (Vec<Uuid>, Vec<i64>) = recipients.iter().map(|r| (r.recipient_id, r.lane_id)).unzip();
     db.timed("messages.actions.requeue_uncertain", async {
         let mut tx = db.pool.begin().await?;
@@ -141,7 +141,7 @@ pub async fn requeue_uncertain(
         .fetch_all(&mut *tx)
         .await?;
         if !requeued.is_empty() {
-            wanted_now(&mut tx, requeued.iter().map(|row| row.lane_id), now).await?;
+            mark_due_now(&mut tx, requeued.iter().map(|row| row.lane_id), now).await?;
             let recipients = requeued.iter().map(|row| row.recipient_id);
             append_events(&mut tx, (tenant, id), recipients, |key| NewEvent::requeued(key, now), now).await?;
         }

@@ -9,12 +9,17 @@ use uuid::Uuid;
 use crate::db::{Db, DbError};
 use crate::domain::id::TenantId;
 
-/// Minimum interval between updates of `used_at`; the clean-up keeps blobs used within a day.
-const TOUCH_EVERY: TimeDelta = TimeDelta::hours(6);
+/// Minimum interval between updates of `used_at`.
+const TOUCH_INTERVAL: TimeDelta = TimeDelta::hours(6);
 
-/// Returns those of these digests that are stored, and marks them as used, so that the clean-up keeps them. May omit
-/// one that another transaction is marking.
-pub async fn known(db: &Db, tenant: TenantId, digests: &[String], now: DateTime<Utc>) -> Result<Vec<String>, DbError> {
+/// Returns those of these digests whose blob is stored, and updates their `used_at`. May omit a digest whose `used_at`
+/// another transaction is updating.
+pub async fn find_and_touch(
+    db: &Db,
+    tenant: TenantId,
+    digests: &[String],
+    now: DateTime<Utc>,
+) -> Result<Vec<String>, DbError> {
     let query = sqlx::query_scalar!(
         r#"WITH marked AS (
                UPDATE blobs SET used_at = $3
@@ -27,18 +32,18 @@ pub async fn known(db: &Db, tenant: TenantId, digests: &[String], now: DateTime<
         tenant.0,
         digests,
         now,
-        now - TOUCH_EVERY
+        now - TOUCH_INTERVAL
     );
-    db.timed("blobs.known", query.fetch_all(&db.pool)).await
+    db.timed("blobs.find_and_touch", query.fetch_all(&db.pool)).await
 }
 
 /// Bytes per chunk.
-pub const CHUNK: usize = 1 << 20;
+pub const CHUNK_BYTES: usize = 1 << 20;
 
-/// Stores one blob unless it exists: chunk by chunk, then the row that marks it complete. Chunks left by a crash in
-/// between are reused when the same bytes are stored again.
+/// Stores one blob unless it exists: first its chunks, then its row in `blobs`. If a crash prevents the latter, the
+/// chunks are reused when the same bytes are stored again.
 pub async fn insert(db: &Db, tenant: TenantId, sha256: &str, data: &[u8], now: DateTime<Utc>) -> Result<(), DbError> {
-    for (n, chunk) in (0i32..).zip(data.chunks(CHUNK)) {
+    for (n, chunk) in (0i32..).zip(data.chunks(CHUNK_BYTES)) {
         let query = sqlx::query!(
             "INSERT INTO blob_chunks (tenant_id, sha256, n, data) VALUES ($1, decode($2, 'hex'), $3, $4)
              ON CONFLICT DO NOTHING",
@@ -60,19 +65,20 @@ pub async fn insert(db: &Db, tenant: TenantId, sha256: &str, data: &[u8], now: D
     db.timed("blobs.insert", query.execute(&db.pool)).await.map(|_| ())
 }
 
-/// Small blobs to store together, ordered by tenant and digest, so that two processes that store the same ones cannot
+/// Small blobs to store together, ordered by tenant and digest, so that two processes that store the same blobs cannot
 /// deadlock.
 pub type Group = BTreeMap<(TenantId, String), Arc<Vec<u8>>>;
 
-/// Stores blobs of at most one chunk each in one statement, on a connection with a cached plan (a custom plan would
-/// hold all bytes several times), and marks existing blobs as used.
+/// Stores blobs of at most one chunk each in one statement, and updates `used_at` of existing ones. Uses a connection
+/// with cached plans, because a custom plan would contain all bytes several times.
 pub async fn insert_group(db: &Db, group: &Group, now: DateTime<Utc>) -> Result<(), DbError> {
     let keys: Vec<(TenantId, String)> = group.keys().cloned().collect();
     let data: Vec<&[u8]> = group.values().map(|blob| blob.as_slice()).collect();
     let (tenants, digests): (Vec<Uuid>, Vec<String>) =
         keys.iter().map(|(tenant, digest)| (tenant.0, digest.clone())).unzip();
     let sizes: Vec<i64> = data.iter().map(|data| i64::try_from(data.len()).unwrap_or(i64::MAX)).collect();
-    // Unnested in the select list, which streams row by row; in FROM, all bytes would be materialised first.
+    // `unnest` is in the select list, where Postgres produces row by row; in FROM, it would materialise all bytes
+    // first.
     let query = sqlx::query!(
         r#"WITH chunks AS (
                INSERT INTO blob_chunks (tenant_id, sha256, n, data)
@@ -91,15 +97,15 @@ pub async fn insert_group(db: &Db, group: &Group, now: DateTime<Utc>) -> Result<
     );
     let new = db.timed("blobs.insert_group", query.fetch_all(&db.pool.hot())).await?;
     let new: BTreeSet<_> = new.into_iter().map(|row| (TenantId(row.tenant_id), row.digest)).collect();
-    let mut there = BTreeMap::<TenantId, Vec<String>>::new();
+    let mut existing = BTreeMap::<TenantId, Vec<String>>::new();
     for (tenant, digest) in keys.iter().filter(|key| !new.contains(key)) {
-        there.entry(*tenant).or_default().push(digest.clone());
+        existing.entry(*tenant).or_default().push(digest.clone());
     }
-    for (tenant, digests) in there {
-        let known = known(db, tenant, &digests, now).await?;
+    for (tenant, digests) in existing {
+        let found = find_and_touch(db, tenant, &digests, now).await?;
         for (key, data) in keys.iter().zip(&data) {
-            // Being marked by another transaction, or deleted meanwhile.
-            if key.0 == tenant && digests.contains(&key.1) && !known.contains(&key.1) {
+            // Another transaction is updating its `used_at`, or it was deleted.
+            if key.0 == tenant && digests.contains(&key.1) && !found.contains(&key.1) {
                 insert(db, tenant, &key.1, data, now).await?;
             }
         }
@@ -118,14 +124,14 @@ pub async fn chunk(db: &Db, tenant: TenantId, sha256: &str, n: i32) -> Result<Op
     db.timed("blobs.chunk", query.fetch_optional(&db.pool)).await
 }
 
-/// Returns a blob of `size` bytes; `None` if any are missing.
+/// Returns a blob of `size` bytes; `None` if it is missing or incomplete.
 pub async fn get(db: &Db, tenant: TenantId, sha256: &str, size: u64) -> Result<Option<Vec<u8>>, DbError> {
     let size = usize::try_from(size).unwrap_or(usize::MAX);
     let mut data = Vec::new();
-    for n in (0i32..).take(size.div_ceil(CHUNK)) {
+    for n in (0i32..).take(size.div_ceil(CHUNK_BYTES)) {
         let Some(chunk) = chunk(db, tenant, sha256, n).await? else { return Ok(None) };
         if n == 0 {
-            // Most blobs have one chunk, which is not copied.
+            // The first chunk is not copied; most blobs have only one.
             data = chunk;
             data.reserve_exact(size.saturating_sub(data.len()));
         } else {

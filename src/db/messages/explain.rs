@@ -1,5 +1,5 @@
-//! Data for explanations: a message's recipients and their queue rows in one snapshot, the number of messages ahead of
-//! them, the recent throughput of their lane, and whether any worker is alive.
+//! Queries for explanations: a message's recipients and their queue rows in one snapshot, the number of messages ahead
+//! of them, the recent throughput of their lane, and whether any worker is alive.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use crate::db::{Db, DbError};
-use crate::domain::explain::{Count, Pace};
+use crate::domain::explain::{Count, Throughput};
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::lane::Lane;
 
 /// A recipient with its queue row, if any.
 #[derive(Debug, Clone)]
-pub struct PlaceRow {
+pub struct RecipientQueueRow {
     /// `recipients.id`.
     pub id: Uuid,
     /// `to`, `cc` or `bcc`.
@@ -30,7 +30,7 @@ pub struct PlaceRow {
     pub finished_at: Option<DateTime<Utc>>,
     /// When a report moved it to this end state.
     pub reported_at: Option<DateTime<Utc>>,
-    /// When its owner reported the message as spam.
+    /// When the recipient reported the message as spam.
     pub complained_at: Option<DateTime<Utc>>,
     /// SMTP code of the last reply.
     pub response_code: Option<i16>,
@@ -42,7 +42,7 @@ pub struct PlaceRow {
     pub mx: Option<String>,
     /// TLS version and cipher of the last attempt.
     pub tls: Option<String>,
-    /// The lane; `None` if it has no queue row.
+    /// `lanes.id`; `None` if it has no queue row.
     pub lane_id: Option<i64>,
     /// When the next attempt is due; `None` while it is held.
     pub due_at: Option<DateTime<Utc>>,
@@ -54,7 +54,7 @@ pub struct PlaceRow {
     pub worker: Option<String>,
     /// Seconds since that worker's last heartbeat.
     pub silence: Option<f64>,
-    /// Number of workers that died while they leased it, since its last finished attempt.
+    /// Number of worker crashes since its last recorded attempt that it may have caused.
     pub crashes: Option<i16>,
     /// Why it is held for an operator.
     pub held: Option<String>,
@@ -65,14 +65,14 @@ pub struct PlaceRow {
 }
 
 /// Returns a message's recipients in the order of the request.
-pub async fn places(
+pub async fn recipients(
     db: &Db,
     tenant: TenantId,
     message: MessageId,
     now: DateTime<Utc>,
-) -> Result<Vec<PlaceRow>, DbError> {
+) -> Result<Vec<RecipientQueueRow>, DbError> {
     let query = sqlx::query_as!(
-        PlaceRow,
+        RecipientQueueRow,
         r#"SELECT r.id, r.kind, r.address, recipient_status(r.status, q.lease, q.first_due_at, $3) AS "status!", r.attempts,
                   r.last_attempt_at, r.finished_at, r.reported_at, r.complained_at, r.response_code, r.response_enhanced,
                   r.response_text, r.mx, r.tls,
@@ -89,7 +89,7 @@ pub async fn places(
         message.0,
         now
     );
-    db.timed("explain.places", query.fetch_all(&db.pool)).await
+    db.timed("explain.recipients", query.fetch_all(&db.pool)).await
 }
 
 /// Maximum number of rows counted for all recipients of one message together.
@@ -106,8 +106,8 @@ pub async fn ahead(
 ) -> Result<Vec<(Uuid, Count)>, DbError> {
     let share = COUNTED / i64::try_from(recipients.max(1)).unwrap_or(COUNTED);
     let bound = share.clamp(COUNTED_EACH.1, COUNTED_EACH.0);
-    // Messages are counted once, whatever their number of recipients, and a message is not ahead of itself. Its
-    // recipients in one lane with the same due time have the same messages ahead of them, which are counted once.
+    // A message counts once, independent of its number of recipients, and is not ahead of itself. Recipients of the
+    // message in one lane with the same due time have the same messages ahead of them, so these are counted once.
     let query = sqlx::query!(
         r#"WITH mine AS MATERIALIZED (
                SELECT q.recipient_id, q.lane_id, q.due_at, l.ready_at FROM queue q JOIN lanes l ON l.id = q.lane_id
@@ -129,10 +129,10 @@ pub async fn ahead(
         bound + 1
     );
     let rows = db.timed("explain.ahead", query.fetch_all(&db.pool)).await?;
-    Ok(rows.into_iter().map(|row| (row.recipient_id, mails(row.mails, row.rows, bound))).collect())
+    Ok(rows.into_iter().map(|row| (row.recipient_id, message_count(row.mails, row.rows, bound))).collect())
 }
 
-/// Returns the number of due messages in each lane, in the given order: those ahead of a message accepted now.
+/// Returns the number of due messages of each lane, in the given order. They are ahead of a message accepted now.
 pub async fn due(db: &Db, lanes: &[i64], now: DateTime<Utc>) -> Result<Vec<Count>, DbError> {
     let query = sqlx::query!(
         r#"SELECT w.rows AS "rows!", w.mails AS "mails!"
@@ -148,12 +148,12 @@ pub async fn due(db: &Db, lanes: &[i64], now: DateTime<Utc>) -> Result<Vec<Count
         COUNTED_EACH.0 + 1
     );
     let rows = db.timed("explain.due", query.fetch_all(&db.pool)).await?;
-    Ok(rows.into_iter().map(|row| mails(row.mails, row.rows, COUNTED_EACH.0)).collect())
+    Ok(rows.into_iter().map(|row| message_count(row.mails, row.rows, COUNTED_EACH.0)).collect())
 }
 
-/// Returns the number of messages among `rows` rows, of which at most `bound` + 1 were read.
-fn mails(mails: i64, rows: i64, bound: i64) -> Count {
-    Count { number: mails.min(bound), is_more: rows > bound }
+/// Returns the number of messages that `rows` rows belong to. At most `bound` + 1 rows were read.
+fn message_count(messages: i64, rows: i64, bound: i64) -> Count {
+    Count { number: messages.min(bound), is_more: rows > bound }
 }
 
 /// Maximum number of events read for a lane's throughput.
@@ -161,19 +161,19 @@ const EVENTS: i64 = 500;
 /// Maximum age of events considered for a lane's throughput.
 const RECENT: TimeDelta = TimeDelta::hours(1);
 
-/// Returns a lane's recent throughput, from the tenant's newest events, because events have no index by lane. `relays`
-/// are the hosts of its route.
-pub async fn pace(
+/// Returns a lane's recent throughput. Counts the tenant's newest events, because events have no index by lane.
+/// `relays` are the hosts of the lane's route.
+pub async fn throughput(
     db: &Db,
     tenant: TenantId,
     lane: &Lane,
     relays: &[String],
     now: DateTime<Utc>,
-) -> Result<Pace, DbError> {
+) -> Result<Throughput, DbError> {
     let is_mx = lane.route == "mx";
     let domain = (lane.domain != "*").then_some(&lane.domain);
-    // Events do not contain the lane: the message gives the stream, and the host gives the route. Messages of a
-    // dedicated lane do not count for the shared lane.
+    // Events do not contain the lane. The stream is that of the message, and the route is derived from the host.
+    // Messages of a dedicated lane do not count for the shared lane.
     let query = sqlx::query!(
         r#"WITH newest AS MATERIALIZED (
                SELECT recorded_at, type, message_id, recipient_id, mx FROM events
@@ -207,11 +207,11 @@ pub async fn pace(
     let milliseconds = row.oldest.map_or(0, |oldest| (now - oldest).num_milliseconds().max(1));
     #[allow(clippy::cast_precision_loss, reason = "at most an hour")]
     let seconds = milliseconds as f64 / 1_000.0;
-    Ok(Pace { mails: row.mails, events: row.events, seconds })
+    Ok(Throughput { messages: row.mails, events: row.events, seconds })
 }
 
-/// Returns whether any worker sent a heartbeat within its lease time, by the database's clock. `lease` applies to
-/// workers of versions that do not record their lease time.
+/// Returns whether any worker sent a heartbeat within its lease time, by the database's clock. `lease` is the lease
+/// time of workers of versions that do not record theirs.
 pub async fn has_workers(db: &Db, lease: Duration) -> Result<bool, DbError> {
     let query = sqlx::query_scalar!(
         r#"SELECT EXISTS (

@@ -1,7 +1,8 @@
 //! The table `idempotency_keys`: the request that each idempotency key was used for.
 //!
-//! An idempotency key belongs to the API key that used it. The first API key of a tenant that uses a value stores it
-//! unchanged, so that earlier versions, which have no owners, find it; every other API key stores it as `scoped`.
+//! An idempotency key belongs to the API key that used it. For the first API key of a tenant that uses a value, the
+//! value is stored unchanged, so that earlier versions, which ignore the API key, find it. For every other API key, it
+//! is stored as returned by `scoped`.
 
 use uuid::Uuid;
 
@@ -13,7 +14,8 @@ use crate::domain::id::{KeyId, TenantId};
 pub struct KeyUse {
     /// The message created by the first request.
     pub message_id: Uuid,
-    /// The API key of the first request; `None` if an earlier version stored it, which shared keys across the tenant.
+    /// The API key of the first request; `None` if an earlier version stored it, where a key applied to the whole
+    /// tenant.
     pub owner: Option<Uuid>,
     /// SHA-256 of the first request's body.
     pub fingerprint: Vec<u8>,
@@ -21,12 +23,14 @@ pub struct KeyUse {
     pub digest: Option<Vec<u8>>,
 }
 
-/// Returns the stored value of an idempotency key that another API key used first. No header can contain the separator.
+/// Returns the value to store for an idempotency key that another API key used first. No header can contain the
+/// separator.
 pub(in crate::db) fn scoped(owner: KeyId, key: &str) -> String {
     format!("{}\u{1f}{key}", owner.0.simple())
 }
 
-/// Returns the first use of this idempotency key by this API key, or by an unknown API key of the tenant.
+/// Returns the first use of this idempotency key by this API key, or the use that an earlier version stored without an
+/// API key.
 pub async fn find(db: &Db, tenant: TenantId, owner: KeyId, key: &str) -> Result<Option<KeyUse>, DbError> {
     let query = sqlx::query_as!(
         KeyUse,

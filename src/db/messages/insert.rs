@@ -1,5 +1,5 @@
-//! Inserts accepted messages: contents, messages, recipients and queue rows of a group of requests at once. The
-//! requests are answered with 202 after the transaction ([`crate::db::group_commit`]) has committed.
+//! Inserts accepted messages: the contents, messages, recipients and queue rows of a group of requests at once. The API
+//! responds with 202 after the transaction ([`crate::db::group_commit`]) has committed.
 
 mod rows;
 
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::idempotency::{self, KeyUse};
 use crate::db::events::NewEvent;
 use crate::db::lanes::NamedLane;
-use crate::db::queue::ready_at::Lowered;
+use crate::db::queue::ready_at::DueRow;
 use crate::db::suppressions::{self, Addressed};
 use crate::domain::id::{KeyId, RecipientId, RecipientKey, TenantId};
 use crate::domain::message::NewMessage;
@@ -32,8 +32,8 @@ pub struct MessageInsert {
     pub lanes: Vec<NamedLane>,
     /// The idempotency key, if the request has one.
     pub idempotency: Option<IdempotencyKey>,
-    /// The worker that would lease it at once, without a claim (direct handoff).
-    pub taker: Option<Uuid>,
+    /// The worker that leases its recipients on insert, without a claim (direct handoff), if their lanes allow it.
+    pub direct_consumer: Option<Uuid>,
 }
 
 /// The idempotency key of a request.
@@ -56,9 +56,9 @@ pub enum Committed {
     New {
         /// Suppressed recipients.
         suppressed: Vec<RecipientId>,
-        /// Recipients leased to the direct consumer, as by a claim. The others are queued.
-        taken: Vec<RecipientId>,
-        /// Whether it carries an unsubscribe link.
+        /// Recipients leased to the direct consumer. The others wait for a claim.
+        leased: Vec<RecipientId>,
+        /// Whether the message carries an unsubscribe link.
         unsubscribe: bool,
     },
     /// The idempotency key was used before, by the request that created this message.
@@ -72,50 +72,50 @@ impl MessageInsert {
     }
 }
 
-/// Messages inserted by a transaction, and what the transaction has yet to write for them.
+/// Messages inserted by a transaction that has not yet updated `ready_at` and appended the events.
 #[derive(Debug)]
 pub(in crate::db) struct Inserted<'a> {
     /// The result for each message of the group.
     pub results: Vec<Committed>,
-    fresh: Vec<&'a MessageInsert>,
+    new: Vec<&'a MessageInsert>,
     suppressed: Suppressed,
     /// Queued recipients that no worker has leased.
-    pub waiting: Vec<Lowered>,
+    pub waiting: Vec<DueRow>,
 }
 
 impl Inserted<'_> {
-    /// Returns the events: accepted messages and suppressed recipients.
+    /// Returns the events to append: accepted messages and suppressed recipients.
     pub fn events(&self) -> impl Iterator<Item = NewEvent<'_>> {
-        self.fresh.iter().flat_map(|intake| events_of(intake, &self.suppressed))
+        self.new.iter().flat_map(|insert| events_of(insert, &self.suppressed))
     }
 }
 
-/// Inserts the group, all or nothing. No two messages may share an idempotency key of one API key. The caller must then
-/// lower the lanes' `ready_at` and append the events, in this order.
+/// Inserts the group, all or nothing. No two of its messages may have the same idempotency key and API key. The caller
+/// must then lower the lanes' `ready_at` and append the events, in this order.
 pub(in crate::db) async fn store<'a>(
     connection: &mut PgConnection,
     group: &'a [MessageInsert],
     now: DateTime<Utc>,
 ) -> Result<Inserted<'a>, sqlx::Error> {
     let results = claim_keys(connection, group, now).await?;
-    let is_fresh = |result: &Committed| matches!(result, Committed::New { .. });
-    let fresh = group.iter().zip(&results).filter(|(_, result)| is_fresh(result)).map(|(intake, _)| intake).collect();
-    let mut stored = Inserted { results, fresh, suppressed: Suppressed::new(), waiting: Vec::new() };
-    if stored.fresh.is_empty() {
+    let is_new = |result: &Committed| matches!(result, Committed::New { .. });
+    let new = group.iter().zip(&results).filter(|(_, result)| is_new(result)).map(|(insert, _)| insert).collect();
+    let mut stored = Inserted { results, new, suppressed: Suppressed::new(), waiting: Vec::new() };
+    if stored.new.is_empty() {
         return Ok(stored);
     }
-    stored.suppressed = suppressed(connection, &stored.fresh).await?;
-    let marked = insert(connection, &stored.fresh, &stored.suppressed, now).await?;
-    for (intake, result) in group.iter().zip(&mut stored.results) {
-        if let Committed::New { suppressed, taken, unsubscribe } = result {
-            *unsubscribe = marked.contains(&intake.message.id.0);
-            for (recipient, lane) in intake.message.recipients.iter().zip(&intake.lanes) {
+    stored.suppressed = suppressed(connection, &stored.new).await?;
+    let marked = insert(connection, &stored.new, &stored.suppressed, now).await?;
+    for (insert, result) in group.iter().zip(&mut stored.results) {
+        if let Committed::New { suppressed, leased, unsubscribe } = result {
+            *unsubscribe = marked.contains(&insert.message.id.0);
+            for (recipient, lane) in insert.message.recipients.iter().zip(&insert.lanes) {
                 if stored.suppressed.contains_key(&recipient.id) {
                     suppressed.push(recipient.id);
                 } else if marked.contains(&recipient.id.0) {
-                    taken.push(recipient.id);
+                    leased.push(recipient.id);
                 } else {
-                    stored.waiting.push(Lowered { lane: lane.id, due_at: intake.due_at() });
+                    stored.waiting.push(DueRow { lane: lane.id, due_at: insert.due_at() });
                 }
             }
         }
@@ -128,29 +128,32 @@ async fn claim_keys(
     group: &[MessageInsert],
     now: DateTime<Utc>,
 ) -> Result<Vec<Committed>, sqlx::Error> {
-    let new = Committed::New { suppressed: Vec::new(), taken: Vec::new(), unsubscribe: false };
+    let new = Committed::New { suppressed: Vec::new(), leased: Vec::new(), unsubscribe: false };
     let mut results = vec![new; group.len()];
-    let mut keyed: Vec<Keyed<'_>> = group
+    let mut keyed: Vec<KeyedInsert<'_>> = group
         .iter()
         .enumerate()
-        .filter_map(|(n, intake)| intake.idempotency.as_ref().map(|with| Keyed::new(n, intake, with)))
+        .filter_map(|(n, insert)| insert.idempotency.as_ref().map(|with| KeyedInsert::new(n, insert, with)))
         .collect();
     if keyed.is_empty() {
         return Ok(results);
     }
     let first = claim(connection, &keyed, now).await?;
-    // A value that another API key used is still available to this one, stored as `scoped`.
-    let is_foreign = |keyed: &Keyed<'_>, used: &KeyUse| used.owner.is_some_and(|owner| owner != keyed.with.owner.0);
-    let mut foreign = Vec::new();
+    // If another API key used the value first, this API key's use is stored under the value that `scoped` returns.
+    let is_other_api_key =
+        |keyed: &KeyedInsert<'_>, used: &KeyUse| used.owner.is_some_and(|owner| owner != keyed.with.owner.0);
+    let mut scoped_keys = Vec::new();
     for (keyed, used) in keyed.drain(..).zip(first) {
         match used {
-            Some(used) if is_foreign(&keyed, &used) => foreign.push(Keyed { key: keyed.scoped(), ..keyed }),
+            Some(used) if is_other_api_key(&keyed, &used) => {
+                scoped_keys.push(KeyedInsert { key: keyed.scoped(), ..keyed });
+            }
             used => results[keyed.n] = keyed.result(used),
         }
     }
-    if !foreign.is_empty() {
-        let first = claim(connection, &foreign, now).await?;
-        for (keyed, used) in foreign.iter().zip(first) {
+    if !scoped_keys.is_empty() {
+        let first = claim(connection, &scoped_keys, now).await?;
+        for (keyed, used) in scoped_keys.iter().zip(first) {
             results[keyed.n] = keyed.result(used);
         }
     }
@@ -158,17 +161,17 @@ async fn claim_keys(
 }
 
 /// A message of the group with an idempotency key.
-struct Keyed<'a> {
+struct KeyedInsert<'a> {
     n: usize,
-    intake: &'a MessageInsert,
+    insert: &'a MessageInsert,
     with: &'a IdempotencyKey,
-    /// The stored value.
+    /// The value to store.
     key: Cow<'a, str>,
 }
 
-impl<'a> Keyed<'a> {
-    fn new(n: usize, intake: &'a MessageInsert, with: &'a IdempotencyKey) -> Self {
-        Self { n, intake, with, key: Cow::Borrowed(&with.key) }
+impl<'a> KeyedInsert<'a> {
+    fn new(n: usize, insert: &'a MessageInsert, with: &'a IdempotencyKey) -> Self {
+        Self { n, insert, with, key: Cow::Borrowed(&with.key) }
     }
 
     fn scoped(&self) -> Cow<'a, str> {
@@ -177,25 +180,25 @@ impl<'a> Keyed<'a> {
 
     fn result(&self, used: Option<KeyUse>) -> Committed {
         match used {
-            Some(used) if used.message_id != self.intake.message.id.0 => Committed::KeyUsed(used),
-            _ => Committed::New { suppressed: Vec::new(), taken: Vec::new(), unsubscribe: false },
+            Some(used) if used.message_id != self.insert.message.id.0 => Committed::KeyUsed(used),
+            _ => Committed::New { suppressed: Vec::new(), leased: Vec::new(), unsubscribe: false },
         }
     }
 }
 
-/// Inserts unused idempotency keys. Returns the current use of each key.
+/// Inserts idempotency keys that are not used yet. Returns the stored use of each key.
 async fn claim(
     connection: &mut PgConnection,
-    keyed: &[Keyed<'_>],
+    keyed: &[KeyedInsert<'_>],
     now: DateTime<Utc>,
 ) -> Result<Vec<Option<KeyUse>>, sqlx::Error> {
-    let tenants: Vec<Uuid> = keyed.iter().map(|one| one.intake.tenant.0).collect();
+    let tenants: Vec<Uuid> = keyed.iter().map(|one| one.insert.tenant.0).collect();
     let keys: Vec<&str> = keyed.iter().map(|one| &*one.key).collect();
     let fingerprints: Vec<&[u8]> = keyed.iter().map(|one| &one.with.fingerprint[..]).collect();
     let digests: Vec<&[u8]> = keyed.iter().map(|one| &one.with.digest[..]).collect();
     let owners: Vec<Uuid> = keyed.iter().map(|one| one.with.owner.0).collect();
-    let messages: Vec<Uuid> = keyed.iter().map(|one| one.intake.message.id.0).collect();
-    // In a fixed order, so that two replicas with the same keys cannot deadlock.
+    let messages: Vec<Uuid> = keyed.iter().map(|one| one.insert.message.id.0).collect();
+    // In a fixed order, so that two replicas that insert the same keys cannot deadlock.
     sqlx::query!(
         "INSERT INTO idempotency_keys (tenant_id, key, fingerprint, message_ids, created_at, api_key_id, request_digest)
          SELECT tenant_id, key, fingerprint, ARRAY[message_id], $5, owner, digest
@@ -223,8 +226,8 @@ async fn claim(
     .await?;
     let mut found = vec![None; keyed.len()];
     for row in rows {
-        let Some(place) = usize::try_from(row.n - 1).ok().and_then(|place| found.get_mut(place)) else { continue };
-        *place = Some(KeyUse {
+        let Some(slot) = usize::try_from(row.n - 1).ok().and_then(|index| found.get_mut(index)) else { continue };
+        *slot = Some(KeyUse {
             message_id: row.message_id,
             owner: row.api_key_id,
             fingerprint: row.fingerprint,
@@ -237,28 +240,28 @@ async fn claim(
 /// Suppressed recipients with their outcomes.
 type Suppressed = HashMap<RecipientId, Outcome>;
 
-/// Returns the recipients of the group whose address is suppressed at their due time, as this transaction sees it.
-/// Later suppressions are checked at claim.
+/// Returns the recipients of the group whose address is suppressed at their due time. Suppressions that are added later
+/// are checked after a claim.
 async fn suppressed(connection: &mut PgConnection, group: &[&MessageInsert]) -> Result<Suppressed, sqlx::Error> {
     let (ids, addressed): (Vec<RecipientId>, Vec<Addressed<'_>>) = group
         .iter()
-        .filter(|intake| !intake.message.ignore_suppression)
-        .flat_map(|intake| intake.message.recipients.iter().map(move |recipient| (*intake, recipient)))
-        .map(|(intake, recipient)| {
+        .filter(|insert| !insert.message.ignore_suppression)
+        .flat_map(|insert| insert.message.recipients.iter().map(move |recipient| (*insert, recipient)))
+        .map(|(insert, recipient)| {
             let address = AddressKey::from(&recipient.mailbox.address);
-            let (tenant, stream, at) = (intake.tenant, &*intake.message.stream, intake.due_at());
+            let (tenant, stream, at) = (insert.tenant, &*insert.message.stream, insert.due_at());
             (recipient.id, Addressed { tenant, address, stream, at })
         })
         .unzip();
     let found = suppressions::find(connection, &addressed).await?;
-    Ok(found.into_iter().filter_map(|(place, entry)| Some((*ids.get(place)?, entry.outcome()))).collect())
+    Ok(found.into_iter().filter_map(|(index, entry)| Some((*ids.get(index)?, entry.outcome()))).collect())
 }
 
 /// Returns the events of one message: accepted, and its suppressed recipients.
-fn events_of<'a>(intake: &'a MessageInsert, suppressed: &'a Suppressed) -> impl Iterator<Item = NewEvent<'a>> {
-    let (tenant, message, due_at) = (intake.tenant, intake.message.id, intake.due_at());
-    let scheduled = (due_at > intake.message.created_at).then_some(due_at);
-    let ended = intake.message.recipients.iter().filter_map(move |recipient| {
+fn events_of<'a>(insert: &'a MessageInsert, suppressed: &'a Suppressed) -> impl Iterator<Item = NewEvent<'a>> {
+    let (tenant, message, due_at) = (insert.tenant, insert.message.id, insert.due_at());
+    let scheduled = (due_at > insert.message.created_at).then_some(due_at);
+    let ended = insert.message.recipients.iter().filter_map(move |recipient| {
         let key = RecipientKey { tenant, message, recipient: recipient.id };
         Some(NewEvent::suppressed(key, suppressed.get(&recipient.id)?))
     });

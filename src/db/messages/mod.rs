@@ -1,4 +1,4 @@
-//! Queries on `messages`, `contents` and `recipients`: one message, a page of messages, and the data for a delivery.
+//! Queries on `messages`, `contents` and `recipients`: one message, a page of messages, and the data for sending.
 
 pub mod actions;
 pub mod blobs;
@@ -19,7 +19,7 @@ use crate::domain::id::{MessageId, TenantId};
 /// An accepted message.
 #[derive(Debug, Clone)]
 pub struct MessageRow {
-    /// UUID.
+    /// `messages.id`.
     pub id: Uuid,
     /// Time of acceptance.
     pub created_at: DateTime<Utc>,
@@ -33,13 +33,13 @@ pub struct MessageRow {
     pub reply_to: Value,
     /// Subject.
     pub subject: String,
-    /// Pairs, `[{"name", "value"}]`.
+    /// Tags, `[{"name", "value"}]`.
     pub tags: Value,
     /// Metadata, an object of strings.
     pub metadata: Value,
-    /// Earliest time of sending.
+    /// Time before which no attempt is made.
     pub scheduled_at: Option<DateTime<Utc>>,
-    /// Time after which it is not sent any more.
+    /// Time after which no attempt is started.
     pub expires_at: Option<DateTime<Utc>>,
     /// `retry`, `hold` or `fail`.
     pub on_uncertain: String,
@@ -54,7 +54,7 @@ pub struct MessageRow {
 pub struct RecipientRow {
     /// The message.
     pub message_id: Uuid,
-    /// UUID.
+    /// `recipients.id`.
     pub id: Uuid,
     /// `to`, `cc` or `bcc`.
     pub kind: String,
@@ -68,7 +68,7 @@ pub struct RecipientRow {
     pub attempts: i16,
     /// Start of the last attempt.
     pub last_attempt_at: Option<DateTime<Utc>>,
-    /// When the next attempt is due, while it waits for one.
+    /// When the next attempt is due; `None` if it is leased, held or in an end state.
     pub next_attempt_at: Option<DateTime<Utc>>,
     /// Why it is held for an operator.
     pub held: Option<String>,
@@ -154,16 +154,16 @@ pub struct Filter {
     pub to_domain: Option<String>,
 }
 
-/// What finds the messages of a status.
+/// How the messages with a status are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Index {
-    /// The queue's rows, always few.
+    /// By the leased rows of the queue, which are always few.
     Leased,
-    /// The queue's rows, unless there is a backlog.
+    /// By the rows of the queue, unless there is a backlog.
     Queue,
-    /// `recipients_notable`: few messages have the status.
+    /// By the index `recipients_notable`, because few messages have the status.
     Notable,
-    /// Nothing: each message is examined.
+    /// By examining each message.
     None,
 }
 
@@ -186,10 +186,10 @@ impl Index {
     }
 }
 
-/// Maximum number of messages examined per page for a status without an index; each costs 30 µs.
-pub const LOOKED_THROUGH: i64 = 5_000;
+/// Maximum number of messages examined per page for a status without an index. Each takes 30 µs.
+pub const MAX_EXAMINED: i64 = 5_000;
 
-/// Returns the time at which a page with this filter stops examining messages, if more exist than one request examines.
+/// Returns the acceptance time of the oldest message that a page with this filter examines; `None` if it examines all.
 pub async fn horizon(db: &Db, tenant: TenantId, filter: &Filter) -> Result<Option<DateTime<Utc>>, DbError> {
     if filter.status.map(Index::new) != Some(Index::None) {
         return Ok(None);
@@ -201,13 +201,13 @@ pub async fn horizon(db: &Db, tenant: TenantId, filter: &Filter) -> Result<Optio
         tenant.0,
         filter.after.map(|id| id.0),
         filter.created_before,
-        LOOKED_THROUGH
+        MAX_EXAMINED
     );
     let id = db.timed("messages.horizon", query.fetch_optional(&db.pool)).await?;
     Ok(id.and_then(|id| MessageId(id).accepted_at()).filter(|at| filter.created_after.is_none_or(|after| after < *at)))
 }
 
-/// A page of messages, newest first.
+/// Returns a page of messages, newest first.
 pub async fn page(
     db: &Db,
     tenant: TenantId,
@@ -216,7 +216,7 @@ pub async fn page(
     now: DateTime<Utc>,
 ) -> Result<Vec<MessageRow>, DbError> {
     let tag = filter.tag.as_ref().map(|(name, value)| serde_json::json!([{"name": name, "value": value}]));
-    // If few messages can match, they are found by index; otherwise the newest messages are scanned.
+    // If few messages can match, an index finds them; otherwise the query scans messages from the newest on.
     let index = filter.status.map(Index::new);
     let is_notable = index == Some(Index::Notable);
     let is_in_queue = match index {
@@ -224,7 +224,7 @@ pub async fn page(
         Some(Index::Queue) => !queue::has_backlog(db).await?,
         Some(Index::Notable | Index::None) | None => false,
     };
-    // With custom plans, the planner removes conditions on absent filters.
+    // With custom plans, the planner removes the conditions of absent filters.
     let query = sqlx::query_as!(
         MessageRow,
         "SELECT m.id, m.created_at, m.stream, m.from_address, m.from_name, m.reply_to, m.subject, m.tags, m.metadata,
@@ -288,26 +288,26 @@ pub async fn page(
     db.timed("messages.page", query.fetch_all(&db.pool)).await
 }
 
-// The data for a delivery is looked up id by id (LATERAL, with OFFSET 0 so that the planner keeps the join order): each
-// week's partitions start without statistics, and Postgres would scan the whole week for a list of a hundred ids. The
-// range of the ids excludes other weeks.
+// The data for sending is looked up id by id (LATERAL, with OFFSET 0 so that the planner does not change the join
+// order): each week's partitions start without statistics, and Postgres would scan the whole week for a list of a
+// hundred ids. The range condition on the ids excludes other weeks.
 
 /// The content of a message.
 #[derive(Debug, Clone)]
 pub struct ContentRow {
-    /// UUID.
+    /// `contents.id`.
     pub id: Uuid,
     /// Plain text.
     pub text: Option<String>,
     /// HTML.
     pub html: Option<String>,
-    /// Pairs, `[{"name", "value"}]`.
+    /// Custom headers, `[{"name", "value"}]`.
     pub headers: Value,
-    /// `[{"filename", "content_type", "content_id", "sha256", "size"}]`.
+    /// Attachments, `[{"filename", "content_type", "content_id", "sha256", "size"}]`.
     pub attachments: Value,
 }
 
-/// Returns these contents.
+/// Returns the contents with these ids.
 pub async fn contents(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<ContentRow>, DbError> {
     let query = sqlx::query_as!(
         ContentRow,
@@ -324,7 +324,8 @@ pub async fn contents(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<Con
     db.timed("messages.contents", query.fetch_all(&db.pool.hot())).await
 }
 
-/// Returns the descriptions of a message's attachments, as in [`ContentRow::attachments`].
+/// Returns the descriptions of a message's attachments, as in [`ContentRow::attachments`]; `None` if there is no such
+/// message.
 pub async fn attachments(db: &Db, tenant: TenantId, id: MessageId) -> Result<Option<Value>, DbError> {
     let query = sqlx::query_scalar!(
         "SELECT attachments FROM contents
@@ -335,12 +336,12 @@ pub async fn attachments(db: &Db, tenant: TenantId, id: MessageId) -> Result<Opt
     db.timed("messages.attachments", query.fetch_optional(&db.pool)).await
 }
 
-/// A message, as needed for delivery.
+/// A message, as needed for sending.
 #[derive(Debug, Clone)]
 pub struct DeliveryRow {
     /// The tenant.
     pub tenant_id: Uuid,
-    /// UUID.
+    /// `messages.id`.
     pub id: Uuid,
     /// `contents.id`.
     pub content_id: Uuid,
@@ -356,9 +357,9 @@ pub struct DeliveryRow {
     pub reply_to: Value,
     /// Subject.
     pub subject: String,
-    /// Earliest time of sending.
+    /// Time before which no attempt is made.
     pub scheduled_at: Option<DateTime<Utc>>,
-    /// Time after which it is not sent any more.
+    /// Time after which no attempt is started.
     pub expires_at: Option<DateTime<Utc>>,
     /// `retry`, `hold` or `fail`.
     pub on_uncertain: String,
@@ -370,7 +371,7 @@ pub struct DeliveryRow {
     pub size: i64,
 }
 
-/// Returns messages to deliver.
+/// Returns the messages with these ids, as needed for sending.
 pub async fn for_delivery(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<DeliveryRow>, DbError> {
     let query = sqlx::query_as!(
         DeliveryRow,
@@ -390,12 +391,12 @@ pub async fn for_delivery(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec
     db.timed("messages.for_delivery", query.fetch_all(&db.pool.hot())).await
 }
 
-/// An addressee of a message to deliver.
+/// A recipient of a message, as needed for sending.
 #[derive(Debug, Clone)]
 pub struct AddresseeRow {
     /// The message.
     pub message_id: Uuid,
-    /// UUID.
+    /// `recipients.id`.
     pub id: Uuid,
     /// `to`, `cc` or `bcc`.
     pub kind: String,
@@ -405,7 +406,7 @@ pub struct AddresseeRow {
     pub name: Option<String>,
 }
 
-/// Returns all addressees of these messages, in the order of the requests.
+/// Returns all recipients of these messages, by message id and in the order of the requests.
 pub async fn addressees(db: &Db, tenant: TenantId, messages: &[Uuid]) -> Result<Vec<AddresseeRow>, DbError> {
     let query = sqlx::query_as!(
         AddresseeRow,

@@ -1,4 +1,4 @@
-//! Loads stored messages: everything that a message's MIME depends on, for deliveries and for `raw`.
+//! Loads stored messages: all data that a message's MIME is built from, for sending and for `GET …/raw`.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -15,10 +15,10 @@ use crate::domain::id::{MessageId, RecipientId, TenantId};
 use crate::domain::message::{Attachment, Content, Draft, Header, NewMessage, NewRecipient};
 use crate::domain::unsubscribe::{Links, Ticket};
 
-/// Messages of more bytes than this are loaded without their content, which is fetched when memory is available.
+/// Messages with more bytes than this are loaded without their content, which is fetched when memory is available.
 const INLINE_LIMIT: i64 = 256 << 10;
 
-/// Why a stored message cannot be built.
+/// Why the MIME of a stored message cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum StoredMessageError {
     /// A column contains a value that this version cannot read.
@@ -26,27 +26,27 @@ pub enum StoredMessageError {
     Unreadable(String),
     /// The bytes of an attachment are missing.
     #[error("the attachment {0} is not in the database")]
-    NoBlob(String),
-    /// The keys of the sender's domain cannot sign it.
+    MissingBlob(String),
+    /// It cannot be signed with the keys of the sender's domain.
     #[error("messages from domain {0} cannot be signed: {1}")]
-    Unsigned(String, String),
+    NotSigned(String, String),
     /// It must carry an unsubscribe link, and none can be created.
     #[error(
         "the stream's messages carry an unsubscribe link, which needs public_url (POSTRIDER_PUBLIC_URL) and secret_key \
          (POSTRIDER_SECRET_KEY) in this process"
     )]
-    NoLinks,
+    NoUnsubscribeLinks,
     /// The database failed.
     #[error(transparent)]
     Db(#[from] DbError),
 }
 
-/// A message with its addressees.
+/// A message with its recipients.
 #[derive(Debug, Clone)]
 pub struct StoredMessage {
     /// The message.
     pub row: DeliveryRow,
-    /// Addressees in the order of the request.
+    /// Recipients in the order of the request.
     pub addressees: Vec<AddresseeRow>,
     /// Content, unless the message is large.
     content: Option<ContentRow>,
@@ -54,12 +54,12 @@ pub struct StoredMessage {
     files: HashMap<String, Vec<u8>>,
 }
 
-/// Returns whether a message of `size` bytes is kept in memory while it waits to be sent.
-pub fn is_kept(size: u64) -> bool {
+/// Returns whether the content of a message of `size` bytes stays in memory while the message waits to be sent.
+pub fn fits_inline(size: u64) -> bool {
     size <= INLINE_LIMIT.unsigned_abs()
 }
 
-/// Loads messages of one tenant. Missing ones are left out.
+/// Loads messages of one tenant. The result does not contain missing messages.
 pub async fn load(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<StoredMessage>, DbError> {
     let (rows, addressees) =
         tokio::try_join!(messages::for_delivery(db, tenant, ids), messages::addressees(db, tenant, ids))?;
@@ -72,7 +72,7 @@ pub async fn load(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<StoredM
     }
     let stored = rows.into_iter().map(|row| StoredMessage {
         addressees: addressed.remove(&row.id).unwrap_or_default(),
-        // Cloned, because messages of a bulk send share one content.
+        // Cloned, because several messages may refer to one content.
         content: contents.get(&row.content_id).cloned(),
         files: HashMap::new(),
         row,
@@ -81,9 +81,9 @@ pub async fn load(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<StoredM
 }
 
 impl StoredMessage {
-    /// Returns a message that was just stored, as [`load`] would. `unsubscribe`: whether it carries an unsubscribe
-    /// link.
-    pub fn of_new(tenant: TenantId, mut message: NewMessage, unsubscribe: bool) -> Self {
+    /// Creates the stored form of a message that was just inserted, equal to the result of [`load`]. `unsubscribe`
+    /// says whether the message carries an unsubscribe link.
+    pub fn from_new(tenant: TenantId, mut message: NewMessage, unsubscribe: bool) -> Self {
         let in_memory = message.attachments.iter_mut().filter(|attachment| !attachment.data.is_empty());
         let files = in_memory.map(|a| (a.description.sha256.clone(), std::mem::take(&mut a.data))).collect();
         let (id, size) = (message.id.0, i64::try_from(message.size()).unwrap_or(i64::MAX));
@@ -121,7 +121,7 @@ impl StoredMessage {
         }
     }
 
-    /// Returns whether the content must be fetched, and may need much memory.
+    /// Returns whether the content is not in memory and must be fetched.
     pub fn is_large(&self) -> bool {
         self.row.size > INLINE_LIMIT
     }
@@ -132,9 +132,9 @@ impl StoredMessage {
         parse(&row.ok_or_else(|| StoredMessageError::Unreadable("a recipient is missing".into()))?.address)
     }
 
-    /// Returns everything that the MIME depends on, including attachments. Moves the content out, so that a message is
+    /// Returns all data that the MIME is built from, including attachments. Moves the content out, so that a message is
     /// not in memory twice while it is sent; a second call fetches it again. `links` creates the unsubscribe link, if
-    /// it carries one.
+    /// the message carries one.
     pub async fn draft(&mut self, db: &Db, links: Option<&Links>) -> Result<Draft, StoredMessageError> {
         let (content, files) = (self.content.take(), std::mem::take(&mut self.files));
         let Self { row, addressees, .. } = &*self;
@@ -148,7 +148,7 @@ impl StoredMessage {
         };
         let mut headers = read::<Vec<Header>>(&content.headers)?;
         if row.unsubscribe {
-            headers.extend(links.ok_or(StoredMessageError::NoLinks)?.headers(&self.ticket()?));
+            headers.extend(links.ok_or(StoredMessageError::NoUnsubscribeLinks)?.headers(&self.ticket()?));
         }
         let named = |kind: &str| -> Result<Vec<Mailbox>, StoredMessageError> {
             let named = addressees.iter().filter(|row| row.kind == kind);
@@ -193,7 +193,7 @@ async fn attachments(
             Some(data) => Some(data),
             None => blobs::get(db, tenant, &description.sha256, description.size).await?,
         };
-        let data = data.ok_or_else(|| StoredMessageError::NoBlob(description.sha256.clone()))?;
+        let data = data.ok_or_else(|| StoredMessageError::MissingBlob(description.sha256.clone()))?;
         attachments.push((description, data));
     }
     Ok(attachments)
@@ -213,9 +213,9 @@ fn mailbox(address: &str, name: Option<String>) -> Result<Mailbox, StoredMessage
 
 fn reply_to(stored: &Value) -> Result<Vec<Mailbox>, StoredMessageError> {
     #[derive(Deserialize)]
-    struct StoredMessage {
+    struct StoredMailbox {
         email: String,
         name: Option<String>,
     }
-    read::<Vec<StoredMessage>>(stored)?.into_iter().map(|one| mailbox(&one.email, one.name)).collect()
+    read::<Vec<StoredMailbox>>(stored)?.into_iter().map(|one| mailbox(&one.email, one.name)).collect()
 }

@@ -1,5 +1,5 @@
-//! Operations on a Postgres server rather than one of its databases: readiness, and creating a database. For the
-//! private Postgres of `dev` and of the tests; each call opens a connection.
+//! Operations on a Postgres server, not on one of its databases: readiness, and creating a database. For the Postgres
+//! servers that `dev` and the tests start. Each call opens a connection.
 
 use sqlx::{Connection as _, PgConnection};
 
@@ -15,7 +15,7 @@ pub enum Readiness {
     Ready,
     /// It is starting up, or recovering after a crash.
     StartingUp,
-    /// It does not respond.
+    /// It cannot be reached, or responds with another error.
     Silent,
 }
 

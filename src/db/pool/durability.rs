@@ -1,5 +1,5 @@
-//! Checks that Postgres keeps what it commits. With `fsync` or `full_page_writes` off, a crash may lose messages that
-//! were accepted with 202.
+//! Checks that commits are durable. With `fsync` or `full_page_writes` off, a crash of the server may lose messages
+//! that were accepted with 202.
 
 use crate::db::{Db, DbError};
 
@@ -17,9 +17,9 @@ pub async fn check(db: &Db) -> Result<Vec<String>, DbError> {
 }
 
 /// Number of bytes that [`write_probe`] writes.
-const PROBE: i32 = 4 << 20;
+const PROBE_BYTES: i32 = 4 << 20;
 
-/// Checks that the disk has space, by writing some megabytes to a table that is dropped with its transaction.
+/// Checks that the disk has free space, by writing some megabytes to a temporary table.
 pub async fn write_probe(db: &Db) -> Result<(), DbError> {
     db.timed("durability.write_probe", async {
         let mut tx = db.pool.begin().await?;
@@ -31,7 +31,7 @@ pub async fn write_probe(db: &Db) -> Result<(), DbError> {
             "INSERT INTO postrider_write_probe
              SELECT string_agg(md5(random()::text), '') FROM generate_series(1, $1 / 32) n GROUP BY n % 1024",
         )
-        .bind(PROBE)
+        .bind(PROBE_BYTES)
         .execute(&mut *tx)
         .await?;
         tx.rollback().await

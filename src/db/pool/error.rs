@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use super::outage::{DISK_FULL, LOCK_NOT_AVAILABLE, Outage, QUERY_CANCELED, READ_ONLY, Trouble};
 
-/// A failed statement or transaction. Nothing of it was committed, except possibly after [`DbError::Unavailable`],
-/// [`DbError::Away`] or [`DbError::Timeout`] while committing.
+/// A failed statement or transaction. Nothing was committed, except possibly if [`DbError::Unavailable`],
+/// [`DbError::KnownOutage`] or [`DbError::Timeout`] occurred during COMMIT.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
     /// The connection URL cannot be read.
     #[error("the database URL is not valid: {0}")]
     Address(#[source] sqlx::Error),
-    /// Postgres cannot be reached, is shutting down, out of connections or read-only: try again later.
-    #[error("{} ({query}): {}", words(source), reason(source))]
+    /// Postgres cannot be reached, is shutting down, is read-only or accepts no more connections: try again later.
+    #[error("{} ({query}): {}", description(source), reason(source))]
     Unavailable {
         /// Name of the query.
         query: &'static str,
@@ -21,14 +21,14 @@ pub enum DbError {
         source: sqlx::Error,
     },
     /// The database is known to be unavailable: try again later.
-    #[error("{} ({query}): {outage}", outage.trouble.words())]
-    Away {
+    #[error("{} ({query}): {outage}", outage.trouble.description())]
+    KnownOutage {
         /// Name of the query.
         query: &'static str,
         /// The outage.
         outage: Outage,
-        /// Whether anything may have been sent before the outage was detected.
-        begun: bool,
+        /// Whether the call may have been sent before the outage was detected.
+        may_be_sent: bool,
     },
     /// No response within the time limit: try again later.
     #[error("the database did not respond to {query} within {} s", limit.as_secs())]
@@ -38,7 +38,7 @@ pub enum DbError {
         /// The time limit.
         limit: Duration,
     },
-    /// Postgres refused the statement itself: trying again will not help.
+    /// Postgres refused the statement itself: another try would fail too.
     #[error("the database refused {query}: {}", reason(source))]
     Refused {
         /// Name of the query.
@@ -64,7 +64,7 @@ impl DbError {
 
     pub(in crate::db) fn from_sqlx(query: &'static str, source: sqlx::Error) -> Self {
         let refused = match &source {
-            sqlx::Error::Database(error) => error.code().is_some_and(|code| !is_passing(&code)),
+            sqlx::Error::Database(error) => error.code().is_some_and(|code| !is_temporary(&code)),
             sqlx::Error::ColumnDecode { .. }
             | sqlx::Error::Decode(_)
             | sqlx::Error::Encode(_)
@@ -76,19 +76,19 @@ impl DbError {
     }
 
     /// Returns whether the same call may succeed later.
-    pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Away { .. } | Self::Timeout { .. })
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::KnownOutage { .. } | Self::Timeout { .. })
     }
 
-    /// Returns whether Postgres may have executed the call, or may still, and only the response is missing.
+    /// Returns whether Postgres may have executed the call, or may still execute it, and only the response is missing.
     pub fn may_be_done(&self) -> bool {
         match self {
             Self::Address(_) => false,
             Self::Timeout { .. } => true,
-            Self::Away { begun, .. } => *begun,
+            Self::KnownOutage { may_be_sent, .. } => *may_be_sent,
             Self::Unavailable { source, .. } | Self::Refused { source, .. } => match source {
                 sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => false,
-                // The server reported a failure, so nothing was done, unless it was shut down during a commit.
+                // The server reported a failure, so it did not execute the call, unless it was shut down during COMMIT.
                 sqlx::Error::Database(_) => code(source).is_some_and(|code| code.starts_with("57P")),
                 _ => true,
             },
@@ -100,28 +100,28 @@ impl DbError {
         matches!(self, Self::Unavailable { source, .. } if code(source).as_deref() == Some(LOCK_NOT_AVAILABLE))
     }
 
-    /// Returns whether the whole transaction was rolled back, and parts of it might succeed.
+    /// Returns whether the whole transaction was rolled back, and a part of it may succeed.
     pub fn is_undone(&self) -> bool {
         match self {
             Self::Refused { .. } => true,
             Self::Unavailable { source, .. } => code(source).is_some_and(|code| {
                 [QUERY_CANCELED, LOCK_NOT_AVAILABLE].contains(&&*code) || code.starts_with(ROLLBACK)
             }),
-            Self::Address(_) | Self::Away { .. } | Self::Timeout { .. } => false,
+            Self::Address(_) | Self::KnownOutage { .. } | Self::Timeout { .. } => false,
         }
     }
 
-    /// Returns what is wrong with the database, if the same call may succeed later.
+    /// Returns the trouble of the database; `None` if the same call would fail later too.
     pub fn trouble(&self) -> Option<Trouble> {
         match self {
-            Self::Away { outage, .. } => Some(outage.trouble),
+            Self::KnownOutage { outage, .. } => Some(outage.trouble),
             Self::Timeout { .. } | Self::Unavailable { source: sqlx::Error::PoolTimedOut, .. } => Some(Trouble::Slow),
             Self::Unavailable { source, .. } => Some(trouble_of(source)),
             Self::Address(_) | Self::Refused { .. } => None,
         }
     }
 
-    /// Returns whether the statement was too slow, rather than the database unavailable.
+    /// Returns whether the statement was too slow, not whether the database is unavailable.
     pub fn is_too_slow(&self) -> bool {
         match self {
             Self::Timeout { .. } => true,
@@ -133,7 +133,7 @@ impl DbError {
     }
 }
 
-/// Returns the message of the server or the system, without the line of Postgres' C source that sqlx adds.
+/// Returns the error message of the server or the operating system, without the C source line that sqlx adds.
 pub(in crate::db) fn reason(source: &sqlx::Error) -> String {
     match source {
         sqlx::Error::Database(error) => error.message().to_owned(),
@@ -143,20 +143,20 @@ pub(in crate::db) fn reason(source: &sqlx::Error) -> String {
 }
 
 fn trouble_of(source: &sqlx::Error) -> Trouble {
-    code(source).and_then(|code| Trouble::of_code(&code)).unwrap_or(Trouble::Gone)
+    code(source).and_then(|code| Trouble::from_sqlstate(&code)).unwrap_or(Trouble::Unreachable)
 }
 
-fn words(source: &sqlx::Error) -> &'static str {
+fn description(source: &sqlx::Error) -> &'static str {
     match source {
-        sqlx::Error::PoolTimedOut => Trouble::Slow.words(),
-        source => trouble_of(source).words(),
+        sqlx::Error::PoolTimedOut => Trouble::Slow.description(),
+        source => trouble_of(source).description(),
     }
 }
 
 /// Returns whether an error is temporary, by SQLSTATE: connection, authorization (a password is being changed),
 /// resources, operator intervention, serialization, read-only after a failover, lock not available, and system errors
 /// such as a full disk.
-fn is_passing(code: &str) -> bool {
+fn is_temporary(code: &str) -> bool {
     ["08", "28", "53", "57", "58", "40"].iter().any(|class| code.starts_with(class))
         || [READ_ONLY, IDLE_IN_TRANSACTION, LOCK_NOT_AVAILABLE, "3D000", "42501"].contains(&code)
 }
@@ -182,13 +182,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn call_that_was_never_sent_is_not_done() {
-        let away = |begun| DbError::Away { query: "q", outage: Outage::new(Trouble::Gone, "gone"), begun };
+    fn unsent_call_was_not_executed() {
+        let outage = || Outage::new(Trouble::Unreachable, "gone");
+        let known = |may_be_sent| DbError::KnownOutage { query: "q", outage: outage(), may_be_sent };
         let unavailable = |source| DbError::Unavailable { query: "q", source };
-        assert!(!away(false).may_be_done() && !unavailable(sqlx::Error::PoolTimedOut).may_be_done());
-        assert!(away(true).may_be_done() && unavailable(sqlx::Error::WorkerCrashed).may_be_done());
+        assert!(!known(false).may_be_done() && !unavailable(sqlx::Error::PoolTimedOut).may_be_done());
+        assert!(known(true).may_be_done() && unavailable(sqlx::Error::WorkerCrashed).may_be_done());
         assert!(DbError::Timeout { query: "q", limit: Duration::ZERO }.may_be_done());
-        // It was executed; only the response cannot be read.
+        // The call was executed; only its response cannot be read.
         assert!(DbError::from_sqlx("q", sqlx::Error::RowNotFound).may_be_done());
     }
 }

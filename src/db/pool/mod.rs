@@ -1,8 +1,9 @@
 //! A connection pool whose connections can all be replaced while the service runs.
 //!
-//! sqlx waits without limit for a connection whose peer has gone silent: after a call was aborted, it pings the
-//! connection, and the connection occupies its slot until the kernel gives up too (a quarter of an hour). A pool that
-//! may contain such connections is therefore abandoned, with whatever still runs in it, and replaced by a new one.
+//! sqlx waits without limit for a connection whose peer no longer responds: after a call was aborted, it pings the
+//! connection, and the connection occupies its slot until the kernel closes it (after a quarter of an hour). A pool
+//! that may contain such connections is therefore abandoned, with the calls that still run in it, and replaced by a new
+//! one.
 
 pub(super) mod circuit_breaker;
 pub mod cluster;
@@ -27,38 +28,39 @@ use sqlx::{
     ConnectOptions as _, Describe, Either, Error, Execute, Executor, PgConnection, Postgres, SqlStr, Transaction,
 };
 
-use session::HOT as HOT_SETTINGS;
+use session::HOT_SETTINGS;
 
-/// Minimum interval between reconnects, so that a server that stays read-only does not get one for every call.
-const SETTLES: Duration = Duration::from_secs(1);
-/// How long calls may still run in an abandoned pool: longer than any call takes.
-const LAST_CALLS: Duration = Duration::from_mins(3);
+/// Minimum interval between replacements of the pool, so that a server that stays read-only does not cause one per
+/// call.
+const MIN_RENEW_INTERVAL: Duration = Duration::from_secs(1);
+/// How long calls may still run in an abandoned pool; longer than any call's time limit.
+const DRAIN_TIMEOUT: Duration = Duration::from_mins(3);
 
-/// The current pool; statements run on it as on a sqlx pool.
+/// A replaceable pool, on which statements run as on a sqlx pool.
 #[derive(Debug, Clone)]
 pub(super) struct Pool(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    ways: Ways,
+    options: ConnectionOptions,
     current: RwLock<Current>,
 }
 
-/// Connection options.
+/// The options of each kind of connection.
 #[derive(Debug)]
-struct Ways {
+struct ConnectionOptions {
     /// Options of connections to the server itself, each with a session.
     direct: PgConnectOptions,
     /// Options of connections that may go through a connection pooler in transaction mode.
     pooled: Option<PgConnectOptions>,
-    options: PgPoolOptions,
+    pool: PgPoolOptions,
     /// Current maximum number of connections.
     size: AtomicU32,
 }
 
-impl Ways {
+impl ConnectionOptions {
     /// Returns the options of connections that need no session.
-    fn ordinary(&self) -> &PgConnectOptions {
+    fn sessionless(&self) -> &PgConnectOptions {
         self.pooled.as_ref().unwrap_or(&self.direct)
     }
 
@@ -72,24 +74,24 @@ impl Ways {
 struct Current {
     pool: PgPool,
     hot: PgPool,
-    since: Instant,
+    opened_at: Instant,
 }
 
-/// Number of connections for the hot path, out of the maximum: for the two writers of the group commit and the
-/// one-by-one fallback, or a claim with its lookups. Lane lookups and small attachments use one for a single statement
-/// in between.
-const HOT: u32 = 4;
+/// Number of connections of the hot path, part of the maximum. In the API, the two writers of the group commit and the
+/// one-by-one fallback use them; in the worker, a claim with its lookups. Lane lookups and small attachments use one
+/// for a single statement.
+const HOT_CONNECTIONS: u32 = 4;
 
 impl Current {
     /// Creates the pools without connecting yet.
-    fn new(ways: &Ways) -> Self {
-        let all = ways.size.load(Ordering::Relaxed);
-        let hot = HOT.min(all / 2).max(1);
-        let pool = |size: u32| ways.options.clone().max_connections(size.max(1));
+    fn new(options: &ConnectionOptions) -> Self {
+        let all = options.size.load(Ordering::Relaxed);
+        let hot = HOT_CONNECTIONS.min(all / 2).max(1);
+        let pool = |size: u32| options.pool.clone().max_connections(size.max(1));
         Self {
-            pool: pool(all.saturating_sub(hot)).connect_lazy_with(ways.ordinary().clone()),
-            hot: pool(hot).connect_lazy_with(ways.hot()),
-            since: Instant::now(),
+            pool: pool(all.saturating_sub(hot)).connect_lazy_with(options.sessionless().clone()),
+            hot: pool(hot).connect_lazy_with(options.hot()),
+            opened_at: Instant::now(),
         }
     }
 
@@ -98,32 +100,32 @@ impl Current {
     }
 }
 
-/// Begins every transaction except those of the group commit. A commit may be acknowledged to a caller, so it must be
-/// synchronous; it is set here because a connection pooler may have dropped the session's setting.
+/// Begins every transaction except those of the group commit. The API responds with 202 after a commit, so commits must
+/// be synchronous. This is set here because a connection pooler may have dropped the session's setting.
 const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = on";
 
 impl Pool {
     /// Creates the pool without connecting yet. `pooled` may go through a connection pooler in transaction mode.
-    pub(super) fn new(direct: PgConnectOptions, pooled: Option<PgConnectOptions>, options: PgPoolOptions) -> Self {
-        let size = AtomicU32::new(options.get_max_connections());
-        let ways = Ways { direct, pooled, options, size };
-        let current = RwLock::new(Current::new(&ways));
-        Self(Arc::new(Inner { ways, current }))
+    pub(super) fn new(direct: PgConnectOptions, pooled: Option<PgConnectOptions>, pool: PgPoolOptions) -> Self {
+        let size = AtomicU32::new(pool.get_max_connections());
+        let options = ConnectionOptions { direct, pooled, pool, size };
+        let current = RwLock::new(Current::new(&options));
+        Self(Arc::new(Inner { options, current }))
     }
 
     /// Returns the options of connections with a session.
     pub(super) fn direct(&self) -> &PgConnectOptions {
-        &self.0.ways.direct
+        &self.0.options.direct
     }
 
     /// Returns the options of connections through a pooler, if configured.
     pub(super) fn pooled(&self) -> Option<&PgConnectOptions> {
-        self.0.ways.pooled.as_ref()
+        self.0.options.pooled.as_ref()
     }
 
     /// Returns the options of hot connections.
     pub(super) fn hot_options(&self) -> PgConnectOptions {
-        self.0.ways.hot()
+        self.0.options.hot()
     }
 
     fn current(&self) -> PgPool {
@@ -132,8 +134,8 @@ impl Pool {
 
     /// Returns the pool for the hot path: the few statements that run for each message. Their plans are cached, because
     /// planning took a third of their time. A cached plan does not depend on table sizes, and each week's partitions
-    /// start without statistics. So every row must be found by its key: Postgres would otherwise scan the whole week
-    /// instead of looking up a hundred rows, which took 25 ms per batch after three minutes of traffic.
+    /// start without statistics. Every row must therefore be looked up by its key: otherwise Postgres may scan the
+    /// partition of the week to find a hundred rows, which took 25 ms per batch after three minutes of traffic.
     ///
     /// A join of a list with a table must use `key = ANY (ARRAY[list.key])` on the first column of the table's key.
     /// With `=`, the plan could scan the whole index in that column's order, which looks cheap while the table is
@@ -167,52 +169,58 @@ impl Pool {
 
     /// Opens a connection outside of the pool. Has no time limit.
     pub(super) async fn connect(&self) -> Result<PgConnection, Error> {
-        self.0.ways.ordinary().connect().await
+        self.0.options.sessionless().connect().await
     }
 
     /// Opens a connection with a session outside of the pool. Has no time limit.
     pub(super) async fn connect_directly(&self) -> Result<PgConnection, Error> {
-        self.0.ways.direct.connect().await
+        self.0.options.direct.connect().await
     }
 
     /// Changes the maximum number of connections.
     pub(super) fn resize(&self, all: u32) {
-        if self.0.ways.size.swap(all, Ordering::Relaxed) != all {
+        if self.0.options.size.swap(all, Ordering::Relaxed) != all {
             self.renew();
         }
     }
 
-    /// Creates a pool of one, for a connection that is kept while the service runs.
+    /// Creates a pool with one connection, which stays open while the service runs.
     pub(super) fn single(&self) -> PgPool {
-        self.0.ways.options.clone().max_connections(1).max_lifetime(None).connect_lazy_with(self.0.ways.direct.clone())
+        self.0
+            .options
+            .pool
+            .clone()
+            .max_connections(1)
+            .max_lifetime(None)
+            .connect_lazy_with(self.0.options.direct.clone())
     }
 
-    /// Replaces the pool, so that calls get fresh connections. Calls on the old ones continue.
+    /// Replaces the pool, so that new calls use new connections. Running calls continue on the old ones.
     pub(super) fn renew(&self) {
         self.renew_if(|_| true);
     }
 
-    /// Replaces the pool, unless that was just done.
-    pub(super) fn renew_unless_fresh(&self) {
-        self.renew_if(|since| since.elapsed() >= SETTLES);
+    /// Replaces the pool, unless it was replaced within [`MIN_RENEW_INTERVAL`].
+    pub(super) fn renew_unless_recent(&self) {
+        self.renew_if(|opened_at| opened_at.elapsed() >= MIN_RENEW_INTERVAL);
     }
 
-    /// Replaces the pool, unless its connections are newer than a call that began at `begun`.
-    pub(super) fn renew_those_of(&self, begun: Instant) {
-        self.renew_if(|since| since <= begun);
+    /// Replaces the pool, unless it was created after a call that started at `started`.
+    pub(super) fn renew_older_than(&self, started: Instant) {
+        self.renew_if(|opened_at| opened_at <= started);
     }
 
     fn renew_if(&self, is_due: impl FnOnce(Instant) -> bool) {
         let old = {
             let mut current = self.0.current.write();
-            if !is_due(current.since) || current.pool.is_closed() {
+            if !is_due(current.opened_at) || current.pool.is_closed() {
                 return;
             }
-            std::mem::replace(&mut *current, Current::new(&self.0.ways))
+            std::mem::replace(&mut *current, Current::new(&self.0.options))
         };
         let abandoned = old.pool.size() + old.hot.size();
         tracing::info!(event = "connections_renewed", abandoned, "opening fresh connections to the database");
-        tokio::spawn(async move { tokio::time::timeout(LAST_CALLS, old.close()).await });
+        tokio::spawn(async move { tokio::time::timeout(DRAIN_TIMEOUT, old.close()).await });
     }
 
     /// Closes every connection once it is idle.
@@ -222,7 +230,8 @@ impl Pool {
     }
 }
 
-/// Begins a transaction. Boxed, because sqlx's future for opening a connection has 30 KB, as would each that awaits it.
+/// Begins a transaction. Boxed, because sqlx's future for opening a connection has 30 KB, and futures that await it
+/// would contain it.
 fn begin(pool: PgPool, statement: &'static str) -> BoxFuture<'static, Result<Transaction<'static, Postgres>, Error>> {
     Box::pin(async move { pool.begin_with(statement).await })
 }
@@ -266,14 +275,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn failure_of_an_older_call_does_not_renew_fresh_connections() {
+    async fn failure_of_an_older_call_keeps_new_connections() {
         let pool = Pool::new(PgConnectOptions::new(), None, PgPoolOptions::new());
-        let since = || pool.0.current.read().since;
-        let (begun, made) = (Instant::now(), since());
-        pool.renew_those_of(begun);
-        let renewed = since();
-        assert!(renewed > made);
-        pool.renew_those_of(begun);
-        assert_eq!(since(), renewed);
+        let opened_at = || pool.0.current.read().opened_at;
+        let (started, created) = (Instant::now(), opened_at());
+        pool.renew_older_than(started);
+        let renewed = opened_at();
+        assert!(renewed > created);
+        pool.renew_older_than(started);
+        assert_eq!(opened_at(), renewed);
     }
 }

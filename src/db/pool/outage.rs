@@ -17,8 +17,8 @@ pub(super) const READ_ONLY: &str = "25006";
 /// What is wrong with the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// It cannot be reached, is starting or stopping, or does not respond.
-    Gone,
+    /// It cannot be reached or does not respond.
+    Unreachable,
     /// It accepts no more connections.
     Full,
     /// It is read-only, as after a failover.
@@ -37,12 +37,12 @@ pub enum Trouble {
 
 impl Trouble {
     /// Returns a description for operators.
-    pub fn words(self) -> &'static str {
+    pub fn description(self) -> &'static str {
         match self {
-            Self::Gone => "the database is not available",
-            Self::Full => "the database takes no more connections",
+            Self::Unreachable => "the database is not available",
+            Self::Full => "the database accepts no more connections",
             Self::ReadOnly => "the database is read-only, as after a failover",
-            Self::Slow => "the database did not answer in time",
+            Self::Slow => "the database did not respond in time",
             Self::DiskFull => "the database's disk is full",
             Self::OutOfMemory => "the database is out of memory",
             Self::Starting => "the database is starting up or shutting down",
@@ -50,8 +50,8 @@ impl Trouble {
         }
     }
 
-    /// Returns the trouble that a SQLSTATE indicates.
-    pub(super) fn of_code(code: &str) -> Option<Self> {
+    /// Returns the trouble for a SQLSTATE, if it indicates one.
+    pub(super) fn from_sqlstate(code: &str) -> Option<Self> {
         Some(match code {
             FULL => Self::Full,
             READ_ONLY => Self::ReadOnly,
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_sqlstate_says_what_is_wrong_with_the_database() {
+    fn sqlstates_map_to_troubles() {
         for (code, trouble) in [
             ("53100", Trouble::DiskFull),
             ("53200", Trouble::OutOfMemory),
@@ -103,8 +103,8 @@ mod tests {
             ("3D000", Trouble::Denied),
             ("57014", Trouble::Slow),
         ] {
-            assert_eq!(Trouble::of_code(code), Some(trouble), "{code}");
+            assert_eq!(Trouble::from_sqlstate(code), Some(trouble), "{code}");
         }
-        assert_eq!(Trouble::of_code("23505"), None);
+        assert_eq!(Trouble::from_sqlstate("23505"), None);
     }
 }

@@ -7,7 +7,7 @@ use crate::db::{Db, DbError, service};
 
 /// State of the server at one moment.
 #[derive(Debug, Clone, Copy)]
-pub struct Look {
+pub struct ServerState {
     /// Reading of its clock.
     pub reading: Reading,
     /// Connections and their use.
@@ -19,21 +19,21 @@ pub struct Look {
 /// Connections of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connections {
-    /// How many all Postrider processes may use together: what the server allows this role, minus those of other
-    /// clients.
+    /// Number that all Postrider processes together may use: the server's limits for this role and database, minus the
+    /// connections of other clients.
     pub available: u32,
-    /// How many of these are unused.
+    /// Number of these that are unused.
     pub free: u32,
     /// Number of Postrider services that are connected, including this one.
     pub processes: u32,
 }
 
-/// Reads the state of the server over a connection of the hot path, which goes to the server itself.
-pub async fn look(db: &Db) -> Result<Look, DbError> {
+/// Reads the state of the server over a connection of the hot path, which never goes through a pooler.
+pub async fn state(db: &Db) -> Result<ServerState, DbError> {
     db.timed("server.read", async {
         let mut connection = db.pool.acquire_hot().await?;
-        let asked = Uptime::now();
-        // Some limits exist only in newer versions, and -1 means none.
+        let query_sent = Uptime::now();
+        // `reserved_connections` exists only in newer versions, and a limit of -1 means no limit.
         let row = sqlx::query!(
             r#"SELECT clock_timestamp() AS "time!", current_setting('synchronous_commit') <> 'off' AS "is_synchronous!",
                       least(current_setting('max_connections')::bigint
@@ -51,21 +51,21 @@ pub async fn look(db: &Db) -> Result<Look, DbError> {
         )
         .fetch_one(&mut *connection)
         .await?;
-        let reading = Reading { asked, answered: Uptime::now(), time: row.time };
+        let reading = Reading { query_sent, result_received: Uptime::now(), time: row.time };
         let count = |n: i64| u32::try_from(n.max(0)).unwrap_or(u32::MAX);
         let connections = Connections {
             available: count(row.available),
             free: count(row.available - row.used),
             processes: count(row.replicas).saturating_add(1),
         };
-        Ok(Look { reading, connections, is_synchronous: row.is_synchronous })
+        Ok(ServerState { reading, connections, is_synchronous: row.is_synchronous })
     })
     .await
 }
 
 /// Returns the server's time.
 pub async fn time(db: &Db) -> Result<DateTime<Utc>, DbError> {
-    look(db).await.map(|look| look.reading.time)
+    state(db).await.map(|state| state.reading.time)
 }
 
 /// Returns how far a clock is ahead of the server's.

@@ -1,5 +1,5 @@
 //! Session settings of connections, and a check that the server applies them: a connection pooler in transaction mode
-//! drops session settings silently, and shares a server connection among several clients.
+//! silently drops session settings, and shares server connections among its clients.
 
 use std::time::Duration;
 
@@ -16,23 +16,24 @@ pub(in crate::db) type Setting = (&'static str, String);
 pub(in crate::db) fn settings(timeout: Duration) -> Vec<Setting> {
     let limit = format!("{}ms", timeout.as_millis());
     vec![
-        // 202 means committed, whatever the server's default is. Transactions set it again: see `Pool::begin`.
+        // A 202 response means that the message is committed, so the server's default must not apply. Transactions set
+        // this again: see `Pool::begin`.
         ("synchronous_commit", "on".into()),
-        // JIT compilation of the claim's generic plan takes 12 ms. Plans are custom, except on hot connections.
+        // JIT compilation of the claim's generic plan would take 12 ms. Plans are custom, except on hot connections.
         ("jit", "off".into()),
         ("plan_cache_mode", "force_custom_plan".into()),
         ("statement_timeout", limit.clone()),
         ("lock_timeout", limit.clone()),
         ("idle_in_transaction_session_timeout", limit),
-        // Each statement must see what was committed before it: transactions lock first and read afterwards.
+        // Each statement must see everything committed before it, because transactions first lock rows and then read.
         ("default_transaction_isolation", "read committed".into()),
         ("TimeZone", "UTC".into()),
     ]
 }
 
-/// Settings of the network connection, which may differ behind a pooler. They release locks soon after this process
-/// vanishes (SIGKILL, a dead network connection).
-pub(in crate::db) const OF_LINK: [(&str, &str); 5] = [
+/// Settings of the network connection, which the check does not compare because a pooler has its own. With them, the
+/// server releases locks soon after this process was killed or its network connection died.
+pub(in crate::db) const NETWORK_SETTINGS: [(&str, &str); 5] = [
     ("client_connection_check_interval", "2s"),
     ("tcp_keepalives_idle", "10"),
     ("tcp_keepalives_interval", "5"),
@@ -41,17 +42,17 @@ pub(in crate::db) const OF_LINK: [(&str, &str); 5] = [
 ];
 
 /// Additional settings of hot connections: cached plans do not depend on table sizes, see `Pool::hot`.
-pub(in crate::db) const HOT: [(&str, &str); 4] = [
+pub(in crate::db) const HOT_SETTINGS: [(&str, &str); 4] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),
 ];
 
-/// Why connections cannot be used as they are.
+/// Why the configured connections cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// Clients share server connections, which do not support everything that the service needs.
+    /// Clients share server connections, so the session features that the service needs do not work.
     #[error(
         "{key} leads to a connection pooler in transaction mode, on which LISTEN, migrations and cached plans cannot work"
     )]
@@ -60,14 +61,14 @@ pub enum SessionError {
         key: &'static str,
     },
     /// A pooler drops session settings.
-    #[error("connections through {key} do not have the settings that Postrider needs ({})", differences(lost))]
-    Lost {
+    #[error("connections through {key} do not have the settings that Postrider needs ({})", describe(dropped))]
+    SettingsDropped {
         /// Configuration key of the URL.
         key: &'static str,
         /// The role that connects.
         user: String,
-        /// The settings that were not kept.
-        lost: Vec<Lost>,
+        /// The settings that were dropped.
+        dropped: Vec<Difference>,
     },
     /// A pooler refuses session settings.
     #[error("the connection pooler behind {key} refuses the settings of a session ({reason})")]
@@ -98,7 +99,7 @@ impl SessionError {
                 "set database.direct_url (POSTRIDER_DATABASE__DIRECT_URL) to the Postgres server itself, or use the \
                  pooler in session mode"
             }
-            Self::Lost { key, user, lost } => return Some(fix(key, user, lost)),
+            Self::SettingsDropped { key, user, dropped } => return Some(fix(key, user, dropped)),
             Self::Unsupported { .. } => {
                 "set database.direct_url (POSTRIDER_DATABASE__DIRECT_URL) to the Postgres server itself, or use that \
                  as database.url"
@@ -113,9 +114,9 @@ impl SessionError {
     }
 }
 
-/// A setting that a connection lacks.
+/// A setting whose value differs from the required one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lost {
+pub struct Difference {
     /// Name of the setting.
     pub name: &'static str,
     /// Required value.
@@ -124,18 +125,18 @@ pub struct Lost {
     pub found: String,
 }
 
-fn differences(lost: &[Lost]) -> String {
-    let words = |Lost { name, wanted, found }: &Lost| format!("{name} is {found} and must be {wanted}");
-    lost.iter().map(words).collect::<Vec<_>>().join(", ")
+fn describe(dropped: &[Difference]) -> String {
+    let one = |Difference { name, wanted, found }: &Difference| format!("{name} is {found} and must be {wanted}");
+    dropped.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-fn fix(key: &str, user: &str, lost: &[Lost]) -> String {
+fn fix(key: &str, user: &str, dropped: &[Difference]) -> String {
     if key != POOLED {
         return format!("{key} must name the Postgres server itself, or a pooler in session mode");
     }
     let user = user.replace('"', "\"\"");
-    let set = |Lost { name, wanted, .. }: &Lost| format!("ALTER ROLE \"{user}\" SET {name} = '{wanted}';");
-    let statements = lost.iter().map(set).collect::<Vec<_>>().join(" ");
+    let set = |Difference { name, wanted, .. }: &Difference| format!("ALTER ROLE \"{user}\" SET {name} = '{wanted}';");
+    let statements = dropped.iter().map(set).collect::<Vec<_>>().join(" ");
     format!("a pooler drops session settings, so set them on the role, and reconnect the pooler: {statements}")
 }
 
@@ -147,7 +148,7 @@ const ONLY: &str = "database.url";
 pub async fn check(db: &Db) -> Result<(), SessionError> {
     let (direct, pooled) = (db.pool.direct().clone(), db.pool.pooled().cloned());
     let wanted = settings(db.timeout);
-    let hot: Vec<Setting> = HOT.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+    let hot: Vec<Setting> = HOT_SETTINGS.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
     let others = wanted.iter().filter(|(name, _)| hot.iter().all(|(other, _)| other != name)).cloned();
     let on_hot: Vec<Setting> = others.chain(hot.clone()).collect();
     let key = if pooled.is_some() { DIRECT } else { ONLY };
@@ -166,13 +167,15 @@ async fn check_one(
     wanted: &[Setting],
     may_be_shared: bool,
 ) -> Result<(), SessionError> {
-    let looked = db.timed("session.check", look(options, wanted)).await;
-    let Seen { is_shared, user, lost } = match looked {
-        Ok(seen) => seen,
-        Err(DbError::Unavailable { source, .. } | DbError::Refused { source, .. }) if is_about_startup(&source) => {
+    let opened = db.timed("session.check", open_session(options, wanted)).await;
+    let Session { is_shared, user, dropped } = match opened {
+        Ok(session) => session,
+        Err(DbError::Unavailable { source, .. } | DbError::Refused { source, .. }) if is_startup_error(&source) => {
             return Err(SessionError::Unsupported { key, reason: source.to_string() });
         }
-        Err(DbError::Unavailable { source, .. } | DbError::Refused { source, .. }) if is_about_statements(&source) => {
+        Err(DbError::Unavailable { source, .. } | DbError::Refused { source, .. })
+            if is_prepared_statement_error(&source) =>
+        {
             return Err(SessionError::NoStatements { key, reason: source.to_string() });
         }
         Err(error) => return Err(error.into()),
@@ -180,27 +183,29 @@ async fn check_one(
     if is_shared && !may_be_shared {
         return Err(SessionError::Shared { key });
     }
-    if lost.is_empty() { Ok(()) } else { Err(SessionError::Lost { key, user, lost }) }
+    if dropped.is_empty() { Ok(()) } else { Err(SessionError::SettingsDropped { key, user, dropped }) }
 }
 
-/// `protocol_violation`: the error of poolers for an unknown startup parameter.
-fn is_about_startup(source: &sqlx::Error) -> bool {
+/// Returns whether this is `protocol_violation`, the error of poolers for an unknown startup parameter.
+fn is_startup_error(source: &sqlx::Error) -> bool {
     error::code(source).as_deref() == Some("08P01") && source.to_string().contains("startup parameter")
 }
 
-/// A prepared statement already exists or is missing, because it is another client's.
-fn is_about_statements(source: &sqlx::Error) -> bool {
+/// Returns whether a prepared statement already exists or is missing, because the pooler mixed up its clients.
+fn is_prepared_statement_error(source: &sqlx::Error) -> bool {
     matches!(error::code(source).as_deref(), Some("42P05" | "26000"))
 }
 
-struct Seen {
+/// The result of opening a session.
+struct Session {
     is_shared: bool,
     user: String,
-    lost: Vec<Lost>,
+    dropped: Vec<Difference>,
 }
 
-/// Opens two connections: a pooler in transaction mode serves both from one server connection while neither is busy.
-async fn look(options: &PgConnectOptions, wanted: &[Setting]) -> Result<Seen, sqlx::Error> {
+/// Opens two connections and compares their backends: while neither is busy, a pooler in transaction mode uses one
+/// server connection for both.
+async fn open_session(options: &PgConnectOptions, wanted: &[Setting]) -> Result<Session, sqlx::Error> {
     let mut first = options.connect().await?;
     let mut second = options.connect().await?;
     let mut is_shared = false;
@@ -216,31 +221,31 @@ async fn look(options: &PgConnectOptions, wanted: &[Setting]) -> Result<Seen, sq
     let user: String = sqlx::query_scalar("SELECT session_user::text").fetch_one(&mut second).await?;
     let _ = first.close().await;
     let _ = second.close().await;
-    Ok(Seen { is_shared, user, lost: lost(wanted, &found) })
+    Ok(Session { is_shared, user, dropped: compare(wanted, &found) })
 }
 
 async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(connection).await
 }
 
-/// Returns the settings that the server did not apply.
-fn lost(wanted: &[Setting], found: &[(String, String, Option<String>)]) -> Vec<Lost> {
-    let mut lost = Vec::new();
+/// Compares the settings of a session with the required ones, and returns those that differ.
+fn compare(wanted: &[Setting], found: &[(String, String, Option<String>)]) -> Vec<Difference> {
+    let mut dropped = Vec::new();
     for (name, wanted) in wanted {
         let row = found.iter().find(|(found, ..)| found == name);
-        let is_kept = row.is_some_and(|(_, value, unit)| match unit.as_deref().and_then(millis) {
+        let is_applied = row.is_some_and(|(_, value, unit)| match unit.as_deref().and_then(millis) {
             Some(unit) => value.parse::<u64>().ok().map(|value| value * unit) == millis(wanted),
             None => value.eq_ignore_ascii_case(wanted),
         });
-        if !is_kept {
+        if !is_applied {
             let found = match row {
                 Some((_, value, unit)) => format!("{value}{}", unit.as_deref().unwrap_or_default()),
                 None => "unknown".to_owned(),
             };
-            lost.push(Lost { name, wanted: wanted.clone(), found });
+            dropped.push(Difference { name, wanted: wanted.clone(), found });
         }
     }
-    lost
+    dropped
 }
 
 /// Parses `10s`, `ms` or `250ms` into milliseconds; `None` if it is not a duration.
@@ -266,19 +271,19 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_compared_whatever_unit_the_server_uses() {
+    fn settings_are_compared_across_units() {
         let wanted = [("statement_timeout", "10000ms".to_owned()), ("jit", "off".to_owned())];
-        assert_eq!(lost(&wanted, &[found("statement_timeout", "10", Some("s")), found("jit", "off", None)]), []);
-        assert_eq!(lost(&wanted, &[found("statement_timeout", "10000", Some("ms")), found("jit", "OFF", None)]), []);
-        let lost = lost(&wanted, &[found("statement_timeout", "0", Some("ms"))]);
-        let missing = |name, wanted: &str, found: &str| Lost { name, wanted: wanted.into(), found: found.into() };
-        assert_eq!(lost, [missing("statement_timeout", "10000ms", "0ms"), missing("jit", "off", "unknown")]);
+        assert_eq!(compare(&wanted, &[found("statement_timeout", "10", Some("s")), found("jit", "off", None)]), []);
+        assert_eq!(compare(&wanted, &[found("statement_timeout", "10000", Some("ms")), found("jit", "OFF", None)]), []);
+        let dropped = compare(&wanted, &[found("statement_timeout", "0", Some("ms"))]);
+        let missing = |name, wanted: &str, found: &str| Difference { name, wanted: wanted.into(), found: found.into() };
+        assert_eq!(dropped, [missing("statement_timeout", "10000ms", "0ms"), missing("jit", "off", "unknown")]);
     }
 
     #[test]
-    fn error_names_each_statement_that_fixes_the_role() {
-        let lost = vec![Lost { name: "synchronous_commit", wanted: "on".into(), found: "off".into() }];
-        let error = SessionError::Lost { key: POOLED, user: "app".into(), lost };
+    fn hint_contains_the_statements_that_fix_the_role() {
+        let dropped = vec![Difference { name: "synchronous_commit", wanted: "on".into(), found: "off".into() }];
+        let error = SessionError::SettingsDropped { key: POOLED, user: "app".into(), dropped };
         let (text, hint) = (error.to_string(), error.hint().expect("a fix"));
         assert!(text.contains("synchronous_commit is off and must be on"), "{text}");
         assert!(hint.contains("ALTER ROLE \"app\" SET synchronous_commit = 'on';"), "{hint}");

@@ -1,5 +1,5 @@
-//! Attempt markers in `queue`: the progress of a running attempt, recorded for the recovery after a crash. Releasing a
-//! row clears them.
+//! Attempt markers in `queue`: the progress of a running attempt, needed if the worker crashes. Releasing a row clears
+//! them.
 
 use super::{Claimed, Fence};
 use crate::db::{Db, DbError};
@@ -7,14 +7,15 @@ use crate::db::{Db, DbError};
 /// A marker of a running attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptMarker {
-    /// The worker begins with a recipient that was in flight during an earlier crash: another crash counts against it.
-    Begun,
-    /// The message body is about to be sent: after a crash, the outcome is uncertain.
+    /// The worker starts an attempt for a quarantined recipient. If the worker crashes now, the crash counts against
+    /// the recipient.
+    Started,
+    /// The message body is about to be sent. If the worker crashes now, the outcome is uncertain.
     DataStarted,
 }
 
 /// Sets a marker on all of these claims, or on none. Returns `false`, with nothing written, if any claim is stale.
-pub async fn set(db: &Db, claimed: &[Claimed], mark: AttemptMarker) -> Result<bool, DbError> {
+pub async fn set(db: &Db, claimed: &[Claimed], marker: AttemptMarker) -> Result<bool, DbError> {
     let claim = Fence::new(claimed.iter());
     db.timed("queue.attempt_markers.set", async {
         let mut tx = db.pool.begin().await?;
@@ -27,8 +28,8 @@ pub async fn set(db: &Db, claimed: &[Claimed], mark: AttemptMarker) -> Result<bo
             &claim.recipient_id,
             &claim.lease,
             &claim.claims,
-            mark == AttemptMarker::Begun,
-            mark == AttemptMarker::DataStarted
+            marker == AttemptMarker::Started,
+            marker == AttemptMarker::DataStarted
         )
         .execute(&mut *tx)
         .await?;

@@ -4,59 +4,61 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Claimed, Room};
+use super::{ClaimQuota, Claimed};
 use crate::db::{Db, DbError};
 
 /// Leases due recipients of these lanes to `worker`, the oldest of each lane first. If a lane's quota splits a message,
-/// also leases the message's other due recipients, up to `most` rows in total. A worker that was declared dead gets
-/// nothing, however late its statement arrives. For lanes with limits, use [`crate::db::lanes::limits::claim`].
+/// also leases the message's other due recipients, up to `most` rows in total. A worker that was declared dead leases
+/// nothing, even if its statement arrives later. For lanes with limits, use [`crate::db::lanes::limits::claim`].
 pub async fn claim(
     db: &Db,
     worker: Uuid,
-    rooms: &[Room],
+    quotas: &[ClaimQuota],
     most: usize,
     now: DateTime<Utc>,
 ) -> Result<Vec<Claimed>, DbError> {
     db.timed("queue.claim", async {
         let mut connection = db.pool.acquire_hot().await?;
-        let taken = take(&mut connection, worker, rooms, now).await?;
-        let cut = cut(&taken, rooms);
-        let mut claimed: Vec<Claimed> = taken.into_iter().map(|row| row.claimed).collect();
-        let along = take_along(&mut connection, worker, &cut, most.saturating_sub(claimed.len()), now).await?;
-        claimed.extend(along);
+        let leased = lease_due(&mut connection, worker, quotas, now).await?;
+        let possibly_split = possibly_split(&leased, quotas);
+        let mut claimed: Vec<Claimed> = leased.into_iter().map(|row| row.claimed).collect();
+        let limit = most.saturating_sub(claimed.len());
+        let rest = lease_rest_of_messages(&mut connection, worker, &possibly_split, limit, now).await?;
+        claimed.extend(rest);
         Ok(claimed)
     })
     .await
 }
 
 /// A claimed recipient, and when it was due.
-pub(in crate::db) struct Taken {
+pub(in crate::db) struct LeasedRow {
     pub claimed: Claimed,
     due_at: DateTime<Utc>,
 }
 
-/// Returns the last row of each lane that used its quota up: other recipients of its message may be left.
-fn cut(taken: &[Taken], rooms: &[Room]) -> Vec<Claimed> {
-    let last = |room: &Room| {
-        let of_lane = || taken.iter().filter(|row| row.claimed.lane_id == room.lane);
-        let is_full = i32::try_from(of_lane().count()).map_or(true, |rows| rows >= room.rows);
-        let last = of_lane().filter(|_| is_full).max_by_key(|row| (row.due_at, row.claimed.key()))?;
+/// Returns the last row of each lane whose quota is used up: other recipients of its message may still be unleased.
+fn possibly_split(leased: &[LeasedRow], quotas: &[ClaimQuota]) -> Vec<Claimed> {
+    let last = |quota: &ClaimQuota| {
+        let lane_rows = || leased.iter().filter(|row| row.claimed.lane_id == quota.lane);
+        let is_full = i32::try_from(lane_rows().count()).map_or(true, |rows| rows >= quota.rows);
+        let last = lane_rows().filter(|_| is_full).max_by_key(|row| (row.due_at, row.claimed.key()))?;
         Some(last.claimed.clone())
     };
-    rooms.iter().filter_map(last).collect()
+    quotas.iter().filter_map(last).collect()
 }
 
-pub(in crate::db) async fn take(
+/// Leases due recipients of these lanes, the oldest of each lane first.
+pub(in crate::db) async fn lease_due(
     connection: &mut PgConnection,
     worker: Uuid,
-    rooms: &[Room],
+    quotas: &[ClaimQuota],
     now: DateTime<Utc>,
-) -> Result<Vec<Taken>, sqlx::Error> {
-    let lanes: Vec<i64> = rooms.iter().map(|room| room.lane).collect();
-    let rows: Vec<i32> = rooms.iter().map(|room| room.rows).collect();
-    let from: Vec<DateTime<Utc>> = rooms.iter().map(|room| room.from).collect();
-    // By `ctid`, which the row locks keep stable: Postgres cannot know how small `room.rows` is, and would scan the
-    // whole queue for a join.
+) -> Result<Vec<LeasedRow>, sqlx::Error> {
+    let lanes: Vec<i64> = quotas.iter().map(|quota| quota.lane).collect();
+    let rows: Vec<i32> = quotas.iter().map(|quota| quota.rows).collect();
+    let from: Vec<DateTime<Utc>> = quotas.iter().map(|quota| quota.from).collect();
+    // Rows are selected by `ctid`, which cannot change while they are locked. With a join, Postgres would scan the
+    // whole queue, because it does not know that the quotas are small.
     let rows = sqlx::query!(
         "WITH me AS MATERIALIZED (SELECT id FROM workers WHERE id = $4 FOR KEY SHARE)
          UPDATE queue SET lease = $4, claims = claims + 1
@@ -76,7 +78,7 @@ pub(in crate::db) async fn take(
     )
     .fetch_all(connection)
     .await?;
-    let taken = rows.into_iter().map(|row| Taken {
+    let leased = rows.into_iter().map(|row| LeasedRow {
         due_at: row.due_at,
         claimed: Claimed {
             message_id: row.message_id,
@@ -90,12 +92,12 @@ pub(in crate::db) async fn take(
             claims: row.claims,
         },
     });
-    Ok(taken.collect())
+    Ok(leased.collect())
 }
 
 /// Leases the other due recipients of these messages in the same lanes, at most `most` rows, so that a message to
 /// several recipients is sent once.
-pub(in crate::db) async fn take_along(
+pub(in crate::db) async fn lease_rest_of_messages(
     connection: &mut PgConnection,
     worker: Uuid,
     claimed: &[Claimed],

@@ -22,12 +22,12 @@ use crate::domain::outcome::{Outcome, Stage};
 use crate::domain::suppression::Reason;
 
 pub use claim::claim;
-pub(super) use claim::{take, take_along};
-use ready_at::Lowered;
+pub(super) use claim::{lease_due, lease_rest_of_messages};
+use ready_at::DueRow;
 
-/// Number of recipients that a claim may take from a lane.
+/// Number of recipients that a claim may lease from a lane.
 #[derive(Debug, Clone, Copy)]
-pub struct Room {
+pub struct ClaimQuota {
     /// `lanes.id`.
     pub lane: i64,
     /// Maximum number of recipients.
@@ -49,19 +49,19 @@ pub struct Claimed {
     pub lane_id: i64,
     /// Number of earlier attempts.
     pub attempts: i16,
-    /// Number of worker crashes that it may have caused.
+    /// Number of worker crashes that the recipient may have caused.
     pub crashes: i16,
     /// When the first attempt was due.
     pub first_due_at: DateTime<Utc>,
-    /// The worker that holds the lease.
+    /// The worker that has leased it.
     pub lease: Uuid,
-    /// Number of the claim. Together with `lease`, it is the fence: an outcome counts only while the row still has
-    /// both.
+    /// Number of the claim. `lease` and `claims` together are the fence: an outcome is recorded only while the row
+    /// still has both values.
     pub claims: i32,
 }
 
 impl Claimed {
-    /// Returns which recipient it is.
+    /// Returns the recipient's key.
     pub(super) fn recipient(&self) -> RecipientKey {
         let (tenant, message) = (TenantId(self.tenant_id), MessageId(self.message_id));
         RecipientKey { tenant, message, recipient: RecipientId(self.recipient_id) }
@@ -78,7 +78,7 @@ impl Claimed {
 pub struct Finished {
     /// The claimed recipient.
     pub claimed: Claimed,
-    /// The outcome; `None` if the recipient expired without an attempt. For a suppressed recipient, also without an
+    /// The outcome; `None` if the recipient expired without an attempt. For a recipient that was suppressed without an
     /// attempt, it names the suppression.
     pub outcome: Option<Outcome>,
     /// The state change that follows.
@@ -99,16 +99,16 @@ impl Finished {
         if self.attempt().is_some() { self.claimed.attempts.saturating_add(1) } else { self.claimed.attempts }
     }
 
-    /// Returns the recipient to suppress, if the reply says that the mailbox does not exist. A reply to RCPT is about
-    /// one recipient. A reply to the message body may be about any accepted recipient, and a reply to MAIL is about
-    /// none.
-    fn unknown(&self) -> Option<RecipientKey> {
-        let is_meant = match self.outcome.as_ref()?.stage {
+    /// Returns the recipient to suppress, if the reply reports that the mailbox does not exist. A reply to RCPT is
+    /// about one recipient. A reply to the message body may be about any accepted recipient, and a reply to MAIL is
+    /// about none.
+    fn missing_mailbox(&self) -> Option<RecipientKey> {
+        let is_about_recipient = match self.outcome.as_ref()?.stage {
             Stage::Rcpt => true,
             Stage::Data | Stage::FinalDot => self.is_alone,
             Stage::Connect | Stage::Session | Stage::Mail => false,
         };
-        (is_meant && self.bounce()?.judgement.suppresses()).then(|| self.claimed.recipient())
+        (is_about_recipient && self.bounce()?.judgement.suppresses()).then(|| self.claimed.recipient())
     }
 
     fn event(&self) -> NewEvent<'_> {
@@ -117,7 +117,7 @@ impl Finished {
         NewEvent::transition(self.claimed.recipient(), self.transition, attempt, outcome, self.bounce())
     }
 
-    /// Returns the classification of the bounce, if it bounced.
+    /// Returns the classification of the bounce, if the recipient bounced.
     fn bounce(&self) -> Option<Bounce> {
         let is_bounce = self.transition.status() == Status::Bounced;
         let reply = &self.outcome.as_ref().filter(|_| is_bounce)?.reply;
@@ -125,29 +125,29 @@ impl Finished {
     }
 }
 
-/// Attempts finished by a transaction, and what the transaction has yet to write for them.
+/// Attempts finished by a transaction that has not yet updated `ready_at` and appended the events.
 #[derive(Debug)]
 pub(super) struct Ended<'a> {
-    /// The attempts that were recorded; a stale lease changes nothing.
-    pub counted: Vec<&'a Finished>,
+    /// The attempts that were recorded, without those whose lease was stale.
+    pub recorded: Vec<&'a Finished>,
 }
 
 impl Ended<'_> {
     /// Returns the recipients that wait for another attempt.
-    pub fn retries(&self) -> impl Iterator<Item = Lowered> {
-        self.counted
+    pub fn retries(&self) -> impl Iterator<Item = DueRow> {
+        self.recorded
             .iter()
-            .filter_map(|f| f.transition.next_attempt_at().map(|due_at| Lowered { lane: f.claimed.lane_id, due_at }))
+            .filter_map(|f| f.transition.next_attempt_at().map(|due_at| DueRow { lane: f.claimed.lane_id, due_at }))
     }
 
     /// Returns the events.
     pub fn events(&self) -> impl Iterator<Item = NewEvent<'_>> {
-        self.counted.iter().map(|finished| finished.event())
+        self.recorded.iter().map(|finished| finished.event())
     }
 }
 
-/// Finishes these attempts, including `ready_at` and events, at the end of a transaction. Returns how many were
-/// recorded.
+/// Finishes these attempts, updates `ready_at` and appends the events, at the end of a transaction. Returns how many
+/// attempts were recorded.
 pub(super) async fn conclude(
     connection: &mut PgConnection,
     batch: &[Finished],
@@ -156,7 +156,7 @@ pub(super) async fn conclude(
     let ended = end(connection, batch, now).await?;
     ready_at::lower(connection, ended.retries()).await?;
     events::append(connection, now, ended.events().collect()).await?;
-    Ok(ended.counted.len())
+    Ok(ended.recorded.len())
 }
 
 /// Finishes these attempts. The caller must then lower the lanes' `ready_at` and append the events, in this order.
@@ -166,14 +166,15 @@ pub(super) async fn end<'a>(
     now: DateTime<Utc>,
 ) -> Result<Ended<'a>, sqlx::Error> {
     if batch.is_empty() {
-        return Ok(Ended { counted: Vec::new() });
+        return Ok(Ended { recorded: Vec::new() });
     }
-    let held = record_attempts(connection, batch, now).await?;
-    let is_held = |f: &&Finished| held.contains(&(f.claimed.message_id, f.claimed.recipient_id, f.claimed.claims));
-    let counted: Vec<&Finished> = batch.iter().filter(is_held).collect();
-    let unknown: Vec<RecipientKey> = counted.iter().filter_map(|finished| finished.unknown()).collect();
-    suppressions::add_recipients(connection, Reason::HardBounce, &unknown, now).await?;
-    Ok(Ended { counted })
+    let still_leased = record_attempts(connection, batch, now).await?;
+    let is_recorded =
+        |f: &&Finished| still_leased.contains(&(f.claimed.message_id, f.claimed.recipient_id, f.claimed.claims));
+    let recorded: Vec<&Finished> = batch.iter().filter(is_recorded).collect();
+    let missing: Vec<RecipientKey> = recorded.iter().filter_map(|finished| finished.missing_mailbox()).collect();
+    suppressions::add_recipients(connection, Reason::HardBounce, &missing, now).await?;
+    Ok(Ended { recorded })
 }
 
 /// Deletes finished rows from the queue, releases those to be retried, and records the outcomes. Returns the rows whose
@@ -184,8 +185,8 @@ async fn record_attempts(
     now: DateTime<Utc>,
 ) -> Result<HashSet<(Uuid, Uuid, i32)>, sqlx::Error> {
     let (claim, recipient) = (Fence::new(batch.iter().map(|f| &f.claimed)), RecipientColumns::new(batch));
-    // Without an attempt (`started_at` is null), the last attempt's reply is kept, unless the service supplies a text.
-    let left = sqlx::query!(
+    // Without an attempt (`started_at` is null), the reply of the last attempt stays, unless Postrider supplies a text.
+    let recorded = sqlx::query!(
         r#"WITH over AS (
                SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[],
                                     $5::uuid[], $6::text[], $7::smallint[], $8::timestamptz[], $9::timestamptz[],
@@ -237,10 +238,10 @@ async fn record_attempts(
     )
     .fetch_all(connection)
     .await?;
-    Ok(left.into_iter().map(|row| (row.message_id, row.recipient_id, row.claims)).collect())
+    Ok(recorded.into_iter().map(|row| (row.message_id, row.recipient_id, row.claims)).collect())
 }
 
-/// Columns of `recipients` about attempts, in the order of the statement's parameters.
+/// Columns of `recipients` that an attempt sets, in the order of the statement's parameters.
 struct RecipientColumns<'a> {
     tenant_id: Vec<Uuid>,
     status: Vec<&'a str>,
@@ -273,8 +274,8 @@ impl<'a> RecipientColumns<'a> {
     }
 }
 
-/// The keys and fences (`lease`, `claims`) of claimed rows, as four arrays for `unnest`. A statement joins them with the
-/// queue on all four columns, so that it changes only rows whose claim still stands.
+/// The keys and fences (`lease`, `claims`) of claimed rows, as four arrays for `unnest`. A statement joins them with
+/// the queue on all four columns, so that it changes only rows whose claim is still valid.
 #[derive(Default)]
 pub(super) struct Fence {
     pub message_id: Vec<Uuid>,
@@ -296,12 +297,13 @@ impl Fence {
     }
 }
 
-/// When a claim without an attempt is due again, and why.
+/// A new due time for claimed recipients that were not attempted, and the reason.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Rescheduled<'a> {
-    /// The new due time; `None` keeps the current one.
+    /// The new due time; `None` leaves the current one.
     pub until: Option<DateTime<Utc>>,
-    /// Why the message could not be prepared, and since when at the latest; `None` leaves what is recorded.
+    /// Why the message could not be prepared, and the current time, which is recorded unless an earlier failure is;
+    /// `None` leaves the recorded error.
     pub problem: Option<(&'a str, DateTime<Utc>)>,
 }
 
@@ -310,8 +312,8 @@ pub async fn reschedule(db: &Db, claimed: &[Claimed], to: Rescheduled<'_>) -> Re
     let claim = Fence::new(claimed.iter());
     db.timed("queue.reschedule", async {
         let mut tx = db.pool.begin().await?;
-        let freed = sqlx::query_as!(
-            Lowered,
+        let released = sqlx::query_as!(
+            DueRow,
             "UPDATE queue SET lease = NULL, begun = false, data_started = false, due_at = coalesce($5, queue.due_at),
                  preparation_error = coalesce($6, preparation_error),
                  preparation_failed_at = coalesce(preparation_failed_at, $7)
@@ -329,13 +331,13 @@ pub async fn reschedule(db: &Db, claimed: &[Claimed], to: Rescheduled<'_>) -> Re
         )
         .fetch_all(&mut *tx)
         .await?;
-        ready_at::lower(&mut tx, freed).await?;
+        ready_at::lower(&mut tx, released).await?;
         tx.commit().await
     })
     .await
 }
 
-/// Returns everything leased to a worker. Scans the whole queue, so call it rarely.
+/// Returns all recipients leased to a worker. Scans the whole queue, so call it rarely.
 pub async fn leased(db: &Db, worker: Uuid) -> Result<Vec<Claimed>, DbError> {
     db.timed_for(SCAN_LIMIT, "queue.leased", async {
         let mut tx = db.pool.begin().await?;
@@ -355,7 +357,7 @@ pub async fn leased(db: &Db, worker: Uuid) -> Result<Vec<Claimed>, DbError> {
 }
 
 /// Returns the recipients whose claims are still valid.
-pub async fn are_held(db: &Db, claimed: &[Claimed]) -> Result<HashSet<Uuid>, DbError> {
+pub async fn still_leased(db: &Db, claimed: &[Claimed]) -> Result<HashSet<Uuid>, DbError> {
     let claim = Fence::new(claimed.iter());
     let query = sqlx::query_scalar!(
         r#"SELECT queue.recipient_id
@@ -367,7 +369,7 @@ pub async fn are_held(db: &Db, claimed: &[Claimed]) -> Result<HashSet<Uuid>, DbE
         &claim.lease,
         &claim.claims
     );
-    db.timed("queue.are_held", query.fetch_all(&db.pool)).await.map(|ids| ids.into_iter().collect())
+    db.timed("queue.still_leased", query.fetch_all(&db.pool)).await.map(|ids| ids.into_iter().collect())
 }
 
 /// Holds claimed recipients for an operator, with a reason.
@@ -387,7 +389,7 @@ pub async fn hold(db: &Db, claimed: &[Claimed], reason: &str) -> Result<(), DbEr
     db.timed("queue.hold", query.execute(&db.pool)).await.map(|_| ())
 }
 
-/// Returns whether the queue is so long that most of the newest messages are in it.
+/// Returns whether the queue has more than 10,000 rows. With such a backlog, most of the newest messages are in it.
 pub(in crate::db) async fn has_backlog(db: &Db) -> Result<bool, DbError> {
     let query =
         sqlx::query_scalar!(r#"SELECT count(*) > 10000 AS "has!" FROM (SELECT 1 FROM queue LIMIT 10001) AS waiting"#);

@@ -1,4 +1,4 @@
-//! The schema: brought up to date by `postrider migrate`, checked by `postrider serve`.
+//! The database schema: `postrider migrate` updates it, and `postrider serve` checks it.
 
 pub mod partitions;
 
@@ -18,18 +18,18 @@ pub enum SchemaError {
         missing: usize,
     },
     /// A newer binary has migrated the schema.
-    #[error("the database schema is newer than this postrider knows (migration {version})")]
+    #[error("the database schema is newer than this postrider (unknown migration {version})")]
     Ahead {
         /// The first unknown migration.
         version: i64,
     },
-    /// The first migration is not that of any release.
+    /// The first migration that ran is not that of a release.
     #[error(
         "the database was created by a pre-release build of postrider, whose schema cannot be upgraded; nothing was changed"
     )]
     PreRelease,
-    /// A migration that ran differs from the one in this binary.
-    #[error("migration {version} ran with other contents than this postrider has")]
+    /// A migration that ran has another checksum than in this binary.
+    #[error("migration {version} in the database differs from the one in this postrider")]
     Different {
         /// Version of the migration.
         version: i64,
@@ -68,9 +68,9 @@ impl SchemaError {
                 "create an empty database for this version; to keep messages that are still queued, let the old build \
                  deliver them first"
             }
-            Self::Different { .. } => "start the build that made the database",
+            Self::Different { .. } => "start the build that created the database",
             Self::Occupied { .. } => {
-                "give Postrider a database of its own, or a schema (CREATE SCHEMA postrider, and \
+                "give Postrider a separate database, or a separate schema (CREATE SCHEMA postrider, and \
                  ?options=-csearch_path%3Dpostrider in the URL)"
             }
             Self::NotAllowed { role, schema } => {
@@ -89,11 +89,11 @@ impl SchemaError {
 pub async fn migrate(db: &Db) -> Result<usize, SchemaError> {
     let applied = applied(db).await?;
     if applied.is_empty() {
-        is_free(db).await?;
+        check_empty(db).await?;
     }
     let missing = missing(&applied)?;
-    // Needs a session: the advisory lock that keeps other processes out belongs to one.
-    // A migration may take longer than any statement of the service is allowed to.
+    // Needs a connection with a session, because sqlx's advisory lock against concurrent migrations belongs to a
+    // session. A migration may take longer than the service's statements.
     let mut connection = db.timed("schema.migrate", db.pool.connect_directly()).await?;
     for setting in ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"] {
         sqlx::query("SELECT set_config($1, '0', false)")
@@ -108,7 +108,7 @@ pub async fn migrate(db: &Db) -> Result<usize, SchemaError> {
 
 /// Checks before the first migration that the role can create tables and that the schema is empty, apart from tables of
 /// extensions.
-async fn is_free(db: &Db) -> Result<(), SchemaError> {
+async fn check_empty(db: &Db) -> Result<(), SchemaError> {
     let query = sqlx::query!(
         r#"SELECT current_user::text AS "role!", coalesce(current_schema()::text, 'public') AS "schema!",
                   coalesce(has_schema_privilege(current_schema()::text, 'CREATE'), false) AS "may_create!",
@@ -120,7 +120,7 @@ async fn is_free(db: &Db) -> Result<(), SchemaError> {
                                          WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
                        ORDER BY c.relname LIMIT 5) tables) AS tables"#
     );
-    let found = db.timed("schema.is_free", query.fetch_one(&db.pool)).await?;
+    let found = db.timed("schema.check_empty", query.fetch_one(&db.pool)).await?;
     match found.tables {
         Some(tables) => Err(SchemaError::Occupied { schema: found.schema, tables }),
         None if !found.may_create => Err(SchemaError::NotAllowed { role: found.role, schema: found.schema }),

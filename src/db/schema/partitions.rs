@@ -10,13 +10,13 @@ use crate::db::{Db, DbError};
 const TABLES: [&str; 5] = ["contents", "messages", "recipients", "events", "webhook_attempts"];
 /// How far ahead partitions are created.
 const WEEKS_AHEAD: i32 = 2;
-/// Maximum number of tries per partition while another transaction has locked its table or creates it.
+/// Maximum number of tries per partition, while another transaction has locked its table or creates the partition.
 const TRIES: usize = 5;
 /// Pause between tries.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Creates missing partitions of this week and the coming ones, each in a separate transaction with a short lock
-/// timeout, so that others do not wait for long. If all tries fail, the next call continues.
+/// timeout, so that other transactions do not wait for long. Returns the error if all tries for a partition fail.
 pub async fn ensure(db: &Db, now: DateTime<Utc>) -> Result<(), DbError> {
     for week in 0..=WEEKS_AHEAD {
         for table in TABLES {

@@ -9,7 +9,7 @@ use crate::domain::id::TenantId;
 use crate::domain::limits::StreamChange;
 use crate::domain::retry::OwnPolicy;
 
-/// Returns one stream.
+/// A stream.
 #[derive(Debug, Clone)]
 pub struct StreamRow {
     /// Name, unique within the tenant.
@@ -45,10 +45,10 @@ pub async fn get(db: &Db, tenant: TenantId, name: &str) -> Result<Option<StreamR
 }
 
 /// Returns the names of streams, of any tenant, whose messages carry an unsubscribe link; for `postrider doctor`.
-pub async fn linking(db: &Db, limit: i64) -> Result<Vec<String>, DbError> {
+pub async fn with_unsubscribe_links(db: &Db, limit: i64) -> Result<Vec<String>, DbError> {
     let query =
         sqlx::query_scalar!("SELECT DISTINCT name FROM streams WHERE unsubscribe ORDER BY name LIMIT $1", limit);
-    db.timed("streams.linking", query.fetch_all(&db.pool)).await
+    db.timed("streams.with_unsubscribe_links", query.fetch_all(&db.pool)).await
 }
 
 async fn read(db: &Db, tenant: TenantId, name: Option<&str>) -> Result<Vec<StreamRow>, DbError> {
@@ -75,7 +75,7 @@ async fn read(db: &Db, tenant: TenantId, name: Option<&str>) -> Result<Vec<Strea
     Ok(rows.collect())
 }
 
-/// Creates a stream. Returns `false` if one of this name exists; it is left unchanged.
+/// Creates a stream. Returns `false` if a stream of this name exists, which is not changed.
 pub async fn create(
     db: &Db,
     tenant: TenantId,
@@ -108,7 +108,7 @@ pub async fn create(
 
 /// Changes a stream. Returns whether it exists.
 ///
-/// The priority is always read from this table, so no lanes are updated, however many there are.
+/// Does not update the stream's lanes, because priorities are always read from this table.
 pub async fn change(
     db: &Db,
     tenant: TenantId,
@@ -118,8 +118,8 @@ pub async fn change(
 ) -> Result<bool, DbError> {
     let sets_schedule = change.retry_schedule.is_change();
     let schedule = change.retry_schedule.value();
-    // A different rate recalculates the next send time, which may be a day away; but the stream never gets two bursts.
-    // Setting the same rate again changes nothing.
+    // A different rate resets the next send time, which may be a day away, but at most to now, so that the stream does
+    // not get a second burst. Setting the same rate again changes nothing.
     let query = sqlx::query!(
         "UPDATE streams SET
              priority = coalesce($3 /* priority */, priority),

@@ -1,4 +1,4 @@
-//! Retry policies of streams that differ from the configured one.
+//! Retry settings of streams that differ from the configured ones.
 
 use uuid::Uuid;
 

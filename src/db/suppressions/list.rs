@@ -1,4 +1,4 @@
-//! Queries of the suppression API: pages, one address, export, removal.
+//! Queries of the suppression API: list, lookup of one address, export and removal.
 
 use chrono::{DateTime, Utc};
 
@@ -20,7 +20,7 @@ pub struct Filter {
     pub created_after: Option<DateTime<Utc>>,
     /// Only entries created before this time.
     pub created_before: Option<DateTime<Utc>>,
-    /// Only entries after this one: its creation time, address and stream.
+    /// Only entries after this cursor: creation time, address and stream of the last entry of the previous page.
     pub after: Option<(DateTime<Utc>, String, String)>,
 }
 
@@ -62,7 +62,7 @@ pub async fn page(
 }
 
 /// Returns the active entries for one address, the entry for all streams first.
-pub async fn of_address(
+pub async fn for_address(
     db: &Db,
     tenant: TenantId,
     address: &AddressKey,
@@ -76,11 +76,11 @@ pub async fn of_address(
         address.as_str(),
         now
     );
-    let rows = db.timed("suppressions.of_address", query.fetch_all(&db.pool)).await?;
+    let rows = db.timed("suppressions.for_address", query.fetch_all(&db.pool)).await?;
     Ok(rows.into_iter().map(Suppression::from).collect())
 }
 
-/// Returns the next active entries after this one, by address and stream.
+/// Returns the next active entries after this address and stream, in that order; for the export.
 pub async fn following(
     db: &Db,
     tenant: TenantId,
@@ -103,12 +103,12 @@ pub async fn following(
     Ok(rows.into_iter().map(Suppression::from).collect())
 }
 
-/// Entries to remove: all entries for an address, or the one for a stream (`''`: for all streams).
+/// Entries to remove: all entries for an address, or only the one for a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removal {
     /// The address.
     pub address: AddressKey,
-    /// The stream; `None` removes every entry for the address.
+    /// The stream, or `''` for the entry for all streams; `None` removes every entry for the address.
     pub stream: Option<String>,
 }
 
@@ -118,7 +118,7 @@ pub async fn remove(db: &Db, tenant: TenantId, removals: &[Removal], now: DateTi
     let streams: Vec<Option<&str>> = removals.iter().map(|removal| removal.stream.as_deref()).collect();
     db.timed("suppressions.remove", async {
         let mut tx = db.pool.begin().await?;
-        // Locked first, in key order: waits for concurrent changes, which the next statement then sees.
+        // Locks the rows in key order and waits for concurrent changes, which the next statement then sees.
         sqlx::query!(
             "SELECT FROM suppressions s JOIN unnest($2::text[], $3::text[]) AS u (address, stream)
                  ON s.tenant_id = $1 AND s.address = u.address AND (u.stream IS NULL OR s.stream = u.stream)

@@ -1,5 +1,6 @@
-//! The table `suppressions`: addresses that must not be sent to. Checked for whole batches at accept and at claim, with
-//! one index lookup per address; written by bounces, complaints, unsubscribes and the API.
+//! The table `suppressions`: addresses that must not be sent to. Batches of addresses are checked when messages are
+//! accepted and when they are claimed, with one index lookup per address. Bounces, complaints, unsubscribes and the API
+//! add entries.
 //!
 //! Transactions that write several entries do so in key order, so that they cannot deadlock.
 
@@ -33,9 +34,9 @@ pub(super) struct Row {
 impl From<Row> for Suppression {
     fn from(row: Row) -> Self {
         Self {
-            address: AddressKey::stored(row.address),
+            address: AddressKey::from_column(row.address),
             stream: Some(row.stream).filter(|stream| !stream.is_empty()),
-            // The column has a CHECK constraint; a reason added by a later version suppresses all the same.
+            // The column has a CHECK constraint. An entry with a reason of a later version still suppresses.
             reason: row.reason.parse().unwrap_or(Reason::Manual),
             message_id: row.message_id.map(MessageId),
             recipient_id: row.recipient_id.map(RecipientId),
@@ -55,16 +56,15 @@ pub struct Addressed<'a> {
     pub address: AddressKey,
     /// The message's stream.
     pub stream: &'a str,
-    /// Time of sending: entries that expire before it do not count.
+    /// Time of sending. Entries that have expired by then do not count.
     pub at: DateTime<Utc>,
 }
 
-/// Returns the suppressed ones of these addresses: the index in the list and the entry, preferring entries for all
-/// streams.
-pub async fn check(db: &Db, asked: &[Addressed<'_>]) -> Result<Vec<(usize, Suppression)>, DbError> {
+/// Returns the index and the entry of each suppressed address in the list. An entry for all streams takes precedence.
+pub async fn check(db: &Db, addressed: &[Addressed<'_>]) -> Result<Vec<(usize, Suppression)>, DbError> {
     db.timed("suppressions.check", async {
         let mut connection = db.pool.acquire_hot().await?;
-        find(&mut connection, asked).await
+        find(&mut connection, addressed).await
     })
     .await
 }
@@ -72,17 +72,17 @@ pub async fn check(db: &Db, asked: &[Addressed<'_>]) -> Result<Vec<(usize, Suppr
 /// Like [`check`], within a transaction.
 pub(super) async fn find(
     connection: &mut PgConnection,
-    asked: &[Addressed<'_>],
+    addressed: &[Addressed<'_>],
 ) -> Result<Vec<(usize, Suppression)>, sqlx::Error> {
-    if asked.is_empty() {
+    if addressed.is_empty() {
         return Ok(Vec::new());
     }
-    let tenants: Vec<Uuid> = asked.iter().map(|one| one.tenant.0).collect();
-    let addresses: Vec<&str> = asked.iter().map(|one| one.address.as_str()).collect();
-    let streams: Vec<&str> = asked.iter().map(|one| one.stream).collect();
-    let times: Vec<DateTime<Utc>> = asked.iter().map(|one| one.at).collect();
-    // One index lookup per address, whatever the table's statistics: with LIMIT, the planner cannot choose another
-    // join.
+    let tenants: Vec<Uuid> = addressed.iter().map(|one| one.tenant.0).collect();
+    let addresses: Vec<&str> = addressed.iter().map(|one| one.address.as_str()).collect();
+    let streams: Vec<&str> = addressed.iter().map(|one| one.stream).collect();
+    let times: Vec<DateTime<Utc>> = addressed.iter().map(|one| one.at).collect();
+    // One index lookup per address, independent of the table's statistics: because of LIMIT, the planner cannot choose
+    // another join.
     let rows = sqlx::query!(
         r#"SELECT u.n AS "n!", s.address AS "address!", s.stream AS "stream!", s.reason AS "reason!", s.message_id,
                   s.recipient_id, s.note, s.created_at AS "created_at!", s.expires_at
@@ -119,7 +119,7 @@ pub(super) async fn find(
 /// How to handle an existing entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// Keep it unless the new one lasts longer: adding an entry never shortens a suppression.
+    /// Keep it unless the new entry expires later, so that adding an entry never shortens a suppression.
     Kept,
     /// Replace it.
     Replaced,
@@ -132,7 +132,7 @@ pub struct Added {
     pub added: u64,
     /// Existing entries that were changed or had expired.
     pub updated: u64,
-    /// Entries that were unchanged or given twice.
+    /// Existing entries that were not changed, and duplicates in the request.
     pub unchanged: u64,
 }
 
@@ -152,8 +152,8 @@ pub async fn put(
     .await
 }
 
-/// Adds entries within a transaction, before it takes event numbers. If an entry is given twice, the later one counts.
-/// Concurrent additions of the same entry result in one entry.
+/// Adds entries within a transaction. Must be called before the transaction reserves event numbers. Of duplicates in
+/// `entries`, the last one is used. Concurrent additions of the same entry result in one entry.
 pub(super) async fn add(
     connection: &mut PgConnection,
     entries: &[(TenantId, Suppression)],
@@ -167,7 +167,8 @@ pub(super) async fn add(
         return Ok(Added::default());
     }
     let entry = Columns::new(&distinct);
-    // Unchanged rows are locked too: a concurrent transaction that adds the same entry waits, and sees this change.
+    // Rows that are not changed are locked too, so that a concurrent transaction that adds the same entry waits for
+    // this one.
     let written = sqlx::query_scalar!(
         r#"INSERT INTO suppressions AS s (tenant_id, address, stream, reason, message_id, recipient_id, note, created_at,
                                           expires_at)
@@ -237,8 +238,8 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Suppresses these recipients for all messages of their tenants, within the transaction that records the cause, and
-/// before it takes event numbers. Existing entries are kept.
+/// Suppresses these recipients for all streams of their tenants, within the transaction that records the cause. Must be
+/// called before the transaction reserves event numbers. Existing entries are not changed.
 pub(super) async fn add_recipients(
     connection: &mut PgConnection,
     reason: Reason,
@@ -283,21 +284,21 @@ pub(super) async fn add_recipients(
 }
 
 /// Maximum number of entries removed per statement.
-const EXPIRED: i64 = 1_000;
+const REMOVE_BATCH: i64 = 1_000;
 
 /// Removes expired entries. Returns their number.
-pub async fn forget_expired(db: &Db, now: DateTime<Utc>) -> Result<u64, DbError> {
+pub async fn remove_expired(db: &Db, now: DateTime<Utc>) -> Result<u64, DbError> {
     let mut removed = 0;
     loop {
         let query = sqlx::query!(
             "DELETE FROM suppressions WHERE ctid = ANY (ARRAY(
                  SELECT ctid FROM suppressions WHERE expires_at <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED))",
             now,
-            EXPIRED
+            REMOVE_BATCH
         );
         let rows = db.timed("suppressions.remove_expired", query.execute(&db.pool)).await?.rows_affected();
         removed += rows;
-        if rows < EXPIRED.unsigned_abs() {
+        if rows < REMOVE_BATCH.unsigned_abs() {
             return Ok(removed);
         }
     }

@@ -1,4 +1,4 @@
-//! Unsubscribing from a stream: writes the suppression and its event in one transaction.
+//! Unsubscribes from a stream: adds the suppression and its event in one transaction.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -11,8 +11,8 @@ use crate::domain::id::RecipientKey;
 use crate::domain::suppression::{AddressKey, Reason, Suppression};
 use crate::domain::unsubscribe::Ticket;
 
-/// Unsubscribes the address of a ticket. Idempotent, also across replicas: there is one entry, and one event for each
-/// time that the address was not suppressed before, and at least one for each message whose link was used.
+/// Unsubscribes the address of a ticket. Idempotent, also across replicas: there is one suppression. An event is
+/// appended if the address was not suppressed before, or if there is no event yet for the message whose link was used.
 pub async fn unsubscribe(db: &Db, ticket: &Ticket, now: DateTime<Utc>) -> Result<(), DbError> {
     let entry = Suppression {
         address: AddressKey::from(&ticket.address),
@@ -27,7 +27,7 @@ pub async fn unsubscribe(db: &Db, ticket: &Ticket, now: DateTime<Utc>) -> Result
     db.timed("unsubscribe", async {
         let mut tx = db.pool.begin().await?;
         let done = suppressions::add(&mut tx, &[(ticket.tenant, entry)], Existing::Kept, now).await?;
-        // The entry's row is locked, so this statement sees the result of concurrent unsubscribes.
+        // `add` has locked the entry's row, so the query for the event sees the result of concurrent unsubscribes.
         if done != (Added { unchanged: 1, ..Added::default() }) || !has_event(&mut tx, ticket).await? {
             let recipient =
                 RecipientKey { tenant: ticket.tenant, message: ticket.message, recipient: ticket.recipient };
@@ -38,7 +38,7 @@ pub async fn unsubscribe(db: &Db, ticket: &Ticket, now: DateTime<Utc>) -> Result
     .await
 }
 
-/// Returns whether an event for this message's link exists.
+/// Returns whether the ticket's message and recipient already have a `message.unsubscribed` event.
 async fn has_event(connection: &mut PgConnection, ticket: &Ticket) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM events WHERE tenant_id = $1 AND message_id = $2 AND recipient_id = $3

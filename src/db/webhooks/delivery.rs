@@ -1,5 +1,5 @@
-//! Webhook delivery by workers: each endpoint is leased to one worker at a time, which reads events from its cursor and
-//! records the results of posts. A worker's commits count only while it holds the lease.
+//! Queries for webhook deliveries by workers. Each endpoint is leased to one worker at a time, which reads the events
+//! after the cursor and records the results of posts. Its commits take effect only while the lease is valid.
 
 mod record;
 
@@ -15,9 +15,9 @@ use crate::domain::id::{EndpointId, TenantId};
 use crate::domain::webhook::Health;
 
 /// Maximum number of pending retries per endpoint; beyond it, no new posts are started.
-pub const MOST_RETRIES: i64 = 1_000;
+pub const MAX_PENDING_RETRIES: i64 = 1_000;
 
-/// An endpoint leased to a worker. Without `Debug`, because it holds secrets.
+/// An endpoint leased to a worker. Without `Debug`, because it contains secrets.
 #[derive(Clone)]
 pub struct Endpoint {
     /// `webhook_endpoints.id`.
@@ -30,7 +30,7 @@ pub struct Endpoint {
     pub types: Option<Vec<String>>,
     /// Signing secret.
     pub secret: StoredSecret,
-    /// The previous secret, and until when it signs too.
+    /// The previous secret, and until when posts are signed with it too.
     pub old_secret: Option<(StoredSecret, DateTime<Utc>)>,
     /// Maximum number of concurrent posts.
     pub concurrency: usize,
@@ -38,15 +38,15 @@ pub struct Endpoint {
     pub rate: Option<f64>,
     /// Maximum events per post.
     pub batch: usize,
-    /// All events up to this `seq` are handled.
+    /// All events up to this `seq` were posted, were filtered out, or wait for a retry.
     pub cursor: i64,
     /// Health of the endpoint.
     pub health: Health,
-    /// Number of pending retries, counted up to [`MOST_RETRIES`].
+    /// Number of pending retries, counted up to [`MAX_PENDING_RETRIES`].
     pub retries: i64,
 }
 
-/// A row of the queries.
+/// A row of the queries that return endpoints.
 struct Row {
     id: Uuid,
     tenant_id: Uuid,
@@ -92,8 +92,8 @@ impl From<Row> for Endpoint {
     }
 }
 
-/// Leases at most `limit` endpoints with work to do that are not leased to another live worker. `busy` are the
-/// endpoints that this worker has already leased.
+/// Leases at most `limit` endpoints with events to post that are not leased to another registered worker, except
+/// `busy`: those that this worker is already posting to.
 pub async fn lease(
     db: &Db,
     worker: Uuid,
@@ -124,20 +124,20 @@ pub async fn lease(
         limit,
         now,
         i32::try_from(Health::DOWN_AFTER).unwrap_or(i32::MAX),
-        MOST_RETRIES
+        MAX_PENDING_RETRIES
     );
     let rows = db.timed("webhooks.delivery.lease", query.fetch_all(&db.pool)).await?;
     Ok(rows.into_iter().map(Endpoint::from).collect())
 }
 
-/// A failed post that waits for a retry.
+/// A failed delivery that waits for a retry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
-    /// `seq` of its events.
+    /// `seq` of its events, in order.
     pub seqs: Vec<i64>,
-    /// Number of tries so far.
+    /// Number of delivery attempts so far.
     pub attempts: i16,
-    /// When the next try is due.
+    /// When the next delivery attempt is due.
     pub due_at: DateTime<Utc>,
 }
 
@@ -161,7 +161,7 @@ pub async fn due(
     db.timed("webhooks.delivery.due", query.fetch_all(&db.pool)).await
 }
 
-/// Returns the post to probe a failing endpoint with: the first of those with the fewest tries.
+/// Returns the delivery to probe an endpoint with that is down: the first of those with the fewest delivery attempts.
 pub async fn probe(db: &Db, endpoint: EndpointId) -> Result<Option<Retry>, DbError> {
     let query = sqlx::query_as!(
         Retry,
@@ -171,7 +171,7 @@ pub async fn probe(db: &Db, endpoint: EndpointId) -> Result<Option<Retry>, DbErr
     db.timed("webhooks.delivery.probe", query.fetch_optional(&db.pool)).await
 }
 
-/// Returns these events in order of `seq`. Events deleted by retention are left out.
+/// Returns these events in order of `seq`, without those that have been deleted.
 pub async fn events(db: &Db, tenant: TenantId, seqs: &[i64]) -> Result<Vec<EventRow>, DbError> {
     let query =
         select_events!("events e", "WHERE e.tenant_id = $1 AND e.seq = ANY ($2) ORDER BY e.seq", tenant.0, seqs);

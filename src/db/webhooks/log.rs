@@ -1,4 +1,4 @@
-//! The table `webhook_attempts`: the log of posts to webhook endpoints.
+//! The table `webhook_attempts`: the log of delivery attempts.
 
 use super::delivery::Attempt;
 use crate::db::{Db, DbError};

@@ -1,8 +1,8 @@
 //! Management of webhook endpoints (`webhook_endpoints`) by the API. Workers post the events ([`delivery`]).
 //!
-//! A change that a worker would overwrite (cursor, health, `open_at`) or would not notice (disabling) also revokes the
-//! worker's `lease`: its later commits change nothing, and the next worker reads the endpoint again. At worst, a post
-//! in flight is repeated with the same `webhook-id`. A worker reads all other changes with every commit.
+//! A change that a worker would overwrite (cursor, health, `open_at`) or would not notice (disabling) also releases the
+//! worker's `lease`. The worker's later commits then change nothing, and the next worker reads the endpoint again. At
+//! worst, a post in flight is repeated with the same `webhook-id`. A worker reads all other changes with every commit.
 
 pub mod delivery;
 pub mod log;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::events::{self, NewEvent};
 use super::{Db, DbError};
-use crate::domain::endpoint::{EndpointChange, OLD_SECRET_LASTS, Settings, StoredSecret};
+use crate::domain::endpoint::{EndpointChange, PREVIOUS_SECRET_TTL, Settings, StoredSecret};
 use crate::domain::event::EventType;
 use crate::domain::id::{EndpointId, TenantId};
 use crate::domain::limits::Change;
@@ -39,7 +39,7 @@ pub struct EndpointRow {
     pub rate: Option<f64>,
     /// Maximum events per post.
     pub batch: i16,
-    /// Until when the previous secret signs too.
+    /// Until when posts are signed with the previous secret too.
     pub old_secret_until: Option<DateTime<Utc>>,
     /// All events up to this `seq` were posted, were filtered out, or wait for a retry.
     pub cursor: i64,
@@ -47,7 +47,7 @@ pub struct EndpointRow {
     pub open_at: Option<DateTime<Utc>>,
     /// Time of the first failure since the last success.
     pub failing_since: Option<DateTime<Utc>>,
-    /// Number of failures since then.
+    /// Number of failures since then (`webhook_endpoints.failures`).
     pub failures: i32,
     /// Error of the last failed post.
     pub last_error: Option<String>,
@@ -59,7 +59,7 @@ pub struct EndpointRow {
     pub disabled_reason: Option<String>,
     /// Number of the tenant's events after the cursor.
     pub behind: i64,
-    /// Number of posts that wait for a retry.
+    /// Number of deliveries that wait for a retry.
     pub pending_retries: i64,
 }
 
@@ -126,8 +126,8 @@ async fn select(
     after: Option<EndpointId>,
     limit: i64,
 ) -> Result<Vec<EndpointRow>, DbError> {
-    // Numbers have no gaps, so a difference is a count. With custom plans, the planner removes conditions on absent
-    // filters.
+    // Event numbers have no gaps, so their difference is a count. With custom plans, the planner removes the conditions
+    // of absent filters.
     let query = sqlx::query_as!(
         EndpointRow,
         r#"SELECT id, created_at, url, description, events, concurrency, rate, batch, old_secret_until, cursor,
@@ -148,10 +148,11 @@ async fn select(
     db.timed(name, query.fetch_all(&db.pool)).await
 }
 
+/// The reason for disabling an endpoint by a request.
 const BY_HAND: &str = "Disabled through the API.";
 
-/// Changes an endpoint. A new URL, or enabling it, resets its health and makes its retries due; a new rate clears the
-/// delay of the old one. Returns whether the endpoint exists.
+/// Changes an endpoint. A new URL, or enabling it, resets its health and makes its retries due now; a new rate ends the
+/// wait of the old rate. Returns whether the endpoint exists.
 pub async fn change(
     db: &Db,
     tenant: TenantId,
@@ -228,7 +229,8 @@ async fn set(
     .await
 }
 
-/// Replaces an endpoint's secret; the old one signs too for a day. Returns whether the endpoint exists.
+/// Replaces an endpoint's secret. For a day, posts are signed with the old secret too. Returns whether the endpoint
+/// exists.
 pub async fn rotate(
     db: &Db,
     tenant: TenantId,
@@ -242,7 +244,7 @@ pub async fn rotate(
         tenant.0,
         id.0,
         secret.bytes(),
-        now + OLD_SECRET_LASTS
+        now + PREVIOUS_SECRET_TTL
     );
     db.timed("webhooks.rotate", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }
@@ -251,7 +253,8 @@ pub async fn rotate(
 pub async fn remove(db: &Db, tenant: TenantId, id: EndpointId) -> Result<bool, DbError> {
     db.timed("webhooks.remove", async {
         let mut tx = db.pool.begin().await?;
-        // The endpoint first, like transactions that record posts, so that no retry is left without its endpoint.
+        // Deletes the endpoint before its retries, in the lock order of transactions that record posts, so that no
+        // retry remains without its endpoint.
         let done = sqlx::query!("DELETE FROM webhook_endpoints WHERE id = $2 AND tenant_id = $1", tenant.0, id.0)
             .execute(&mut *tx)
             .await?;
@@ -264,8 +267,8 @@ pub async fn remove(db: &Db, tenant: TenantId, id: EndpointId) -> Result<bool, D
     .await
 }
 
-/// Posts every event after `after` again, and deletes pending retries of these events. An endpoint whose cursor is
-/// lower keeps it. Returns whether the endpoint exists.
+/// Moves the cursor back to `after`, so that all later events are posted again, and deletes their pending retries. A
+/// cursor below `after` is not changed. Returns whether the endpoint exists.
 pub async fn replay(db: &Db, tenant: TenantId, id: EndpointId, after: i64) -> Result<bool, DbError> {
     db.timed("webhooks.replay", async {
         let mut tx = db.pool.begin().await?;
@@ -294,7 +297,7 @@ pub async fn replay(db: &Db, tenant: TenantId, id: EndpointId, after: i64) -> Re
 /// The result of requesting a test event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tested {
-    /// The event was written, with this `seq`.
+    /// The event was appended with this `seq`.
     Written(i64),
     /// The endpoint is disabled.
     Disabled,
@@ -302,7 +305,7 @@ pub enum Tested {
     Missing,
 }
 
-/// Writes a test event, which is posted only to this endpoint.
+/// Appends a test event, which is posted only to this endpoint.
 pub async fn test(db: &Db, tenant: TenantId, id: EndpointId, now: DateTime<Utc>) -> Result<Tested, DbError> {
     db.timed("webhooks.test", async {
         let mut tx = db.pool.begin().await?;
@@ -321,8 +324,8 @@ pub async fn test(db: &Db, tenant: TenantId, id: EndpointId, now: DateTime<Utc>)
         }
         let event = NewEvent::webhook_test(tenant, id);
         events::append(&mut tx, now, vec![event]).await?;
-        // No other transaction takes a number before the commit. Tests are rare enough to hold the counter for another
-        // query.
+        // No other transaction can reserve an event number before the commit. Tests are rare, so the counter may stay
+        // locked for another query.
         let seq =
             sqlx::query_scalar!("SELECT seq FROM events WHERE tenant_id = $1 ORDER BY seq DESC LIMIT 1", tenant.0)
                 .fetch_one(&mut *tx)
@@ -333,7 +336,7 @@ pub async fn test(db: &Db, tenant: TenantId, id: EndpointId, now: DateTime<Utc>)
     .await
 }
 
-/// Returns event types as stored.
+/// Returns the event types to store; `None` if they are not set.
 fn stored_types(events: &Change<Vec<EventType>>) -> Option<Vec<String>> {
     let Change::Set(types) = events else { return None };
     Some(types.iter().map(ToString::to_string).collect())

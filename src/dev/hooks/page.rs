@@ -1,4 +1,4 @@
-//! `/dev/hooks` for a person with a browser.
+//! The web page `/dev/hooks`, which shows the received posts.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::{HookPost, Hooks, HooksQuery};
 use crate::dev::page::{Tab, escaped, page};
 
 /// Maximum number of posts on the page.
-const SHOWN: usize = 50;
+const MAX_LISTED: usize = 50;
 
 pub(super) async fn show(State(hooks): State<Arc<Hooks>>) -> Response {
     let posts = hooks.list(&HooksQuery::default());
@@ -21,7 +21,7 @@ pub(super) async fn show(State(hooks): State<Arc<Hooks>>) -> Response {
             "<p class=\"empty\">Nothing was posted yet. Create a webhook endpoint with the URL of this page.</p>",
         );
     }
-    for post in posts.iter().take(SHOWN) {
+    for post in posts.iter().take(MAX_LISTED) {
         card(&mut body, post);
     }
     body.push_str("</main>");

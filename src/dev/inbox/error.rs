@@ -10,24 +10,24 @@ use crate::domain::problem::{Problem, ProblemCode};
 #[derive(Debug, thiserror::Error)]
 pub enum InboxError {
     /// There is no message with this number, or it has been deleted.
-    #[error("there is no message {n} in the inbox")]
-    NoMail {
+    #[error("The inbox has no message {n}.")]
+    NoMessage {
         /// The requested number.
         n: u64,
     },
     /// No message matches the request.
-    #[error("no message in the inbox matches")]
+    #[error("No message in the inbox matches.")]
     NoMatch,
     /// The message has fewer attachments.
-    #[error("message {n} has no attachment {i}")]
+    #[error("Message {n} has no attachment {i}.")]
     NoAttachment {
-        /// The message.
+        /// The message's number.
         n: u64,
         /// The requested attachment, counted from 0.
         i: usize,
     },
     /// A part of the path is not a number.
-    #[error("not found: messages and attachments have numbers")]
+    #[error("The path must have the number of a message or attachment.")]
     NoNumber,
     /// A query parameter is not valid.
     #[error("{}", .0.sentence())]
@@ -38,10 +38,12 @@ pub enum InboxError {
 }
 
 impl InboxError {
-    /// The problem code of the response, which determines its status.
+    /// Returns the problem code of the response, which determines its status.
     pub fn code(&self) -> ProblemCode {
         match self {
-            Self::NoMail { .. } | Self::NoMatch | Self::NoAttachment { .. } | Self::NoNumber => ProblemCode::NotFound,
+            Self::NoMessage { .. } | Self::NoMatch | Self::NoAttachment { .. } | Self::NoNumber => {
+                ProblemCode::NotFound
+            }
             Self::Query(_) => ProblemCode::InvalidRequest,
             Self::Io(_) => ProblemCode::InternalError,
         }

@@ -12,7 +12,7 @@ use super::{InboxError, Summary};
 /// Mode of every file: the owner reads and writes.
 const PRIVATE: u32 = 0o600;
 
-/// The files of one inbox. Blocking: never called on an async thread.
+/// The files of one inbox. All methods block, so they must not be called on an async thread.
 #[derive(Debug, Clone)]
 pub(super) struct Files {
     dir: Arc<Path>,
@@ -27,7 +27,7 @@ impl Files {
         self.dir.join(format!("{n:06}.{extension}"))
     }
 
-    /// Returns every complete message, and deletes files that belong to none.
+    /// Returns the summary of every complete message, and deletes the files of incomplete ones.
     pub(super) fn load(&self) -> io::Result<BTreeMap<u64, Summary>> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         let (mut summaries, mut bodies) = (BTreeMap::new(), HashSet::new());
@@ -38,7 +38,7 @@ impl Files {
                 continue;
             };
             if matches!(extension, "eml" | "json") {
-                keep_private(&path)?;
+                make_private(&path)?;
             }
             match extension {
                 "eml" => bodies.extend([n]),
@@ -54,28 +54,29 @@ impl Files {
         Ok(summaries)
     }
 
-    /// Writes a message, which exists from the last rename on.
+    /// Writes a message. It exists once the last file has been renamed.
     pub(super) fn write(&self, summary: &Summary, data: &[u8]) -> io::Result<()> {
         let n = summary.n;
         let written = self.put(n, "eml", data).and_then(|()| self.put(n, "json", &serde_json::to_vec(summary)?));
         if written.is_err() {
-            // Removes the part that was written before the disk was full; the first error is the one to return.
+            // Removes what was written, for instance before the disk was full. Errors of the removal are ignored: the
+            // first error is returned.
             let _ = remove(&self.path(n, "new")).and_then(|()| self.remove(n));
         }
         written
     }
 
     fn put(&self, n: u64, extension: &str, bytes: &[u8]) -> io::Result<()> {
-        let unfinished = self.path(n, "new");
-        write_private(&unfinished, bytes)?;
-        fs::rename(&unfinished, self.path(n, extension))
+        let temporary = self.path(n, "new");
+        write_private(&temporary, bytes)?;
+        fs::rename(&temporary, self.path(n, extension))
     }
 
     /// Returns the message as received.
     pub(super) fn eml(&self, n: u64) -> Result<Vec<u8>, InboxError> {
         match fs::read(self.path(n, "eml")) {
             // The message was deleted after its summary was read.
-            Err(error) if error.kind() == ErrorKind::NotFound => Err(InboxError::NoMail { n }),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(InboxError::NoMessage { n }),
             other => Ok(other?),
         }
     }
@@ -93,14 +94,14 @@ fn read_summary(path: &Path, n: u64) -> io::Result<Option<Summary>> {
     Ok(summary.ok().filter(|summary| summary.n == n))
 }
 
-/// Writes a file that only its owner can read: a message may hold a password reset link.
+/// Writes a file that only its owner can read: a message may contain a password reset link.
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(path)?;
     file.write_all(bytes)
 }
 
 /// Removes the permissions of other users from a file that an earlier version wrote.
-fn keep_private(path: &Path) -> io::Result<()> {
+fn make_private(path: &Path) -> io::Result<()> {
     let is_open = fs::metadata(path)?.permissions().mode() & 0o077 != 0;
     if is_open { fs::set_permissions(path, Permissions::from_mode(PRIVATE)) } else { Ok(()) }
 }

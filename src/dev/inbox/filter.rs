@@ -19,7 +19,7 @@ pub struct Filter {
 
 impl Filter {
     /// Returns whether a message meets every condition.
-    pub(super) fn passes(&self, message: &Summary) -> bool {
+    pub(super) fn matches(&self, message: &Summary) -> bool {
         let from = message.from.as_deref().unwrap_or(&message.envelope.from);
         let subject = message.subject.as_deref().unwrap_or_default();
         let recipients = || message.envelope.to.iter();
@@ -29,25 +29,27 @@ impl Filter {
         self.after.is_none_or(|after| message.n > after)
             && meets(&self.to, &|wanted| recipients().any(|address| is_address(address, wanted)))
             && meets(&self.from, &|wanted| {
-                is_address(address_of(from), wanted) || !wanted.contains('@') && holds(from, wanted)
+                is_address(address_of(from), wanted) || !wanted.contains('@') && contains(from, wanted)
             })
-            && meets(&self.subject, &|wanted| holds(subject, wanted))
+            && meets(&self.subject, &|wanted| contains(subject, wanted))
             && meets(&self.any, &|wanted| {
-                holds(subject, wanted) || holds(from, wanted) || recipients().any(|address| holds(address, wanted))
+                contains(subject, wanted)
+                    || contains(from, wanted)
+                    || recipients().any(|address| contains(address, wanted))
             })
     }
 }
 
-fn holds(text: &str, lower_case: &str) -> bool {
+fn contains(text: &str, lower_case: &str) -> bool {
     text.to_lowercase().contains(lower_case)
 }
 
 /// Compares whole addresses for equality: `ann@example.test` is not `joann@example.test`.
 fn is_address(address: &str, wanted: &str) -> bool {
-    if wanted.contains('@') { address.to_lowercase() == wanted } else { holds(address, wanted) }
+    if wanted.contains('@') { address.to_lowercase() == wanted } else { contains(address, wanted) }
 }
 
-/// The address in a `From` header such as `Ann <ann@example.test>`.
+/// Returns the address in a `From` header such as `Ann <ann@example.test>`.
 fn address_of(from: &str) -> &str {
     match from.rsplit_once('<') {
         Some((_, address)) => address.trim_end().trim_end_matches('>'),
@@ -79,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn every_condition_has_to_be_met() {
+    fn all_conditions_must_be_met() {
         let filter = Filter {
             to: Some("joann@EXAMPLE.test".into()),
             from: Some("billing@acme.test".into()),
@@ -87,17 +89,17 @@ mod tests {
             any: Some("GRÖSSE".replace("SS", "ß")),
             after: Some(6),
         };
-        assert!(filter.passes(&message()));
-        assert!(!Filter { after: Some(7), ..filter.clone() }.passes(&message()));
-        assert!(!Filter { subject: Some("receipt".into()), ..filter }.passes(&message()));
+        assert!(filter.matches(&message()));
+        assert!(!Filter { after: Some(7), ..filter.clone() }.matches(&message()));
+        assert!(!Filter { subject: Some("receipt".into()), ..filter }.matches(&message()));
     }
 
     #[test]
-    fn a_whole_address_is_not_a_part_of_another() {
-        let to = |wanted: &str| Filter { to: Some(wanted.into()), ..Filter::default() }.passes(&message());
+    fn whole_address_matches_only_itself() {
+        let to = |wanted: &str| Filter { to: Some(wanted.into()), ..Filter::default() }.matches(&message());
         assert!(to("joann@example.test") && to("joann") && to("ann"));
         assert!(!to("ann@example.test"));
-        let from = |wanted: &str| Filter { from: Some(wanted.into()), ..Filter::default() }.passes(&message());
+        let from = |wanted: &str| Filter { from: Some(wanted.into()), ..Filter::default() }.matches(&message());
         assert!(from("billing@acme.test") && from("acme"));
         assert!(!from("ling@acme.test"));
     }

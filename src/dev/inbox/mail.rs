@@ -11,14 +11,16 @@ use crate::domain::key::hex;
 /// A message in the inbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct InboxMail {
-    /// Number, time, envelope, size.
+    /// The message's number, time, envelope and size.
     #[serde(flatten)]
     pub summary: Summary,
     /// All headers, in order.
     pub headers: Vec<MailHeader>,
     /// The plain text, decoded; null if the message has none.
+    #[schema(example = "Thank you for your order.")]
     pub text: Option<String>,
     /// The HTML, decoded; null if the message has none.
+    #[schema(example = "<p>Thank you for your order.</p>")]
     pub html: Option<String>,
     /// All other parts, inline images included, in order.
     pub attachments: Vec<Attachment>,
@@ -31,6 +33,7 @@ pub struct MailHeader {
     #[schema(example = "Subject")]
     pub name: String,
     /// The header's value: unfolded, encoded words decoded.
+    #[schema(example = "Your invoice")]
     pub value: String,
 }
 
@@ -38,16 +41,20 @@ pub struct MailHeader {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = InboxAttachment)]
 pub struct Attachment {
-    /// The file name.
+    /// The file name; null if the part has none.
+    #[schema(example = "invoice.pdf")]
     pub filename: Option<String>,
     /// The media type, without parameters.
     #[schema(example = "application/pdf")]
     pub content_type: String,
-    /// The id that HTML refers to as `cid:…`, without angle brackets.
+    /// The id that HTML refers to as `cid:…`, without angle brackets; null if the part has none.
+    #[schema(example = "logo")]
     pub content_id: Option<String>,
     /// The decoded size, in bytes.
+    #[schema(example = 9)]
     pub size: u64,
     /// SHA-256 of the decoded content, in lower-case hexadecimal.
+    #[schema(example = "ae4b3280e56e2faf83f414a6e3dabe9d5fbe18976544c05fed121accb85b53fc")]
     pub sha256: String,
 }
 
@@ -109,7 +116,8 @@ fn describe(part: &MessagePart<'_>) -> Attachment {
     }
 }
 
-/// RFC 2045 §5.2: a part without a content type is plain text; a type without a subtype counts as none.
+/// Returns the media type of a part. A part without a content type is plain text (RFC 2045 §5.2); a type without a
+/// subtype is unknown content.
 fn content_type(part: &MessagePart<'_>) -> String {
     let Some(declared) = part.content_type() else {
         return "text/plain".to_owned();
@@ -134,7 +142,7 @@ mod tests {
         Summary { n: 1, received_at, envelope, subject: None, from: None, to: None, size }
     }
 
-    const MAIL: &str = "From: =?utf-8?q?J=C3=B6?= <jo@a.test>\r\nX-Two: a\r\n b\r\nSubject: hi\r\n\
+    const MESSAGE: &str = "From: =?utf-8?q?J=C3=B6?= <jo@a.test>\r\nX-Two: a\r\n b\r\nSubject: hi\r\n\
         Content-Type: multipart/mixed; boundary=m\r\n\r\n\
         --m\r\nContent-Type: multipart/alternative; boundary=a\r\n\r\n\
         --a\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nplain\r\n\
@@ -143,14 +151,14 @@ mod tests {
         Content-Disposition: attachment; filename*=utf-8''%C3%A5.pdf\r\n\r\nAAEC\r\n--m--\r\n";
 
     #[test]
-    fn a_mail_is_taken_apart() {
-        let mail = parse(MAIL.as_bytes(), summary());
+    fn multipart_message_is_parsed() {
+        let message = parse(MESSAGE.as_bytes(), summary());
         let header = |name: &str, value: &str| MailHeader { name: name.into(), value: value.into() };
         assert_eq!(
-            mail.headers[..3],
+            message.headers[..3],
             [header("From", "Jö <jo@a.test>"), header("X-Two", "a b"), header("Subject", "hi")]
         );
-        assert_eq!((mail.text.as_deref(), mail.html.as_deref()), (Some("plain"), Some("<p>html</p>")));
+        assert_eq!((message.text.as_deref(), message.html.as_deref()), (Some("plain"), Some("<p>html</p>")));
         let expected = Attachment {
             filename: Some("å.pdf".into()),
             content_type: "application/pdf".into(),
@@ -158,13 +166,13 @@ mod tests {
             size: 3,
             sha256: "ae4b3280e56e2faf83f414a6e3dabe9d5fbe18976544c05fed121accb85b53fc".into(),
         };
-        assert_eq!(mail.attachments, [expected]);
-        assert_eq!(attachment(MAIL.as_bytes(), 0).expect("an attachment").content, [0, 1, 2]);
-        assert_eq!(attachment(MAIL.as_bytes(), 1), None);
+        assert_eq!(message.attachments, [expected]);
+        assert_eq!(attachment(MESSAGE.as_bytes(), 0).expect("an attachment").content, [0, 1, 2]);
+        assert_eq!(attachment(MESSAGE.as_bytes(), 1), None);
     }
 
     #[test]
-    fn a_mail_of_one_part_has_no_other() {
+    fn single_part_message_has_one_body() {
         let text = parse(b"Subject: x\r\n\r\nbody", summary());
         assert_eq!((text.text.as_deref(), text.html), (Some("body"), None));
         let html = parse(b"Content-Type: text/html\r\n\r\n<p>", summary());
@@ -173,8 +181,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_came_can_be_shown(cut in 0..MAIL.len(), noise in prop::collection::vec(any::<u8>(), 0..40)) {
-            for raw in [[&MAIL.as_bytes()[..cut], &noise].concat(), noise] {
+        fn any_bytes_can_be_parsed(cut in 0..MESSAGE.len(), noise in prop::collection::vec(any::<u8>(), 0..40)) {
+            for raw in [[&MESSAGE.as_bytes()[..cut], &noise].concat(), noise] {
                 let count = parse(&raw, summary()).attachments.len();
                 prop_assert_eq!(attachment(&raw, count), None);
             }

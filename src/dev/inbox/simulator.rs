@@ -48,13 +48,14 @@ enum Script {
 }
 
 impl Simulator {
-    /// Decides whether a recipient is accepted. `from` is the return path, which differs for each message.
+    /// Returns the refusal of a recipient, if its script has one. `from` is the return path, which differs for each
+    /// message.
     pub(super) fn rcpt(&self, from: &str, to: &str) -> Result<(), SmtpRefusal> {
         match script(to) {
             None | Some(Ok(Script::Accept | Script::RefuseMessage(_))) => Ok(()),
             Some(Ok(Script::RefuseRecipient(refusal)) | Err(refusal)) => Err(refusal),
-            Some(Ok(Script::Defer(most, refusal))) => {
-                if self.count(from, to) <= most {
+            Some(Ok(Script::Defer(count, refusal))) => {
+                if self.count_attempt(from, to) <= count {
                     Err(refusal)
                 } else {
                     Ok(())
@@ -63,7 +64,7 @@ impl Simulator {
         }
     }
 
-    /// Decides whether a message to these recipients is accepted.
+    /// Returns the refusal of a message to these recipients, if a script has one.
     pub(super) fn data(to: &[String]) -> Result<(), SmtpRefusal> {
         let refusal = to.iter().find_map(|to| match script(to) {
             Some(Ok(Script::RefuseMessage(refusal))) => Some(refusal),
@@ -72,7 +73,7 @@ impl Simulator {
         refusal.map_or(Ok(()), Err)
     }
 
-    fn count(&self, from: &str, to: &str) -> u32 {
+    fn count_attempt(&self, from: &str, to: &str) -> u32 {
         let key = (from.to_owned(), to.to_owned());
         let Ok(count) = self.attempts.get_or_insert_with(&key, || Ok::<_, Infallible>(Arc::default()));
         count.fetch_add(1, Ordering::Relaxed) + 1
@@ -85,41 +86,41 @@ fn script(address: &str) -> Option<Result<Script, SmtpRefusal>> {
     if !domain.eq_ignore_ascii_case(DOMAIN) {
         return None;
     }
-    let word = local.split('+').next().unwrap_or_default().to_ascii_lowercase();
-    Some(parse(&word).ok_or_else(|| {
+    let name = local.split('+').next().unwrap_or_default().to_ascii_lowercase();
+    Some(parse(&name).ok_or_else(|| {
         let known = "delivered, relayed, bounce, bounce-550-5.7.1, bounce-data, defer-2, greylist, expired";
-        refusal(550, (5, 1, 1), &format!("The simulator has no such script; it knows {known}"))
+        refusal(550, (5, 1, 1), &format!("The simulator has no such script; use one of {known}"))
     }))
 }
 
-fn parse(word: &str) -> Option<Script> {
-    const UNKNOWN: &str = "No such mailbox here (simulated)";
+fn parse(name: &str) -> Option<Script> {
+    const NO_MAILBOX: &str = "No such mailbox here (simulated)";
     const LATER: &str = "Try again later (simulated)";
-    let script = match word {
+    let script = match name {
         "delivered" | "relayed" => Script::Accept,
-        "bounce" => Script::RefuseRecipient(refusal(550, (5, 1, 1), UNKNOWN)),
+        "bounce" => Script::RefuseRecipient(refusal(550, (5, 1, 1), NO_MAILBOX)),
         "bounce-data" => Script::RefuseMessage(refusal(554, (5, 6, 0), "The content is refused (simulated)")),
         "greylist" => {
             Script::Defer(1, refusal(450, (4, 7, 1), "Greylisted, please try again in 60 seconds (simulated)"))
         }
         "expired" => Script::Defer(u32::MAX, refusal(451, (4, 3, 0), LATER)),
         _ => {
-            if let Some(reply) = word.strip_prefix("bounce-data-") {
-                Script::RefuseMessage(given(reply, 5, "The content is refused (simulated)")?)
-            } else if let Some(reply) = word.strip_prefix("bounce-") {
-                Script::RefuseRecipient(given(reply, 5, "Refused (simulated)")?)
+            if let Some(reply) = name.strip_prefix("bounce-data-") {
+                Script::RefuseMessage(simulated_reply(reply, 5, "The content is refused (simulated)")?)
+            } else if let Some(reply) = name.strip_prefix("bounce-") {
+                Script::RefuseRecipient(simulated_reply(reply, 5, "Refused (simulated)")?)
             } else {
                 let (count, reply) =
-                    word.strip_prefix("defer-").map(|rest| rest.split_once('-').unwrap_or((rest, "451-4.3.0")))?;
-                Script::Defer(count.parse().ok().filter(|count| *count > 0)?, given(reply, 4, LATER)?)
+                    name.strip_prefix("defer-").map(|rest| rest.split_once('-').unwrap_or((rest, "451-4.3.0")))?;
+                Script::Defer(count.parse().ok().filter(|count| *count > 0)?, simulated_reply(reply, 4, LATER)?)
             }
         }
     };
     Some(script)
 }
 
-/// Parses `550` or `550-5.7.1`, of this class.
-fn given(reply: &str, class: u8, text: &str) -> Option<SmtpRefusal> {
+/// Parses `550` or `550-5.7.1`. Returns `None` if it is not of this class, the first digit.
+fn simulated_reply(reply: &str, class: u8, text: &str) -> Option<SmtpRefusal> {
     let (code, enhanced) = reply.split_once('-').map_or((reply, None), |(code, enhanced)| (code, Some(enhanced)));
     let code: u16 = code.parse().ok().filter(|code| code / 100 == u16::from(class))?;
     let (subject, detail) = match enhanced {
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_local_part_says_what_happens() {
+    fn local_part_selects_the_outcome() {
         for (local, start) in [
             ("delivered", "accepted"),
             ("bounce", "550 5.1.1 "),

@@ -13,7 +13,7 @@ use crate::dev::inbox::{Attachment, Inbox, InboxError};
 const TYPES: [&str; 6] = ["image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/svg+xml"];
 
 /// Maximum size of all images of one message together, in bytes.
-const MOST: u64 = 16 << 20;
+const MAX_IMAGE_BYTES: u64 = 16 << 20;
 
 /// Returns the `data:` URLs of the images that the HTML refers to, by content id.
 pub(super) async fn images(
@@ -23,13 +23,13 @@ pub(super) async fn images(
     html: &str,
 ) -> Result<HashMap<String, String>, InboxError> {
     let wanted: Vec<String> = references(html).map(|reference| reference.id).collect();
-    let (mut images, mut room) = (HashMap::new(), MOST);
+    let (mut images, mut remaining) = (HashMap::new(), MAX_IMAGE_BYTES);
     for (i, file) in attachments.iter().enumerate() {
         let Some(id) = file.content_id.as_ref().filter(|id| wanted.contains(id)) else { continue };
-        if !TYPES.contains(&file.content_type.as_str()) || file.size > room || images.contains_key(id) {
+        if !TYPES.contains(&file.content_type.as_str()) || file.size > remaining || images.contains_key(id) {
             continue;
         }
-        room -= file.size;
+        remaining -= file.size;
         let content = inbox.attachment(n, i).await?.content;
         images.insert(id.clone(), format!("data:{};base64,{}", file.content_type, STANDARD.encode(content)));
     }
@@ -100,7 +100,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn html_without_images_stays_as_it_is(html in "(cid:|\"|é|=|<|logo| ){0,40}") {
+        fn html_without_images_is_unchanged(html in "(cid:|\"|é|=|<|logo| ){0,40}") {
             prop_assert_eq!(embed(&html, &HashMap::new()), html);
         }
     }

@@ -11,11 +11,11 @@ async function watch() {
       continue;
     }
     try {
-      const answer = await fetch(`${main.dataset.live}?after=${main.dataset.last}&wait=20`);
-      if (answer.ok && (await answer.json()).data.length > 0) {
+      const response = await fetch(`${main.dataset.live}?after=${main.dataset.last}&wait=20`);
+      if (response.ok && (await response.json()).data.length > 0) {
         break;
       }
-      await pause(answer.ok ? 250 : 3000);
+      await pause(response.ok ? 250 : 3000);
     } catch {
       await pause(3000);
     }

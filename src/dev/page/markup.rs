@@ -6,23 +6,23 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::dev::inbox::{InboxMail, Page, Summary};
 
-/// Shown for a message without a subject.
+/// Text for a message without a subject.
 pub(super) const NO_SUBJECT: &str = "(no subject)";
 
 /// The tab that a page belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::dev) enum Tab {
     Inbox,
-    /// One message: below the inbox.
+    /// The page of one message, for which no tab is marked.
     Message,
     Hooks,
 }
 
-/// A whole page around `body`.
+/// Returns a whole page around `body`.
 pub(super) fn page(title: &str, tab: Tab, body: &str) -> String {
     let title = escaped(title);
-    let link = |path: &str, name: &str, own: Tab| {
-        let current = if tab == own { " aria-current=\"page\"" } else { "" };
+    let link = |path: &str, name: &str, target: Tab| {
+        let current = if tab == target { " aria-current=\"page\"" } else { "" };
         format!("<a href=\"{path}\"{current}>{name}</a>")
     };
     format!(
@@ -36,7 +36,7 @@ pub(super) fn page(title: &str, tab: Tab, body: &str) -> String {
     )
 }
 
-/// The list of messages that match `words`. `last` is the number of the newest message so far.
+/// Returns the list of messages that match `words`. `last` is the number of the newest message so far.
 pub(super) fn list(page: &Page, words: &str, is_older: bool, last: u64) -> String {
     let mut body = format!(
         "<div class=\"bar\"><form class=\"search\" action=\"/inbox\" role=\"search\">\
@@ -45,7 +45,7 @@ pub(super) fn list(page: &Page, words: &str, is_older: bool, last: u64) -> Strin
          <form action=\"/inbox/clear\" method=\"post\"><button>Delete all</button></form></div>",
         escaped(words)
     );
-    // Older pages are not reloaded.
+    // Only the page with the newest messages is reloaded.
     let live = if is_older { String::new() } else { format!(" data-live=\"/v1/dev/inbox\" data-last=\"{last}\"") };
     let _ = write!(body, "<main{live}>");
     match (page.data.is_empty(), words.is_empty()) {
@@ -77,36 +77,36 @@ fn rows(body: &mut String, messages: &[Summary]) {
     body.push_str("</ul>");
 }
 
-/// One message.
-pub(super) fn message(mail: &InboxMail) -> String {
-    let n = mail.summary.n;
-    let envelope = &mail.summary.envelope;
+/// Returns the page of one message.
+pub(super) fn message(message: &InboxMail) -> String {
+    let n = message.summary.n;
+    let envelope = &message.summary.envelope;
     let mut body = format!(
         "<div class=\"bar\"><form action=\"/v1/dev/inbox/{n}/raw\"><button>Raw</button></form>\
          <form action=\"/v1/dev/inbox/{n}\"><button>JSON</button></form>\
          <form action=\"/inbox/{n}/delete\" method=\"post\"><button>Delete</button></form></div><main><dl>"
     );
-    let from = mail.summary.from.as_deref().unwrap_or(&envelope.from);
-    let time = mail.summary.received_at.format("%F %T UTC").to_string();
+    let from = message.summary.from.as_deref().unwrap_or(&envelope.from);
+    let time = message.summary.received_at.format("%F %T UTC").to_string();
     for (name, value) in [("From", from), ("Recipients", &envelope.to.join(", ")), ("Received", &time)] {
         let _ = write!(body, "<dt>{name}<dd>{}", escaped(value));
     }
-    let _ = write!(body, "</dl><details><summary>{} headers</summary><dl>", mail.headers.len());
+    let _ = write!(body, "</dl><details><summary>{} headers</summary><dl>", message.headers.len());
     let _ = write!(body, "<dt>Return path<dd>&lt;{}&gt;", escaped(&envelope.from));
-    for header in &mail.headers {
+    for header in &message.headers {
         let _ = write!(body, "<dt>{}<dd>{}", escaped(&header.name), escaped(&header.value));
     }
     body.push_str("</dl></details>");
-    if mail.html.is_some() {
+    if message.html.is_some() {
         let _ = write!(body, "<h2>HTML</h2><iframe sandbox src=\"/inbox/{n}/html\" title=\"HTML\"></iframe>");
     }
-    if let Some(text) = &mail.text {
+    if let Some(text) = &message.text {
         let _ = write!(body, "<h2>Text</h2><pre>{}</pre>", escaped(text));
     }
-    if !mail.attachments.is_empty() {
+    if !message.attachments.is_empty() {
         body.push_str("<h2>Attachments</h2>");
     }
-    for (i, file) in mail.attachments.iter().enumerate() {
+    for (i, file) in message.attachments.iter().enumerate() {
         let name = escaped(file.filename.as_deref().unwrap_or("attachment"));
         let kind = escaped(&file.content_type);
         let link = format!("<a href=\"/v1/dev/inbox/{n}/attachments/{i}\">{name}</a>");
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_a_mail_is_markup() {
+    fn message_text_is_escaped() {
         assert_eq!(escaped("<b a=\"1\" b='2'>&"), "&lt;b a=&quot;1&quot; b=&#39;2&#39;&gt;&amp;");
         assert!(!page("</title><script>alert", Tab::Inbox, "").contains("<script>"));
         let empty = Page { data: Vec::new(), has_more: false, next: Some(3) };

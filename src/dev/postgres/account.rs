@@ -17,9 +17,9 @@ pub(super) struct Account {
 const PASSWD: &str = "/etc/passwd";
 
 impl Account {
-    /// Returns the user that runs the cluster with its data in `data`; `None` for the user of this process. The owner
-    /// of existing data decides: an earlier start may have run without root.
-    pub(super) fn to_become(data: &Path) -> Result<Option<Self>, PostgresError> {
+    /// Returns the user that runs the cluster with its data in `data`; `None` means the user of this process. For
+    /// existing data it is their owner, because an earlier start may have run without root.
+    pub(super) fn for_cluster(data: &Path) -> Result<Option<Self>, PostgresError> {
         if !is_root() {
             return Ok(None);
         }
@@ -33,8 +33,8 @@ impl Account {
         account.map(Some).ok_or(PostgresError::NoAccount)
     }
 
-    /// Returns whether this user may enter a directory, without supplementary groups, because these are dropped.
-    pub(super) fn may_pass(self, directory: &fs::Metadata) -> bool {
+    /// Returns whether this user can enter a directory. Supplementary groups do not count, because they are dropped.
+    pub(super) fn can_enter(self, directory: &fs::Metadata) -> bool {
         let needed = if directory.uid() == self.uid {
             0o100
         } else if directory.gid() == self.gid {
@@ -46,7 +46,7 @@ impl Account {
     }
 }
 
-/// Returns whether this process is root, by the owner of a directory, because the standard library has no user ids.
+/// Returns whether this process is root. The standard library does not provide the user id.
 fn is_root() -> bool {
     // `/proc/self` belongs to the effective user. On other systems `id` prints it.
     match fs::metadata("/proc/self") {

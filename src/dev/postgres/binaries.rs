@@ -33,11 +33,11 @@ pub(super) struct Binaries {
 }
 
 impl Binaries {
-    /// Returns the first installation that can run a cluster: of version `made_by` if the cluster exists, otherwise 15
-    /// or newer.
-    pub(super) fn find(made_by: Option<u32>) -> Result<Self, PostgresError> {
+    /// Returns the first installation that can run the cluster: one of the `required` major version if there is one,
+    /// otherwise one of version 15 or newer.
+    pub(super) fn find(required: Option<u32>) -> Result<Self, PostgresError> {
         let found: Vec<Self> = candidates().iter().filter_map(|dir| Self::in_dir(dir)).collect();
-        choose(found, made_by)
+        choose(found, required)
     }
 
     /// Returns the path of a program.
@@ -56,22 +56,22 @@ impl Binaries {
     }
 }
 
-fn choose(found: Vec<Binaries>, made_by: Option<u32>) -> Result<Binaries, PostgresError> {
-    let fits = |binaries: &&Binaries| made_by.map_or(binaries.major >= OLDEST, |major| binaries.major == major);
-    if let Some(fitting) = found.iter().find(fits) {
-        return Ok(fitting.clone());
+fn choose(found: Vec<Binaries>, required: Option<u32>) -> Result<Binaries, PostgresError> {
+    let is_suitable = |binaries: &&Binaries| required.map_or(binaries.major >= OLDEST, |major| binaries.major == major);
+    if let Some(suitable) = found.iter().find(is_suitable) {
+        return Ok(suitable.clone());
     }
-    let wanted = match made_by {
-        Some(major) => format!("Postgres {major}, which made the data in this directory,"),
+    let wanted = match required {
+        Some(major) => format!("Postgres {major}, which created the data in this directory,"),
         None => format!("Postgres {OLDEST} or newer"),
     };
     Err(match found.into_iter().max_by_key(|binaries| binaries.major) {
-        Some(newest) => PostgresError::WrongVersion { found: newest.major, place: newest.dir, wanted },
+        Some(newest) => PostgresError::WrongVersion { found: newest.major, dir: newest.dir, wanted },
         None => PostgresError::NotFound { wanted },
     })
 }
 
-/// The major version in `postgres (PostgreSQL) 15.18 (Debian …)` or `… 19devel`.
+/// Returns the major version in `postgres (PostgreSQL) 15.18 (Debian …)` or `… 19devel`.
 fn major(version: &str) -> Option<u32> {
     let number = version.split(") ").nth(1)?;
     let digits = number.find(|c: char| !c.is_ascii_digit()).map_or(number, |end| &number[..end]);
@@ -91,7 +91,7 @@ fn candidates() -> Vec<PathBuf> {
     dirs
 }
 
-/// The directories in `parent` named `prefix` and a version, the highest version first.
+/// Returns the directories in `parent` named `prefix` and a version, the highest version first.
 fn versions(parent: &Path, prefix: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(parent) else {
         return Vec::new();
@@ -110,12 +110,12 @@ fn versions(parent: &Path, prefix: &str) -> Vec<PathBuf> {
 mod tests {
     use super::*;
 
-    fn of(major: u32) -> Binaries {
+    fn installation(major: u32) -> Binaries {
         Binaries { dir: PathBuf::from(format!("/pg/{major}")), major }
     }
 
     #[test]
-    fn versions_are_read() {
+    fn major_version_is_parsed() {
         assert_eq!(major("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some(15));
         assert_eq!(major("postgres (PostgreSQL) 19devel\n"), Some(19));
         assert_eq!(major("postgres (PostgreSQL) 17\n"), Some(17));
@@ -123,17 +123,20 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_fits_is_taken() {
-        assert_eq!(choose(vec![of(14), of(16), of(17)], None).expect("one"), of(16));
-        assert_eq!(choose(vec![of(16), of(15)], Some(15)).expect("one"), of(15));
+    fn first_suitable_installation_is_used() {
+        assert_eq!(
+            choose(vec![installation(14), installation(16), installation(17)], None).expect("one"),
+            installation(16)
+        );
+        assert_eq!(choose(vec![installation(16), installation(15)], Some(15)).expect("one"), installation(15));
     }
 
     #[test]
-    fn what_does_not_fit_is_named() {
-        let old = choose(vec![of(13), of(14)], None).expect_err("too old").to_string();
+    fn unsuitable_versions_are_named_in_the_error() {
+        let old = choose(vec![installation(13), installation(14)], None).expect_err("too old").to_string();
         assert_eq!(old, "found only Postgres 14 (/pg/14); Postgres 15 or newer is needed");
-        let other = choose(vec![of(16)], Some(15)).expect_err("another").to_string();
-        assert!(other.contains("Postgres 15, which made the data"), "{other}");
+        let other = choose(vec![installation(16)], Some(15)).expect_err("another").to_string();
+        assert!(other.contains("Postgres 15, which created the data"), "{other}");
         let none = choose(vec![], None).expect_err("nothing").hint().expect("a fix");
         assert!(none.contains("apt install postgresql") && !none.contains('\n'), "{none}");
     }

@@ -1,4 +1,4 @@
-//! Errors of the embedded Postgres, each one line, and what to do about them.
+//! Errors of the embedded Postgres, each one line, and their hints.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,12 @@ pub enum PostgresError {
         wanted: String,
     },
     /// Only unsuitable versions were found.
-    #[error("found only Postgres {found} ({place}); {wanted} is needed")]
+    #[error("found only Postgres {found} ({dir}); {wanted} is needed")]
     WrongVersion {
         /// The newest version found.
         found: u32,
-        /// Where it is.
-        place: PathBuf,
+        /// The directory of its programs.
+        dir: PathBuf,
         /// The version that is needed.
         wanted: String,
     },
@@ -56,7 +56,7 @@ pub enum PostgresError {
         source: io::Error,
     },
     /// `initdb` failed.
-    #[error("Postgres could not make its cluster in {}: {reason}", dir.display())]
+    #[error("Postgres could not create its cluster in {}: {reason}", dir.display())]
     Init {
         /// The cluster's directory.
         dir: PathBuf,
@@ -80,7 +80,7 @@ pub enum PostgresError {
     /// A file or directory could not be used.
     #[error("{}: {source}", path.display())]
     File {
-        /// Its path.
+        /// The path of the file or directory.
         path: PathBuf,
         /// The system's error.
         source: io::Error,
@@ -91,7 +91,7 @@ pub enum PostgresError {
 }
 
 impl PostgresError {
-    /// Returns what to do about it.
+    /// Returns the hint for this error, if there is one.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NotFound { wanted } => {
@@ -105,7 +105,7 @@ impl PostgresError {
             Self::InUse { .. } => "stop it, or choose another directory with --dir",
             Self::Leftover { .. } => "end it and start again",
             Self::NoAccount => "start as another user",
-            Self::NoPassword { .. } => "put it back, or remove the directory",
+            Self::NoPassword { .. } => "restore it, or remove the directory",
             _ => return None,
         };
         Some(hint.to_owned())
@@ -119,33 +119,33 @@ impl PostgresError {
 
     /// Returns whether another start may succeed: another program took the port, or the last processes of an old server
     /// are still ending.
-    pub(super) fn is_passing(&self) -> bool {
-        let passing = |reason: &str| {
+    pub(super) fn is_temporary(&self) -> bool {
+        let is_temporary = |reason: &str| {
             ["Address already in use", "could not bind", "could not create any TCP", "pre-existing shared memory"]
                 .iter()
-                .any(|sign| reason.contains(sign))
+                .any(|text| reason.contains(text))
         };
-        matches!(self, Self::Start { reason, .. } if passing(reason))
+        matches!(self, Self::Start { reason, .. } if is_temporary(reason))
     }
 }
 
-/// Marks of an error line in the output of `initdb` and in the log.
-const SIGNS: [&str; 6] = ["PANIC:", "FATAL:", "ERROR:", "error:", "could not", "unrecognized"];
+/// Texts that mark an error line in the output of `initdb` and in the log.
+const ERROR_MARKERS: [&str; 6] = ["PANIC:", "FATAL:", "ERROR:", "error:", "could not", "unrecognized"];
 
 /// Severities in the log, between the pid and the text.
 const SEVERITIES: [&str; 5] = ["PANIC:", "FATAL:", "ERROR:", "WARNING:", "LOG:"];
 
-/// The response to connections during the start, which is not an error.
-const PROBE: &str = "the database system is starting up";
+/// The log text of connections refused during the start, which is not an error.
+const STARTING_UP: &str = "the database system is starting up";
 
 /// Returns the error in an output: the first error line, because later ones are often less precise, or else the last
 /// line.
-pub(super) fn complaint(output: &str) -> String {
-    let mut lines = output.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains(PROBE));
-    let first = lines.clone().find(|line| SIGNS.iter().any(|sign| line.contains(sign)));
-    let line = first.or_else(|| lines.next_back()).unwrap_or("it said nothing");
-    let words = SEVERITIES.iter().find_map(|severity| Some(line.split_once(severity)?.1.trim()));
-    words.unwrap_or(line).to_owned()
+pub(super) fn first_error(output: &str) -> String {
+    let mut lines = output.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains(STARTING_UP));
+    let first = lines.clone().find(|line| ERROR_MARKERS.iter().any(|marker| line.contains(marker)));
+    let line = first.or_else(|| lines.next_back()).unwrap_or("it printed nothing");
+    let message = SEVERITIES.iter().find_map(|severity| Some(line.split_once(severity)?.1.trim()));
+    message.unwrap_or(line).to_owned()
 }
 
 #[cfg(test)]
@@ -153,14 +153,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_complaint_is_the_one_to_show() {
+    fn first_error_line_is_returned() {
         let output = "creating subdirectories ... ok\ninitdb: error: could not write: No space left on device\nbye\n";
-        assert_eq!(complaint(output), "initdb: error: could not write: No space left on device");
+        assert_eq!(first_error(output), "initdb: error: could not write: No space left on device");
         let log = "2026-11-23 21:01:52.708 UTC [8] FATAL:  the database system is starting up\n\
             2026-11-23 21:01:52.708 UTC [9] LOG:  could not bind: Address already in use\n\
             2026-11-23 21:01:52.708 UTC [9] FATAL:  could not create any TCP/IP sockets\n";
-        assert_eq!(complaint(log), "could not bind: Address already in use");
-        assert_eq!(complaint("a\nb\n\n"), "b");
-        assert_eq!(complaint(""), "it said nothing");
+        assert_eq!(first_error(log), "could not bind: Address already in use");
+        assert_eq!(first_error("a\nb\n\n"), "b");
+        assert_eq!(first_error(""), "it printed nothing");
     }
 }

@@ -24,53 +24,53 @@ use crate::domain::key::hex;
 /// The parent directory of clusters that cannot be in the requested directory.
 const ELSEWHERE: &str = "/var/lib/postrider";
 
-/// How long to wait until the last process of the directory has ended.
-const LOCK_LIMIT: Duration = Duration::from_secs(1);
+/// How long to wait for the lock while another process of the directory is ending.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Poll interval.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A directory that the account can enter.
 #[derive(Debug)]
 pub(super) struct Home {
-    /// Absolute, without links.
+    /// The cluster's directory: an absolute path without symbolic links.
     dir: PathBuf,
     /// The user that Postgres runs as, if it is not the user of this process.
     pub(super) account: Option<Account>,
 }
 
-/// Excludes other processes until it is dropped or this process ends.
+/// The lock on a directory. It excludes other processes until it is dropped or this process ends.
 #[derive(Debug)]
 pub(super) struct Lock(#[allow(dead_code, reason = "held, not read")] File);
 
 impl Home {
     /// Creates `dir` if it is missing, and determines where the cluster is.
     pub(super) fn open(dir: &Path) -> Result<Self, PostgresError> {
-        let dir = make(dir)?;
+        let dir = create(dir)?;
         let link = dir.join("cluster");
-        let home = if link.exists() { make(&link)? } else { dir };
-        let account = Account::to_become(&home.join("data"))?;
+        let home = if link.exists() { create(&link)? } else { dir };
+        let account = Account::for_cluster(&home.join("data"))?;
         match account {
             Some(account) if !reachable(&home, account)? => Self::elsewhere(&home, account),
-            _ => Self { dir: home, account }.opened(),
+            _ => Self { dir: home, account }.made_accessible(),
         }
     }
 
     /// Creates a directory whose name depends only on the requested one, and a link to it.
-    fn elsewhere(asked: &Path, account: Account) -> Result<Self, PostgresError> {
-        let name = hex(&Sha256::digest(asked.as_os_str().as_encoded_bytes()));
-        let dir = make(&Path::new(ELSEWHERE).join(name.get(..16).unwrap_or(&name)))?;
-        let link = asked.join("cluster");
-        // A broken link remains of a cluster that was removed.
+    fn elsewhere(requested: &Path, account: Account) -> Result<Self, PostgresError> {
+        let name = hex(&Sha256::digest(requested.as_os_str().as_encoded_bytes()));
+        let dir = create(&Path::new(ELSEWHERE).join(name.get(..16).unwrap_or(&name)))?;
+        let link = requested.join("cluster");
+        // A link to a cluster that was removed is replaced.
         let _ = fs::remove_file(&link);
         symlink(&dir, &link).map_err(PostgresError::at(&link))?;
-        Self { dir, account: Some(account) }.opened()
+        Self { dir, account: Some(account) }.made_accessible()
     }
 
-    /// Lets the account enter the directory, which other users cannot list.
-    fn opened(self) -> Result<Self, PostgresError> {
+    /// Changes the directory's permissions so that the account can enter it. Other users cannot list it.
+    fn made_accessible(self) -> Result<Self, PostgresError> {
         if let Some(account) = self.account {
             let own = fs::metadata(&self.dir).map_err(PostgresError::at(&self.dir))?;
-            if !account.may_pass(&own) {
+            if !account.can_enter(&own) {
                 let wider = Permissions::from_mode(own.permissions().mode() | 0o011);
                 fs::set_permissions(&self.dir, wider).map_err(PostgresError::at(&self.dir))?;
             }
@@ -90,10 +90,10 @@ impl Home {
         self.dir.join("postgres.log")
     }
 
-    /// Creates an empty log, and keeps the last one.
-    pub(super) fn fresh_log(&self) -> Result<File, PostgresError> {
+    /// Creates an empty log. The previous log is renamed to `postgres.log.old`.
+    pub(super) fn new_log(&self) -> Result<File, PostgresError> {
         let log = self.log();
-        // There is none at the first start.
+        // At the first start there is no log to rename.
         let _ = fs::rename(&log, self.dir.join("postgres.log.old"));
         private_file(&log).and_then(|path| OpenOptions::new().append(true).open(path)).map_err(PostgresError::at(&log))
     }
@@ -103,11 +103,11 @@ impl Home {
         let path = self.dir.join("lock");
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.map_err(PostgresError::at(&path))?;
-        let deadline = Instant::now() + LOCK_LIMIT;
+        let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
             match file.try_lock() {
                 Ok(()) => break,
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => tokio::time::sleep(LOOK).await,
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => tokio::time::sleep(POLL_INTERVAL).await,
                 Err(TryLockError::WouldBlock) => return Err(self.in_use(&mut file)),
                 Err(TryLockError::Error(source)) => return Err(PostgresError::File { path, source }),
             }
@@ -135,15 +135,15 @@ pub(super) fn private_file(path: &Path) -> std::io::Result<&Path> {
     Ok(path)
 }
 
-fn make(dir: &Path) -> Result<PathBuf, PostgresError> {
+fn create(dir: &Path) -> Result<PathBuf, PostgresError> {
     fs::create_dir_all(dir).and_then(|()| dir.canonicalize()).map_err(PostgresError::at(dir))
 }
 
 /// Returns whether the account can enter every parent directory.
 fn reachable(dir: &Path, account: Account) -> Result<bool, PostgresError> {
-    for above in dir.ancestors().skip(1) {
-        let metadata = fs::metadata(above).map_err(PostgresError::at(above))?;
-        if !account.may_pass(&metadata) {
+    for parent in dir.ancestors().skip(1) {
+        let metadata = fs::metadata(parent).map_err(PostgresError::at(parent))?;
+        if !account.can_enter(&metadata) {
             return Ok(false);
         }
     }
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_directory_is_one_process_at_a_time() {
+    async fn directory_is_locked_by_one_process_at_a_time() {
         let dir = tempfile::tempdir().expect("a directory");
         let home = Home { dir: dir.path().to_owned(), account: None };
         let first = home.lock().await.expect("the first");
@@ -169,13 +169,13 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_directory_above_is_seen() {
+    fn inaccessible_parent_directory_is_detected() {
         let dir = tempfile::tempdir().expect("a directory");
-        let inside = make(&dir.path().join("a/b")).expect("a directory");
-        let stranger = Account { uid: 4_000_001, gid: 4_000_001 };
+        let inside = create(&dir.path().join("a/b")).expect("a directory");
+        let other_user = Account { uid: 4_000_001, gid: 4_000_001 };
         fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).expect("a mode");
-        assert!(!reachable(&inside, stranger).expect("an answer"));
+        assert!(!reachable(&inside, other_user).expect("a result"));
         fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).expect("a mode");
-        assert!(reachable(&inside, stranger).expect("an answer"));
+        assert!(reachable(&inside, other_user).expect("a result"));
     }
 }

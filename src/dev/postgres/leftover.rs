@@ -1,7 +1,7 @@
 //! Ends a Postgres that an earlier run left running, because its watchdog is still shutting it down or was killed too.
 //!
-//! `postmaster.pid` has its pid, which another program may have by now. Only a process whose command line has this
-//! cluster's data directory gets a signal.
+//! `postmaster.pid` contains its pid, which another program may have in the meantime. Only a process whose command line
+//! has this cluster's data directory gets a signal.
 
 use std::fs;
 use std::path::Path;
@@ -14,17 +14,17 @@ use super::PostgresError;
 use super::home::Home;
 
 /// Poll interval.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Time limit of a fast shutdown.
-const FAST: Duration = Duration::from_secs(20);
+const FAST_LIMIT: Duration = Duration::from_secs(20);
 /// Time limit of an immediate shutdown.
-const IMMEDIATE: Duration = Duration::from_secs(5);
+const IMMEDIATE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Ends the Postgres of an earlier run, if there is one. The caller must hold the directory's lock, so that no other
 /// process can have started it.
 pub(super) async fn stop(home: &Home) -> Result<(), PostgresError> {
     let data = home.data();
-    for (name, limit) in [("INT", FAST), ("QUIT", IMMEDIATE)] {
+    for (name, limit) in [("INT", FAST_LIMIT), ("QUIT", IMMEDIATE_LIMIT)] {
         let Some(pid) = running(&data).await else {
             return Ok(());
         };
@@ -32,7 +32,7 @@ pub(super) async fn stop(home: &Home) -> Result<(), PostgresError> {
         signal(&data, name).await;
         let deadline = Instant::now() + limit;
         while running(&data).await.is_some() && Instant::now() < deadline {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
     match running(&data).await {
@@ -44,20 +44,20 @@ pub(super) async fn stop(home: &Home) -> Result<(), PostgresError> {
 /// Sends a signal to the cluster's postmaster, if it runs.
 pub(super) async fn signal(data: &Path, name: &str) {
     if let Some(pid) = running(data).await {
-        // Uses the shell's `kill`: the standard library has none, and not every system has a program of this name.
+        // This uses the shell's `kill`: the standard library has none, and not every system has a program of this name.
         let kill = format!("kill -{name} {pid}");
         let _ = Command::new("/bin/sh").args(["-c", &kill]).status().await;
     }
 }
 
-/// The pid of the cluster's postmaster, if it runs.
+/// Returns the pid of the cluster's postmaster, if it runs.
 async fn running(data: &Path) -> Option<u32> {
     let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
     let pid: u32 = file.lines().next()?.trim().parse().ok()?;
     command_line(pid).await?.contains(data.to_str()?).then_some(pid)
 }
 
-/// A process's command line, words joined by blanks.
+/// Returns a process's command line, its arguments joined by spaces.
 async fn command_line(pid: u32) -> Option<String> {
     if let Ok(words) = fs::read(format!("/proc/{pid}/cmdline")) {
         return Some(String::from_utf8_lossy(&words).replace('\0', " "));

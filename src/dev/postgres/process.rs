@@ -16,8 +16,8 @@ use super::cluster::Cluster;
 use super::home::Home;
 use super::leftover;
 
-/// `"$@"` is the server. A subshell waits until the pipe closes and then requests a fast shutdown (SIGINT). If the server
-/// ends first, the subshell is killed, because the server's pid may then belong to another process.
+/// `"$@"` is the server. A subshell waits until the pipe closes and then requests a fast shutdown (SIGINT). If the
+/// server ends first, the subshell is killed, because the server's pid may then belong to another process.
 const WATCHDOG: &str = r#"
 exec 3<&0
 "$@" 3<&- </dev/null &
@@ -39,7 +39,7 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// Starts the server; it is not ready yet.
+    /// Starts the server without waiting until it accepts connections.
     pub(super) fn spawn(
         home: &Home,
         cluster: &Cluster,
@@ -59,12 +59,13 @@ impl Watched {
         Ok(Self { watchdog: watchdog.map_err(PostgresError::at(shell))?, data: cluster.data.clone() })
     }
 
-    /// Returns the exit status, if it has ended.
+    /// Returns the exit status if the server has ended.
     pub(super) fn ended(&mut self) -> Option<ExitStatus> {
         self.watchdog.try_wait().ok().flatten()
     }
 
-    /// Closes the pipe and waits for the end: up to `limit` for a fast shutdown, then for an immediate one.
+    /// Closes the pipe and waits until the server has ended: up to `limit` for a fast shutdown, then for an immediate
+    /// one.
     pub(super) async fn stop(mut self, limit: Duration) -> Result<(), PostgresError> {
         drop(self.watchdog.stdin.take());
         if tokio::time::timeout(limit, self.watchdog.wait()).await.is_ok() {
@@ -84,7 +85,7 @@ pub(super) fn plain_command(home: &Home, program: &Path) -> Command {
             command.env_remove(name);
         }
     }
-    // `complaint` needs English messages, and initdb fails in a directory that the user cannot enter.
+    // `first_error` needs English messages, and initdb fails in a directory that the user cannot enter.
     command.env("LC_ALL", "C").current_dir(home.dir()).stdin(Stdio::null());
     if let Some(account) = home.account {
         command.uid(account.uid).gid(account.gid);

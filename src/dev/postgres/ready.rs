@@ -7,43 +7,43 @@ use tokio::time::{Instant, timeout};
 
 use super::PostgresError;
 use super::cluster::USER;
-use super::error::complaint;
+use super::error::first_error;
 use super::home::Home;
 use super::process::Watched;
 use crate::db::pool::cluster::{Readiness, readiness};
 
-/// Interval between two tries.
-const LOOK: Duration = Duration::from_millis(20);
-/// How long a server may stay silent.
-const SILENCE: Duration = Duration::from_secs(30);
+/// Interval between two connection attempts.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How long a server may take until it responds.
+const RESPONSE_LIMIT: Duration = Duration::from_secs(30);
 /// How long it may report that it is starting up: after a crash it replays its WAL first, which can take a while.
-const RECOVERY: Duration = Duration::from_mins(5);
-/// Time limit of one try.
-const TRY: Duration = Duration::from_secs(2);
+const RECOVERY_LIMIT: Duration = Duration::from_mins(5);
+/// Time limit of one connection attempt.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(2);
 
-/// The URL of a database on this machine, for the cluster's superuser.
+/// Returns the URL of a database on this machine, for the cluster's superuser.
 pub(super) fn url(port: u16, password: &str, database: &str) -> String {
     format!("postgres://{USER}:{password}@127.0.0.1:{port}/{database}?sslmode=disable")
 }
 
-/// Returns once a statement has succeeded.
+/// Waits until a statement succeeds.
 pub(super) async fn wait(process: &mut Watched, url: &str, home: &Home) -> Result<(), PostgresError> {
-    let begin = Instant::now();
-    let mut limit = SILENCE;
+    let start = Instant::now();
+    let mut limit = RESPONSE_LIMIT;
     loop {
         if process.ended().is_some() {
-            let said = fs::read_to_string(home.log()).unwrap_or_default();
-            return Err(PostgresError::Start { reason: complaint(&said), log: home.log() });
+            let log = fs::read_to_string(home.log()).unwrap_or_default();
+            return Err(PostgresError::Start { reason: first_error(&log), log: home.log() });
         }
-        match timeout(TRY, readiness(url)).await {
+        match timeout(ATTEMPT_LIMIT, readiness(url)).await {
             Ok(Readiness::Ready) => return Ok(()),
-            Ok(Readiness::StartingUp) => limit = RECOVERY,
+            Ok(Readiness::StartingUp) => limit = RECOVERY_LIMIT,
             Ok(Readiness::Silent) | Err(_) => {}
         }
-        if begin.elapsed() > limit {
+        if start.elapsed() > limit {
             let reason = format!("it accepted no connection within {} s", limit.as_secs());
             return Err(PostgresError::Start { reason, log: home.log() });
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

@@ -1,7 +1,7 @@
 //! Mailboxes: an address with a display name, as in `Ann Lee <ann@example.test>`.
 //!
-//! Parsing is lenient, since people type these: a name needs no quotes for its commas and dots, and white space around
-//! the parts is dropped. Formatting is strict (RFC 5322 §3.4) and round-trips.
+//! Parsing is lenient, because people type mailboxes: a name with commas and dots needs no quotes, and white space
+//! around name and address is dropped. Formatting is strict (RFC 5322 §3.4), and its output parses to the same mailbox.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,7 +21,7 @@ impl Mailbox {
     /// The maximum length of a display name, in characters.
     pub const MAX_NAME: usize = 256;
 
-    /// Creates a mailbox; white space around the name is dropped, and a blank name becomes `None`.
+    /// Creates a mailbox. Drops white space around the name; a blank name becomes `None`.
     pub fn new(address: Address, name: &str) -> Result<Self, AddressError> {
         let name = name.trim();
         refuse_control(name)?;
@@ -40,41 +40,41 @@ impl FromStr for Mailbox {
         refuse_control(text)?;
         let text = text.trim();
         if text.starts_with('"') {
-            return read_quoted(text);
+            return parse_quoted(text);
         }
         match text.split_once('<') {
             None if text.ends_with('>') => AddressError::because("the < before the address is missing"),
             None => Ok(Self { address: text.parse()?, name: None }),
-            Some((name, rest)) => Self::new(read_angled(rest)?, check_bare(name)?),
+            Some((name, rest)) => Self::new(parse_angled(rest)?, check_bare(name)?),
         }
     }
 }
 
 /// Parses a text that begins with a quote: a quoted name, or an address with a quoted local part.
-fn read_quoted(text: &str) -> Result<Mailbox, AddressError> {
+fn parse_quoted(text: &str) -> Result<Mailbox, AddressError> {
     let Some(close) = closing_quote(text) else {
         return AddressError::because("the quotes are not closed");
     };
     let rest = text[close + 1..].trim_start();
     match rest.strip_prefix('<') {
-        Some(rest) => Mailbox::new(read_angled(rest)?, &unquoted(&text[1..close])),
+        Some(rest) => Mailbox::new(parse_angled(rest)?, &unquoted(&text[1..close])),
         None if rest.starts_with('@') => Ok(Mailbox { address: text.parse()?, name: None }),
-        None => AddressError::because("after a quoted name comes the address in angle brackets"),
+        None => AddressError::because("a quoted name must be followed by the address in angle brackets"),
     }
 }
 
 /// Parses the text after the `<`: an address and its `>`.
-fn read_angled(rest: &str) -> Result<Address, AddressError> {
+fn parse_angled(rest: &str) -> Result<Address, AddressError> {
     // A quoted local part may contain a `>`.
     let from = if rest.starts_with('"') { closing_quote(rest).unwrap_or(0) } else { 0 };
     let Some(end) = rest[from..].find('>').map(|index| from + index) else {
         return AddressError::because("the > after the address is missing");
     };
-    let behind = &rest[end + 1..];
-    if behind.contains('@') {
+    let after = &rest[end + 1..];
+    if after.contains('@') {
         return AddressError::because(SEVERAL);
     }
-    if !behind.is_empty() {
+    if !after.is_empty() {
         return AddressError::because("nothing may follow the >");
     }
     if rest.starts_with('@') {
@@ -83,13 +83,13 @@ fn read_angled(rest: &str) -> Result<Address, AddressError> {
     rest[..end].trim().parse()
 }
 
-/// Checks an unquoted name. Commas are allowed, unless the text is really a list of addresses.
+/// Checks an unquoted name. Commas are allowed, unless the text is a list of addresses.
 fn check_bare(name: &str) -> Result<&str, AddressError> {
     if name.contains('@') && name.contains([',', ';']) {
         return AddressError::because(SEVERAL);
     }
     match name.chars().find(|c| matches!(c, '"' | '>')) {
-        Some(c) => AddressError::because(format!("put the whole name in quotes, since it contains `{c}`")),
+        Some(c) => AddressError::because(format!("the name contains `{c}`; put the whole name in quotes")),
         None => Ok(name),
     }
 }

@@ -1,9 +1,9 @@
-//! The rules that classify refusals, as tables: the first match decides.
+//! Tables of the rules that classify refusals. The first matching rule decides.
 //!
-//! A rule matches if one of its phrases is in the text (see `text.rs`: lower case, `@` for any address, no quotes, `*`
-//! for a gap), and the enhanced code and the three digits are among its own; an empty list matches anything. Rules
-//! about the sender or the message come first, because such replies often mention a missing user as well and must not
-//! suppress the address.
+//! A rule matches if the text contains one of its phrases, and its lists contain the enhanced code and the reply code;
+//! an empty list matches anything. `text.rs` describes the phrases: lower case, `@` for any address, no quotes, `*` for
+//! a gap. Rules about the sender or the message come first, because such replies often mention a missing user as well,
+//! but must not suppress the address.
 
 mod address;
 mod codes;
@@ -18,32 +18,32 @@ use crate::domain::outcome::Reply;
 
 /// All rules, in the order in which they are tried.
 pub const RULES: [&[Rule]; 8] = [
-    sender_or_content::WORDS,
-    temporary::WORDS,
-    transport::WORDS,
-    address::WORDS,
-    foreign::WORDS,
-    codes::WEAK_WORDS,
+    sender_or_content::PHRASES,
+    temporary::PHRASES,
+    transport::PHRASES,
+    address::PHRASES,
+    foreign::PHRASES,
+    codes::WEAK_PHRASES,
     codes::ENHANCED,
     codes::REST,
 ];
 
-/// A rule.
+/// A rule that classifies refusals.
 #[derive(Debug)]
 pub struct Rule {
-    /// Its name, shown with its result.
+    /// The rule's name, recorded with its result.
     pub name: &'static str,
-    /// The resulting type.
+    /// The type of a refusal that matches.
     pub kind: BounceType,
-    /// The resulting category.
+    /// The category of a refusal that matches.
     pub category: Category,
-    /// The text contains any of these phrases; empty matches any text.
+    /// Phrases of which the text must contain one; empty matches any text.
     pub words: &'static [&'static str],
-    /// The text contains none of these phrases.
+    /// Phrases that the text must not contain.
     pub without: &'static [&'static str],
-    /// Enhanced codes of class 4 and 5: subject, first and last detail; empty matches any code.
+    /// Ranges of enhanced codes of class 4 and 5: subject, first and last detail. Empty matches any code.
     pub enhanced: &'static [(u16, u16, u16)],
-    /// Ranges of the three digits: first and last; empty matches any.
+    /// Ranges of reply codes: first and last. Empty matches any code.
     pub codes: &'static [(u16, u16)],
 }
 

@@ -1,4 +1,4 @@
-//! Replies of real servers with their expected classification: `replies.txt`.
+//! Classifies the replies of real servers in `replies.txt`.
 
 use std::collections::HashSet;
 
@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Parses a line of the table: type, category and reply.
-fn read(line: &str) -> (&str, &str, Reply) {
+/// Parses a line of `replies.txt`: type, category and reply.
+fn parse(line: &str) -> (&str, &str, Reply) {
     let (expected, reply) = line.split_once('|').unwrap();
     let (kind, category) = expected.trim().split_once(' ').unwrap();
     let reply = reply.trim();
@@ -17,7 +17,7 @@ fn read(line: &str) -> (&str, &str, Reply) {
     } else {
         let text = reply.strip_prefix("- ").unwrap_or(reply).replace('\\', "\n");
         let enhanced = text.split(' ').next().and_then(|word| word.parse().ok());
-        Reply { enhanced, ..Reply::ours(text) }
+        Reply { enhanced, ..Reply::local_error(text) }
     };
     (kind, category, reply)
 }
@@ -27,7 +27,7 @@ fn replies_of_real_servers_are_classified() {
     let lines = include_str!("replies.txt").lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     let (mut count, mut wrong) = (0, Vec::new());
     for line in lines {
-        let (kind, category, reply) = read(line);
+        let (kind, category, reply) = parse(line);
         let judgement = judge(&reply);
         count += 1;
         if (judgement.kind.as_str(), judgement.category.as_str()) != (kind, category) {
@@ -42,17 +42,17 @@ fn replies_of_real_servers_are_classified() {
 fn rule_names_are_unique_and_phrases_are_normalised() {
     let mut names = HashSet::new();
     for rule in rules::RULES.iter().copied().flatten() {
-        assert!(names.insert(rule.name), "{} twice", rule.name);
+        assert!(names.insert(rule.name), "duplicate rule {}", rule.name);
         assert!(rule.category != Category::UnknownUser || rule.kind == BounceType::Hard, "{}", rule.name);
         for phrase in rule.words.iter().chain(rule.without) {
             let pieces = phrase.split('*').map(Text::new).zip(phrase.split('*'));
             for (text, piece) in pieces {
-                assert!(!piece.is_empty() && text.has(piece), "{phrase} can be in no text");
+                assert!(!piece.is_empty() && text.has(piece), "{phrase} is not normalised and never matches");
             }
         }
     }
-    let words: HashSet<&str> = Category::ALL.iter().map(|category| category.as_str()).collect();
-    assert_eq!(words.len(), Category::ALL.len());
+    let names_of_categories: HashSet<&str> = Category::ALL.iter().map(|category| category.as_str()).collect();
+    assert_eq!(names_of_categories.len(), Category::ALL.len());
 }
 
 #[test]
@@ -62,8 +62,9 @@ fn only_a_permanently_unknown_user_suppresses() {
     assert!(!suppresses(450, "4.1.1 user unknown"));
     assert!(!suppresses(550, "5.2.1 account disabled"));
     assert!(!suppresses(550, "5.1.2 no such domain"));
-    let from_dsn =
-        |enhanced: &str| judge(&Reply { enhanced: enhanced.parse().ok(), ..Reply::ours("user unknown") }).suppresses();
+    let from_dsn = |enhanced: &str| {
+        judge(&Reply { enhanced: enhanced.parse().ok(), ..Reply::local_error("user unknown") }).suppresses()
+    };
     assert!(from_dsn("5.1.1") && !from_dsn("4.1.1"));
 }
 
@@ -71,7 +72,7 @@ proptest! {
     #[test]
     fn any_reply_is_accepted(code in 0_u16..700, text in "\\PC{0,200}", number in 0_u16..1_000) {
         let _ = judge(&Reply::from_lines(code, [text.as_str(), &format!("5.{number}.1 {text}")].into_iter()));
-        let _ = judge(&Reply::ours(text));
+        let _ = judge(&Reply::local_error(text));
     }
 
     #[test]

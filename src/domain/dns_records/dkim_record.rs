@@ -1,6 +1,6 @@
 //! Compares DKIM key records with the expected key, as verifiers parse them (RFC 6376 §3.6.1).
 
-/// Returns why a record does not publish `expected`; `None` if it does.
+/// Returns the reason why a record does not publish the key of `expected`; `None` if it does.
 pub(super) fn fault(expected: &str, found: &str) -> Option<String> {
     if found.contains('"') {
         return Some(
@@ -12,38 +12,40 @@ pub(super) fn fault(expected: &str, found: &str) -> Option<String> {
     if found.contains('\\') {
         return Some("The value itself contains backslashes: publish it without them.".into());
     }
-    let (ours, theirs) = match (tags(expected), tags(found)) {
-        (Ok(ours), Ok(theirs)) => (ours, theirs),
+    let (wanted, published) = match (tags(expected), tags(found)) {
+        (Ok(wanted), Ok(published)) => (wanted, published),
         (Err(why), _) | (_, Err(why)) => return Some(format!("Verifiers cannot parse it: {why}. {PUBLISH_AS_SHOWN}")),
     };
-    let is = |tags: &[(String, String)], name: &str| tags.iter().find(|tag| tag.0 == name).map(|tag| tag.1.clone());
-    let theirs_is = |name: &str| is(&theirs, name);
-    match theirs.iter().position(|(name, _)| name == "v") {
-        Some(0) if theirs[0].1 == "DKIM1" => {}
+    let value_of =
+        |tags: &[(String, String)], name: &str| tags.iter().find(|tag| tag.0 == name).map(|tag| tag.1.clone());
+    let published_value = |name: &str| value_of(&published, name);
+    match published.iter().position(|(name, _)| name == "v") {
+        Some(0) if published[0].1 == "DKIM1" => {}
         None => {}
         _ => {
             return Some(format!(
-                "Its v= is not DKIM1, or not the first of its tags, so verifiers ignore it. {PUBLISH_AS_SHOWN}"
+                "Its v= tag is not DKIM1, or not the first tag, so verifiers ignore it. {PUBLISH_AS_SHOWN}"
             ));
         }
     }
-    let (expected, key) = (is(&ours, "p").unwrap_or_default(), theirs_is("p").unwrap_or_default());
-    let lists = |name: &str, one_of: &[&str]| {
-        let is_one = |word: &str| one_of.iter().any(|known| known.eq_ignore_ascii_case(word.trim()));
-        theirs_is(name).is_none_or(|list| list.split(':').any(is_one))
+    let (expected, key) = (value_of(&wanted, "p").unwrap_or_default(), published_value("p").unwrap_or_default());
+    let allows = |name: &str, values: &[&str]| {
+        let is_one = |item: &str| values.iter().any(|value| value.eq_ignore_ascii_case(item.trim()));
+        published_value(name).is_none_or(|list| list.split(':').any(is_one))
     };
     let why = if key.is_empty() {
-        "The record has no key in p=, which means that the key is withdrawn. Publish the value as shown here."
+        "The record has no key in p=, which means that the key is revoked. Publish the value as shown here."
     } else if key != expected && expected.starts_with(&key) {
         "The key is cut off. A string in a TXT record holds at most 255 characters: publish the value as several strings, \
          \"…\" \"…\", in one record."
-    } else if key != expected || theirs_is("k").unwrap_or_else(|| "rsa".into()) != is(&ours, "k").unwrap_or_default() {
+    } else if key != expected
+        || published_value("k").unwrap_or_else(|| "rsa".into()) != value_of(&wanted, "k").unwrap_or_default()
+    {
         "The record contains another key. Replace it with the value as shown here."
-    } else if !lists("h", &["sha256"]) || !lists("s", &["*", "email"]) {
+    } else if !allows("h", &["sha256"]) || !allows("s", &["*", "email"]) {
         "Its h= or s= tag prevents the key from being used for email with SHA-256: remove these tags."
-    } else if theirs_is("t").is_some_and(|flags| flags.split(':').any(|flag| flag.trim() == "y")) {
-        "It has t=y, which means that the domain is only testing: receivers treat its messages as not signed. Remove \
-         t=y."
+    } else if published_value("t").is_some_and(|flags| flags.split(':').any(|flag| flag.trim() == "y")) {
+        "It has t=y, which means that the domain only tests DKIM: receivers treat its messages as unsigned. Remove t=y."
     } else {
         return None;
     };
@@ -69,7 +71,7 @@ fn tags(text: &str) -> Result<Vec<(String, String)>, String> {
         if !is_name {
             return Err(format!("`{}` is not a valid tag name", shortened(name)));
         }
-        if tags.iter().any(|(known, _)| known == name) {
+        if tags.iter().any(|(other, _)| other == name) {
             return Err(format!("there is more than one {name}="));
         }
         tags.push((name.to_owned(), value.split_whitespace().collect()));

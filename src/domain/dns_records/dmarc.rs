@@ -9,16 +9,17 @@ pub struct Dmarc {
     pub policy: DmarcPolicy,
     /// The policy for its subdomains.
     pub subdomain_policy: DmarcPolicy,
-    /// Which alignments must be strict.
+    /// The alignments that must be strict.
     pub strict: Strict,
 }
 
-/// Which domains must equal the sender's, and not only belong to the same organisation.
+/// The alignments that are strict: the domain must equal the sender's domain, not only have the same organisational
+/// domain.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Strict {
-    /// The signing domain: `adkim=s`.
+    /// DKIM alignment is strict (`adkim=s`).
     pub dkim: bool,
-    /// The return path's domain: `aspf=s`.
+    /// SPF alignment is strict (`aspf=s`).
     pub spf: bool,
 }
 
@@ -29,15 +30,15 @@ pub fn is_dmarc(record: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(';'))
 }
 
-/// Returns whether a TXT record was meant to be a DMARC record but is malformed.
-pub fn resembles(record: &str) -> bool {
+/// Returns whether a TXT record looks like a DMARC record but is malformed.
+pub fn is_malformed(record: &str) -> bool {
     let start: String = record.chars().filter(|c| !c.is_whitespace() && *c != '"').take(8).collect();
     start.eq_ignore_ascii_case("v=DMARC1") && !is_dmarc(record)
 }
 
-/// Parses a record for which [`is_dmarc`] is true, and returns it with its first fault. A returned record applies even
-/// if it has a fault; if none is returned, receivers ignore the record.
-pub fn read(record: &str) -> (Option<Dmarc>, Option<String>) {
+/// Parses a record for which [`is_dmarc`] is true. Returns the record, and its first fault. A returned record applies
+/// even if it has a fault; if no record is returned, receivers ignore it.
+pub fn parse(record: &str) -> (Option<Dmarc>, Option<String>) {
     let mut fault = None;
     let mut note = |why: String| fault = fault.take().or(Some(why));
     let mut tags: Vec<(String, &str)> = Vec::new();
@@ -55,7 +56,7 @@ pub fn read(record: &str) -> (Option<Dmarc>, Option<String>) {
         }
     }
     let tag = |wanted: &str| tags.iter().find(|(name, _)| name == wanted).map(|(_, value)| *value);
-    let is_reported = tag("rua").is_some_and(|uris| uris.split(',').any(is_report_address));
+    let has_report_address = tag("rua").is_some_and(|uris| uris.split(',').any(is_report_address));
     let mut policy = |name: &str| match tag(name).map(|word| (word, word.parse().ok())) {
         Some((word, None)) => {
             note(format!("its {name}={word} is not none, quarantine or reject, or a semicolon is missing"));
@@ -64,9 +65,9 @@ pub fn read(record: &str) -> (Option<Dmarc>, Option<String>) {
         Some((_, policy)) => Ok(policy),
         None => Ok(None),
     };
-    let (own, below): (Result<Option<DmarcPolicy>, ()>, _) = (policy("p"), policy("sp"));
+    let (own, for_subdomains): (Result<Option<DmarcPolicy>, ()>, _) = (policy("p"), policy("sp"));
     if own == Ok(None) {
-        note("it has no p=, which tells receivers what to do".into());
+        note("it has no p= tag with the policy".into());
     }
     let mut is_strict = |name: &str| match tag(name) {
         Some(mode) if mode.eq_ignore_ascii_case("s") => true,
@@ -77,13 +78,15 @@ pub fn read(record: &str) -> (Option<Dmarc>, Option<String>) {
         _ => false,
     };
     let strict = Strict { dkim: is_strict("adkim"), spf: is_strict("aspf") };
-    if let Some(share) = tag("pct").filter(|share| !share.parse().is_ok_and(|share: u8| share <= 100)) {
-        note(format!("its pct={share} is not a number from 0 to 100, so the policy applies to all messages"));
+    if let Some(percent) = tag("pct").filter(|percent| !percent.parse().is_ok_and(|percent: u8| percent <= 100)) {
+        note(format!("its pct={percent} is not a number from 0 to 100, so the policy applies to all messages"));
     }
-    let record = match (own, below) {
-        (Ok(Some(policy)), Ok(below)) => Some(Dmarc { policy, subdomain_policy: below.unwrap_or(policy), strict }),
-        // With a report address, receivers act as if there were p=none (§6.6.3).
-        _ if is_reported => Some(Dmarc { policy: DmarcPolicy::None, subdomain_policy: DmarcPolicy::None, strict }),
+    let record = match (own, for_subdomains) {
+        (Ok(Some(policy)), Ok(other)) => Some(Dmarc { policy, subdomain_policy: other.unwrap_or(policy), strict }),
+        // If there is a report address, receivers apply p=none (§6.6.3).
+        _ if has_report_address => {
+            Some(Dmarc { policy: DmarcPolicy::None, subdomain_policy: DmarcPolicy::None, strict })
+        }
         _ => None,
     };
     (record, fault)

@@ -1,4 +1,4 @@
-//! Compares DNS answers with the expected records, as receivers would, and says how to fix them.
+//! Compares published DNS records with the expected ones, as receivers would, and describes how to fix them.
 
 use std::net::IpAddr;
 
@@ -6,28 +6,28 @@ use super::dmarc::{self, Dmarc};
 use super::spf::{SpfResult, is_spf, parse};
 use super::{Finding, Purpose, Record, RecordStatus, dkim_record};
 
-/// A DNS answer: the records at the first name that has such a record, empty if there is none, or why there is no
-/// answer. An MX is `preference host`.
+/// The result of a DNS query: the records at the first name that has such a record (empty if there are none), or the
+/// reason why the query failed. An MX record has the form `preference host`.
 pub type Answer = Result<Vec<String>, String>;
 
-/// The results of further queries besides the record itself.
+/// The results of further queries that judging a record needs.
 #[derive(Debug, Default)]
 pub enum Evidence {
     /// No further queries were needed.
     #[default]
     None,
-    /// The evaluation of the only SPF record.
+    /// The evaluation of the SPF record, if there is exactly one.
     Spf(SpfEvidence),
-    /// Where each mail exchanger leads, in the order of the answer.
-    Hosts(Vec<Host>),
+    /// The target of each mail exchanger, in the order of the records.
+    Exchangers(Vec<MxTarget>),
 }
 
-/// The result of an SPF record for receivers.
+/// How receivers evaluate an SPF record.
 #[derive(Debug)]
 pub enum SpfEvidence {
-    /// The sending addresses are unknown, for this reason.
+    /// The sending addresses cannot be determined, for this reason.
     NoAddress(String),
-    /// It was evaluated.
+    /// The record was evaluated.
     Evaluated {
         /// The sending address with the worst result.
         address: IpAddr,
@@ -35,34 +35,34 @@ pub enum SpfEvidence {
         result: SpfResult,
         /// The reason for that result.
         reason: String,
-        /// The result for an address unrelated to the domain, and its reason.
-        stranger: (SpfResult, String),
-        /// A record that was tested and passes.
+        /// The result for an address that is unrelated to the domain, and its reason.
+        unrelated: (SpfResult, String),
+        /// A replacement record that was tested and passes.
         repair: Option<String>,
     },
 }
 
-/// Where a mail exchanger leads.
+/// The addresses of a mail exchanger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Host {
-    /// Only to our addresses.
-    Here,
-    /// To other addresses too.
-    Elsewhere,
-    /// Nowhere: it has no address.
-    Nowhere,
-    /// The DNS did not answer.
+pub enum MxTarget {
+    /// It has only addresses of this server.
+    ThisServer,
+    /// It has other addresses.
+    OtherServer,
+    /// It has no address.
+    NoAddress,
+    /// The DNS query failed.
     Unanswered,
 }
 
-/// Returns the finding for a record. `at` is the name that was queried last.
+/// Returns the finding for a record. `at` is the last name that was queried.
 pub fn judge(record: Record, at: &str, answer: Answer, evidence: &Evidence) -> Finding {
     let values = match answer {
         Ok(values) => values,
         Err(why) => return unanswered(record, at, &why),
     };
     let (mut found, others): (Vec<String>, Vec<String>) =
-        values.into_iter().partition(|value| is_meant(record.purpose, value));
+        values.into_iter().partition(|value| has_purpose(record.purpose, value));
     let mut judged = match record.purpose {
         Purpose::Dkim => dkim(&record, &found),
         Purpose::Spf | Purpose::ReturnPathSpf | Purpose::HeloSpf => spf(&record, &found, evidence),
@@ -70,11 +70,11 @@ pub fn judge(record: Record, at: &str, answer: Answer, evidence: &Evidence) -> F
         Purpose::ReturnPath => exchanger(&record, &found, evidence),
     };
     if found.is_empty()
-        && let Some(near) = others.iter().find(|value| resembles(record.purpose, value))
+        && let Some(near) = others.iter().find(|value| is_malformed(record.purpose, value))
     {
-        let begin = if record.purpose == Purpose::Dmarc { "v=DMARC1;" } else { "v=spf1 " };
+        let start = if record.purpose == Purpose::Dmarc { "v=DMARC1;" } else { "v=spf1 " };
         judged = Judged::wrong(format!(
-            "Receivers do not recognise it: it must begin with exactly `{begin}`, without quotation marks, and the tags of a DMARC \
+            "Receivers do not recognise it: it must begin with exactly `{start}`, without quotation marks, and the tags of a DMARC \
              record are separated by semicolons."
         ));
         found.push(near.clone());
@@ -91,12 +91,15 @@ pub fn judge(record: Record, at: &str, answer: Answer, evidence: &Evidence) -> F
 }
 
 fn unanswered(record: Record, at: &str, why: &str) -> Finding {
-    let fix = format!("The DNS did not answer for {at} ({why}). The last known state applies; check again later.");
+    let fix = format!(
+        "The DNS query for {at} failed ({why}). The result of the last successful check still applies; check again later."
+    );
     record.found(RecordStatus::Unanswered, Vec::new(), Some(fix))
 }
 
-/// Returns whether a record at the name has this purpose: others, such as proofs of ownership, are ignored.
-pub fn is_meant(purpose: Purpose, value: &str) -> bool {
+/// Returns whether a published record has this purpose. Other records at the name, such as proofs of ownership, are
+/// ignored.
+pub fn has_purpose(purpose: Purpose, value: &str) -> bool {
     match purpose {
         Purpose::Spf | Purpose::ReturnPathSpf | Purpose::HeloSpf => is_spf(value),
         Purpose::Dmarc => dmarc::is_dmarc(value),
@@ -104,15 +107,15 @@ pub fn is_meant(purpose: Purpose, value: &str) -> bool {
     }
 }
 
-/// Returns whether a record was meant for this purpose but is malformed.
-fn resembles(purpose: Purpose, value: &str) -> bool {
+/// Returns whether a record looks like one for this purpose but is malformed.
+fn is_malformed(purpose: Purpose, value: &str) -> bool {
     match purpose {
         Purpose::Spf | Purpose::ReturnPathSpf | Purpose::HeloSpf => {
             let bare = value.trim_matches(|c: char| c == '"' || c.is_whitespace());
-            let rest = bare.get(..6).filter(|begin| begin.eq_ignore_ascii_case("v=spf1")).map(|_| &bare[6..]);
+            let rest = bare.get(..6).filter(|start| start.eq_ignore_ascii_case("v=spf1")).map(|_| &bare[6..]);
             rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_alphanumeric()))
         }
-        Purpose::Dmarc => dmarc::resembles(value),
+        Purpose::Dmarc => dmarc::is_malformed(value),
         Purpose::Dkim | Purpose::ReturnPath => false,
     }
 }
@@ -175,31 +178,31 @@ fn spf(record: &Record, found: &[String], evidence: &Evidence) -> Judged {
 }
 
 fn evaluated(evidence: &SpfEvidence) -> Judged {
-    let (address, result, reason, stranger, repair) = match evidence {
+    let (address, result, reason, unrelated, repair) = match evidence {
         SpfEvidence::NoAddress(why) => {
             return Judged::wrong(format!(
                 "The addresses that messages are sent from are unknown: {why}. Publish an A record for the hostname, or set \
                  `domains.spf` to the terms of this installation."
             ));
         }
-        SpfEvidence::Evaluated { address, result, reason, stranger, repair } => {
-            (address, result, reason, stranger, repair)
+        SpfEvidence::Evaluated { address, result, reason, unrelated, repair } => {
+            (address, result, reason, unrelated, repair)
         }
     };
     match result {
-        SpfResult::Pass => Judged::ok_but(match stranger {
+        SpfResult::Pass => Judged::ok_but(match unrelated {
             (SpfResult::Pass, why) => {
-                Some(format!("It lets every address send in the domain's name ({why}): end it with ~all or -all."))
+                Some(format!("It lets every address send for the domain ({why}): end it with ~all or -all."))
             }
             (SpfResult::PermError, why) => {
-                Some(format!("For addresses of later terms it is a permanent error: {why}."))
+                Some(format!("For addresses that reach its later terms, it is a permanent error: {why}."))
             }
             _ => None,
         }),
         SpfResult::TempError => Judged { status: RecordStatus::Unanswered, ..Judged::wrong(reason) },
         _ => {
             let advice = match repair {
-                Some(record) => format!(" Make it: {record}"),
+                Some(record) => format!(" Replace it with: {record}"),
                 None => " Remove terms until this server passes: each include, a, mx and redirect costs a lookup, ip4 and ip6 \
                          cost none."
                     .to_owned(),
@@ -212,9 +215,9 @@ fn evaluated(evidence: &SpfEvidence) -> Judged {
 fn dmarc(record: &Record, at: &str, found: &[String]) -> Judged {
     match found {
         [] => Judged::missing(record),
-        [only] => match dmarc::read(only) {
-            (Some(read), None) => Judged::ok_but(strict(record, at, read)),
-            (Some(_), Some(why)) => Judged::wrong(format!("Receivers ignore part of it: {why}. Correct that.")),
+        [only] => match dmarc::parse(only) {
+            (Some(dmarc), None) => Judged::ok_but(strict(record, at, dmarc)),
+            (Some(_), Some(why)) => Judged::wrong(format!("Receivers ignore part of it: {why}. Fix that.")),
             (None, why) => Judged::wrong(format!(
                 "Receivers ignore it: {}. A valid record is v=DMARC1; p=none, or with p=quarantine or p=reject.",
                 why.unwrap_or_default()
@@ -227,13 +230,13 @@ fn dmarc(record: &Record, at: &str, found: &[String]) -> Judged {
     }
 }
 
-/// Describes what strict alignment means for messages that the domain's keys sign.
-fn strict(record: &Record, at: &str, read: Dmarc) -> Option<String> {
+/// Returns a warning about strict alignment, if the record requires it.
+fn strict(record: &Record, at: &str, dmarc: Dmarc) -> Option<String> {
     let domain = record.name.strip_prefix("_dmarc.").unwrap_or(&record.name);
-    let dkim = "a message from a domain below it that is not registered itself is signed with d=";
-    match (read.strict.dkim, read.strict.spf) {
+    let dkim = "a message from a subdomain that is not registered is signed with d=";
+    match (dmarc.strict.dkim, dmarc.strict.spf) {
         (true, _) if at == record.name => {
-            Some(format!("adkim=s: {dkim}{domain}, and DMARC does not count that. Register each domain that sends."))
+            Some(format!("adkim=s: {dkim}{domain}, which does not count for DMARC. Register each domain that sends."))
         }
         (_, true) => Some(format!("aspf=s: SPF counts for DMARC only if bounces go to {domain} itself.")),
         _ => None,
@@ -245,35 +248,34 @@ fn exchanger(record: &Record, found: &[String], evidence: &Evidence) -> Judged {
         let host = value.split_whitespace().last().unwrap_or_default();
         host.trim_end_matches('.').to_ascii_lowercase()
     };
-    let ours = host(&record.value);
-    let Evidence::Hosts(hosts) = evidence else { return Judged::missing(record) };
-    let led: Vec<(String, Host)> = found.iter().map(|value| host(value)).zip(hosts.iter().copied()).collect();
-    if led.is_empty() {
+    let own = host(&record.value);
+    let Evidence::Exchangers(targets) = evidence else { return Judged::missing(record) };
+    let exchangers: Vec<(String, MxTarget)> =
+        found.iter().map(|value| host(value)).zip(targets.iter().copied()).collect();
+    if exchangers.is_empty() {
         return Judged::missing(record);
     }
-    if let Some((nowhere, _)) = led.iter().find(|(_, to)| *to == Host::Nowhere) {
-        return Judged::wrong(format!(
-            "{nowhere} has no address, so bounces do not arrive: publish an A record for it."
-        ));
+    if let Some((name, _)) = exchangers.iter().find(|(_, target)| *target == MxTarget::NoAddress) {
+        return Judged::wrong(format!("{name} has no address, so bounces do not arrive: publish an A record for it."));
     }
-    if led.iter().any(|(name, to)| *to == Host::Unanswered && *name != ours) {
-        return Judged { status: RecordStatus::Unanswered, ..Judged::wrong("the address of its host") };
+    if exchangers.iter().any(|(name, target)| *target == MxTarget::Unanswered && *name != own) {
+        return Judged { status: RecordStatus::Unanswered, ..Judged::wrong("the address of a mail exchanger") };
     }
-    if led.iter().all(|(name, to)| *to == Host::Here || *name == ours) {
+    if exchangers.iter().all(|(name, target)| *target == MxTarget::ThisServer || *name == own) {
         return Judged::OK;
     }
     Judged::wrong(format!(
-        "Some bounces go elsewhere: make {ours} the only mail exchanger of {}, or choose another domain in \
+        "Some bounces go to other servers: make {own} the only mail exchanger of {}, or choose another domain in \
          `return_path.domain`.",
         record.name
     ))
 }
 
-/// Returns the DMARC record that applies, as far as it could be parsed, and whether it is a parent's.
+/// Returns the DMARC record that applies, if it can be parsed, and whether it is the record of a parent domain.
 pub(super) fn applying(found: &Finding) -> Option<(Dmarc, bool)> {
     let [only] = found.found.as_slice() else { return None };
-    // A parent's record has a suffix with its name.
+    // `judge` appends the name of a parent domain to its record.
     let (value, is_parents) = only.rsplit_once(" (at ").map_or((only.as_str(), false), |(value, _)| (value, true));
-    let read = dmarc::is_dmarc(value).then(|| dmarc::read(value).0)??;
-    Some((read, is_parents))
+    let dmarc = dmarc::is_dmarc(value).then(|| dmarc::parse(value).0)??;
+    Some((dmarc, is_parents))
 }

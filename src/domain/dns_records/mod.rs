@@ -1,8 +1,8 @@
-//! The DNS records that authenticate a domain's messages, and the checks of what is published. Pure.
+//! The DNS records that authenticate a domain's messages, and the checks of the published records. Pure.
 //!
-//! Records: DKIM keys (RFC 6376 §3.6.1), SPF of the domain and of the return path (RFC 7208), DMARC (RFC 7489) and the
-//! return path's MX. [`judge`] compares what was found with what is expected and says how to fix it; [`Verdict`] is the
-//! result for the domain as a whole.
+//! The records are DKIM keys (RFC 6376 §3.6.1), SPF of the domain and of the return path (RFC 7208), DMARC (RFC 7489)
+//! and the return path's MX. [`judge`] compares the published records with the expected ones and describes how to fix
+//! them; [`Verdict`] is the result for the whole domain.
 
 mod dkim_record;
 mod dmarc;
@@ -20,20 +20,20 @@ use serde::{Deserialize, Serialize};
 use super::dkim::{self, Algorithm, KeyState};
 
 pub use dmarc::Strict;
-pub use judge::{Answer, Evidence, Host, SpfEvidence, is_meant, judge};
+pub use judge::{Answer, Evidence, MxTarget, SpfEvidence, has_purpose, judge};
 
-/// The parts of the configuration that records depend on.
+/// The configuration that a domain's records depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Terms {
-    /// The name of this machine, or an address literal.
+pub struct DnsSettings {
+    /// This machine's host name, or an address literal.
     pub hostname: String,
-    /// The SPF terms of this installation, such as `a:mail.example.net`; separated by spaces.
+    /// The SPF terms of this installation, separated by spaces, such as `a:mail.example.net`.
     pub spf: String,
-    /// The domain that bounces go to, if it is not the sender's own.
+    /// The domain that bounces are sent to; `None` if it is the sender's own domain.
     pub return_path: Option<String>,
-    /// Which keys sign.
+    /// The algorithms of the keys that sign.
     pub algorithms: Vec<Algorithm>,
-    /// Whether some messages go to recipients' servers without a relay, which then see the hostname.
+    /// Whether some messages are sent directly to recipients' servers, which then see the hostname.
     pub is_direct: bool,
 }
 
@@ -42,9 +42,9 @@ pub struct Terms {
 #[serde(rename_all = "UPPERCASE")]
 #[schema(as = DnsRecordType)]
 pub enum RecordType {
-    /// Text.
+    /// A TXT record.
     Txt,
-    /// A mail exchanger: preference and host.
+    /// An MX record: preference and host.
     Mx,
 }
 
@@ -53,17 +53,17 @@ pub enum RecordType {
 #[serde(rename_all = "snake_case")]
 #[schema(as = DnsRecordPurpose)]
 pub enum Purpose {
-    /// The public key of a DKIM key that signs, or will.
+    /// Publishes the public key of a DKIM key that signs, or will sign.
     Dkim,
-    /// Which servers may send for the domain.
+    /// Lists the servers that may send for the domain.
     Spf,
-    /// What receivers do with messages that fail authentication.
+    /// Tells receivers how to treat messages that fail authentication.
     Dmarc,
-    /// Where bounces go.
+    /// Names the server that receives bounces.
     ReturnPath,
-    /// Which servers may send for the domain that bounces go to.
+    /// Lists the servers that may send with the return path's domain.
     ReturnPathSpf,
-    /// Which servers may use the hostname in EHLO, which receivers check if the return path is empty.
+    /// Lists the servers that may use the hostname in EHLO. Receivers check it if the return path is empty.
     HeloSpf,
 }
 
@@ -78,79 +78,88 @@ pub enum RecordStatus {
     Ok,
     /// Not published.
     Missing,
-    /// A different record is published, or several.
+    /// A different record is published, or several records are.
     Wrong,
-    /// The DNS did not answer.
+    /// The DNS query failed.
     Unanswered,
 }
 
 /// A record to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Its type.
+    /// The record's type.
     pub kind: RecordType,
-    /// Its name.
+    /// The record's name.
     pub name: String,
-    /// Its value.
+    /// The record's value.
     pub value: String,
-    /// Its purpose.
+    /// The record's purpose.
     pub purpose: Purpose,
 }
 
-/// A record, and what the DNS has in its place.
+/// A record to publish, and the result of its last check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[schema(as = DnsRecord)]
 pub struct Finding {
-    /// Its type.
+    /// The record's type.
     #[serde(rename = "type")]
+    #[schema(example = "TXT")]
     pub kind: RecordType,
     /// The name to publish it at.
     #[schema(example = "pr-k7xq2m9a-rsa._domainkey.acme.test")]
     pub name: String,
-    /// The value to publish. More than 255 characters are published as several strings.
+    /// The value to publish. Split a value of more than 255 characters into several strings.
     #[schema(example = "v=DKIM1; k=rsa; p=MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8A…")]
     pub value: String,
-    /// Its purpose.
+    /// The record's purpose.
+    #[schema(example = "dkim")]
     pub purpose: Purpose,
     /// The result of the last check.
+    #[schema(example = "wrong")]
     pub status: RecordStatus,
-    /// The records found in its place.
+    /// The records that the last check found at the name.
+    #[schema(example = json!(["v=DKIM1; k=rsa; p="]))]
     pub found: Vec<String>,
-    /// How to fix it; null if nothing is wrong.
+    /// How to fix the record; null if nothing is wrong.
+    #[schema(
+        example = "The record has no key in p=, which means that the key is revoked. Publish the value as shown here."
+    )]
     pub mend: Option<String>,
-    /// A probable mistake in a record that receivers accept.
+    /// A probable mistake in a record that receivers accept; null if there is none.
+    #[schema(example = "aspf=s: SPF counts for DMARC only if bounces go to acme.test itself.")]
     #[serde(default)]
     pub warning: Option<String>,
 }
 
-/// A key's record.
+/// A DKIM key and its record.
 #[derive(Debug, Clone)]
 pub struct PublishedKey {
-    /// Its selector.
+    /// The key's selector.
     pub selector: String,
-    /// Its algorithm.
+    /// The key's algorithm.
     pub algorithm: Algorithm,
-    /// Its state.
+    /// The key's state.
     pub state: KeyState,
-    /// Its public key.
+    /// The public key.
     pub public: Vec<u8>,
 }
 
 impl PublishedKey {
-    /// Returns the name of its record.
+    /// Returns the name of the key's record.
     pub fn name(&self, domain: &str) -> String {
         format!("{}._domainkey.{domain}", self.selector)
     }
 
-    /// Returns whether its record counts for the domain's verification: the key signs with this configuration, or would
-    /// if none does.
-    fn verifies(&self, terms: &Terms) -> bool {
-        self.state == KeyState::Active && self.is_in_use(terms)
+    /// Returns whether the key's record is required for the domain's verification: the key is active, and the
+    /// configuration selects its algorithm, or no algorithm at all.
+    fn is_required(&self, settings: &DnsSettings) -> bool {
+        self.state == KeyState::Active && self.is_in_use(settings)
     }
 
-    /// Returns whether it signs with this configuration, or will, or would if none does.
-    pub fn is_in_use(&self, terms: &Terms) -> bool {
-        let is_chosen = terms.algorithms.is_empty() || terms.algorithms.contains(&self.algorithm);
+    /// Returns whether the key signs or will sign: it is not retiring, and the configuration selects its algorithm, or
+    /// no algorithm at all.
+    pub fn is_in_use(&self, settings: &DnsSettings) -> bool {
+        let is_chosen = settings.algorithms.is_empty() || settings.algorithms.contains(&self.algorithm);
         self.state != KeyState::Retiring && is_chosen
     }
 }
@@ -159,16 +168,16 @@ impl PublishedKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DmarcPolicy {
-    /// Deliver them, and report.
+    /// Deliver the messages, and report them.
     None,
-    /// Treat them as suspicious.
+    /// Treat the messages as suspicious.
     Quarantine,
-    /// Refuse them.
+    /// Refuse the messages.
     Reject,
 }
 
 impl DmarcPolicy {
-    /// Returns the word in SQL, JSON and the record.
+    /// Returns the policy's name in SQL, JSON and the record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -195,18 +204,18 @@ impl FromStr for DmarcPolicy {
     }
 }
 
-/// Returns every record that `domain` needs, its keys' first.
-pub fn records(terms: &Terms, domain: &str, keys: &[PublishedKey]) -> Vec<Record> {
+/// Returns every record that `domain` needs, the records of its keys first.
+pub fn records(settings: &DnsSettings, domain: &str, keys: &[PublishedKey]) -> Vec<Record> {
     let txt = |name: String, value: String, purpose| Record { kind: RecordType::Txt, name, value, purpose };
-    let spf = || format!("v=spf1 {} ~all", terms.spf);
+    let spf = || format!("v=spf1 {} ~all", settings.spf);
     let mut records: Vec<Record> =
         keys.iter().map(|key| txt(key.name(domain), dkim::record(key.algorithm, &key.public), Purpose::Dkim)).collect();
     records.push(txt(domain.to_owned(), spf(), Purpose::Spf));
     records.push(txt(format!("_dmarc.{domain}"), "v=DMARC1; p=none".into(), Purpose::Dmarc));
-    if let Some(return_path) = &terms.return_path {
-        // A mail exchanger is a name; an address literal cannot be one.
-        if !terms.hostname.starts_with('[') {
-            let value = format!("10 {}.", terms.hostname.trim_end_matches('.'));
+    if let Some(return_path) = &settings.return_path {
+        // A mail exchanger must be a host name; an address literal is none.
+        if !settings.hostname.starts_with('[') {
+            let value = format!("10 {}.", settings.hostname.trim_end_matches('.'));
             let name = return_path.clone();
             records.push(Record { kind: RecordType::Mx, name, value, purpose: Purpose::ReturnPath });
         }
@@ -214,18 +223,18 @@ pub fn records(terms: &Terms, domain: &str, keys: &[PublishedKey]) -> Vec<Record
             records.push(txt(return_path.clone(), spf(), Purpose::ReturnPathSpf));
         }
     }
-    let is_named = |name: &str| domain == name || terms.return_path.as_deref() == Some(name);
-    let hostname = terms.hostname.trim_end_matches('.');
-    // An address literal or a single label cannot have a record.
-    if terms.is_direct && hostname.contains('.') && !hostname.starts_with('[') && !is_named(hostname) {
+    let is_named = |name: &str| domain == name || settings.return_path.as_deref() == Some(name);
+    let hostname = settings.hostname.trim_end_matches('.');
+    // An address literal or a single-label name cannot have a record.
+    if settings.is_direct && hostname.contains('.') && !hostname.starts_with('[') && !is_named(hostname) {
         records.push(txt(hostname.to_owned(), "v=spf1 a -all".into(), Purpose::HeloSpf));
     }
     records
 }
 
 impl Record {
-    /// Returns the names to query in order, until one has such a record: a DMARC policy may be at the organisational
-    /// domain (RFC 7489 §6.6.3), but not at domains between.
+    /// Returns the names to query in order, until one of them has such a record. A DMARC policy may be at the domain
+    /// itself or at its organisational domain, but not at a domain between them (RFC 7489 §6.6.3).
     pub fn names(&self) -> Vec<String> {
         let organisation = || {
             let domain = self.name.strip_prefix("_dmarc.")?;
@@ -237,16 +246,16 @@ impl Record {
         }
     }
 
-    /// Returns the finding before the first check.
+    /// Returns the finding of a record that has not been checked yet.
     pub fn unchecked(self) -> Finding {
         self.found(RecordStatus::Unchecked, Vec::new(), None)
     }
 
     fn found(self, status: RecordStatus, mut found: Vec<String>, fix: Option<String>) -> Finding {
         let Self { kind, name, value, purpose } = self;
-        found.truncate(MOST_FOUND);
+        found.truncate(MAX_FOUND);
         for value in &mut found {
-            if let Some((end, _)) = value.char_indices().nth(LONGEST_FOUND) {
+            if let Some((end, _)) = value.char_indices().nth(MAX_FOUND_CHARS) {
                 value.truncate(end);
             }
         }
@@ -254,55 +263,55 @@ impl Record {
     }
 }
 
-/// How many found records are kept.
-const MOST_FOUND: usize = 10;
-/// How many characters of each are kept.
-const LONGEST_FOUND: usize = 1_000;
+/// The maximum number of found records in a finding.
+const MAX_FOUND: usize = 10;
+/// The maximum length of a found record in a finding, in characters.
+const MAX_FOUND_CHARS: usize = 1_000;
 
 /// Returns the records to publish, each with the result of the last check.
 pub fn with_findings(records: Vec<Record>, findings: &[Finding]) -> Vec<Finding> {
-    let finding_of = |record: Record| {
-        let same = |found: &&Finding| {
+    let with_finding = |record: Record| {
+        let is_same = |found: &&Finding| {
             (found.kind, &found.name, &found.value) == (record.kind, &record.name, &record.value)
                 && found.purpose == record.purpose
         };
-        findings.iter().find(same).cloned().unwrap_or_else(|| record.unchecked())
+        findings.iter().find(is_same).cloned().unwrap_or_else(|| record.unchecked())
     };
-    records.into_iter().map(finding_of).collect()
+    records.into_iter().map(with_finding).collect()
 }
 
 /// The interval between checks of a verified domain.
-const SETTLED: TimeDelta = TimeDelta::hours(6);
+const CHECK_INTERVAL: TimeDelta = TimeDelta::hours(6);
 /// The interval between checks of a domain with a missing record.
-pub const UNSETTLED: TimeDelta = TimeDelta::minutes(5);
-/// How long the record of a retired key must stay published.
-pub const RETIRING: TimeDelta = TimeDelta::days(7);
+pub const PENDING_CHECK_INTERVAL: TimeDelta = TimeDelta::minutes(5);
+/// How long the record of a retiring key must stay published.
+pub const RETIREMENT: TimeDelta = TimeDelta::days(7);
 
-/// The result of a check for a domain.
+/// The result of a check of a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     /// The finding of each record.
     pub findings: Vec<Finding>,
-    /// The selectors of the pending keys whose records are published, so that they may sign.
-    pub seen: Vec<String>,
-    /// Whether the records of all signing keys are published; `None` if the DNS did not answer.
+    /// The selectors of the pending keys whose records are published: these keys may sign.
+    pub published: Vec<String>,
+    /// Whether the records of all signing keys are published; `None` if a query failed.
     pub is_verified: Option<bool>,
-    /// The DMARC policy that applies, if any; the outer `None` if the DNS did not answer.
+    /// The DMARC policy that applies, if any; the outer `Option` is `None` if the query failed.
     pub dmarc: Option<Option<DmarcPolicy>>,
-    /// Which alignments that policy requires to be strict.
+    /// The alignments that this policy requires to be strict.
     pub strict: Strict,
 }
 
 impl Verdict {
     /// Derives the result from the findings.
-    pub fn new(terms: &Terms, domain: &str, keys: &[PublishedKey], findings: Vec<Finding>) -> Self {
+    pub fn new(settings: &DnsSettings, domain: &str, keys: &[PublishedKey], findings: Vec<Finding>) -> Self {
         let status = |key: &PublishedKey| {
             let name = key.name(domain);
             findings.iter().find(|found| found.name == name).map_or(RecordStatus::Unchecked, |found| found.status)
         };
         let pending = keys.iter().filter(|key| key.state == KeyState::Pending);
-        let seen = pending.filter(|key| status(key) == RecordStatus::Ok).map(|key| key.selector.clone()).collect();
-        let signing: Vec<RecordStatus> = keys.iter().filter(|key| key.verifies(terms)).map(status).collect();
+        let published = pending.filter(|key| status(key) == RecordStatus::Ok).map(|key| key.selector.clone()).collect();
+        let signing: Vec<RecordStatus> = keys.iter().filter(|key| key.is_required(settings)).map(status).collect();
         let is_verified = if signing.iter().any(|s| matches!(s, RecordStatus::Missing | RecordStatus::Wrong)) {
             Some(false)
         } else if signing.contains(&RecordStatus::Unanswered) {
@@ -315,22 +324,23 @@ impl Verdict {
             RecordStatus::Unanswered | RecordStatus::Unchecked => None,
             _ => Some(judge::applying(found)),
         });
-        let strict = applying.flatten().map_or_else(Strict::default, |(read, _)| read.strict);
-        let policy =
-            |(read, is_parents): (dmarc::Dmarc, bool)| if is_parents { read.subdomain_policy } else { read.policy };
-        Self { findings, seen, is_verified, dmarc: applying.map(|applying| applying.map(policy)), strict }
+        let strict = applying.flatten().map_or_else(Strict::default, |(record, _)| record.strict);
+        let policy = |(record, is_parents): (dmarc::Dmarc, bool)| {
+            if is_parents { record.subdomain_policy } else { record.policy }
+        };
+        Self { findings, published, is_verified, dmarc: applying.map(|applying| applying.map(policy)), strict }
     }
 
-    /// Returns how long to wait before the next check: a short time if a record is still to be published. Keys that
-    /// will not sign do not count.
-    pub fn next_check(&self, terms: &Terms, keys: &[PublishedKey]) -> TimeDelta {
-        let mut pending = keys.iter().filter(|key| key.state == KeyState::Pending && key.is_in_use(terms));
-        let is_settled = pending.all(|key| self.seen.contains(&key.selector));
-        if self.is_verified == Some(true) && is_settled { SETTLED } else { UNSETTLED }
+    /// Returns the time until the next check, which is short if a record is still missing. Ignores keys that will not
+    /// sign.
+    pub fn next_check(&self, settings: &DnsSettings, keys: &[PublishedKey]) -> TimeDelta {
+        let mut pending = keys.iter().filter(|key| key.state == KeyState::Pending && key.is_in_use(settings));
+        let are_published = pending.all(|key| self.published.contains(&key.selector));
+        if self.is_verified == Some(true) && are_published { CHECK_INTERVAL } else { PENDING_CHECK_INTERVAL }
     }
 }
 
-/// How long a domain whose records have vanished still counts as verified, so that a DNS mistake does not stop its
+/// How long a domain whose records are missing still counts as verified, so that a DNS mistake does not stop its
 /// messages.
 const GRACE: TimeDelta = TimeDelta::hours(72);
 
@@ -338,18 +348,19 @@ const GRACE: TimeDelta = TimeDelta::hours(72);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DomainStatus {
-    /// Its keys' records were never found.
+    /// No check has found the records of all signing keys yet.
     Pending,
     /// The last check found the records of all signing keys.
     Verified,
-    /// The last check did not find them, but one less than 72 hours before did: it still counts as verified.
+    /// The last check did not find them, but a check less than 72 hours earlier did. The domain still counts as
+    /// verified.
     Failing,
-    /// Its records have been missing for longer.
+    /// The records have been missing for 72 hours or more.
     Unverified,
 }
 
 impl DomainStatus {
-    /// Derives the status from the last check that the DNS answered and the last one that found all records.
+    /// Derives the status from the times of the last completed check and of the last check that found all records.
     pub fn from_checks(checked_at: Option<DateTime<Utc>>, verified_at: Option<DateTime<Utc>>) -> Self {
         match (checked_at, verified_at) {
             (_, None) => Self::Pending,
@@ -360,25 +371,25 @@ impl DomainStatus {
     }
 
     /// Returns whether the domain counts as verified.
-    pub fn is_good(self) -> bool {
+    pub fn counts_as_verified(self) -> bool {
         matches!(self, Self::Verified | Self::Failing)
     }
 }
 
-/// Returns whether messages from `domain` can be SPF-aligned with a return path at `return_path`: in DMARC's relaxed
-/// mode both have the same organisational domain, in strict mode they are equal.
+/// Returns whether a return path at `return_path` is SPF-aligned with `domain`: in DMARC's relaxed mode both must have
+/// the same organisational domain, in strict mode they must be equal.
 pub fn is_aligned(domain: &str, return_path: &str, strict: Strict) -> bool {
     domain == return_path || (!strict.spf && organisation(domain) == organisation(return_path))
 }
 
-/// Returns the organisational domain (RFC 7489 §3.2): one label below the public suffix, or the domain itself if it is
-/// one.
+/// Returns the organisational domain (RFC 7489 §3.2): the public suffix and one label. For a public suffix, returns the
+/// domain itself.
 pub fn organisation(domain: &str) -> &str {
     psl::domain_str(domain).unwrap_or(domain)
 }
 
-/// Returns a domain and its parents except the top-level domain, the nearest first.
-pub fn lineage(domain: &str) -> Vec<String> {
+/// Returns a domain and its parent domains except the top-level domain, the nearest first.
+pub fn with_parents(domain: &str) -> Vec<String> {
     std::iter::successors(Some(domain), |domain| {
         let (_, parent) = domain.split_once('.')?;
         parent.contains('.').then_some(parent)

@@ -1,8 +1,8 @@
 //! Parses SPF records strictly by RFC 7208 §12: a syntax error makes the whole record a permanent error (§4.6).
 //!
-//! mail-auth parses records more leniently (it skips an unknown mechanism, and reads a part of an IPv4 address over 255
-//! as 255), which is right for a receiver and wrong for checking whether a record is valid. The evaluation is in
-//! `dns/spf.rs`.
+//! mail-auth parses records more leniently: it skips an unknown mechanism, and reads a number over 255 in an IPv4
+//! address as 255. A receiver may do that; a check of whether a record is valid may not. `dns/spf.rs` evaluates
+//! records.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,39 +10,39 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// An SPF record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spf {
-    /// Its mechanisms, in their order.
+    /// The record's mechanisms, in their order.
     pub directives: Vec<Directive>,
-    /// The redirect if none matches.
+    /// The domain whose record applies if no mechanism matches.
     pub redirect: Option<String>,
 }
 
 /// A mechanism with its qualifier.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Directive {
-    /// The text in the record.
+    /// The term as written in the record.
     pub text: String,
-    /// The result if it matches.
+    /// The result if the mechanism matches.
     pub result: SpfResult,
     /// The mechanism.
     pub mechanism: Mechanism,
 }
 
-/// A mechanism. Names may contain macros; `None` means the domain itself.
+/// A mechanism. Its name may contain macros; `None` stands for the record's own domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mechanism {
     /// Every address.
     All,
-    /// Addresses that pass another record.
+    /// Addresses that pass another domain's record.
     Include(String),
     /// A host's addresses, with prefix lengths.
     A(Option<String>, u8, u8),
     /// The addresses of a domain's mail exchangers, with prefix lengths.
     Mx(Option<String>, u8, u8),
-    /// Addresses whose reverse name is in a domain.
+    /// Addresses whose PTR name is in a domain.
     Ptr(Option<String>),
     /// A network.
     Ip(IpAddr, u8),
-    /// Every address, if the name has an address.
+    /// Every address, if the name has an A record.
     Exists(String),
 }
 
@@ -51,13 +51,13 @@ pub enum Mechanism {
 pub enum SpfResult {
     /// The record cannot be evaluated.
     PermError,
-    /// The DNS did not answer.
+    /// A DNS query failed.
     TempError,
     /// The address may not send.
     Fail,
     /// The address probably may not send.
     SoftFail,
-    /// The record does not say.
+    /// The record makes no statement about the address.
     Neutral,
     /// There is no record.
     None,
@@ -79,13 +79,13 @@ impl fmt::Display for SpfResult {
     }
 }
 
-/// Returns whether a TXT record is an SPF record: `v=spf1`, then a space or the end (§4.5).
+/// Returns whether a TXT record is an SPF record: `v=spf1` followed by a space or the end (§4.5).
 pub fn is_spf(record: &str) -> bool {
-    let begins = record.get(..6).is_some_and(|begin| begin.eq_ignore_ascii_case("v=spf1"));
-    begins && record.as_bytes().get(6).is_none_or(|next| *next == b' ')
+    let has_version = record.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("v=spf1"));
+    has_version && record.as_bytes().get(6).is_none_or(|next| *next == b' ')
 }
 
-/// Parses a record for which [`is_spf`] is true; an error names the invalid term and the reason.
+/// Parses a record for which [`is_spf`] is true. The error names the invalid term and the reason.
 pub fn parse(record: &str) -> Result<Spf, String> {
     let mut spf = Spf { directives: Vec::new(), redirect: None };
     let mut has_explanation = false;
@@ -113,7 +113,7 @@ enum Term {
 
 fn term(text: &str) -> Result<Term, String> {
     let name_end = text.bytes().position(|byte| !(byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)));
-    // A modifier is a name that begins with a letter, and `=`.
+    // A modifier is a name that begins with a letter, followed by `=`.
     if let Some(end) = name_end.filter(|end| text.as_bytes()[*end] == b'=' && text.as_bytes()[0].is_ascii_alphabetic())
     {
         let (name, value) = (&text[..end], &text[end + 1..]);
@@ -165,10 +165,10 @@ fn network<A: std::str::FromStr + Into<IpAddr>>(text: &str, longest: u8) -> Resu
 
 /// Parses `[":" domain-spec] [dual-cidr-length]`.
 fn host(rest: &str) -> Result<(Option<String>, u8, u8), String> {
-    // A slash within a macro is a delimiter.
-    let outside =
+    // A slash inside a macro is one of the macro's delimiters.
+    let is_outside_macro =
         |(index, _): &(usize, &str)| rest[..*index].matches("%{").count() == rest[..*index].matches('}').count();
-    let name_end = rest.match_indices('/').find(outside).map_or(rest.len(), |(index, _)| index);
+    let name_end = rest.match_indices('/').find(is_outside_macro).map_or(rest.len(), |(index, _)| index);
     let (name, lengths) = rest.split_at(name_end);
     let name = match name.strip_prefix(':') {
         Some(name) => Some(domain_spec(name)?),
@@ -182,7 +182,7 @@ fn host(rest: &str) -> Result<(Option<String>, u8, u8), String> {
     Ok((name, v4, v6))
 }
 
-/// Parses a prefix length, without leading zeros.
+/// Parses a prefix length, which has no leading zeros.
 fn length(text: &str, longest: u8) -> Result<u8, String> {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     let length = text.parse::<u8>().ok().filter(|length| is_number && *length <= longest);
@@ -232,43 +232,44 @@ fn macro_width(text: &str) -> Option<usize> {
     let letter = *inner.as_bytes().first()?;
     let transformers = inner.get(1..)?.trim_start_matches(|c: char| c.is_ascii_digit());
     let transformers = transformers.strip_prefix(['r', 'R']).unwrap_or(transformers);
-    let is_known = b"slodiphv".contains(&letter.to_ascii_lowercase());
+    let is_letter = b"slodiphv".contains(&letter.to_ascii_lowercase());
     let digits = &inner[1..inner.len() - inner[1..].trim_start_matches(|c: char| c.is_ascii_digit()).len()];
-    let counts = digits.is_empty() || digits.bytes().any(|digit| digit != b'0');
-    (is_known && counts && transformers.bytes().all(|byte| b".-+,/_=".contains(&byte))).then_some(end + 1)
+    let is_count = digits.is_empty() || digits.bytes().any(|digit| digit != b'0');
+    (is_letter && is_count && transformers.bytes().all(|byte| b".-+,/_=".contains(&byte))).then_some(end + 1)
 }
 
-/// Returns candidates to replace a record that does not pass, the smallest change first. `addresses` must pass; `dead`
-/// are domains without an SPF record. The caller evaluates the candidates.
-pub fn repairs(record: &str, wanted: &str, addresses: &[IpAddr], dead: &[String]) -> Vec<String> {
-    let mut kept: Vec<String> = Vec::new();
-    let (mut has_end, mut has_redirect) = (false, false);
-    for (text, term) in record.split_whitespace().skip(1).filter_map(legible) {
-        if has_end {
+/// Returns candidates to replace a record that does not let `addresses` pass, the smallest change first.
+/// `without_record` lists domains that have no SPF record. The caller evaluates the candidates.
+pub fn repairs(record: &str, wanted: &str, addresses: &[IpAddr], without_record: &[String]) -> Vec<String> {
+    let mut new_terms: Vec<String> = Vec::new();
+    let (mut has_all, mut has_redirect) = (false, false);
+    for (text, term) in record.split_whitespace().skip(1).filter_map(parse_corrected) {
+        if has_all {
             break;
         }
         match term {
-            // A record that passes every address is useless.
+            // A record must not let every address pass.
             Term::Directive(Directive { mechanism: Mechanism::All, result, .. }) => {
-                kept.push(if result == SpfResult::Pass { "~all".to_owned() } else { text });
-                has_end = true;
+                new_terms.push(if result == SpfResult::Pass { "~all".to_owned() } else { text });
+                has_all = true;
             }
-            Term::Directive(Directive { mechanism: Mechanism::Include(target), .. }) if dead.contains(&target) => {}
-            Term::Redirect(target) if has_redirect || dead.contains(&target) => {}
+            Term::Directive(Directive { mechanism: Mechanism::Include(target), .. })
+                if without_record.contains(&target) => {}
+            Term::Redirect(target) if has_redirect || without_record.contains(&target) => {}
             Term::Redirect(_) => {
                 has_redirect = true;
-                kept.push(text);
+                new_terms.push(text);
             }
-            _ => kept.push(text),
+            _ => new_terms.push(text),
         }
     }
-    if !has_end && !has_redirect {
-        kept.push("~all".into());
+    if !has_all && !has_redirect {
+        new_terms.push("~all".into());
     }
     let wanted: Vec<String> =
         wanted.split_whitespace().skip(1).filter(|term| !term.ends_with("all")).map(str::to_owned).collect();
     let first = |terms: &[String]| {
-        let rest = kept.iter().filter(|term| !terms.contains(term)).cloned();
+        let rest = new_terms.iter().filter(|term| !terms.contains(term)).cloned();
         ["v=spf1".to_owned()].into_iter().chain(terms.iter().cloned()).chain(rest).collect::<Vec<_>>().join(" ")
     };
     let literal: Vec<String> = addresses
@@ -284,7 +285,7 @@ pub fn repairs(record: &str, wanted: &str, addresses: &[IpAddr], dead: &[String]
     records
 }
 
-/// Returns the domains that a record includes or redirects to, as far as it can be parsed.
+/// Returns the domains that a record includes or redirects to. Skips terms that cannot be parsed.
 pub fn targets(record: &str) -> Vec<String> {
     let target = |(_, term): (String, Term)| match term {
         Term::Directive(Directive { mechanism: Mechanism::Include(target), .. }) | Term::Redirect(target) => {
@@ -292,11 +293,11 @@ pub fn targets(record: &str) -> Vec<String> {
         }
         _ => None,
     };
-    record.split_whitespace().skip(1).filter_map(legible).filter_map(target).collect()
+    record.split_whitespace().skip(1).filter_map(parse_corrected).filter_map(target).collect()
 }
 
-/// Parses a term, correcting misspelt names: an `inlude:` is an `include:`.
-fn legible(text: &str) -> Option<(String, Term)> {
+/// Parses a term and corrects a misspelt name, such as `inlude:` for `include:`.
+fn parse_corrected(text: &str) -> Option<(String, Term)> {
     if let Ok(read) = term(text) {
         return Some((text.to_owned(), read));
     }
@@ -310,10 +311,10 @@ fn legible(text: &str) -> Option<(String, Term)> {
     term(&fixed).ok().map(|read| (fixed.clone(), read))
 }
 
-/// Returns whether the name is one edit or transposition away from the known one.
+/// Returns whether `name` is one edit or transposition away from `known`.
 fn is_misspelt(name: &str, known: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    // Short names are not guessed.
+    // Short names are too similar to each other to be corrected.
     name == known
         || (known.len() > 3 && strsim::osa_distance(&name, known) == 1)
         || matches!((name.as_str(), known), ("ipv4" | "ip", "ip4") | ("ipv6", "ip6") | ("inc", "include"))
@@ -324,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_of_rfc_7208_are_parsed() {
+    fn valid_records_of_rfc_7208_are_parsed() {
         for good in [
             "v=spf1",
             "V=SPF1 +mx a:colo.example.com/28 -all",
@@ -376,21 +377,22 @@ mod tests {
     }
 
     #[test]
-    fn repair_adds_only_the_missing_terms() {
-        let (ours, dead) = (["192.0.2.1".parse().unwrap()], ["dead.test".to_owned()]);
-        let repair = |record: &str| repairs(record, "v=spf1 a:mail.acme.test ~all", &ours, &dead).remove(0);
+    fn repair_makes_the_smallest_change() {
+        let (addresses, without_record) = (["192.0.2.1".parse().unwrap()], ["gone.test".to_owned()]);
+        let repair =
+            |record: &str| repairs(record, "v=spf1 a:mail.acme.test ~all", &addresses, &without_record).remove(0);
         assert_eq!(repair("v=spf1 include:x.test -all"), "v=spf1 a:mail.acme.test include:x.test -all");
         assert_eq!(repair("v=spf1 mx +all"), "v=spf1 a:mail.acme.test mx ~all");
         assert_eq!(repair("v=spf1 inlude:x.test -all"), "v=spf1 a:mail.acme.test include:x.test -all");
         assert_eq!(repair("v=spf1 ipv4:192.0.2.9 ip4:192.0.2.999"), "v=spf1 a:mail.acme.test ip4:192.0.2.9 ~all");
         assert_eq!(repair("v=spf1 redirect=x.test"), "v=spf1 a:mail.acme.test redirect=x.test");
-        assert_eq!(repair("v=spf1 include:dead.test mx -all"), "v=spf1 a:mail.acme.test mx -all");
+        assert_eq!(repair("v=spf1 include:gone.test mx -all"), "v=spf1 a:mail.acme.test mx -all");
         assert_eq!(repair("v=spf1"), "v=spf1 a:mail.acme.test ~all");
         assert_eq!(repair("v=spf1 -all a:mail.acme.test"), "v=spf1 a:mail.acme.test -all");
-        for (word, known) in
+        for (name, known) in
             [("inlude", "include"), ("incldue", "include"), ("redirct", "redirect"), ("exist", "exists")]
         {
-            assert!(is_misspelt(word, known), "{word}");
+            assert!(is_misspelt(name, known), "{name}");
         }
         assert!(!is_misspelt("mx", "include") && !is_misspelt("a", "ip4"));
     }

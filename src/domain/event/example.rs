@@ -1,11 +1,11 @@
-//! Examples of each event type for the documentation, built from the same type as real events.
+//! An example of each event type for the documentation, built from the type of real events.
 
 use chrono::{DateTime, TimeDelta};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{BounceSaid, Event, EventData, EventSender, EventType};
-use crate::domain::explain::Said;
+use super::{BounceView, Event, EventData, EventSender, EventType};
+use crate::domain::explain::SmtpReply;
 use crate::domain::id::{EndpointId, MessageId, RecipientId};
 
 /// The time of the examples: 2026-11-24T09:00:00Z.
@@ -23,7 +23,7 @@ impl EventType {
 
     fn data(self) -> EventData {
         let next = DateTime::from_timestamp(AT, 0).map(|at| at + TimeDelta::minutes(5));
-        let base = if self.is_of_recipient() { recipient() } else { message() };
+        let base = if self.has_recipient() { recipient() } else { message() };
         match self {
             Self::Accepted => EventData { recipients: Some(recipients()), ..base },
             Self::Scheduled => EventData { recipients: Some(recipients()), next_attempt_at: next, ..base },
@@ -33,22 +33,22 @@ impl EventType {
             Self::Delivered => attempt(base, 250, "2.1.5", "Accepted"),
             Self::Bounced => {
                 let bounce =
-                    BounceSaid::from_row(Some("hard".into()), Some("unknown_user".into()), Some("smtp".into()));
+                    BounceView::from_row(Some("hard".into()), Some("unknown_user".into()), Some("smtp".into()));
                 attempt(EventData { bounce, ..base }, 550, "5.1.1", "No such user")
             }
-            Self::Suppressed => said(base, None, None, "The address is on the suppression list (hard_bounce)."),
+            Self::Suppressed => with_reply(base, None, None, "The address is on the suppression list (hard_bounce)."),
             Self::Uncertain => {
-                let lost = EventData { is_final: Some(false), next_attempt_at: next, ..base };
-                let lost = attempt(lost, 250, "2.0.0", "");
-                said(lost, None, None, "The connection dropped after the final dot.")
+                let uncertain = EventData { is_final: Some(false), next_attempt_at: next, ..base };
+                let uncertain = attempt(uncertain, 250, "2.0.0", "");
+                with_reply(uncertain, None, None, "The connection dropped after the final dot.")
             }
             Self::Complained => EventData { vouched: Some(true), ..base },
             Self::WebhookTest => EventData { endpoint_id: Some(ENDPOINT), ..EventData::empty() },
-            Self::WebhookDisabled => said(
+            Self::WebhookDisabled => with_reply(
                 EventData { endpoint_id: Some(ENDPOINT), ..EventData::empty() },
                 None,
                 None,
-                "The endpoint answered 410 Gone.",
+                "The endpoint returned 410 Gone.",
             ),
         }
     }
@@ -74,8 +74,8 @@ fn recipients() -> Value {
     json!([{"id": RECIPIENT, "address": "ann@example.test", "kind": "to"}])
 }
 
-fn said(data: EventData, code: Option<i16>, enhanced: Option<&str>, text: &str) -> EventData {
-    EventData { response: Said::from_row(code, enhanced.map(str::to_owned), Some(text.to_owned())), ..data }
+fn with_reply(data: EventData, code: Option<i16>, enhanced: Option<&str>, text: &str) -> EventData {
+    EventData { response: SmtpReply::from_row(code, enhanced.map(str::to_owned), Some(text.to_owned())), ..data }
 }
 
 fn attempt(data: EventData, code: i16, enhanced: &str, text: &str) -> EventData {
@@ -87,7 +87,7 @@ fn attempt(data: EventData, code: i16, enhanced: &str, text: &str) -> EventData 
         duration_ms: Some(312),
         ..data
     };
-    said(data, Some(code), Some(enhanced), text)
+    with_reply(data, Some(code), Some(enhanced), text)
 }
 
 #[cfg(test)]
@@ -95,12 +95,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_example_sets_the_fields_of_its_type() {
+    fn every_example_has_the_required_fields() {
         for kind in EventType::ALL {
             let event = serde_json::to_value(kind.example()).unwrap();
             assert_eq!(event["type"], kind.as_str());
             assert_eq!(event["timestamp"], "2026-11-24T09:00:00Z");
-            for field in kind.sets() {
+            for field in kind.required_fields() {
                 assert!(!event["data"][field].is_null(), "{kind} {field}");
             }
         }

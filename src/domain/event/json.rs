@@ -1,4 +1,4 @@
-//! Events as JSON: in the API, in the event stream, and in webhook bodies.
+//! The JSON of events in the API, in the event stream, and in webhook bodies.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -6,40 +6,44 @@ use serde_json::{Value, json};
 
 use super::EventType;
 use crate::domain::bounce::{BounceType, Category, Source};
-use crate::domain::explain::Said;
+use crate::domain::explain::SmtpReply;
 use crate::domain::id::{EndpointId, MessageId, RecipientId};
 
 /// An event.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Event {
-    /// Its number: ascending, without gaps.
+    /// The event's number: ascending, without gaps. Use it as the cursor.
+    #[schema(example = 123)]
     pub seq: i64,
-    /// What happened.
+    /// The event's type.
     #[serde(rename = "type")]
     #[schema(value_type = EventType, example = "message.deferred")]
     pub kind: String,
-    /// When it happened.
+    /// The time at which it happened.
+    #[schema(example = "2026-11-24T09:00:00Z")]
     pub timestamp: DateTime<Utc>,
-    /// What it is about.
+    /// The message, recipient or webhook endpoint that the event is about.
     pub data: EventData,
 }
 
-/// What an event is about.
+/// The message, recipient or webhook endpoint that an event is about.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct EventData {
-    /// The message; null if it is not about one.
-    #[schema(value_type = Option<String>)]
+    /// The message's id; null if the event is not about a message.
+    #[schema(value_type = Option<String>, example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7a")]
     pub message_id: Option<MessageId>,
-    /// The recipient, if it is about one.
-    #[schema(value_type = Option<String>)]
+    /// The recipient's id; null if the event is not about one recipient.
+    #[schema(value_type = Option<String>, example = "rcp_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub recipient_id: Option<RecipientId>,
-    /// The recipient's address.
+    /// The recipient's address; null if the event is not about one recipient.
+    #[schema(example = "ann@example.test")]
     pub recipient: Option<String>,
-    /// In `message.accepted` and a message's first `message.scheduled`: all recipients, in the order of the request.
+    /// All recipients in the order of the request. Only in `message.accepted` and the first `message.scheduled` of a
+    /// message.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<EventRecipient>>)]
     pub recipients: Option<Value>,
-    /// The sender; null if it is not about a message.
+    /// The sender; null if the event is not about a message.
     pub from: Option<EventSender>,
     /// The message's subject.
     #[schema(example = "Your invoice")]
@@ -48,45 +52,51 @@ pub struct EventData {
     #[schema(example = "transactional")]
     pub stream: Option<String>,
     /// The message's tags.
-    #[schema(value_type = Vec<crate::domain::message::Tag>)]
+    #[schema(value_type = Vec<crate::domain::message::Tag>, example = json!([{"name": "kind", "value": "invoice"}]))]
     pub tags: Value,
     /// The message's metadata.
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    #[schema(value_type = std::collections::BTreeMap<String, String>, example = json!({"order": "42"}))]
     pub metadata: Value,
-    /// 1 for the first attempt; null if none was made.
+    /// The attempt's number, from 1; null if no attempt was made.
+    #[schema(example = 1)]
     pub attempt: Option<i16>,
-    /// The remote server's reply.
-    pub response: Option<Said>,
+    /// The remote server's reply; null if there is none.
+    pub response: Option<SmtpReply>,
     /// The remote server's host name.
+    #[schema(example = "mx.example.test")]
     pub mx: Option<String>,
     /// The remote server's IP address.
+    #[schema(example = "203.0.113.9")]
     pub ip: Option<String>,
-    /// TLS version and cipher; null for plain text.
+    /// TLS version and cipher; null if the connection was not encrypted.
+    #[schema(example = "TLSv1_3 TLS13_AES_256_GCM_SHA384")]
     pub tls: Option<String>,
     /// Duration of the attempt in milliseconds.
+    #[schema(example = 312)]
     pub duration_ms: Option<i32>,
-    /// When the next attempt is due.
+    /// The time at which the next attempt is due; null if there is none.
+    #[schema(example = "2026-11-24T09:05:00Z")]
     pub next_attempt_at: Option<DateTime<Utc>>,
-    /// The classification of a permanent refusal; null if nothing bounced.
-    pub bounce: Option<BounceSaid>,
-    /// The webhook endpoint, if it is about one.
-    #[schema(value_type = Option<String>)]
+    /// The classification of a permanent refusal; null if the event is not a bounce.
+    pub bounce: Option<BounceView>,
+    /// The webhook endpoint's id; null if the event is not about a webhook endpoint.
+    #[schema(value_type = Option<String>, example = "wh_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7c")]
     pub endpoint_id: Option<EndpointId>,
-    /// Only in events from a delivery report (a bounce, a success report, a complaint): `false` if other recipients of
-    /// the message know its return path as well and may have forged the report. Then the recipient's status does not
-    /// change, and nothing is suppressed.
+    /// `false` if other recipients of the message also know its return path and may have forged the report. In that
+    /// case the recipient's status does not change, and no address is suppressed. Only in events from a delivery
+    /// report: a bounce, a success report or a complaint.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = true)]
     pub vouched: Option<bool>,
-    /// Only in `message.uncertain`: `true` if no further attempt is made and the status is final; `false` if another
-    /// attempt follows, whose own event says how it ended.
+    /// `true` if the status is final and no further attempt is made; `false` if another attempt follows, which has its
+    /// own event. Only in `message.uncertain`.
     #[serde(rename = "final", skip_serializing_if = "Option::is_none")]
     #[schema(example = false)]
     pub is_final: Option<bool>,
 }
 
 impl EventData {
-    /// Returns data about nothing.
+    /// Returns data in which no field is set.
     pub(super) fn empty() -> Self {
         Self {
             message_id: None,
@@ -116,10 +126,10 @@ impl EventData {
 /// A message's sender.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct EventSender {
-    /// The address.
+    /// The sender's address.
     #[schema(example = "billing@acme.test")]
     pub email: String,
-    /// The name.
+    /// The sender's display name.
     #[schema(example = "Acme Billing")]
     pub name: Option<String>,
 }
@@ -133,7 +143,7 @@ pub struct EventRecipient {
     /// The recipient's address.
     #[schema(example = "ann@example.test")]
     pub address: String,
-    /// `to`, `cc` or `bcc`.
+    /// The header that names the recipient: `to`, `cc` or `bcc`.
     #[schema(value_type = crate::domain::message::RecipientKind, example = "to")]
     pub kind: String,
 }
@@ -141,20 +151,20 @@ pub struct EventRecipient {
 /// The classification of a permanent refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[schema(as = Bounce)]
-pub struct BounceSaid {
-    /// How final it is.
+pub struct BounceView {
+    /// The permanence of the refusal.
     #[serde(rename = "type")]
     #[schema(value_type = BounceType, example = "hard")]
     pub kind: String,
-    /// Why it was refused.
+    /// The reason for the refusal.
     #[schema(value_type = Category, example = "unknown_user")]
     pub category: String,
-    /// How it was received.
+    /// The source of the refusal: the SMTP conversation or a DSN.
     #[schema(value_type = Source, example = "smtp")]
     pub source: String,
 }
 
-impl BounceSaid {
+impl BounceView {
     /// Creates a classification from an event's columns; `None` unless all are set.
     pub fn from_row(kind: Option<String>, category: Option<String>, source: Option<String>) -> Option<Self> {
         Some(Self { kind: kind?, category: category?, source: source? })

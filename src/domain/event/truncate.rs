@@ -1,26 +1,25 @@
-//! Truncates events for webhooks, since receivers may limit bodies to 20 kB: long texts of users and servers are cut.
-//! The API returns the full event.
+//! Truncates long texts in webhook events, because receivers may limit bodies to 20 kB. The API returns the full event.
 
 use serde_json::{Value, json};
 
 use super::Event;
 
-/// The lengths, in characters, to which texts are cut, tried in order until the event fits.
+/// The lengths to which texts are cut, in characters. They are tried in order until the event fits.
 const LENGTHS: [usize; 4] = [2_000, 500, 100, 20];
 /// The suffix of a truncated text.
 const MARK: &str = "…[cut]";
 
 impl Event {
-    /// Returns its JSON in at most `limit` bytes, if the limit leaves room for the fields that are not truncated.
-    pub fn fitted(&self, limit: usize) -> String {
-        let whole = json(self);
-        if whole.len() <= limit {
-            return whole;
+    /// Returns the event's JSON in at most `limit` bytes, unless the fields that are never truncated are longer.
+    pub fn to_json_within(&self, limit: usize) -> String {
+        let full = json(self);
+        if full.len() <= limit {
+            return full;
         }
         let mut event = self.clone();
         for length in LENGTHS {
-            if let Some(said) = &mut event.data.response {
-                cut(&mut said.text, length);
+            if let Some(reply) = &mut event.data.response {
+                cut(&mut reply.text, length);
             }
             if let Some(subject) = &mut event.data.subject {
                 cut(subject, length.max(100));
@@ -37,7 +36,7 @@ impl Event {
                 return text;
             }
         }
-        // The metadata's names alone are too long.
+        // The names in the metadata are too long, and names are not cut.
         event.data.metadata = json!({});
         let text = json(&event);
         if text.len() <= limit {
@@ -49,7 +48,7 @@ impl Event {
 }
 
 fn json(event: &Event) -> String {
-    // Every key is a string, and nothing else can fail.
+    // Serialisation cannot fail, because every key is a string.
     serde_json::to_string(event).unwrap_or_default()
 }
 
@@ -67,7 +66,7 @@ mod tests {
 
     use super::super::EventData;
     use super::*;
-    use crate::domain::explain::Said;
+    use crate::domain::explain::SmtpReply;
 
     fn event(text: &str, metadata: impl Iterator<Item = (String, String)>) -> Event {
         let metadata: Map<String, Value> = metadata.map(|(name, value)| (name, value.into())).collect();
@@ -78,7 +77,7 @@ mod tests {
             data: EventData {
                 metadata: metadata.into(),
                 attempt: Some(1),
-                response: Said::from_row(Some(550), None, Some(text.into())),
+                response: SmtpReply::from_row(Some(550), None, Some(text.into())),
                 ..EventData::empty()
             },
         }
@@ -87,20 +86,20 @@ mod tests {
     #[test]
     fn event_that_fits_is_unchanged() {
         let event = event("no such user", std::iter::once(("order".into(), "42".into())));
-        assert_eq!(event.fitted(20_000), serde_json::to_string(&event).unwrap());
+        assert_eq!(event.to_json_within(20_000), serde_json::to_string(&event).unwrap());
     }
 
     #[test]
     fn long_texts_are_cut_until_the_event_fits() {
         let fitted = |event: &Event| {
-            let text = event.fitted(20_000);
+            let text = event.to_json_within(20_000);
             assert!(text.len() <= 20_000, "{}", text.len());
             serde_json::from_str::<Value>(&text).unwrap()
         };
         let long = fitted(&event(&"é".repeat(50_000), std::iter::once(("order".into(), "42".into()))));
         let text = long["data"]["response"]["text"].as_str().unwrap();
         assert!(text.starts_with("ééé") && text.ends_with("…[cut]"), "{text}");
-        assert_eq!(long["data"]["metadata"]["order"], "42", "short texts stay whole");
+        assert_eq!(long["data"]["metadata"]["order"], "42", "short texts are not cut");
 
         let quotes = (0..50).map(|n| (format!("name {n}"), "\"".repeat(300)));
         let values = fitted(&event("", quotes));

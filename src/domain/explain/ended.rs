@@ -1,6 +1,6 @@
 //! Explains a recipient that has reached an end state.
 
-use super::phrases::{self, attempts, said, time};
+use super::phrases::{self, attempts, server_reply, time};
 use super::{Blocker, Explanation, Kind, Recipient, Remedy};
 use crate::domain::delivery::Status;
 use crate::domain::outcome::OnUncertain;
@@ -35,24 +35,24 @@ pub(super) fn explain(recipient: &Recipient) -> Explanation {
     Explanation { summary: summary(recipient), blocker, estimate: None, unblock }
 }
 
-/// Returns what allows new messages to a suppressed address.
+/// Returns how to allow new messages to a suppressed address.
 fn unsuppress(recipient: &Recipient) -> Vec<Remedy> {
-    let again = Remedy::advice("Send a new message if it is still wanted.");
-    let Some(entry) = &recipient.suppression else { return vec![again] };
+    let resend = Remedy::advice("Send a new message if it is still wanted.");
+    let Some(entry) = &recipient.suppression else { return vec![resend] };
     let action = match entry.reason {
         Reason::HardBounce => "If the mailbox exists now, delete the suppression, and send a new message.",
         Reason::Complaint | Reason::Unsubscribe => {
-            "If its owner has asked for messages again, delete the suppression, and send a new message."
+            "If the address's owner has asked for messages again, delete the suppression, and send a new message."
         }
         Reason::Manual => "Delete the suppression, and send a new message.",
     };
     vec![Remedy::call(action, entry.removal())]
 }
 
-/// Describes the suppression entry, and whether it still exists.
+/// Describes the suppression, and whether it still exists.
 fn suppressed(recipient: &Recipient, at: &str) -> String {
     let reason = recipient.reply.as_ref().map_or("the address is on the suppression list", |reply| reply.text.as_str());
-    let now = match &recipient.suppression {
+    let entry = match &recipient.suppression {
         Some(entry) => match (&entry.message_id, &entry.note) {
             (_, Some(note)) => format!(" Its note: {note}."),
             (Some(message), None) => format!(" It was caused by message {message}."),
@@ -61,24 +61,24 @@ fn suppressed(recipient: &Recipient, at: &str) -> String {
         None => " The entry is no longer on the list.".into(),
     };
     if recipient.attempts == 0 {
-        return format!("It was not sent{at}: {reason}.{now}");
+        return format!("It was not sent{at}: {reason}.{entry}");
     }
     let tries = attempts(recipient.attempts);
-    format!("It was not sent again{at}, after {tries}; an earlier one may have arrived: {reason}.{now}")
+    format!("It was not sent again{at}, after {tries}; an earlier one may have arrived: {reason}.{entry}")
 }
 
 fn summary(recipient: &Recipient) -> String {
     let at = recipient.finished_at.map_or_else(String::new, |at| format!(" at {}", time(at)));
     let tries = attempts(recipient.attempts);
-    let last = said(recipient.reply.as_ref(), recipient.mx.as_deref());
+    let last = server_reply(recipient.reply.as_ref(), recipient.mx.as_deref());
     let tls = recipient.tls.as_deref().map_or_else(|| "without TLS".into(), |tls| format!("over {tls}"));
     let quoted = recipient.reply.as_ref().map_or_else(|| "no details given".into(), phrases::quoted);
-    let meaning =
+    let classification =
         recipient.bounce.as_ref().map_or_else(String::new, |bounce| format!(" ({}/{})", bounce.kind, bounce.category));
     let summary = match recipient.status {
         Status::Bounced if recipient.reported_at.is_some() => {
             format!(
-                "A delivery report received{at} says that it was refused permanently{meaning} behind {}, after {tries}: {quoted}.",
+                "A delivery report received{at} says that it was refused permanently{classification} beyond {}, after {tries}: {quoted}.",
                 recipient.mx.as_deref().unwrap_or("the server that accepted it")
             )
         }
@@ -93,14 +93,12 @@ fn summary(recipient: &Recipient) -> String {
         Status::Delivered => {
             format!("The recipient's mail server accepted the message{at}, after {tries}, {tls}: {last}.")
         }
-        Status::Bounced => format!("It was refused permanently{at}{meaning}, after {tries}: {last}."),
+        Status::Bounced => format!("It was refused permanently{at}{classification}, after {tries}: {last}."),
         Status::Expired if recipient.attempts == 0 => {
-            format!("It was given up{at}: its time ran out before an attempt could be made. This is not a bounce.")
+            format!("It expired{at}: its time ran out before an attempt could be made. This is not a bounce.")
         }
         Status::Expired => {
-            format!(
-                "It was given up{at}, after {tries}: its time ran out. This is not a bounce. The last reply: {last}."
-            )
+            format!("It expired{at}, after {tries}: its time ran out. This is not a bounce. The last reply: {last}.")
         }
         Status::Suppressed => suppressed(recipient, &at),
         Status::Canceled => format!("It was canceled{at}, after {tries}."),

@@ -1,8 +1,8 @@
-//! Explains a recipient's state: what blocks it, by which rule, when it continues, and what would unblock it. Pure: the
-//! caller passes the rows and the time.
+//! Explains a recipient's state: what blocks it, by which rule, when delivery continues, and how to unblock it. Pure:
+//! the caller passes the rows and the time.
 //!
-//! If several things block a recipient, the one that lasts longest is named: what needs an operator before what needs
-//! time.
+//! If several things block a recipient, the explanation names the one that lasts longest: one that needs an operator
+//! before one that ends by itself.
 
 mod ended;
 mod estimate;
@@ -16,13 +16,13 @@ mod tests;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::delivery::Status;
-use super::event::BounceSaid;
+use super::event::BounceView;
 use super::id::MessageId;
-use super::lane::{Lane, RateOf};
+use super::lane::{Lane, RateSource};
 use super::outcome::{OnUncertain, Reply};
 use super::suppression::Suppression;
 
-pub use estimate::{Basis, Estimate, Pace};
+pub use estimate::{Basis, Estimate, Throughput};
 pub use remedy::Remedy;
 
 /// A count with an upper bound.
@@ -30,8 +30,10 @@ pub use remedy::Remedy;
 #[schema(as = BoundedCount)]
 pub struct Count {
     /// The count; a lower bound if `is_more`.
+    #[schema(example = 42)]
     pub number: i64,
-    /// Whether there are more: counting stops here, so that a long queue does not make the request slow.
+    /// Whether there are more. Counting stops at a bound, so that a long queue does not slow the request.
+    #[schema(example = false)]
     pub is_more: bool,
 }
 
@@ -42,19 +44,21 @@ impl Count {
     }
 }
 
-/// The last reply of the remote server.
+/// A reply of the remote server, or the local error of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
-#[schema(as = SmtpReply)]
-pub struct Said {
-    /// Three digits; null if there was no reply and the text describes a local error.
+pub struct SmtpReply {
+    /// The reply code; null if there was no reply and `text` describes a local error.
+    #[schema(example = 451)]
     pub code: Option<i16>,
-    /// The enhanced code (RFC 3463).
+    /// The enhanced status code (RFC 3463); null if the reply has none.
+    #[schema(example = "4.7.1")]
     pub enhanced: Option<String>,
-    /// The text of all lines.
+    /// The text of all lines of the reply, or the local error.
+    #[schema(example = "Greylisted")]
     pub text: String,
 }
 
-impl Said {
+impl SmtpReply {
     /// Creates a reply from its columns; `None` if there is no text yet.
     pub fn from_row(code: Option<i16>, enhanced: Option<String>, text: Option<String>) -> Option<Self> {
         text.map(|text| Self { code, enhanced, text })
@@ -64,107 +68,108 @@ impl Said {
 /// A recipient and its delivery state.
 #[derive(Debug, Clone)]
 pub struct Recipient {
-    /// Its message.
+    /// The message's id.
     pub message: MessageId,
-    /// Its status.
+    /// The recipient's status.
     pub status: Status,
-    /// Attempts made.
+    /// The number of completed attempts.
     pub attempts: i16,
-    /// When its message was accepted.
+    /// The time at which the message was accepted.
     pub created_at: DateTime<Utc>,
-    /// When the last attempt began.
+    /// The time at which the last attempt started.
     pub last_attempt_at: Option<DateTime<Utc>>,
-    /// When it reached its end state.
+    /// The time at which the recipient reached its end state.
     pub finished_at: Option<DateTime<Utc>>,
-    /// When a delivery report moved it to this end state; `None` if an attempt did.
+    /// The time at which a delivery report moved the recipient to its end state; `None` if an attempt did.
     pub reported_at: Option<DateTime<Utc>>,
-    /// When the recipient reported the message as spam.
+    /// The time at which the recipient reported the message as spam.
     pub complained_at: Option<DateTime<Utc>>,
     /// The last reply.
-    pub reply: Option<Said>,
-    /// Host of the last attempt.
+    pub reply: Option<SmtpReply>,
+    /// The server of the last attempt.
     pub mx: Option<String>,
     /// TLS version and cipher of the last attempt.
     pub tls: Option<String>,
-    /// What the sender chose for uncertain outcomes.
+    /// The sender's choice for uncertain outcomes.
     pub on_uncertain: OnUncertain,
-    /// The sender's deadline.
+    /// The deadline that the sender set.
     pub expires_at: Option<DateTime<Utc>>,
-    /// The entry that suppresses its address now, if it ended as suppressed or bounced.
+    /// The suppression of the address, if the recipient is suppressed or bounced.
     pub suppression: Option<Suppression>,
-    /// The classification of the refusal, if it bounced.
-    pub bounce: Option<BounceSaid>,
+    /// The classification of the refusal, if the recipient bounced.
+    pub bounce: Option<BounceView>,
 }
 
 impl Recipient {
     /// Returns whether the last refusal was greylisting.
     fn is_greylisted(&self) -> bool {
-        let Some(said) = &self.reply else { return false };
+        let Some(last) = &self.reply else { return false };
         let reply = Reply {
-            code: said.code.and_then(|code| u16::try_from(code).ok()),
-            enhanced: said.enhanced.as_deref().and_then(|code| code.parse().ok()),
-            text: said.text.clone(),
+            code: last.code.and_then(|code| u16::try_from(code).ok()),
+            enhanced: last.enhanced.as_deref().and_then(|code| code.parse().ok()),
+            text: last.text.clone(),
         };
-        reply.speaks_of_greylisting()
+        reply.is_greylisting()
     }
 }
 
 /// A worker's lease of a recipient.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lease {
-    /// The worker's host; `None` if the worker is no longer registered.
+    /// The worker's host; `None` if the worker is not registered any more.
     pub host: Option<String>,
     /// Seconds since its last heartbeat.
     pub silence: f64,
-    /// Seconds without a heartbeat after which other workers take over.
+    /// Seconds without a heartbeat after which the lease expires and another worker takes over.
     pub term: f64,
 }
 
 impl Lease {
-    /// Returns whether the worker counts as dead.
-    fn is_over(&self) -> bool {
+    /// Returns whether the lease has expired, so that the worker counts as dead.
+    fn is_expired(&self) -> bool {
         self.host.is_none() || self.silence > self.term
     }
 
-    /// Returns whether it has missed more than one heartbeat; a term has four.
+    /// Returns whether the worker has missed more than one heartbeat. There are four heartbeats in a term.
     fn is_silent(&self) -> bool {
         self.silence > self.term / 2.0
     }
 }
 
-/// A recipient's place in the queue.
+/// A recipient's entry in the queue.
 #[derive(Debug, Clone)]
-pub struct Place {
-    /// Its lane.
+pub struct QueueEntry {
+    /// The recipient's lane.
     pub lane: Lane,
-    /// When the next attempt may start; `None` while the recipient is held.
+    /// The time at which the next attempt is due; `None` while the recipient is held.
     pub due_at: Option<DateTime<Utc>>,
     /// No attempt starts after this time: the end of the retry window or `expires_at`.
     pub gives_up_at: DateTime<Utc>,
     /// The lease, if a worker has claimed the recipient.
     pub lease: Option<Lease>,
-    /// How many workers crashed while they had it leased, since its last completed attempt.
+    /// How many workers crashed while they had leased the recipient, since its last completed attempt.
     pub crashes: i16,
-    /// Why it waits for an operator.
+    /// The reason why the recipient is held for an operator.
     pub held: Option<String>,
-    /// Whether it was rescheduled without an attempt.
-    pub is_put_off: bool,
-    /// Why it could not be prepared for sending the last time, if so.
+    /// Whether the recipient was rescheduled without an attempt.
+    pub is_rescheduled: bool,
+    /// The error of the last preparation for sending, if it failed.
     pub unprepared: Option<NotPrepared>,
-    /// How many other messages of its lane are before it; `None` if that was not counted or the caller may not see it.
+    /// How many other messages of the lane are before it; `None` if they were not counted or the caller may not see the
+    /// number.
     pub ahead: Option<Count>,
-    /// The lane's recent throughput, if it was requested.
-    pub pace: Option<Pace>,
-    /// Whether any worker has sent a heartbeat recently.
+    /// The lane's recent throughput, if it was measured.
+    pub throughput: Option<Throughput>,
+    /// Whether any worker sent a heartbeat recently.
     pub has_workers: bool,
 }
 
-/// Why a recipient could not be prepared for sending: an error of this installation.
+/// The error because of which a recipient cannot be prepared for sending. Its cause is in this installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotPrepared {
     /// The error, with the domain and the configuration key.
     pub error: String,
-    /// Since when.
+    /// The time of the first failure.
     pub since: DateTime<Utc>,
 }
 
@@ -173,17 +178,17 @@ pub struct NotPrepared {
 #[serde(rename_all = "snake_case")]
 #[schema(as = BlockerKind)]
 pub enum Kind {
-    /// Its `scheduled_at` is in the future.
+    /// The message's `scheduled_at` is in the future.
     Scheduled,
     /// An attempt failed temporarily; the next one is due later.
     RetryWait,
-    /// It cannot be prepared for sending, because a key or a setting is missing; no attempt is counted.
+    /// The message cannot be prepared for sending, because a key or a setting is missing. No attempt is counted.
     PutOff,
-    /// An operator has paused its lane.
+    /// An operator has paused the lane.
     LanePaused,
-    /// An operator has paused its stream.
+    /// An operator has paused the stream.
     StreamPaused,
-    /// Its destination is unreachable.
+    /// The destination is unreachable.
     LaneBlocked,
     /// The lane or the stream is at its rate limit.
     RateLimited,
@@ -191,23 +196,25 @@ pub enum Kind {
     LearnedLimit,
     /// The lane's connections, or the stream's concurrency, are all in use.
     ConnectionsFull,
-    /// It waits for an operator.
+    /// The recipient is held for an operator.
     Held,
-    /// It was in flight when a worker crashed: such messages are tried in small groups.
+    /// The message was in flight when a worker crashed. Such messages are quarantined: sent in small groups, then
+    /// alone.
     Suspected,
-    /// It expires before another attempt is due.
+    /// The recipient expires before another attempt is due.
     Expiring,
     /// No worker is running.
     NoWorker,
-    /// The worker that has leased it sends no heartbeats; another worker takes over.
+    /// The worker that leased the recipient has stopped sending heartbeats; another worker takes over.
     WorkerGone,
-    /// A worker has leased it.
+    /// A worker has leased the recipient.
     InFlight,
-    /// It is due; messages before it in the lane are sent first.
+    /// The recipient is due; messages before it in the lane are sent first.
     Queued,
-    /// It should be queued but has no row in the queue. This is a bug; the ledger shows it too.
+    /// The recipient should be queued but has no row in the queue. This is a bug; `GET /v1/ledger` counts such
+    /// recipients.
     Lost,
-    /// Nothing: it has reached an end state.
+    /// Nothing blocks the recipient: it has reached an end state.
     Ended,
 }
 
@@ -215,104 +222,110 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct Blocker {
     /// The kind of blocker.
+    #[schema(example = "retry_wait")]
     pub kind: Kind,
-    /// Since when, if known.
+    /// The time at which it started to block; null if unknown.
+    #[schema(example = "2026-11-24T09:00:00Z")]
     pub since: Option<DateTime<Utc>>,
-    /// Until when, if known.
+    /// The time until which it blocks; null if unknown.
+    #[schema(example = "2026-11-24T09:05:00Z")]
     pub until: Option<DateTime<Utc>>,
-    /// The setting or limit that applies, with its value.
+    /// The setting or limit that applies, with its value; null if there is none.
+    #[schema(example = "retry_schedule of stream transactional")]
     pub rule: Option<String>,
-    /// The last reply of the remote server, in full.
-    pub reply: Option<Said>,
-    /// When the next attempt may start at the earliest.
+    /// The last reply of the remote server; null if there is none.
+    pub reply: Option<SmtpReply>,
+    /// The earliest time at which the next attempt may start; null if unknown or if there is none.
+    #[schema(example = "2026-11-24T09:05:00Z")]
     pub next_attempt_at: Option<DateTime<Utc>>,
 }
 
 /// An explanation of a recipient's state.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct Explanation {
-    /// A few sentences for a reader.
+    /// The explanation in a few sentences.
+    #[schema(example = "Attempt 1 is in progress on worker `mail-2`.")]
     pub summary: String,
-    /// What blocks it.
+    /// What blocks the recipient.
     pub blocker: Blocker,
-    /// When the next attempt is expected; null if there is none.
+    /// The expected time of the next attempt; null if there is none.
     pub estimate: Option<Estimate>,
-    /// What would unblock it, the likeliest first; empty if nothing would.
+    /// Actions that would unblock the recipient, the most likely first; empty if there are none.
     pub unblock: Vec<Remedy>,
 }
 
-/// Explains a recipient. `place` is `None` if it has no row in the queue.
-pub fn explain(recipient: &Recipient, place: Option<&Place>, now: DateTime<Utc>) -> Explanation {
+/// Explains a recipient. `entry` is `None` if it has no row in the queue.
+pub fn explain(recipient: &Recipient, entry: Option<&QueueEntry>, now: DateTime<Utc>) -> Explanation {
     if recipient.status.is_end() {
         return ended::explain(recipient);
     }
-    let Some(place) = place else { return lost(recipient) };
-    let kind = kind(recipient, place, now);
+    let Some(entry) = entry else { return lost(recipient) };
+    let kind = kind(recipient, entry, now);
     Explanation {
-        summary: waiting::summary(kind, recipient, place, now),
-        blocker: waiting::blocker(kind, recipient, place, now),
-        estimate: Some(estimate::compute(kind, place, now)),
-        unblock: remedy::list(kind, recipient, place, now),
+        summary: waiting::summary(kind, recipient, entry, now),
+        blocker: waiting::blocker(kind, recipient, entry, now),
+        estimate: Some(estimate::compute(kind, entry, now)),
+        unblock: remedy::list(kind, recipient, entry, now),
     }
 }
 
 /// Returns what blocks a queued recipient.
-fn kind(recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> Kind {
-    let lane = &place.lane;
-    if let Some(lease) = &place.lease {
-        return match (lease.is_over(), place.has_workers) {
+fn kind(recipient: &Recipient, entry: &QueueEntry, now: DateTime<Utc>) -> Kind {
+    let lane = &entry.lane;
+    if let Some(lease) = &entry.lease {
+        return match (lease.is_expired(), entry.has_workers) {
             (false, _) => Kind::InFlight,
             (true, true) => Kind::WorkerGone,
             (true, false) => Kind::NoWorker,
         };
     }
-    let Some(due) = place.due_at.filter(|_| place.held.is_none()) else { return Kind::Held };
+    let Some(due) = entry.due_at.filter(|_| entry.held.is_none()) else { return Kind::Held };
     let is_later = due > now;
-    if due.max(now) >= place.gives_up_at {
-        // The deadline applies whatever else blocks it.
-        if is_later || place.has_workers { Kind::Expiring } else { Kind::NoWorker }
-    } else if lane.of_stream.paused.is_some() {
+    if due.max(now) >= entry.gives_up_at {
+        // The deadline applies regardless of other blockers.
+        if is_later || entry.has_workers { Kind::Expiring } else { Kind::NoWorker }
+    } else if lane.stream_limits.paused.is_some() {
         Kind::StreamPaused
     } else if lane.paused.is_some() {
         Kind::LanePaused
-    } else if !is_later && !place.has_workers {
+    } else if !is_later && !entry.has_workers {
         Kind::NoWorker
-    } else if lane.blocked.is_some() && !is_later {
+    } else if lane.unreachable.is_some() && !is_later {
         Kind::LaneBlocked
-    } else if lane.blocked.is_some() && recipient.attempts == 0 && lane.open_at.is_some_and(|open| open > due) {
-        // For a recipient that was tried, the summary names both, its own wait first.
+    } else if lane.unreachable.is_some() && recipient.attempts == 0 && lane.open_at.is_some_and(|open| open > due) {
+        // The summary of a recipient with attempts names its retry wait first, and then the unreachable destination.
         Kind::LaneBlocked
     } else if is_later {
-        match (place.crashes, recipient.attempts) {
+        match (entry.crashes, recipient.attempts) {
             (1.., _) => Kind::Suspected,
-            _ if place.unprepared.is_some() => Kind::PutOff,
-            (_, 0) if place.is_put_off => Kind::PutOff,
+            _ if entry.unprepared.is_some() => Kind::PutOff,
+            (_, 0) if entry.is_rescheduled => Kind::PutOff,
             (_, 0) => Kind::Scheduled,
             _ => Kind::RetryWait,
         }
     } else {
-        match limit(place, now) {
-            Kind::Queued if place.crashes > 0 => Kind::Suspected,
+        match limit(entry, now) {
+            Kind::Queued if entry.crashes > 0 => Kind::Suspected,
             limit => limit,
         }
     }
 }
 
-/// A connection becomes free when a message has been sent, which takes seconds: a rate whose turn is later than this
-/// lasts longer.
+/// A connection becomes free when a message has been sent, which takes seconds. A rate limit that opens later than this
+/// lasts longer than a connection limit.
 const CONNECTION_FREES_WITHIN: TimeDelta = TimeDelta::seconds(10);
 
 /// Returns which limit blocks a due recipient.
-fn limit(place: &Place, now: DateTime<Utc>) -> Kind {
-    let lane = &place.lane;
-    let turn = lane.opens();
-    let is_full = lane.is_full() || lane.of_stream.is_full();
-    if is_full && turn.is_none_or(|turn| turn <= now + CONNECTION_FREES_WITHIN) {
+fn limit(entry: &QueueEntry, now: DateTime<Utc>) -> Kind {
+    let lane = &entry.lane;
+    let opens_at = lane.opens_at();
+    let is_full = lane.is_full() || lane.stream_limits.is_full();
+    if is_full && opens_at.is_none_or(|at| at <= now + CONNECTION_FREES_WITHIN) {
         return Kind::ConnectionsFull;
     }
-    let is_throttled = turn.is_some() || place.ahead.is_some_and(|ahead| ahead.number > 0);
-    match lane.holding_rate() {
-        Some((_, RateOf::Learned)) if is_throttled => Kind::LearnedLimit,
+    let is_throttled = opens_at.is_some() || entry.ahead.is_some_and(|ahead| ahead.number > 0);
+    match lane.limiting_rate() {
+        Some((_, RateSource::Learned)) if is_throttled => Kind::LearnedLimit,
         Some(_) if is_throttled => Kind::RateLimited,
         _ => Kind::Queued,
     }

@@ -2,14 +2,14 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use super::{Count, Said};
+use super::{Count, SmtpReply};
 
 /// Formats a time to the second, as the API does.
 pub(in crate::domain) fn time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// Formats a rate in the first unit that makes it one or more, else per day.
+/// Formats a rate in the smallest time unit in which it is at least one, or per day.
 pub(in crate::domain) fn rate(per_second: f64) -> String {
     let (number, unit) = [(1.0, "second"), (60.0, "minute"), (3_600.0, "hour"), (86_400.0, "day")]
         .map(|(seconds, unit)| (per_second * seconds, unit))
@@ -20,18 +20,18 @@ pub(in crate::domain) fn rate(per_second: f64) -> String {
     format!("{} {plural} per {unit}", (number * 100.0).round() / 100.0)
 }
 
-/// Formats a destination's reply to follow a statement.
+/// Formats a destination's reply as the end of a sentence.
 pub(in crate::domain) fn reply(text: Option<&str>) -> String {
     text.map_or_else(String::new, |text| format!(": “{}”", one_line(text)))
 }
 
-/// Joins the lines of a reply.
+/// Joins the lines of a reply with slashes.
 pub(in crate::domain) fn one_line(text: &str) -> String {
     text.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" / ")
 }
 
 /// Formats a reply with the server that sent it, or the local error if no server replied.
-pub(super) fn said(reply: Option<&Said>, mx: Option<&str>) -> String {
+pub(super) fn server_reply(reply: Option<&SmtpReply>, mx: Option<&str>) -> String {
     let Some(reply) = reply else { return "no reply was received".into() };
     let text = one_line(&reply.text);
     let Some(code) = reply.code else {
@@ -42,15 +42,15 @@ pub(super) fn said(reply: Option<&Said>, mx: Option<&str>) -> String {
 }
 
 /// Formats the reply that a delivery report quotes.
-pub(super) fn quoted(reply: &Said) -> String {
+pub(super) fn quoted(reply: &SmtpReply) -> String {
     let code = reply.code.map_or_else(String::new, |code| format!("{code} "));
     let enhanced = reply.enhanced.as_deref().map_or_else(String::new, |enhanced| format!("{enhanced} "));
     format!("“{}”", format!("{code}{enhanced}{}", one_line(&reply.text)).trim_end())
 }
 
 /// Capitalises the first letter.
-pub(in crate::domain) fn capital(words: &str) -> String {
-    let mut letters = words.chars();
+pub(in crate::domain) fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
@@ -59,7 +59,7 @@ pub(super) fn attempts(count: i16) -> String {
     if count == 1 { "1 attempt".into() } else { format!("{count} attempts") }
 }
 
-/// Formats how many messages are before one, as a clause.
+/// Formats how many messages are before a recipient, as a clause.
 pub(super) fn before(ahead: Option<Count>) -> String {
     match ahead {
         None => "how many messages of its lane are before it was not counted".into(),
@@ -85,8 +85,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_use_the_unit_that_fits() {
-        for (per_second, words) in [
+    fn rate_has_a_unit_in_which_it_is_at_least_one() {
+        for (per_second, text) in [
             (12.5, "12.5 messages per second"),
             (1.0, "1 message per second"),
             (0.5, "30 messages per minute"),
@@ -94,18 +94,18 @@ mod tests {
             (59.0 / 3_600.0, "59 messages per hour"),
             (1e-5, "0.86 messages per day"),
         ] {
-            assert_eq!(rate(per_second), words);
+            assert_eq!(rate(per_second), text);
         }
     }
 
     #[test]
     fn reply_is_one_line_with_its_server() {
-        let said_by = |code, mx| {
+        let formatted = |code, mx| {
             let text = "first line\n\n second line ".to_owned();
-            said(Some(&Said { code, enhanced: code.map(|_| "4.2.0".into()), text }), mx)
+            server_reply(Some(&SmtpReply { code, enhanced: code.map(|_| "4.2.0".into()), text }), mx)
         };
-        assert_eq!(said_by(Some(450), Some("mx.test")), "mx.test said “450 4.2.0 first line / second line”");
-        assert_eq!(said_by(None, None), "first line / second line");
+        assert_eq!(formatted(Some(450), Some("mx.test")), "mx.test said “450 4.2.0 first line / second line”");
+        assert_eq!(formatted(None, None), "first line / second line");
     }
 
     #[test]

@@ -1,15 +1,16 @@
-//! What unblocks a recipient, with the API call that does it.
+//! The actions that unblock a recipient, with their API calls.
 
 use chrono::{DateTime, Utc};
 
-use super::{Kind, Place, Recipient};
-use crate::domain::lane::{Lane, RateOf};
+use super::{Kind, QueueEntry, Recipient};
+use crate::domain::lane::{Lane, RateSource};
 use crate::domain::unreachable::Cause;
 
 /// An action that would unblock a recipient.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct Remedy {
-    /// The action.
+    /// The action, as an instruction.
+    #[schema(example = "Resume the lane.")]
     pub action: String,
     /// The API call that does it; null if there is none.
     #[schema(example = "POST /v1/lanes/lane_42/resume")]
@@ -27,16 +28,16 @@ impl Remedy {
 }
 
 /// Returns the remedies for what blocks a queued recipient.
-pub(super) fn list(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> Vec<Remedy> {
-    let mut remedies = against(kind, recipient, place, now);
-    if !place.has_workers && kind != Kind::InFlight {
+pub(super) fn list(kind: Kind, recipient: &Recipient, entry: &QueueEntry, now: DateTime<Utc>) -> Vec<Remedy> {
+    let mut remedies = for_kind(kind, recipient, entry, now);
+    if !entry.has_workers && kind != Kind::InFlight {
         remedies.push(Remedy::advice("Start a worker: `postrider serve`, or `postrider serve --only worker`."));
     }
     remedies
 }
 
-fn against(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>) -> Vec<Remedy> {
-    let lane = &place.lane;
+fn for_kind(kind: Kind, recipient: &Recipient, entry: &QueueEntry, now: DateTime<Utc>) -> Vec<Remedy> {
+    let lane = &entry.lane;
     let message = recipient.message;
     let retry = |action: &str| Remedy::call(action, format!("POST /v1/messages/{message}/retry"));
     let reset = |action: &str| Remedy::call(action, format!("POST /v1/lanes/{}/reset", lane.id));
@@ -46,44 +47,44 @@ fn against(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>)
             vec![Remedy::call("Reschedule it; a time in the past means now.", call)]
         }
         // An attempt before the destination is reachable again would fail like the last one.
-        Kind::RetryWait if lane.blocked.is_some() => {
+        Kind::RetryWait if lane.unreachable.is_some() => {
             vec![fix(lane), retry("Once that is fixed: retry now.")]
         }
         Kind::RetryWait if recipient.is_greylisted() => {
-            vec![Remedy::advice("Wait for the next attempt; an earlier one is refused again.")]
+            vec![Remedy::advice("Wait for the next attempt; an earlier attempt would be refused again.")]
         }
-        Kind::RetryWait => vec![retry("If what the reply names is over: retry now.")],
+        Kind::RetryWait => vec![retry("If the cause that the reply names is fixed: retry now.")],
         Kind::PutOff => vec![
-            Remedy::advice("Correct the configuration that the error names, and restart the workers."),
+            Remedy::advice("Fix the configuration that the error names, and restart the workers."),
             reset("Once that is fixed: retry the lane's messages now; otherwise they are retried within 5 minutes."),
         ],
-        Kind::Held => vec![retry("Once what the reason names is fixed: retry now.")],
+        Kind::Held => vec![retry("Once the cause that the reason names is fixed: retry now.")],
         Kind::StreamPaused => {
             let mut remedies =
                 vec![Remedy::call("Resume the stream.", format!("POST /v1/streams/{}/resume", lane.stream))];
             if lane.paused.is_some() {
-                remedies.extend(against(Kind::LanePaused, recipient, place, now));
+                remedies.extend(for_kind(Kind::LanePaused, recipient, entry, now));
             }
             remedies
         }
         Kind::LanePaused => vec![Remedy::call("Resume the lane.", format!("POST /v1/lanes/{}/resume", lane.id))],
         Kind::LaneBlocked => vec![fix(lane), reset("Once that is fixed: probe now.")],
         Kind::LearnedLimit => vec![reset("Reset the learned rate, if the destination accepts more now.")],
-        Kind::Expiring if place.gives_up_at > now && lane.of_stream.paused.is_some() => {
-            against(Kind::StreamPaused, recipient, place, now)
+        Kind::Expiring if entry.gives_up_at > now && lane.stream_limits.paused.is_some() => {
+            for_kind(Kind::StreamPaused, recipient, entry, now)
         }
-        Kind::Expiring if place.gives_up_at > now && lane.paused.is_some() => {
-            against(Kind::LanePaused, recipient, place, now)
+        Kind::Expiring if entry.gives_up_at > now && lane.paused.is_some() => {
+            for_kind(Kind::LanePaused, recipient, entry, now)
         }
-        Kind::Expiring if place.gives_up_at > now && lane.blocked.is_some() => {
-            vec![fix(lane), retry("Once that is fixed: retry now; no other attempt is left.")]
+        Kind::Expiring if entry.gives_up_at > now && lane.unreachable.is_some() => {
+            vec![fix(lane), retry("Once that is fixed: retry now; no other attempt is due before the message expires.")]
         }
-        Kind::Expiring if place.gives_up_at > now && recipient.attempts > 0 => {
-            vec![retry("Retry now: no other attempt is left.")]
+        Kind::Expiring if entry.gives_up_at > now && recipient.attempts > 0 => {
+            vec![retry("Retry now: no other attempt is due before the message expires.")]
         }
         Kind::Expiring => vec![Remedy::advice("Send a new message if it is still wanted.")],
-        Kind::RateLimited => vec![match lane.holding_rate() {
-            Some((_, RateOf::Stream)) => {
+        Kind::RateLimited => vec![match lane.limiting_rate() {
+            Some((_, RateSource::Stream)) => {
                 Remedy::call("Raise the stream's rate.", format!("PATCH /v1/streams/{} {{\"rate\": …}}", lane.stream))
             }
             _ => Remedy::call("Raise the lane's rate.", format!("PATCH /v1/lanes/{} {{\"rate\": …}}", lane.id)),
@@ -106,9 +107,9 @@ fn against(kind: Kind, recipient: &Recipient, place: &Place, now: DateTime<Utc>)
     }
 }
 
-/// Returns what makes an unreachable destination reachable again.
+/// Returns how to make an unreachable destination reachable again.
 fn fix(lane: &Lane) -> Remedy {
-    let cause = lane.blocked.as_ref().and_then(|blocked| blocked.cause);
+    let cause = lane.unreachable.as_ref().and_then(|unreachable| unreachable.cause);
     Remedy::advice(
         cause.map_or("Fix the destination or the network path; the next probe then reopens the lane.", Cause::fix),
     )

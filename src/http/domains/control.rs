@@ -12,14 +12,14 @@ use crate::accept::request;
 use crate::db::domains;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::located::located;
+use crate::http::located::with_location;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound, ProblemCode};
 
 /// Register a domain
 ///
 /// Creates an Ed25519 and an RSA-2048 key. Within 15 seconds, both sign messages from the domain and from its
-/// unregistered subdomains. Receivers ignore these signatures until the DNS records are published: publish the records
-/// in the response, then call `POST /v1/domains/{name}/verify`.
+/// subdomains that are not registered. Receivers ignore these signatures until the DNS records are published: publish
+/// the records in the response, then call `POST /v1/domains/{name}/verify`.
 #[utoipa::path(
     post, path = "/v1/domains", tag = "domains", operation_id = "create_domain",
     request_body = NewDomainBody,
@@ -36,7 +36,7 @@ pub async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    caller.may(Scope::Admin)?;
+    caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let name = request::domain::parse(&body.bytes)?;
     let tenant = caller.tenant();
@@ -56,13 +56,13 @@ pub async fn create(
     api.domains.senders.forget();
     tracing::info!(event = "domain_created", by = %caller.key_id(), domain = name, "registered a domain");
     let view = load_view(&api, tenant, &name).await?;
-    Ok(located(format!("/v1/domains/{name}"), (StatusCode::CREATED, Json(view))))
+    Ok(with_location(format!("/v1/domains/{name}"), (StatusCode::CREATED, Json(view))))
 }
 
 /// Remove a domain
 ///
-/// Deletes the domain's keys; its messages are sent unsigned from now on. Keep the DKIM records in the DNS for a week,
-/// for messages that were signed and are still in transit.
+/// Deletes the domain's keys; its messages are sent without its signatures from now on. Keep the DKIM records in the
+/// DNS for another week, for signed messages that are still in transit.
 #[utoipa::path(
     delete, path = "/v1/domains/{name}", tag = "domains", operation_id = "remove_domain",
     params(("name" = String, Path, description = "The name of the domain")),
@@ -73,10 +73,10 @@ pub async fn remove(
     caller: Caller,
     DomainName(name): DomainName,
 ) -> Result<StatusCode, ApiError> {
-    caller.may(Scope::Admin)?;
-    let was_there = domains::remove(&api.db, caller.tenant(), &name).await?;
+    caller.require(Scope::Admin)?;
+    let was_removed = domains::remove(&api.db, caller.tenant(), &name).await?;
     api.domains.senders.forget();
-    if !was_there {
+    if !was_removed {
         return Err(NO_DOMAIN);
     }
     tracing::info!(event = "domain_removed", by = %caller.key_id(), domain = name, "removed a domain");

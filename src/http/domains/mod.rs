@@ -14,9 +14,9 @@ use axum::http::request::Parts;
 use super::{Api, ApiError, ProblemCode};
 use crate::db::domains::cache::SenderCache;
 use crate::db::domains::{self, NewKey};
-use crate::dns::Asker;
+use crate::dns::UncachedResolver;
 use crate::domain::dkim::{self, Algorithm};
-use crate::domain::dns_records::Terms;
+use crate::domain::dns_records::DnsSettings;
 use crate::domain::id::TenantId;
 use crate::domain::keyring::Keyring;
 use view::DomainView;
@@ -29,16 +29,16 @@ pub struct Domains {
     /// Caches the domains' verification states and signing keys.
     pub senders: Arc<SenderCache>,
     /// Looks up published records.
-    pub dns: Asker,
+    pub dns: UncachedResolver,
     /// The configuration that the records depend on.
-    pub terms: Terms,
+    pub dns_settings: DnsSettings,
     /// Encrypts private keys; `None` without `secret_key`.
     pub keyring: Option<Keyring>,
     /// Whether messages from unverified domains are refused.
     pub refuses_unverified: bool,
 }
 
-/// A domain name in the path, in any spelling. An invalid name is answered 404.
+/// A domain name in the path, in any spelling. An invalid name returns 404.
 #[derive(Debug)]
 pub struct DomainName(String);
 
@@ -52,33 +52,33 @@ impl<S: Send + Sync> FromRequestParts<S> for DomainName {
     }
 }
 
-/// Reads a domain.
+/// Reads a domain with its keys.
 async fn load_view(api: &Api, tenant: TenantId, name: &str) -> Result<DomainView, ApiError> {
     let row = domains::get(&api.db, tenant, name).await?.ok_or(NO_DOMAIN)?;
     let keys = domains::keys(&api.db, tenant, &[name.to_owned()]).await?;
-    Ok(DomainView::from_row(row, keys, &api.domains.terms))
+    Ok(DomainView::from_row(row, keys, &api.domains.dns_settings))
 }
 
 /// Creates a pair of encrypted DKIM keys.
 async fn new_keys(api: &Api, tenant: TenantId, domain: &str) -> Result<Vec<NewKey>, ApiError> {
-    let ring = api.domains.keyring.clone().ok_or_else(no_secret)?;
+    let ring = api.domains.keyring.clone().ok_or_else(no_secret_key_error)?;
     let (domain, random) = (domain.to_owned(), rand::random());
     let work = move || -> Result<Vec<NewKey>, dkim::KeyError> {
         let make = |algorithm| {
-            let (key, selector) = (dkim::NewKey::make(algorithm)?, dkim::selector(random, algorithm));
+            let (key, selector) = (dkim::NewKey::generate(algorithm)?, dkim::selector(random, algorithm));
             let sealed = key.seal(&ring, tenant, &domain, &selector)?;
             Ok(NewKey { selector, algorithm, public: key.public, sealed })
         };
         Algorithm::ALL.into_iter().map(make).collect()
     };
-    let made = tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::Internal)?;
-    made.map_err(|error| {
-        tracing::error!(event = "dkim_key_generation_failed", %error, "failed to generate DKIM keys; answered 500");
+    let keys = tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::Internal)?;
+    keys.map_err(|error| {
+        tracing::error!(event = "dkim_key_generation_failed", %error, "failed to generate DKIM keys; returned 500");
         ApiError::Internal
     })
 }
 
-fn no_secret() -> ApiError {
+fn no_secret_key_error() -> ApiError {
     ApiError::Conflict {
         code: ProblemCode::NoSecretKey,
         detail: "DKIM keys are stored encrypted, and no encryption key is configured: set `secret_key` \

@@ -8,7 +8,7 @@ use axum::extract::State;
 use super::view::DomainView;
 use super::{DomainName, NO_DOMAIN, load_view};
 use crate::db::domains::{self, KeyRow};
-use crate::domain::dns_records::lineage;
+use crate::domain::dns_records::with_parents;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::page::{Page, PageParams};
@@ -28,7 +28,7 @@ pub async fn list(
     caller: Caller,
     mut params: Params,
 ) -> Result<Json<Page<DomainView>>, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     let limit = params.limit();
     let after = params.text("after");
     params.finish()?;
@@ -41,7 +41,7 @@ pub async fn list(
     }
     let show = |row: domains::DomainRow| {
         let keys = keys.get(&row.name).cloned().unwrap_or_default();
-        DomainView::from_row(row, keys, &api.domains.terms)
+        DomainView::from_row(row, keys, &api.domains.dns_settings)
     };
     Ok(Json(Page::new(rows, limit, |row| row.name.clone(), show)))
 }
@@ -60,7 +60,7 @@ pub async fn get(
     caller: Caller,
     DomainName(name): DomainName,
 ) -> Result<Json<DomainView>, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     if visible(&caller).is_some_and(|only| !only.contains(&name)) {
         return Err(NO_DOMAIN);
     }
@@ -70,5 +70,5 @@ pub async fn get(
 /// Returns the only domains that exist for the caller: its sender domains and their parent domains, which may sign for
 /// them.
 fn visible(caller: &Caller) -> Option<Vec<String>> {
-    Some(caller.sender_domains()?.iter().flat_map(|domain| lineage(domain)).collect())
+    Some(caller.sender_domains()?.iter().flat_map(|domain| with_parents(domain)).collect())
 }

@@ -12,8 +12,8 @@ use crate::http::{Api, ApiError, AuthErrors, NotFound, ProblemCode};
 
 /// Rotate a domain's DKIM keys
 ///
-/// Creates a pair of new keys. Each starts to sign once its DNS record is found; until then the present key signs. Keep
-/// the DNS records of the present keys for a week after their last signature.
+/// Creates a pair of new keys. Each starts to sign once its DNS record is found; until then the current key signs. Keep
+/// the DNS records of the current keys for a week after their last signature.
 #[utoipa::path(
     post, path = "/v1/domains/{name}/rotate", tag = "domains", operation_id = "rotate_domain",
     params(("name" = String, Path, description = "The name of the domain")),
@@ -28,11 +28,11 @@ pub async fn rotate(
     caller: Caller,
     DomainName(name): DomainName,
 ) -> Result<Json<DomainView>, ApiError> {
-    caller.may(Scope::Admin)?;
+    caller.require(Scope::Admin)?;
     let tenant = caller.tenant();
     domains::get(&api.db, tenant, &name).await?.ok_or(NO_DOMAIN)?;
     let keys = new_keys(&api, tenant, &name).await?;
-    match domains::rotate(&api.db, tenant, &name, &keys, &api.domains.terms.algorithms, api.clock.now()).await? {
+    match domains::rotate(&api.db, tenant, &name, &keys, &api.domains.dns_settings.algorithms, api.clock.now()).await? {
         Rotated::Pending => {
             tracing::info!(event = "domain_keys_rotated", by = %caller.key_id(), domain = name, "created DKIM keys");
             load_view(&api, tenant, &name).await.map(Json)

@@ -30,16 +30,17 @@ pub async fn verify(
     caller: Caller,
     DomainName(name): DomainName,
 ) -> Result<Json<DomainView>, ApiError> {
-    caller.may(Scope::Admin)?;
+    caller.require(Scope::Admin)?;
     let tenant = caller.tenant();
     domains::get(&api.db, tenant, &name).await?.ok_or(NO_DOMAIN)?;
     let rows = domains::keys(&api.db, tenant, std::slice::from_ref(&name)).await?;
     let keys: Vec<PublishedKey> = rows.iter().filter_map(KeyRow::published).collect();
-    let terms = &api.domains.terms;
-    let findings = dns::check(&api.domains.dns, records(terms, &name, &keys)).await;
-    let verdict = Verdict::new(terms, &name, &keys, findings);
+    let dns_settings = &api.domains.dns_settings;
+    let findings = dns::check(&api.domains.dns, records(dns_settings, &name, &keys)).await;
+    let verdict = Verdict::new(dns_settings, &name, &keys, findings);
     let now = api.clock.now();
-    domains::checked(&api.db, tenant, &name, &verdict, &keys, now, now + verdict.next_check(terms, &keys)).await?;
+    domains::checked(&api.db, tenant, &name, &verdict, &keys, now, now + verdict.next_check(dns_settings, &keys))
+        .await?;
     api.domains.senders.forget();
     load_view(&api, tenant, &name).await.map(Json)
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::db::domains::{DomainRow, KeyRow};
 use crate::domain::dkim::{Algorithm, KeyState};
-use crate::domain::dns_records::{self, DmarcPolicy, DomainStatus, Finding, PublishedKey, Terms};
+use crate::domain::dns_records::{self, DmarcPolicy, DnsSettings, DomainStatus, Finding, PublishedKey};
 
 /// A sender domain: its DKIM keys, the DNS records to publish, and the results of the last check.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -15,13 +15,17 @@ pub struct DomainView {
     #[schema(example = "acme.test")]
     pub name: String,
     /// The result of the checks: `pending` (its keys were never found in the DNS), `verified`, `failing` (its keys are
-    /// missing, but were found less than 72 hours before the last check; it counts as verified) or `unverified`.
+    /// missing, but were found less than 72 hours before the last check; it counts as verified) or `unverified` (they
+    /// have been missing for longer).
     pub status: DomainStatus,
     /// When the domain was registered.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub created_at: DateTime<Utc>,
-    /// When the DNS last returned a definite result for its keys.
+    /// When the DNS last returned a definite result for the domain's keys; null if it never has.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub checked_at: Option<DateTime<Utc>>,
-    /// When all of its keys were last found in the DNS.
+    /// When all of the domain's keys were last found in the DNS; null if they never were.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub verified_at: Option<DateTime<Utc>>,
     /// The DMARC policy found by the last check; null if there is none or the domain has not been checked.
     pub dmarc: Option<DmarcPolicy>,
@@ -44,8 +48,11 @@ pub struct DkimKeyView {
     /// `retiring`: no longer signs; keep its record published for messages that are still in transit.
     pub state: KeyState,
     /// When the key was created.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub created_at: DateTime<Utc>,
-    /// Until when to keep the record of a `retiring` key published. The key is then removed from this list.
+    /// The time until which the record of a `retiring` key must stay published. The key is then removed from this list.
+    /// Null for other keys.
+    #[schema(example = "2026-12-01T09:00:00Z")]
     pub retire_at: Option<DateTime<Utc>>,
 }
 
@@ -53,17 +60,17 @@ pub struct DkimKeyView {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewDomainBody {
-    /// The domain's name; not a top-level domain. Messages from its subdomains are signed with its keys too.
+    /// The domain's name; a top-level domain is not allowed. Messages from its subdomains are signed with its keys too.
     #[schema(example = "acme.test", max_length = 200)]
     pub name: String,
 }
 
 impl DomainView {
-    pub(super) fn from_row(row: DomainRow, keys: Vec<KeyRow>, terms: &Terms) -> Self {
+    pub(super) fn from_row(row: DomainRow, keys: Vec<KeyRow>, dns_settings: &DnsSettings) -> Self {
         let published: Vec<PublishedKey> = keys.iter().filter_map(KeyRow::published).collect();
         // Ignores findings that this version cannot parse; the next check replaces them.
         let findings: Vec<Finding> = serde_json::from_value(row.findings).unwrap_or_default();
-        let records = dns_records::records(terms, &row.name, &published);
+        let records = dns_records::records(dns_settings, &row.name, &published);
         let keys = keys.into_iter().zip(&published).map(|(row, key)| DkimKeyView {
             selector: row.selector,
             algorithm: key.algorithm,
@@ -79,7 +86,7 @@ impl DomainView {
             created_at: row.created_at,
             checked_at: row.checked_at,
             verified_at: row.verified_at,
-            dmarc: row.dmarc.and_then(|word| word.parse().ok()),
+            dmarc: row.dmarc.and_then(|policy| policy.parse().ok()),
         }
     }
 }

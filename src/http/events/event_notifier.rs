@@ -1,5 +1,5 @@
-//! Wakes requests that wait for a tenant's next event, whichever process wrote it. Polls the database a few times a
-//! second, with one query for all waiting requests, and not at all while none waits.
+//! Wakes requests that wait for a tenant's next event, no matter which process wrote it. Polls the database ten times a
+//! second with one query for all waiting requests, and not at all while no request waits.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct EventNotifier {
     db: Db,
-    waiting: Mutex<Waiting>,
+    waiters: Mutex<Waiters>,
     /// Ends every wait when the service stops.
     stop: CancellationToken,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Waiters {
     /// Each tenant's highest `seq`, as of the last poll.
     tenants: HashMap<Uuid, watch::Sender<i64>>,
     is_polling: bool,
@@ -36,42 +36,42 @@ struct Waiting {
 
 impl EventNotifier {
     pub(in crate::http) fn new(db: Db, stop: CancellationToken) -> Self {
-        Self { db, waiting: Mutex::default(), stop }
+        Self { db, waiters: Mutex::default(), stop }
     }
 
-    /// Waits until the tenant has an event with a number above `seq`. Returns `false` if the service stops first.
-    pub(super) async fn beyond(self: &Arc<Self>, tenant: TenantId, seq: i64) -> bool {
-        let mut last = self.listen(tenant);
+    /// Waits until the tenant has an event with a `seq` above this one. Returns `false` if the service stops first.
+    pub(super) async fn wait_beyond(self: &Arc<Self>, tenant: TenantId, seq: i64) -> bool {
+        let mut last = self.add_listener(tenant);
         let has_event = async { last.wait_for(|last| *last > seq).await.is_ok() };
         self.stop.run_until_cancelled(has_event).await.unwrap_or(false)
     }
 
     /// Returns whether the service is stopping.
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn is_stopping(&self) -> bool {
         self.stop.is_cancelled()
     }
 
-    fn listen(self: &Arc<Self>, tenant: TenantId) -> watch::Receiver<i64> {
-        let mut waiting = self.waiting();
-        let last = waiting.tenants.entry(tenant.0).or_insert_with(|| watch::Sender::new(0)).subscribe();
-        if !waiting.is_polling {
-            waiting.is_polling = true;
+    fn add_listener(self: &Arc<Self>, tenant: TenantId) -> watch::Receiver<i64> {
+        let mut waiters = self.waiters();
+        let last = waiters.tenants.entry(tenant.0).or_insert_with(|| watch::Sender::new(0)).subscribe();
+        if !waiters.is_polling {
+            waiters.is_polling = true;
             let polling = self.clone().poll();
             tokio::spawn(self.stop.clone().run_until_cancelled_owned(polling));
         }
         last
     }
 
-    /// Polls while any request waits.
+    /// Polls the database while any request waits.
     async fn poll(self: Arc<Self>) {
         loop {
             let Some(tenants) = self.listeners() else { return };
             let pause = match events::feed::last(&self.db, &tenants).await {
                 Ok(last) => {
-                    let waiting = self.waiting();
+                    let waiters = self.waiters();
                     for (tenant, seq) in last {
-                        if let Some(known) = waiting.tenants.get(&tenant) {
-                            known.send_if_modified(|known| std::mem::replace(known, seq) != seq);
+                        if let Some(sender) = waiters.tenants.get(&tenant) {
+                            sender.send_if_modified(|last_seq| std::mem::replace(last_seq, seq) != seq);
                         }
                     }
                     POLL_INTERVAL
@@ -85,14 +85,15 @@ impl EventNotifier {
         }
     }
 
+    /// Returns the tenants of all waiting requests; `None`, and stops polling, if no request waits.
     fn listeners(&self) -> Option<Vec<Uuid>> {
-        let mut waiting = self.waiting();
-        waiting.tenants.retain(|_, last| last.receiver_count() > 0);
-        waiting.is_polling = !waiting.tenants.is_empty();
-        waiting.is_polling.then(|| waiting.tenants.keys().copied().collect())
+        let mut waiters = self.waiters();
+        waiters.tenants.retain(|_, last| last.receiver_count() > 0);
+        waiters.is_polling = !waiters.tenants.is_empty();
+        waiters.is_polling.then(|| waiters.tenants.keys().copied().collect())
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock()
+    fn waiters(&self) -> MutexGuard<'_, Waiters> {
+        self.waiters.lock()
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::stream;
 use crate::db::events;
-use crate::db::events::feed::{Filter, Part};
+use crate::db::events::feed::{FeedPage, Filter};
 use crate::domain::event::{Event, EventType};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::TenantId;
@@ -21,10 +21,12 @@ use crate::http::auth::Caller;
 use crate::http::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter};
 
-/// Default and maximum page size.
-const LIMITS: (i64, i64) = (100, 1_000);
+/// Default page size.
+const DEFAULT_LIMIT: i64 = 100;
+/// Maximum page size.
+const MAX_LIMIT: i64 = 1_000;
 /// Maximum long poll, in seconds: proxies commonly time out after 60.
-const LONGEST_WAIT: u64 = 55;
+const MAX_WAIT_SECONDS: u64 = 55;
 
 /// A page of events.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -33,29 +35,32 @@ pub struct Page {
     /// Events, ordered by `seq`.
     pub data: Vec<Event>,
     /// Whether more events exist now.
+    #[schema(example = false)]
     pub has_more: bool,
     /// The cursor to pass as `after` in the next request. Never null: it advances even if no event matches the filters.
+    #[schema(example = "1201")]
     pub next: String,
 }
 
-/// Where a read of the feed starts.
+/// The position at which a read of the feed starts.
 #[derive(Debug, Clone, Copy)]
-enum Start {
+enum StartPosition {
+    /// After the event with this `seq`.
     After(i64),
-    /// After the last event so far.
+    /// After the last stored event.
     Latest,
 }
 
 /// List events
 ///
-/// Returns the events of all messages in order and without gaps: an application that stores `next` sees each event
+/// Returns the events of all messages in order and without gaps: an application that stores `next` receives each event
 /// exactly once. With `Accept: text/event-stream`, events are sent as Server-Sent Events with `seq` as their `id`; send
 /// `Last-Event-ID` to resume after a disconnect. A key with `sender_domains` gets only events of messages from those
 /// domains, so their `seq` numbers are not consecutive.
 #[utoipa::path(
     get, path = "/v1/events", tag = "events", operation_id = "list_events",
     params(
-        ("after" = Option<String>, Query, pattern = "^([0-9]{1,18}|latest)$", description = "Only events with a higher `seq`; `latest`: only events from now on. Defaults to the oldest event that is kept"),
+        ("after" = Option<String>, Query, pattern = "^([0-9]{1,18}|latest)$", description = "Only events with a higher `seq`; `latest`: only events from now on. Defaults to the oldest stored event"),
         ("limit" = Option<i64>, Query, minimum = 1, maximum = 1_000, description = "Page size; defaults to 100"),
         ("wait" = Option<u64>, Query, minimum = 0, maximum = 55, description = "Long poll: how many seconds to wait for an event if there is none"),
         ("type" = Option<String>, Query, description = "Only events of these types, separated by commas"),
@@ -75,97 +80,98 @@ pub async fn list(
     headers: HeaderMap,
     mut params: Params,
 ) -> Result<Response, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     let (start, filter) = (start(&mut params), filter(&mut params, &caller));
     let limit = params.read("limit", "Pass a number from 1 to 1000.", |text| {
-        text.parse().ok().filter(|limit| (1..=LIMITS.1).contains(limit))
+        text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
     });
     let wait = params.read("wait", "Pass seconds, from 0 to 55.", |text| {
-        text.parse().ok().filter(|seconds| *seconds <= LONGEST_WAIT)
+        text.parse().ok().filter(|seconds| *seconds <= MAX_WAIT_SECONDS)
     });
     params.finish()?;
     let tenant = caller.tenant();
     if wants_stream(&headers) {
-        let after = begin(&api, tenant, last_event_id(&headers)?.unwrap_or(start)).await?;
+        let after = resolve_start(&api, tenant, last_event_id(&headers)?.unwrap_or(start)).await?;
         let permit = api.long_requests.acquire(caller.key_id()).await?;
         return Ok(stream::respond(api, caller, permit, filter, after).into_response());
     }
-    let after = begin(&api, tenant, start).await?;
+    let after = resolve_start(&api, tenant, start).await?;
     let _permit = match wait {
         Some(1..) => Some(api.long_requests.acquire(caller.key_id()).await?),
         _ => None,
     };
     let until = Instant::now() + Duration::from_secs(wait.unwrap_or(0));
-    let part = when_any(&api, &caller, &filter, after, limit.unwrap_or(LIMITS.0), until).await?;
-    Ok(Json(Page::new(part)).into_response())
+    let page = wait_for_events(&api, &caller, &filter, after, limit.unwrap_or(DEFAULT_LIMIT), until).await?;
+    Ok(Json(Page::new(page)).into_response())
 }
 
-/// Returns events above `after`; if there are none, waits for the next ones until `until`.
-async fn when_any(
+/// Returns events with a `seq` above `after`; if there are none, waits for new events until `until`.
+async fn wait_for_events(
     api: &Api,
     caller: &Caller,
     filter: &Filter,
     mut after: i64,
     limit: i64,
     until: Instant,
-) -> Result<Part, ApiError> {
+) -> Result<FeedPage, ApiError> {
     let tenant = caller.tenant();
     loop {
-        let part = events::feed::part(&api.db, tenant, filter, after, limit).await?;
-        after = part.next;
-        if !part.events.is_empty() || part.has_more || Instant::now() >= until {
-            return Ok(part);
+        let page = events::feed::page(&api.db, tenant, filter, after, limit).await?;
+        after = page.next;
+        if !page.events.is_empty() || page.has_more || Instant::now() >= until {
+            return Ok(page);
         }
         let mut has_new = None;
         while has_new.is_none() && Instant::now() < until {
             let soon = (Instant::now() + stream::KEY_CHECK).min(until);
-            has_new = timeout_at(soon, api.event_notifier.beyond(tenant, after)).await.ok();
+            has_new = timeout_at(soon, api.event_notifier.wait_beyond(tenant, after)).await.ok();
             // The key may have been revoked in the meantime.
-            caller.refresh(api).await?.may(Scope::Read)?;
+            caller.refresh(api).await?.require(Scope::Read)?;
         }
         if has_new != Some(true) {
-            return Ok(part);
+            return Ok(page);
         }
     }
 }
 
-/// Returns the `seq` to start after. Refuses one above the last event: it is from another database, and would wait
-/// forever.
-async fn begin(api: &Api, tenant: TenantId, start: Start) -> Result<i64, ApiError> {
+/// Returns the `seq` to start after. Refuses a `seq` above the last event: it comes from another database, and the
+/// request would wait forever.
+async fn resolve_start(api: &Api, tenant: TenantId, start: StartPosition) -> Result<i64, ApiError> {
     let after = match start {
-        Start::After(after) => after,
-        Start::Latest => return last(api, tenant).await,
+        StartPosition::After(after) => after,
+        StartPosition::Latest => return last_seq(api, tenant).await,
     };
     if after > 0 {
-        let last = last(api, tenant).await?;
+        let last = last_seq(api, tenant).await?;
         if after > last {
-            let message = format!("Event {after} does not exist; the last one is {last}. Was the database restored?");
+            let message = format!("Event {after} does not exist; the last event is {last}. Was the database restored?");
             return Err(fault("after", message));
         }
     }
     Ok(after)
 }
 
-async fn last(api: &Api, tenant: TenantId) -> Result<i64, ApiError> {
+/// Returns the `seq` of the tenant's last event; 0 if there is none.
+async fn last_seq(api: &Api, tenant: TenantId) -> Result<i64, ApiError> {
     Ok(events::feed::last(&api.db, &[tenant.0]).await?.first().map_or(0, |(_, seq)| *seq))
 }
 
-fn start(params: &mut Params) -> Start {
+fn start(params: &mut Params) -> StartPosition {
     params
         .read("after", "Pass the `next` value of the previous page, or `latest`.", |text| match text {
-            "latest" => Some(Start::Latest),
-            _ => number(text),
+            "latest" => Some(StartPosition::Latest),
+            _ => parse_seq(text),
         })
-        .unwrap_or(Start::After(0))
+        .unwrap_or(StartPosition::After(0))
 }
 
-fn number(text: &str) -> Option<Start> {
-    text.parse().ok().filter(|seq| *seq >= 0).map(Start::After)
+fn parse_seq(text: &str) -> Option<StartPosition> {
+    text.parse().ok().filter(|seq| *seq >= 0).map(StartPosition::After)
 }
 
 fn filter(params: &mut Params, caller: &Caller) -> Filter {
     let types = params.read("type", "Pass event types such as `message.bounced,message.deferred`.", |text| {
-        text.split(',').map(|word| Some(word.trim().parse::<EventType>().ok()?.to_string())).collect()
+        text.split(',').map(|name| Some(name.trim().parse::<EventType>().ok()?.to_string())).collect()
     });
     let message = params.read("message_id", "Pass a message id.", |text| text.parse().ok());
     Filter { types, message, sender_domains: caller.sender_domains().map(<[String]>::to_vec) }
@@ -178,9 +184,9 @@ fn wants_stream(headers: &HeaderMap) -> bool {
         .any(|kind| kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream")))
 }
 
-fn last_event_id(headers: &HeaderMap) -> Result<Option<Start>, ApiError> {
+fn last_event_id(headers: &HeaderMap) -> Result<Option<StartPosition>, ApiError> {
     let Some(value) = headers.get("last-event-id").filter(|value| !value.is_empty()) else { return Ok(None) };
-    let start = value.to_str().ok().and_then(number);
+    let start = value.to_str().ok().and_then(parse_seq);
     start.map(Some).ok_or_else(|| fault("Last-Event-ID", "Pass the `id` of the last event received.".into()))
 }
 
@@ -189,11 +195,11 @@ fn fault(pointer: &str, message: String) -> ApiError {
 }
 
 impl Page {
-    fn new(part: Part) -> Self {
+    fn new(page: FeedPage) -> Self {
         Self {
-            data: part.events.into_iter().map(Event::from).collect(),
-            has_more: part.has_more,
-            next: part.next.to_string(),
+            data: page.events.into_iter().map(Event::from).collect(),
+            has_more: page.has_more,
+            next: page.next.to_string(),
         }
     }
 }

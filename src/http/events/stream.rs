@@ -20,19 +20,20 @@ use crate::http::concurrency_limit::ConcurrencyPermit;
 
 /// Maximum duration of one connection. The client reconnects with `Last-Event-ID`.
 const MAX_DURATION: Duration = Duration::from_mins(15);
-/// How often the key of an event stream or a long poll is checked.
+/// Interval at which the key of an event stream or a long poll is checked.
 pub(super) const KEY_CHECK: Duration = Duration::from_secs(1);
 /// Keep-alive interval, for proxies that close silent connections.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Reconnection delay of clients.
+/// Delay after which clients reconnect.
 const RETRY: Duration = Duration::from_secs(2);
 /// Events per query.
-const PAGE: i64 = 100;
+const PAGE_SIZE: i64 = 100;
 
-struct Reader {
+/// The state of one event stream.
+struct EventStream {
     api: Api,
     caller: Caller,
-    /// When the key is checked next.
+    /// The time of the next check of the key.
     check_at: Instant,
     tenant: TenantId,
     filter: Filter,
@@ -43,7 +44,7 @@ struct Reader {
     _permit: ConcurrencyPermit,
 }
 
-/// Streams the events above `after`, and all that follow.
+/// Streams the events with a `seq` above `after`, stored and future ones.
 pub(super) fn respond(
     api: Api,
     caller: Caller,
@@ -52,7 +53,7 @@ pub(super) fn respond(
     after: i64,
 ) -> impl IntoResponse {
     let (tenant, now) = (caller.tenant(), Instant::now());
-    let reader = Reader {
+    let reader = EventStream {
         api,
         caller,
         check_at: now + KEY_CHECK,
@@ -68,29 +69,29 @@ pub(super) fn respond(
         let sent = sse::Event::default().id(event.seq.to_string()).event(&event.kind).json_data(&event);
         Some((Ok::<_, Infallible>(sent.unwrap_or_default()), reader))
     });
-    let hello = stream::once(async { Ok(sse::Event::default().retry(RETRY)) });
-    let events = futures_util::StreamExt::chain(hello, events);
+    let retry_delay = stream::once(async { Ok(sse::Event::default().retry(RETRY)) });
+    let events = futures_util::StreamExt::chain(retry_delay, events);
     Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
 }
 
-impl Reader {
-    /// Returns the next event; `None` if the connection is to end.
+impl EventStream {
+    /// Returns the next event; `None` if the connection should end.
     async fn next(&mut self) -> Option<Event> {
         loop {
-            if !self.may_go_on().await {
+            if !self.has_valid_key().await {
                 return None;
             }
             if let Some(event) = self.read.pop_front() {
                 return Some(event);
             }
-            if Instant::now() >= self.until || self.api.event_notifier.is_over() {
+            if Instant::now() >= self.until || self.api.event_notifier.is_stopping() {
                 return None;
             }
-            match events::feed::part(&self.api.db, self.tenant, &self.filter, self.after, PAGE).await {
-                Ok(part) => {
-                    self.after = part.next;
-                    self.read.extend(part.events.into_iter().map(Event::from));
-                    if self.read.is_empty() && !part.has_more && !self.waited().await {
+            match events::feed::page(&self.api.db, self.tenant, &self.filter, self.after, PAGE_SIZE).await {
+                Ok(page) => {
+                    self.after = page.next;
+                    self.read.extend(page.events.into_iter().map(Event::from));
+                    if self.read.is_empty() && !page.has_more && !self.wait_for_more().await {
                         return None;
                     }
                 }
@@ -102,20 +103,20 @@ impl Reader {
         }
     }
 
-    /// Waits for more events. Returns `false` if the connection is to end.
-    async fn waited(&mut self) -> bool {
+    /// Waits for more events. Returns `false` if the connection should end.
+    async fn wait_for_more(&mut self) -> bool {
         loop {
             let soon = self.check_at.min(self.until);
-            match timeout_at(soon, self.api.event_notifier.beyond(self.tenant, self.after)).await {
+            match timeout_at(soon, self.api.event_notifier.wait_beyond(self.tenant, self.after)).await {
                 Ok(has_new) => return has_new,
-                Err(_) if Instant::now() >= self.until || !self.may_go_on().await => return false,
+                Err(_) if Instant::now() >= self.until || !self.has_valid_key().await => return false,
                 Err(_) => {}
             }
         }
     }
 
-    /// Returns whether the key is still valid, checking about once a second.
-    async fn may_go_on(&mut self) -> bool {
+    /// Returns whether the key is still valid. Checks it about once a second.
+    async fn has_valid_key(&mut self) -> bool {
         if Instant::now() < self.check_at {
             return true;
         }
@@ -124,6 +125,6 @@ impl Reader {
         if let Err(error) = &caller {
             tracing::info!(event = "event_stream_ended", ?error, "ended event stream; its API key is no longer valid");
         }
-        caller.is_ok_and(|caller| caller.may(Scope::Read).is_ok())
+        caller.is_ok_and(|caller| caller.require(Scope::Read).is_ok())
     }
 }

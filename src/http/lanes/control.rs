@@ -6,20 +6,20 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use super::view::TermsView;
-use super::{NO_LANE, terms};
+use super::view::LaneSettingsView;
+use super::{NO_LANE, load_settings};
 use crate::accept::request::{self, Context};
 use crate::db::lanes;
-use crate::db::lanes::admin::{LaneKey, Wanted};
+use crate::db::lanes::admin::{LaneKey, RetryFilter};
 use crate::db::lanes::pauses;
 use crate::domain::id::LaneId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::located::located;
+use crate::http::located::with_location;
 use crate::http::params::{Params, PathId};
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, JsonErrors, NotFound};
 
-/// A lane and its limits.
+/// A lane and the limits to set.
 #[derive(Debug, serde::Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LaneBody {
@@ -33,13 +33,13 @@ pub struct LaneBody {
     #[schema(example = "example.test")]
     pub domain: String,
     /// Maximum concurrent connections, over all workers together; defaults to the configured limit.
-    #[schema(minimum = 1, maximum = 10_000)]
+    #[schema(minimum = 1, maximum = 10_000, example = 4)]
     pub connections: Option<i32>,
     /// Maximum messages per second, over all workers together, from 0.00001; unlimited by default.
-    #[schema(minimum = 0.00001, maximum = 1_000_000)]
+    #[schema(minimum = 0.00001, maximum = 1_000_000, example = 10.0)]
     pub rate: Option<f64>,
     /// Maximum messages per connection; defaults to the configured limit.
-    #[schema(minimum = 1, maximum = 100_000)]
+    #[schema(minimum = 1, maximum = 100_000, example = 100)]
     pub mails_per_connection: Option<i32>,
 }
 
@@ -48,13 +48,13 @@ pub struct LaneBody {
 #[serde(deny_unknown_fields)]
 pub struct LaneChangeBody {
     /// Maximum concurrent connections, over all workers together.
-    #[schema(minimum = 1, maximum = 10_000)]
+    #[schema(minimum = 1, maximum = 10_000, example = 4)]
     pub connections: Option<i32>,
     /// Maximum messages per second, over all workers together.
-    #[schema(minimum = 0.00001, maximum = 1_000_000)]
+    #[schema(minimum = 0.00001, maximum = 1_000_000, example = 10.0)]
     pub rate: Option<f64>,
     /// Maximum messages per connection.
-    #[schema(minimum = 1, maximum = 100_000)]
+    #[schema(minimum = 1, maximum = 100_000, example = 100)]
     pub mails_per_connection: Option<i32>,
 }
 
@@ -63,7 +63,7 @@ pub struct LaneChangeBody {
 #[serde(deny_unknown_fields)]
 pub struct PauseBody {
     /// One line of up to 500 characters, shown in explanations.
-    #[schema(example = "the postmaster asked us to", max_length = 500)]
+    #[schema(example = "The relay is being moved.", max_length = 500)]
     pub reason: Option<String>,
 }
 
@@ -75,14 +75,14 @@ pub struct PauseBody {
     put, path = "/v1/lanes", tag = "lanes", operation_id = "put_lane",
     request_body = LaneBody,
     responses(
-        (status = 200, description = "The updated lane", body = TermsView),
-        (status = 201, description = "The new lane", body = TermsView,
+        (status = 200, description = "The updated lane", body = LaneSettingsView),
+        (status = 201, description = "The new lane", body = LaneSettingsView,
          headers(("Location" = String, description = "The path of the lane"))),
         AuthErrors, JsonErrors,
     ),
 )]
 pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    caller.may(Scope::Admin)?;
+    caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let streams = api.acceptor.streams(caller.tenant()).await?;
     let context = Context { now: api.clock.now(), limits: &api.limits, streams: &streams };
@@ -93,9 +93,9 @@ pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, bod
         lanes::admin::put(&api.db, caller.tenant(), key, &lane.limits, context.now).await?.ok_or(NO_LANE)?;
     api.acceptor.wake();
     tracing::info!(event = "lane_changed", by = %caller.key_id(), lane = %id, "changed a lane");
-    let view = terms(&api, caller.tenant(), id).await?;
+    let view = load_settings(&api, caller.tenant(), id).await?;
     Ok(if is_new {
-        located(format!("/v1/lanes/{id}"), (StatusCode::CREATED, Json(view)))
+        with_location(format!("/v1/lanes/{id}"), (StatusCode::CREATED, Json(view)))
     } else {
         Json(view).into_response()
     })
@@ -108,7 +108,7 @@ pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, bod
     patch, path = "/v1/lanes/{id}", tag = "lanes", operation_id = "change_lane",
     params(("id" = String, Path, description = "The id of the lane")),
     request_body = LaneChangeBody,
-    responses((status = 200, description = "The updated lane", body = TermsView), AuthErrors, NotFound, JsonErrors),
+    responses((status = 200, description = "The updated lane", body = LaneSettingsView), AuthErrors, NotFound, JsonErrors),
 )]
 pub async fn change(
     State(api): State<Api>,
@@ -116,12 +116,12 @@ pub async fn change(
     PathId(id): PathId<LaneId>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<TermsView>, ApiError> {
-    caller.may(Scope::Admin)?;
+) -> Result<Json<LaneSettingsView>, ApiError> {
+    caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let change = request::lane::parse_change(&body.bytes)?;
-    let is_there = lanes::admin::change(&api.db, caller.tenant(), id, &change, api.clock.now()).await?;
-    done(&api, &caller, id, is_there).await
+    let found = lanes::admin::change(&api.db, caller.tenant(), id, &change, api.clock.now()).await?;
+    respond(&api, &caller, id, found).await
 }
 
 /// Pause a lane
@@ -132,7 +132,7 @@ pub async fn change(
     post, path = "/v1/lanes/{id}/pause", tag = "lanes", operation_id = "pause_lane",
     params(("id" = String, Path, description = "The id of the lane")),
     request_body = Option<PauseBody>,
-    responses((status = 200, description = "The updated lane", body = TermsView), AuthErrors, NotFound, JsonErrors),
+    responses((status = 200, description = "The updated lane", body = LaneSettingsView), AuthErrors, NotFound, JsonErrors),
 )]
 pub async fn pause(
     State(api): State<Api>,
@@ -140,56 +140,56 @@ pub async fn pause(
     PathId(id): PathId<LaneId>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<TermsView>, ApiError> {
-    caller.may(Scope::Admin)?;
+) -> Result<Json<LaneSettingsView>, ApiError> {
+    caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let reason = request::pause::parse(&body.bytes)?;
-    let is_there = lanes::admin::pause(&api.db, caller.tenant(), id, reason.as_deref(), api.clock.now()).await?;
-    done(&api, &caller, id, is_there).await
+    let found = lanes::admin::pause(&api.db, caller.tenant(), id, reason.as_deref(), api.clock.now()).await?;
+    respond(&api, &caller, id, found).await
 }
 
 /// Resume a lane
 ///
-/// Removes the pause only; the lane stays blocked if its destination is unreachable, and a learned rate stays in
+/// Removes only the pause: the lane stays `blocked` while its destination is unreachable, and a learned rate stays in
 /// effect.
 #[utoipa::path(
     post, path = "/v1/lanes/{id}/resume", tag = "lanes", operation_id = "resume_lane",
     params(("id" = String, Path, description = "The id of the lane")),
-    responses((status = 200, description = "The updated lane", body = TermsView), AuthErrors, NotFound),
+    responses((status = 200, description = "The updated lane", body = LaneSettingsView), AuthErrors, NotFound),
 )]
 pub async fn resume(
     State(api): State<Api>,
     caller: Caller,
     PathId(id): PathId<LaneId>,
-) -> Result<Json<TermsView>, ApiError> {
-    caller.may(Scope::Admin)?;
-    let is_there = pauses::resume_lane(&api.db, caller.tenant(), id, api.clock.now()).await?;
-    done(&api, &caller, id, is_there).await
+) -> Result<Json<LaneSettingsView>, ApiError> {
+    caller.require(Scope::Admin)?;
+    let found = pauses::resume_lane(&api.db, caller.tenant(), id, api.clock.now()).await?;
+    respond(&api, &caller, id, found).await
 }
 
 /// Reset a lane
 ///
 /// Marks the destination as reachable and forgets the learned rate. Use it after the destination or the configuration
-/// has been fixed. Recipients that could not be prepared are due now. A pause stays in effect, and deferred recipients
-/// keep their next attempt's time; see `POST /v1/lanes/{id}/retry`.
+/// has been fixed. Recipients that could not be prepared become due now. A pause stays in effect, and the next
+/// attempt's time of deferred recipients does not change; see `POST /v1/lanes/{id}/retry`.
 #[utoipa::path(
     post, path = "/v1/lanes/{id}/reset", tag = "lanes", operation_id = "reset_lane",
     params(("id" = String, Path, description = "The id of the lane")),
-    responses((status = 200, description = "The updated lane", body = TermsView), AuthErrors, NotFound),
+    responses((status = 200, description = "The updated lane", body = LaneSettingsView), AuthErrors, NotFound),
 )]
 pub async fn reset(
     State(api): State<Api>,
     caller: Caller,
     PathId(id): PathId<LaneId>,
-) -> Result<Json<TermsView>, ApiError> {
-    caller.may(Scope::Admin)?;
+) -> Result<Json<LaneSettingsView>, ApiError> {
+    caller.require(Scope::Admin)?;
     let now = api.clock.now();
-    let is_there = lanes::admin::reset(&api.db, caller.tenant(), id, now).await?;
-    if is_there {
-        let wanted = Wanted { unprepared: true, ..Wanted::default() };
-        lanes::admin::due_now(&api.db, caller.tenant(), id, wanted, now).await?;
+    let found = lanes::admin::reset(&api.db, caller.tenant(), id, now).await?;
+    if found {
+        let filter = RetryFilter { unprepared: true, ..RetryFilter::default() };
+        lanes::admin::due_now(&api.db, caller.tenant(), id, filter, now).await?;
     }
-    done(&api, &caller, id, is_there).await
+    respond(&api, &caller, id, found).await
 }
 
 /// The result of retrying a lane.
@@ -198,7 +198,8 @@ pub struct LaneRetried {
     /// Recipients that were due later and are due now.
     #[schema(example = 1_204)]
     pub retried: u64,
-    /// Whether more may follow; call again to continue. One call affects at most 100,000 recipients.
+    /// Whether more recipients may follow; call again to continue. One call affects at most 100,000 recipients.
+    #[schema(example = false)]
     pub has_more: bool,
 }
 
@@ -224,22 +225,22 @@ pub async fn retry(
     PathId(id): PathId<LaneId>,
     mut params: Params,
 ) -> Result<Json<LaneRetried>, ApiError> {
-    caller.may(Scope::Admin)?;
+    caller.require(Scope::Admin)?;
     let domain = params.text("domain");
     params.finish()?;
-    terms(&api, caller.tenant(), id).await?;
-    let wanted = Wanted { domain: domain.as_deref(), unprepared: false };
-    let done = lanes::admin::due_now(&api.db, caller.tenant(), id, wanted, api.clock.now()).await?;
+    load_settings(&api, caller.tenant(), id).await?;
+    let filter = RetryFilter { domain: domain.as_deref(), unprepared: false };
+    let done = lanes::admin::due_now(&api.db, caller.tenant(), id, filter, api.clock.now()).await?;
     api.acceptor.wake();
     Ok(Json(LaneRetried { retried: done.count, has_more: done.has_more }))
 }
 
 /// Wakes the workers and returns the updated lane.
-async fn done(api: &Api, caller: &Caller, id: LaneId, is_there: bool) -> Result<Json<TermsView>, ApiError> {
-    if !is_there {
+async fn respond(api: &Api, caller: &Caller, id: LaneId, found: bool) -> Result<Json<LaneSettingsView>, ApiError> {
+    if !found {
         return Err(NO_LANE);
     }
     api.acceptor.wake();
     tracing::info!(event = "lane_changed", by = %caller.key_id(), lane = %id, "changed a lane");
-    terms(api, caller.tenant(), id).await.map(Json)
+    load_settings(api, caller.tenant(), id).await.map(Json)
 }

@@ -19,15 +19,15 @@ use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 /// List lanes
 ///
-/// Returns lanes with their state and queue counts. Lanes that are paused, blocked or throttled come first; within each
-/// group, the oldest come first. A lane must match all filters. A lane whose state changes between two pages moves to
-/// the other group. Counts are exact up to 10,000.
+/// Returns lanes with their state and queue counts. Lanes that are paused, blocked or throttled come before open lanes;
+/// within each group, the oldest come first. A lane must match all filters. A lane whose state changes between two
+/// pages may be missing or appear twice. Counts are exact up to 10,000.
 #[utoipa::path(
     get, path = "/v1/lanes", tag = "lanes", operation_id = "list_lanes",
     params(
         ("stream" = Option<String>, Query, description = "The name of the stream"),
         ("route" = Option<String>, Query, description = "The route: `mx`, `relay` or `relay:NAME`"),
-        ("domain" = Option<String>, Query, description = "The destination domain; `*` for lanes of a relay that have no domain"),
+        ("domain" = Option<String>, Query, description = "The destination domain; `*` for the lanes of relays that serve all domains without a separate lane"),
         ("state" = Option<LaneState>, Query, description = "The state of the lane"),
         ("waiting" = Option<bool>, Query, description = "`true`: only lanes with waiting recipients, due now or later; `false`: only lanes without"),
         PageParams,
@@ -39,7 +39,7 @@ pub async fn list(
     caller: Caller,
     mut params: Params,
 ) -> Result<Json<Page<LaneView>>, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     caller.require_all_domains("Lanes hold the messages of")?;
     let limit = params.limit();
     let filter = filter(&mut params);
@@ -65,7 +65,7 @@ pub async fn get(
     caller: Caller,
     PathId(id): PathId<LaneId>,
 ) -> Result<Json<LaneView>, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     caller.require_all_domains("Lanes hold the messages of")?;
     load_one(&api, caller.tenant(), id).await.map(Json)
 }
@@ -78,9 +78,9 @@ fn filter(params: &mut Params) -> Filter {
             RouteName::parse(text).map(|_| text.to_owned())
         }),
         domains: params.text("domain").map(|domain| vec![a_label(&domain)]),
-        state: params.read("state", "Pass `open`, `throttled`, `blocked` or `paused`.", |word| word.parse().ok()),
-        waiting: params.read("waiting", "Pass `true` or `false`.", |word| word.parse().ok()),
-        after: params.read("after", "Pass the `next` value of the previous page.", read_cursor),
+        state: params.read("state", "Pass `open`, `throttled`, `blocked` or `paused`.", |text| text.parse().ok()),
+        waiting: params.read("waiting", "Pass `true` or `false`.", |text| text.parse().ok()),
+        after: params.read("after", "Pass the `next` value of the previous page.", parse_cursor),
     }
 }
 
@@ -94,7 +94,7 @@ fn cursor(lane: &Lane) -> String {
     format!("{}.{}", if lane.state == LaneState::Open { "open" } else { "held" }, lane.id)
 }
 
-fn read_cursor(text: &str) -> Option<Cursor> {
+fn parse_cursor(text: &str) -> Option<Cursor> {
     let (rank, id) = text.split_once('.')?;
     let is_open = match rank {
         "open" => true,

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::db::lanes::overview::Load;
 use crate::domain::explain::Count;
 use crate::domain::id::LaneId;
-use crate::domain::lane::{Lane, Paused, RateOf, State, Unprepared};
+use crate::domain::lane::{Lane, Paused, RateSource, State, Unprepared};
 use crate::domain::unreachable::Cause;
 use crate::http::delivery::Delivery;
 
@@ -14,31 +14,34 @@ use crate::http::delivery::Delivery;
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = Lane)]
 pub struct LaneView {
-    /// The lane's identity, state and limits.
+    /// The lane's id, state and limits.
     #[serde(flatten)]
-    pub terms: TermsView,
+    pub settings: LaneSettingsView,
     /// Waiting recipients, due now or later.
     pub waiting: Count,
     /// Waiting recipients that are due now.
     pub due: Count,
     /// Recipients leased to workers; null while more than 10,000 recipients wait in all lanes together.
+    #[schema(example = 3)]
     pub in_flight: Option<i64>,
     /// Recipients held for an operator; list their messages with `GET /v1/messages?lane=…&held=true`.
     pub held: Count,
     /// Recipients that cannot be prepared for sending until the configuration is fixed; null if there are none.
     pub unprepared: Option<UnpreparedView>,
     /// The earliest due time of the waiting recipients; null if there are none.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub oldest_due_at: Option<DateTime<Utc>>,
 }
 
-/// A lane without queue counts, as calls that change a lane return it.
+/// A lane without queue counts; the response of calls that change a lane.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = LaneTerms)]
-pub struct TermsView {
+pub struct LaneSettingsView {
     /// The lane's id.
     #[schema(value_type = String, example = "lane_42")]
     pub id: LaneId,
     /// The lane's stream.
+    #[schema(example = "bulk")]
     pub stream: String,
     /// The route: `mx` (the recipients' own servers), `relay`, or `relay:NAME` for a configured route.
     #[schema(example = "relay")]
@@ -47,20 +50,23 @@ pub struct TermsView {
     #[schema(example = "example.test")]
     pub domain: String,
     /// The stream's priority; lower values are sent first.
+    #[schema(example = 50)]
     pub priority: i16,
     /// The state of the lane.
     pub state: State,
     /// The reason for the state, as text.
+    #[schema(example = "Not limited.")]
     pub reason: String,
     /// The earliest time of the next attempt, set by the rate limit or the next probe; null if the lane is open now.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub open_at: Option<DateTime<Utc>>,
     /// The lane's limits.
     pub limits: LimitsView,
     /// The rate learned from the destination's replies; null if there is none.
     pub learned: Option<LearnedView>,
-    /// Set while the destination is unreachable.
+    /// Details while the destination is unreachable; null if it is reachable.
     pub blocked: Option<BlockedView>,
-    /// Set while an operator has paused the lane or its stream.
+    /// The pause of the lane or its stream by an operator; null if there is none.
     pub paused: Option<PausedView>,
 }
 
@@ -80,12 +86,16 @@ pub struct LimitsView {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct WholeLimit {
     /// The limit set on the lane; null if none is set.
+    #[schema(example = 4)]
     pub own: Option<i32>,
     /// The limit that applies.
+    #[schema(example = 4)]
     pub effective: i64,
     /// The source of `effective`: `lane` or `configuration`.
+    #[schema(example = "lane")]
     pub from: &'static str,
     /// The scope of the limit: `all workers` together, `each worker`, or `each connection`.
+    #[schema(example = "all workers")]
     pub over: &'static str,
 }
 
@@ -93,10 +103,13 @@ pub struct WholeLimit {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct RateLimit {
     /// The limit set on the lane; null if none is set.
+    #[schema(example = 10.0)]
     pub own: Option<f64>,
     /// The rate that applies: the lowest of the lane's, the stream's and the learned rate; null if there is none.
+    #[schema(example = 10.0)]
     pub effective: Option<f64>,
     /// The source of `effective`: `lane`, `stream` or `learned`; null if there is none.
+    #[schema(example = "lane")]
     pub from: Option<&'static str>,
 }
 
@@ -105,14 +118,19 @@ pub struct RateLimit {
 #[schema(as = LearnedLimit)]
 pub struct LearnedView {
     /// The current rate in messages per second; rises while the destination accepts messages.
+    #[schema(example = 2.0)]
     pub rate: f64,
     /// The rate in messages per second at which the learned limit is removed.
+    #[schema(example = 40.0)]
     pub ceiling: f64,
-    /// When the destination last throttled, with `reply`.
+    /// When the destination last throttled Postrider, with `reply`.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub since: DateTime<Utc>,
     /// When the rate was last raised after that; null if it was not.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub raised_at: Option<DateTime<Utc>>,
-    /// The reply that led to the limit.
+    /// The destination's reply at `since`; null if it was not recorded.
+    #[schema(example = "451 4.7.0 too many messages, slow down")]
     pub reply: Option<String>,
 }
 
@@ -125,6 +143,7 @@ pub struct UnpreparedView {
     /// The number of such recipients.
     pub recipients: Count,
     /// When the first of them could not be prepared.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub since: DateTime<Utc>,
     /// The reason for the first of them, with the domain and the configuration key.
     #[schema(
@@ -137,17 +156,22 @@ pub struct UnpreparedView {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = LaneBlock)]
 pub struct BlockedView {
-    /// Since when the destination is unreachable.
+    /// When the destination became unreachable.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub since: DateTime<Utc>,
     /// Consecutive failed attempts.
+    #[schema(example = 3)]
     pub failures: i16,
     /// When the next probe is due; null if it is due now.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub next_probe_at: Option<DateTime<Utc>>,
     /// The last reply or error.
+    #[schema(example = "could not connect to 192.0.2.1:25: connection refused")]
     pub reply: Option<String>,
     /// Why no session could be established; null if not recorded.
     pub cause: Option<Cause>,
     /// The host of the last attempt; null if none was found.
+    #[schema(example = "mx1.example.test")]
     pub host: Option<String>,
 }
 
@@ -156,10 +180,13 @@ pub struct BlockedView {
 #[schema(as = Pause)]
 pub struct PausedView {
     /// What is paused: `lane` or `stream`.
+    #[schema(example = "lane")]
     pub what: &'static str,
     /// When it was paused.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub at: DateTime<Utc>,
     /// The operator's reason; null if none was given.
+    #[schema(example = "The relay is being moved.")]
     pub reason: Option<String>,
 }
 
@@ -170,9 +197,9 @@ impl PausedView {
 }
 
 impl LaneView {
-    pub(super) fn new(terms: TermsView, load: &Load) -> Self {
+    pub(super) fn new(settings: LaneSettingsView, load: &Load) -> Self {
         Self {
-            terms,
+            settings,
             waiting: load.waiting,
             due: load.due,
             in_flight: load.in_flight,
@@ -187,13 +214,13 @@ impl LaneView {
     }
 }
 
-impl TermsView {
+impl LaneSettingsView {
     pub(super) fn new(lane: Lane, has_workers: bool, unprepared: Option<&Unprepared>, delivery: &Delivery) -> Self {
         let reason = lane.reason(has_workers, unprepared);
         let limits = LimitsView::new(&lane, delivery);
-        let open_at = lane.opens();
+        let open_at = lane.opens_at();
         let next_probe_at = lane.open_at;
-        let of_stream = lane.of_stream.paused.map(|paused| PausedView::new(paused, "stream"));
+        let stream_pause = lane.stream_limits.paused.map(|paused| PausedView::new(paused, "stream"));
         Self {
             id: lane.id,
             stream: lane.stream,
@@ -211,15 +238,15 @@ impl TermsView {
                 raised_at: learned.raised_at,
                 reply: learned.reply,
             }),
-            blocked: lane.blocked.map(|blocked| BlockedView {
-                since: blocked.since,
-                failures: blocked.failures,
+            blocked: lane.unreachable.map(|unreachable| BlockedView {
+                since: unreachable.since,
+                failures: unreachable.failures,
                 next_probe_at,
-                reply: blocked.reply,
-                cause: blocked.cause,
-                host: blocked.host,
+                reply: unreachable.reply,
+                cause: unreachable.cause,
+                host: unreachable.host,
             }),
-            paused: of_stream.or_else(|| lane.paused.map(|paused| PausedView::new(paused, "lane"))),
+            paused: stream_pause.or_else(|| lane.paused.map(|paused| PausedView::new(paused, "lane"))),
         }
     }
 }
@@ -237,10 +264,10 @@ impl LimitsView {
             rate: RateLimit {
                 own: own.rate,
                 effective: rate.map(|(per_second, _)| per_second),
-                from: rate.map(|(_, of)| match of {
-                    RateOf::Learned => "learned",
-                    RateOf::Lane => "lane",
-                    RateOf::Stream => "stream",
+                from: rate.map(|(_, source)| match source {
+                    RateSource::Learned => "learned",
+                    RateSource::Lane => "lane",
+                    RateSource::Stream => "stream",
                 }),
             },
             mails_per_connection: whole(

@@ -22,6 +22,7 @@ use crate::http::auth::Caller;
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound, ProblemCode};
 
+/// Reads the state of a message.
 async fn state(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageState, ApiError> {
     load_view(api, caller, id).await.map(MessageState::from)
 }
@@ -29,10 +30,12 @@ async fn state(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageState
 /// The result of canceling a message.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = CanceledMessage)]
-pub struct CancelAnswer {
+pub struct CancelResult {
     /// Addresses that this call canceled.
+    #[schema(example = json!(["ann@example.test"]))]
     pub canceled: Vec<String>,
     /// Addresses that were in flight or already in an end state.
+    #[schema(example = json!(["bo@example.test"]))]
     pub too_late: Vec<String>,
     /// The message after this call.
     pub message: MessageState,
@@ -45,7 +48,7 @@ pub struct CancelAnswer {
     post, path = "/v1/messages/{id}/cancel", tag = "messages", operation_id = "cancel_message",
     params(("id" = String, Path, description = "The id of the message")),
     responses(
-        (status = 200, description = "The canceled and the remaining addresses", body = CancelAnswer),
+        (status = 200, description = "The canceled and the remaining addresses", body = CancelResult),
         AuthErrors, NotFound,
     ),
 )]
@@ -53,17 +56,19 @@ pub async fn cancel(
     State(api): State<Api>,
     caller: Caller,
     PathId(id): PathId<MessageId>,
-) -> Result<Json<CancelAnswer>, ApiError> {
-    caller.may(Scope::Send)?;
+) -> Result<Json<CancelResult>, ApiError> {
+    caller.require(Scope::Send)?;
     load_view(&api, &caller, id).await?;
-    let done: HashSet<Uuid> =
+    let canceled_ids: HashSet<Uuid> =
         messages::actions::cancel(&api.db, caller.tenant(), id, api.clock.now()).await?.into_iter().collect();
     let message = state(&api, &caller, id).await?;
-    let (canceled, rest): (Vec<_>, Vec<_>) = message.recipients.iter().partition(|r| done.contains(&r.id.0));
-    let addresses = |recipients: Vec<&RecipientState>| recipients.into_iter().map(|r| r.address.clone()).collect();
+    let (canceled, rest): (Vec<_>, Vec<_>) =
+        message.recipients.iter().partition(|recipient| canceled_ids.contains(&recipient.id.0));
+    let addresses =
+        |recipients: Vec<&RecipientState>| recipients.into_iter().map(|recipient| recipient.address.clone()).collect();
     // A recipient canceled by an earlier call is not too late.
     let late = rest.into_iter().filter(|recipient| recipient.status != Status::Canceled).collect();
-    Ok(Json(CancelAnswer { canceled: addresses(canceled), too_late: addresses(late), message }))
+    Ok(Json(CancelResult { canceled: addresses(canceled), too_late: addresses(late), message }))
 }
 
 /// The new time of a scheduled message.
@@ -72,6 +77,7 @@ pub async fn cancel(
 #[schema(as = RescheduleBody)]
 pub struct Reschedule {
     /// The new time (RFC 3339). A time in the past means now.
+    #[schema(example = "2026-12-01T09:00:00Z")]
     pub scheduled_at: DateTime<Utc>,
 }
 
@@ -95,7 +101,7 @@ pub async fn reschedule(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<MessageState>, ApiError> {
-    caller.may(Scope::Send)?;
+    caller.require(Scope::Send)?;
     let message = load_view(&api, &caller, id).await?;
     let now = api.clock.now();
     let body = api.bodies.json(&headers, body).await?;
@@ -115,8 +121,8 @@ pub async fn reschedule(
 /// Retry a message now
 ///
 /// Makes recipients due that are deferred, held, could not be prepared, or are `uncertain` with `on_uncertain: hold`.
-/// Others do not change: a recipient in flight is already being attempted (409 `in_flight` if there is no other). An
-/// unreachable destination is probed at once. Paused lanes and streams stay paused.
+/// Other recipients do not change. If there is no such recipient and an attempt is in progress, returns 409
+/// `in_flight`. An unreachable destination is probed at once. Paused lanes and streams stay paused.
 #[utoipa::path(
     post, path = "/v1/messages/{id}/retry", tag = "messages", operation_id = "retry_message",
     params(("id" = String, Path, description = "The id of the message")),
@@ -131,7 +137,7 @@ pub async fn retry(
     caller: Caller,
     PathId(id): PathId<MessageId>,
 ) -> Result<Json<MessageState>, ApiError> {
-    caller.may(Scope::Send)?;
+    caller.require(Scope::Send)?;
     let now = api.clock.now();
     let message = load_view(&api, &caller, id).await?;
     let mut due = messages::actions::retry(&api.db, caller.tenant(), id, now).await?.len();
@@ -157,20 +163,21 @@ fn nothing_to_retry(message: &MessageState) -> ApiError {
     ApiError::Conflict { code, detail: detail.into(), retry_after: None }
 }
 
+/// Queues `uncertain` recipients again if the message has `on_uncertain: hold`. Returns their number.
 async fn requeue_uncertain(api: &Api, caller: &Caller, id: MessageId, message: &Message) -> Result<usize, ApiError> {
     if message.on_uncertain != "hold" {
         return Ok(0);
     }
-    let mut back = Vec::new();
+    let mut requeued = Vec::new();
     let domain_of = |address: &str| address.rsplit_once('@').map_or("", |(_, domain)| domain).to_owned();
     let from = domain_of(&message.from.email);
     for recipient in message.recipients.iter().filter(|recipient| recipient.status == Status::Uncertain) {
         let to = domain_of(&recipient.address);
         let lane_id = api.acceptor.lane(caller.tenant(), &message.stream, &from, &to).await?;
-        back.push(Requeued { recipient_id: recipient.id.0, lane_id });
+        requeued.push(Requeued { recipient_id: recipient.id.0, lane_id });
     }
-    if back.is_empty() {
+    if requeued.is_empty() {
         return Ok(0);
     }
-    Ok(messages::actions::requeue_uncertain(&api.db, caller.tenant(), id, &back, api.clock.now()).await?.len())
+    Ok(messages::actions::requeue_uncertain(&api.db, caller.tenant(), id, &requeued, api.clock.now()).await?.len())
 }

@@ -22,12 +22,12 @@ use crate::domain::id::{MessageId, TenantId};
 use crate::domain::key::Scope;
 use crate::domain::message::NewMessage;
 use crate::http::auth::Caller;
-use crate::http::located::located;
+use crate::http::located::with_location;
 use crate::http::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, idempotency};
 
-/// Bodies over this many bytes are parsed off the async threads: parsing takes about 1 ms per megabyte.
-const LARGE: usize = 256 << 10;
+/// Larger bodies are parsed on a blocking thread: parsing takes about 1 ms per megabyte.
+const LARGE_BODY_BYTES: usize = 256 << 10;
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Send a message
@@ -40,9 +40,9 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
     post, path = "/v1/messages", tag = "messages", operation_id = "send_message",
     params(
         ("Idempotency-Key" = Option<String>, Header,
-         description = "1–256 characters. Repeating a request with the same key returns the first response again, with `Idempotent-Replayed: true`; the order of JSON names and white space do not matter. Scoped to the API key. Ignored in a dry run."),
+         description = "1–256 characters. Repeating a request with the same key returns the first response again, with `Idempotent-Replayed: true`; the order of JSON fields and white space do not matter. Each API key has its own idempotency keys. Ignored in a dry run."),
         ("dry_run" = Option<bool>, Query,
-         description = "`true`: validates the request and returns 200 with a delivery plan; nothing is stored or sent. Queue positions, destinations' replies and reasons of pauses are shown only to keys with the scope `read` and without `sender_domains`."),
+         description = "`true`: validates the request and returns 200 with a delivery plan; nothing is stored or sent. Queue positions, destinations' replies and reasons of pauses are included only to keys with the scope `read` and without `sender_domains`."),
     ),
     request_body = SendRequest,
     responses(
@@ -61,8 +61,8 @@ pub async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    caller.may(Scope::Send)?;
-    let dry_run = params.read("dry_run", "Pass `true` or `false`.", |word| word.parse::<bool>().ok());
+    caller.require(Scope::Send)?;
+    let dry_run = params.read("dry_run", "Pass `true` or `false`.", |text| text.parse::<bool>().ok());
     params.finish()?;
     let read = api.bodies.message(Some(caller.key_id()), &headers, body).await?;
     if dry_run == Some(true) {
@@ -74,25 +74,29 @@ pub async fn create(
     if let Some(key) = key
         && let Some(first) = api.acceptor.first_use(caller.tenant(), caller.key_id(), key).await?
     {
-        return repeat(&api, &caller, &first, read.bytes).await;
+        return replay_if_same(&api, &caller, &first, read.bytes).await;
     }
     let (message, idempotency) = match key {
-        Some(key) => parse_keyed(&api, &caller, read.bytes, key).await.map(|(message, with)| (message, Some(with)))?,
+        Some(key) => parse_keyed(&api, &caller, read.bytes, key)
+            .await
+            .map(|(message, idempotency)| (message, Some(idempotency)))?,
         None => (parse(&api, caller.tenant(), read.bytes).await?, None),
     };
     admit(&caller, &message)?;
     let (_, mut warnings) = sender::admit(&api, caller.tenant(), message.from.address.domain()).await?;
-    if sender::lacks_a_link(&message) && api.acceptor.asks_for_links(caller.tenant(), &message.stream).await? {
+    if sender::has_no_unsubscribe_link(&message)
+        && api.acceptor.has_unsubscribe_links(caller.tenant(), &message.stream).await?
+    {
         warnings.push(Warning::needs_one_recipient(&message));
     }
-    let mut answer = Accepted { warnings, ..Accepted::of_new(&message) };
+    let mut view = Accepted { warnings, ..Accepted::from_new(&message) };
     let accepted = api.acceptor.accept(caller.tenant(), message, idempotency).await?;
     // Holds the memory of a large body until its attachments are stored.
     drop(read.reservation);
     match accepted {
         accept::Accepted::New { suppressed } => {
-            answer.suppress(&suppressed);
-            Ok(accepted_response(&answer, false))
+            view.suppress(&suppressed);
+            Ok(accepted_response(&view, false))
         }
         accept::Accepted::Replayed(first) => replay(&api, &caller, first).await,
     }
@@ -100,8 +104,8 @@ pub async fn create(
 
 /// Fails if the key may not send this message.
 fn admit(caller: &Caller, message: &NewMessage) -> Result<(), ApiError> {
-    caller.may_send_from(message.from.address.domain())?;
-    if message.ignore_suppression && !caller.has(Scope::Admin) {
+    caller.require_sender_domain(message.from.address.domain())?;
+    if message.ignore_suppression && !caller.has_scope(Scope::Admin) {
         return Err(caller.forbidden_field(Fault {
             pointer: "/ignore_suppression".into(),
             code: Code::Forbidden.as_str(),
@@ -111,11 +115,11 @@ fn admit(caller: &Caller, message: &NewMessage) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Parses the body, and frees it.
+/// Parses the body, and frees its memory.
 async fn parse(api: &Api, tenant: TenantId, body: Vec<u8>) -> Result<NewMessage, ApiError> {
     let streams: Arc<[String]> = api.acceptor.streams(tenant).await?;
     let (now, limits) = (api.clock.now(), api.limits.clone());
-    compute(body, move |body| request::parse(body, &Context { now, limits: &limits, streams: &streams })).await
+    process(body, move |body| request::parse(body, &Context { now, limits: &limits, streams: &streams })).await
 }
 
 /// Parses the body of a request with an `Idempotency-Key`.
@@ -128,43 +132,44 @@ async fn parse_keyed(
     let streams: Arc<[String]> = api.acceptor.streams(caller.tenant()).await?;
     let (now, limits) = (api.clock.now(), api.limits.clone());
     let work = move |body: &[u8]| request::parse_keyed(body, &Context { now, limits: &limits, streams: &streams });
-    let (message, Fingerprints { bytes, parsed }) = compute(body, work).await?;
-    let with = IdempotencyKey { key: key.to_owned(), owner: caller.key_id(), fingerprint: bytes, digest: parsed };
-    Ok((message, with))
+    let (message, Fingerprints { bytes, parsed }) = process(body, work).await?;
+    let idempotency =
+        IdempotencyKey { key: key.to_owned(), owner: caller.key_id(), fingerprint: bytes, digest: parsed };
+    Ok((message, idempotency))
 }
 
-/// Processes a body; a large one off the async threads.
-async fn compute<T: Send + 'static>(
+/// Processes a body; a large one on a blocking thread.
+async fn process<T: Send + 'static>(
     body: Vec<u8>,
     work: impl FnOnce(&[u8]) -> Result<T, Rejection> + Send + 'static,
 ) -> Result<T, ApiError> {
-    if body.len() > LARGE {
+    if body.len() > LARGE_BODY_BYTES {
         return Ok(tokio::task::spawn_blocking(move || work(&body)).await.map_err(|_| ApiError::Internal)??);
     }
     Ok(work(&body)?)
 }
 
 /// Returns the response to a request whose `Idempotency-Key` was used before.
-async fn repeat(api: &Api, caller: &Caller, first: &KeyUse, body: Vec<u8>) -> Result<Response, ApiError> {
-    let Fingerprints { bytes, parsed } = compute(body, request::fingerprints).await?;
+async fn replay_if_same(api: &Api, caller: &Caller, first: &KeyUse, body: Vec<u8>) -> Result<Response, ApiError> {
+    let Fingerprints { bytes, parsed } = process(body, request::fingerprints).await?;
     if first.fingerprint == bytes || first.digest.as_deref() == Some(&parsed[..]) {
         return replay(api, caller, MessageId(first.message_id)).await;
     }
     Err(ApiError::KeyReused)
 }
 
-/// Returns the first response again. Idempotency keys of earlier versions are valid for the whole tenant, so this
-/// checks the sender.
+/// Returns the first response again. Checks the sender, since idempotency keys of earlier versions are valid for the
+/// whole tenant.
 async fn replay(api: &Api, caller: &Caller, id: MessageId) -> Result<Response, ApiError> {
-    let gone = ApiError::NotFound("The message of this `Idempotency-Key` has been deleted.");
-    let row = messages::get(&api.db, caller.tenant(), id).await?.ok_or(gone)?;
-    caller.may_send_from(row.from_address.rsplit_once('@').map_or("", |(_, domain)| domain))?;
+    let deleted = ApiError::NotFound("The message of this `Idempotency-Key` has been deleted.");
+    let row = messages::get(&api.db, caller.tenant(), id).await?.ok_or(deleted)?;
+    caller.require_sender_domain(row.from_address.rsplit_once('@').map_or("", |(_, domain)| domain))?;
     let recipients = messages::recipients(&api.db, caller.tenant(), &[id.0], api.clock.now()).await?;
-    Ok(accepted_response(&Accepted::of_stored(&row, recipients), true))
+    Ok(accepted_response(&Accepted::from_stored(&row, recipients), true))
 }
 
-fn accepted_response(answer: &Accepted, replayed: bool) -> Response {
-    let mut response = located(format!("/v1/messages/{}", answer.id), (StatusCode::ACCEPTED, Json(answer)));
+fn accepted_response(view: &Accepted, replayed: bool) -> Response {
+    let mut response = with_location(format!("/v1/messages/{}", view.id), (StatusCode::ACCEPTED, Json(view)));
     if replayed {
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     }
@@ -176,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_future_of_a_request_is_small() {
+    fn create_future_is_small() {
         fn size<F>(_: fn(State<Api>, Caller, Params, HeaderMap, Body) -> F) -> usize {
             size_of::<F>()
         }

@@ -13,16 +13,18 @@ use crate::db::lanes;
 use crate::db::lanes::overview::Filter;
 use crate::db::lanes::pauses::{self, Pauses};
 use crate::db::messages::MessageRow;
-use crate::db::messages::explain::{self, PlaceRow};
+use crate::db::messages::explain::{self, RecipientQueueRow};
 use crate::db::streams;
 use crate::db::suppressions::{Addressed, check};
 use crate::domain::address::Address;
 use crate::domain::delivery::{MessageStatus, Status};
-use crate::domain::event::BounceSaid;
-use crate::domain::explain::{Count, Explanation, Lease, NotPrepared, Pace, Place, Recipient, Said, explain};
+use crate::domain::event::BounceView;
+use crate::domain::explain::{
+    Count, Explanation, Lease, NotPrepared, QueueEntry, Recipient, SmtpReply, Throughput, explain,
+};
 use crate::domain::id::{LaneId, MessageId, RecipientId, TenantId};
 use crate::domain::key::Scope;
-use crate::domain::lane::{Blocked, Lane, Learned, State as LaneState};
+use crate::domain::lane::{Lane, Learned, State as LaneState, Unreachable};
 use crate::domain::outcome::OnUncertain;
 use crate::domain::retry::Policy;
 use crate::domain::suppression::{AddressKey, Suppression};
@@ -39,8 +41,10 @@ pub struct ExplainedMessage {
     /// The message's status, as in `GET /v1/messages/{id}`.
     pub status: MessageStatus,
     /// The time of the explanation.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub at: DateTime<Utc>,
     /// The message's stream.
+    #[schema(example = "transactional")]
     pub stream: String,
     /// The recipients, in the order of the request.
     pub recipients: Vec<ExplainedRecipient>,
@@ -53,12 +57,15 @@ pub struct ExplainedRecipient {
     #[schema(value_type = String, example = "rcp_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: RecipientId,
     /// The recipient's address.
+    #[schema(example = "ann@example.test")]
     pub address: String,
     /// The recipient's role: `to`, `cc` or `bcc`.
+    #[schema(example = "to")]
     pub kind: String,
     /// The recipient's state.
     pub status: Status,
-    /// The number of attempts made.
+    /// The number of attempts.
+    #[schema(example = 1)]
     pub attempts: i16,
     /// The reason for the state, and what happens next.
     #[serde(flatten)]
@@ -70,13 +77,16 @@ pub struct ExplainedRecipient {
     /// The time after which no attempt starts: the end of the retry window, or the message's `expires_at`; null in an
     /// end state. The retry window does not run while its lane or stream is paused; the value then assumes that it is
     /// resumed now.
+    #[schema(example = "2026-11-26T12:00:00Z")]
     pub gives_up_at: Option<DateTime<Utc>>,
-    /// The host of the last attempt.
+    /// The host of the last attempt; null if there was none.
+    #[schema(example = "mx1.example.test")]
     pub mx: Option<String>,
-    /// TLS version and cipher of the last attempt; null for plain text.
+    /// The TLS version and cipher of the last attempt; null without TLS.
+    #[schema(example = "TLSv1.3 TLS13_AES_256_GCM_SHA384")]
     pub tls: Option<String>,
-    /// The classification of the refusal, if the recipient bounced.
-    pub bounce: Option<BounceSaid>,
+    /// The classification of the bounce; null if the recipient has not bounced.
+    pub bounce: Option<BounceView>,
 }
 
 /// A reference to a lane.
@@ -86,10 +96,13 @@ pub struct LaneRef {
     #[schema(value_type = Option<String>, example = "lane_42")]
     pub id: Option<LaneId>,
     /// The lane's stream.
+    #[schema(example = "transactional")]
     pub stream: String,
     /// The route: `mx`, `relay` or `relay:NAME`.
+    #[schema(example = "relay")]
     pub route: String,
     /// The destination domain; `*` for all domains of a relay that have no separate lane.
+    #[schema(example = "*")]
     pub domain: String,
     /// The state of the lane.
     pub state: LaneState,
@@ -121,17 +134,17 @@ pub async fn get(
     caller: Caller,
     PathId(id): PathId<MessageId>,
 ) -> Result<Json<ExplainedMessage>, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     let tenant = caller.tenant();
-    let message = super::read::row(&api, &caller, id).await?;
+    let message = super::read::load_row(&api, &caller, id).await?;
     let _permit = api.slow_queries.acquire(caller.key_id()).await?;
     let now = api.clock.now();
-    let rows = explain::places(&api.db, tenant, id, now).await?;
-    let mut places = Surroundings::load(&api, tenant, &message, &rows, now).await?;
+    let rows = explain::recipients(&api.db, tenant, id, now).await?;
+    let mut context = ExplainContext::load(&api, tenant, &message, &rows, now).await?;
     let mut entries = suppressions(&api, tenant, &message, &rows, now).await?;
     if caller.sender_domains().is_some() {
-        // Lanes and suppressions are shared: hides what was said about other senders' messages.
-        places.lanes = places.lanes.drain().map(|(id, lane)| (id, without_replies(lane))).collect();
+        // Lanes and suppressions are shared: hides the replies to other senders' messages.
+        context.lanes = context.lanes.drain().map(|(id, lane)| (id, without_replies(lane))).collect();
         entries.values_mut().for_each(without_origin);
     }
     let has_bounced = rows.iter().any(|row| row.status == Status::Bounced.as_str());
@@ -139,8 +152,8 @@ pub async fn get(
     let recipients: Vec<ExplainedRecipient> = rows
         .into_iter()
         .map(|row| {
-            let ended = (entries.remove(&row.id), bounces.remove(&row.id));
-            places.explain(tenant, &message, ended, row, now)
+            let end = (entries.remove(&row.id), bounces.remove(&row.id));
+            context.explain(tenant, &message, end, row, now)
         })
         .collect();
     Ok(Json(ExplainedMessage {
@@ -154,7 +167,7 @@ pub async fn get(
 
 /// Removes the destination's replies from a lane, since they may be about another sender's message.
 pub(super) fn without_replies(mut lane: Lane) -> Lane {
-    lane.blocked = lane.blocked.map(|blocked| Blocked { reply: None, host: None, ..blocked });
+    lane.unreachable = lane.unreachable.map(|unreachable| Unreachable { reply: None, host: None, ..unreachable });
     lane.learned = lane.learned.map(|learned| Learned { reply: None, ..learned });
     lane
 }
@@ -169,7 +182,7 @@ async fn suppressions(
     api: &Api,
     tenant: TenantId,
     message: &MessageRow,
-    rows: &[PlaceRow],
+    rows: &[RecipientQueueRow],
     now: DateTime<Utc>,
 ) -> Result<HashMap<Uuid, Suppression>, ApiError> {
     let suppressed = rows
@@ -185,77 +198,78 @@ async fn suppressions(
         return Ok(HashMap::new());
     }
     let found = check(&api.db, &addressed).await?;
-    Ok(found.into_iter().filter_map(|(place, entry)| Some((*ids.get(place)?, entry))).collect())
+    Ok(found.into_iter().filter_map(|(index, entry)| Some((*ids.get(index)?, entry))).collect())
 }
 
-/// The data that explains a message's recipients.
-struct Surroundings {
+/// The data that explains the states of a message's recipients.
+struct ExplainContext {
     lanes: HashMap<i64, Lane>,
     ahead: HashMap<Uuid, Count>,
-    paces: HashMap<i64, Pace>,
+    throughputs: HashMap<i64, Throughput>,
     pauses: Pauses,
     policy: Policy,
     has_workers: bool,
     /// Seconds without a heartbeat after which a worker counts as dead.
-    term: f64,
+    lease_seconds: f64,
 }
 
-impl Surroundings {
+impl ExplainContext {
     async fn load(
         api: &Api,
         tenant: TenantId,
         message: &MessageRow,
-        rows: &[PlaceRow],
+        rows: &[RecipientQueueRow],
         now: DateTime<Utc>,
     ) -> Result<Self, ApiError> {
         let mut ids: Vec<i64> = rows.iter().filter_map(|row| row.lane_id).collect();
         ids.sort_unstable();
         ids.dedup();
         let stream = streams::get(&api.db, tenant, &message.stream).await?;
-        let mut places = Self {
+        let mut context = Self {
             lanes: HashMap::new(),
             ahead: HashMap::new(),
-            paces: HashMap::new(),
+            throughputs: HashMap::new(),
             pauses: Pauses::default(),
             policy: stream.map_or_else(|| api.delivery.policy.clone(), |row| api.delivery.policy.with(&row.retry)),
             has_workers: true,
-            term: api.delivery.lease.as_secs_f64(),
+            lease_seconds: api.delivery.lease.as_secs_f64(),
         };
         if ids.is_empty() {
-            return Ok(places);
+            return Ok(context);
         }
-        places.pauses = pauses::all(&api.db, now).await?;
-        places.has_workers = explain::has_workers(&api.db, api.delivery.lease).await?;
-        places.ahead = explain::ahead(&api.db, tenant, MessageId(message.id), rows.len()).await?.into_iter().collect();
+        context.pauses = pauses::all(&api.db, now).await?;
+        context.has_workers = explain::has_workers(&api.db, api.delivery.lease).await?;
+        context.ahead = explain::ahead(&api.db, tenant, MessageId(message.id), rows.len()).await?.into_iter().collect();
         let limit = i64::try_from(ids.len()).unwrap_or(i64::MAX);
         let filter = Filter { ids: Some(ids), ..Filter::default() };
         for lane in lanes::overview::lanes(&api.db, tenant, &filter, limit, now).await? {
-            let stands = |row: &&PlaceRow| {
-                row.lane_id == Some(lane.id.0) && places.ahead.get(&row.id).is_some_and(|ahead| ahead.number > 0)
+            let is_behind_others = |row: &&RecipientQueueRow| {
+                row.lane_id == Some(lane.id.0) && context.ahead.get(&row.id).is_some_and(|ahead| ahead.number > 0)
             };
-            // Only if an estimate needs it.
+            // Measures the throughput only if an estimate needs it.
             if lane.effective_rate().is_none()
-                && places.paces.len() < MAX_MEASURED_LANES
-                && rows.iter().any(|row| stands(&row))
+                && context.throughputs.len() < MAX_MEASURED_LANES
+                && rows.iter().any(|row| is_behind_others(&row))
             {
                 let relays = api.delivery.hosts(&lane.route);
-                places.paces.insert(lane.id.0, explain::pace(&api.db, tenant, &lane, &relays, now).await?);
+                context.throughputs.insert(lane.id.0, explain::throughput(&api.db, tenant, &lane, &relays, now).await?);
             }
-            places.lanes.insert(lane.id.0, lane);
+            context.lanes.insert(lane.id.0, lane);
         }
-        Ok(places)
+        Ok(context)
     }
 
     fn explain(
         &self,
         tenant: TenantId,
         message: &MessageRow,
-        (suppression, bounce): (Option<Suppression>, Option<BounceSaid>),
-        row: PlaceRow,
+        (suppression, bounce): (Option<Suppression>, Option<BounceView>),
+        row: RecipientQueueRow,
         now: DateTime<Utc>,
     ) -> ExplainedRecipient {
-        let place = self.place(tenant, message, &row, now);
-        // A CHECK constraint covers the column; a state unknown to this version is one that waits.
+        let queue_entry = self.queue_entry(tenant, message, &row, now);
+        // A CHECK constraint limits the values. A status that is unknown here comes from a later version, and is not
+        // final.
         let status = row.status.parse().unwrap_or(Status::Queued);
         let recipient = Recipient {
             message: MessageId(message.id),
@@ -266,7 +280,7 @@ impl Surroundings {
             finished_at: row.finished_at,
             reported_at: row.reported_at,
             complained_at: row.complained_at,
-            reply: Said::from_row(row.response_code, row.response_enhanced, row.response_text),
+            reply: SmtpReply::from_row(row.response_code, row.response_enhanced, row.response_text),
             mx: row.mx,
             tls: row.tls,
             on_uncertain: message.on_uncertain.parse().unwrap_or(OnUncertain::Retry),
@@ -280,39 +294,46 @@ impl Surroundings {
             kind: row.kind,
             status,
             attempts: recipient.attempts,
-            explanation: explain(&recipient, place.as_ref(), now),
-            lane: place.as_ref().map(|place| LaneRef::new(&place.lane)),
+            explanation: explain(&recipient, queue_entry.as_ref(), now),
+            lane: queue_entry.as_ref().map(|queue_entry| LaneRef::new(&queue_entry.lane)),
             ahead: self.ahead.get(&row.id).copied().filter(|_| !status.is_end()),
-            gives_up_at: place.map(|place| place.gives_up_at),
+            gives_up_at: queue_entry.map(|queue_entry| queue_entry.gives_up_at),
             mx: recipient.mx,
             tls: recipient.tls,
             bounce: recipient.bounce,
         }
     }
 
-    fn place(&self, tenant: TenantId, message: &MessageRow, row: &PlaceRow, now: DateTime<Utc>) -> Option<Place> {
+    /// Returns the queue entry of a recipient; `None` in an end state.
+    fn queue_entry(
+        &self,
+        tenant: TenantId,
+        message: &MessageRow,
+        row: &RecipientQueueRow,
+        now: DateTime<Utc>,
+    ) -> Option<QueueEntry> {
         let lane = self.lanes.get(&row.lane_id?)?;
         let first_due_at = row.first_due_at?;
         let paused = self.pauses.paused_time((tenant.0, &message.stream), lane.id.0, first_due_at, now);
-        Some(Place {
+        Some(QueueEntry {
             lane: lane.clone(),
             due_at: row.due_at,
             gives_up_at: self.policy.deadline(first_due_at + paused, message.expires_at),
             lease: row.is_leased.then(|| Lease {
                 host: row.worker.clone(),
                 silence: row.silence.unwrap_or_default(),
-                term: self.term,
+                term: self.lease_seconds,
             }),
             crashes: row.crashes.unwrap_or(0),
             held: row.held.clone(),
-            is_put_off: row.due_at > row.first_due_at,
+            is_rescheduled: row.due_at > row.first_due_at,
             unprepared: row
                 .preparation_error
                 .clone()
                 .zip(row.preparation_failed_at)
                 .map(|(error, since)| NotPrepared { error, since }),
             ahead: self.ahead.get(&row.id).copied(),
-            pace: self.paces.get(&lane.id.0).copied(),
+            throughput: self.throughputs.get(&lane.id.0).copied(),
             has_workers: self.has_workers,
         })
     }

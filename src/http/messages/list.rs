@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use uuid::Uuid;
 
-use super::read::bounces_of;
+use super::read::load_bounces;
 use super::view::Message;
 use crate::db::DbError;
 use crate::db::messages::{self, Filter, RecipientRow};
@@ -42,7 +42,7 @@ use crate::http::{Api, ApiError, AuthErrors, InvalidParameter};
     responses((status = 200, description = "A page of messages", body = Page<Message>), AuthErrors, InvalidParameter),
 )]
 pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) -> Result<Json<Page<Message>>, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     let limit = params.limit();
     let mut filter = Filter { sender_domains: caller.sender_domains().map(<[String]>::to_vec), ..filter(&mut params) };
     params.finish()?;
@@ -53,26 +53,26 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
     let rows = messages::page(&api.db, caller.tenant(), &filter, limit + 1, now).await.map_err(too_broad)?;
     let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
     let mut recipients = HashMap::<Uuid, Vec<RecipientRow>>::new();
-    let of_all = messages::recipients(&api.db, caller.tenant(), &ids, now).await?;
-    let bounces = bounces_of(&api, caller.tenant(), &of_all).await?;
-    for row in of_all {
+    let all_recipients = messages::recipients(&api.db, caller.tenant(), &ids, now).await?;
+    let bounces = load_bounces(&api, caller.tenant(), &all_recipients).await?;
+    for row in all_recipients {
         recipients.entry(row.message_id).or_default().push(row);
     }
     let cursor = |row: &messages::MessageRow| MessageId(row.id).to_string();
     let mut page = Page::new(rows, limit, cursor, |row| {
-        let of_message = recipients.get(&row.id).cloned().unwrap_or_default();
-        Message::from_row(row, of_message, &bounces)
+        let message_recipients = recipients.get(&row.id).cloned().unwrap_or_default();
+        Message::from_row(row, message_recipients, &bounces)
     });
     if let (None, Some(horizon)) = (&page.next, horizon) {
         // Older messages exist that this request did not scan.
-        (page.has_more, page.next) = (true, Some(MessageId::first_of(horizon).to_string()));
+        (page.has_more, page.next) = (true, Some(MessageId::first_at(horizon).to_string()));
     }
     Ok(Json(page))
 }
 
 fn filter(params: &mut Params) -> Filter {
     Filter {
-        status: params.read("status", "Pass a status such as `deferred` or `partial`.", |word| word.parse().ok()),
+        status: params.read("status", "Pass a status such as `deferred` or `partial`.", |text| text.parse().ok()),
         to: params.text("to"),
         from: params.text("from"),
         subject: params.text("subject"),

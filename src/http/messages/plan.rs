@@ -15,16 +15,16 @@ use super::explain::{LaneRef, without_origin, without_replies};
 use super::sender::{self, PlannedSignature, Warning};
 use crate::db::lanes;
 use crate::db::lanes::overview::Filter;
-use crate::db::messages::explain as places;
+use crate::db::messages::explain as queue_state;
 use crate::db::messages::stored::StoredMessageError;
 use crate::db::streams;
 use crate::db::suppressions::{Addressed, check};
 use crate::domain::delivery::Status;
 use crate::domain::dkim::Signer;
-use crate::domain::explain::{Blocker, Count, Estimate, Explanation, Place, Recipient, Said, explain};
+use crate::domain::explain::{Blocker, Count, Estimate, Explanation, QueueEntry, Recipient, SmtpReply, explain};
 use crate::domain::id::LaneId;
 use crate::domain::key::Scope;
-use crate::domain::lane::{Lane, Paused, State as LaneState, StreamTerms};
+use crate::domain::lane::{Lane, Paused, State as LaneState, StreamLimits};
 use crate::domain::limits::LaneLimits;
 use crate::domain::message::{Draft, Header, NewMessage, NewRecipient, RecipientKind};
 use crate::domain::retry::Policy;
@@ -38,17 +38,21 @@ use crate::http::suppressions::view::SuppressionView;
 use crate::http::{Api, ApiError, response};
 use crate::mail;
 
-/// The delivery plan of a message. Nothing was stored, and nothing will be sent.
+/// The delivery plan of a message, which is neither stored nor sent.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = MessagePlan)]
 pub struct Plan {
     /// Always `true`.
+    #[schema(example = true)]
     pub dry_run: bool,
     /// The time of the plan.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub at: DateTime<Utc>,
     /// The message's stream.
+    #[schema(example = "transactional")]
     pub stream: String,
     /// The route: `mx`, `relay` or `relay:NAME`.
+    #[schema(example = "relay")]
     pub route: String,
     /// The relays, in the order in which they would be tried; empty for `mx`, whose servers are looked up only when the
     /// message is sent.
@@ -58,7 +62,7 @@ pub struct Plan {
     /// Problems that may affect delivery, such as those found by the last verification of the sender's domain; empty if
     /// there are none.
     pub warnings: Vec<Warning>,
-    /// The message as it would be sent. Its `Message-ID` and unsubscribe link differ each time.
+    /// The message as it would be sent. Each dry run has another `Message-ID` and unsubscribe link.
     pub mime: Mime,
     /// The recipients, in the order of the request.
     pub recipients: Vec<PlannedRecipient>,
@@ -69,10 +73,13 @@ pub struct Plan {
 #[schema(as = PlannedMime)]
 pub struct Mime {
     /// The encoding of `content`: `utf-8`, or `base64` if the message is not UTF-8.
+    #[schema(example = "utf-8")]
     pub encoding: &'static str,
     /// The MIME message.
+    #[schema(example = "From: Acme Billing <billing@acme.test>\r\nTo: ann@example.test\r\n…")]
     pub content: String,
     /// The size of the MIME message in bytes.
+    #[schema(example = 1_204)]
     pub size: usize,
 }
 
@@ -80,10 +87,13 @@ pub struct Mime {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct PlannedRecipient {
     /// The recipient's address.
+    #[schema(example = "ann@example.test")]
     pub address: String,
     /// The recipient's role: `to`, `cc` or `bcc`.
+    #[schema(example = "to")]
     pub kind: String,
-    /// Whether nothing would be sent because the address is on the suppression list.
+    /// Whether nothing would be sent to the recipient because its address is on the suppression list.
+    #[schema(example = false)]
     pub suppressed: bool,
     /// The suppression of the address, even if `ignore_suppression` overrides it. Its note and message are shown only
     /// to keys with the scope `read`.
@@ -94,17 +104,19 @@ pub struct PlannedRecipient {
     pub tls: Option<String>,
     /// The recipient's lane.
     pub lane: LaneRef,
-    /// The reason why the first attempt would wait, as text.
+    /// Why the first attempt would wait, as text.
+    #[schema(example = "It is due, and 3 messages of its lane are before it.")]
     pub summary: String,
-    /// The reason why the first attempt would wait, as fields.
+    /// Why the first attempt would wait, as fields.
     pub blocker: Blocker,
-    /// Seconds until a rate limit, set or learned, allows the lane's next message; 0 if there is none.
+    /// Seconds until a configured or learned rate limit allows the lane's next message; 0 if none delays it.
+    #[schema(example = 0.0)]
     pub throttle_wait: f64,
-    /// An estimate of the first attempt's time.
+    /// An estimate of the first attempt's time; null if nothing would be sent to the recipient.
     pub first_attempt: Option<Estimate>,
 }
 
-/// Returns the plan of a valid message. `body` is its part of the memory for large bodies.
+/// Returns the plan of a valid message. `body` is the memory reservation of the request body.
 pub(super) async fn respond(
     api: &Api,
     caller: &Caller,
@@ -114,7 +126,7 @@ pub(super) async fn respond(
     let now = message.created_at;
     let (sender_status, mut warnings) = sender::admit(api, caller.tenant(), message.from.address.domain()).await?;
     let signer = sender_status.signer();
-    let route = api.delivery.table.of(&message.stream, message.from.address.domain()).clone();
+    let route = api.delivery.table.lookup(&message.stream, message.from.address.domain()).clone();
     let lanes = Lanes::load(api, caller, &message, &route).await?;
     let entries = suppressions(api, caller, &message).await?;
     let recipients = message
@@ -123,8 +135,8 @@ pub(super) async fn respond(
         .enumerate()
         .map(|(n, recipient)| lanes.plan(&message, recipient, entries.get(&n), &route, &api.delivery))
         .collect();
-    let (unsubscribe, of_links) = lanes.unsubscribe(api, caller, &message);
-    warnings.extend(of_links);
+    let (unsubscribe, link_warnings) = lanes.unsubscribe(api, caller, &message);
+    warnings.extend(link_warnings);
     let relays = api.delivery.relays(&route).to_vec();
     let size = message.size();
     let work = move || {
@@ -136,34 +148,36 @@ pub(super) async fn respond(
             relays,
             dkim: signer.as_deref().map(PlannedSignature::from_signer).unwrap_or_default(),
             warnings,
-            mime: Mime::new(built(&draft(message, unsubscribe), signer.as_deref())),
+            mime: Mime::new(build_mime(&draft(message, unsubscribe), signer.as_deref())),
             recipients,
         })
     };
     let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    if size <= LARGE {
+    if size <= LARGE_MESSAGE_BYTES {
         return Ok((kind, work().map_err(|_| ApiError::Internal)?).into_response());
     }
     // MIME and JSON are in memory at the same time, in addition to the attachments in `body`.
-    let share = api.responses.reserve(Some(caller.key_id()), size.saturating_mul(3)).await?;
+    let reservation = api.responses.reserve(Some(caller.key_id()), size.saturating_mul(3)).await?;
     let json = tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::Internal)?;
     drop(body);
     let json = json.map_err(|_| ApiError::Internal)?;
-    share.shrink(json.len() as u64);
-    Ok(response::counted((kind, Body::from(response::held(json, Arc::new(share)))).into_response()))
+    reservation.shrink(json.len() as u64);
+    Ok(response::mark_reserved(
+        (kind, Body::from(response::with_reservation(json, Arc::new(reservation)))).into_response(),
+    ))
 }
 
-/// Messages over this many bytes are built off the async threads, with limited concurrency.
-const LARGE: u64 = 64 << 10;
+/// Larger messages are built on a blocking thread, with a memory reservation.
+const LARGE_MESSAGE_BYTES: u64 = 64 << 10;
 
-/// Builds the MIME message as a worker would. A message that cannot be signed is shown without signatures; a worker
-/// would defer it.
-pub(super) fn built(draft: &Draft, signer: Option<&Signer>) -> Vec<u8> {
+/// Builds the MIME message as a worker would. If signing fails, returns the message without signatures; a worker would
+/// defer it.
+pub(super) fn build_mime(draft: &Draft, signer: Option<&Signer>) -> Vec<u8> {
     let mut mime = mail::build(draft);
     if let Some(signer) = signer
         && let Err(error) = mail::dkim::sign(&mut mime, signer, draft.date)
     {
-        tracing::debug!(%error, "cannot sign message; showing it without signatures");
+        tracing::debug!(%error, "cannot sign message; returning it without signatures");
     }
     mime
 }
@@ -192,7 +206,7 @@ async fn suppressions(
     });
     let addressed: Vec<Addressed<'_>> = addressed.collect();
     let mut found = check(&api.db, &addressed).await?;
-    if !sees_others(caller) {
+    if !can_see_other_senders(caller) {
         for (_, entry) in &mut found {
             without_origin(entry);
         }
@@ -201,8 +215,8 @@ async fn suppressions(
 }
 
 /// Returns whether the caller may see data about other senders' messages.
-fn sees_others(caller: &Caller) -> bool {
-    caller.has(Scope::Read) && caller.sender_domains().is_none()
+fn can_see_other_senders(caller: &Caller) -> bool {
+    caller.has_scope(Scope::Read) && caller.sender_domains().is_none()
 }
 
 /// Builds the draft as from a stored message, with unsubscribe headers.
@@ -225,24 +239,24 @@ fn draft(mut message: NewMessage, unsubscribe: Vec<Header>) -> Draft {
     }
 }
 
-/// The lanes of a message that is not stored, with their queue counts.
+/// The lanes that a message would use, with their queue counts.
 struct Lanes {
-    /// Lanes with the number of due recipients, if the caller may see it.
-    there: Vec<(Lane, Option<Count>)>,
+    /// Lanes that exist, each with its number of due recipients if the caller may see it.
+    existing: Vec<(Lane, Option<Count>)>,
     /// The settings of a lane that does not exist yet.
-    of_stream: StreamTerms,
+    stream_limits: StreamLimits,
     priority: i16,
-    gives_up: Policy,
+    retry_policy: Policy,
     /// Whether the stream adds unsubscribe links.
     unsubscribe: bool,
     has_workers: bool,
-    may_read: bool,
+    can_read: bool,
 }
 
 impl Lanes {
     async fn load(api: &Api, caller: &Caller, message: &NewMessage, route: &RouteName) -> Result<Self, ApiError> {
         let tenant = caller.tenant();
-        let may_read = sees_others(caller);
+        let can_read = can_see_other_senders(caller);
         let mut domains: Vec<String> =
             message.recipients.iter().map(|recipient| recipient.mailbox.address.domain().to_owned()).collect();
         domains.push("*".into());
@@ -256,39 +270,40 @@ impl Lanes {
         let now = message.created_at;
         let _permit = api.slow_queries.acquire(caller.key_id()).await?;
         let lanes = lanes::overview::lanes(&api.db, tenant, &filter, limit, now).await?;
-        let there = if may_read {
+        let existing = if can_read {
             let ids: Vec<i64> = lanes.iter().map(|lane| lane.id.0).collect();
-            lanes.into_iter().zip(places::due(&api.db, &ids, now).await?.into_iter().map(Some)).collect()
+            lanes.into_iter().zip(queue_state::due(&api.db, &ids, now).await?.into_iter().map(Some)).collect()
         } else {
-            lanes.into_iter().map(|lane| (without_remarks(lane), None)).collect()
+            lanes.into_iter().map(|lane| (without_replies_and_reasons(lane), None)).collect()
         };
-        let (mut of_stream, priority) = lanes::overview::stream_terms(&api.db, tenant, &message.stream, now).await?;
-        if !may_read {
-            of_stream.paused = of_stream.paused.map(Paused::without_reason);
+        let (mut stream_limits, priority) =
+            lanes::overview::stream_terms(&api.db, tenant, &message.stream, now).await?;
+        if !can_read {
+            stream_limits.paused = stream_limits.paused.map(Paused::without_reason);
         }
         let stream = streams::get(&api.db, tenant, &message.stream).await?;
         let configured = &api.delivery.policy;
         Ok(Self {
-            there,
-            of_stream,
+            existing,
+            stream_limits,
             priority,
             unsubscribe: stream.as_ref().is_some_and(|row| row.unsubscribe),
-            gives_up: stream.map_or_else(|| configured.clone(), |row| configured.with(&row.retry)),
-            has_workers: places::has_workers(&api.db, api.delivery.lease).await?,
-            may_read,
+            retry_policy: stream.map_or_else(|| configured.clone(), |row| configured.with(&row.retry)),
+            has_workers: queue_state::has_workers(&api.db, api.delivery.lease).await?,
+            can_read,
         })
     }
 
     /// Returns the unsubscribe headers, or a warning if the stream adds them and they cannot be created.
     fn unsubscribe(&self, api: &Api, caller: &Caller, message: &NewMessage) -> (Vec<Header>, Vec<Warning>) {
-        if !self.unsubscribe || unsubscribe::is_in(&message.content.headers) {
+        if !self.unsubscribe || unsubscribe::has_link(&message.content.headers) {
             return (Vec::new(), Vec::new());
         }
         let [recipient] = message.recipients.as_slice() else {
             return (Vec::new(), vec![Warning::needs_one_recipient(message)]);
         };
         let Some(links) = &api.links else {
-            let message = format!("{}. The message would wait until then.", StoredMessageError::NoLinks);
+            let message = format!("{}. The message would wait until then.", StoredMessageError::NoUnsubscribeLinks);
             return (Vec::new(), vec![Warning { code: "not_configured", message }]);
         };
         let ticket = Ticket {
@@ -301,9 +316,9 @@ impl Lanes {
         (links.headers(&ticket).into(), Vec::new())
     }
 
-    /// Returns the lane of a domain: its separate one, or that of the relay.
+    /// Returns the lane of a domain: its separate lane, or else the relay's lane for all domains.
     fn find(&self, domain: &str, route: &RouteName) -> Option<&(Lane, Option<Count>)> {
-        let named = |name: &str| self.there.iter().find(|(lane, _)| lane.domain == name);
+        let named = |name: &str| self.existing.iter().find(|(lane, _)| lane.domain == name);
         named(domain).or_else(|| if route.is_mx() { None } else { named("*") })
     }
 
@@ -320,26 +335,26 @@ impl Lanes {
         let domain = recipient.mailbox.address.domain();
         let (lane, ahead) = match self.find(domain, route) {
             Some((lane, ahead)) => (lane.clone(), *ahead),
-            None => (self.new_lane(&message.stream, route, domain), self.may_read.then(Count::default)),
+            None => (self.new_lane(&message.stream, route, domain), self.can_read.then(Count::default)),
         };
         let due_at = message.scheduled_at.unwrap_or(now);
-        let opens = lane.opens().filter(|_| lane.blocked.is_none());
+        let opens = lane.opens_at().filter(|_| lane.unreachable.is_none());
         let reference = LaneRef::new(&lane);
-        let place = Place {
+        let queue_entry = QueueEntry {
             due_at: Some(due_at),
-            gives_up_at: self.gives_up.deadline(due_at, message.expires_at),
+            gives_up_at: self.retry_policy.deadline(due_at, message.expires_at),
             lease: None,
             crashes: 0,
             held: None,
-            is_put_off: false,
+            is_rescheduled: false,
             unprepared: None,
             ahead,
-            pace: None,
+            throughput: None,
             has_workers: self.has_workers,
             lane,
         };
         let Explanation { summary, blocker, estimate, .. } =
-            explain(&as_accepted(message, entry.filter(|_| suppressed)), Some(&place), now);
+            explain(&as_accepted(message, entry.filter(|_| suppressed)), Some(&queue_entry), now);
         #[allow(clippy::cast_precision_loss, reason = "milliseconds of days")]
         let wait = opens.map_or(0.0, |at| (at - now).num_milliseconds().max(0) as f64 / 1_000.0);
         PlannedRecipient {
@@ -363,39 +378,39 @@ impl Lanes {
             route: route.to_string(),
             domain: if route.is_mx() { domain.to_owned() } else { "*".into() },
             priority: self.priority,
-            state: if self.of_stream.paused.is_some() { LaneState::Paused } else { LaneState::Open },
+            state: if self.stream_limits.paused.is_some() { LaneState::Paused } else { LaneState::Open },
             open_at: None,
             paused: None,
             limits: LaneLimits::default(),
             learned: None,
-            blocked: None,
+            unreachable: None,
             in_use: 0,
             is_due: false,
-            of_stream: self.of_stream.clone(),
+            stream_limits: self.stream_limits.clone(),
         }
     }
 }
 
 /// Removes destinations' replies and operators' reasons from a lane.
-fn without_remarks(mut lane: Lane) -> Lane {
+fn without_replies_and_reasons(mut lane: Lane) -> Lane {
     lane.paused = lane.paused.map(Paused::without_reason);
-    lane.of_stream.paused = lane.of_stream.paused.map(Paused::without_reason);
+    lane.stream_limits.paused = lane.stream_limits.paused.map(Paused::without_reason);
     without_replies(lane)
 }
 
 /// Returns a recipient in the state right after acceptance.
 fn as_accepted(message: &NewMessage, suppression: Option<&Suppression>) -> Recipient {
-    let end = suppression.map(|entry| entry.outcome().reply.text);
+    let reply = suppression.map(|entry| entry.outcome().reply.text);
     Recipient {
         message: message.id,
-        status: if end.is_some() { Status::Suppressed } else { Status::Queued },
+        status: if reply.is_some() { Status::Suppressed } else { Status::Queued },
         attempts: 0,
         created_at: message.created_at,
         last_attempt_at: None,
         reported_at: None,
         complained_at: None,
-        finished_at: end.is_some().then_some(message.created_at),
-        reply: Said::from_row(None, None, end),
+        finished_at: reply.is_some().then_some(message.created_at),
+        reply: SmtpReply::from_row(None, None, reply),
         mx: None,
         tls: None,
         on_uncertain: message.on_uncertain,

@@ -26,10 +26,10 @@ const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachmen
 
 /// Get a message as sent
 ///
-/// Returns the MIME message, byte for byte as it is sent, signed with the domain's current keys. The signatures are the
-/// same every time until the domain's keys are rotated or the domain is registered or removed. Signatures of past
-/// attempts are not stored: after the first attempt the response has the header `Postrider-Signatures: current`. The
-/// message has no signatures if the keys cannot be decrypted.
+/// Returns the MIME message, byte for byte as it is sent, signed with the domain's current keys. The signatures stay
+/// the same until the domain's keys are rotated or the domain is registered or removed. Signatures of past attempts are
+/// not stored: after the first attempt the response has the header `Postrider-Signatures: current`. The message has no
+/// signatures if the keys cannot be decrypted.
 #[utoipa::path(
     get, path = "/v1/messages/{id}/raw", tag = "messages", operation_id = "get_message_raw",
     params(("id" = String, Path, description = "The id of the message")),
@@ -41,9 +41,9 @@ const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachmen
     ),
 )]
 pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<MessageId>) -> Result<Response, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     let mut stored = messages::stored::load(&api.db, caller.tenant(), &[id.0]).await?.pop().ok_or(NO_MESSAGE)?;
-    if !caller.sees(&stored.row.from_address) {
+    if !caller.can_see(&stored.row.from_address) {
         return Err(NO_MESSAGE);
     }
     let recipients = messages::recipients(&api.db, caller.tenant(), &[id.0], api.clock.now()).await?;
@@ -51,21 +51,24 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
     // Attachments and MIME, which is a third larger, are in memory at the same time.
     let size = u64::try_from(stored.row.size).unwrap_or(0);
     let need = size.saturating_mul(5) / 2;
-    let share = if stored.is_large() { Some(api.responses.reserve(Some(caller.key_id()), need).await?) } else { None };
+    let reservation =
+        if stored.is_large() { Some(api.responses.reserve(Some(caller.key_id()), need).await?) } else { None };
     let draft = stored.draft(&api.db, api.links.as_ref()).await?;
     let sender_status = api.domains.senders.get(caller.tenant(), draft.from.address.domain()).await?;
-    let build = move || plan::built(&draft, sender_status.signer().as_deref());
+    let build = move || plan::build_mime(&draft, sender_status.signer().as_deref());
     let kind = [(header::CONTENT_TYPE, "message/rfc822")];
-    let mut response = match share {
-        Some(share) => {
+    let mut response = match reservation {
+        Some(reservation) => {
             let mime = tokio::task::spawn_blocking(build).await.map_err(|_| ApiError::Internal)?;
-            share.shrink(mime.len() as u64);
-            response::counted((kind, Body::from(response::held(mime, Arc::new(share)))).into_response())
+            reservation.shrink(mime.len() as u64);
+            response::mark_reserved(
+                (kind, Body::from(response::with_reservation(mime, Arc::new(reservation)))).into_response(),
+            )
         }
         None => (kind, build()).into_response(),
     };
     if was_attempted {
-        // The signatures of attempts are not stored: other keys may have made them.
+        // The attempts may have been signed with other keys.
         response.headers_mut().insert(SIGNATURES, HeaderValue::from_static("current"));
     }
     Ok(response)
@@ -73,7 +76,7 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
 
 /// Download an attachment
 ///
-/// Returns the attachment as a download, whatever its type.
+/// Returns the attachment as `application/octet-stream`, so that browsers download it and never display it.
 #[utoipa::path(
     get, path = "/v1/messages/{id}/attachments/{n}", tag = "messages", operation_id = "get_message_attachment",
     params(
@@ -90,16 +93,16 @@ pub async fn attachment(
     caller: Caller,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     let Path((id, n)) = path.map_err(|_| NO_MESSAGE)?;
     let id: MessageId = id.parse().map_err(|_| NO_MESSAGE)?;
     let n: usize = n.parse().map_err(|_| NO_ATTACHMENT)?;
-    super::read::row(&api, &caller, id).await?;
+    super::read::load_row(&api, &caller, id).await?;
     let stored = messages::attachments(&api.db, caller.tenant(), id).await?.ok_or(NO_MESSAGE)?;
     let attachments: Vec<Attachment> = serde_json::from_value(stored).map_err(|_| ApiError::Internal)?;
     let attachment = attachments.get(n).ok_or(NO_ATTACHMENT)?;
     let content = content(&api, &caller, attachment).await?;
-    let name = percent(&attachment.filename);
+    let name = encode_filename(&attachment.filename);
     let disposition = HeaderValue::try_from(format!("attachment; filename*=UTF-8''{name}"));
     let headers = [
         // Never the sender's type: the response must not run in a browser.
@@ -111,34 +114,35 @@ pub async fn attachment(
     Ok((headers, content).into_response())
 }
 
-/// Chunks of an attachment in memory at once: one is read while another is sent.
+/// Maximum chunks of an attachment in memory: one is read while another is sent.
 const CHUNKS: u64 = 2;
 
 /// Streams an attachment's bytes, chunk by chunk as the client reads them.
 async fn content(api: &Api, caller: &Caller, attachment: &Attachment) -> Result<Body, ApiError> {
     let (db, tenant, size) = (api.db.clone(), caller.tenant(), attachment.size);
-    let need = size.min(CHUNKS * blobs::CHUNK as u64);
-    let share = Arc::new(api.responses.reserve(Some(caller.key_id()), need).await?);
-    // Before the response begins, so that a missing blob or an unavailable database returns an error.
+    let need = size.min(CHUNKS * blobs::CHUNK_BYTES as u64);
+    let reservation = Arc::new(api.responses.reserve(Some(caller.key_id()), need).await?);
+    // Reads the first chunk before the response starts, so that a missing blob or an unavailable database returns an
+    // error.
     let first = blobs::chunk(&db, tenant, &attachment.sha256, 0).await?.unwrap_or_default();
     if first.is_empty() && size > 0 {
         return Err(NO_ATTACHMENT);
     }
     let sha256 = attachment.sha256.clone();
-    let chunks = i32::try_from(size.div_ceil(blobs::CHUNK as u64)).unwrap_or(i32::MAX);
-    let first = response::held(first, share.clone());
+    let chunks = i32::try_from(size.div_ceil(blobs::CHUNK_BYTES as u64)).unwrap_or(i32::MAX);
+    let first = response::with_reservation(first, reservation.clone());
     let rest = stream::iter(1..chunks).then(move |n| {
-        let (db, sha256, share) = (db.clone(), sha256.clone(), share.clone());
+        let (db, sha256, reservation) = (db.clone(), sha256.clone(), reservation.clone());
         async move {
             let chunk = blobs::chunk(&db, tenant, &sha256, n).await?;
             let missing = || DbError::not_found("blobs.chunk");
-            Ok::<_, DbError>(response::held(chunk.ok_or_else(missing)?, share))
+            Ok::<_, DbError>(response::with_reservation(chunk.ok_or_else(missing)?, reservation))
         }
     });
     Ok(Body::from_stream(stream::iter([Ok(first)]).chain(rest)))
 }
 
 /// Encodes a file name for `filename*` (RFC 8187).
-fn percent(name: &str) -> String {
+fn encode_filename(name: &str) -> String {
     url::form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>().replace('+', "%20").replace('*', "%2A")
 }

@@ -12,7 +12,7 @@ use crate::db::events::bounces;
 use crate::db::messages::{MessageRow, RecipientRow};
 use crate::db::{self, messages};
 use crate::domain::delivery::Status;
-use crate::domain::event::{BounceSaid, Event};
+use crate::domain::event::{BounceView, Event};
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
@@ -35,7 +35,7 @@ pub async fn get(
     caller: Caller,
     PathId(id): PathId<MessageId>,
 ) -> Result<Json<Message>, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     let mut message = load_view(&api, &caller, id).await?;
     let attachments = messages::attachments(&api.db, caller.tenant(), id).await?.unwrap_or_default();
     // Omits attachments that this version cannot parse.
@@ -44,25 +44,25 @@ pub async fn get(
 }
 
 /// Reads a message's row; fails if it does not exist for the caller.
-pub(super) async fn row(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageRow, ApiError> {
+pub(super) async fn load_row(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageRow, ApiError> {
     let row = messages::get(&api.db, caller.tenant(), id).await?;
-    row.filter(|row| caller.sees(&row.from_address)).ok_or(NO_MESSAGE)
+    row.filter(|row| caller.can_see(&row.from_address)).ok_or(NO_MESSAGE)
 }
 
 /// Reads a message with its recipients.
 pub(super) async fn load_view(api: &Api, caller: &Caller, id: MessageId) -> Result<Message, ApiError> {
-    let row = row(api, caller, id).await?;
+    let row = load_row(api, caller, id).await?;
     let recipients = messages::recipients(&api.db, caller.tenant(), &[id.0], api.clock.now()).await?;
-    let bounces = bounces_of(api, caller.tenant(), &recipients).await?;
+    let bounces = load_bounces(api, caller.tenant(), &recipients).await?;
     Ok(Message::from_row(row, recipients, &bounces))
 }
 
-/// Reads the classifications of the refusals of bounced recipients.
-pub(super) async fn bounces_of(
+/// Reads the bounce classifications of bounced recipients, by recipient id.
+pub(super) async fn load_bounces(
     api: &Api,
     tenant: TenantId,
     recipients: &[RecipientRow],
-) -> Result<HashMap<Uuid, BounceSaid>, ApiError> {
+) -> Result<HashMap<Uuid, BounceView>, ApiError> {
     let bounced = recipients.iter().filter(|row| row.status == Status::Bounced.as_str());
     let messages: Vec<Uuid> = bounced.map(|row| row.message_id).collect();
     Ok(bounces::of_messages(&api.db, tenant, &messages).await?)
@@ -89,14 +89,14 @@ pub async fn events(
     PathId(id): PathId<MessageId>,
     mut params: Params,
 ) -> Result<Json<Page<Event>>, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     let limit = params.limit();
     let after = params.read("after", "Pass the `next` value of the previous page.", |text| {
         text.parse().ok().filter(|seq: &i64| *seq >= 0)
     });
     params.finish()?;
-    let message = row(&api, &caller, id).await?;
-    // Allows for clock differences between replicas of up to a day.
+    let message = load_row(&api, &caller, id).await?;
+    // Allows clock differences between replicas of up to a day.
     let since = message.created_at - TimeDelta::days(1);
     let rows = db::events::of_message(&api.db, caller.tenant(), id, since, after.unwrap_or(0), limit + 1).await?;
     Ok(Json(Page::new(rows, limit, |row| row.seq.to_string(), Event::from)))

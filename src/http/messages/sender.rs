@@ -22,6 +22,7 @@ pub struct Warning {
     #[schema(example = "domain_not_verified")]
     pub code: &'static str,
     /// The problem and how to fix it.
+    #[schema(example = "The DKIM records of acme.test were not found in the DNS.")]
     pub message: String,
 }
 
@@ -38,9 +39,9 @@ impl Warning {
     }
 }
 
-/// Returns whether a message is sent without an unsubscribe link even if its stream adds one.
-pub(super) fn lacks_a_link(message: &NewMessage) -> bool {
-    message.recipients.len() > 1 && !unsubscribe::is_in(&message.content.headers)
+/// Returns whether a message gets no unsubscribe link even if its stream adds them: it has several recipients.
+pub(super) fn has_no_unsubscribe_link(message: &NewMessage) -> bool {
+    message.recipients.len() > 1 && !unsubscribe::has_link(&message.content.headers)
 }
 
 /// A DKIM signature that would be added to a message.
@@ -59,22 +60,22 @@ pub struct PlannedSignature {
 impl PlannedSignature {
     /// Returns the signatures of a signer.
     pub(super) fn from_signer(signer: &Signer) -> Vec<Self> {
-        let one = |key: &std::sync::Arc<crate::domain::dkim::SigningKey>| Self {
+        let signature = |key: &std::sync::Arc<crate::domain::dkim::SigningKey>| Self {
             domain: signer.domain.clone(),
             selector: key.selector.clone(),
             algorithm: key.algorithm,
         };
-        signer.keys.iter().map(one).collect()
+        signer.keys.iter().map(signature).collect()
     }
 }
 
 /// Returns the sender domain's state and warnings about it. Fails if the configuration refuses unverified domains.
 pub(super) async fn admit(api: &Api, tenant: TenantId, domain: &str) -> Result<(SenderStatus, Vec<Warning>), ApiError> {
     let sender_status = api.domains.senders.get(tenant, domain).await?;
-    let is_good = matches!(&sender_status, SenderStatus::Known(sender) if sender.status.is_good());
-    if api.domains.refuses_unverified && !is_good {
+    let is_verified = matches!(&sender_status, SenderStatus::Registered(sender) if sender.status.counts_as_verified());
+    if api.domains.refuses_unverified && !is_verified {
         let message = match &sender_status {
-            SenderStatus::Known(sender) => {
+            SenderStatus::Registered(sender) => {
                 format!("{0} is not verified; POST /v1/domains/{0}/verify returns the reason", sender.domain)
             }
             _ => format!("{domain} is not registered; register it with POST /v1/domains"),
@@ -86,17 +87,17 @@ pub(super) async fn admit(api: &Api, tenant: TenantId, domain: &str) -> Result<(
     Ok((sender_status, warnings))
 }
 
-/// Returns warnings about the sender's domain; none if no domain is registered at all.
+/// Returns warnings about the sender's domain; none if the tenant has not registered any domain.
 fn warnings(domains: &Domains, domain: &str, sender_status: &SenderStatus) -> Vec<Warning> {
     match sender_status {
-        SenderStatus::Unasked => Vec::new(),
-        SenderStatus::Stranger => {
+        SenderStatus::NoDomains => Vec::new(),
+        SenderStatus::Unregistered => {
             let message = format!(
                 "{domain} is not registered, so its messages are not signed. Register it with POST /v1/domains."
             );
             vec![Warning { code: "domain_not_registered", message }]
         }
-        SenderStatus::Known(sender) => domain_warnings(domains, sender, domain),
+        SenderStatus::Registered(sender) => domain_warnings(domains, sender, domain),
     }
 }
 
@@ -105,7 +106,7 @@ fn domain_warnings(domains: &Domains, sender: &Sender, from: &str) -> Vec<Warnin
     let domain = &sender.domain;
     let mut warnings = Vec::new();
     let mut warn = |code, message| warnings.push(Warning { code, message });
-    let is_verified = sender.status.is_good();
+    let is_verified = sender.status.counts_as_verified();
     if !is_verified {
         let message = format!(
             "The DKIM records of {domain} were not found in the DNS, so receivers cannot verify its messages. POST \
@@ -136,16 +137,16 @@ fn domain_warnings(domains: &Domains, sender: &Sender, from: &str) -> Vec<Warnin
     }
     if sender.strict.dkim && from != domain && sender.dmarc.is_some() {
         let message = format!(
-            "{from} is signed with d={domain}, and the DMARC record of {domain} says adkim=s, so the signature does not \
+            "{from} is signed with d={domain}, and the DMARC record of {domain} has adkim=s, so the signature does not \
              count. Register {from} with POST /v1/domains, or publish a DMARC record at _dmarc.{from}."
         );
         warn("dmarc_strict_alignment", message);
     }
-    if let Some(return_path) = &domains.terms.return_path
+    if let Some(return_path) = &domains.dns_settings.return_path
         && !is_aligned(from, return_path, sender.strict)
     {
         let why = if is_aligned(from, return_path, Strict::default()) {
-            format!("and the DMARC record of {domain} says aspf=s")
+            format!("and the DMARC record of {domain} has aspf=s")
         } else {
             format!("which has no domain in common with {from}")
         };

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::sender::Warning;
 use crate::db::messages::{MessageRow, RecipientRow};
 use crate::domain::delivery::{MessageStatus, Status};
-use crate::domain::event::BounceSaid;
-use crate::domain::explain::Said;
+use crate::domain::event::BounceView;
+use crate::domain::explain::SmtpReply;
 use crate::domain::id::{MessageId, RecipientId};
 use crate::domain::message::NewMessage;
 
@@ -27,6 +27,7 @@ pub struct Accepted {
     /// are suppressed.
     pub status: Status,
     /// When the message was accepted.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub created_at: DateTime<Utc>,
     /// The recipients, in the order of the request.
     pub recipients: Vec<AcceptedRecipient>,
@@ -43,8 +44,10 @@ pub struct AcceptedRecipient {
     #[schema(value_type = String, example = "rcp_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: RecipientId,
     /// The recipient's address.
+    #[schema(example = "ann@example.test")]
     pub address: String,
     /// The recipient's role: `to`, `cc` or `bcc`.
+    #[schema(example = "to")]
     pub kind: String,
     /// The recipient's state: `queued`, `scheduled`, or `suppressed` if its address is on the suppression list.
     pub status: Status,
@@ -52,7 +55,7 @@ pub struct AcceptedRecipient {
 
 impl Accepted {
     /// Creates the response for a new message.
-    pub fn of_new(message: &NewMessage) -> Self {
+    pub fn from_new(message: &NewMessage) -> Self {
         let status = first_status(message.created_at, message.scheduled_at);
         let recipients = message.recipients.iter().map(|recipient| AcceptedRecipient {
             id: recipient.id,
@@ -79,8 +82,8 @@ impl Accepted {
         }
     }
 
-    /// Creates the same response for a message that was accepted before.
-    pub fn of_stored(message: &MessageRow, recipients: Vec<RecipientRow>) -> Self {
+    /// Creates the same response for a stored message.
+    pub fn from_stored(message: &MessageRow, recipients: Vec<RecipientRow>) -> Self {
         let status = first_status(message.created_at, message.scheduled_at);
         // A recipient that was suppressed from the start ended when the message was accepted.
         let suppressed: Vec<RecipientId> = recipients
@@ -95,9 +98,9 @@ impl Accepted {
             status,
         });
         let (id, created_at) = (MessageId(message.id), message.created_at);
-        let mut answer = Self { id, status, created_at, recipients: recipients.collect(), warnings: Vec::new() };
-        answer.suppress(&suppressed);
-        answer
+        let mut accepted = Self { id, status, created_at, recipients: recipients.collect(), warnings: Vec::new() };
+        accepted.suppress(&suppressed);
+        accepted
     }
 }
 
@@ -114,31 +117,39 @@ pub struct Message {
     /// The message's status: the most urgent of its recipients' states, or `partial` if they have different end states.
     pub status: MessageStatus,
     /// When the message was accepted.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub created_at: DateTime<Utc>,
-    /// The sender.
+    /// The sender's address and display name.
     pub from: MailboxView,
     /// The reply-to addresses.
     #[schema(value_type = Vec<MailboxView>)]
     pub reply_to: Value,
-    /// The subject.
+    /// The subject of the message.
+    #[schema(example = "Your invoice")]
     pub subject: String,
     /// The message's stream.
+    #[schema(example = "transactional")]
     pub stream: String,
     /// The tags, as given.
     #[schema(value_type = Vec<crate::domain::message::Tag>)]
     pub tags: Value,
     /// The metadata, as given.
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    #[schema(value_type = std::collections::BTreeMap<String, String>, example = json!({"order": "42"}))]
     pub metadata: Value,
     /// The time before which no attempt starts; null if none was given.
+    #[schema(example = "2026-12-01T09:00:00Z")]
     pub scheduled_at: Option<DateTime<Utc>>,
     /// The time after which no attempt starts; null if none was given.
+    #[schema(example = "2026-12-01T09:00:00Z")]
     pub expires_at: Option<DateTime<Utc>>,
     /// What happens if the connection drops before the server's final reply: `retry`, `hold` or `fail`.
+    #[schema(example = "retry")]
     pub on_uncertain: String,
     /// Whether the message is also sent to suppressed addresses.
+    #[schema(example = false)]
     pub ignore_suppression: bool,
     /// The size in bytes of text, HTML and attachments.
+    #[schema(example = 48_213)]
     pub size: i64,
     /// The recipients, in the order of the request.
     pub recipients: Vec<Recipient>,
@@ -156,6 +167,7 @@ pub struct MessageState {
     /// The message's status, as in `GET /v1/messages/{id}`.
     pub status: MessageStatus,
     /// The time before which no attempt starts; null if none was given.
+    #[schema(example = "2026-12-01T09:00:00Z")]
     pub scheduled_at: Option<DateTime<Utc>>,
     /// The recipients, in the order of the request.
     pub recipients: Vec<RecipientState>,
@@ -168,12 +180,15 @@ pub struct RecipientState {
     #[schema(value_type = String, example = "rcp_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: RecipientId,
     /// The recipient's address.
+    #[schema(example = "ann@example.test")]
     pub address: String,
     /// The recipient's role: `to`, `cc` or `bcc`.
+    #[schema(example = "to")]
     pub kind: String,
     /// The recipient's state.
     pub status: Status,
     /// When the next attempt is due; null if none is.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub next_attempt_at: Option<DateTime<Utc>>,
 }
 
@@ -200,8 +215,10 @@ impl From<Message> for MessageState {
 #[schema(as = MailboxView)]
 pub struct MailboxView {
     /// The email address.
+    #[schema(example = "billing@acme.test")]
     pub email: String,
-    /// The display name.
+    /// The display name; null if there is none.
+    #[schema(example = "Acme Billing")]
     pub name: Option<String>,
 }
 
@@ -212,31 +229,40 @@ pub struct Recipient {
     #[schema(value_type = String, example = "rcp_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: RecipientId,
     /// The recipient's address.
+    #[schema(example = "ann@example.test")]
     pub address: String,
-    /// The recipient's display name.
+    /// The recipient's display name; null if there is none.
+    #[schema(example = "Ann")]
     pub name: Option<String>,
     /// The recipient's role: `to`, `cc` or `bcc`.
+    #[schema(example = "to")]
     pub kind: String,
     /// The recipient's state.
     pub status: Status,
-    /// The number of attempts made.
+    /// The number of attempts.
+    #[schema(example = 1)]
     pub attempts: i16,
-    /// When the last attempt began.
+    /// When the last attempt started; null if there was none.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub last_attempt_at: Option<DateTime<Utc>>,
     /// When the next attempt is due; null if none is.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub next_attempt_at: Option<DateTime<Utc>>,
-    /// When the recipient reached its end state.
+    /// When the recipient reached its end state; null if it has not.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub finished_at: Option<DateTime<Utc>>,
     /// Why the recipient is held for an operator; null if it is not.
     pub held: Option<String>,
-    /// The last reply of the server.
-    pub response: Option<Said>,
-    /// The host of the last attempt.
+    /// The server's last reply, or the error of the last attempt; null if there is none.
+    pub response: Option<SmtpReply>,
+    /// The host of the last attempt; null if there was none.
+    #[schema(example = "mx1.example.test")]
     pub mx: Option<String>,
-    /// TLS version and cipher of the last attempt; null for plain text.
+    /// The TLS version and cipher of the last attempt; null without TLS.
+    #[schema(example = "TLSv1.3 TLS13_AES_256_GCM_SHA384")]
     pub tls: Option<String>,
-    /// The classification of the refusal, if the recipient bounced.
-    pub bounce: Option<BounceSaid>,
+    /// The classification of the bounce; null if the recipient has not bounced.
+    pub bounce: Option<BounceView>,
 }
 
 /// An attachment of a message; its content is at `GET /v1/messages/{id}/attachments/{n}`.
@@ -251,7 +277,7 @@ pub struct MessageAttachment {
     /// The size in bytes.
     #[schema(example = 48_213)]
     pub size: i64,
-    /// The content id of an inline attachment, which the HTML refers to as `cid:…`.
+    /// The content id of an inline attachment, which the HTML references as `cid:…`; null for other attachments.
     #[schema(example = "logo")]
     pub content_id: Option<String>,
     /// The SHA-256 hash of the content, in hexadecimal.
@@ -261,7 +287,7 @@ pub struct MessageAttachment {
 
 impl Message {
     /// Creates a message from its row and its recipients' rows.
-    pub fn from_row(row: MessageRow, recipients: Vec<RecipientRow>, bounces: &HashMap<Uuid, BounceSaid>) -> Self {
+    pub fn from_row(row: MessageRow, recipients: Vec<RecipientRow>, bounces: &HashMap<Uuid, BounceView>) -> Self {
         let recipients: Vec<Recipient> = recipients
             .into_iter()
             .map(|row| {
@@ -297,14 +323,15 @@ impl Recipient {
             address: row.address,
             name: row.name,
             kind: row.kind,
-            // A CHECK constraint covers the column; a state unknown to this version is one that waits.
+            // A CHECK constraint limits the values. A status that is unknown here comes from a later version, and is
+            // not final.
             status: Status::from_str(&row.status).unwrap_or(Status::Queued),
             attempts: row.attempts,
             last_attempt_at: row.last_attempt_at,
             next_attempt_at: row.next_attempt_at,
             finished_at: row.finished_at,
             held: row.held,
-            response: Said::from_row(row.response_code, row.response_enhanced, row.response_text),
+            response: SmtpReply::from_row(row.response_code, row.response_enhanced, row.response_text),
             mx: row.mx,
             tls: row.tls,
             bounce: None,

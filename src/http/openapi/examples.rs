@@ -1,5 +1,6 @@
 //! An example of every request body, for the OpenAPI document. `/docs` sends them with "Execute", so each must be
-//! valid. They fit `postrider dev`: the webhook's URL is its own receiver.
+//! valid. They fit `postrider dev`: the webhook endpoint's URL is its own
+//! receiver.
 
 use serde_json::{Value, json};
 use utoipa::openapi::{OpenApi as Document, RefOr};
@@ -59,7 +60,7 @@ fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
         ("POST", "/v1/domains", _) => json!({"name": "acme.test"}),
         ("POST", "/v1/keys", _) => json!({"name": "shop", "scopes": ["send", "read"], "sender_domains": ["acme.test"]}),
         ("POST", "/v1/suppressions", _) => json!([
-            {"address": "carol@example.test", "note": "asked by phone"},
+            {"address": "carol@example.test", "note": "opted out by phone"},
             {"address": "dan@example.test", "stream": "bulk"},
         ]),
         ("POST", "/v1/suppressions/remove", _) => json!([{"address": "carol@example.test"}]),

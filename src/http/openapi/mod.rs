@@ -30,7 +30,7 @@ const KEY: &str = "key";
         (name = "events", description = "The event feed: all events of all messages, in order and without gaps"),
         (name = "webhooks", description = "Endpoints that events are posted to, signed according to Standard Webhooks 1.0"),
         (name = "domains", description = "Sender domains, their DKIM keys, and the DNS records to publish"),
-        (name = "suppressions", description = "Addresses that no messages are sent to"),
+        (name = "suppressions", description = "Addresses that Postrider does not send messages to"),
         (name = "ledger", description = "Counts of all accepted recipients by state"),
         (name = "keys", description = "API keys; these calls require the scope `admin`"),
         (name = "health", description = "Liveness and readiness probes"),
@@ -69,8 +69,8 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut O
     all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
 }
 
-/// Adds what follows from the statuses: the body of an error is a [`Problem`], and a 401 means that an API key is
-/// required.
+/// Completes an operation from the statuses of its responses: the body of an error is a [`Problem`], and an operation
+/// with a 401 requires an API key.
 fn complete(operation: &mut Operation) {
     let responses = &mut operation.responses.responses;
     for (status, response) in responses.iter_mut() {

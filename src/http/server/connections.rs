@@ -21,9 +21,10 @@ use super::Limits;
 use crate::domain::network;
 use crate::limiter::peers::PeerCounts;
 
-/// [`Activity::state`] while a request is in progress, and once the connection is to be closed. Otherwise the state is
-/// the time since which the connection is idle, in nanoseconds after the server's start.
+/// [`Activity::state`] while a request is in progress.
 const BUSY: u64 = 0;
+/// [`Activity::state`] once the connection is to be closed. Every other state is the time since which the connection is
+/// idle, in nanoseconds after the server's start.
 const EVICTED: u64 = u64::MAX;
 
 /// The connections of a server.
@@ -32,12 +33,12 @@ pub(super) struct Connections {
     limits: Limits,
     started: Instant,
     is_stopping: AtomicBool,
-    open: Mutex<Open>,
+    open: Mutex<OpenConnections>,
 }
 
 #[derive(Debug, Default)]
-struct Open {
-    last: u64,
+struct OpenConnections {
+    last_number: u64,
     by_number: HashMap<u64, Connection>,
     by_peer: PeerCounts,
 }
@@ -48,7 +49,7 @@ struct Connection {
     activity: Arc<Activity>,
 }
 
-/// Whether a new connection is admitted.
+/// The decision about a new connection.
 #[derive(Debug)]
 pub(super) enum Admission {
     /// Admitted, with this slot.
@@ -70,22 +71,22 @@ pub(super) struct Slot {
 pub(super) struct Activity {
     started: Instant,
     /// The initial [`Activity::state`].
-    born: u64,
+    created: u64,
     state: AtomicU64,
-    /// Whether the response's body has ended; written bytes may not have been sent yet.
-    is_over: AtomicBool,
+    /// Whether the response's body has ended; its last bytes may not have been sent yet.
+    has_body_ended: AtomicBool,
     /// The task that serves the connection. It is woken to check [`Slot::signal`].
     task: AtomicWaker,
 }
 
-/// What a connection is to do.
+/// What a connection has to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Signal {
     /// Continue.
     Continue,
-    /// End after the request in progress.
+    /// Close after the request in progress.
     Stop,
-    /// End now, for a new connection.
+    /// Close now, to admit a new connection.
     Evict,
 }
 
@@ -94,10 +95,10 @@ impl Connections {
         Self { limits, started: Instant::now(), is_stopping: AtomicBool::new(false), open: Mutex::default() }
     }
 
-    /// Ends every connection after the request in progress. Call it once no more are admitted.
+    /// Closes every connection after the request in progress. Call it once no new connections are admitted.
     pub(super) fn stop(&self) {
         self.is_stopping.store(true, Ordering::Release);
-        self.open().by_number.values().for_each(|one| one.activity.task.wake());
+        self.open().by_number.values().for_each(|connection| connection.activity.task.wake());
     }
 
     /// Admits or refuses a connection from this address.
@@ -111,33 +112,36 @@ impl Connections {
             return Admission::Full("http.max_connections");
         }
         let activity = Arc::new(Activity::new(self.started));
-        open.last += 1;
-        let number = open.last;
+        open.last_number += 1;
+        let number = open.last_number;
         open.by_number.insert(number, Connection { peer, activity: activity.clone() });
         open.by_peer.add(peer);
         Admission::Admitted(Slot { connections: self.clone(), number, activity })
     }
 
-    fn open(&self) -> MutexGuard<'_, Open> {
+    fn open(&self) -> MutexGuard<'_, OpenConnections> {
         self.open.lock()
     }
 }
 
-impl Open {
+impl OpenConnections {
     /// Closes an idle connection of this peer, or of the peer that has the most. Returns false if there is none.
     fn evict(&mut self, only: Option<IpAddr>) -> bool {
         loop {
-            let idle = self.by_number.iter().filter(|(_, one)| only.is_none_or(|peer| one.peer == peer));
-            let idle = || idle.clone().filter_map(|(number, one)| Some((*number, one, one.activity.idle_since()?)));
-            let peer = idle().map(|(_, one, _)| one.peer).max_by_key(|peer| self.by_peer.get(*peer));
+            let idle = self.by_number.iter().filter(|(_, connection)| only.is_none_or(|peer| connection.peer == peer));
+            let idle = || {
+                idle.clone()
+                    .filter_map(|(number, connection)| Some((*number, connection, connection.activity.idle_since()?)))
+            };
+            let peer = idle().map(|(_, connection, _)| connection.peer).max_by_key(|peer| self.by_peer.get(*peer));
             let (new, used): (Vec<_>, Vec<_>) = idle()
-                .filter(|(_, one, _)| Some(one.peer) == peer)
-                .map(|(number, one, since)| (since, number, one.activity.born == since))
+                .filter(|(_, connection, _)| Some(connection.peer) == peer)
+                .map(|(number, connection, since)| (since, number, connection.activity.created == since))
                 .partition(|(_, _, is_new)| *is_new);
             let choice = if new.len() > used.len() { new } else { used }.into_iter().min();
             let Some((since, number, _)) = choice else { return false };
-            // Fails if a request has just begun.
-            if self.by_number.get(&number).is_some_and(|one| one.activity.evict(since)) {
+            // Fails if a request has just started.
+            if self.by_number.get(&number).is_some_and(|connection| connection.activity.evict(since)) {
                 self.remove(number);
                 return true;
             }
@@ -156,7 +160,7 @@ impl Slot {
         self.activity.clone()
     }
 
-    /// Returns what the connection is to do now. Wakes `task` when that changes.
+    /// Returns what the connection has to do now. Wakes `task` when that changes.
     pub(super) fn signal(&self, task: &Waker) -> Signal {
         // Registers first, so that a change after the check wakes the task.
         self.activity.task.register(task);
@@ -178,42 +182,42 @@ impl Drop for Slot {
 
 impl Activity {
     fn new(started: Instant) -> Self {
-        let born = since(started);
-        let (state, is_over) = (AtomicU64::new(born), AtomicBool::new(false));
-        Self { started, born, state, is_over, task: AtomicWaker::new() }
+        let created = nanos_since(started);
+        let (state, has_body_ended) = (AtomicU64::new(created), AtomicBool::new(false));
+        Self { started, created, state, has_body_ended, task: AtomicWaker::new() }
     }
 
-    /// Marks the begin of a request. Returns false if the connection is being closed.
+    /// Marks the start of a request. Returns false if the connection is being closed.
     pub(super) fn begin(&self) -> bool {
-        self.is_over.store(false, Ordering::Release);
-        let idle_or_busy = |state| (state != EVICTED).then_some(BUSY);
-        self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, idle_or_busy).is_ok()
+        self.has_body_ended.store(false, Ordering::Release);
+        let set_busy = |state| (state != EVICTED).then_some(BUSY);
+        self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, set_busy).is_ok()
     }
 
     /// Marks the end of the response's body.
-    pub(super) fn body_over(&self) {
-        self.is_over.store(true, Ordering::Release);
+    pub(super) fn end_body(&self) {
+        self.has_body_ended.store(true, Ordering::Release);
     }
 
-    /// Marks that all written bytes have been sent.
-    pub(super) fn flushed(&self) {
-        if self.is_over.load(Ordering::Acquire) && self.is_over.swap(false, Ordering::AcqRel) {
-            let _ = self.state.compare_exchange(BUSY, since(self.started), Ordering::AcqRel, Ordering::Acquire);
+    /// Marks that all written bytes have been sent. If the response has ended, the connection is idle from now on.
+    pub(super) fn mark_flushed(&self) {
+        if self.has_body_ended.load(Ordering::Acquire) && self.has_body_ended.swap(false, Ordering::AcqRel) {
+            let _ = self.state.compare_exchange(BUSY, nanos_since(self.started), Ordering::AcqRel, Ordering::Acquire);
         }
     }
 
-    /// Returns since when the connection is idle, as a number that is unique to each idle period; `None` during a
-    /// request.
+    /// Returns the start of the idle period, as a number that is unique to the period; `None` during a request.
     pub(super) fn idle_since(&self) -> Option<u64> {
         let state = self.state.load(Ordering::Acquire);
         (state != BUSY && state != EVICTED).then_some(state)
     }
 
     /// Converts a value of [`Self::idle_since`] to an instant.
-    pub(super) fn moment(&self, idle_since: u64) -> Instant {
+    pub(super) fn to_instant(&self, idle_since: u64) -> Instant {
         self.started + Duration::from_nanos(idle_since)
     }
 
+    /// Marks the connection as evicted. Returns false if it is no longer idle since `since`.
     fn evict(&self, since: u64) -> bool {
         let evicted = self.state.compare_exchange(since, EVICTED, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if evicted {
@@ -224,7 +228,7 @@ impl Activity {
 }
 
 /// Returns the nanoseconds since the server's start: more than [`BUSY`], less than [`EVICTED`].
-fn since(started: Instant) -> u64 {
+fn nanos_since(started: Instant) -> u64 {
     u64::try_from(started.elapsed().as_nanos()).unwrap_or(EVICTED - 1).clamp(BUSY + 1, EVICTED - 1)
 }
 
@@ -254,7 +258,7 @@ mod tests {
         let (first, second) = (admit(&all, "192.0.2.1").unwrap(), admit(&all, "192.0.2.1").unwrap());
         let new = admit(&all, "192.0.2.7").unwrap();
         assert_eq!([&other, &first, &second, &new].map(is_evicted), [false, true, false, false]);
-        assert!(!first.activity().begin(), "no request begins after the eviction");
+        assert!(!first.activity().begin(), "an evicted connection starts no request");
         assert!(second.activity().begin());
     }
 
@@ -263,22 +267,22 @@ mod tests {
         let all = connections(4, 9);
         let used = admit(&all, "192.0.2.1").unwrap();
         assert!(used.activity().begin());
-        used.activity().body_over();
-        used.activity().flushed();
+        used.activity().end_body();
+        used.activity().mark_flushed();
         let new: Vec<Slot> = (0..9).map(|_| admit(&all, "192.0.2.1").unwrap()).collect();
         assert!(!is_evicted(&used));
         assert_eq!(new.iter().filter(|slot| is_evicted(slot)).count(), 6);
     }
 
     #[test]
-    fn connections_with_a_request_in_progress_stay() {
+    fn connections_with_a_request_in_progress_are_not_evicted() {
         let all = connections(2, 9);
         let busy: Vec<Slot> = (0..2).map(|_| admit(&all, "192.0.2.1").unwrap()).collect();
         assert!(busy.iter().all(|slot| slot.activity().begin()));
         assert_eq!(admit(&all, "192.0.2.2").err(), Some("http.max_connections"));
-        busy[0].activity().body_over();
-        assert!(admit(&all, "192.0.2.2").is_err(), "the response has not been sent");
-        busy[0].activity().flushed();
+        busy[0].activity().end_body();
+        assert!(admit(&all, "192.0.2.2").is_err(), "the response has not been sent completely");
+        busy[0].activity().mark_flushed();
         assert!(admit(&all, "192.0.2.2").is_ok());
         assert_eq!([&busy[0], &busy[1]].map(is_evicted), [true, false]);
     }

@@ -13,7 +13,7 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Maximum time from the end of a response to the next request.
     pub keep_alive: Duration,
-    /// How long a client may read next to nothing of a response.
+    /// Maximum time for a client to read the next 64 KiB of a response.
     pub write_timeout: Duration,
 }
 

@@ -1,7 +1,7 @@
-//! The HTTP server: limits the time, number and bytes of everything that a client can occupy, with or without a key.
+//! The HTTP server: limits the time, connections and memory that any client can use, with or without an API key.
 //!
 //! - Connections are limited in total and per peer ([`connections`]). At a limit, an idle connection is closed.
-//! - A request's head must arrive within [`Limits::header_timeout`] and fit into [`HEAD`] bytes.
+//! - A request's head must arrive within [`Limits::header_timeout`] and fit into [`MAX_HEAD_BYTES`] bytes.
 //! - A connection without a request is closed after [`Limits::keep_alive`].
 //! - A client that does not read its response is disconnected ([`stream`]).
 //!
@@ -36,20 +36,20 @@ use tower::ServiceExt as _;
 use crate::telemetry::RateLimitedLog;
 use connections::{Admission, Connections, Signal, Slot};
 pub use limits::Limits;
-use stream::Guarded;
+use stream::TimedStream;
 use tracked::Tracked;
 
-/// Maximum bytes of a request's line and headers; more is answered 431. Also the read buffer of a connection.
-const HEAD: usize = 64 << 10;
-/// Send buffer of a connection in the kernel, which doubles it. Limits what an unread response occupies there, and how
-/// much a client must read before the connection counts as making progress again.
+/// Maximum bytes of a request's line and headers; a larger head returns 431. Also the read buffer of a connection.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+/// Send buffer of a connection in the kernel, which doubles it. Limits the memory of an unread response
+/// there, and how much a client must read before the server can write again.
 const SEND_BUFFER: u32 = 128 << 10;
 /// Connections that the kernel queues until they are accepted.
 const BACKLOG: u32 = 1_024;
 /// Delay after a failed `accept`, such as with too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The response to a refused connection.
-const FULL: &[u8] =
+const REFUSAL_RESPONSE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 /// A listening HTTP server.
@@ -66,7 +66,7 @@ impl Server {
     pub fn start(listener: TcpListener, router: Router, limits: Limits) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
-        // Builds the routes once, and not for each request.
+        // Builds the routes once, not for each request.
         let router = router.with_state(());
         let shared = Shared { router, limits, connections: Arc::new(Connections::new(limits)), stop: stop.clone() };
         Ok(Self { address, stop, running: tokio::spawn(accept(listener, Arc::new(shared))) })
@@ -113,7 +113,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             Ok((stream, peer)) => match shared.connections.admit(peer.ip()) {
                 Admission::Admitted(slot) => drop(running.spawn(serve(stream, slot, shared.clone()))),
                 Admission::Full(limit) => {
-                    let _ = stream.try_write(FULL);
+                    let _ = stream.try_write(REFUSAL_RESPONSE);
                     if let Some(count) = full.note(Instant::now()) {
                         tracing::warn!(
                             event = "http_connections_full",
@@ -123,8 +123,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                     }
                 }
             },
-            // The client is already gone.
-            Err(error) if is_of_the_peer(&error) => {}
+            // The client has already closed the connection.
+            Err(error) if is_client_error(&error) => {}
             Err(error) => {
                 if let Some(count) = full.note(Instant::now()) {
                     tracing::error!(
@@ -144,7 +144,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     running.wait().await;
 }
 
-fn is_of_the_peer(error: &io::Error) -> bool {
+fn is_client_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
@@ -154,7 +154,7 @@ async fn serve(stream: TcpStream, slot: Slot, shared: Arc<Shared>) {
     // Responses are one small write each: Nagle's algorithm would only delay them.
     let _ = stream.set_nodelay(true);
     let activity = slot.activity();
-    let io = TokioIo::new(Guarded::new(stream, activity.clone(), shared.limits));
+    let io = TokioIo::new(TimedStream::new(stream, activity.clone(), shared.limits));
     let service = service_fn(|request: Request<Incoming>| {
         let (router, activity) = (shared.router.clone(), activity.clone());
         async move {
@@ -170,13 +170,13 @@ async fn serve(stream: TcpStream, slot: Slot, shared: Arc<Shared>) {
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            // `Guarded` has the timers, since they differ before and within a head.
+            // `TimedStream` has the timers, since they differ before and within a head.
             .header_read_timeout(None)
-            .max_buf_size(HEAD)
+            .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(io, service)
     );
     let mut is_stopping = false;
-    // Polls by hand: `select!` would lock and register each future whenever the connection is polled.
+    // Polls directly: `select!` would lock and register each future whenever the connection is polled.
     let ended = poll_fn(|cx| match slot.signal(cx.waker()) {
         Signal::Evict => Poll::Ready(Ok(())),
         signal => {

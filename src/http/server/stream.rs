@@ -16,24 +16,25 @@ use super::connections::Activity;
 /// Bytes that a client must read within [`Limits::write_timeout`] while more are pending.
 const MIN_PROGRESS: usize = 64 << 10;
 
-pub(super) struct Guarded {
+/// A TCP stream with these timers.
+pub(super) struct TimedStream {
     stream: TcpStream,
     activity: Arc<Activity>,
     limits: Limits,
-    /// The idle period that `reading` is set for.
+    /// The idle period for which `reading` is set.
     idle: Option<u64>,
-    /// Runs while waiting for a head.
+    /// The deadline of a request's head, or of the next request.
     reading: Timer,
     is_in_head: bool,
     /// The idle period before the first request.
     first: Option<u64>,
-    /// Runs while the client reads nothing, or too little.
+    /// The deadline for the client to read the next 64 KiB.
     writing: Timer,
     /// Bytes sent since `writing` was set.
     sent: usize,
 }
 
-impl Guarded {
+impl TimedStream {
     pub(super) fn new(stream: TcpStream, activity: Arc<Activity>, limits: Limits) -> Self {
         Self {
             stream,
@@ -49,7 +50,7 @@ impl Guarded {
     }
 
     /// Sets the timer for reading according to the connection's state.
-    fn watch_head(&mut self) {
+    fn update_read_timer(&mut self) {
         let idle = self.activity.idle_since();
         if self.idle == idle {
             return;
@@ -61,12 +62,12 @@ impl Guarded {
             Some(since) => {
                 let limits = &self.limits;
                 let limit = if idle == self.first { limits.header_timeout } else { limits.keep_alive };
-                self.reading.set(self.activity.moment(since) + limit);
+                self.reading.set(self.activity.to_instant(since) + limit);
             }
         }
     }
 
-    fn note_write(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn track_write(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Ok(count)) => {
                 self.sent += count;
@@ -88,10 +89,10 @@ impl Guarded {
     }
 }
 
-impl AsyncRead for Guarded {
+impl AsyncRead for TimedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        this.watch_head();
+        this.update_read_timer();
         let before = buf.filled().len();
         match Pin::new(&mut this.stream).poll_read(cx, buf) {
             Poll::Pending if this.idle.is_some() => {
@@ -109,10 +110,10 @@ impl AsyncRead for Guarded {
     }
 }
 
-impl AsyncWrite for Guarded {
+impl AsyncWrite for TimedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.note_write(cx, written)
+        self.track_write(cx, written)
     }
 
     fn poll_write_vectored(
@@ -121,7 +122,7 @@ impl AsyncWrite for Guarded {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.note_write(cx, written)
+        self.track_write(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -133,10 +134,10 @@ impl AsyncWrite for Guarded {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         if let Poll::Ready(Ok(())) = flushed {
             self.writing.clear();
-            self.activity.flushed();
+            self.activity.mark_flushed();
             // hyper may have polled for the next request before this one ended, and does not poll again until it is
             // woken.
-            self.watch_head();
+            self.update_read_timer();
             if self.reading.poll(cx).is_ready() {
                 return Poll::Ready(Err(timed_out("timed out waiting for a request")));
             }

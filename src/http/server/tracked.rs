@@ -9,6 +9,7 @@ use hyper::body::{Frame, SizeHint};
 
 use super::connections::Activity;
 
+/// A body that marks its end in the connection's [`Activity`].
 pub(super) struct Tracked {
     body: Body,
     activity: Arc<Activity>,
@@ -22,7 +23,7 @@ impl Tracked {
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        self.activity.body_over();
+        self.activity.end_body();
     }
 }
 

@@ -17,13 +17,13 @@ use crate::domain::key::Scope;
 use crate::domain::limits::StreamChange;
 use crate::http::auth::Caller;
 use crate::http::lanes::control::PauseBody;
-use crate::http::located::located;
+use crate::http::located::with_location;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound, ProblemCode};
 
 /// Create a stream
 ///
-/// Messages can be sent to the stream at once through this replica, and within a few seconds through others. A stream
-/// cannot be deleted, since messages refer to it; an unused one costs nothing.
+/// This replica accepts messages for the stream at once, other replicas within a few seconds. A stream
+/// cannot be deleted, since messages refer to it; an unused stream costs nothing.
 #[utoipa::path(
     post, path = "/v1/streams", tag = "streams", operation_id = "create_stream",
     request_body = NewStreamBody,
@@ -40,7 +40,7 @@ pub async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    caller.may(Scope::Admin)?;
+    caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let (name, settings) = request::stream::parse(&body.bytes)?;
     check_links(&api, &settings)?;
@@ -51,10 +51,10 @@ pub async fn create(
             retry_after: None,
         });
     }
-    api.acceptor.forget_streams();
+    api.acceptor.clear_stream_cache();
     tracing::info!(event = "stream_created", by = %caller.key_id(), stream = name, "created a stream");
     let view = load_view(&api, caller.tenant(), &name).await?;
-    Ok(located(format!("/v1/streams/{name}"), (StatusCode::CREATED, Json(view))))
+    Ok(with_location(format!("/v1/streams/{name}"), (StatusCode::CREATED, Json(view))))
 }
 
 /// Update a stream
@@ -74,12 +74,12 @@ pub async fn change(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<StreamView>, ApiError> {
-    caller.may(Scope::Admin)?;
+    caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let change = request::stream::parse_change(&body.bytes)?;
     check_links(&api, &change)?;
-    let is_there = streams::change(&api.db, caller.tenant(), &name, change, api.clock.now()).await?;
-    done(&api, &caller, &name, is_there).await
+    let found = streams::change(&api.db, caller.tenant(), &name, change, api.clock.now()).await?;
+    respond(&api, &caller, &name, found).await
 }
 
 /// Pause a stream
@@ -99,12 +99,12 @@ pub async fn pause(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<StreamView>, ApiError> {
-    caller.may(Scope::Admin)?;
+    caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let reason = request::pause::parse(&body.bytes)?;
     let now = api.clock.now();
-    let is_there = streams::pause(&api.db, caller.tenant(), &name, reason.as_deref(), now).await?;
-    done(&api, &caller, &name, is_there).await
+    let found = streams::pause(&api.db, caller.tenant(), &name, reason.as_deref(), now).await?;
+    respond(&api, &caller, &name, found).await
 }
 
 /// Resume a stream
@@ -120,12 +120,12 @@ pub async fn resume(
     caller: Caller,
     StreamName(name): StreamName,
 ) -> Result<Json<StreamView>, ApiError> {
-    caller.may(Scope::Admin)?;
-    let is_there = pauses::resume_stream(&api.db, caller.tenant(), &name, api.clock.now()).await?;
-    done(&api, &caller, &name, is_there).await
+    caller.require(Scope::Admin)?;
+    let found = pauses::resume_stream(&api.db, caller.tenant(), &name, api.clock.now()).await?;
+    respond(&api, &caller, &name, found).await
 }
 
-/// Refuses `unsubscribe` without the configuration for links: messages would wait for it.
+/// Fails if `unsubscribe` is set without the configuration for links: messages would wait until it is set.
 fn check_links(api: &Api, change: &StreamChange) -> Result<(), ApiError> {
     if change.unsubscribe != Some(true) || api.links.is_some() {
         return Ok(());
@@ -141,8 +141,8 @@ fn check_links(api: &Api, change: &StreamChange) -> Result<(), ApiError> {
 }
 
 /// Wakes the workers and returns the updated stream.
-async fn done(api: &Api, caller: &Caller, name: &str, is_there: bool) -> Result<Json<StreamView>, ApiError> {
-    if !is_there {
+async fn respond(api: &Api, caller: &Caller, name: &str, found: bool) -> Result<Json<StreamView>, ApiError> {
+    if !found {
         return Err(NO_STREAM);
     }
     api.acceptor.wake();

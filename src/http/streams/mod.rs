@@ -12,7 +12,7 @@ use super::ApiError;
 
 const NO_STREAM: ApiError = ApiError::NotFound("No stream has this name.");
 
-/// A stream name in the path. Text that is not UTF-8, or that Postgres would refuse, is answered 404.
+/// A stream name in the path. A name that is not UTF-8 or contains NUL returns 404.
 #[derive(Debug)]
 pub struct StreamName(String);
 

@@ -15,13 +15,13 @@ use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 /// List streams
 ///
-/// Returns all streams in one page, the most urgent first.
+/// Returns all streams in one page, ordered by priority.
 #[utoipa::path(
     get, path = "/v1/streams", tag = "streams", operation_id = "list_streams",
     responses((status = 200, description = "All streams", body = Page<StreamView>), AuthErrors, InvalidParameter),
 )]
 pub async fn list(State(api): State<Api>, caller: Caller, params: Params) -> Result<Json<Page<StreamView>>, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     params.finish()?;
     let rows = streams::all(&api.db, caller.tenant()).await?;
     let data =
@@ -42,7 +42,7 @@ pub async fn get(
     caller: Caller,
     StreamName(name): StreamName,
 ) -> Result<Json<StreamView>, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     let stream = load_view(&api, caller.tenant(), &name).await?;
     Ok(Json(for_caller(&caller, stream)))
 }

@@ -17,28 +17,35 @@ pub struct StreamView {
     #[schema(example = "transactional")]
     pub name: String,
     /// The priority; lower values are sent first, and values up to 10 are urgent.
-    #[schema(minimum = 0, maximum = 100)]
+    #[schema(minimum = 0, maximum = 100, example = 50)]
     pub priority: i16,
     /// The stream's weight among streams of the same priority.
-    #[schema(minimum = 1, maximum = 1000)]
+    #[schema(minimum = 1, maximum = 1000, example = 10)]
     pub weight: i16,
     /// Maximum messages in flight, over all lanes and workers; null means unlimited.
+    #[schema(example = 100)]
     pub concurrency: Option<i32>,
     /// Maximum messages per second, over all lanes and workers; null means unlimited.
+    #[schema(example = 50.0)]
     pub rate: Option<f64>,
     /// The stream's retry delays; null means the configured default.
+    #[schema(example = json!(["1m", "5m", "15m"]))]
     pub retry_schedule: Option<Vec<String>>,
     /// The stream's retry window; null means the configured default.
+    #[schema(example = "3d")]
     pub retry_window: Option<String>,
     /// The stream's first delay after greylisting; null means the configured default.
+    #[schema(example = "5m")]
     pub greylist: Option<String>,
     /// Whether messages to a single recipient get `List-Unsubscribe` and `List-Unsubscribe-Post` headers (RFC 8058).
+    #[schema(example = false)]
     pub unsubscribe: bool,
     /// The retry policy that applies.
     pub effective: RetryView,
-    /// Set while an operator has paused the stream.
+    /// The pause of the stream by an operator; null if there is none.
     pub paused: Option<PausedView>,
     /// When the stream was created.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub created_at: DateTime<Utc>,
 }
 
@@ -65,16 +72,16 @@ pub struct NewStreamBody {
     #[schema(example = "newsletter", pattern = "^[A-Za-z0-9_-]{1,64}$")]
     pub name: String,
     /// The priority; lower values are sent first, and values up to 10 are urgent. Defaults to 50.
-    #[schema(minimum = 0, maximum = 100)]
+    #[schema(minimum = 0, maximum = 100, example = 50)]
     pub priority: Option<i16>,
     /// The stream's weight among streams of the same priority. Defaults to 10.
-    #[schema(minimum = 1, maximum = 1000)]
+    #[schema(minimum = 1, maximum = 1000, example = 10)]
     pub weight: Option<i16>,
     /// Maximum messages in flight, over all lanes and workers; unlimited by default.
-    #[schema(minimum = 1, maximum = 100_000)]
+    #[schema(minimum = 1, maximum = 100_000, example = 100)]
     pub concurrency: Option<i32>,
     /// Maximum messages per second, over all lanes and workers, from 0.00001; unlimited by default.
-    #[schema(minimum = 0.00001, maximum = 1_000_000)]
+    #[schema(minimum = 0.00001, maximum = 1_000_000, example = 50.0)]
     pub rate: Option<f64>,
     /// The delays after the first, second, … attempt: 1 to 50 values from 1s to 7d; defaults to the configuration.
     #[schema(min_items = 1, max_items = 50, example = json!(["1m", "5m", 3600]))]
@@ -86,6 +93,7 @@ pub struct NewStreamBody {
     pub greylist: Option<DurationInput>,
     /// Whether messages to a single recipient get a one-click unsubscribe link for this stream (RFC 8058). Requires
     /// `public_url` and `secret_key` in the configuration. Defaults to false.
+    #[schema(example = false)]
     pub unsubscribe: Option<bool>,
 }
 
@@ -95,16 +103,16 @@ pub struct NewStreamBody {
 #[serde(deny_unknown_fields)]
 pub struct StreamChangeBody {
     /// The priority; lower values are sent first, and values up to 10 are urgent. Not null.
-    #[schema(minimum = 0, maximum = 100, nullable = false)]
+    #[schema(minimum = 0, maximum = 100, nullable = false, example = 50)]
     pub priority: Option<i16>,
     /// The stream's weight among streams of the same priority. Not null.
-    #[schema(minimum = 1, maximum = 1000, nullable = false)]
+    #[schema(minimum = 1, maximum = 1000, nullable = false, example = 10)]
     pub weight: Option<i16>,
     /// Maximum messages in flight, over all lanes and workers.
-    #[schema(minimum = 1, maximum = 100_000)]
+    #[schema(minimum = 1, maximum = 100_000, example = 100)]
     pub concurrency: Option<i32>,
     /// Maximum messages per second, over all lanes and workers, from 0.00001.
-    #[schema(minimum = 0.00001, maximum = 1_000_000)]
+    #[schema(minimum = 0.00001, maximum = 1_000_000, example = 50.0)]
     pub rate: Option<f64>,
     /// The delays after the first, second, … attempt: 1 to 50 values from 1s to 7d.
     #[schema(min_items = 1, max_items = 50, example = json!(["1m", "5m", 3600]))]
@@ -115,13 +123,13 @@ pub struct StreamChangeBody {
     pub greylist: Option<DurationInput>,
     /// Whether messages to a single recipient get a one-click unsubscribe link for this stream (RFC 8058). Requires
     /// `public_url` and `secret_key` in the configuration. Applies to messages accepted from now on. Not null.
-    #[schema(nullable = false)]
+    #[schema(nullable = false, example = false)]
     pub unsubscribe: Option<bool>,
 }
 
 /// A duration, as text or in seconds.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-#[allow(dead_code, reason = "it documents what accept::request::stream reads")]
+#[allow(dead_code, reason = "only the OpenAPI schema of what accept::request::stream parses")]
 #[schema(as = DurationInput)]
 #[serde(untagged)]
 pub enum DurationInput {
@@ -162,5 +170,5 @@ impl StreamView {
 }
 
 fn text(seconds: i32) -> String {
-    duration_text(retry::stored(seconds))
+    duration_text(retry::from_seconds(seconds))
 }

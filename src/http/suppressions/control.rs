@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use super::view::{AddedView, RemovalsInput, RemovedView, SuppressionsInput};
 use super::{NOT_SUPPRESSED, PathAddress};
 use crate::accept::request::Context;
-use crate::accept::request::suppression::{self, chosen_stream};
+use crate::accept::request::suppression::{self, stored_stream};
 use crate::db::suppressions::list::Removal;
 use crate::db::suppressions::{self, Existing};
 use crate::domain::key::Scope;
@@ -19,9 +19,9 @@ use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, JsonErrors, NotFo
 /// Add suppressions
 ///
 /// Adds one entry or an array of up to 1,000, all or none. From now on, nothing is sent to these addresses, including
-/// messages that were accepted before and are not yet in flight. With the scope `send`, an existing entry is kept
-/// unless the new one lasts longer; with `admin`, the new one replaces it. A key with `sender_domains` cannot add
-/// entries, since they apply to messages from every domain.
+/// messages that were accepted before and are not yet in flight. With the scope `send`, a new entry replaces an
+/// existing one only if it lasts longer; with `admin`, always. A key with `sender_domains` cannot add entries, since
+/// they apply to messages from every domain.
 #[utoipa::path(
     post, path = "/v1/suppressions", tag = "suppressions", operation_id = "add_suppressions",
     request_body = SuppressionsInput,
@@ -36,14 +36,14 @@ pub async fn add(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<AddedView>, ApiError> {
-    caller.may(Scope::Send)?;
+    caller.require(Scope::Send)?;
     caller.require_all_domains("The suppression list applies to")?;
     let body = api.bodies.json(&headers, body).await?;
     let (now, streams) = (api.clock.now(), api.acceptor.streams(caller.tenant()).await?);
     let context = Context { now, limits: &api.limits, streams: &streams };
     let entries = suppression::parse(&body.bytes, &context)?;
     let count = entries.len();
-    let existing = if caller.has(Scope::Admin) { Existing::Replaced } else { Existing::Kept };
+    let existing = if caller.has_scope(Scope::Admin) { Existing::Replaced } else { Existing::Kept };
     let added = suppressions::put(&api.db, caller.tenant(), entries, existing, now).await?;
     let view = AddedView::from(added);
     tracing::info!(event = "suppressions_added", by = %caller.key_id(), entries = count, "added suppressions");
@@ -52,13 +52,13 @@ pub async fn add(
 
 /// Remove suppressions of an address
 ///
-/// Removes all entries of the address, or only the one of `stream`. Messages that were suppressed stay suppressed; send
-/// them again.
+/// Removes all entries of the address, or only the one of `stream`. Suppressed recipients of earlier messages stay
+/// suppressed; send those messages again.
 #[utoipa::path(
     delete, path = "/v1/suppressions/{address}", tag = "suppressions", operation_id = "remove_suppression",
     params(
         ("address" = String, Path, description = "The address; case-insensitive"),
-        ("stream" = Option<String>, Query, description = "Only the entry of this stream; `*` for the one that applies to all streams"),
+        ("stream" = Option<String>, Query, description = "Only the entry of this stream; `*` for the entry that applies to all streams"),
     ),
     responses((status = 204, description = "Removed"), AuthErrors, NotFound, InvalidParameter),
 )]
@@ -68,8 +68,8 @@ pub async fn remove(
     PathAddress(address): PathAddress,
     mut params: Params,
 ) -> Result<StatusCode, ApiError> {
-    caller.may(Scope::Admin)?;
-    let stream = params.text("stream").map(|word| chosen_stream(&word));
+    caller.require(Scope::Admin)?;
+    let stream = params.text("stream").map(|stream| stored_stream(&stream));
     params.finish()?;
     let removal = Removal { address, stream };
     let removed = suppressions::list::remove(&api.db, caller.tenant(), &[removal], api.clock.now()).await?;
@@ -97,7 +97,7 @@ pub async fn remove_many(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<RemovedView>, ApiError> {
-    caller.may(Scope::Admin)?;
+    caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let removals = suppression::parse_removal(&body.bytes)?;
     let removed = suppressions::list::remove(&api.db, caller.tenant(), &removals, api.clock.now()).await?;

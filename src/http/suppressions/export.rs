@@ -21,13 +21,13 @@ use crate::http::auth::Caller;
 use crate::http::concurrency_limit::ConcurrencyPermit;
 use crate::http::{Api, ApiError, AuthErrors};
 
-/// Entries per statement.
-const PAGE: i64 = 1_000;
+/// Entries per query.
+const PAGE_SIZE: i64 = 1_000;
 
 /// Export suppressions
 ///
 /// Returns every unexpired entry, ordered by address, as NDJSON, or as CSV if the `Accept` header is `text/csv`. The
-/// result can be imported as is. A response that breaks off is incomplete.
+/// result can be imported unchanged. If the connection drops, the export is incomplete.
 #[utoipa::path(
     get, path = "/v1/suppressions/export", tag = "suppressions", operation_id = "export_suppressions",
     params(("Accept" = Option<String>, Header, description = "`application/x-ndjson` (the default) or `text/csv`")),
@@ -39,7 +39,7 @@ const PAGE: i64 = 1_000;
     ),
 )]
 pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) -> Result<Response, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     caller.require_all_domains("The suppression list applies to")?;
     let format = format(&headers);
     let permit = api.long_requests.acquire(caller.key_id()).await?;
@@ -49,15 +49,15 @@ pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) 
         tenant: caller.tenant(),
         now: api.clock.now(),
         format,
-        last: Some(Key::default()),
+        last: Some(ExportCursor::default()),
     };
-    // Before the response begins, so that an unavailable database returns an error.
+    // Reads the first page before the response starts, so that an unavailable database returns an error.
     let first = export.page().await?;
     tracing::info!(event = "suppressions_exported", by = %caller.key_id(), "exported the suppression list");
     let head = if format == Format::Csv { format!("{}\r\n", COLUMNS.join(",")) } else { String::new() };
     let rest = stream::try_unfold(export, async |mut export| {
-        let is_over = export.last.is_none();
-        Ok::<_, DbError>(if is_over { None } else { Some((export.page().await?, export)) })
+        let has_ended = export.last.is_none();
+        Ok::<_, DbError>(if has_ended { None } else { Some((export.page().await?, export)) })
     });
     let start = stream::iter([Ok(head + &first)]);
     let (kind, name) = match format {
@@ -71,7 +71,7 @@ pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) 
     Ok((headers, Body::from_stream(futures_util::StreamExt::chain(start, rest))).into_response())
 }
 
-/// Returns the first of the two formats that is accepted; NDJSON if neither is.
+/// Returns the first format in the `Accept` header that is supported; NDJSON if there is none.
 fn format(headers: &HeaderMap) -> Format {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut types =
@@ -84,8 +84,8 @@ fn format(headers: &HeaderMap) -> Format {
     named.unwrap_or(Format::Ndjson)
 }
 
-/// An address and a stream, as stored.
-type Key = (String, String);
+/// The position in an export: an address and a stream, as stored.
+type ExportCursor = (String, String);
 
 /// An export in progress.
 struct Export {
@@ -96,21 +96,22 @@ struct Export {
     now: DateTime<Utc>,
     format: Format,
     /// The last exported entry; `None` at the end.
-    last: Option<Key>,
+    last: Option<ExportCursor>,
 }
 
 impl Export {
     /// Returns the next entries as text.
     async fn page(&mut self) -> Result<String, DbError> {
         let Some((address, stream)) = self.last.take() else { return Ok(String::new()) };
-        let entries = suppressions::list::following(&self.db, self.tenant, (&address, &stream), PAGE, self.now).await?;
-        let is_full = i64::try_from(entries.len()).is_ok_and(|count| count == PAGE);
-        self.last = entries.last().filter(|_| is_full).map(key);
+        let entries =
+            suppressions::list::following(&self.db, self.tenant, (&address, &stream), PAGE_SIZE, self.now).await?;
+        let is_full = i64::try_from(entries.len()).is_ok_and(|count| count == PAGE_SIZE);
+        self.last = entries.last().filter(|_| is_full).map(cursor);
         Ok(entries.into_iter().map(|entry| line(entry, self.format)).collect())
     }
 }
 
-fn key(entry: &Suppression) -> Key {
+fn cursor(entry: &Suppression) -> ExportCursor {
     (entry.address.to_string(), entry.stream.clone().unwrap_or_default())
 }
 
@@ -131,7 +132,7 @@ fn line(entry: Suppression, format: Format) -> String {
         view.message_id.map_or_else(String::new, |id| id.to_string()),
         view.recipient_id.map_or_else(String::new, |id| id.to_string()),
     ];
-    fields.map(csv_cell::neutralised).map(quoted).join(",") + "\r\n"
+    fields.map(csv_cell::neutralise).map(quoted).join(",") + "\r\n"
 }
 
 /// Quotes a CSV field (RFC 4180) if necessary.

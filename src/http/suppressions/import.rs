@@ -23,28 +23,34 @@ const BATCH: usize = 1_000;
 /// Maximum number of refused lines that are listed.
 const MAX_REFUSED_LINES: usize = 1_000;
 
-/// The result of an import: `lines` is the sum of the four other counts.
+/// The result of an import. `lines` is the sum of the four other counts.
 #[derive(Debug, Default, Serialize, utoipa::ToSchema)]
 #[schema(as = SuppressionImport)]
 pub struct ImportView {
     /// Non-empty lines, without the header.
+    #[schema(example = 1_000)]
     pub lines: u64,
     /// New entries.
+    #[schema(example = 990)]
     pub added: u64,
     /// Existing entries that were changed.
+    #[schema(example = 6)]
     pub updated: u64,
     /// Entries that did not change, or are repeated in the import.
+    #[schema(example = 3)]
     pub unchanged: u64,
     /// Invalid lines.
+    #[schema(example = 1)]
     pub refused: u64,
-    /// The first 1,000 invalid lines, with the reason.
+    /// The first 1,000 invalid lines, each with its fault.
     pub errors: Vec<RefusedLine>,
 }
 
 /// An invalid line of an import.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct RefusedLine {
-    /// The line number, from 1; of a record with several lines, the first.
+    /// The line number, from 1; for a record of several lines, the number of its first line.
+    #[schema(example = 17)]
     pub line: u64,
     /// The invalid field, such as `/address`; empty for the line as a whole.
     #[schema(example = "/address")]
@@ -53,6 +59,7 @@ pub struct RefusedLine {
     #[schema(value_type = Code, example = "invalid_address")]
     pub code: &'static str,
     /// A description of the fault and its fix.
+    #[schema(example = "must be an email address")]
     pub message: String,
 }
 
@@ -62,8 +69,8 @@ pub struct RefusedLine {
 /// `address` is required; or CSV (`text/csv`) with the same columns, named in the first line or in the order of an
 /// export. A CSV row has as many fields as the first line; an apostrophe before `=`, `+`, `-`, `@` or a tab, as added
 /// by an export, is removed. Lines end with LF, CRLF or CR. Entries are written while the body arrives and replace
-/// existing ones. Invalid lines are reported and skipped. If the import breaks off, the entries written so far remain;
-/// send the whole import again.
+/// existing ones. Invalid lines are reported and skipped. If the connection drops, the entries written so far
+/// remain; send the whole import again.
 #[utoipa::path(
     post, path = "/v1/suppressions/import", tag = "suppressions", operation_id = "import_suppressions",
     request_body(description = "One entry per line", content(
@@ -73,7 +80,7 @@ pub struct RefusedLine {
         AuthErrors,
         (status = 400, description = "The request body ended early"),
         (status = 408, description = "The request body arrived too slowly"),
-        (status = 413, description = "Request body too large; without a `Content-Length`, its beginning was imported"),
+        (status = 413, description = "Request body too large; without a `Content-Length`, the part before the limit was imported"),
         (status = 415, description = "The content type is neither NDJSON nor CSV"),
         (status = 422, description = "The first line of the CSV has invalid column names; nothing was imported"),
     ),
@@ -84,17 +91,17 @@ pub async fn import(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<ImportView>, ApiError> {
-    caller.may(Scope::Admin)?;
+    caller.require(Scope::Admin)?;
     let format = format(&headers)?;
     let streams = api.acceptor.streams(caller.tenant()).await?;
     let now = api.clock.now();
     let context = Context { now, limits: &api.limits, streams: &streams };
-    let mut pieces = api.bodies.pieces(&headers, body)?;
+    let mut chunks = api.bodies.chunks(&headers, body)?;
     let mut records = RecordSplitter::new(format == Format::Csv);
     let mut import = Import { reader: Reader::new(format), entries: Vec::new(), view: ImportView::default() };
-    while let Some(piece) = pieces.next().await? {
+    while let Some(chunk) = chunks.next().await? {
         let mut complete = Vec::new();
-        records.push(&piece, |record| complete.push(record));
+        records.push(&chunk, |record| complete.push(record));
         for record in complete {
             import.take(&record, &context)?;
             if import.entries.len() == BATCH {
@@ -145,7 +152,7 @@ impl Import {
 
     async fn write(&mut self, api: &Api, caller: &Caller, now: DateTime<Utc>) -> Result<(), ApiError> {
         // An import lasts as long as its body takes to arrive; the key may have been revoked in the meantime.
-        caller.refresh(api).await?.may(Scope::Admin)?;
+        caller.refresh(api).await?.require(Scope::Admin)?;
         let entries = std::mem::take(&mut self.entries);
         let done = suppressions::put(&api.db, caller.tenant(), entries, Existing::Replaced, now).await?;
         self.view.added += done.added;

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::view::{SuppressedAddress, SuppressionView};
 use super::{NOT_SUPPRESSED, PathAddress};
-use crate::accept::request::suppression::chosen_stream;
+use crate::accept::request::suppression::stored_stream;
 use crate::db::DbError;
 use crate::db::suppressions;
 use crate::db::suppressions::list::Filter;
@@ -43,7 +43,7 @@ pub async fn list(
     caller: Caller,
     mut params: Params,
 ) -> Result<Json<Page<SuppressionView>>, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     caller.require_all_domains("The suppression list applies to")?;
     let limit = params.limit();
     let filter = filter(&mut params);
@@ -58,12 +58,12 @@ fn filter(params: &mut Params) -> Filter {
         address: params.read("address", "Pass an address such as ann@example.test.", |text| {
             text.parse::<Address>().ok().map(|address| AddressKey::from(&address))
         }),
-        stream: params.text("stream").map(|word| chosen_stream(&word)),
+        stream: params.text("stream").map(|stream| stored_stream(&stream)),
         reason: params
-            .read("reason", "Pass `hard_bounce`, `complaint`, `unsubscribe` or `manual`.", |word| word.parse().ok()),
+            .read("reason", "Pass `hard_bounce`, `complaint`, `unsubscribe` or `manual`.", |text| text.parse().ok()),
         created_after: params.timestamp("created_after"),
         created_before: params.timestamp("created_before"),
-        after: params.read("after", "Pass the `next` value of the previous page.", place),
+        after: params.read("after", "Pass the `next` value of the previous page.", parse_cursor),
     }
 }
 
@@ -74,7 +74,8 @@ fn cursor(entry: &Suppression) -> String {
     URL_SAFE_NO_PAD.encode(format!("{}\n{stream}\n{}", entry.created_at.timestamp_micros(), entry.address))
 }
 
-fn place(cursor: &str) -> Option<(DateTime<Utc>, String, String)> {
+/// Returns the position of a cursor: creation time, address and stream.
+fn parse_cursor(cursor: &str) -> Option<(DateTime<Utc>, String, String)> {
     let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok().filter(|text| !text.contains('\0'))?;
     let (micros, rest) = text.split_once('\n')?;
     let (stream, address) = rest.split_once('\n')?;
@@ -90,7 +91,7 @@ fn too_broad(error: DbError) -> ApiError {
 
 /// Get suppressions of an address
 ///
-/// Returns all unexpired entries of the address: the one that applies to all streams, and those of single streams.
+/// Returns all unexpired entries of the address: the entry that applies to all streams, and entries of single streams.
 #[utoipa::path(
     get, path = "/v1/suppressions/{address}", tag = "suppressions", operation_id = "get_suppression",
     params(("address" = String, Path, description = "The address; case-insensitive")),
@@ -104,9 +105,9 @@ pub async fn get(
     caller: Caller,
     PathAddress(address): PathAddress,
 ) -> Result<Json<SuppressedAddress>, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     caller.require_all_domains("The suppression list applies to")?;
-    let entries = suppressions::list::of_address(&api.db, caller.tenant(), &address, api.clock.now()).await?;
+    let entries = suppressions::list::for_address(&api.db, caller.tenant(), &address, api.clock.now()).await?;
     if entries.is_empty() {
         return Err(NOT_SUPPRESSED);
     }

@@ -18,7 +18,7 @@ use crate::domain::suppression::AddressKey;
 
 const NOT_SUPPRESSED: ApiError = ApiError::NotFound("This address is not on the suppression list.");
 
-/// An address in the path. Invalid text is answered 404.
+/// An address in the path. An invalid address returns 404.
 #[derive(Debug)]
 pub struct PathAddress(AddressKey);
 

@@ -14,20 +14,24 @@ pub struct SuppressionView {
     /// The suppressed address, in lower case, the domain in A-labels.
     #[schema(example = "ann@example.test")]
     pub address: String,
-    /// The stream that it applies to; null means all.
+    /// The stream that the entry applies to; null means all streams.
+    #[schema(example = "bulk")]
     pub stream: Option<String>,
-    /// The reason.
+    /// The reason for the suppression.
     pub reason: Reason,
-    /// The note as given.
+    /// The note, as given; null if there is none.
+    #[schema(example = "opted out by phone")]
     pub note: Option<String>,
     /// When the entry was created.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub created_at: DateTime<Utc>,
     /// When the entry expires; null means never.
+    #[schema(example = "2027-12-01T09:00:00Z")]
     pub expires_at: Option<DateTime<Utc>>,
     /// The message that led to the entry; null if none did. It may have been deleted.
     #[schema(value_type = Option<String>, example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub message_id: Option<MessageId>,
-    /// The recipient of that message.
+    /// The recipient of that message; null if none led to the entry.
     #[schema(value_type = Option<String>, example = "rcp_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub recipient_id: Option<RecipientId>,
 }
@@ -53,13 +57,13 @@ pub struct SuppressedAddress {
     /// The address in its normalised form.
     #[schema(example = "ann@example.test")]
     pub address: String,
-    /// The entries of the address; the one that applies to all streams is first.
+    /// The entries of the address; the entry that applies to all streams is first.
     pub data: Vec<SuppressionView>,
 }
 
-/// One entry, or up to 1,000 of them.
+/// One entry, or an array of up to 1,000 entries.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-#[allow(dead_code, reason = "it documents what accept::request::suppression reads")]
+#[allow(dead_code, reason = "only the OpenAPI schema of what accept::request::suppression parses")]
 #[serde(untagged)]
 pub enum SuppressionsInput {
     /// A single entry.
@@ -70,7 +74,7 @@ pub enum SuppressionsInput {
 
 /// An entry to add.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-#[allow(dead_code, reason = "it documents what accept::request::suppression reads")]
+#[allow(dead_code, reason = "only the OpenAPI schema of what accept::request::suppression parses")]
 #[serde(untagged)]
 pub enum SuppressionInput {
     /// An address, for all streams, without expiry.
@@ -87,20 +91,22 @@ pub struct NewSuppression {
     /// The bare address; case-insensitive.
     #[schema(example = "ann@example.test")]
     pub address: String,
-    /// The stream that it applies to; defaults to all streams.
+    /// The stream that the entry applies to; defaults to all streams.
+    #[schema(example = "bulk")]
     pub stream: Option<String>,
     /// The reason; defaults to `manual`.
     pub reason: Option<Reason>,
     /// A note: one line of up to 500 characters.
-    #[schema(max_length = 500)]
+    #[schema(max_length = 500, example = "opted out by phone")]
     pub note: Option<String>,
     /// When the entry expires; defaults to never.
+    #[schema(example = "2027-12-01T09:00:00Z")]
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// One entry to remove, or up to 1,000 of them.
+/// One entry to remove, or an array of up to 1,000 entries.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-#[allow(dead_code, reason = "it documents what accept::request::suppression reads")]
+#[allow(dead_code, reason = "only the OpenAPI schema of what accept::request::suppression parses")]
 #[serde(untagged)]
 pub enum RemovalsInput {
     /// A single entry.
@@ -111,7 +117,7 @@ pub enum RemovalsInput {
 
 /// An entry to remove.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-#[allow(dead_code, reason = "it documents what accept::request::suppression reads")]
+#[allow(dead_code, reason = "only the OpenAPI schema of what accept::request::suppression parses")]
 #[serde(untagged)]
 pub enum RemovalInput {
     /// An address, to remove all of its entries.
@@ -128,7 +134,8 @@ pub struct RemovedSuppression {
     /// The bare address; case-insensitive.
     #[schema(example = "ann@example.test")]
     pub address: String,
-    /// The stream of the entry, or `*` for the one that applies to all streams; defaults to all entries.
+    /// The stream of the entry, or `*` for the entry that applies to all streams; defaults to all entries.
+    #[schema(example = "bulk")]
     pub stream: Option<String>,
 }
 
@@ -137,10 +144,13 @@ pub struct RemovedSuppression {
 #[schema(as = SuppressionsAdded)]
 pub struct AddedView {
     /// New entries.
+    #[schema(example = 2)]
     pub added: u64,
     /// Existing entries that were changed.
+    #[schema(example = 0)]
     pub updated: u64,
     /// Entries that did not change.
+    #[schema(example = 0)]
     pub unchanged: u64,
 }
 
@@ -155,5 +165,6 @@ impl From<Added> for AddedView {
 #[schema(as = SuppressionsRemoved)]
 pub struct RemovedView {
     /// The number of entries that were removed.
+    #[schema(example = 1)]
     pub removed: u64,
 }

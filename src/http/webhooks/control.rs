@@ -1,4 +1,4 @@
-//! Creates, updates and deletes webhooks.
+//! Creates, updates and deletes webhook endpoints.
 
 use axum::Json;
 use axum::body::Body;
@@ -13,22 +13,22 @@ use crate::db::webhooks::{self, NewEndpoint};
 use crate::domain::id::EndpointId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::located::located;
+use crate::http::located::with_location;
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound};
 
-/// Create a webhook
+/// Create a webhook endpoint
 ///
-/// The webhook receives events from now on; call `POST /v1/webhooks/{id}/replay` to send earlier ones. Posts are signed
-/// according to Standard Webhooks 1.0. The secret is shown only once.
+/// The endpoint receives events from now on; call `POST /v1/webhooks/{id}/replay` to send earlier ones. Requests are
+/// signed according to Standard Webhooks 1.0. The secret is shown only once.
 #[utoipa::path(
     post, path = "/v1/webhooks", tag = "webhooks", operation_id = "create_webhook",
     request_body = NewWebhookBody,
     responses(
-        (status = 201, description = "The webhook with its secret", body = WithSecret,
-         headers(("Location" = String, description = "The path of the webhook"))),
+        (status = 201, description = "The webhook endpoint with its secret", body = WithSecret,
+         headers(("Location" = String, description = "The path of the webhook endpoint"))),
         AuthErrors, JsonErrors,
-        (status = 422, description = "Invalid request; `errors` lists every fault. `denied_address`: the URL points to an address that webhooks may not use"),
+        (status = 422, description = "Invalid request; `errors` lists every fault. `denied_address`: the URL points to an address that is not allowed"),
     ),
 )]
 pub async fn create(
@@ -37,7 +37,7 @@ pub async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    caller.may(Scope::Admin)?;
+    caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let (url, settings) = request::webhook::parse(&body.bytes)?;
     api.check_target.admit(&url).await?;
@@ -46,25 +46,25 @@ pub async fn create(
     let (secret, stored) = new_secret(&api, id).await?;
     let endpoint = NewEndpoint { id, tenant, url: &url, secret: &stored, settings: &settings, created_at: now };
     webhooks::insert(&api.db, &endpoint).await?;
-    tracing::info!(event = "webhook_created", by = %caller.key_id(), webhook = %id, host = url.host_str(), "created a webhook");
-    let made = load_view(&api, tenant, id).await?.with(&secret);
+    tracing::info!(event = "webhook_created", by = %caller.key_id(), webhook = %id, host = url.host_str(), "created a webhook endpoint");
+    let view = load_view(&api, tenant, id).await?.with_secret(&secret);
     let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-    Ok(located(format!("/v1/webhooks/{id}"), (StatusCode::CREATED, no_store, Json(made))))
+    Ok(with_location(format!("/v1/webhooks/{id}"), (StatusCode::CREATED, no_store, Json(view))))
 }
 
-/// Update a webhook
+/// Update a webhook endpoint
 ///
-/// `"disabled": true` stops the webhook. `"disabled": false` enables it again, whether it was disabled by an operator,
-/// by 5 days of failures or by its own 410 response; it continues after the last event. A new URL or
-/// `"disabled": false` also resets the failures and posts at once.
+/// `"disabled": true` stops deliveries. `"disabled": false` enables the endpoint again, whether it was disabled by an
+/// operator, by 5 days of failures or by its own 410 response; deliveries continue at its cursor. A new URL or
+/// `"disabled": false` also resets the failures, and the next delivery is attempted at once.
 #[utoipa::path(
     patch, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "change_webhook",
-    params(("id" = String, Path, description = "The id of the webhook")),
+    params(("id" = String, Path, description = "The id of the webhook endpoint")),
     request_body = WebhookChangeBody,
     responses(
-        (status = 200, description = "The updated webhook", body = WebhookView),
+        (status = 200, description = "The updated webhook endpoint", body = WebhookView),
         AuthErrors, NotFound, JsonErrors,
-        (status = 422, description = "Invalid request; `errors` lists every fault. `denied_address`: the URL points to an address that webhooks may not use"),
+        (status = 422, description = "Invalid request; `errors` lists every fault. `denied_address`: the URL points to an address that is not allowed"),
     ),
 )]
 pub async fn change(
@@ -74,7 +74,7 @@ pub async fn change(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<WebhookView>, ApiError> {
-    caller.may(Scope::Admin)?;
+    caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let change = request::webhook::parse_change(&body.bytes)?;
     if let Some(url) = &change.url {
@@ -82,17 +82,17 @@ pub async fn change(
     }
     let host = change.url.as_ref().and_then(|url| url.host_str().map(str::to_owned));
     if webhooks::change(&api.db, caller.tenant(), id, change, api.clock.now()).await? {
-        tracing::info!(event = "webhook_changed", by = %caller.key_id(), webhook = %id, host, "changed a webhook");
+        tracing::info!(event = "webhook_changed", by = %caller.key_id(), webhook = %id, host, "changed a webhook endpoint");
     }
     load_view(&api, caller.tenant(), id).await.map(Json)
 }
 
-/// Delete a webhook
+/// Delete a webhook endpoint
 ///
-/// Also deletes its pending deliveries. A post in flight may still arrive.
+/// Also deletes its pending deliveries. A delivery attempt in progress may still arrive.
 #[utoipa::path(
     delete, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "remove_webhook",
-    params(("id" = String, Path, description = "The id of the webhook")),
+    params(("id" = String, Path, description = "The id of the webhook endpoint")),
     responses((status = 204, description = "Deleted"), AuthErrors, NotFound),
 )]
 pub async fn remove(
@@ -100,10 +100,10 @@ pub async fn remove(
     caller: Caller,
     PathId(id): PathId<EndpointId>,
 ) -> Result<StatusCode, ApiError> {
-    caller.may(Scope::Admin)?;
+    caller.require(Scope::Admin)?;
     if !webhooks::remove(&api.db, caller.tenant(), id).await? {
         return Err(NO_WEBHOOK);
     }
-    tracing::info!(event = "webhook_removed", by = %caller.key_id(), webhook = %id, "removed a webhook");
+    tracing::info!(event = "webhook_removed", by = %caller.key_id(), webhook = %id, "removed a webhook endpoint");
     Ok(StatusCode::NO_CONTENT)
 }

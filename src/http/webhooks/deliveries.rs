@@ -1,4 +1,4 @@
-//! `GET /v1/webhooks/{id}/deliveries`: the delivery attempts of a webhook.
+//! `GET /v1/webhooks/{id}/deliveries`: the delivery attempts of a webhook endpoint.
 
 use axum::Json;
 use axum::extract::State;
@@ -15,36 +15,44 @@ use crate::http::page::{Page, PageParams};
 use crate::http::params::{Params, PathId};
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
-/// One delivery attempt: a post to a webhook.
+/// One delivery attempt: a POST request to a webhook endpoint.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct WebhookDelivery {
     /// The id of the attempt.
     #[schema(value_type = String, example = "dlv_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: PostId,
-    /// The `webhook-id` header: the same in every attempt.
+    /// The `webhook-id` header; the same in every attempt of a delivery.
     #[schema(example = "evt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b_1201")]
     pub webhook_id: String,
-    /// The `seq` of the event; of the first one in a batch.
+    /// The `seq` of the event; in a batch, of its first event.
+    #[schema(example = 1201)]
     pub seq: i64,
-    /// The number of events in the post.
+    /// The number of events in the request.
+    #[schema(example = 1)]
     pub events: i16,
     /// The number of the attempt, from 1.
+    #[schema(example = 1)]
     pub attempt: i16,
-    /// The size of the posted body in bytes.
+    /// The size of the request body in bytes.
+    #[schema(example = 912)]
     pub size: i32,
     /// The HTTP status of the response; null if there was none.
     #[schema(example = 503)]
     pub status: Option<i16>,
-    /// The beginning of the response body.
+    /// The beginning of the response body; null if there was none.
+    #[schema(example = "upstream unavailable")]
     pub answer: Option<String>,
-    /// Why there was no response, or why the response counts as a failure.
-    #[schema(example = "the answer did not come within 15 s")]
+    /// Why there was no response, or why the response counts as a failure; null if the attempt succeeded.
+    #[schema(example = "no response within 15 s")]
     pub error: Option<String>,
     /// The duration of the attempt in milliseconds.
+    #[schema(example = 41)]
     pub duration_ms: i32,
     /// When the next attempt is due; null if there is none.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub next_attempt_at: Option<DateTime<Utc>>,
-    /// When the attempt began.
+    /// When the attempt started.
+    #[schema(example = "2026-11-23T12:00:00Z")]
     pub started_at: DateTime<Utc>,
 }
 
@@ -68,13 +76,13 @@ impl WebhookDelivery {
     }
 }
 
-/// List deliveries of a webhook
+/// List deliveries of a webhook endpoint
 ///
 /// Returns delivery attempts, newest first, with their responses and durations.
 #[utoipa::path(
     get, path = "/v1/webhooks/{id}/deliveries", tag = "webhooks", operation_id = "list_webhook_deliveries",
     params(
-        ("id" = String, Path, description = "The id of the webhook"),
+        ("id" = String, Path, description = "The id of the webhook endpoint"),
         PageParams,
     ),
     responses(
@@ -88,7 +96,7 @@ pub async fn list(
     PathId(id): PathId<EndpointId>,
     mut params: Params,
 ) -> Result<Json<Page<WebhookDelivery>>, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     caller.require_all_domains("Webhooks receive the events of")?;
     let limit = params.limit();
     let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());

@@ -1,5 +1,5 @@
-//! The `webhooks` section of the OpenAPI document: an entry for each event type, with a schema of the fields that it
-//! sets, and an example.
+//! The `webhooks` section of the OpenAPI document: one entry for each event type, with an example and a schema of the
+//! fields that the type sets.
 
 use serde::Serialize;
 use utoipa::openapi::path::{
@@ -12,10 +12,10 @@ use utoipa::{PartialSchema as _, ToSchema};
 
 use crate::domain::event::{Event, EventData, EventType};
 
-/// The `type` of a post with several events.
+/// The `type` of a body with several events.
 const BATCH: &str = "webhook.batch";
 
-/// The body of posts to an endpoint whose `batch` is above 1, even for a single event.
+/// The body of requests to an endpoint whose `batch` is above 1, even for a single event.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EventBatch {
     /// Always `webhook.batch`.
@@ -26,7 +26,7 @@ pub struct EventBatch {
     pub events: Vec<Event>,
 }
 
-/// Returns every post, by the `type` of its body.
+/// Returns all requests that webhook endpoints receive, by the `type` of the body.
 pub(crate) fn posts() -> Paths {
     let events = EventType::ALL.into_iter().fold(PathsBuilder::new(), |paths, kind| {
         let body = body(event(kind), serde_json::to_value(kind.example()).ok());
@@ -34,7 +34,7 @@ pub(crate) fn posts() -> Paths {
     });
     let example = EventBatch { kind: BATCH, events: vec![EventType::Accepted.example(), EventType::Relayed.example()] };
     let body = body(Ref::from_schema_name(EventBatch::name()).into(), serde_json::to_value(&example).ok());
-    let meaning = "Several events in one post, for an endpoint whose `batch` is above 1.";
+    let meaning = "One or more events in one request, for an endpoint whose `batch` is above 1.";
     events.path(BATCH, post(BATCH, meaning, body)).build()
 }
 
@@ -48,7 +48,7 @@ fn post(kind: &str, meaning: &str, body: RequestBody) -> PathItem {
         .request_body(Some(body))
         .response(
             "2XX",
-            ResponseBuilder::new().description("Received. Any other status is a failure, and the post is retried"),
+            ResponseBuilder::new().description("Received; any other status is a failure, and the delivery is retried"),
         )
         .response("410", ResponseBuilder::new().description("Gone; the endpoint is disabled"));
     PathItem::new(HttpMethod::Post, operation)
@@ -68,13 +68,13 @@ fn headers() -> [Parameter; 3] {
     [
         header(
             "webhook-id",
-            "The same in every attempt; use it to detect duplicates",
+            "The id of the delivery, the same in every attempt; use it to detect duplicates",
             "evt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7c_123",
         ),
-        header("webhook-timestamp", "When the attempt was made, in seconds since 1970", "1795510800"),
+        header("webhook-timestamp", "The time of the attempt, in seconds since 1970", "1795510800"),
         header(
             "webhook-signature",
-            "`v1,` and the HMAC-SHA256 of id, timestamp and body (Standard Webhooks 1.0); several are separated by spaces",
+            "`v1,` and the HMAC-SHA256 of id, timestamp and body (Standard Webhooks 1.0); several signatures are separated by spaces",
             "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=",
         ),
     ]
@@ -87,13 +87,14 @@ fn body(schema: RefOr<Schema>, example: Option<serde_json::Value>) -> RequestBod
 
 /// Returns the schema of one event type, with the fields that are not null in it.
 fn event(kind: EventType) -> RefOr<Schema> {
-    let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([kind.as_str()]));
+    let type_schema = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([kind.as_str()]));
     let data = kind
-        .sets()
+        .required_fields()
         .into_iter()
         .fold(ObjectBuilder::new(), |data, field| data.property(field, not_null(field)).required(field));
-    let own = ObjectBuilder::new().property("type", word).property("data", data).required("type").required("data");
-    AllOfBuilder::new().item(Ref::from_schema_name(Event::name())).item(own).into()
+    let specific =
+        ObjectBuilder::new().property("type", type_schema).property("data", data).required("type").required("data");
+    AllOfBuilder::new().item(Ref::from_schema_name(Event::name())).item(specific).into()
 }
 
 /// Returns the schema of a field of `data` without null.

@@ -13,14 +13,14 @@ use crate::http::page::{Page, PageParams};
 use crate::http::params::{Params, PathId};
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
-/// List webhooks
+/// List webhook endpoints
 ///
-/// Returns webhooks, newest first, without their secrets.
+/// Returns webhook endpoints, newest first, without their secrets.
 #[utoipa::path(
     get, path = "/v1/webhooks", tag = "webhooks", operation_id = "list_webhooks",
     params(PageParams),
     responses(
-        (status = 200, description = "A page of webhooks", body = Page<WebhookView>),
+        (status = 200, description = "A page of webhook endpoints", body = Page<WebhookView>),
         AuthErrors, InvalidParameter,
     ),
 )]
@@ -29,7 +29,7 @@ pub async fn list(
     caller: Caller,
     mut params: Params,
 ) -> Result<Json<Page<WebhookView>>, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     caller.require_all_domains("Webhooks receive the events of")?;
     let limit = params.limit();
     let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());
@@ -39,20 +39,20 @@ pub async fn list(
     Ok(Json(Page::new(rows, limit, |row| EndpointId(row.id).to_string(), |row| WebhookView::from_row(row, now))))
 }
 
-/// Get a webhook
+/// Get a webhook endpoint
 ///
-/// Returns the webhook's settings, status, lag, last error, and why it was disabled.
+/// Returns the endpoint's settings, status, lag, last error, and why it was disabled.
 #[utoipa::path(
     get, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "get_webhook",
-    params(("id" = String, Path, description = "The id of the webhook")),
-    responses((status = 200, description = "The webhook", body = WebhookView), AuthErrors, NotFound),
+    params(("id" = String, Path, description = "The id of the webhook endpoint")),
+    responses((status = 200, description = "The webhook endpoint", body = WebhookView), AuthErrors, NotFound),
 )]
 pub async fn get(
     State(api): State<Api>,
     caller: Caller,
     PathId(id): PathId<EndpointId>,
 ) -> Result<Json<WebhookView>, ApiError> {
-    caller.may(Scope::Read)?;
+    caller.require(Scope::Read)?;
     caller.require_all_domains("Webhooks receive the events of")?;
     load_view(&api, caller.tenant(), id).await.map(Json)
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::load_view;
 use super::view::WebhookView;
 use crate::accept::request;
-use crate::accept::request::replay::Start;
+use crate::accept::request::replay::ReplayStart;
 use crate::db::{events, webhooks};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::{EndpointId, TenantId};
@@ -19,7 +19,7 @@ use crate::http::auth::Caller;
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound};
 
-/// Where to replay from: exactly one of the two fields.
+/// The position to replay from: exactly one of the two fields.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReplayBody {
@@ -33,15 +33,15 @@ pub struct ReplayBody {
 
 /// Replay events
 ///
-/// Moves the webhook's cursor back, never forward, so that events after it are posted again. They have the same
-/// `webhook-id` as before, so that receivers can detect duplicates. A disabled webhook receives them once it is
+/// Moves the endpoint's cursor back, never forward, so that the events after it are delivered again. They have the same
+/// `webhook-id` as before, so that receivers can detect duplicates. A disabled endpoint receives them once it is
 /// enabled.
 #[utoipa::path(
     post, path = "/v1/webhooks/{id}/replay", tag = "webhooks", operation_id = "replay_webhook",
-    params(("id" = String, Path, description = "The id of the webhook")),
+    params(("id" = String, Path, description = "The id of the webhook endpoint")),
     request_body = ReplayBody,
     responses(
-        (status = 200, description = "The updated webhook", body = WebhookView),
+        (status = 200, description = "The updated webhook endpoint", body = WebhookView),
         AuthErrors, NotFound, JsonErrors,
     ),
 )]
@@ -52,24 +52,24 @@ pub async fn replay(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<WebhookView>, ApiError> {
-    caller.may(Scope::Admin)?;
+    caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let after = place(&api, caller.tenant(), request::replay::parse(&body.bytes)?).await?;
+    let after = start_seq(&api, caller.tenant(), request::replay::parse(&body.bytes)?).await?;
     if webhooks::replay(&api.db, caller.tenant(), id, after).await? {
-        tracing::info!(event = "webhook_replayed", by = %caller.key_id(), webhook = %id, after, "replaying a webhook's events");
+        tracing::info!(event = "webhook_replayed", by = %caller.key_id(), webhook = %id, after, "replaying events to a webhook endpoint");
     }
     load_view(&api, caller.tenant(), id).await.map(Json)
 }
 
-/// Returns the `seq` to start after. Refuses one above the last event: it is from another database.
-async fn place(api: &Api, tenant: TenantId, start: Start) -> Result<i64, ApiError> {
+/// Returns the `seq` to start after. Refuses a `seq` above the last event: it comes from another database.
+async fn start_seq(api: &Api, tenant: TenantId, start: ReplayStart) -> Result<i64, ApiError> {
     let after = match start {
-        Start::Since(time) => return Ok(events::feed::last_before(&api.db, tenant, time).await?),
-        Start::After(after) => after,
+        ReplayStart::Since(time) => return Ok(events::feed::last_before(&api.db, tenant, time).await?),
+        ReplayStart::After(after) => after,
     };
     let last = events::feed::last(&api.db, &[tenant.0]).await?.first().map_or(0, |(_, seq)| *seq);
     if after > last {
-        let message = format!("Event {after} does not exist; the last one is {last}. Was the database restored?");
+        let message = format!("Event {after} does not exist; the last event is {last}. Was the database restored?");
         let fault = Fault { pointer: "/after_seq".into(), code: Code::InvalidValue.as_str(), message };
         return Err(ApiError::Invalid(vec![fault]));
     }

@@ -16,13 +16,13 @@ use crate::http::{Api, ApiError, AuthErrors, NotFound};
 
 /// Rotate the signing secret
 ///
-/// For 24 hours, posts are signed with both the new and the previous secret, so that the receiver can switch without
+/// For 24 hours, requests are signed with both the new and the previous secret, so that the receiver can switch without
 /// downtime. A second rotation within that time drops the oldest secret.
 #[utoipa::path(
     post, path = "/v1/webhooks/{id}/rotate-secret", tag = "webhooks", operation_id = "rotate_webhook_secret",
-    params(("id" = String, Path, description = "The id of the webhook")),
+    params(("id" = String, Path, description = "The id of the webhook endpoint")),
     responses(
-        (status = 200, description = "The webhook with its new secret, which is shown only once", body = WithSecret),
+        (status = 200, description = "The webhook endpoint with its new secret, which is shown only once", body = WithSecret),
         AuthErrors, NotFound,
     ),
 )]
@@ -31,12 +31,12 @@ pub async fn rotate(
     caller: Caller,
     PathId(id): PathId<EndpointId>,
 ) -> Result<Response, ApiError> {
-    caller.may(Scope::Admin)?;
+    caller.require(Scope::Admin)?;
     let (secret, stored) = new_secret(&api, id).await?;
     if !webhooks::rotate(&api.db, caller.tenant(), id, &stored, api.clock.now()).await? {
         return Err(NO_WEBHOOK);
     }
-    tracing::info!(event = "webhook_secret_rotated", by = %caller.key_id(), webhook = %id, "rotated a webhook's secret");
-    let rotated = load_view(&api, caller.tenant(), id).await?.with(&secret);
+    tracing::info!(event = "webhook_secret_rotated", by = %caller.key_id(), webhook = %id, "rotated the secret of a webhook endpoint");
+    let rotated = load_view(&api, caller.tenant(), id).await?.with_secret(&secret);
     Ok(([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(rotated)).into_response())
 }

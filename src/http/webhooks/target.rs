@@ -1,5 +1,5 @@
-//! Checks whether webhooks may post to a URL when an endpoint is created or its URL changes. Every post checks again,
-//! since a name may resolve to another address by then.
+//! Checks whether a webhook endpoint may have a URL when the endpoint is created or its URL changes. Every delivery
+//! attempt checks again, since the host may resolve to another address by then.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::http::ApiError;
 
 type Check = dyn Fn(Url) -> BoxFuture<'static, Result<(), String>> + Send + Sync;
 
-/// Checks whether webhooks may post to a URL.
+/// Checks whether a webhook endpoint may have a URL.
 #[derive(Clone)]
 pub struct TargetCheck(Arc<Check>);
 
@@ -23,10 +23,10 @@ impl TargetCheck {
         Self(Arc::new(check))
     }
 
-    /// Fails if webhooks may not post to the URL.
+    /// Fails if a webhook endpoint may not have the URL.
     pub(super) async fn admit(&self, url: &Url) -> Result<(), ApiError> {
         (self.0)(url.clone()).await.map_err(|why| {
-            let message = format!("Webhooks may not use this URL: {why}.");
+            let message = format!("A webhook endpoint may not have this URL: {why}.");
             ApiError::Invalid(vec![Fault { pointer: "/url".into(), code: Code::DeniedAddress.as_str(), message }])
         })
     }

@@ -1,5 +1,5 @@
-//! Checks our signatures with an independent verifier (mail-auth's), that verifier with the RFCs' own examples, and
-//! that changed messages do not verify.
+//! Checks Postrider's signatures with an independent verifier (mail-auth's), checks that verifier with the examples of
+//! the RFCs, and checks that changed messages do not verify.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use crate::domain::dkim::{Algorithm, NewKey, SigningKey, record};
 use crate::domain::id::TenantId;
 use crate::domain::keyring::Keyring;
 
-/// A DNS with TXT records only, used as the verifier's cache, which it never looks past.
+/// TXT records, used as the DNS cache of the verifier, which then sends no queries.
 #[derive(Default)]
 struct Zone(Mutex<HashMap<Box<str>, Txt>>);
 
@@ -83,7 +83,7 @@ fn signer(domain: &str, algorithms: &[Algorithm]) -> (Signer, Zone) {
     let ring = Keyring::new("secret", []);
     let (mut keys, mut zone) = (Vec::new(), Zone::default());
     for algorithm in algorithms {
-        let (made, selector) = (NewKey::make(*algorithm).unwrap(), algorithm.as_str());
+        let (made, selector) = (NewKey::generate(*algorithm).unwrap(), algorithm.as_str());
         let sealed = made.seal(&ring, TenantId::DEFAULT, domain, selector).unwrap();
         let key = SigningKey::open(Some(&ring), TenantId::DEFAULT, domain, selector, *algorithm, &sealed).unwrap();
         zone = zone.with(&format!("{selector}._domainkey.{domain}"), &record(*algorithm, &made.public));
@@ -120,7 +120,7 @@ async fn both_keys_verify_and_signatures_are_reproducible() {
     let plain: String = text.split_whitespace().collect();
     let h = "h=Content-Transfer-Encoding:Content-Type:List-Unsubscribe:MIME-Version:Message-ID:Subject:To:From:Date:\
              From:Subject:To:Reply-To:Date;";
-    assert_eq!(plain.matches(h).count(), 2, "five once more than they are there, X-Other not at all: {plain}");
+    assert_eq!(plain.matches(h).count(), 2, "five fields are oversigned, X-Other is not signed: {plain}");
 }
 
 #[tokio::test]
@@ -148,7 +148,7 @@ fn fields_that_receivers_act_on_are_signed() {
 }
 
 #[test]
-fn a_message_is_signed_in_place() {
+fn message_is_signed_in_place() {
     let (signer, _) = signer("acme.test", &Algorithm::ALL);
     let draft = crate::domain::message::Draft {
         id: crate::domain::id::MessageId(uuid::Uuid::nil()),
@@ -162,13 +162,13 @@ fn a_message_is_signed_in_place() {
         attachments: Vec::new(),
     };
     let mut mail = crate::mail::build(&draft);
-    let place = mail.as_ptr();
+    let address = mail.as_ptr();
     sign(&mut mail, &signer, at()).unwrap();
-    assert!(mail.starts_with(b"DKIM-Signature: ") && mail.as_ptr() == place, "moved, to make room");
+    assert!(mail.starts_with(b"DKIM-Signature: ") && mail.as_ptr() == address, "the buffer was reallocated");
 }
 
 #[tokio::test]
-async fn a_changed_message_does_not_verify() {
+async fn changed_message_does_not_verify() {
     let (signer, zone) = signer("acme.test", &Algorithm::ALL);
     let original = String::from_utf8(signed(MAIL, &signer, at())).unwrap();
     for (from, to) in [
@@ -186,7 +186,7 @@ async fn a_changed_message_does_not_verify() {
     ] {
         let forged = original.replace(from, to);
         assert_ne!(forged, original, "{from}");
-        let outcomes = verified(forged.as_bytes(), &zone.also("acne.test")).await;
+        let outcomes = verified(forged.as_bytes(), &zone.with_alias("acne.test")).await;
         // Some verifiers reject a message with two From fields outright.
         assert!(outcomes.iter().all(Result::is_err), "{from} → {to}: {outcomes:?}");
     }
@@ -198,10 +198,10 @@ async fn a_changed_message_does_not_verify() {
 
 impl Zone {
     /// Publishes the same keys for another domain as well.
-    fn also(&self, domain: &str) -> Self {
-        let known = self.0.lock().unwrap();
-        let renamed = known.iter().map(|(name, key)| (name.replace("acme.test", domain).into(), key.clone()));
-        Self(Mutex::new(renamed.chain(known.clone()).collect()))
+    fn with_alias(&self, domain: &str) -> Self {
+        let records = self.0.lock().unwrap();
+        let renamed = records.iter().map(|(name, key)| (name.replace("acme.test", domain).into(), key.clone()));
+        Self(Mutex::new(renamed.chain(records.clone()).collect()))
     }
 }
 
@@ -232,7 +232,7 @@ fn football() -> Zone {
 }
 
 #[tokio::test]
-async fn the_example_of_rfc_8463_verifies_also_when_we_sign_it() {
+async fn rfc_8463_example_verifies_also_when_signed_here() {
     let zone = football();
     let example = format!("{FOOTBALL_SIGNATURES}{FOOTBALL}");
     assert_eq!(verified(example.as_bytes(), &zone).await, [Ok(()), Ok(())]);
@@ -241,7 +241,7 @@ async fn the_example_of_rfc_8463_verifies_also_when_we_sign_it() {
 
     let seed = STANDARD.decode(BRISBANE_SEED).unwrap();
     let private = [&b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20"[..], &seed].concat();
-    let key = SigningKey::read("brisbane", Algorithm::Ed25519, private).unwrap();
+    let key = SigningKey::parse("brisbane", Algorithm::Ed25519, private).unwrap();
     let signer = Signer { domain: "football.example.com".into(), keys: vec![key.into()] };
     let at = DateTime::from_timestamp(1_528_637_909, 0).unwrap();
     let mail = signed(FOOTBALL, &signer, at);
@@ -265,9 +265,9 @@ const RFC_6376: &str = "DKIM-Signature: v=1; a=rsa-sha256; s=brisbane; d=example
     \x20     Fri, 11 Jul 2003 21:01:54 -0700 (PDT)\r\n";
 
 #[tokio::test]
-async fn the_example_of_rfc_6376_verifies() {
+async fn rfc_6376_example_verifies() {
     let zone = Zone::default().with("brisbane._domainkey.example.com", BRISBANE_RSA);
-    // Its body has one space between the sentences; the canonical form `simple` preserves spaces.
+    // The body of this example has one space between the sentences; the canonical form `simple` preserves spaces.
     let example = format!("{RFC_6376}{}", FOOTBALL.replace("game.  Are", "game. Are"));
     assert_eq!(verified(example.as_bytes(), &zone).await, [Ok(())]);
     assert!(verified(example.replace("lost", "won").as_bytes(), &zone).await.iter().all(Result::is_err));
@@ -282,7 +282,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn the_signature_of_any_message_verifies(subject in "[ -~]{0,60}", fold in any::<bool>(), body in body()) {
+    fn signature_of_any_message_verifies(subject in "[ -~]{0,60}", fold in any::<bool>(), body in body()) {
         let (signer, zone) = signer("acme.test", &[Algorithm::Ed25519]);
         let fold = if fold { "\r\n\t" } else { "" };
         let mail = format!("From: a@acme.test\r\nSubject:{fold} x{subject}\r\nTo: b@x.test\r\n\r\n{body}");

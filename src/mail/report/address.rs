@@ -5,8 +5,8 @@ use super::fields::cut;
 
 /// Maximum length of an address.
 const LONGEST: usize = 320;
-/// Maximum addresses examined of a text.
-const MOST: usize = 1_000;
+/// Maximum addresses examined per text.
+const MAX_ADDRESSES: usize = 1_000;
 
 /// Parses the address of a field such as `Final-Recipient`: without type, brackets and comment, decoded.
 pub(super) fn typed(value: &str) -> Option<String> {
@@ -35,9 +35,9 @@ fn without_route(address: &str) -> &str {
     }
 }
 
-/// Decodes xtext (`+2B`) and the form of addresses that are not ASCII (`\x{E9}`). Many reports contain decoded
-/// addresses, of which `+20` may be a part, so only characters that must be encoded are decoded, unless the `@` is
-/// encoded too.
+/// Decodes xtext (`+2B`) and the form of addresses that are not ASCII (`\x{E9}`). Many reports contain
+/// addresses that are not encoded, in which `+20` may be literal, so only characters that must be encoded are decoded,
+/// unless the `@` is encoded too.
 pub(super) fn decoded(text: &str) -> String {
     let all = !text.contains('@') && text.contains("+40");
     let mut plain = String::with_capacity(text.len());
@@ -65,7 +65,7 @@ fn escaped(text: &str, all: bool) -> Option<(char, usize)> {
 
 /// Returns the addresses in a text in order, each with its position.
 pub(super) fn all_in(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    text.match_indices('@').filter_map(|(at, _)| around(text, at)).take(MOST)
+    text.match_indices('@').filter_map(|(at, _)| around(text, at)).take(MAX_ADDRESSES)
 }
 
 /// Returns the first address in a text.
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn typed_addresses_lose_brackets_and_comments() {
+    fn typed_addresses_are_parsed() {
         for (value, address) in [
             ("rfc822; ann@example.test", "ann@example.test"),
             ("RFC822;<ann@example.test>", "ann@example.test"),
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_found_in_any_text() {
+    fn addresses_are_found_in_text() {
         let found = |text| all_in(text).map(|(_, address)| address).collect::<Vec<_>>();
         assert_eq!(
             found("<ann@example.test>: no, 'bo@x.test'. mailto:c+d@y.test, \"e f\"@z.test"),

@@ -1,12 +1,12 @@
-//! Automatic replies (RFC 3834 and older forms) and read receipts (RFC 8098), which say nothing about the delivery.
+//! Automatic replies (RFC 3834 and older forms) and read receipts (RFC 8098), which do not report a delivery result.
 
 use super::fields::Fields;
-use super::parts::Mail;
+use super::parts::ReceivedMessage;
 use super::{address, notice, silent, status};
 use crate::domain::bounce;
 use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
-/// Beginnings and parts of the subjects of vacation notices, in lower case.
+/// Phrases in the subjects of vacation notices, in lower case.
 const SUBJECTS: [&str; 26] = [
     "out of office",
     "out of the office",
@@ -36,26 +36,27 @@ const SUBJECTS: [&str; 26] = [
     "自動回覆",
 ];
 
-/// Parses a receipt that says that a message was read, or deleted unread.
-pub(super) fn receipt(mail: &Mail<'_>) -> Option<Report> {
-    let part = mail.part(&["message/disposition-notification", "message/global-disposition-notification"])?;
-    rejected(mail, &Fields::read(&part.text())).or_else(|| Some(silent(ReportKind::AutoReply, "rfc8098", mail)))
+/// Parses a receipt for a message that was read, or deleted unread.
+pub(super) fn receipt(message: &ReceivedMessage<'_>) -> Option<Report> {
+    let part = message.part(&["message/disposition-notification", "message/global-disposition-notification"])?;
+    rejected(message, &Fields::read(&part.text())).or_else(|| Some(silent(ReportKind::AutoReply, "rfc8098", message)))
 }
 
-/// Parses the refusal of a mailbox after the server accepted the message, which has the same form (RFC 5429 §2.1).
-fn rejected(mail: &Mail<'_>, fields: &Fields) -> Option<Report> {
+/// Parses a refusal by the mailbox after the server accepted the message, which has the form of a receipt (RFC 5429
+/// §2.1).
+fn rejected(message: &ReceivedMessage<'_>, fields: &Fields) -> Option<Report> {
     let disposition = fields.get("disposition")?.to_ascii_lowercase();
-    let text = mail.text();
+    let text = message.text();
     let is_refusal = disposition.contains("automatic-action") && disposition.contains("deleted");
     if !is_refusal || !text.to_ascii_lowercase().contains("automatically rejected") {
         return None;
     }
     let named = ["final-recipient", "original-recipient"].iter().find_map(|name| fields.get(name));
     let recipient = address::typed(named?)?;
-    let reply = status::refusal(&notice::about(&text, &recipient, true).unwrap_or_default(), None);
+    let reply = status::refusal(&notice::lines_about(&text, &recipient, true).unwrap_or_default(), None);
     let judgement = Some(bounce::judge(&reply));
     let one = ReportedRecipient { recipient, original: None, behind: None, action: Action::Failed, reply, judgement };
-    Some(Report { recipients: vec![one], ..silent(ReportKind::Dsn, "rfc5429", mail) })
+    Some(Report { recipients: vec![one], ..silent(ReportKind::Dsn, "rfc5429", message) })
 }
 
 /// Returns whether a subject is that of a vacation notice.
@@ -65,10 +66,10 @@ pub(super) fn is_vacation(subject: &str) -> bool {
 }
 
 /// Parses an automatic reply.
-pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
-    let field = |name: &str| mail.fields.get(name).map(|value| value.trim().to_ascii_lowercase());
+pub(super) fn read(message: &ReceivedMessage<'_>) -> Option<Report> {
+    let field = |name: &str| message.fields.get(name).map(|value| value.trim().to_ascii_lowercase());
     let is_yes = |name: &str| field(name).is_some_and(|value| value != "no");
-    let is_answer = mail.fields.get("in-reply-to").is_some() || mail.fields.get("references").is_some();
+    let is_reply = message.fields.get("in-reply-to").is_some() || message.fields.get("references").is_some();
     let rules = [
         ("auto-submitted", field("auto-submitted").is_some_and(|value| value.starts_with("auto-"))),
         (
@@ -83,10 +84,10 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
         ),
         (
             "precedence-of-an-answer",
-            is_answer && field("precedence").is_some_and(|value| value == "bulk" || value == "junk"),
+            is_reply && field("precedence").is_some_and(|value| value == "bulk" || value == "junk"),
         ),
-        ("vacation-subject", is_vacation(&mail.subject)),
+        ("vacation-subject", is_vacation(&message.subject)),
     ];
     let (rule, _) = rules.into_iter().find(|(_, fits)| *fits)?;
-    Some(silent(ReportKind::AutoReply, rule, mail))
+    Some(silent(ReportKind::AutoReply, rule, message))
 }

@@ -1,6 +1,6 @@
 //! Measures the parser on a labelled corpus outside the repository: `POSTRIDER_BOUNCE_CORPUS` names a folder with
-//! messages and `labels.tsv`. Its tab-separated columns are `file`, failed or delayed recipients (separated by `,`), the
-//! first digit of the status, and `hard`, `soft` or `other` (a block, or undetermined); `-` means none or unknown.
+//! messages and `labels.tsv`. Its tab-separated columns are `file`, failed or delayed recipients (separated by `,`),
+//! the first digit of the status, and `hard`, `soft` or `other` (a block, or undetermined); `-` means none or unknown.
 //!
 //! `POSTRIDER_BOUNCE_CORPUS=… cargo test --lib -- --ignored --nocapture corpus`
 
@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::domain::bounce::BounceType;
 use crate::domain::report::{Action, Report, ReportedRecipient};
 
-/// Correct results and their total.
+/// The number of correct results, and the total.
 #[derive(Default)]
 struct Share(usize, usize);
 
@@ -25,7 +25,7 @@ impl Share {
     }
 }
 
-/// Returns the first digit of the first recipient's status, and how final its failure is.
+/// Returns the first digit of the first recipient's status, and `hard`, `soft` or `other`.
 fn judged(report: &Report) -> (String, String) {
     let first = report.recipients.first();
     let class = first.and_then(|one| {

@@ -10,7 +10,7 @@ use mail_parser::decoders::base64::base64_decode;
 use super::address;
 use super::fields::{Fields, cut};
 use super::notice;
-use super::parts::Mail;
+use super::parts::ReceivedMessage;
 use super::returned::Returned;
 use super::silent;
 use super::status;
@@ -20,30 +20,32 @@ use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
 const KINDS: [&str; 2] = ["message/delivery-status", "message/global-delivery-status"];
 
-/// Maximum recipients for which the text is searched, once for each.
-const SOUGHT: usize = 100;
+/// Maximum recipients for which the text is searched.
+const MAX_SEARCHES: usize = 100;
 
-/// Parses a message that has such a part, or its fields in the text.
-pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
-    let (rule, groups) = match mail.part(&KINDS) {
+/// Parses a message that has a delivery-status part, or the fields of one in its text.
+pub(super) fn read(message: &ReceivedMessage<'_>) -> Option<Report> {
+    let (rule, groups) = match message.part(&KINDS) {
         Some(part) => {
             let groups = Fields::groups(&decoded(&part.text()));
             if groups.iter().all(|group| !is_about_recipient(group)) && !groups.is_empty() {
-                // A receipt, as Sendmail writes it for an alias. Its text is ignored.
-                return Some(silent(ReportKind::Unknown, "rfc3464-no-recipient", mail));
+                // Sendmail writes such a receipt for an alias. Its text is ignored.
+                return Some(silent(ReportKind::Unknown, "rfc3464-no-recipient", message));
             }
             ("rfc3464", groups)
         }
-        None => ("rfc3464-in-text", in_text(mail)?),
+        None => ("rfc3464-in-text", in_text(message)?),
     };
-    let returned = Returned::find(mail);
-    let text = mail.text();
+    let returned = Returned::find(message);
+    let text = message.text();
     let notice = Some(notice::split(&text).0);
     let is_only = groups.iter().filter(|group| is_about_recipient(group)).count() == 1;
     let mut recipients: Vec<ReportedRecipient> = groups
         .iter()
         .enumerate()
-        .filter_map(|(number, group)| recipient(group, mail, &returned, notice.filter(|_| number < SOUGHT), is_only))
+        .filter_map(|(number, group)| {
+            recipient(group, message, &returned, notice.filter(|_| number < MAX_SEARCHES), is_only)
+        })
         .collect();
     // A second group for the same recipient is about another attempt.
     let mut seen = HashSet::new();
@@ -55,14 +57,14 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
     Some(Report {
         kind: ReportKind::Dsn,
         rule,
-        references: returned.references(mail, envelope_ids),
+        references: returned.references(message, envelope_ids),
         original_message_id: returned.message_id(),
         recipients,
     })
 }
 
-/// Decodes the groups after the first one if that one says they are encoded: Proofpoint rewrites the part as if its first
-/// group were a header.
+/// Decodes the groups after the first one if the first group declares an encoding: Proofpoint rewrites the part as if
+/// its first group were a header.
 fn decoded(text: &str) -> Cow<'_, str> {
     let encoding = Fields::read(text).get("content-transfer-encoding").map(str::to_ascii_lowercase);
     let body = text.trim_start();
@@ -89,12 +91,12 @@ fn is_about_recipient(group: &Fields) -> bool {
     FIELDS.iter().any(|field| group.get(field).is_some())
 }
 
-/// Parses the fields from the text: some gateways convert the part to text.
-fn in_text(mail: &Mail<'_>) -> Option<Vec<Fields>> {
+/// Parses the fields from the text, because some gateways convert the part to text.
+fn in_text(message: &ReceivedMessage<'_>) -> Option<Vec<Fields>> {
     let is_status = |part: &&super::parts::Part<'_>| {
         matches!(part.kind.as_str(), "text/plain" | "text/delivery-status" | "application/octet-stream")
     };
-    mail.parts.iter().filter(is_status).find_map(|part| {
+    message.parts.iter().filter(is_status).find_map(|part| {
         let text = part.text();
         if !text.contains("inal-Recipient:") || !text.contains("Action:") {
             return None;
@@ -106,7 +108,7 @@ fn in_text(mail: &Mail<'_>) -> Option<Vec<Fields>> {
 
 fn recipient(
     group: &Fields,
-    mail: &Mail<'_>,
+    message: &ReceivedMessage<'_>,
     returned: &Returned,
     notice: Option<&str>,
     is_only: bool,
@@ -115,9 +117,9 @@ fn recipient(
     let is_about_one =
         ["final-recipient", "original-recipient", "action", "status"].iter().filter(|f| group.get(f).is_some());
     let named = ["final-recipient", "x-actual-recipient"].iter().find_map(|name| address::typed(group.get(name)?));
-    // Some servers leave the address out, and name it only in the header.
+    // Some servers name the address only in the header of the report.
     let recipient = named.or_else(|| original.clone()).or_else(|| {
-        let failed = mail.fields.get("x-failed-recipients").and_then(address::first_in).map(str::to_owned);
+        let failed = message.fields.get("x-failed-recipients").and_then(address::first_in).map(str::to_owned);
         (is_about_one.count() >= 2).then(|| failed.or_else(|| returned.only_recipient())).flatten()
     })?;
     let status = group.get("status").and_then(|text| status::enhanced(text, true));
@@ -125,7 +127,7 @@ fn recipient(
     let from_notice = || {
         let named = original.iter().chain([&recipient]);
         let written = |name: &String| [Some(name.clone()), (!name.is_ascii()).then(|| octal(name))];
-        named.flat_map(written).flatten().find_map(|name| notice::about(notice?, &name, is_only))
+        named.flat_map(written).flatten().find_map(|name| notice::lines_about(notice?, &name, is_only))
     };
     let from_notice = if matches!(action, Action::Failed | Action::Delayed) { from_notice() } else { None };
     if action == Action::Delayed
@@ -136,8 +138,8 @@ fn recipient(
         action = Action::Failed;
     }
     let reply = reply(group, action, status, from_notice.clone());
-    let judgement = (action == Action::Failed).then(|| bounce::judge_beside(&reply, from_notice.as_deref()));
-    let behind = (action == Action::Failed).then(|| behind(group, mail, notice, &recipient, &reply.text)).flatten();
+    let judgement = (action == Action::Failed).then(|| bounce::judge_with_notice(&reply, from_notice.as_deref()));
+    let behind = (action == Action::Failed).then(|| behind(group, message, notice, &recipient, &reply.text)).flatten();
     Some(ReportedRecipient { recipient, original, behind, action, reply, judgement })
 }
 
@@ -153,8 +155,8 @@ fn reply(group: &Fields, action: Action, status: Option<EnhancedCode>, from_noti
     let diagnostic = diagnostic.map(untyped).find(|text| !text.is_empty()).map(|text| text.replace('\n', " "));
     let comment =
         group.get("status").and_then(|text| text.split_once('(')).map(|(_, comment)| comment.trim_end_matches(')'));
-    let said = diagnostic.into_iter().chain(from_notice).chain(comment.map(str::to_owned));
-    let mut replies = said.filter(|text| !text.trim().is_empty()).map(|text| status::refusal(&text, status));
+    let texts = diagnostic.into_iter().chain(from_notice).chain(comment.map(str::to_owned));
+    let mut replies = texts.filter(|text| !text.trim().is_empty()).map(|text| status::refusal(&text, status));
     let Some(first) = replies.next() else { return status::refusal("", status) };
     if action == Action::Failed && bounce::judge(&first).rule == "none" {
         return replies.find(|reply| bounce::judge(reply).rule != "none").unwrap_or(first);
@@ -167,18 +169,25 @@ fn is_expired(text: &str) -> bool {
     ["envelope expired", "message expired"].iter().any(|words| text.contains(words))
 }
 
-/// Returns the mailbox that failed behind the named one: Exim and Sendmail name an alias, and its member beside it.
-fn behind(group: &Fields, mail: &Mail<'_>, notice: Option<&str>, recipient: &str, said: &str) -> Option<String> {
+/// Returns the member of an alias that failed: Exim and Sendmail report the alias, and the member in another field.
+fn behind(
+    group: &Fields,
+    message: &ReceivedMessage<'_>,
+    notice: Option<&str>,
+    recipient: &str,
+    reply: &str,
+) -> Option<String> {
     let original = group.get("original-recipient").and_then(address::typed);
     let is_other = |found: &String| {
         let is = |known: &str| known.eq_ignore_ascii_case(found);
         !is(recipient) && !original.as_deref().is_some_and(is) && found.contains('@')
     };
     let actual = group.get("x-actual-recipient").and_then(address::typed).filter(is_other);
-    let by_text = || notice.and_then(|notice| notice::member_of(notice, recipient)).filter(is_other);
+    let by_text = || notice.and_then(|notice| notice::find_member(notice, recipient)).filter(is_other);
     let by_header = || {
         let failed = || {
-            mail.fields
+            message
+                .fields
                 .all("x-failed-recipients")
                 .filter(|value| !value.contains('\\'))
                 .flat_map(address::all_in)
@@ -187,16 +196,16 @@ fn behind(group: &Fields, mail: &Mail<'_>, notice: Option<&str>, recipient: &str
         let is_named = failed().any(|found| !is_other(&found));
         if is_named { None } else { failed().next() }
     };
-    actual.or_else(by_text).or_else(by_header).or_else(|| refused(said).filter(is_other))
+    actual.or_else(by_text).or_else(by_header).or_else(|| refused(reply).filter(is_other))
 }
 
-/// Returns the address that a server says it refused, in brackets as servers write it: `<ann@example.test>: Recipient
-/// address rejected`.
-fn refused(said: &str) -> Option<String> {
-    let (at, found) = address::all_in(said).next()?;
-    let is_bracketed = said[..at].ends_with('<') && said[at + found.len()..].starts_with('>');
+/// Returns the refused address in a reply, which servers write in brackets: `<ann@example.test>: Recipient address
+/// rejected`.
+fn refused(reply: &str) -> Option<String> {
+    let (at, found) = address::all_in(reply).next()?;
+    let is_bracketed = reply[..at].ends_with('<') && reply[at + found.len()..].starts_with('>');
     // Other addresses in a reply are contacts or senders.
-    let before = said[..at].to_ascii_lowercase();
+    let before = reply[..at].to_ascii_lowercase();
     let is_sender =
         ["mail from", "sender", "from:", "contact", "report", "mailto"].iter().any(|words| before.contains(words));
     (is_bracketed && !is_sender).then(|| found.to_owned())
@@ -219,7 +228,7 @@ fn action(word: Option<&str>, status: Option<EnhancedCode>) -> Option<Action> {
     }
 }
 
-/// Encodes an address that is not ASCII as Exim does in its text.
+/// Encodes a non-ASCII address with octal escapes, as Exim does in its text.
 fn octal(address: &str) -> String {
     let mut written = String::with_capacity(address.len());
     for byte in address.bytes() {
@@ -231,14 +240,14 @@ fn octal(address: &str) -> String {
     written
 }
 
-/// Returns the text of `smtp; 550 …` and the like, and of `<192.0.2.1 #5.0.0 smtp; 550 "…">`.
+/// Returns the text of `smtp; 550 …` and similar values, and of `<192.0.2.1 #5.0.0 smtp; 550 "…">`.
 fn untyped(value: &str) -> &str {
     let value = value.trim();
     let inner = value.strip_prefix('<').and_then(|inner| inner.strip_suffix('>'));
     if let Some((before, text)) =
         inner.and_then(|inner| inner.split_once("smtp;")).filter(|(before, _)| before.len() < 100)
     {
-        // If it has its own code, all of it is shown.
+        // If the part before `smtp;` has a code, the whole value is returned.
         return if before.contains("#5.0.0") || !before.contains('#') { text.trim() } else { value };
     }
     match value.split_once(';') {

@@ -1,12 +1,12 @@
 //! Fields in headers and in the parts of reports: `Name: value`, continued by lines that begin with white space (RFC
 //! 5322 §2.2).
 
-/// Maximum fields read.
-const MOST: usize = 500;
+/// Maximum fields parsed.
+const MAX_FIELDS: usize = 500;
 /// Maximum length of a value in bytes; longer ones are truncated.
 const LONGEST: usize = 8_000;
-/// Maximum groups read, and thus maximum recipients of a report.
-const MOST_GROUPS: usize = 1_001;
+/// Maximum groups parsed, which also limits the recipients of a report.
+const MAX_GROUPS: usize = 1_001;
 
 /// The fields of a header or a group.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -17,7 +17,7 @@ impl Fields {
     pub fn read(text: &str) -> Self {
         let mut fields = Self::default();
         for line in text.lines().skip_while(|line| line.trim().is_empty()) {
-            if line.trim().is_empty() || fields.0.len() >= MOST {
+            if line.trim().is_empty() || fields.0.len() >= MAX_FIELDS {
                 break;
             }
             fields.push(line);
@@ -33,12 +33,12 @@ impl Fields {
             if line.trim().is_empty() {
                 is_new = true;
             } else if std::mem::take(&mut is_new) {
-                if groups.len() >= MOST_GROUPS {
+                if groups.len() >= MAX_GROUPS {
                     break;
                 }
                 groups.push(Self::default());
             }
-            if let Some(group) = groups.last_mut().filter(|group| group.0.len() < MOST) {
+            if let Some(group) = groups.last_mut().filter(|group| group.0.len() < MAX_FIELDS) {
                 group.push(line);
             }
         }
@@ -52,17 +52,17 @@ impl Fields {
                 value.push('\n');
                 value.push_str(line.trim());
             }
-        } else if let Some((name, value)) = named(line) {
+        } else if let Some((name, value)) = split_field(line) {
             self.0.push((name.to_ascii_lowercase(), cut(value.trim(), LONGEST).to_owned()));
         }
     }
 
-    /// Returns the first value of this name, which is in lower case; lines are separated by `\n`.
+    /// Returns the first non-empty value of the field with this lower-case name. Lines are separated by `\n`.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(own, value)| own == name && !value.is_empty()).map(|(_, value)| value.as_str())
     }
 
-    /// Returns every value of this name, which is in lower case.
+    /// Returns every non-empty value of the fields with this lower-case name.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(own, value)| own == name && !value.is_empty()).map(|(_, value)| value.as_str())
     }
@@ -74,14 +74,14 @@ impl Fields {
 }
 
 /// Returns the name and the value of a line that begins a field.
-pub(super) fn named(line: &str) -> Option<(&str, &str)> {
+pub(super) fn split_field(line: &str) -> Option<(&str, &str)> {
     let (name, value) = line.split_once(':')?;
     let name = name.trim_end();
     let is_name = !name.is_empty() && name.len() <= 100 && name.bytes().all(|b| b.is_ascii_graphic());
     is_name.then_some((name, value))
 }
 
-/// Returns the beginning of a text, cut between characters.
+/// Truncates a text to at most `limit` bytes, between characters.
 pub(super) fn cut(text: &str, limit: usize) -> &str {
     &text[..text.floor_char_boundary(limit)]
 }
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_read_up_to_an_empty_line() {
+    fn fields_are_parsed_up_to_an_empty_line() {
         let fields = Fields::read(
             "\r\nStatus: 5.1.1\r\nno field\r\nDiagnostic-Code: smtp;\r\n\t550 no\r\nSTATUS : x\r\n\r\nAction: failed",
         );

@@ -1,7 +1,7 @@
-//! Recognizes, by their text, the bounces that mail servers wrote before RFC 3464, and that some still write.
+//! Phrases of bounces that are not in the format of RFC 3464, by which they are recognized.
 
-/// Known formats: the name of the rule, and phrases of which any identifies it, in lower case and on one line. The
-/// first match counts.
+/// Formats: the name of the rule, and the phrases that each identify the format, in lower case and on one line. The
+/// first match is used.
 pub(super) const FORMATS: [(&str, &[&str]); 21] = [
     (
         "qmail",
@@ -201,7 +201,7 @@ pub(super) const SUBJECTS: [&str; 63] = [
     "доставк",
 ];
 
-/// Local parts that servers send bounces from.
+/// Local parts of the addresses from which servers send bounces.
 pub(super) const SENDERS: [&str; 9] = [
     "mailer-daemon",
     "postmaster",
@@ -297,7 +297,7 @@ pub(super) const LABELS: [&str; 25] = [
     "empfänger",
 ];
 
-/// Phrases that announce the failed recipients: addresses at the beginning of lines above them belong to the message.
+/// Phrases that announce the failed recipients. Addresses above such a phrase are not failed recipients.
 pub(super) const ANNOUNCEMENTS: [&str; 14] = [
     "did not reach the following recipient",
     "could not be reached:",
@@ -315,7 +315,7 @@ pub(super) const ANNOUNCEMENTS: [&str; 14] = [
     "following recipients failed",
 ];
 
-/// Phrases about a message that arrived, was forwarded or went to several others: they report no failure.
+/// Phrases that report success: the message arrived, was forwarded or was expanded to several addresses.
 pub(super) const SUCCESSES: [&str; 17] = [
     "return receipt",
     "delivery receipt",
@@ -340,7 +340,7 @@ pub(super) const SUCCESSES: [&str; 17] = [
 pub(super) const RECEIPTS: [&str; 8] =
     ["read: ", "delivered: ", "relayed: ", "expanded: ", "gelesen: ", "lu : ", "leído: ", "letto: "];
 
-/// Phrases that only failures contain.
+/// Phrases that occur only in reports of failures.
 pub(super) const FAILURES: [&str; 40] = [
     "undeliver",
     "not be delivered",
@@ -384,7 +384,7 @@ pub(super) const FAILURES: [&str; 40] = [
     "did not receive this message",
 ];
 
-/// Words before addresses that a failure is not about.
+/// Words before addresses that are not failed recipients.
 pub(super) const NOT_ABOUT: [&str; 16] = [
     "from",
     "subject",

@@ -1,51 +1,52 @@
-//! Parses bounces in plain text: which recipients they name, and what they say of each, by its position in the text.
+//! Parses bounces in plain text: the recipients that they name, and the reply for each, by its position in the text.
 
 mod said;
 mod whom;
 
 use super::auto_reply;
-use super::fields::{Fields, cut, named};
+use super::fields::{Fields, cut, split_field};
 use super::formats::{DELAYS, FAILURES, FORMATS, RECEIPTS, SENDERS, SEPARATORS, SUBJECTS, SUCCESSES};
-use super::parts::Mail;
+use super::parts::ReceivedMessage;
 use super::returned::Returned;
 use crate::domain::bounce::{self, BounceType};
 use crate::domain::outcome::Reply;
 use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
-pub(super) use said::{about, member_of};
+pub(super) use said::{find_member, lines_about};
 
 /// Maximum bytes of a notice that are examined.
 const LIMIT: usize = 32 * 1_024;
 /// Maximum recipients of one notice.
-const MOST: usize = 100;
-/// Maximum bytes of a notice that only says that an address is refused.
+const MAX_RECIPIENTS: usize = 100;
+/// Maximum bytes of a notice that are examined for the text of a refusal.
 const REFUSAL: usize = 500;
-/// Maximum lines about one recipient.
-const LINES: usize = 14;
+/// Maximum lines of text per recipient.
+const MAX_LINES: usize = 14;
 
 /// Evidence required to treat a message as a bounce.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Evidence {
     /// A phrase or a header field that only servers write.
     Format,
-    /// A server's name as sender, and a phrase or a subject of a failure.
+    /// The address of a server as sender, and a phrase or a subject of a failure.
     Server,
-    /// A server's name as sender, or no sender at all.
+    /// The address of a server as sender, or no sender.
     Sender,
 }
 
 /// Parses a bounce without a status part.
-pub(super) fn read(mail: &Mail<'_>, evidence: Evidence) -> Option<Report> {
-    let text = mail.text();
+pub(super) fn read(message: &ReceivedMessage<'_>, evidence: Evidence) -> Option<Report> {
+    let text = message.text();
     let (notice, quoted) = split(&text);
-    // A person quotes a bounce; a server announces one.
+    // Quoted lines are ignored: people quote bounces, servers do not.
     let lines = notice.lines().filter(|line| !line.starts_with('>'));
     let lower = lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ").to_lowercase();
-    let rule = rule(mail, evidence, &lower, notice)?;
-    let returned = Returned(if quoted.len() > 0 { quoted } else { Returned::find(mail).0 });
-    let is_delay = DELAYS.iter().any(|words| lower.contains(words)) || mail.subject.to_lowercase().contains("delayed");
+    let rule = rule(message, evidence, &lower, notice)?;
+    let returned = Returned(if quoted.len() > 0 { quoted } else { Returned::find(message).0 });
+    let is_delay =
+        DELAYS.iter().any(|words| lower.contains(words)) || message.subject.to_lowercase().contains("delayed");
     let action = if is_delay { Action::Delayed } else { Action::Failed };
-    let recipients = recipients(mail, &returned, notice, rule, action);
+    let recipients = recipients(message, &returned, notice, rule, action);
     if recipients.is_empty() {
         return None;
     }
@@ -53,49 +54,51 @@ pub(super) fn read(mail: &Mail<'_>, evidence: Evidence) -> Option<Report> {
         kind: ReportKind::Dsn,
         rule,
         recipients,
-        references: returned.references(mail, std::iter::empty()),
+        references: returned.references(message, std::iter::empty()),
         original_message_id: returned.message_id(),
     })
 }
 
 /// Returns the rule that identifies a message as a bounce.
-fn rule(mail: &Mail<'_>, evidence: Evidence, lower: &str, notice: &str) -> Option<&'static str> {
-    if is_receipt(mail, lower) || evidence != Evidence::Format && auto_reply::is_vacation(&mail.subject) {
+fn rule(message: &ReceivedMessage<'_>, evidence: Evidence, lower: &str, notice: &str) -> Option<&'static str> {
+    if is_receipt(message, lower) || evidence != Evidence::Format && auto_reply::is_vacation(&message.subject) {
         return None;
     }
-    let failed = mail.fields.get("x-failed-recipients");
+    let failed = message.fields.get("x-failed-recipients");
     let has = |words: &[&str]| words.iter().any(|words| lower.contains(words));
     let format = FORMATS.iter().find(|(_, words)| has(words)).map(|(name, _)| *name);
     let by_daemon = || {
-        let is_about_failure = has_subject(mail) || has(&FAILURES) || format.is_some();
-        let is_bounce = is_daemon(mail) && is_about_failure && (whom::has_leading(notice) || has_subject(mail));
-        (is_bounce || has_null_sender(mail) && is_refusal(notice)).then_some("text")
+        let is_about_failure = has_subject(message) || has(&FAILURES) || format.is_some();
+        let is_bounce = is_daemon(message) && is_about_failure && (whom::has_leading(notice) || has_subject(message));
+        (is_bounce || has_null_sender(message) && is_refusal(notice)).then_some("text")
     };
     match (evidence, format) {
-        (Evidence::Format, Some(name)) if is_from_server(mail) || failed.is_some() || has_subject(mail) => Some(name),
+        (Evidence::Format, Some(name)) if is_from_server(message) || failed.is_some() || has_subject(message) => {
+            Some(name)
+        }
         (Evidence::Format, _) => failed.map(|_| "x-failed-recipients"),
         (Evidence::Server, name) => by_daemon().map(|rule| name.unwrap_or(rule)),
         (Evidence::Sender, Some(name)) => Some(name),
         (Evidence::Sender, None) => {
-            let is_bare = is_daemon(mail) && whom::has_leading(notice);
-            (is_bare || is_from_server(mail) && has_subject(mail)).then_some("text")
+            let is_bare = is_daemon(message) && whom::has_leading(notice);
+            (is_bare || is_from_server(message) && has_subject(message)).then_some("text")
         }
     }
 }
 
 fn recipients(
-    mail: &Mail<'_>,
+    message: &ReceivedMessage<'_>,
     returned: &Returned,
     notice: &str,
     rule: &str,
     action: Action,
 ) -> Vec<ReportedRecipient> {
-    let named = whom::recipients(mail, returned, notice, rule);
+    let named = whom::recipients(message, returned, notice, rule);
     let is_only = named.len() == 1;
     let reported = named.into_iter().map(|named| {
-        let reply = said::said(notice, &named, is_only);
+        let reply = said::reply_about(notice, &named, is_only);
         let judgement = (action == Action::Failed).then(|| bounce::judge(&reply));
-        let (recipient, behind) = match said::alias_of(notice, &named) {
+        let (recipient, behind) = match said::find_alias(notice, &named) {
             Some(alias) => (alias, Some(named)),
             None => (named, None),
         };
@@ -104,51 +107,51 @@ fn recipients(
     reported.collect()
 }
 
-/// Returns whether the text is a receipt: the message arrived, was forwarded or went to several others, and nothing
-/// failed.
-pub(super) fn is_receipt(mail: &Mail<'_>, lower: &str) -> bool {
-    let subject = mail.subject.to_lowercase();
+/// Returns whether the text is a receipt: the message arrived, was forwarded or was expanded to several addresses, and
+/// no delivery failed.
+pub(super) fn is_receipt(message: &ReceivedMessage<'_>, lower: &str) -> bool {
+    let subject = message.subject.to_lowercase();
     // A receipt quotes the subject of the message, which may be anything.
     if RECEIPTS.iter().any(|words| subject.starts_with(words)) {
         return !FAILURES.iter().any(|words| lower.contains(words));
     }
-    let says = |words: &[&str]| words.iter().any(|words| lower.contains(words) || subject.contains(words));
-    says(&SUCCESSES) && !says(&FAILURES)
+    let contains = |words: &[&str]| words.iter().any(|words| lower.contains(words) || subject.contains(words));
+    contains(&SUCCESSES) && !contains(&FAILURES)
 }
 
-/// Returns whether a server is the sender.
-fn is_daemon(mail: &Mail<'_>) -> bool {
-    let names = ["from", "return-path"].into_iter().filter_map(|name| mail.fields.get(name)).map(str::to_lowercase);
+/// Returns whether the sender is a mail server.
+fn is_daemon(message: &ReceivedMessage<'_>) -> bool {
+    let names = ["from", "return-path"].into_iter().filter_map(|name| message.fields.get(name)).map(str::to_lowercase);
     names.into_iter().any(|from| SENDERS.iter().any(|name| from.contains(name)))
 }
 
 /// Returns whether `From` and `Return-Path` are both `<>`: the message has no sender and expects no reply.
-fn has_null_sender(mail: &Mail<'_>) -> bool {
-    let is_null = |name: &str| mail.fields.get(name).is_some_and(|value| value.trim() == "<>");
+fn has_null_sender(message: &ReceivedMessage<'_>) -> bool {
+    let is_null = |name: &str| message.fields.get(name).is_some_and(|value| value.trim() == "<>");
     is_null("from") && is_null("return-path")
 }
 
-/// Returns whether the text reads like the permanent failure of an address.
+/// Returns whether the text describes the permanent failure of an address.
 fn is_refusal(notice: &str) -> bool {
-    bounce::judge(&Reply::ours(cut(notice.trim(), REFUSAL))).kind == BounceType::Hard
+    bounce::judge(&Reply::local_error(cut(notice.trim(), REFUSAL))).kind == BounceType::Hard
 }
 
-fn is_from_server(mail: &Mail<'_>) -> bool {
-    let is_null = mail.fields.get("return-path").is_some_and(|path| path.trim() == "<>");
-    let from = mail.fields.get("from").unwrap_or_default().to_lowercase();
+fn is_from_server(message: &ReceivedMessage<'_>) -> bool {
+    let is_null = message.fields.get("return-path").is_some_and(|path| path.trim() == "<>");
+    let from = message.fields.get("from").unwrap_or_default().to_lowercase();
     is_null
-        || is_daemon(mail)
+        || is_daemon(message)
         || from.contains("mail delivery s")
         || from.ends_with("<>")
-        || mail.fields.get("x-mlserver").is_some()
+        || message.fields.get("x-mlserver").is_some()
 }
 
-fn has_subject(mail: &Mail<'_>) -> bool {
-    let subject = mail.subject.to_lowercase();
+fn has_subject(message: &ReceivedMessage<'_>) -> bool {
+    let subject = message.subject.to_lowercase();
     SUBJECTS.iter().any(|words| subject.contains(words))
 }
 
-/// Returns the line of the address at this position: the text before and after it.
+/// Returns the text before and after the address at this position, on its line.
 fn line_of<'a>(text: &'a str, at: usize, address: &str) -> (&'a str, &'a str) {
     let before = text[..at].rsplit('\n').next().unwrap_or_default();
     let after = text[at + address.len()..].split('\n').next().unwrap_or_default();
@@ -166,9 +169,9 @@ pub(super) fn split(text: &str) -> (&str, Fields) {
         at += line.len();
     }
     let is_field = |line: &str| {
-        named(line.trim_start_matches(['>', ' '])).is_some_and(|(name, _)| {
+        split_field(line.trim_start_matches(['>', ' '])).is_some_and(|(name, _)| {
             let name = name.to_ascii_lowercase();
-            name.starts_with("x-") || KNOWN.contains(&name.as_str())
+            name.starts_with("x-") || HEADER_FIELDS.contains(&name.as_str())
         })
     };
     for (index, (start, line)) in starts.iter().enumerate() {
@@ -186,8 +189,8 @@ pub(super) fn split(text: &str) -> (&str, Fields) {
     (cut(text, LIMIT), Fields::default())
 }
 
-/// Names of fields that are in headers and not in notices.
-const KNOWN: [&str; 14] = [
+/// Names of fields that occur in message headers and not in notices.
+const HEADER_FIELDS: [&str; 14] = [
     "return-path",
     "received",
     "message-id",

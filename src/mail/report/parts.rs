@@ -1,7 +1,7 @@
-//! Splits a message into its leaves, at any nesting.
+//! Splits a message into its leaf parts, up to a maximum depth.
 //!
-//! The splitting is done here, because it must be bounded for hostile messages: mail-parser nests messages in messages
-//! without limit. mail-parser parses structured headers, decodes, and converts character sets.
+//! This is implemented here, because the work must be bounded for hostile messages: mail-parser nests messages in
+//! messages without a limit. mail-parser is used to parse structured headers, to decode, and to convert character sets.
 
 use std::borrow::Cow;
 
@@ -19,20 +19,20 @@ const HEADER: usize = 128 * 1_024;
 /// Maximum bytes of a leaf that are decoded.
 const BODY: usize = 256 * 1_024;
 /// Maximum leaves that are examined.
-const MOST: usize = 40;
-/// Maximum depth of multiparts that is examined.
-const DEPTHS: usize = 6;
+const MAX_PARTS: usize = 40;
+/// Maximum depth of nested multiparts that is examined.
+const MAX_DEPTH: usize = 6;
 
 /// A parsed message.
 #[derive(Debug, Default)]
-pub(super) struct Mail<'a> {
+pub(super) struct ReceivedMessage<'a> {
     /// Header fields.
     pub fields: Fields,
     /// Decoded `Subject`.
     pub subject: String,
     /// The `report-type` of the outermost multipart/report.
     pub report_type: Option<String>,
-    /// Leaves in order. A returned message (message/rfc822) is one.
+    /// Leaves in order. A returned message (message/rfc822) is one leaf.
     pub parts: Vec<Part<'a>>,
 }
 
@@ -46,12 +46,12 @@ pub(super) struct Part<'a> {
     body: &'a [u8],
 }
 
-impl<'a> Mail<'a> {
+impl<'a> ReceivedMessage<'a> {
     /// Parses a message.
     pub fn read(mime: &'a [u8]) -> Self {
         let (header, _) = split(mime);
         let text = String::from_utf8_lossy(header);
-        let mut mail = Self {
+        let mut parsed = Self {
             fields: Fields::read(&text),
             subject: MessageParser::default()
                 .parse_headers(header)
@@ -60,12 +60,12 @@ impl<'a> Mail<'a> {
             report_type: None,
             parts: Vec::new(),
         };
-        mail.walk(mime, 0);
-        mail
+        parsed.walk(mime, 0);
+        parsed
     }
 
     fn walk(&mut self, entity: &'a [u8], depth: usize) {
-        if self.parts.len() >= MOST {
+        if self.parts.len() >= MAX_PARTS {
             return;
         }
         let (header, body) = split(entity);
@@ -82,7 +82,7 @@ impl<'a> Mail<'a> {
         let boundary = kind.and_then(|kind| kind.attribute("boundary")).filter(|boundary| !boundary.is_empty());
         // Some servers fold the field without the required space, so that the header lacks the boundary.
         let boundary = boundary.or_else(|| first_delimiter(body).filter(|_| name.starts_with("multipart/")));
-        if let Some(boundary) = boundary.filter(|_| name.starts_with("multipart/") && depth < DEPTHS) {
+        if let Some(boundary) = boundary.filter(|_| name.starts_with("multipart/") && depth < MAX_DEPTH) {
             let pieces = pieces(body, boundary.as_bytes());
             if !pieces.is_empty() {
                 for piece in pieces {
@@ -100,7 +100,7 @@ impl<'a> Mail<'a> {
         self.parts.iter().find(|part| kinds.contains(&part.kind.as_str()))
     }
 
-    /// Returns the readable text: all text leaves, only the plain ones if there are any.
+    /// Returns the readable text: all plain-text leaves, or if there are none, the text of the HTML leaves.
     pub fn text(&self) -> String {
         let text_of = |kind: &str| {
             let texts = self.parts.iter().filter(|part| part.kind == kind).map(Part::text);
@@ -112,7 +112,7 @@ impl<'a> Mail<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// Returns the raw bytes, which are not encoded in parts of a message type (RFC 2046 §5.2.1).
+    /// Returns the raw bytes. Parts of a message type have no transfer encoding (RFC 2046 §5.2.1).
     pub fn body(&self) -> &'a [u8] {
         self.body
     }
@@ -125,7 +125,7 @@ impl<'a> Part<'a> {
             Some("quoted-printable") => quoted_printable_decode(body).map_or(Cow::Borrowed(body), Cow::Owned),
             _ => Cow::Borrowed(body),
         };
-        // Non-ASCII text that is valid UTF-8 is UTF-8, whatever charset is declared.
+        // Text that is valid UTF-8 and not ASCII is decoded as UTF-8, even if another charset is declared.
         let utf8 = std::str::from_utf8(&bytes).ok().filter(|text| !text.is_ascii());
         let decoder = || self.charset.as_deref().and_then(|charset| charset_decoder(charset.as_bytes()));
         match (utf8, decoder()) {
@@ -152,14 +152,14 @@ fn split(entity: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Returns the text after `--` if the first line of a body begins so.
+/// Returns the text after `--` on the first line that begins with it.
 fn first_delimiter(body: &[u8]) -> Option<&str> {
     let mut lines = body[..body.len().min(HEADER)].split(|byte| *byte == b'\n');
     let delimiter = lines.find_map(|line| line.strip_prefix(b"--"))?;
     std::str::from_utf8(delimiter).ok().map(str::trim_ascii_end).filter(|rest| (1..=70).contains(&rest.len()))
 }
 
-/// Returns the parts of a multipart's body, without preamble and epilogue (RFC 2046 §5.1.1).
+/// Returns the parts of the body of a multipart, without preamble and epilogue (RFC 2046 §5.1.1).
 fn pieces<'a>(body: &'a [u8], boundary: &[u8]) -> Vec<&'a [u8]> {
     let delimiter = [b"--", boundary].concat();
     let mut pieces = Vec::new();
@@ -174,7 +174,7 @@ fn pieces<'a>(body: &'a [u8], boundary: &[u8]) -> Vec<&'a [u8]> {
         if let Some(start) = open.take().filter(|start| *start <= at) {
             pieces.push(&body[start..at]);
         }
-        if ends || pieces.len() >= MOST {
+        if ends || pieces.len() >= MAX_PARTS {
             return pieces;
         }
         open = Some(memchr::memchr(b'\n', after).map_or(body.len(), |end| at + delimiter.len() + end + 1));
@@ -189,28 +189,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leaves_are_found_at_any_depth_and_decoded() {
-        let mail = Mail::read(
+    fn nested_leaves_are_found_and_decoded() {
+        let message = ReceivedMessage::read(
             b"Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\nContent-Type: multipart/report; report-type=Delivery-Status;\r\n boundary=\"a b\"\r\n\r\nno part\r\n\
               --a b\r\nContent-Type: multipart/alternative; boundary=a\r\n\r\n--a\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n\
               caf=C3=A9\r\n--a\r\nContent-Type: TEXT/html\r\n\r\n<p>x</p>\r\n--a--\r\n--a b \r\n\
               Content-Type: message/rfc822\r\n\r\nSubject: x\r\n\r\ny\r\n--a bc\r\n--a b--\r\nafter",
         );
-        assert_eq!((mail.subject.as_str(), mail.report_type.as_deref()), ("Grüße", Some("delivery-status")));
+        assert_eq!((message.subject.as_str(), message.report_type.as_deref()), ("Grüße", Some("delivery-status")));
         assert_eq!(
-            mail.parts.iter().map(|part| part.kind.as_str()).collect::<Vec<_>>(),
+            message.parts.iter().map(|part| part.kind.as_str()).collect::<Vec<_>>(),
             ["text/plain", "text/html", "message/rfc822"]
         );
-        assert_eq!(mail.text().trim(), "café");
-        assert_eq!(mail.parts[2].text(), "Subject: x\r\n\r\ny\r\n--a bc\r\n");
+        assert_eq!(message.text().trim(), "café");
+        assert_eq!(message.parts[2].text(), "Subject: x\r\n\r\ny\r\n--a bc\r\n");
     }
 
     #[test]
-    fn a_hundred_thousand_levels_are_not_followed() {
+    fn nesting_depth_is_limited() {
         let level = b"Content-Type: multipart/mixed; boundary=x\n\n--x\n";
-        assert!(Mail::read(&level.repeat(100_000)).parts.len() <= MOST);
+        assert!(ReceivedMessage::read(&level.repeat(100_000)).parts.len() <= MAX_PARTS);
         let level = b"Content-Type: message/rfc822\n\n";
-        assert_eq!(Mail::read(&level.repeat(100_000)).parts.len(), 1);
-        assert!(Mail::read(&b"\n--x\na: b\n\n".repeat(100_000)).parts.len() <= MOST);
+        assert_eq!(ReceivedMessage::read(&level.repeat(100_000)).parts.len(), 1);
+        assert!(ReceivedMessage::read(&b"\n--x\na: b\n\n".repeat(100_000)).parts.len() <= MAX_PARTS);
     }
 }

@@ -1,29 +1,29 @@
-//! Parses providers' notifications in JSON: those of Amazon SES, as SNS sends them by email, for bounces, complaints
-//! and deliveries.
+//! Parses notifications in JSON: those of Amazon SES for bounces, complaints and deliveries, as SNS sends them by
+//! email.
 
 use serde_json::Value;
 
 use super::arf::complained;
-use super::parts::Mail;
+use super::parts::ReceivedMessage;
 use super::returned::Returned;
 use super::status;
 use crate::domain::bounce::{self, BounceType, Category, Judgement};
 use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
 /// Maximum recipients of one notification.
-const MOST: usize = 100;
+const MAX_RECIPIENTS: usize = 100;
 
 /// Parses a notification.
-pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
-    let text = mail.text();
+pub(super) fn read(message: &ReceivedMessage<'_>) -> Option<Report> {
+    let text = message.text();
     let start = text.find('{')?;
     if !["notificationType", "eventType"].iter().any(|key| text.contains(key)) {
         return None;
     }
-    // Servers that keep to 998 bytes a line break longer lines, Sendmail with `!`.
+    // Servers break lines longer than 998 bytes; Sendmail inserts `!` at the break.
     let json = text[start..].replace("!\r\n ", "").replace("!\n ", "").replace(['\r', '\n'], "");
     let value = serde_json::Deserializer::from_str(&json).into_iter::<Value>().next()?.ok()?;
-    // SNS may wrap it in a JSON string.
+    // SNS may wrap the notification in a JSON string.
     let inner = value.get("Message").and_then(Value::as_str).and_then(|inner| serde_json::from_str(inner).ok());
     let value = inner.unwrap_or(value);
     let kind = value.get("notificationType").or_else(|| value.get("eventType"))?.as_str()?;
@@ -42,7 +42,7 @@ pub(super) fn read(mail: &Mail<'_>) -> Option<Report> {
         kind,
         rule: "ses-json",
         recipients,
-        references: Returned::default().references(mail, source.into_iter()),
+        references: Returned::default().references(message, source.into_iter()),
         original_message_id: message_id(sent),
     })
 }
@@ -52,11 +52,11 @@ fn bounced(bounce: &Value) -> Vec<ReportedRecipient> {
     let detail = bounce.get("bounceSubType").and_then(Value::as_str).unwrap_or_default();
     let recipients = list(bounce, "bouncedRecipients").filter_map(|one| {
         let text = |name: &str| one.get(name).and_then(Value::as_str).unwrap_or_default();
-        let said = text("diagnosticCode");
-        let said = said.split_once(';').filter(|(kind, _)| !kind.contains(' ')).map_or(said, |(_, said)| said);
-        let reply = status::refusal(said.trim(), text("status").parse().ok());
+        let code = text("diagnosticCode");
+        let code = code.split_once(';').filter(|(kind, _)| !kind.contains(' ')).map_or(code, |(_, rest)| rest);
+        let reply = status::refusal(code.trim(), text("status").parse().ok());
         let judgement = bounce::judge(&reply);
-        // If the server's reply says nothing, the provider's bounce type counts.
+        // If the server's reply cannot be classified, the provider's bounce type is used.
         let judgement = if judgement.rule == "none" { by_type(is_permanent, detail) } else { judgement };
         Some(ReportedRecipient {
             recipient: address(&one, "emailAddress")?,
@@ -89,14 +89,14 @@ fn complaints(complaint: &Value) -> Vec<ReportedRecipient> {
 }
 
 fn delivered(delivery: &Value) -> Vec<ReportedRecipient> {
-    let said = delivery.get("smtpResponse").and_then(Value::as_str).unwrap_or_default();
+    let response = delivery.get("smtpResponse").and_then(Value::as_str).unwrap_or_default();
     let named = list(delivery, "recipients").filter_map(|one| one.as_str().and_then(super::address::typed));
     let recipients = named.map(|recipient| ReportedRecipient {
         recipient,
         original: None,
         behind: None,
         action: Action::Delivered,
-        reply: status::reply(said, None),
+        reply: status::reply(response, None),
         judgement: None,
     });
     recipients.collect()
@@ -104,7 +104,7 @@ fn delivered(delivery: &Value) -> Vec<ReportedRecipient> {
 
 fn list(value: &Value, name: &str) -> impl Iterator<Item = Value> {
     let all = value.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
-    all.into_iter().take(MOST)
+    all.into_iter().take(MAX_RECIPIENTS)
 }
 
 fn address(value: &Value, name: &str) -> Option<String> {

@@ -1,4 +1,4 @@
-//! Parses replies as reports quote them: codes within text.
+//! Parses SMTP replies that reports quote within text.
 
 use crate::domain::outcome::{EnhancedCode, Reply};
 
@@ -7,30 +7,30 @@ use super::fields::cut;
 /// Maximum bytes of a diagnostic that are examined.
 const LIMIT: usize = 8_000;
 
-/// Parses the reply that a text quotes, with the status that a report adds. The text's enhanced code is the other
-/// server's and takes precedence, unless it says nothing (x.0.0) or is of another class.
+/// Parses the reply that a text quotes. `status` is the `Status` field of the report. The enhanced code in the text,
+/// which the other server sent, takes precedence, unless it is generic (x.0.0) or of another class.
 pub(super) fn reply(text: &str, status: Option<EnhancedCode>) -> Reply {
     read(text, status, true)
 }
 
-/// Parses a refusal in the same way, but ignores replies to steps that succeeded before (`250 ok`).
+/// Parses a refusal in the same way, but ignores positive replies to earlier commands (`250 ok`).
 pub(super) fn refusal(text: &str, status: Option<EnhancedCode>) -> Reply {
     read(text, status, false)
 }
 
 fn read(text: &str, status: Option<EnhancedCode>, may_succeed: bool) -> Reply {
     let text = cut(text, LIMIT);
-    let (code, said) = match code(text, may_succeed) {
+    let (code, reply) = match code(text, may_succeed) {
         Some((code, at)) => (Some(code), &text[at..]),
         None => (None, text),
     };
     let enhanced = |text| enhanced(text, may_succeed);
-    let own = enhanced(said).or_else(|| enhanced(text)).filter(|own| {
+    let own = enhanced(reply).or_else(|| enhanced(text)).filter(|own| {
         let Some(status) = status else { return true };
-        let says_more = (own.subject, own.detail) != (0, 0) || (status.subject, status.detail) == (0, 0);
-        says_more && own.class == status.class
+        let is_specific = (own.subject, own.detail) != (0, 0) || (status.subject, status.detail) == (0, 0);
+        is_specific && own.class == status.class
     });
-    Reply { code, enhanced: own.or(status), ..Reply::ours(plain(text, code)) }
+    Reply { code, enhanced: own.or(status), ..Reply::local_error(plain(text, code)) }
 }
 
 /// Returns the three digits of a reply and their position: the first number that can be a code.
@@ -42,17 +42,17 @@ fn code(text: &str, may_succeed: bool) -> Option<(u16, usize)> {
         let is_alone = before.is_none_or(|b| !b.is_ascii_alphanumeric() && !b".@_/$+-=&%".contains(b))
             && after.is_none_or(|b| b.is_ascii_whitespace() || b"-:;,)]".contains(b));
         let code = is_alone.then(|| std::str::from_utf8(digits).ok()?.parse::<u16>().ok()).flatten()?;
-        // A time of day is not a code.
-        let is_span =
+        // A number with a unit is not a code.
+        let is_quantity =
             [" sec", " min", " hour", " day", " message", " byte", " kb", " mb", " user", " recipient", " times"]
                 .iter()
                 .any(|unit| text.get(at + 3..).is_some_and(|rest| rest.starts_with(unit)));
         let is_code = matches!(code, 421..=479 | 500..=579) || may_succeed && matches!(code, 250..=252);
-        (is_code && !is_span).then_some((code, at))
+        (is_code && !is_quantity).then_some((code, at))
     })
 }
 
-/// Returns the first enhanced code in a text that is not part of something longer, such as an IP address.
+/// Returns the first enhanced code in a text that is not part of a longer word, such as an IP address.
 pub(super) fn enhanced(text: &str, may_succeed: bool) -> Option<EnhancedCode> {
     text.match_indices(['2', '4', '5']).find_map(|(at, _)| {
         if text[..at].ends_with(|c: char| c.is_alphanumeric() || "._/=+@&".contains(c)) {
@@ -78,7 +78,7 @@ fn plain(text: &str, code: Option<u16>) -> String {
         let is_code = word.trim_start_matches('#').trim_end_matches([':', ')']).parse::<EnhancedCode>().is_ok();
         if is_code { after.trim() } else { rest }.to_owned()
     };
-    // Some servers join the lines of a reply.
+    // Some servers join the lines of a reply into one.
     let joined = digits.len() == 3;
     let lines: Vec<String> = text
         .split('\n')
@@ -105,8 +105,8 @@ mod tests {
     }
 
     #[test]
-    fn codes_are_found_among_words() {
-        for (text, status, code, enhanced, said) in [
+    fn codes_are_found_within_text() {
+        for (text, status, code, enhanced, plain) in [
             ("550 5.1.1 no such user", "", Some(550), "5.1.1", "no such user"),
             ("550-5.1.1 no such\n550 5.1.1 user", "5.1.1", Some(550), "5.1.1", "no such\nuser"),
             ("550-5.1.1 no such 550-5.1.1 user 550 5.1.1 here", "5.0.0", Some(550), "5.1.1", "no such\nuser\nhere"),
@@ -137,7 +137,7 @@ mod tests {
             ("<mx.test #5.1.1 smtp;550 5.1.1 gone>", "", Some(550), "5.1.1", "<mx.test #5.1.1 smtp;550 5.1.1 gone>"),
             ("", "5.1.1", None, "5.1.1", ""),
         ] {
-            assert_eq!(parts(text, status), (code, enhanced.into(), said.into()), "{text}");
+            assert_eq!(parts(text, status), (code, enhanced.into(), plain.into()), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Tests with incoming reports of the large providers and common servers (`samples/`), and their expected results
+//! Tests with reports of the large providers and common servers (`samples/`), and their expected results
 //! (`samples/expected.txt`).
 
 use std::fmt::Write as _;
@@ -18,9 +18,9 @@ fn samples() -> &'static Path {
 fn summary_line(report: &Report) -> String {
     let mut line = format!("{} {}", report.kind.as_str(), report.rule);
     for recipient in &report.recipients {
-        let said = &recipient.reply;
-        let code = said.code.map_or("-".into(), |code| code.to_string());
-        let enhanced = said.enhanced.map_or("-".into(), |code| code.to_string());
+        let reply = &recipient.reply;
+        let code = reply.code.map_or("-".into(), |code| code.to_string());
+        let enhanced = reply.enhanced.map_or("-".into(), |code| code.to_string());
         let _ = write!(line, " | {} {} {code} {enhanced}", recipient.recipient, recipient.action.as_str());
         if let Some(original) = &recipient.original {
             let _ = write!(line, " for {original}");
@@ -45,14 +45,14 @@ fn sample_reports_give_the_expected_results() {
     for line in table.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let (name, expected) = line.split_once(": ").unwrap();
         names.push(format!("{name}.eml"));
-        let mail = fs::read(samples().join(format!("{name}.eml"))).unwrap();
-        let report = read(&mail);
+        let message = fs::read(samples().join(format!("{name}.eml"))).unwrap();
+        let report = read(&message);
         let got = summary_line(&report);
         if got != expected {
             let _ = writeln!(wrong, "{name}: {got}\n  and not: {expected}\n  {report:?}");
         }
-        // The files have bare LF, the wire has CRLF.
-        let on_the_wire = String::from_utf8(mail).unwrap().replace('\n', "\r\n");
+        // The files have bare LF; SMTP uses CRLF.
+        let on_the_wire = String::from_utf8(message).unwrap().replace('\n', "\r\n");
         assert_eq!(summary_line(&read(on_the_wire.as_bytes())), got, "{name} with CRLF");
         assert_eq!(summary_line(&read(on_the_wire.replace('\n', "").as_bytes())), got, "{name} with CR");
     }
@@ -66,22 +66,23 @@ fn sample_reports_give_the_expected_results() {
 }
 
 #[test]
-fn a_complaint_that_names_its_recipient_twice_has_one() {
-    let mail = b"Content-Type: message/feedback-report\n\nFeedback-Type: abuse\nOriginal-Rcpt-To: <Ann@example.test>\n\
+fn recipient_named_twice_in_a_complaint_is_reported_once() {
+    let message =
+        b"Content-Type: message/feedback-report\n\nFeedback-Type: abuse\nOriginal-Rcpt-To: <Ann@example.test>\n\
                  Removal-Recipient: ann@example.test\nOriginal-Rcpt-To: bo@example.test\n";
-    let report = read(mail);
+    let report = read(message);
     let named: Vec<&str> = report.recipients.iter().map(|one| one.recipient.as_str()).collect();
     assert_eq!((report.kind, named), (ReportKind::Complaint, vec!["Ann@example.test", "bo@example.test"]));
 }
 
 #[test]
-fn a_report_cut_after_its_status_gives_the_same_result() {
-    let mail = fs::read(samples().join("postfix-real-two.eml")).unwrap();
-    let text = String::from_utf8_lossy(&mail).into_owned();
+fn report_truncated_after_its_status_is_equivalent() {
+    let message = fs::read(samples().join("postfix-real-two.eml")).unwrap();
+    let text = String::from_utf8_lossy(&message).into_owned();
     let returned = text.find("message/rfc822").or_else(|| text.find("text/rfc822-headers")).unwrap();
-    let whole = read(&mail);
-    for end in returned..mail.len() {
-        assert_eq!(read(&mail[..end]).recipients, whole.recipients, "{end}");
+    let whole = read(&message);
+    for end in returned..message.len() {
+        assert_eq!(read(&message[..end]).recipients, whole.recipients, "{end}");
     }
 }
 
@@ -113,7 +114,7 @@ const PIECES: [&str; 24] = [
     "\r\n",
 ];
 
-fn is_sane(mime: &[u8]) {
+fn check_limits(mime: &[u8]) {
     let report = read(mime);
     assert!(report.references.len() <= 32 && report.recipients.len() <= 1_001);
     for recipient in &report.recipients {
@@ -127,21 +128,21 @@ fn is_sane(mime: &[u8]) {
 proptest! {
     #[test]
     fn any_combination_of_fragments_is_parsed(pieces in prop::collection::vec((0..PIECES.len(), "\\PC{0,6}"), 0..40)) {
-        let mail: Vec<&str> = pieces.iter().flat_map(|(piece, odd)| [PIECES[*piece], odd]).collect();
-        let mail = mail.concat();
-        is_sane(mail.as_bytes());
+        let message: Vec<&str> = pieces.iter().flat_map(|(piece, odd)| [PIECES[*piece], odd]).collect();
+        let message = message.concat();
+        check_limits(message.as_bytes());
     }
 
     #[test]
-    fn a_sample_with_a_part_cut_out_is_parsed(sample in 0_usize..100, from in 0_usize..4_000, length in 0_usize..200, byte: u8) {
+    fn sample_with_missing_bytes_is_parsed(sample in 0_usize..100, from in 0_usize..4_000, length in 0_usize..200, byte: u8) {
         let mut files: Vec<_> = fs::read_dir(samples()).unwrap().map(|file| file.unwrap().path()).collect();
         files.sort();
-        let mut mail = fs::read(&files[sample % files.len()]).unwrap();
-        let from = from.min(mail.len());
-        let to = (from + length).min(mail.len());
-        mail.splice(from..to, [byte]);
-        is_sane(&mail);
-        is_sane(&mail[..from]);
+        let mut message = fs::read(&files[sample % files.len()]).unwrap();
+        let from = from.min(message.len());
+        let to = (from + length).min(message.len());
+        message.splice(from..to, [byte]);
+        check_limits(&message);
+        check_limits(&message[..from]);
     }
 }
 
@@ -167,21 +168,21 @@ fn ten_mebibytes_are_parsed_quickly() {
             "From: mailer-daemon@x.test\nSubject: failure notice\n\nthis is the qmail-send program\n",
             "Content-Type: message/delivery-status\n\n",
         ] {
-            let mail = format!("{start}{}", piece.repeat(10 * 1_024 * 1_024 / piece.len()));
-            let began = std::time::Instant::now();
-            is_sane(mail.as_bytes());
-            assert!(began.elapsed().as_secs() < 10, "{piece:?} after {start:?}: {:?}", began.elapsed());
+            let message = format!("{start}{}", piece.repeat(10 * 1_024 * 1_024 / piece.len()));
+            let started = std::time::Instant::now();
+            check_limits(message.as_bytes());
+            assert!(started.elapsed().as_secs() < 10, "{piece:?} after {start:?}: {:?}", started.elapsed());
         }
     }
 }
 
-/// Parses a message from a server, with plain text only.
-fn in_words(subject: &str, text: &str) -> Report {
+/// Parses a plain-text message from a server.
+fn read_notice(subject: &str, text: &str) -> Report {
     read(format!("Return-Path: <>\nFrom: postmaster@mx.test\nSubject: {subject}\n\n{text}\n").as_bytes())
 }
 
 #[test]
-fn receipts_and_absence_notices_are_no_failures() {
+fn receipts_and_absence_notices_are_not_failures() {
     for (subject, text) in [
         ("Read: Undelivered mail", "Your message\n\n  To: ann@example.test\n\nwas read today."),
         ("Delivered: Failure of your server", "Your message was delivered to\n\n  ann@example.test"),
@@ -193,9 +194,9 @@ fn receipts_and_absence_notices_are_no_failures() {
         ("Return receipt", "<list@example.test>... expanded to multiple addresses"),
         ("Out of office: Mail delivery", "I am away. Write to bo@example.test instead."),
     ] {
-        let report = in_words(subject, text);
+        let report = read_notice(subject, text);
         assert!(report.recipients.is_empty() && report.kind != ReportKind::Dsn, "{subject}: {report:?}");
     }
-    let report = in_words("Undelivered Mail", "<ann@example.test>: 550 5.1.1 user unknown");
+    let report = read_notice("Undelivered Mail", "<ann@example.test>: 550 5.1.1 user unknown");
     assert_eq!((report.kind, report.recipients.len()), (ReportKind::Dsn, 1));
 }

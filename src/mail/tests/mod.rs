@@ -1,4 +1,4 @@
-//! Tests of whole messages: their structure, and that every field reads back.
+//! Tests of whole messages: their structure, and that an independent parser returns every field.
 
 mod reading;
 mod roundtrip;

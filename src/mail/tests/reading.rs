@@ -1,8 +1,8 @@
-//! Parses a message with mail-parser, an implementation that shares no code with ours.
+//! Parses a message with mail-parser, an implementation that shares no code with Postrider.
 
 use mail_parser::{Address, HeaderValue, Message, MessageParser, MessagePart, MimeHeaders, PartType};
 
-/// A leaf of a message's tree, as a reader sees it.
+/// A leaf of a message's tree of parts.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Leaf {
     pub(super) content_type: String,
@@ -19,7 +19,7 @@ pub(super) fn parse(mail: &[u8]) -> Message<'_> {
         .with_message_ids()
         .default_header_text()
         .parse(mail)
-        .expect("mail-parser reads it")
+        .expect("a message that mail-parser accepts")
 }
 
 /// Formats the tree as text: `mixed(alternative(text/plain, text/html), application/pdf)`.
@@ -57,9 +57,9 @@ pub(super) fn leaves(message: &Message<'_>) -> Vec<Leaf> {
 }
 
 /// Returns names and addresses of an address field.
-pub(super) fn people(field: Option<&Address<'_>>) -> Vec<(Option<String>, String)> {
+pub(super) fn mailboxes(field: Option<&Address<'_>>) -> Vec<(Option<String>, String)> {
     let each = field.into_iter().flat_map(Address::iter);
-    each.map(|person| (person.name().map(Into::into), person.address().unwrap_or_default().into())).collect()
+    each.map(|mailbox| (mailbox.name().map(Into::into), mailbox.address().unwrap_or_default().into())).collect()
 }
 
 /// Returns names and values of the header's fields, without the values of address and date fields.

@@ -1,19 +1,19 @@
-//! Property tests: an independent parser gets every field back and finds nothing else.
+//! Property tests: an independent parser returns every field and finds no others.
 
 use mail_parser::HeaderName;
 use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
 
-use super::reading::{Leaf, fields, leaves, parse, people};
+use super::reading::{Leaf, fields, leaves, mailboxes, parse};
 use super::{draft, file, header, mailbox};
 use crate::domain::address::Mailbox;
 use crate::domain::message::{Attachment, Content, Draft, Header};
-use crate::mail::content_id::whole;
+use crate::mail::content_id::with_domain;
 use crate::mail::normalise::{lines, single_line};
 use crate::mail::{build, header as head};
 
-/// Generates arbitrary text, and text that is known to be difficult.
+/// Generates arbitrary text, and text with special cases.
 fn any_text() -> impl Strategy<Value = String> {
     prop_oneof![
         any::<String>(),
@@ -70,7 +70,7 @@ fn any_draft() -> impl Strategy<Value = Draft> {
     })
 }
 
-fn expected_people(mailboxes: &[Mailbox]) -> Vec<(Option<String>, String)> {
+fn expected_mailboxes(mailboxes: &[Mailbox]) -> Vec<(Option<String>, String)> {
     let name = |mailbox: &Mailbox| {
         mailbox.name.as_deref().filter(|name| !name.trim().is_empty()).map(|name| single_line(name).into_owned())
     };
@@ -95,7 +95,7 @@ fn expected_leaves(draft: &Draft) -> Vec<Leaf> {
     leaves.extend(inline.into_iter().chain(attached).map(|(file, data)| Leaf {
         content_type: file.content_type.split(';').next().unwrap().into(),
         filename: Some(single_line(&file.filename).into_owned()).filter(|name| !name.is_empty()),
-        content_id: file.content_id.as_deref().map(|id| whole(id, draft.from.address.domain()).into_owned()),
+        content_id: file.content_id.as_deref().map(|id| with_domain(id, draft.from.address.domain()).into_owned()),
         data: data.clone(),
     }));
     leaves
@@ -116,13 +116,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn every_field_reads_back(draft in any_draft()) {
+    fn every_field_is_returned(draft in any_draft()) {
         let mail = build(&draft);
         let message = parse(&mail);
-        prop_assert_eq!(people(message.from()), expected_people(std::slice::from_ref(&draft.from)));
-        prop_assert_eq!(people(message.to()), expected_people(&draft.to));
-        prop_assert_eq!(people(message.cc()), expected_people(&draft.cc));
-        prop_assert_eq!(people(message.reply_to()), expected_people(&draft.reply_to));
+        prop_assert_eq!(mailboxes(message.from()), expected_mailboxes(std::slice::from_ref(&draft.from)));
+        prop_assert_eq!(mailboxes(message.to()), expected_mailboxes(&draft.to));
+        prop_assert_eq!(mailboxes(message.cc()), expected_mailboxes(&draft.cc));
+        prop_assert_eq!(mailboxes(message.reply_to()), expected_mailboxes(&draft.reply_to));
         prop_assert_eq!(message.subject().unwrap_or_default(), single_line(&draft.subject));
         prop_assert_eq!(message.message_id().map(|id| format!("<{id}>")), Some(head::message_id(draft.id, &draft.from.address)));
         prop_assert_eq!(message.date().map(mail_parser::DateTime::to_timestamp), Some(draft.date.timestamp()));
@@ -132,12 +132,12 @@ proptest! {
     }
 
     #[test]
-    fn every_body_and_file_reads_back(draft in any_draft()) {
+    fn every_body_and_file_is_returned(draft in any_draft()) {
         let mail = build(&draft);
         let message = parse(&mail);
         let (mut read, expected) = (leaves(&message), expected_leaves(&draft));
         if let ([only], [wanted]) = (read.as_mut_slice(), expected.as_slice()) && !wanted.data.ends_with(b"\r\n") {
-            // The only part of a message ends with the message, which ends with a line.
+            // A message ends with a line end, which becomes part of its only part.
             only.data.truncate(wanted.data.len());
         }
         prop_assert_eq!(read, expected);
@@ -145,7 +145,7 @@ proptest! {
 
     /// Structured fields are neither encoded nor changed, except for their white space.
     #[test]
-    fn structured_fields_keep_all_but_white_space(header in any_structured_header()) {
+    fn structured_fields_change_only_white_space(header in any_structured_header()) {
         let mut draft = draft(Some("x"), None, vec![]);
         draft.content.headers = vec![header.clone()];
         let mail = String::from_utf8(build(&draft)).unwrap();
@@ -163,7 +163,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_is_added(draft in any_draft()) {
+    fn no_field_is_added(draft in any_draft()) {
         let mail = build(&draft);
         let message = parse(&mail);
         let mut names: Vec<_> = fields(&message).into_iter().map(|(name, _)| name).collect();
@@ -173,7 +173,7 @@ proptest! {
     }
 
     #[test]
-    fn every_line_can_be_sent(draft in any_draft()) {
+    fn every_line_is_valid_for_smtp(draft in any_draft()) {
         let mail = build(&draft);
         let text = String::from_utf8(mail).unwrap();
         prop_assert!(text.ends_with("\r\n"));

@@ -1,4 +1,4 @@
-//! Tests which parts a message has and how they nest.
+//! Tests the parts of a message and their nesting.
 
 use super::reading::tree;
 use super::{draft, file, header, mailbox, named};
@@ -13,7 +13,7 @@ fn logo() -> (crate::domain::message::Attachment, Vec<u8>) {
 }
 
 #[test]
-fn a_plain_message_has_the_simplest_form() {
+fn plain_message_has_a_single_part() {
     let mail = String::from_utf8(build(&draft(Some("Hello\n.\n"), None, vec![]))).unwrap();
     assert_eq!(
         mail,
@@ -31,7 +31,7 @@ fn a_plain_message_has_the_simplest_form() {
 }
 
 #[test]
-fn an_alternative_message_shows_its_boundaries() {
+fn alternative_message_has_boundaries() {
     let mail = String::from_utf8(build(&draft(Some("Hi"), Some("<p>Hi</p>\n"), vec![]))).unwrap();
     let boundary = "=_0193661b3d007abc8def0123456789ab_1";
     let body = mail.split_once("MIME-Version: 1.0\r\n").unwrap().1;
@@ -72,7 +72,7 @@ fn parts_nest_as_readers_expect() {
 }
 
 #[test]
-fn fields_are_in_order_and_custom_ones_precede_the_body() {
+fn custom_fields_follow_the_standard_fields() {
     let mut draft = draft(Some("x"), None, vec![]);
     draft.cc = vec![named("Bo", "bo@example.test")];
     draft.reply_to = vec![mailbox("help@acme.test")];
@@ -88,12 +88,12 @@ fn fields_are_in_order_and_custom_ones_precede_the_body() {
     let mail = String::from_utf8(build(&draft)).unwrap();
     let head = mail.split_once("\r\n\r\n").unwrap().0;
     let names: Vec<_> = head.lines().map(|line| line.split_once(':').unwrap().0).collect();
-    let ours = ["Date", "From", "To", "Cc", "Reply-To", "Subject", "Message-ID", "MIME-Version"];
-    assert_eq!(names, [&ours[..], &["X-B", "X-A", "Content-Type", "Content-Transfer-Encoding"]].concat());
+    let standard = ["Date", "From", "To", "Cc", "Reply-To", "Subject", "Message-ID", "MIME-Version"];
+    assert_eq!(names, [&standard[..], &["X-B", "X-A", "Content-Type", "Content-Transfer-Encoding"]].concat());
 }
 
 #[test]
-fn a_message_to_bcc_alone_names_no_recipient() {
+fn message_to_bcc_only_has_undisclosed_recipients() {
     let mut draft = draft(Some("x"), None, vec![]);
     draft.to.clear();
     assert!(String::from_utf8(build(&draft)).unwrap().contains("\r\nTo: undisclosed-recipients:;\r\n"));
@@ -102,20 +102,20 @@ fn a_message_to_bcc_alone_names_no_recipient() {
 }
 
 #[test]
-fn an_inline_image_is_found_by_its_link() {
+fn inline_image_matches_its_link() {
     let html = "<img src=\"cid:logo\">";
     let mail = String::from_utf8(build(&draft(None, Some(html), vec![logo()]))).unwrap();
     assert!(mail.contains("\r\nContent-ID: <logo@acme.test>\r\n") && mail.contains("cid:logo@acme.test"), "{mail}");
 }
 
 #[test]
-fn a_boundary_in_a_text_ends_no_part() {
+fn boundary_in_a_text_does_not_end_the_part() {
     let text = "--=_0193661b3d007abc8def0123456789ab_1--\n";
     assert_eq!(tree(&build(&draft(Some(text), Some("<p>"), vec![]))), "alternative(text/plain, text/html)");
 }
 
 #[test]
-fn a_message_id_stays_the_same() {
+fn rendering_is_deterministic() {
     let draft = draft(None, None, vec![]);
     assert_eq!(message_id(draft.id, &draft.from.address), "<0193661b3d007abc8def0123456789ab@acme.test>");
     assert_eq!(build(&draft), build(&draft));

@@ -1,9 +1,9 @@
 //! Chooses between the servers of a destination: which is tried first, when the next one is tried, and the reply if
 //! none accepts the message.
 //!
-//! A route's relays are tried in the configured order, a domain's servers by preference; but a server that could not be
-//! reached is tried last for a while, so that it does not cost every message a connection time-out. After that while
-//! one message tries it again, and the others keep avoiding it until it has been reached.
+//! A route's relays are tried in the configured order, a domain's servers by preference. A server that could not be
+//! reached is tried last for some time, so that it does not cost every message a connection time-out. Then one message
+//! probes it, and all other messages continue to try it last until it has been reached.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use tokio::time::Instant;
 
 use super::connection::handshake::{Policy, Refusal};
 use super::outgoing_message::Judgement;
-use super::pool::{AT_LEAST, Destination};
-use super::server_delivery::{Failure, NotBegun, ServerDelivery, Wait};
+use super::pool::{Destination, MIN_TRIED};
+use super::server_delivery::{Failure, NotAttempted, ServerDelivery, Wait};
 use super::transaction::recipient_limit::RecipientLimit;
 use crate::domain::outcome::{Peer, Reply, Stage, Verdict};
 
 /// How long a server that could not be reached is tried last, unless the failed attempt took longer.
 const DEPRIORITISED_FOR: Duration = Duration::from_secs(30);
-/// Number of servers remembered before the healthy ones are forgotten.
-const REMEMBERED: usize = 10_000;
+/// Number of tracked servers above which the healthy ones are removed.
+const TRACKED_SERVERS: usize = 10_000;
 
 /// A configured relay.
 pub(in crate::smtp) struct Server {
@@ -51,12 +51,12 @@ pub(in crate::smtp) struct ServerHealthMap(Mutex<HashMap<Destination, Arc<Server
 impl ServerHealthMap {
     /// Returns a server as a candidate for a delivery.
     pub fn candidate<'a>(&self, destination: &'a Destination, policy: &'a Arc<Policy>) -> Candidate<'a> {
-        let mut known = self.0.lock();
-        if known.len() >= REMEMBERED && !known.contains_key(destination) {
+        let mut servers = self.0.lock();
+        if servers.len() >= TRACKED_SERVERS && !servers.contains_key(destination) {
             let now = Instant::now();
-            known.retain(|_, health| Arc::strong_count(health) > 1 || health.is_deprioritised(now));
+            servers.retain(|_, health| Arc::strong_count(health) > 1 || health.is_deprioritised(now));
         }
-        Candidate { destination, policy, health: known.entry(destination.clone()).or_default().clone() }
+        Candidate { destination, policy, health: servers.entry(destination.clone()).or_default().clone() }
     }
 }
 
@@ -67,41 +67,41 @@ pub(in crate::smtp) struct Candidate<'a> {
     health: Arc<ServerHealth>,
 }
 
-/// Whether a server could be reached recently, and its recipient limit.
+/// Reachability and recipient limit of a server.
 #[derive(Debug, Default)]
 pub(in crate::smtp) struct ServerHealth {
-    past: Mutex<Past>,
+    reachability: Mutex<Reachability>,
     recipients: RecipientLimit,
 }
 
 #[derive(Debug, Default)]
-struct Past {
-    /// Until when the server is tried last.
+struct Reachability {
+    /// End of the time during which the server is tried last.
     deprioritised: Option<Instant>,
-    /// How often the server could not be reached.
+    /// Number of times that the server could not be reached.
     failures: u64,
 }
 
 impl ServerHealth {
-    fn was_reached(&self) {
-        self.past().deprioritised = None;
+    fn record_reached(&self) {
+        self.reachability().deprioritised = None;
     }
 
-    /// Records that the server could not be reached, and how long it took to find out.
-    fn was_not_reached(&self, cost: Duration, now: Instant) {
-        let mut past = self.past();
-        past.deprioritised = Some(now + cost.max(DEPRIORITISED_FOR));
-        past.failures += 1;
+    /// Records that the server could not be reached, and how long the attempt took.
+    fn record_unreachable(&self, attempt: Duration, now: Instant) {
+        let mut state = self.reachability();
+        state.deprioritised = Some(now + attempt.max(DEPRIORITISED_FOR));
+        state.failures += 1;
     }
 
-    /// Returns whether the server is tried last. When the time is over, one caller gets `false` and tries the server;
-    /// for the others the time starts again.
-    fn is_last(&self, now: Instant) -> bool {
-        let mut past = self.past();
-        match past.deprioritised {
+    /// Returns whether to try the server last. When the time is over, one caller gets `false` and probes the server;
+    /// for all others the time starts again.
+    fn must_try_last(&self, now: Instant) -> bool {
+        let mut state = self.reachability();
+        match state.deprioritised {
             Some(end) if now < end => true,
             Some(_) => {
-                past.deprioritised = Some(now + DEPRIORITISED_FOR);
+                state.deprioritised = Some(now + DEPRIORITISED_FOR);
                 false
             }
             None => false,
@@ -109,29 +109,29 @@ impl ServerHealth {
     }
 
     fn is_deprioritised(&self, now: Instant) -> bool {
-        self.past().deprioritised.is_some_and(|end| now < end)
+        self.reachability().deprioritised.is_some_and(|end| now < end)
     }
 
     fn failures(&self) -> u64 {
-        self.past().failures
+        self.reachability().failures
     }
 
-    /// Returns whether the server has failed again since its count was `failures`, and has not been reached after that.
+    /// Returns whether the server has failed since its count was `failures`, and has not been reached after that.
     fn has_failed_since(&self, failures: u64) -> bool {
-        let past = self.past();
-        past.deprioritised.is_some() && past.failures != failures
+        let state = self.reachability();
+        state.deprioritised.is_some() && state.failures != failures
     }
 
-    fn past(&self) -> MutexGuard<'_, Past> {
-        self.past.lock()
+    fn reachability(&self) -> MutexGuard<'_, Reachability> {
+        self.reachability.lock()
     }
 }
 
 /// Returns the servers in the order in which to try them now.
-fn in_turn(servers: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
-    let (now, is_choice) = (Instant::now(), servers.len() > 1);
+fn ordered(servers: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
+    let (now, has_alternatives) = (Instant::now(), servers.len() > 1);
     let (deprioritised, others): (Vec<_>, Vec<_>) =
-        servers.into_iter().partition(|server| is_choice && server.health.is_last(now));
+        servers.into_iter().partition(|server| has_alternatives && server.health.must_try_last(now));
     others.into_iter().chain(deprioritised).collect()
 }
 
@@ -140,41 +140,48 @@ fn in_turn(servers: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
 pub(in crate::smtp) async fn deliver(
     servers: Vec<Candidate<'_>>,
     call: &ServerDelivery<'_>,
-) -> Result<Result<(Peer, Vec<Judgement>), Refusal>, NotBegun> {
-    let servers: Vec<_> = in_turn(servers).into_iter().map(|server| (server.health.failures(), server)).collect();
+) -> Result<Result<(Peer, Vec<Judgement>), Refusal>, NotAttempted> {
+    let servers: Vec<_> = ordered(servers).into_iter().map(|server| (server.health.failures(), server)).collect();
     let started = Instant::now();
     let (mut failures, mut busy) = (Failures::default(), None);
     for (tried, (before, server)) in servers.iter().enumerate() {
         let Candidate { destination, policy, health } = server;
-        if tried >= AT_LEAST && started.elapsed() >= policy.timeouts.session {
+        if tried >= MIN_TRIED && started.elapsed() >= policy.timeouts.session {
             break;
         }
-        let (is_only_left, asked) = (tried + 1 == servers.len(), Instant::now());
-        let is_vain = || !is_only_left && health.has_failed_since(*before);
-        let until = if is_only_left { call.patience } else { call.patience.min(asked + call.patience_or_next) };
-        match call.deliver(destination, policy, Wait { until, is_vain: &is_vain }, &health.recipients).await {
+        let (is_only_left, tried_at) = (tried + 1 == servers.len(), Instant::now());
+        let is_unreachable = || !is_only_left && health.has_failed_since(*before);
+        let until = if is_only_left {
+            call.acquire_deadline
+        } else {
+            call.acquire_deadline.min(tried_at + call.failover_timeout)
+        };
+        match call
+            .deliver(destination, policy, Wait { until, is_unreachable: &is_unreachable }, &health.recipients)
+            .await
+        {
             Ok((peer, judgements)) => {
-                let said = refusal(&peer, &judgements);
-                match said.as_ref().map(|refusal| refusal.reply.code) {
-                    Some(None | Some(421)) => health.was_not_reached(Duration::ZERO, Instant::now()),
-                    _ => health.was_reached(),
+                let refusal = whole_refusal(&peer, &judgements);
+                match refusal.as_ref().map(|refusal| refusal.reply.code) {
+                    Some(None | Some(421)) => health.record_unreachable(Duration::ZERO, Instant::now()),
+                    _ => health.record_reached(),
                 }
-                match said {
+                match refusal {
                     Some(refusal) => failures.push(destination, refusal),
                     None => return Ok(Ok((peer, judgements))),
                 }
             }
-            Err(Failure::NotBegun(why)) => return Err(why),
+            Err(Failure::NotAttempted(why)) => return Err(why),
             Err(Failure::Busy(why)) => {
                 if !is_only_left && !health.has_failed_since(*before) {
-                    health.was_not_reached(Duration::ZERO, Instant::now());
+                    health.record_unreachable(Duration::ZERO, Instant::now());
                 }
                 busy = Some(why);
             }
             Err(Failure::Refused(refusal)) => {
-                // Waiting for a connection is not the server's fault; the wait is long only for the last server.
-                let cost = if is_only_left { Duration::ZERO } else { asked.elapsed() };
-                health.was_not_reached(cost, Instant::now());
+                // For the last server, the time may include a long wait for a free connection, which is not its fault.
+                let attempt = if is_only_left { Duration::ZERO } else { tried_at.elapsed() };
+                health.record_unreachable(attempt, Instant::now());
                 failures.push(destination, refusal);
             }
         }
@@ -185,9 +192,9 @@ pub(in crate::smtp) async fn deliver(
     }
 }
 
-/// Returns the refusal of a server that temporarily refused the whole message; another server may accept it. Returns
+/// Returns the refusal of a server that temporarily refused the whole message, which another server may accept. Returns
 /// `None` if the server has judged any recipient.
-fn refusal(peer: &Peer, judgements: &[Judgement]) -> Option<Refusal> {
+fn whole_refusal(peer: &Peer, judgements: &[Judgement]) -> Option<Refusal> {
     let is_whole = |one: &Judgement| one.verdict == Verdict::Temporary && one.stage <= Stage::Mail;
     let first = judgements.first().filter(|_| judgements.iter().all(is_whole))?;
     Some(Refusal { peer: peer.clone(), stage: first.stage, reply: first.reply.clone() })
@@ -205,7 +212,7 @@ impl Failures {
     /// Combines the refusals into one. It is based on the attempt that came furthest, whose reply is the most
     /// informative.
     fn into_one(self) -> Refusal {
-        let text = self.0.iter().map(|(name, refusal)| format!("{name}: {}", words(&refusal.reply)));
+        let text = self.0.iter().map(|(name, refusal)| format!("{name}: {}", describe(&refusal.reply)));
         let text = text.collect::<Vec<_>>().join("; ");
         let count = self.0.len();
         let mut refusals = self.0.into_iter().map(|(_, refusal)| refusal);
@@ -215,11 +222,11 @@ impl Failures {
             return closest;
         }
         let Refusal { peer, stage, reply } = closest;
-        Refusal { peer, stage, reply: reply.in_words(text) }
+        Refusal { peer, stage, reply: reply.with_text(text) }
     }
 }
 
-fn words(reply: &Reply) -> String {
+fn describe(reply: &Reply) -> String {
     let code = reply.code.map(|code| format!("{code} ")).unwrap_or_default();
     let enhanced = reply.enhanced.filter(|_| reply.code.is_some()).map(|code| format!("{code} ")).unwrap_or_default();
     format!("{code}{enhanced}{}", reply.text)
@@ -231,9 +238,9 @@ mod tests {
     use crate::smtp::client::policies::Policies;
     use crate::smtp::client::settings::Settings;
 
-    fn failures(said: &[(&str, Stage, Reply)]) -> Refusal {
+    fn failures(refusals: &[(&str, Stage, Reply)]) -> Refusal {
         let mut failures = Failures::default();
-        for (host, stage, reply) in said {
+        for (host, stage, reply) in refusals {
             let destination = Destination { host: (*host).into(), port: 25, ip: None, policy: 1 };
             failures.push(&destination, Refusal { peer: Peer::default(), stage: *stage, reply: reply.clone() });
         }
@@ -242,10 +249,10 @@ mod tests {
 
     #[test]
     fn each_relay_is_named_and_the_furthest_attempt_gives_the_code() {
-        let dead = || ("a.test", Stage::Connect, Reply::ours_with(4, 4, 1, "could not connect"));
+        let unreachable = || ("a.test", Stage::Connect, Reply::local_error_with(4, 4, 1, "could not connect"));
         let busy = || ("b.test", Stage::Session, Reply::from_lines(421, ["4.3.2 busy"].into_iter()));
-        for said in [[dead(), busy()], [busy(), dead()]] {
-            let one = failures(&said);
+        for refusals in [[unreachable(), busy()], [busy(), unreachable()]] {
+            let one = failures(&refusals);
             assert_eq!((one.stage, one.reply.code), (Stage::Session, Some(421)));
             assert!(one.reply.text.contains("a.test:25: could not connect"), "{}", one.reply.text);
             assert!(one.reply.text.contains("b.test:25: 421 4.3.2 busy"), "{}", one.reply.text);
@@ -254,45 +261,48 @@ mod tests {
     }
 
     #[test]
-    fn after_a_while_one_message_probes_and_the_others_wait() {
+    fn one_message_probes_a_server_and_others_try_it_last() {
         let (health, start) = (ServerHealth::default(), Instant::now());
-        assert!(!health.is_last(start));
-        health.was_not_reached(Duration::ZERO, start);
-        assert!(health.is_last(start + DEPRIORITISED_FOR / 2));
+        assert!(!health.must_try_last(start));
+        health.record_unreachable(Duration::ZERO, start);
+        assert!(health.must_try_last(start + DEPRIORITISED_FOR / 2));
         let later = start + DEPRIORITISED_FOR;
-        assert_eq!([health.is_last(later), health.is_last(later)], [false, true]);
-        health.was_reached();
-        assert!(!health.is_last(later));
+        assert_eq!([health.must_try_last(later), health.must_try_last(later)], [false, true]);
+        health.record_reached();
+        assert!(!health.must_try_last(later));
     }
 
     #[test]
-    fn a_slow_failure_is_remembered_longer() {
+    fn a_slow_failure_deprioritises_for_longer() {
         let (health, start) = (ServerHealth::default(), Instant::now());
-        health.was_not_reached(20 * DEPRIORITISED_FOR, start);
-        assert!(health.is_last(start + 19 * DEPRIORITISED_FOR) && !health.is_last(start + 20 * DEPRIORITISED_FOR));
+        health.record_unreachable(20 * DEPRIORITISED_FOR, start);
+        assert!(
+            health.must_try_last(start + 19 * DEPRIORITISED_FOR)
+                && !health.must_try_last(start + 20 * DEPRIORITISED_FOR)
+        );
     }
 
     #[test]
-    fn a_probe_is_held_back_by_a_later_failure_only() {
+    fn only_failures_after_the_snapshot_count() {
         let (health, start) = (ServerHealth::default(), Instant::now());
-        health.was_not_reached(Duration::ZERO, start);
+        health.record_unreachable(Duration::ZERO, start);
         let before = health.failures();
-        assert!(!health.is_last(start + DEPRIORITISED_FOR) && !health.has_failed_since(before));
-        health.was_not_reached(Duration::ZERO, start + DEPRIORITISED_FOR);
+        assert!(!health.must_try_last(start + DEPRIORITISED_FOR) && !health.has_failed_since(before));
+        health.record_unreachable(Duration::ZERO, start + DEPRIORITISED_FOR);
         assert!(health.has_failed_since(before));
-        health.was_reached();
+        health.record_reached();
         assert!(!health.has_failed_since(before));
     }
 
     #[test]
-    fn server_memory_is_bounded_and_keeps_unreachable_ones() {
+    fn server_health_is_bounded_and_keeps_unreachable_ones() {
         let (server_health, policy) = (ServerHealthMap::default(), policy());
         let destination = |n: usize| Destination { host: format!("{n}.test"), port: 25, ip: None, policy: 1 };
-        server_health.candidate(&destination(0), &policy).health.was_not_reached(Duration::ZERO, Instant::now());
-        for n in 1..=2 * REMEMBERED {
+        server_health.candidate(&destination(0), &policy).health.record_unreachable(Duration::ZERO, Instant::now());
+        for n in 1..=2 * TRACKED_SERVERS {
             server_health.candidate(&destination(n), &policy);
         }
-        assert!(server_health.0.lock().len() <= REMEMBERED);
+        assert!(server_health.0.lock().len() <= TRACKED_SERVERS);
         assert!(server_health.candidate(&destination(0), &policy).health.is_deprioritised(Instant::now()));
     }
 

@@ -19,7 +19,7 @@ impl Judgement {
         Self { verdict, stage, reply }
     }
 
-    /// Converts the judgement to an outcome.
+    /// Converts the judgement into an outcome.
     pub fn into_outcome(self, peer: Peer, duration: Duration) -> Outcome {
         Outcome { verdict: self.verdict, reply: self.reply, peer, duration, stage: self.stage }
     }
@@ -30,10 +30,11 @@ impl Judgement {
 pub(in crate::smtp) enum Ending {
     /// At least one recipient was judged, by the server or before anything was sent.
     Judged(Judged),
-    /// The server closed an idle session before it replied to anything of this message: not an attempt.
-    HungUp(Reply),
-    /// The send guard stopped the message before its text or its end: not an attempt.
-    CalledOff,
+    /// The server closed the session before it replied to any command of this message. If the session was idle before,
+    /// no attempt was made.
+    ServerClosed(Reply),
+    /// The send guard withdrew the message before its text was complete. No attempt was made.
+    Withdrawn,
 }
 
 /// Results for the recipients of one transaction.
@@ -44,18 +45,18 @@ pub(in crate::smtp) struct Judged {
     /// Recipients beyond the server's limit, in the envelope's order, with the judgement that applies if no further
     /// transaction follows.
     pub left: Vec<(usize, Judgement)>,
-    /// Whether another transaction for the rest may follow at once.
-    pub may_go_on: bool,
-    /// How many recipients the server accepted, if it refused more.
+    /// Whether another transaction for the remaining recipients may follow at once.
+    pub has_next_transaction: bool,
+    /// Number of recipients that the server accepted, if it refused more.
     pub limit: Option<usize>,
 }
 
 impl Judged {
-    /// Adds the reason why there was no TLS to refusals that ask for TLS.
-    pub fn explain(&mut self, why: &Reply) {
+    /// Prefixes refusals that require TLS with the reason why there was none.
+    pub fn explain_missing_tls(&mut self, why: &Reply) {
         for (_, Judgement { verdict, reply, .. }) in self.done.iter_mut().chain(&mut self.left) {
             if *verdict != Verdict::Accepted && refusal::asks_for_tls(reply) {
-                *reply = reply.clone().behind(why);
+                *reply = reply.clone().after(why);
             }
         }
     }
@@ -73,12 +74,12 @@ pub(in crate::smtp) struct OutgoingMessage<'a> {
 /// The recipients of the envelope for one transaction.
 #[derive(Clone, Copy)]
 pub(in crate::smtp) struct Batch<'a> {
-    /// Positions of the recipients.
-    pub places: &'a [usize],
+    /// Positions of the recipients in the envelope.
+    pub positions: &'a [usize],
     /// Maximum recipients to send in RCPT.
-    pub most: usize,
+    pub max_recipients: usize,
     /// Whether an earlier transaction was for other recipients of the envelope.
-    pub is_further: bool,
+    pub is_continuation: bool,
 }
 
 /// Where a message has bytes above 127.

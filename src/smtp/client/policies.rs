@@ -1,5 +1,5 @@
-//! How sessions are opened: to each relay as configured, to mail exchangers by the TLS requirements for the recipient's
-//! domain.
+//! Determines how sessions are opened: to each relay as configured, to mail exchangers by the TLS requirements of the
+//! recipient's domain.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -27,7 +27,8 @@ pub(in crate::smtp) struct Policies {
     /// Resolver for the names of relays; `None` for the system's.
     dns: Option<TokioResolver>,
     guard: Arc<MxGuard>,
-    made: u32,
+    /// Number of policies created; the last id.
+    count: u32,
 }
 
 impl Policies {
@@ -35,7 +36,7 @@ impl Policies {
         let dns = settings.dns.map(|server| resolver(Some(server))).transpose();
         let dns = dns.map_err(|error| SetupError::Dns(error.to_string()))?;
         let guard = Arc::new(settings.mx_guard());
-        Ok(Self { client: client_id(&settings.hostname)?, settings, dns, guard, made: 0 })
+        Ok(Self { client: client_id(&settings.hostname)?, settings, dns, guard, count: 0 })
     }
 
     pub fn settings(&self) -> &Settings {
@@ -44,19 +45,19 @@ impl Policies {
 
     /// Returns every route's relays. Routes with the same relay share it and its connections.
     pub fn relays(&mut self) -> Result<HashMap<RouteName, Vec<Arc<Server>>>, SetupError> {
-        let rest = self.settings.relay.iter().map(|relay| (RouteName::Relay, vec![relay.clone()]));
+        let default = self.settings.relay.iter().map(|relay| (RouteName::Relay, vec![relay.clone()]));
         let named = self.settings.routes.iter().map(|(name, relays)| (RouteName::Named(name.clone()), relays.clone()));
-        let lists: Vec<_> = rest.chain(named).collect();
-        let mut known: Vec<(Relay, Arc<Server>)> = Vec::new();
+        let lists: Vec<_> = default.chain(named).collect();
+        let mut created: Vec<(Relay, Arc<Server>)> = Vec::new();
         let mut routes = HashMap::new();
         for (name, relays) in lists {
             let mut servers = Vec::with_capacity(relays.len());
             for relay in relays {
-                let server = match known.iter().find(|(known, _)| *known == relay) {
+                let server = match created.iter().find(|(other, _)| *other == relay) {
                     Some((_, server)) => server.clone(),
                     None => Arc::new(self.relay(&relay)?),
                 };
-                known.push((relay, server.clone()));
+                created.push((relay, server.clone()));
                 servers.push(server);
             }
             routes.insert(name, servers);
@@ -79,7 +80,7 @@ impl Policies {
 
     /// Returns the policies for mail exchangers.
     pub fn mx(&mut self) -> Result<MxPolicies, SetupError> {
-        let (ca_file, asked) = (self.settings.mta_sts.ca_file.clone(), self.settings.mx_tls.clone());
+        let (ca_file, tls_modes) = (self.settings.mta_sts.ca_file.clone(), self.settings.mx_tls.clone());
         let mut policy = |mode| self.policy(mode, ca_file.as_deref());
         Ok(MxPolicies {
             none: Arc::new(policy(TlsMode::None)?),
@@ -87,14 +88,14 @@ impl Policies {
             probing: Arc::new(Policy { tls: Tls::probing(ca_file.as_deref())?, ..policy(TlsMode::Opportunistic)? }),
             required: Arc::new(policy(TlsMode::Required)?),
             verified: Arc::new(policy(TlsMode::Verified)?),
-            asked,
+            tls_modes,
         })
     }
 
     fn policy(&mut self, mode: TlsMode, ca_file: Option<&Path>) -> Result<Policy, SetupError> {
-        self.made += 1;
+        self.count += 1;
         Ok(Policy {
-            id: self.made,
+            id: self.count,
             client: self.client.clone(),
             mode,
             implicit_tls: false,
@@ -104,7 +105,7 @@ impl Policies {
             dns: self.dns.clone(),
             guard: Some(self.guard.clone()),
             connections: self.settings.connections,
-            mails: self.settings.mails_per_connection,
+            max_messages: self.settings.mails_per_connection,
             age: self.settings.connection_age,
             idle: self.settings.mx_idle,
             timeouts: self.settings.timeouts.clone(),
@@ -120,15 +121,16 @@ pub(in crate::smtp) struct MxPolicies {
     probing: Arc<Policy>,
     required: Arc<Policy>,
     pub verified: Arc<Policy>,
-    asked: BTreeMap<String, TlsMode>,
+    /// The configured modes by recipient domain; `*` applies to all others.
+    tls_modes: BTreeMap<String, TlsMode>,
 }
 
 impl MxPolicies {
     /// Returns the policy for a domain's mail exchangers: the stricter of the configuration and the domain's MTA-STS
     /// policy.
-    pub fn towards(&self, domain: &str, sts: Option<sts::Mode>) -> &Arc<Policy> {
-        let asked = self.asked.get(domain).or_else(|| self.asked.get("*")).copied();
-        match (asked.unwrap_or(TlsMode::Opportunistic), sts) {
+    pub fn for_domain(&self, domain: &str, sts: Option<sts::Mode>) -> &Arc<Policy> {
+        let configured = self.tls_modes.get(domain).or_else(|| self.tls_modes.get("*")).copied();
+        match (configured.unwrap_or(TlsMode::Opportunistic), sts) {
             (TlsMode::Verified, _) | (_, Some(sts::Mode::Enforce)) => &self.verified,
             (TlsMode::Required, _) => &self.required,
             (TlsMode::Opportunistic, Some(sts::Mode::Testing)) => &self.probing,
@@ -144,9 +146,9 @@ fn client_id(hostname: &str) -> Result<ClientId, SetupError> {
         Ok(IpAddr::V6(ip)) => return Ok(ClientId::Ipv6(ip)),
         Err(_) => {}
     }
-    let fits = (1..=255).contains(&hostname.len())
+    let is_valid = (1..=255).contains(&hostname.len())
         && hostname.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
-    if fits { Ok(ClientId::Domain(hostname.to_owned())) } else { Err(SetupError::Hostname(hostname.to_owned())) }
+    if is_valid { Ok(ClientId::Domain(hostname.to_owned())) } else { Err(SetupError::Hostname(hostname.to_owned())) }
 }
 
 #[cfg(test)]
@@ -154,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_would_break_ehlo_is_refused() {
+    fn a_host_name_that_is_invalid_in_ehlo_is_refused() {
         assert_eq!(client_id("mail.acme.test").unwrap().to_string(), "mail.acme.test");
         assert_eq!(client_id("192.0.2.1").unwrap().to_string(), "[192.0.2.1]");
         assert_eq!(client_id("2001:db8::1").unwrap().to_string(), "[IPv6:2001:db8::1]");
@@ -164,12 +166,12 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_goes_before_the_rest_and_mta_sts_only_adds() {
+    fn domain_mode_precedes_default_and_mta_sts_only_tightens() {
         let mx_tls = [("bank.test", TlsMode::Verified), ("*", TlsMode::None)];
         let mx_tls = mx_tls.map(|(domain, mode)| (domain.to_owned(), mode)).into();
         let settings = Settings { mx_tls, ..Settings::default() };
         let mx = Policies::new(settings).unwrap().mx().unwrap();
-        let mode = |domain, sts| mx.towards(domain, sts).mode;
+        let mode = |domain, sts| mx.for_domain(domain, sts).mode;
         assert_eq!((mode("bank.test", None), mode("other.test", None)), (TlsMode::Verified, TlsMode::None));
         assert_eq!(mode("other.test", Some(sts::Mode::Testing)), TlsMode::None);
         assert_eq!(mode("other.test", Some(sts::Mode::Enforce)), TlsMode::Verified);

@@ -12,8 +12,8 @@ pub struct SendOptions<'a> {
     pub urgent: bool,
     /// Limits of the message's lane.
     pub limits: Limits,
-    /// Called before the message is begun, before its text, and before the end of a long one.
-    pub watch: &'a dyn SendGuard,
+    /// Decides before MAIL, before the message text and before the end of a long text whether to continue.
+    pub guard: &'a dyn SendGuard,
 }
 
 /// Limits of a lane. The default is the settings' limits, over connections that all lanes share.
@@ -21,42 +21,42 @@ pub struct SendOptions<'a> {
 pub struct Limits {
     /// Id of a lane with its own connections; `None` for shared ones.
     pub lane: Option<i64>,
-    /// Maximum connections of the lane over all its servers, including idle ones; at least 1. Each destination also
-    /// keeps to the settings' limit. Only used with `lane`; the last call's value applies.
+    /// Maximum connections of the lane over all its servers, including idle ones; at least 1. The limit of each
+    /// destination applies too. Only used with `lane`; the last call's value applies.
     pub connections: Option<usize>,
     /// Maximum messages over one connection, instead of the settings' number.
     pub mails_per_connection: Option<u32>,
 }
 
-/// Decides whether a message is still to be sent. A closure implements [`SendGuard::go`].
+/// Decides whether a message is still to be sent. A closure implements [`SendGuard::may_start`].
 pub trait SendGuard: Sync {
-    /// Called once a session is open and before anything of this message is sent.
-    fn go(&self) -> bool;
+    /// Called when a session is open, before MAIL is sent. `false` withdraws the message, and no attempt was made.
+    fn may_start(&self) -> bool;
 
-    /// Awaited once, when the server waits for the text, before its first byte. `accepted` are the envelope positions
-    /// of the recipients that the server accepted, at least one. `false` closes the connection, and no attempt was
-    /// made.
-    fn before_text<'a>(&'a self, accepted: &'a [usize]) -> BoxFuture<'a, bool> {
+    /// Awaited once per transaction, after the server's 354 and before the first byte of the message text. `accepted`
+    /// are the envelope positions of the recipients that the server accepted, at least one. `false` closes the
+    /// connection, and no attempt was made.
+    fn may_send_text<'a>(&'a self, accepted: &'a [usize]) -> BoxFuture<'a, bool> {
         let _ = accepted;
         ready(true).boxed()
     }
 
     /// Called before the write that ends a text of several writes, which may have taken long. `false` closes the
     /// connection, and no attempt was made: the server has not received the end.
-    fn before_end(&self) -> bool {
+    fn may_finish(&self) -> bool {
         true
     }
 
-    /// Called with the outcomes of recipients, by envelope position, that are final while others go in a further
-    /// transaction. The call returns them again at the end. The implementation must save them, so that these recipients
-    /// get no duplicate if the process dies before.
-    fn settled(&self, outcomes: Vec<(usize, Outcome)>) {
+    /// Called before a further transaction for other recipients, with the outcomes that are already final, by envelope
+    /// position. [`Sender::send_if`](crate::smtp::Sender::send_if) returns them again at the end. The implementation
+    /// must save them at once, so that these recipients get no duplicate if the process dies before that.
+    fn recipients_done(&self, outcomes: Vec<(usize, Outcome)>) {
         let _ = outcomes;
     }
 }
 
 impl<F: Fn() -> bool + Sync> SendGuard for F {
-    fn go(&self) -> bool {
+    fn may_start(&self) -> bool {
         self()
     }
 }

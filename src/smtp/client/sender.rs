@@ -1,4 +1,4 @@
-//! Connects the parts: route → servers → session → transaction → one outcome per recipient.
+//! Sends a message: route → servers → session → transaction → one outcome per recipient.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,13 +10,13 @@ use tokio::time::{Instant, timeout_at};
 use super::connection::handshake::Refusal;
 use super::failover::{self, Server};
 use super::mx::Resolver;
-use super::mx::direct::{Direct, Way};
+use super::mx::direct::{Direct, MxPlan};
 use super::outgoing_message::{EightBit, Judgement, OutgoingMessage};
 use super::policies::Policies;
 use super::pool::Pools;
 use super::route::{Envelope, Route};
 use super::send_options::{Limits, SendOptions};
-use super::server_delivery::{NotBegun, ServerDelivery};
+use super::server_delivery::{NotAttempted, ServerDelivery};
 use super::settings::{Settings, SetupError};
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 use crate::domain::routing::RouteName;
@@ -26,17 +26,17 @@ use crate::domain::routing::RouteName;
 /// Must be used inside a Tokio runtime.
 pub struct Sender {
     pub(in crate::smtp) relays: HashMap<RouteName, Vec<Arc<Server>>>,
-    /// Direct delivery, or why it is unavailable; only a sender with a relay can be created without.
+    /// Direct delivery, or why it is unavailable. Only a sender with a relay can be created without it.
     direct: Result<Direct, String>,
     pools: Arc<Pools>,
     /// How long a message waits for a free connection.
-    patience: Duration,
-    /// The same if another server can be tried.
-    patience_or_next: Duration,
+    acquire_timeout: Duration,
+    /// How long it waits if another server can be tried.
+    failover_timeout: Duration,
 }
 
-/// The server used, and the judgement of each recipient.
-type Handed = (Peer, Vec<Judgement>);
+/// The server that was used, and the judgement of each recipient.
+type Delivered = (Peer, Vec<Judgement>);
 
 impl fmt::Debug for Sender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,7 +54,7 @@ impl Sender {
                 return Err(SetupError::Zero(what));
             }
         }
-        let (patience, patience_or_next) = (settings.timeouts.slot, settings.timeouts.slot_or_next);
+        let (acquire_timeout, failover_timeout) = (settings.timeouts.slot, settings.timeouts.slot_or_next);
         let mut policies = Policies::new(settings)?;
         let (relays, mx) = (policies.relays()?, policies.mx()?);
         let settings = policies.settings();
@@ -63,7 +63,7 @@ impl Sender {
             Err(error) if settings.relay.is_some() => Err(error.to_string()),
             Err(error) => return Err(SetupError::Dns(error.to_string())),
         };
-        Ok(Self { relays, direct, pools: Arc::default(), patience, patience_or_next })
+        Ok(Self { relays, direct, pools: Arc::default(), acquire_timeout, failover_timeout })
     }
 
     /// Sends one message to all recipients of the envelope, which must share the route. Returns one outcome per
@@ -72,34 +72,34 @@ impl Sender {
     /// `mime` must have CRLF line ends. Dropping the call closes its connection; whether the server accepted the
     /// message is then unknown.
     pub async fn send(&self, route: &Route, envelope: &Envelope, mime: &[u8]) -> Vec<Outcome> {
-        let terms = SendOptions { urgent: true, limits: Limits::default(), watch: &|| true };
-        self.send_if(route, envelope, mime, &terms).await.unwrap_or_else(|NotBegun(reply)| {
+        let options = SendOptions { urgent: true, limits: Limits::default(), guard: &|| true };
+        self.send_if(route, envelope, mime, &options).await.unwrap_or_else(|NotAttempted(reply)| {
             let (verdict, stage, duration) = (Verdict::Temporary, Stage::Connect, Duration::ZERO);
             vec![Outcome { verdict, reply, peer: Peer::default(), duration, stage }; envelope.to.len()]
         })
     }
 
-    /// Sends like [`Sender::send`], with these options. Returns an error, and makes no attempt, if they stop the
-    /// message or no session becomes free in time.
+    /// Sends like [`Sender::send`], with these options. Returns an error, and makes no attempt, if the send guard
+    /// withdraws the message or no session becomes free in time.
     pub async fn send_if(
         &self,
         route: &Route,
         envelope: &Envelope,
         mime: &[u8],
-        terms: &SendOptions<'_>,
-    ) -> Result<Vec<Outcome>, NotBegun> {
+        options: &SendOptions<'_>,
+    ) -> Result<Vec<Outcome>, NotAttempted> {
         let started = Instant::now();
         if envelope.to.is_empty() {
             return Ok(Vec::new());
         }
         let message = OutgoingMessage { envelope, mime, eight_bit: EightBit::detect(mime) };
-        let (peer, judgements) = self.deliver(route, message, terms).await?;
+        let (peer, judgements) = self.deliver(route, message, options).await?;
         let duration = started.elapsed();
         Ok(judgements.into_iter().map(|judgement| judgement.into_outcome(peer.clone(), duration)).collect())
     }
 
-    /// Returns whether messages on this route go to this peer: to the route's relays, or to mail exchangers.
-    pub fn leads_to(&self, route: &RouteName, peer: &Peer) -> bool {
+    /// Returns whether `peer` is a server of this route: one of its relays, or a mail exchanger.
+    pub fn route_includes(&self, route: &RouteName, peer: &Peer) -> bool {
         let is_relay = |mx: &String| {
             self.relays.get(route).is_some_and(|relays| relays.iter().any(|relay| relay.destination.host == *mx))
         };
@@ -111,13 +111,13 @@ impl Sender {
         self.pools.open_connections(lane)
     }
 
-    /// Begins no more messages from now on: calls that wait for a connection, and new calls, fail at once. Messages
-    /// being sent are not interrupted.
-    pub fn turn_away(&self) {
-        self.pools.turn_away();
+    /// Stops starting messages: calls that wait for a connection, and new calls, fail at once. Messages being sent are
+    /// not interrupted.
+    pub fn stop_starting(&self) {
+        self.pools.stop_starting();
     }
 
-    /// Begins no more messages, and ends idle sessions within the time-out for QUIT.
+    /// Stops starting messages, and ends idle sessions within the time-out for QUIT.
     pub async fn close(&self) {
         self.pools.close().await;
     }
@@ -126,46 +126,47 @@ impl Sender {
         &self,
         route: &Route,
         message: OutgoingMessage<'_>,
-        terms: &SendOptions<'_>,
-    ) -> Result<Handed, NotBegun> {
-        let patience = Instant::now() + self.patience;
-        let lane = terms.limits.lane.map(|id| self.pools.lane(id, terms.limits.connections));
-        let _turn = match &lane {
+        options: &SendOptions<'_>,
+    ) -> Result<Delivered, NotAttempted> {
+        let acquire_deadline = Instant::now() + self.acquire_timeout;
+        let lane = options.limits.lane.map(|id| self.pools.lane(id, options.limits.connections));
+        let _permit = match &lane {
             Some(lane) => {
-                let turn = self.pools.before_mail(timeout_at(patience, lane.turn())).await?;
-                Some(turn.map_err(|_| NotBegun::because("all connections of its lane stayed in use"))?)
+                let permit = self.pools.unless_stopping(timeout_at(acquire_deadline, lane.acquire_message())).await?;
+                Some(permit.map_err(|_| NotAttempted::because("all connections of its lane stayed in use"))?)
             }
             None => None,
         };
-        let patience_or_next = self.patience_or_next;
+        let failover_timeout = self.failover_timeout;
         let (pools, lane, started) = (&self.pools, lane.as_ref(), Instant::now());
-        let call = ServerDelivery { pools, message, terms, lane, patience, patience_or_next, started, sts: None };
+        let call =
+            ServerDelivery { pools, message, options, lane, acquire_deadline, failover_timeout, started, sts: None };
         match route {
-            Route::Relay(name) => self.through(name, &call).await,
-            Route::Mx { domain } => self.to_exchangers(domain, &call).await,
+            Route::Relay(name) => self.send_to_relays(name, &call).await,
+            Route::Mx { domain } => self.send_to_mx(domain, &call).await,
         }
     }
 
     /// Sends to the first of a route's relays that accepts the transaction.
-    async fn through(&self, name: &RouteName, call: &ServerDelivery<'_>) -> Result<Handed, NotBegun> {
+    async fn send_to_relays(&self, name: &RouteName, call: &ServerDelivery<'_>) -> Result<Delivered, NotAttempted> {
         let relays = self.relays.get(name).map(Vec::as_slice).unwrap_or_default();
         if relays.is_empty() {
             let why = format!("no relay is configured for {name}");
-            return Ok(call.everyone(Peer::default(), unset(why)));
+            return Ok(call.same_for_all(Peer::default(), unavailable(why)));
         }
         let relays = relays.iter().map(|relay| relay.candidate()).collect();
         Ok(failover::deliver(relays, call).await?.unwrap_or_else(|refusal| call.refused(refusal)))
     }
 
     /// Sends to the first of a domain's mail exchangers that accepts the transaction.
-    async fn to_exchangers(&self, domain: &str, call: &ServerDelivery<'_>) -> Result<Handed, NotBegun> {
-        let for_all = |judgement| call.everyone(Peer { is_final: true, ..Peer::default() }, judgement);
+    async fn send_to_mx(&self, domain: &str, call: &ServerDelivery<'_>) -> Result<Delivered, NotAttempted> {
+        let for_all = |judgement| call.same_for_all(Peer { is_final: true, ..Peer::default() }, judgement);
         let direct = match &self.direct {
             Ok(direct) => direct,
-            Err(reason) => return Ok(for_all(unset(reason.clone()))),
+            Err(reason) => return Ok(for_all(unavailable(reason.clone()))),
         };
-        let Way { servers, policy, sts } = match self.pools.before_mail(direct.way(domain)).await? {
-            Ok(way) => way,
+        let MxPlan { servers, policy, sts } = match self.pools.unless_stopping(direct.plan(domain)).await? {
+            Ok(plan) => plan,
             Err(judgement) => return Ok(for_all(judgement)),
         };
         let servers = servers.iter().map(|destination| direct.server_health.candidate(destination, &policy)).collect();
@@ -185,7 +186,7 @@ impl Sender {
     }
 }
 
-/// A failure on our side, unrelated to the destination.
-fn unset(why: String) -> Judgement {
-    Judgement::new(Verdict::Temporary, Stage::Mail, Reply::ours_with(4, 3, 5, why))
+/// A failure of this service's setup, unrelated to the destination.
+fn unavailable(why: String) -> Judgement {
+    Judgement::new(Verdict::Temporary, Stage::Mail, Reply::local_error_with(4, 3, 5, why))
 }

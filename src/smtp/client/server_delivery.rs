@@ -1,4 +1,4 @@
-//! One message to one server: a connection permit, a session, the transaction.
+//! Sends one message to one server: acquires a connection permit and a session, and runs the transactions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +17,14 @@ use super::transaction::recipient_limit::RecipientLimit;
 use crate::domain::outcome::{Peer, Reply, Stage, Verdict};
 use crate::smtp::sts;
 
-/// No attempt was made: every connection stayed in use, or the message was canceled. Contains the reason.
+/// No attempt was made: every connection stayed in use, the send guard withdrew the message, or the service is
+/// stopping. Contains the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotBegun(pub Reply);
+pub struct NotAttempted(pub Reply);
 
-impl NotBegun {
+impl NotAttempted {
     pub(in crate::smtp) fn because(why: impl Into<String>) -> Self {
-        Self(Reply::ours_with(4, 3, 2, why))
+        Self(Reply::local_error_with(4, 3, 2, why))
     }
 }
 
@@ -31,16 +32,16 @@ impl NotBegun {
 #[derive(Debug)]
 pub(in crate::smtp) enum Failure {
     /// No attempt was made, and no other server is to be tried.
-    NotBegun(NotBegun),
+    NotAttempted(NotAttempted),
     /// No attempt was made; the next server may be tried.
-    Busy(NotBegun),
+    Busy(NotAttempted),
     /// No session could be opened; the next server may be tried.
     Refused(Refusal),
 }
 
-impl From<NotBegun> for Failure {
-    fn from(not_begun: NotBegun) -> Self {
-        Self::NotBegun(not_begun)
+impl From<NotAttempted> for Failure {
+    fn from(not_attempted: NotAttempted) -> Self {
+        Self::NotAttempted(not_attempted)
     }
 }
 
@@ -49,14 +50,14 @@ impl From<NotBegun> for Failure {
 pub(in crate::smtp) struct ServerDelivery<'a> {
     pub pools: &'a Arc<Pools>,
     pub message: OutgoingMessage<'a>,
-    pub terms: &'a SendOptions<'a>,
+    pub options: &'a SendOptions<'a>,
     /// The lane, if it has its own connections.
     pub lane: Option<&'a Arc<Lane>>,
-    /// Until when the message waits for a free connection.
-    pub patience: Instant,
-    /// How long it waits if there is another server to try.
-    pub patience_or_next: Duration,
-    /// When the delivery began.
+    /// Deadline of the wait for a free connection.
+    pub acquire_deadline: Instant,
+    /// Maximum wait for a free connection if another server can be tried.
+    pub failover_timeout: Duration,
+    /// Start of the delivery.
     pub started: Instant,
     /// The MTA-STS policy to report in outcomes.
     pub sts: Option<&'a sts::Policy>,
@@ -65,8 +66,8 @@ pub(in crate::smtp) struct ServerDelivery<'a> {
 /// The wait for a connection to one server.
 pub(in crate::smtp) struct Wait<'a> {
     pub until: Instant,
-    /// Returns whether the server was found unreachable in the meantime.
-    pub is_vain: &'a (dyn Fn() -> bool + Sync),
+    /// Returns whether the server was found unreachable during the wait.
+    pub is_unreachable: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl ServerDelivery<'_> {
@@ -79,37 +80,38 @@ impl ServerDelivery<'_> {
         limit: &RecipientLimit,
     ) -> Result<(Peer, Vec<Judgement>), Failure> {
         let pool = self.pools.pool(destination, policy, self.lane);
-        let (pool, gate) = pool.map_err(|error| refusal(destination, policy, error.to_string()))?;
-        let pass = self.pools.before_mail(timeout_at(wait.until, gate.enter(self.terms.urgent))).await?;
-        let _pass = pass.map_err(|_| busy(destination, policy))?.map_err(|_| stopping())?;
-        if (wait.is_vain)() {
+        let (pool, limiter) = pool.map_err(|error| refusal(destination, policy, error.to_string()))?;
+        let permit = self.pools.unless_stopping(timeout_at(wait.until, limiter.acquire(self.options.urgent))).await?;
+        let _permit = permit.map_err(|_| busy(destination, policy))?.map_err(|_| stopping())?;
+        if (wait.is_unreachable)() {
             let why = format!("{} became unreachable during the wait", destination.host);
-            return Err(Failure::Busy(NotBegun::because(why)));
+            return Err(Failure::Busy(NotAttempted::because(why)));
         }
         let mut results = TransactionResults::new(self.message.envelope.to.len());
         loop {
             match self.one_transaction(&pool, destination, policy, &mut results, limit).await {
-                Ok(()) if results.may_go_on => self.settle(&mut results),
+                Ok(()) if results.has_next_transaction => self.report_judged(&mut results),
                 Ok(()) => return Ok(results.into_all()),
                 // Judged recipients are final, whatever happens to the others.
-                Err(_) if results.has_begun() => return Ok(results.into_all()),
+                Err(_) if results.is_continuation() => return Ok(results.into_all()),
                 Err(failure) => return Err(failure),
             }
         }
     }
 
     /// Reports the recipients judged by the last transaction to the send guard.
-    fn settle(&self, results: &mut TransactionResults) {
-        let fresh = std::mem::take(&mut results.fresh);
-        let judged = fresh.into_iter().filter_map(|place| Some((place, results.judged[place].clone()?)));
-        let (places, mut judgements): (Vec<usize>, Vec<Judgement>) = judged.unzip();
+    fn report_judged(&self, results: &mut TransactionResults) {
+        let newly_judged = std::mem::take(&mut results.newly_judged);
+        let judged =
+            newly_judged.into_iter().filter_map(|position| Some((position, results.judged[position].clone()?)));
+        let (positions, mut judgements): (Vec<usize>, Vec<Judgement>) = judged.unzip();
         let mut peer = results.peer.clone();
         if let Some(sts) = self.sts {
             sts.report(&mut peer, &mut judgements);
         }
         let duration = self.started.elapsed();
         let outcome = |judgement: Judgement| judgement.into_outcome(peer.clone(), duration);
-        self.terms.watch.settled(places.into_iter().zip(judgements.into_iter().map(outcome)).collect());
+        self.options.guard.recipients_done(positions.into_iter().zip(judgements.into_iter().map(outcome)).collect());
     }
 
     /// Runs one transaction for the recipients that have no judgement yet.
@@ -122,20 +124,22 @@ impl ServerDelivery<'_> {
         limit: &RecipientLimit,
     ) -> Result<(), Failure> {
         loop {
-            // Boxed once: it would otherwise be moved, and stored, several times.
+            // Boxed, because the future would otherwise be moved and stored several times.
             let session = Box::pin(self.session(pool, destination, policy));
-            let (mut slot, mut session) = self.pools.before_mail(session).await??;
-            let was_idle = session.mails > 0;
-            if !self.terms.watch.go() {
+            let (mut slot, mut session) = self.pools.unless_stopping(session).await??;
+            let was_idle = session.messages > 0;
+            if !self.options.guard.may_start() {
                 slot.0 = Some(session);
-                return Err(called_off());
+                return Err(withdrawn());
             }
-            let most = limit.get(Instant::now());
-            let batch = Batch { places: &results.places, most, is_further: results.has_begun() };
-            let ending = transaction::run(&mut session, self.message, batch, &policy.timeouts, self.terms.watch).await;
+            let max_recipients = limit.get(Instant::now());
+            let batch =
+                Batch { positions: &results.positions, max_recipients, is_continuation: results.is_continuation() };
+            let ending =
+                transaction::run(&mut session, self.message, batch, &policy.timeouts, self.options.guard).await;
             let peer = session.peer.clone();
             if session.broken {
-                if session.may_part {
+                if session.send_quit {
                     session.quit(policy).await;
                 }
                 drop(session);
@@ -145,17 +149,17 @@ impl ServerDelivery<'_> {
             }
             match ending {
                 Ending::Judged(judged) => {
-                    if let Some(taken) = judged.limit {
-                        limit.learn(taken, Instant::now());
+                    if let Some(accepted) = judged.limit {
+                        limit.observe(accepted, Instant::now());
                     }
-                    results.take(peer, judged, most);
+                    results.add(peer, judged, max_recipients);
                     return Ok(());
                 }
-                Ending::CalledOff => return Err(called_off()),
-                // The session timed out on the server: not an attempt. The other idle sessions have probably timed out
-                // too, so the next one is new. Each round uses up an idle session, so the loop ends.
-                Ending::HungUp(_) if was_idle => drop(take_idle(pool, |_| false)),
-                Ending::HungUp(reply) => {
+                Ending::Withdrawn => return Err(withdrawn()),
+                // The server closed the idle session, so no attempt was made. It has probably closed the other idle
+                // sessions too, so they are dropped. The loop ends, because each round uses up an idle session.
+                Ending::ServerClosed(_) if was_idle => drop(take_idle(pool, |_| false)),
+                Ending::ServerClosed(reply) => {
                     results.stop(peer, &Judgement::new(Verdict::Temporary, Stage::Mail, reply));
                     return Ok(());
                 }
@@ -164,13 +168,13 @@ impl ServerDelivery<'_> {
     }
 
     /// Returns the same judgement for all recipients.
-    pub fn everyone(&self, peer: Peer, judgement: Judgement) -> (Peer, Vec<Judgement>) {
+    pub fn same_for_all(&self, peer: Peer, judgement: Judgement) -> (Peer, Vec<Judgement>) {
         (peer, vec![judgement; self.message.envelope.to.len()])
     }
 
-    /// Returns a judgement for all recipients if no server accepted a session or the transaction.
+    /// Returns the judgement of all recipients after no server accepted a session or the transaction.
     pub fn refused(&self, Refusal { peer, stage, reply }: Refusal) -> (Peer, Vec<Judgement>) {
-        self.everyone(peer, Judgement::new(Verdict::Temporary, stage, reply))
+        self.same_for_all(peer, Judgement::new(Verdict::Temporary, stage, reply))
     }
 
     /// Returns a session that may carry this message, and its slot in the pool.
@@ -183,7 +187,7 @@ impl ServerDelivery<'_> {
         loop {
             let mut slot = pool.get().await.map_err(|error| match error {
                 PoolError::Backend(NoSession::Refused(refused)) => Failure::Refused(refused),
-                PoolError::Backend(NoSession::NoPlace) | PoolError::Timeout(TimeoutType::Wait) => {
+                PoolError::Backend(NoSession::LaneBusy) | PoolError::Timeout(TimeoutType::Wait) => {
                     busy(destination, policy)
                 }
                 PoolError::Closed => stopping(),
@@ -192,9 +196,9 @@ impl ServerDelivery<'_> {
                 }
             })?;
             let Some(mut session) = slot.0.take() else { continue };
-            session.most_mails = self.terms.limits.mails_per_connection;
+            session.max_messages = self.options.limits.mails_per_connection;
             // A session may have been used by a lane with a higher limit.
-            if session.mails > 0 && session.is_worn(policy) {
+            if session.messages > 0 && session.must_close(policy) {
                 session.quit(policy).await;
                 drop(session);
                 drop(Object::take(slot));
@@ -208,72 +212,80 @@ impl ServerDelivery<'_> {
 /// Results for a message's recipients over several transactions.
 struct TransactionResults {
     judged: Vec<Option<Judgement>>,
-    /// The recipients judged by the last transaction.
-    fresh: Vec<usize>,
-    /// The recipients without a judgement.
-    places: Vec<usize>,
+    /// The positions of the recipients judged by the last transaction.
+    newly_judged: Vec<usize>,
+    /// The positions of the recipients without a judgement.
+    positions: Vec<usize>,
     /// Their judgements if no further transaction follows.
     left: Vec<Judgement>,
     /// Whether a further transaction follows.
-    may_go_on: bool,
+    has_next_transaction: bool,
     peer: Peer,
 }
 
 impl TransactionResults {
     fn new(recipients: usize) -> Self {
-        let (judged, places) = (vec![None; recipients], (0..recipients).collect());
-        Self { judged, fresh: Vec::new(), places, left: Vec::new(), may_go_on: false, peer: Peer::default() }
+        let (judged, positions) = (vec![None; recipients], (0..recipients).collect());
+        Self {
+            judged,
+            newly_judged: Vec::new(),
+            positions,
+            left: Vec::new(),
+            has_next_transaction: false,
+            peer: Peer::default(),
+        }
     }
 
-    /// Returns whether a transaction has judged a recipient, or lowered the limit.
-    fn has_begun(&self) -> bool {
+    /// Returns whether an earlier transaction left recipients for the next one.
+    fn is_continuation(&self) -> bool {
         !self.left.is_empty()
     }
 
-    /// Adds the result of a transaction with at most `most` recipients. Another one follows if this one made progress:
-    /// judgements, or a lower limit.
-    fn take(&mut self, peer: Peer, Judged { done, left, may_go_on, limit }: Judged, most: usize) {
-        let is_forward = !done.is_empty() || limit.is_some_and(|limit| limit < most);
-        for (place, judgement) in done {
-            self.judged[place] = Some(judgement);
-            self.fresh.push(place);
+    /// Adds the result of a transaction with at most `max_recipients` recipients. Another one follows only if this one
+    /// made progress: it judged a recipient, or lowered the limit.
+    fn add(&mut self, peer: Peer, judged: Judged, max_recipients: usize) {
+        let Judged { done, left, has_next_transaction, limit } = judged;
+        let made_progress = !done.is_empty() || limit.is_some_and(|limit| limit < max_recipients);
+        for (position, judgement) in done {
+            self.judged[position] = Some(judgement);
+            self.newly_judged.push(position);
         }
-        (self.places, self.left) = left.into_iter().unzip();
-        self.may_go_on = may_go_on && is_forward && !self.places.is_empty();
+        (self.positions, self.left) = left.into_iter().unzip();
+        self.has_next_transaction = has_next_transaction && made_progress && !self.positions.is_empty();
         self.peer = peer;
     }
 
     /// Gives this judgement to all recipients that have none.
     fn stop(&mut self, peer: Peer, judgement: &Judgement) {
-        self.left = vec![judgement.clone(); self.places.len()];
-        self.may_go_on = false;
+        self.left = vec![judgement.clone(); self.positions.len()];
+        self.has_next_transaction = false;
         self.peer = peer;
     }
 
     fn into_all(mut self) -> (Peer, Vec<Judgement>) {
-        for (place, judgement) in self.places.into_iter().zip(self.left) {
-            self.judged[place] = Some(judgement);
+        for (position, judgement) in self.positions.into_iter().zip(self.left) {
+            self.judged[position] = Some(judgement);
         }
-        let unsent = || Judgement::new(Verdict::Temporary, Stage::Mail, Reply::ours("not sent"));
-        (self.peer, self.judged.into_iter().map(|one| one.unwrap_or_else(unsent)).collect())
+        let unsent = || Judgement::new(Verdict::Temporary, Stage::Mail, Reply::local_error("not sent"));
+        (self.peer, self.judged.into_iter().map(|judgement| judgement.unwrap_or_else(unsent)).collect())
     }
 }
 
 fn refusal(destination: &Destination, policy: &Policy, why: String) -> Failure {
     let (mx, ip) = (Some(destination.host.clone()), destination.ip);
     let peer = Peer { mx, ip, tls: None, is_final: policy.is_final };
-    Failure::Refused(Refusal { peer, stage: Stage::Connect, reply: Reply::ours_with(4, 3, 2, why) })
+    Failure::Refused(Refusal { peer, stage: Stage::Connect, reply: Reply::local_error_with(4, 3, 2, why) })
 }
 
 fn busy(destination: &Destination, policy: &Policy) -> Failure {
     let why = format!("all {} connections to {} stayed in use", policy.connections, destination.host);
-    Failure::Busy(NotBegun::because(why))
+    Failure::Busy(NotAttempted::because(why))
 }
 
 fn stopping() -> Failure {
-    NotBegun::because("the service is stopping").into()
+    NotAttempted::because("the service is stopping").into()
 }
 
-fn called_off() -> Failure {
-    NotBegun::because("the message is no longer to be sent").into()
+fn withdrawn() -> Failure {
+    NotAttempted::because("the message must no longer be sent").into()
 }

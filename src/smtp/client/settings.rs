@@ -21,7 +21,7 @@ pub struct Settings {
     pub routes: BTreeMap<String, Vec<Relay>>,
     /// DNS server for mail exchangers and relays. `None` uses the system's; relays then also use the hosts file.
     pub dns: Option<SocketAddr>,
-    /// Port of mail exchangers: 25.
+    /// Port of mail exchangers; 25 except in tests.
     pub mx_port: u16,
     /// TLS mode by recipient domain; `*` applies to all other domains. Opportunistic if neither matches.
     pub mx_tls: BTreeMap<String, TlsMode>,
@@ -31,26 +31,27 @@ pub struct Settings {
     pub mails_per_connection: u32,
     /// Maximum age of a connection before it is replaced.
     pub connection_age: Duration,
-    /// How long an idle connection to the relay is kept.
+    /// Maximum idle time of a connection to a relay.
     pub relay_idle: Duration,
-    /// How long an idle connection to a mail exchanger is kept; they tolerate idle connections less.
+    /// Maximum idle time of a connection to a mail exchanger; mail exchangers close idle connections sooner than
+    /// relays.
     pub mx_idle: Duration,
     /// Time-outs.
     pub timeouts: Timeouts,
     /// Whether this machine may be a mail exchanger; for development and tests.
     pub allow_loopback_mx: bool,
-    /// Networks, in addition to public addresses and this machine, where mail exchangers may be.
+    /// Non-public networks, and names, that mail exchangers may have.
     pub allow_private_mx: Allowed,
-    /// Whether and how MTA-STS policies are followed.
+    /// Settings for MTA-STS policies.
     pub mta_sts: MtaSts,
 }
 
 /// Settings for MTA-STS policies (RFC 8461).
 #[derive(Debug, Clone)]
 pub struct MtaSts {
-    /// Whether policies are followed.
+    /// Whether policies are fetched and applied.
     pub enabled: bool,
-    /// Port of the HTTPS servers that publish policies: 443.
+    /// Port of the HTTPS servers that publish policies; 443 except in tests.
     pub port: u16,
     /// How long a domain's DNS record is cached.
     pub period: Duration,
@@ -94,30 +95,30 @@ impl Settings {
     }
 }
 
-/// Time-outs of RFC 5321 §4.5.3.2, and our own where it has none. Each is for a whole reply.
+/// Time-outs of RFC 5321 §4.5.3.2, and Postrider's own ("own") where the RFC has none. Each is for a whole reply.
 ///
-/// The commands of one message up to DATA together get `mail + rcpt + data` plus 10 s per recipient, and the message
-/// itself `block` plus its size at 8 KiB/s. This bounds the time of a server that is slow in every step.
+/// The time limit of all commands of a message up to DATA is `mail + rcpt + data` plus 10 s per recipient; that of the
+/// message text is `block` plus its size at 8 KiB/s. These bound the total time of a server that is slow in every step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For a free connection, if all are in use (ours: 300 s).
+    /// For a free connection, if all are in use (own: 300 s).
     pub slot: Duration,
-    /// For a free connection, if another server can be tried instead (ours: 10 s).
+    /// For a free connection, if another server can be tried instead (own: 10 s).
     pub slot_or_next: Duration,
-    /// For all DNS queries of a message together (ours: 20 s).
+    /// For all DNS queries of a message together (own: 20 s).
     pub dns: Duration,
-    /// For an MTA-STS policy, from connection to last byte (RFC 8461 §3.3 suggests 60 s; ours: 20 s).
+    /// For an MTA-STS policy, from connection to last byte (RFC 8461 §3.3 suggests 60 s; own: 20 s).
     pub policy: Duration,
-    /// To establish TCP with one address (ours: 30 s).
+    /// To establish TCP with one address (own: 30 s).
     pub connect: Duration,
     /// For the greeting (300 s).
     pub greeting: Duration,
-    /// For the reply to EHLO, HELO, STARTTLS, AUTH and RSET (ours, as for MAIL: 300 s).
+    /// For the reply to EHLO, HELO, STARTTLS, AUTH and RSET (own, as for MAIL: 300 s).
     pub ehlo: Duration,
-    /// For the TLS handshake (ours: 60 s).
+    /// For the TLS handshake (own: 60 s).
     pub tls: Duration,
-    /// For the opening of a session, from connection to the last reply before MAIL. Once it has passed with the servers
-    /// or addresses of one destination together, no third one is tried (ours: 600 s).
+    /// For opening a session, from the connection to the last reply before MAIL. After this time in total, no third
+    /// server or address of a destination is tried (own: 600 s).
     pub session: Duration,
     /// For the reply to MAIL (300 s).
     pub mail: Duration,
@@ -129,7 +130,7 @@ pub struct Timeouts {
     pub block: Duration,
     /// For the reply to the final dot (600 s).
     pub final_dot: Duration,
-    /// For the reply to QUIT, and for a last reply from a server that closes the connection (ours: 5 s).
+    /// For the reply to QUIT, and for a last reply from a server that closes the connection (own: 5 s).
     pub quit: Duration,
 }
 
@@ -160,7 +161,7 @@ impl Default for Timeouts {
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The host name is not valid in EHLO.
-    #[error("the host name {0:?} cannot be given in EHLO: it must be a host name or an IP address")]
+    #[error("the host name {0:?} is not valid in EHLO: it must be a host name or an IP address")]
     Hostname(String),
     /// A limit is zero.
     #[error("{0} must be at least 1")]

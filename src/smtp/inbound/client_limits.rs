@@ -1,4 +1,4 @@
-//! Limits per client: concurrent connections and messages a minute from one address, or from one /64 of IPv6.
+//! Limits per client: concurrent connections and messages per minute from one address, or from one /64 of IPv6.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -14,30 +14,30 @@ use crate::domain::network;
 use crate::limiter::peers::PeerCounts;
 use crate::telemetry::RateLimitedLog;
 
-/// Period over which the messages of one network are counted: all of them may come at once.
+/// Period of the message limit. A network may send all messages of a period at once.
 const MINUTE: TimeDelta = TimeDelta::minutes(1);
-/// The limit of sessions may be exceeded by one part in this many, plus one, while other sessions are ending.
+/// While evicted sessions are closing, the session limit may be exceeded by the limit divided by this number, plus one.
 pub(super) const EXCESS_DIVISOR: usize = 8;
-/// Number of networks above which those that may send a full minute's messages are forgotten.
-const REMEMBERED: usize = 4_096;
+/// Number of tracked networks above which those with an unused limit are removed.
+const TRACKED_NETWORKS: usize = 4_096;
 
 /// The limits of each client's network.
 #[derive(Debug)]
 pub(super) struct ClientLimits {
     max_connections: usize,
-    /// The limit on the messages of a network that sent none.
-    unused: Option<Gcra>,
-    /// Where [`ClientLimits::time`] begins.
+    /// The message limit of a network that has sent no message yet; `None` if messages are not limited.
+    initial_limit: Option<Gcra>,
+    /// The zero of [`ClientLimits::time`].
     started: Instant,
     state: Mutex<State>,
-    turned_away: RateLimitedLog,
-    refused: RateLimitedLog,
+    rejected_clients: RateLimitedLog,
+    refused_messages: RateLimitedLog,
 }
 
 #[derive(Debug, Default)]
 struct State {
     connections: PeerCounts,
-    /// The limit on each network's messages, until it is unused again.
+    /// The message limit of each network that has sent messages recently.
     messages: HashMap<IpAddr, Gcra>,
 }
 
@@ -52,16 +52,16 @@ impl ClientLimits {
     pub(super) fn new(settings: &Settings) -> Arc<Self> {
         Arc::new(Self {
             max_connections: settings.max_per_peer,
-            unused: settings.mails_per_minute.map(unused),
+            initial_limit: settings.messages_per_minute.map(per_minute),
             started: Instant::now(),
             state: Mutex::default(),
-            turned_away: RateLimitedLog::default(),
-            refused: RateLimitedLog::default(),
+            rejected_clients: RateLimitedLog::default(),
+            refused_messages: RateLimitedLog::default(),
         })
     }
 
-    /// Counts one more connection from this address, if the limit allows it or `evict` ends a session of the address's
-    /// network, which takes a moment to close.
+    /// Counts one more connection from this address, if the limit allows it or `evict` ends another session of the same
+    /// network. The limit may be exceeded for a short time, because an evicted session takes a moment to close.
     pub(super) fn enter(
         self: &Arc<Self>,
         address: IpAddr,
@@ -69,8 +69,8 @@ impl ClientLimits {
     ) -> Option<ClientConnection> {
         let network = network::owner(address);
         let mut state = self.state();
-        let (open, most) = (state.connections.get(network), self.max_connections);
-        if open >= most && (open > most + most / EXCESS_DIVISOR || !evict(network)) {
+        let (open, limit) = (state.connections.get(network), self.max_connections);
+        if open >= limit && (open > limit + limit / EXCESS_DIVISOR || !evict(network)) {
             return None;
         }
         state.connections.add(network);
@@ -78,19 +78,20 @@ impl ClientLimits {
     }
 
     /// Logs that a client was refused a session.
-    pub(super) fn note_turned_away(&self, peer: SocketAddr, why: &str) {
-        if let Some(count) = self.turned_away.note(Instant::now()) {
+    pub(super) fn log_rejected_client(&self, peer: SocketAddr, why: &str) {
+        if let Some(count) = self.rejected_clients.note(Instant::now()) {
             tracing::warn!(
                 event = "smtp_clients_refused",
                 %peer,
                 count,
                 why,
-                "refused SMTP clients, which may have had bounces; they should try again later"
+                "rejected SMTP clients, which may carry bounces; they should try again later"
             );
         }
     }
 
-    /// Returns the time for the limits: that of the monotonic clock, so that no change of the system's time affects them.
+    /// Returns the time by which the limits count. It is based on the monotonic clock, so changes of the system time do
+    /// not affect the limits.
     fn time(&self, now: Instant) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + now.saturating_duration_since(self.started)
     }
@@ -106,9 +107,9 @@ impl ClientConnection {
         self.network
     }
 
-    /// Logs that a message was refused before its text.
-    pub(super) fn note_refusal(&self, peer: SocketAddr, why: &str) {
-        if let Some(count) = self.limits.refused.note(Instant::now()) {
+    /// Logs that a message was refused at MAIL.
+    pub(super) fn log_refused_message(&self, peer: SocketAddr, why: &str) {
+        if let Some(count) = self.limits.refused_messages.note(Instant::now()) {
             tracing::warn!(
                 event = "smtp_messages_refused",
                 %peer,
@@ -119,20 +120,20 @@ impl ClientConnection {
         }
     }
 
-    /// Returns whether one more message may begin, and counts it.
+    /// Returns whether the limit allows one more message, and counts the message if so.
     pub(super) fn may_send(&self, now: Instant) -> bool {
-        let Some(unused) = self.limits.unused else { return true };
+        let Some(initial_limit) = self.limits.initial_limit else { return true };
         let now = self.limits.time(now);
         let messages = &mut self.limits.state().messages;
-        let limit = messages.get(&self.network).copied().unwrap_or(unused);
-        let may = limit.available(now) > 0;
-        if may {
-            if messages.len() >= REMEMBERED {
+        let limit = messages.get(&self.network).copied().unwrap_or(initial_limit);
+        let is_allowed = limit.available(now) > 0;
+        if is_allowed {
+            if messages.len() >= TRACKED_NETWORKS {
                 messages.retain(|_, limit| !limit.is_unused(now));
             }
             messages.insert(self.network, limit.take(1, now));
         }
-        may
+        is_allowed
     }
 }
 
@@ -147,10 +148,10 @@ impl Drop for ClientConnection {
     }
 }
 
-/// Returns a limit of this many messages a minute, all of which may come at once.
-fn unused(mails_per_minute: u32) -> Gcra {
-    // In whole microseconds, as the limit counts, so that a minute's messages fit into a minute.
-    let cost = (MINUTE.as_seconds_f64() * 1e6 / f64::from(mails_per_minute.max(1))).floor().max(1.0);
+/// Returns a limit of this many messages per minute, all of which may arrive at once.
+fn per_minute(messages_per_minute: u32) -> Gcra {
+    // The limit counts whole microseconds; rounding down lets all messages of a minute fit into it.
+    let cost = (MINUTE.as_seconds_f64() * 1e6 / f64::from(messages_per_minute.max(1))).floor().max(1.0);
     Gcra::new(1e6 / cost, DateTime::<Utc>::MIN_UTC).with_burst(MINUTE)
 }
 
@@ -160,8 +161,8 @@ mod tests {
 
     use super::*;
 
-    fn limits(max_per_peer: usize, mails_per_minute: Option<u32>) -> Arc<ClientLimits> {
-        ClientLimits::new(&Settings { max_per_peer, mails_per_minute, ..Settings::default() })
+    fn limits(max_per_peer: usize, messages_per_minute: Option<u32>) -> Arc<ClientLimits> {
+        ClientLimits::new(&Settings { max_per_peer, messages_per_minute, ..Settings::default() })
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -188,7 +189,7 @@ mod tests {
     fn a_session_of_the_same_network_is_evicted() {
         let limits = limits(1, None);
         let evicts = |network| network == ip("2001:db8::");
-        let first = limits.enter(ip("2001:db8::1"), |_| panic!("none has to end")).expect("a connection");
+        let first = limits.enter(ip("2001:db8::1"), |_| panic!("no session has to end")).expect("a connection");
         let second = limits.enter(ip("2001:db8::2"), evicts).expect("instead of the first");
         assert_eq!(second.network(), ip("2001:db8::"));
         assert!(limits.enter(ip("2001:db8::3"), evicts).is_none(), "the first has not ended");
@@ -207,26 +208,26 @@ mod tests {
         let later = now + Duration::from_secs(20);
         assert!(two.may_send(later) && !two.may_send(later));
         drop((one, two));
-        assert!(!enter("192.0.2.1").may_send(later), "remembered beyond its connections");
+        assert!(!enter("192.0.2.1").may_send(later), "the count outlives the connections");
     }
 
     #[test]
     fn a_minute_of_messages_may_come_at_once() {
-        for mails in [1, 7, 600, 999, 4_567] {
-            let (limits, now) = (limits(1, Some(mails)), Instant::now());
+        for messages in [1, 7, 600, 999, 4_567] {
+            let (limits, now) = (limits(1, Some(messages)), Instant::now());
             let client = enter(&limits, "192.0.2.1").unwrap();
-            let sent = (0..2 * mails).filter(|_| client.may_send(now)).count();
-            assert_eq!(sent, usize::try_from(mails).unwrap());
+            let sent = (0..2 * messages).filter(|_| client.may_send(now)).count();
+            assert_eq!(sent, usize::try_from(messages).unwrap());
         }
     }
 
     #[test]
-    fn the_number_of_remembered_addresses_is_bounded() {
+    fn the_number_of_tracked_networks_is_bounded() {
         let (limits, mut now) = (limits(9, Some(60)), Instant::now());
         for n in 0..20_000_u32 {
             assert!(limits.enter(IpAddr::from(n.to_be_bytes()), |_| false).unwrap().may_send(now));
             now += Duration::from_millis(1);
         }
-        assert!(limits.state().messages.len() <= REMEMBERED);
+        assert!(limits.state().messages.len() <= TRACKED_NETWORKS);
     }
 }

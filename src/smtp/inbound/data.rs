@@ -1,9 +1,9 @@
 //! Reads one message from bytes (RFC 5321 §4.5.2): it ends at `CRLF . CRLF` only, and stuffed dots are removed.
 //!
-//! Only the beginning of a large message is kept, as much as its reader needs; the rest is skipped.
+//! Only the first bytes of a large message are stored; the rest is skipped.
 //!
-//! A message with a bare CR or LF is read to its true end and refused (§2.3.8): another server might take `LF . LF` for
-//! the end, and what follows for commands.
+//! A message with a bare CR or LF is read to its true end and refused (§2.3.8): another server might treat `LF . LF` as
+//! the end, and the rest of the message as commands.
 
 /// Why a message is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub(super) enum DataFault {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum At {
+enum Position {
     /// After CRLF, or at the very start.
     LineStart,
     /// After a dot that began a line.
@@ -31,49 +31,49 @@ enum At {
 /// Reads one message from the bytes after 354.
 #[derive(Debug)]
 pub(super) struct DataReader {
-    at: At,
+    position: Position,
     data: Vec<u8>,
-    /// Bytes so far, including those not kept.
+    /// Bytes of the message so far, including those that are not stored.
     size: usize,
     limit: usize,
-    most_kept: usize,
+    max_stored: usize,
     fault: Option<DataFault>,
 }
 
 impl DataReader {
-    /// Creates a reader for a message of at most `limit` bytes, which keeps the first `most_kept` of them.
-    pub(super) fn new(limit: usize, most_kept: usize) -> Self {
-        Self { at: At::LineStart, data: Vec::new(), size: 0, limit, most_kept, fault: None }
+    /// Creates a reader for a message of at most `limit` bytes, which stores the first `max_stored` of them.
+    pub(super) fn new(limit: usize, max_stored: usize) -> Self {
+        Self { position: Position::LineStart, data: Vec::new(), size: 0, limit, max_stored, fault: None }
     }
 
     /// Consumes the bytes that belong to the message; returns how many, and whether its end was reached.
     pub(super) fn push(&mut self, input: &[u8]) -> (usize, bool) {
         let mut next = 0;
         while let Some(&byte) = input.get(next) {
-            match (self.at, byte) {
-                (At::DotReturn, b'\n') => return (next + 1, true),
-                (At::Return, b'\n') => {
-                    self.keep(b"\r\n");
-                    self.at = At::LineStart;
+            match (self.position, byte) {
+                (Position::DotReturn, b'\n') => return (next + 1, true),
+                (Position::Return, b'\n') => {
+                    self.append(b"\r\n");
+                    self.position = Position::LineStart;
                 }
                 // The same byte is processed again, as text.
-                (At::DotReturn | At::Return, _) => {
+                (Position::DotReturn | Position::Return, _) => {
                     self.refuse(DataFault::BareLineBreak);
-                    self.at = At::Text;
+                    self.position = Position::Text;
                     continue;
                 }
-                (At::LineStart, b'.') => self.at = At::Dot,
-                (At::Dot, b'\r') => self.at = At::DotReturn,
-                (At::LineStart | At::Text, b'\r') => self.at = At::Return,
+                (Position::LineStart, b'.') => self.position = Position::Dot,
+                (Position::Dot, b'\r') => self.position = Position::DotReturn,
+                (Position::LineStart | Position::Text, b'\r') => self.position = Position::Return,
                 (_, b'\n') => {
                     self.refuse(DataFault::BareLineBreak);
-                    self.at = At::Text;
+                    self.position = Position::Text;
                 }
                 (_, _) => {
                     let rest = input.get(next..).unwrap_or_default();
                     let run = rest.iter().position(|b| matches!(b, b'\r' | b'\n')).unwrap_or(rest.len());
-                    self.keep(rest.get(..run).unwrap_or_default());
-                    self.at = At::Text;
+                    self.append(rest.get(..run).unwrap_or_default());
+                    self.position = Position::Text;
                     next += run;
                     continue;
                 }
@@ -83,12 +83,12 @@ impl DataReader {
         (next, false)
     }
 
-    /// Returns the message or its beginning, once its end was reached.
+    /// Returns the stored bytes of the message. Called once the end of the message was reached.
     pub(super) fn finish(self) -> Result<Vec<u8>, DataFault> {
         self.fault.map_or(Ok(self.data), Err)
     }
 
-    fn keep(&mut self, bytes: &[u8]) {
+    fn append(&mut self, bytes: &[u8]) {
         if self.fault.is_some() {
             return;
         }
@@ -96,8 +96,8 @@ impl DataReader {
         if self.size > self.limit {
             self.refuse(DataFault::TooBig);
         } else {
-            let room = self.most_kept - self.data.len();
-            self.data.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+            let space = self.max_stored - self.data.len();
+            self.data.extend_from_slice(bytes.get(..space).unwrap_or(bytes));
         }
     }
 
@@ -114,15 +114,15 @@ mod tests {
 
     use super::*;
 
-    type Mail = Result<Vec<u8>, DataFault>;
+    type Message = Result<Vec<u8>, DataFault>;
 
     /// Returns the result for a message, and the bytes left for the next command.
-    fn read(chunks: &[&[u8]], limit: usize) -> Option<(Mail, Vec<u8>)> {
-        read_of(chunks, limit, limit)
+    fn read(chunks: &[&[u8]], limit: usize) -> Option<(Message, Vec<u8>)> {
+        read_prefix(chunks, limit, limit)
     }
 
-    fn read_of(chunks: &[&[u8]], limit: usize, most_kept: usize) -> Option<(Mail, Vec<u8>)> {
-        let mut reader = DataReader::new(limit, most_kept);
+    fn read_prefix(chunks: &[&[u8]], limit: usize, max_stored: usize) -> Option<(Message, Vec<u8>)> {
+        let mut reader = DataReader::new(limit, max_stored);
         let mut chunks = chunks.iter();
         while let Some(chunk) = chunks.next() {
             let (used, done) = reader.push(chunk);
@@ -136,14 +136,14 @@ mod tests {
         None
     }
 
-    fn whole(bytes: &[u8]) -> Option<Mail> {
+    fn whole(bytes: &[u8]) -> Option<Message> {
         read(&[bytes], 1_000).map(|(data, _)| data)
     }
 
     #[test]
     fn dots_at_line_starts_are_unstuffed() {
-        let mail = whole(b"..\r\n...\r\na.b\r\n.x\r\n.\r\n").expect("an end").expect("a message");
-        assert_eq!(mail, b".\r\n..\r\na.b\r\nx\r\n");
+        let message = whole(b"..\r\n...\r\na.b\r\n.x\r\n.\r\n").expect("an end").expect("a message");
+        assert_eq!(message, b".\r\n..\r\na.b\r\nx\r\n");
     }
 
     #[test]
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_counts_what_is_kept() {
+    fn the_limit_counts_unstuffed_bytes() {
         assert_eq!(read(&[b"..345\r\n.\r\n"], 6).map(|(data, _)| data), Some(Ok(b".345\r\n".to_vec())));
         assert_eq!(read(&[b"..3456\r\n.\r\n"], 6).map(|(data, _)| data), Some(Err(DataFault::TooBig)));
     }
@@ -180,33 +180,36 @@ mod tests {
     fn skipped_bytes_count_towards_the_limit() {
         let wire: &[u8] = b"..345\r\n.6\r\n\r\n.\r\nQUIT\r\n";
         let whole = b".345\r\n6\r\n\r\n";
-        for most_kept in 0..=whole.len() {
-            let kept = whole[..most_kept].to_vec();
-            assert_eq!(read_of(&[wire], whole.len(), most_kept), Some((Ok(kept), b"QUIT\r\n".to_vec())));
-            let fault = read_of(&[wire], whole.len() - 1, most_kept.min(whole.len() - 1));
+        for max_stored in 0..=whole.len() {
+            let stored = whole[..max_stored].to_vec();
+            assert_eq!(read_prefix(&[wire], whole.len(), max_stored), Some((Ok(stored), b"QUIT\r\n".to_vec())));
+            let fault = read_prefix(&[wire], whole.len() - 1, max_stored.min(whole.len() - 1));
             assert_eq!(fault.map(|(data, _)| data), Some(Err(DataFault::TooBig)));
-            let bare = read_of(&[b"..345\r\n\n.\r\n\r\n.\r\n"], 1_000, most_kept);
+            let bare = read_prefix(&[b"..345\r\n\n.\r\n\r\n.\r\n"], 1_000, max_stored);
             assert_eq!(bare.map(|(data, _)| data), Some(Err(DataFault::BareLineBreak)));
         }
     }
 
     /// Stuffs dots as a client does before sending (RFC 5321 §4.5.2).
-    fn stuffed(mail: &[u8]) -> Vec<u8> {
-        let lines = mail.split_inclusive(|byte| *byte == b'\n');
+    fn stuffed(message: &[u8]) -> Vec<u8> {
+        let lines = message.split_inclusive(|byte| *byte == b'\n');
         lines.flat_map(|line| if line.starts_with(b".") { [b".", line].concat() } else { line.to_vec() }).collect()
     }
 
     proptest! {
         #[test]
-        fn a_message_arrives_as_it_was_sent(lines in prop::collection::vec("[.a\u{e9}\0]{0,4}", 0..8), cut in 1_usize..7) {
-            let mail: Vec<u8> = lines.iter().flat_map(|line| format!("{line}\r\n").into_bytes()).collect();
-            let wire = [stuffed(&mail).as_slice(), b".\r\nQUIT\r\n"].concat();
+        fn a_stuffed_message_is_restored(lines in prop::collection::vec("[.a\u{e9}\0]{0,4}", 0..8), cut in 1_usize..7) {
+            let message: Vec<u8> = lines.iter().flat_map(|line| format!("{line}\r\n").into_bytes()).collect();
+            let wire = [stuffed(&message).as_slice(), b".\r\nQUIT\r\n"].concat();
             let chunks: Vec<&[u8]> = wire.chunks(cut).collect();
-            prop_assert_eq!(read(&chunks, 1_000), Some((Ok(mail), b"QUIT\r\n".to_vec())));
+            prop_assert_eq!(read(&chunks, 1_000), Some((Ok(message), b"QUIT\r\n".to_vec())));
         }
 
         #[test]
-        fn how_the_bytes_are_cut_changes_nothing(bytes in prop::collection::vec(prop::sample::select(b".\r\na".to_vec()), 0..40), cut in 1_usize..7) {
+        fn chunk_boundaries_do_not_matter(
+            bytes in prop::collection::vec(prop::sample::select(b".\r\na".to_vec()), 0..40),
+            cut in 1_usize..7,
+        ) {
             let chunks: Vec<&[u8]> = bytes.chunks(cut).collect();
             let ends = |bytes: &[u8]| bytes.starts_with(b".\r\n") || bytes.windows(5).any(|w| w == b"\r\n.\r\n");
             let found = read(&chunks, 1_000);

@@ -1,6 +1,6 @@
 //! Splits bytes into command lines (RFC 5321 §2.3.8): only CRLF ends one.
 
-/// Maximum length of a command line with its CRLF: the 512 of RFC 5321 §4.5.3.1.4 and ample space for extensions.
+/// Maximum bytes of a command line with its CRLF: the 512 of RFC 5321 §4.5.3.1.4, and ample space for extensions.
 pub(super) const LINE_LIMIT: usize = 2_048;
 
 /// Maximum bytes skipped of a line that is too long, before the session ends.
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn pipelined_lines_come_one_by_one() {
+    fn pipelined_lines_are_returned_one_by_one() {
         assert_eq!(all(&[b"RSET\r\nNO", b"OP\r", b"\nQ"]), [Ok("RSET".into()), Ok("NOOP".into())]);
     }
 
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_line_is_refused_once_and_never_kept() {
+    fn an_endless_line_is_refused_once_and_not_buffered() {
         let long = vec![b'x'; LINE_LIMIT];
         assert_eq!(all(&[&long, &long, b"x\r\nNOOP\r\n"]), [Err(LineFault::TooLong), Ok("NOOP".into())]);
     }
@@ -107,7 +107,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn how_the_bytes_are_cut_changes_nothing(lines in prop::collection::vec("[ -~]{0,40}", 0..8), cut in 1_usize..9) {
+        fn chunk_boundaries_do_not_matter(lines in prop::collection::vec("[ -~]{0,40}", 0..8), cut in 1_usize..9) {
             let bytes: Vec<u8> = lines.iter().flat_map(|line| format!("{line}\r\n").into_bytes()).collect();
             let chunks: Vec<&[u8]> = bytes.chunks(cut).collect();
             prop_assert_eq!(all(&chunks), lines.into_iter().map(Ok).collect::<Vec<_>>());

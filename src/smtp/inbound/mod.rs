@@ -1,4 +1,4 @@
-//! SMTP server (RFC 5321) with few features, for the inbox of `postrider dev` and for incoming bounces.
+//! Minimal SMTP server (RFC 5321), for the inbox of `postrider dev` and for incoming bounces.
 //!
 //! Guarantees:
 //!
@@ -6,14 +6,14 @@
 //!   about where it ends ("SMTP smuggling");
 //! - the [`Handler`] gets the message byte for byte, with the dots unstuffed (§4.5.2);
 //! - every wait and every size is bounded by [`Settings`];
-//! - commands that arrive together are answered in one write (RFC 2920).
+//! - the replies to pipelined commands are sent in one write (RFC 2920).
 //!
 //! Extensions: PIPELINING, 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), SIZE (RFC 1870), ENHANCEDSTATUSCODES (RFC 2034),
 //! and with a certificate STARTTLS (RFC 3207), which discards all state and input from before the handshake.
 //!
 //! *Bytes → lines and messages → commands → session*: `line`, `data`, `path` and `command` are pure; `wire` is the
-//! socket, `session` the protocol, `client_limits` the limits per client, `session_eviction` decides which session
-//! ends for a new one when all are in use, `server` is the listener. A session runs over any stream, including TLS.
+//! socket, `session` the protocol, `client_limits` the limits per client; `session_eviction` chooses the session that
+//! ends for a new one when all are in use; `server` is the listener. A session runs over any stream, including TLS.
 
 use std::net::SocketAddr;
 
@@ -40,14 +40,14 @@ pub trait Handler: Send + Sync + 'static {
     /// Returns whether messages from `from` (empty for the null sender) to `to` are accepted.
     fn rcpt(&self, from: &str, to: &str) -> impl Future<Output = Result<(), SmtpRefusal>> + Send;
 
-    /// Accepts a message, and returns the text of the reply to its final dot. With `Ok` this side is responsible for
-    /// the message.
-    fn message(&self, mail: ReceivedMail) -> impl Future<Output = Result<String, SmtpRefusal>> + Send;
+    /// Accepts a message, and returns the text of the reply to its final dot. After `Ok`, this server is responsible
+    /// for the message.
+    fn message(&self, message: ReceivedMessage) -> impl Future<Output = Result<String, SmtpRefusal>> + Send;
 }
 
 /// A message as received.
 #[derive(Debug, Clone)]
-pub struct ReceivedMail {
+pub struct ReceivedMessage {
     /// Name of the client in EHLO or HELO.
     pub helo: String,
     /// The reverse path; empty for the null sender.
@@ -70,7 +70,7 @@ pub struct SmtpRefusal {
 }
 
 impl SmtpRefusal {
-    /// Creates a refusal with this code, which has to be 4yz or 5yz.
+    /// Creates a refusal with this code, which must be 4yz or 5yz.
     pub fn new(code: u16, enhanced: EnhancedCode, text: impl Into<String>) -> Self {
         Self { code, enhanced, text: text.into() }
     }

@@ -22,7 +22,7 @@ pub(super) fn split(text: &str) -> Option<(&str, &str)> {
     None
 }
 
-/// Returns the address in a path without its source route (RFC 5321 appendix C), or `None` if it is invalid.
+/// Returns the address in a path, without its source route (RFC 5321 appendix C), or `None` if it is invalid.
 pub(super) fn address(path: &str) -> Option<&str> {
     if path.len() + 2 > PATH_LIMIT {
         return None;
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_ends_at_its_own_bracket() {
+    fn a_bracket_in_quotes_does_not_end_a_path() {
         assert_eq!(split("<a@b.test> SIZE=1"), Some(("a@b.test", " SIZE=1")));
         assert_eq!(split(r#"<"a>\"b"@c.test>"#), Some((r#""a>\"b"@c.test"#, "")));
         assert_eq!(split("<>"), Some(("", "")));
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_addresses_are_recognized() {
+    fn invalid_addresses_are_refused() {
         for good in [
             "a@b.test",
             "a..b@c.test",

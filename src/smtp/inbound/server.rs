@@ -1,4 +1,4 @@
-//! The listener: one task per session, up to a limit, and a stop that lets messages in transfer finish.
+//! The listener. It runs one task per session, up to a limit, and lets messages in transfer finish when it stops.
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -15,14 +15,14 @@ use super::session::Session;
 use super::session_eviction::{ActiveSession, Sessions};
 use super::{Handler, Settings};
 
-/// How long to wait after an accept error such as too many open files.
+/// Pause after an accept error such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long an evicted session has to end.
 const EVICTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum duration of a TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(30);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A bound listener; [`run`](Server::run) serves it.
 pub struct Server<H> {
@@ -50,20 +50,20 @@ impl<H: Handler> Server<H> {
     pub async fn run(self, stop: CancellationToken) {
         let (mut tasks, limits) = (JoinSet::new(), ClientLimits::new(&self.settings));
         let (sessions, mut number) = (Arc::new(Sessions::default()), 0_u64);
-        let (most, grace) = (self.settings.max_connections, self.settings.idle_grace);
+        let (limit, grace) = (self.settings.max_connections, self.settings.idle_grace);
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 Some(ended) = tasks.join_next(), if !tasks.is_empty() => report(ended),
                 accepted = self.listener.accept() => match accepted {
-                    // A session that ends for another needs a moment, so the limit may be exceeded meanwhile.
+                    // An evicted session takes a moment to close, so the limit may be exceeded for a short time.
                     Ok((stream, peer))
-                        if tasks.len() >= most
-                            && (tasks.len() > most + most / EXCESS_DIVISOR
+                        if tasks.len() >= limit
+                            && (tasks.len() > limit + limit / EXCESS_DIVISOR
                                 || !sessions.evict_idle(None, grace, Instant::now())) =>
                     {
-                        turn_away(stream, peer, &limits, "Too many connections, try again later");
+                        reject(stream, peer, &limits, "Too many connections, try again later");
                     }
                     Ok((stream, peer)) => match enter(&limits, &sessions, peer, grace) {
                         Some(client) => {
@@ -72,7 +72,9 @@ impl<H: Handler> Server<H> {
                             let (settings, handler) = (self.settings.clone(), self.handler.clone());
                             tasks.spawn(serve(stream, peer, (client, active), settings, handler, stop.clone()));
                         }
-                        None => turn_away(stream, peer, &limits, "Too many connections from your address, try again later"),
+                        None => {
+                            reject(stream, peer, &limits, "Too many connections from your address, try again later");
+                        }
                     },
                     Err(error) => {
                         tracing::warn!(
@@ -93,7 +95,7 @@ impl<H: Handler> Server<H> {
     }
 }
 
-/// Counts a session for the peer's network; at the limit, ends an idle session of that network.
+/// Counts a session for the peer's network; at the limit, evicts an idle session of that network.
 fn enter(
     limits: &Arc<ClientLimits>,
     sessions: &Sessions,
@@ -113,18 +115,18 @@ async fn serve<H: Handler>(
 ) {
     // A short reply must not wait for the acknowledgement of the previous one (Nagle).
     let _ = stream.set_nodelay(true);
-    let gone = async {
+    let eviction_timed_out = async {
         active.evicted.cancelled().await;
         tokio::time::sleep(EVICTION_TIMEOUT).await;
     };
     tokio::select! {
-        () = speak(stream, peer, (&client, &active), &settings, &*handler, stop) => {}
+        () = run_session(stream, peer, (&client, &active), &settings, &*handler, stop) => {}
         // The client does not even read the 421.
-        () = gone => {}
+        () = eviction_timed_out => {}
     }
 }
 
-async fn speak<H: Handler>(
+async fn run_session<H: Handler>(
     stream: TcpStream,
     peer: SocketAddr,
     (client, active): (&ClientConnection, &ActiveSession),
@@ -134,7 +136,7 @@ async fn speak<H: Handler>(
 ) {
     let plain = Session::new(stream, peer, (client, active), handler, settings, stop.clone());
     let (Some(stream), Some(certificate)) = (plain.run().await, &settings.certificate) else { return };
-    let handshake = tokio::time::timeout(HANDSHAKE, certificate.accept(stream));
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, certificate.accept(stream));
     let Some(handshake) = active.evicted.run_until_cancelled(handshake).await else { return };
     match handshake {
         Ok(Ok(stream)) => Session::new(stream, peer, (client, active), handler, settings, stop).run_secure().await,
@@ -144,14 +146,14 @@ async fn speak<H: Handler>(
 }
 
 /// Refuses a client without waiting: the buffer of a new socket has space for one line.
-fn turn_away(stream: TcpStream, peer: SocketAddr, limits: &ClientLimits, why: &str) {
-    limits.note_turned_away(peer, why);
+fn reject(stream: TcpStream, peer: SocketAddr, limits: &ClientLimits, why: &str) {
+    limits.log_rejected_client(peer, why);
     if let Ok(mut stream) = stream.into_std() {
         let _ = stream.write(format!("421 4.7.0 {why}\r\n").as_bytes());
     }
 }
 
-/// Logs the panic of a session, which ends that session only.
+/// Logs the panic of a session. Other sessions are not affected.
 fn report(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()

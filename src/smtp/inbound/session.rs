@@ -1,4 +1,4 @@
-//! One client's session (RFC 5321 §4.3.2): commands in order, one message after the other.
+//! One client's session (RFC 5321 §4.3.2): it executes commands in order, and receives one message after the other.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,17 +10,17 @@ use tokio_util::sync::CancellationToken;
 mod auth;
 
 use super::client_limits::ClientConnection;
-use super::command::{self, Command, Mail};
+use super::command::{self, Command, MailCommand};
 use super::data::{DataFault, DataReader};
 use super::line::{LineFault, LineReader};
 use super::session_eviction::ActiveSession;
 use super::wire::Wire;
-use super::{Handler, ReceivedMail, Settings, SmtpRefusal};
+use super::{Handler, ReceivedMessage, Settings, SmtpRefusal};
 
-/// Bytes read of a message beyond twice the maximum size, so that the client can read the refusal.
-const OVERRUN: usize = 1 << 20;
+/// Bytes that are read of an oversized message beyond twice the maximum size, so that the client gets the refusal.
+const MAX_OVERRUN: usize = 1 << 20;
 /// Time limit for sending the last reply of a session.
-const FAREWELL: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A session over any stream.
 pub(super) struct Session<'a, S, H> {
@@ -34,27 +34,30 @@ pub(super) struct Session<'a, S, H> {
     stop: CancellationToken,
     /// Whether the stream uses TLS.
     is_secure: bool,
+    /// Name of the client in EHLO or HELO.
     helo: Option<String>,
-    has_logged_in: bool,
-    mail: Option<(Mail, Vec<String>)>,
+    is_authenticated: bool,
+    /// The open transaction: MAIL and the accepted recipients.
+    mail: Option<(MailCommand, Vec<String>)>,
+    /// Refused commands since the last accepted message.
     errors: u32,
     /// Commands since the last accepted recipient.
     commands: u32,
     /// Deadline for the next message.
-    patient_until: Instant,
+    message_deadline: Instant,
 }
 
 /// What to do after a command.
 #[derive(PartialEq, Eq)]
 enum Next {
-    Go,
+    Continue,
     Quit,
     /// Start the TLS handshake.
     StartTls,
 }
 
-/// The event that ended a wait for a command.
-enum Heard {
+/// Result of a wait for a command.
+enum Input {
     Line(Result<Vec<u8>, LineFault>),
     /// The session has to end; the text says why.
     End(&'static str),
@@ -81,91 +84,91 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             stop,
             is_secure: false,
             helo: None,
-            has_logged_in: false,
+            is_authenticated: false,
             mail: None,
             errors: 0,
             commands: 0,
-            patient_until: Instant::now() + settings.idle_timeout,
+            message_deadline: Instant::now() + settings.idle_timeout,
         }
     }
 
-    /// Sends the greeting, and runs until the client disconnects, breaks a limit or the server stops; or until
+    /// Sends the greeting, and runs until the client disconnects, exceeds a limit or the server stops; or until
     /// STARTTLS, which returns the stream and discards the rest of the session.
     pub(super) async fn run(mut self) -> Option<S> {
-        self.wire.say(220, &format!("{} ESMTP Postrider", self.settings.hostname));
-        self.converse().await
+        self.wire.reply(220, &format!("{} ESMTP Postrider", self.settings.hostname));
+        self.run_to_end().await
     }
 
     /// Runs over TLS: the client was greeted before, and has to send EHLO again (RFC 3207 §4.2).
     pub(super) async fn run_secure(mut self) {
         self.is_secure = true;
-        self.converse().await;
+        self.run_to_end().await;
     }
 
-    async fn converse(mut self) -> Option<S> {
-        match self.speak().await {
+    async fn run_to_end(mut self) -> Option<S> {
+        match self.run_commands().await {
             Ok(Next::StartTls) => return Some(self.wire.into_stream()),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.wire.say(421, "4.4.2 Timeout"),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.wire.reply(421, "4.4.2 Timeout"),
             // The client disconnected.
             Err(_) | Ok(_) => {}
         }
-        self.wire.close(Instant::now() + FAREWELL).await;
+        self.wire.close(Instant::now() + CLOSE_TIMEOUT).await;
         None
     }
 
-    async fn speak(&mut self) -> io::Result<Next> {
+    async fn run_commands(&mut self) -> io::Result<Next> {
         loop {
-            let next = match self.hear().await? {
-                Heard::End(why) => {
-                    self.wire.say(421, why);
+            let next = match self.next_line().await? {
+                Input::End(why) => {
+                    self.wire.reply(421, why);
                     return Ok(Next::Quit);
                 }
-                Heard::Line(Ok(line)) => self.obey(&line).await?,
-                Heard::Line(Err(LineFault::TooLong)) => self.refuse(500, "5.5.2 The line is too long"),
-                Heard::Line(Err(LineFault::BareLineFeed)) => self.refuse(500, "5.5.2 Lines must end with CRLF"),
-                Heard::Line(Err(LineFault::Endless)) => return Ok(self.leave_endless_line()),
+                Input::Line(Ok(line)) => self.execute(&line).await?,
+                Input::Line(Err(LineFault::TooLong)) => self.refuse(500, "5.5.2 The line is too long"),
+                Input::Line(Err(LineFault::BareLineFeed)) => self.refuse(500, "5.5.2 Lines must end with CRLF"),
+                Input::Line(Err(LineFault::Endless)) => return Ok(self.end_after_endless_line()),
             };
             if next == Next::StartTls {
                 self.wire.flush(Instant::now() + self.settings.command_timeout).await?;
             }
-            if next != Next::Go {
+            if next != Next::Continue {
                 return Ok(next);
             }
             self.commands += 1;
             if self.commands > self.settings.max_commands {
-                self.wire.say(421, "4.7.0 Too many commands without a message");
+                self.wire.reply(421, "4.7.0 Too many commands without a message");
                 return Ok(Next::Quit);
             }
             if self.errors > self.settings.max_errors {
-                self.wire.say(421, "4.7.0 Too many errors");
+                self.wire.reply(421, "4.7.0 Too many errors");
                 return Ok(Next::Quit);
             }
         }
     }
 
-    /// Waits for a whole line. Replies are sent only here and before a message, when no more commands are buffered, so
-    /// a pipelined group is answered in one write.
-    async fn hear(&mut self) -> io::Result<Heard> {
-        let deadline = (Instant::now() + self.settings.command_timeout).min(self.patient_until);
+    /// Waits for a whole line. Buffered replies are sent only here, when no more commands are buffered, and before a
+    /// message is read. The replies to a pipelined group are therefore sent in one write.
+    async fn next_line(&mut self) -> io::Result<Input> {
+        let deadline = (Instant::now() + self.settings.command_timeout).min(self.message_deadline);
         loop {
             if let Some(line) = self.lines.take(&mut self.wire.input) {
-                return Ok(Heard::Line(line));
+                return Ok(Input::Line(line));
             }
             self.wire.flush(deadline).await?;
             let is_busy = self.mail.as_ref().is_some_and(|(_, to)| !to.is_empty());
-            self.active.note(is_busy, Instant::now());
+            self.active.set_busy(is_busy, Instant::now());
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return Ok(Heard::End("4.3.2 The server is stopping")),
+                () = self.stop.cancelled() => return Ok(Input::End("4.3.2 The server is stopping")),
                 () = self.active.evicted.cancelled() => {
-                    return Ok(Heard::End("4.3.2 Server busy and this session is idle, try again later"));
+                    return Ok(Input::End("4.3.2 Server busy and this session is idle, try again later"));
                 }
                 filled = self.wire.fill(deadline) => filled?,
             }
         }
     }
 
-    async fn obey(&mut self, line: &[u8]) -> io::Result<Next> {
+    async fn execute(&mut self, line: &[u8]) -> io::Result<Next> {
         Ok(match command::parse(line) {
             Err(fault) => self.refuse(fault.code, fault.text),
             Ok(Command::Ehlo(name)) => self.ehlo(name),
@@ -182,18 +185,20 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             }
             Ok(Command::Noop) => self.ok("2.0.0 OK"),
             Ok(Command::Vrfy) => {
-                self.wire.say(252, "2.5.0 Cannot verify, send the message");
-                Next::Go
+                self.wire.reply(252, "2.5.0 Cannot verify, send the message");
+                Next::Continue
             }
             Ok(Command::Help) => {
-                self.wire
-                    .say(214, "2.0.0 Commands: EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP STARTTLS QUIT (RFC 5321)");
-                Next::Go
+                self.wire.reply(
+                    214,
+                    "2.0.0 Commands: EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP STARTTLS QUIT (RFC 5321)",
+                );
+                Next::Continue
             }
             Ok(Command::StartTls) => self.start_tls(),
             Ok(Command::Auth(auth)) => return self.auth(&auth).await,
             Ok(Command::Quit) => {
-                self.wire.say(221, "2.0.0 Bye");
+                self.wire.reply(221, "2.0.0 Bye");
                 Next::Quit
             }
         })
@@ -207,16 +212,16 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
     fn ehlo(&mut self, name: String) -> Next {
         self.greet(name);
         let size = format!("SIZE {}", self.settings.max_message);
-        let mut offers =
+        let mut extensions =
             vec![&*self.settings.hostname, "PIPELINING", &size, "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"];
         if self.offers_tls() {
-            offers.push("STARTTLS");
+            extensions.push("STARTTLS");
         }
         if self.settings.accepts_any_login {
-            offers.push("AUTH PLAIN LOGIN");
+            extensions.push("AUTH PLAIN LOGIN");
         }
-        self.wire.say_lines(250, &offers);
-        Next::Go
+        self.wire.reply_lines(250, &extensions);
+        Next::Continue
     }
 
     fn offers_tls(&self) -> bool {
@@ -230,26 +235,26 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
         if self.mail.is_some() {
             return self.refuse(503, "5.5.1 Not allowed during a transaction");
         }
-        self.wire.say(220, "2.0.0 Begin");
+        self.wire.reply(220, "2.0.0 Ready to start TLS");
         Next::StartTls
     }
 
-    fn mail(&mut self, mail: Mail) -> Next {
+    fn mail(&mut self, mail: MailCommand) -> Next {
         if self.helo.is_none() {
             return self.refuse(503, "5.5.1 Send EHLO first");
         }
         if self.mail.is_some() {
-            return self.refuse(503, "5.5.1 A transaction has already begun");
+            return self.refuse(503, "5.5.1 A transaction is already open");
         }
         if !mail.smtputf8 && !mail.from.is_ascii() {
             return self.refuse(553, "5.6.7 This address needs SMTPUTF8");
         }
         if mail.size.is_some_and(|size| size > self.settings.max_message as u64) {
-            self.client.note_refusal(self.peer, "too big");
+            self.client.log_refused_message(self.peer, "too big");
             return self.refuse(552, "5.3.4 The message is too big");
         }
         if !self.client.may_send(Instant::now()) {
-            self.client.note_refusal(self.peer, "too many a minute");
+            self.client.log_refused_message(self.peer, "too many per minute");
             return self.refuse(450, "4.7.1 Too many messages from your address, try again later");
         }
         self.mail = Some((mail, Vec::new()));
@@ -270,8 +275,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             Ok(()) => {
                 recipients.push(to);
                 self.commands = 0;
-                // Recorded here and not only before a wait: DATA may have arrived with this command.
-                self.active.note(true, Instant::now());
+                // Set here and not only before a wait, because DATA may have arrived with this command.
+                self.active.set_busy(true, Instant::now());
                 self.ok("2.1.5 Recipient OK")
             }
             Err(refusal) => self.refuse_with(&refusal),
@@ -279,7 +284,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
     }
 
     async fn data(&mut self) -> io::Result<Next> {
-        // Nothing after this may be read as a command before the message ends, so no error returns with `mail` set.
+        // Until the message ends, no input may be parsed as a command, so an error must leave no open transaction.
         let Some((mail, to)) = self.mail.take() else {
             return Ok(self.refuse(503, "5.5.1 Send MAIL first"));
         };
@@ -287,11 +292,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             self.mail = Some((mail, to));
             return Ok(self.refuse(554, "5.5.1 No valid recipients"));
         }
-        self.wire.say(354, "End with a dot alone on a line");
-        let data = match self.read_mail().await? {
+        self.wire.reply(354, "End the message with a dot alone on a line");
+        let data = match self.read_message().await? {
             Ok(data) => data,
             Err(fault) => {
-                // Its recipient was accepted, so the message may be a lost bounce.
+                // Its recipients were accepted, so the message may be a bounce.
                 tracing::warn!(
                     event = "smtp_message_refused",
                     peer = %self.peer,
@@ -307,9 +312,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
                 return Ok(self.refuse(code, text));
             }
         };
-        self.patient_until = Instant::now() + self.settings.idle_timeout;
+        self.message_deadline = Instant::now() + self.settings.idle_timeout;
         let helo = self.helo.clone().unwrap_or_default();
-        match self.handler.message(ReceivedMail { helo, from: mail.from, to, peer: self.peer, data }).await {
+        match self.handler.message(ReceivedMessage { helo, from: mail.from, to, peer: self.peer, data }).await {
             Ok(text) => {
                 self.errors = 0;
                 Ok(self.ok(&format!("2.0.0 {text}")))
@@ -318,10 +323,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
         }
     }
 
-    async fn read_mail(&mut self) -> io::Result<Result<Vec<u8>, DataFault>> {
+    async fn read_message(&mut self) -> io::Result<Result<Vec<u8>, DataFault>> {
         let deadline = Instant::now() + self.settings.data_timeout;
-        let mut reader = DataReader::new(self.settings.max_message, self.settings.most_kept);
-        let mut left = self.settings.max_message.saturating_mul(2).saturating_add(OVERRUN);
+        let mut reader = DataReader::new(self.settings.max_message, self.settings.max_stored);
+        let mut budget = self.settings.max_message.saturating_mul(2).saturating_add(MAX_OVERRUN);
         self.wire.flush(deadline).await?;
         loop {
             let (used, done) = reader.push(&self.wire.input);
@@ -329,29 +334,29 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             if done {
                 return Ok(reader.finish());
             }
-            left = left.saturating_sub(used);
-            if left == 0 {
-                self.wire.say(552, "5.3.4 The message is too big");
+            budget = budget.saturating_sub(used);
+            if budget == 0 {
+                self.wire.reply(552, "5.3.4 The message is too big");
                 return Err(io::ErrorKind::InvalidData.into());
             }
             self.wire.fill(deadline).await?;
         }
     }
 
-    fn leave_endless_line(&mut self) -> Next {
-        self.wire.say(421, "4.7.0 The line is too long");
+    fn end_after_endless_line(&mut self) -> Next {
+        self.wire.reply(421, "4.7.0 The line is too long");
         Next::Quit
     }
 
     fn ok(&mut self, text: &str) -> Next {
-        self.wire.say(250, text);
-        Next::Go
+        self.wire.reply(250, text);
+        Next::Continue
     }
 
     fn refuse(&mut self, code: u16, text: &str) -> Next {
         self.errors += 1;
-        self.wire.say(code, text);
-        Next::Go
+        self.wire.reply(code, text);
+        Next::Continue
     }
 
     fn refuse_with(&mut self, refusal: &SmtpRefusal) -> Next {

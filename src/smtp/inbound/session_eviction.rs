@@ -1,8 +1,8 @@
-//! Decides which session ends when the server, or one network's share of it, is full: the one without a transaction for
-//! longest.
+//! Chooses the session to end for a new client when the server is full, or a network has reached its limit: the session
+//! that has been without a transaction for longest.
 //!
-//! A session is busy while it has an accepted recipient. All others hold a connection without using it, and idle ones
-//! would block new clients until they time out.
+//! A session is busy while it has an accepted recipient. All other sessions are idle, and would keep new clients out
+//! until they time out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -23,17 +23,17 @@ pub(super) struct Sessions {
 struct SessionState {
     /// The client's network ([`ClientConnection::network`](super::client_limits::ClientConnection::network)).
     network: IpAddr,
-    /// Since when the session has no transaction; `None` while it has one.
+    /// Start of the time without a transaction; `None` during a transaction.
     idle_since: Option<Instant>,
     evicted: CancellationToken,
 }
 
-/// A session, until dropped.
+/// A registered session; dropping it removes it.
 #[derive(Debug)]
 pub(super) struct ActiveSession {
     sessions: Arc<Sessions>,
     number: u64,
-    /// Cancelled when the session must end for another.
+    /// Cancelled when the session must end so that another can start.
     pub evicted: CancellationToken,
 }
 
@@ -45,8 +45,8 @@ impl Sessions {
         ActiveSession { sessions: self.clone(), number, evicted }
     }
 
-    /// Ends the session without a transaction for longest, of all or of one network. Returns false if all are busy, or
-    /// have been idle for less than `grace` and may be about to begin a transaction.
+    /// Ends the session that has been idle for longest, among all sessions or those of one network. Returns false if
+    /// every session is busy, or has been idle for less than `grace` and may be about to start a transaction.
     pub fn evict_idle(&self, only: Option<IpAddr>, grace: Duration, now: Instant) -> bool {
         let mut all = self.all();
         let idle = all.iter().filter(|(_, state)| only.is_none_or(|network| state.network == network));
@@ -64,7 +64,7 @@ impl Sessions {
 
 impl ActiveSession {
     /// Records whether the session has a transaction.
-    pub fn note(&self, is_busy: bool, now: Instant) {
+    pub fn set_busy(&self, is_busy: bool, now: Instant) {
         if let Some(state) = self.sessions.all().get_mut(&self.number) {
             state.idle_since = if is_busy { None } else { state.idle_since.or(Some(now)) };
         }
@@ -88,21 +88,21 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_idle_session_leaves_and_no_busy_one() {
+    fn the_longest_idle_session_is_evicted() {
         let (sessions, start) = (Arc::new(Sessions::default()), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         let register = |number, now| sessions.register(number, ip("192.0.2.1"), now);
         let (busy, first, second) = (register(1, start), register(2, at(1)), register(3, at(2)));
         let evict_idle = |now| sessions.evict_idle(None, GRACE, now);
-        busy.note(true, at(3));
-        assert!(!evict_idle(at(5)), "none has been idle for long");
+        busy.set_busy(true, at(3));
+        assert!(!evict_idle(at(5)), "no session has been idle for the grace period");
         assert!(evict_idle(at(6)));
         assert!(first.evicted.is_cancelled() && !second.evicted.is_cancelled() && !busy.evicted.is_cancelled());
         assert!(evict_idle(at(60)) && second.evicted.is_cancelled());
-        assert!(!evict_idle(at(60)), "the busy one stays");
-        busy.note(false, at(60));
-        busy.note(false, at(64));
-        assert!(!evict_idle(at(64)) && evict_idle(at(65)), "from the end of its transaction on");
+        assert!(!evict_idle(at(60)), "the busy session stays");
+        busy.set_busy(false, at(60));
+        busy.set_busy(false, at(64));
+        assert!(!evict_idle(at(64)) && evict_idle(at(65)), "idle time counts from the end of the transaction");
         drop((busy, first, second));
         assert!(sessions.all().is_empty());
     }

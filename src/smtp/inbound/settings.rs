@@ -11,30 +11,30 @@ pub struct Settings {
     pub hostname: String,
     /// Maximum bytes of a message, announced as SIZE; a larger one gets 552.
     pub max_message: usize,
-    /// Bytes kept of a message, from its beginning; the rest is read and discarded.
-    pub most_kept: usize,
+    /// Maximum bytes stored of a message, from its beginning; the rest is read and discarded.
+    pub max_stored: usize,
     /// Maximum recipients of one message; more get 452 (RFC 5321 §4.5.3.1.8 requires at least 100).
     pub max_recipients: usize,
-    /// Maximum concurrent sessions; further clients get 421, unless an idle session ends for them.
+    /// Maximum concurrent sessions; further clients get 421, unless an idle session is evicted for them.
     pub max_connections: usize,
     /// Maximum concurrent sessions of one address, or of one /64 of IPv6; further ones get 421, unless an idle one of
-    /// them ends.
+    /// them is evicted.
     pub max_per_peer: usize,
-    /// Maximum messages a minute from one address, or from one /64 of IPv6; further ones get 450.
-    pub mails_per_minute: Option<u32>,
+    /// Maximum messages per minute from one address, or from one /64 of IPv6; further ones get 450.
+    pub messages_per_minute: Option<u32>,
     /// Certificate for STARTTLS; without one STARTTLS is not offered.
     pub certificate: Option<Certificate>,
     /// Whether AUTH is offered and accepts every user and password: for the inbox, so that an application's production
     /// settings can be tried. Credentials are not stored.
     pub accepts_any_login: bool,
-    /// Refused commands of one session since its last accepted message; above this it is closed with 421.
+    /// Maximum refused commands of one session since its last accepted message; one more closes it with 421.
     pub max_errors: u32,
-    /// Commands of one session since its last accepted recipient; above this it is closed with 421.
+    /// Maximum commands of one session since its last accepted recipient; one more closes it with 421.
     pub max_commands: u32,
-    /// How long a session may continue without a message before it is closed with 421.
+    /// Maximum time of a session without a message; then it is closed with 421.
     pub idle_timeout: Duration,
-    /// When all sessions, or all of a network, are in use, one without a transaction for longer than this is closed
-    /// with 421 to admit a new client.
+    /// Minimum time without a transaction before a session may be evicted (421) to admit a new client, when all
+    /// sessions, or all of a network, are in use.
     pub idle_grace: Duration,
     /// Time limit from one command to the end of the next, and for one write.
     pub command_timeout: Duration,
@@ -49,11 +49,11 @@ impl Default for Settings {
         Self {
             hostname: "localhost".into(),
             max_message: 64 << 20,
-            most_kept: usize::MAX,
+            max_stored: usize::MAX,
             max_recipients: 100,
             max_connections: 256,
             max_per_peer: 256,
-            mails_per_minute: None,
+            messages_per_minute: None,
             certificate: None,
             accepts_any_login: false,
             max_errors: 20,

@@ -28,7 +28,7 @@ pub enum CertificateError {
         /// Why it could not be read.
         reason: pem::Error,
     },
-    /// The key does not match the certificate, or is of an unsupported kind.
+    /// The key does not match the certificate, or its type is not supported.
     #[error("the certificate cannot be used: {0}")]
     Unusable(#[from] rustls::Error),
 }

@@ -6,7 +6,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 /// Bytes read from the socket at a time.
-const READ: usize = 16 << 10;
+const READ_SIZE: usize = 16 << 10;
 
 /// Maximum length of a reply line's text, which keeps the line within RFC 5321 §4.5.3.1.5.
 const TEXT_LIMIT: usize = 480;
@@ -25,12 +25,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Buffers a reply; the next [`flush`](Self::flush) sends it.
-    pub(super) fn say(&mut self, code: u16, text: &str) {
+    pub(super) fn reply(&mut self, code: u16, text: &str) {
         self.line(code, b' ', text);
     }
 
-    /// Buffers a reply of several lines, such as the one to EHLO.
-    pub(super) fn say_lines(&mut self, code: u16, lines: &[&str]) {
+    /// Buffers a reply of several lines, such as the reply to EHLO.
+    pub(super) fn reply_lines(&mut self, code: u16, lines: &[&str]) {
         for (index, text) in lines.iter().enumerate() {
             self.line(code, if index + 1 < lines.len() { b'-' } else { b' ' }, text);
         }
@@ -39,7 +39,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     fn line(&mut self, code: u16, separator: u8, text: &str) {
         self.output.extend_from_slice(code.to_string().as_bytes());
         self.output.push(separator);
-        // A handler's text may quote anything; a line break in it would start another reply.
+        // A handler's text may quote anything. A line break in it would start another reply.
         let plain = text.bytes().map(|byte| if (b' '..=b'~').contains(&byte) { byte } else { b'?' });
         self.output.extend(plain.take(TEXT_LIMIT));
         self.output.extend_from_slice(b"\r\n");
@@ -55,9 +55,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Ok(())
     }
 
-    /// Reads more; the end of the stream is an error. Cancel-safe: no bytes are lost.
+    /// Reads more bytes; the end of the stream is an error. Cancel-safe: no bytes are lost.
     pub(super) async fn fill(&mut self, deadline: Instant) -> io::Result<()> {
-        self.input.reserve(READ);
+        self.input.reserve(READ_SIZE);
         match timeout_at(deadline, self.stream.read_buf(&mut self.input)).await?? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             _ => Ok(()),

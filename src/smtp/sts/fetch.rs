@@ -1,5 +1,5 @@
 //! Fetches a policy over HTTPS (RFC 8461 §3.3): a valid certificate, no redirects, no proxy, public addresses only,
-//! bounded size and time. The server is chosen by the owner of the recipient's domain.
+//! bounded size and time. The server is untrusted: the owner of the recipient's domain chooses it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::policy::{Policy, PolicyError};
-use crate::domain::network::Place;
+use crate::domain::network::IpClass;
 use crate::http_client::{self, BoxError, HttpClient, HttpError, Lookup};
 
 /// Maximum length of a policy in bytes (RFC 8461 §3.3).
-const LIMIT: usize = 64 * 1_024;
+const MAX_POLICY_BYTES: usize = 64 * 1_024;
 
 /// Why a fetch failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
-    /// The domain gives no valid host name.
-    #[error("the domain gives no valid URL")]
+    /// The domain yields no valid host name.
+    #[error("the domain yields no valid URL")]
     Url,
     /// The connection, the certificate or the response failed.
     #[error(transparent)]
@@ -38,11 +38,11 @@ pub(super) enum FetchError {
     /// The response is of another type, such as the page that parked domains serve under every name.
     #[error("the response is not text/plain")]
     ContentType,
-    /// The policy is longer than [`LIMIT`].
-    #[error("the policy is longer than {LIMIT} bytes")]
+    /// The policy is longer than [`MAX_POLICY_BYTES`].
+    #[error("the policy is longer than {MAX_POLICY_BYTES} bytes")]
     TooLong,
     /// The response is not a policy.
-    #[error("the policy is not well-formed: {0}")]
+    #[error("the policy is not valid: {0}")]
     Policy(#[from] PolicyError),
 }
 
@@ -56,7 +56,7 @@ pub(super) struct Fetcher {
 impl Fetcher {
     /// Creates a fetcher. `tls` verifies certificates; `wait` is the time limit of a whole fetch.
     pub fn new(dns: TokioResolver, tls: ClientConfig, port: u16, allow_loopback: bool, wait: Duration) -> Self {
-        // No server is contacted twice within minutes, so no connections are kept.
+        // A server is contacted at most once in several minutes, so no idle connections are kept.
         let settings = http_client::Settings { https_only: true, idle_per_host: 0, idle_timeout: Duration::ZERO };
         let lookup: Lookup = Arc::new(move |host| {
             let dns = dns.clone();
@@ -85,7 +85,7 @@ impl Fetcher {
         }
         let mut text = Vec::new();
         while let Some(piece) = http_client::chunk(&mut response).await? {
-            if text.len() + piece.len() > LIMIT {
+            if text.len() + piece.len() > MAX_POLICY_BYTES {
                 return Err(FetchError::TooLong);
             }
             text.extend_from_slice(&piece);
@@ -97,7 +97,7 @@ impl Fetcher {
 /// Resolves a host to its public addresses.
 async fn lookup(dns: &TokioResolver, host: &str, allow_loopback: bool) -> Result<Vec<IpAddr>, BoxError> {
     let found = dns.lookup_ip(format!("{host}.")).await?;
-    let allowed = |ip: &IpAddr| Place::classify(*ip) == Place::Public || (allow_loopback && ip.is_loopback());
+    let allowed = |ip: &IpAddr| IpClass::classify(*ip) == IpClass::Public || (allow_loopback && ip.is_loopback());
     let addresses: Vec<_> = found.iter().filter(allowed).collect();
     if addresses.is_empty() { Err(format!("{host} has no public address").into()) } else { Ok(addresses) }
 }

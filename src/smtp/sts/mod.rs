@@ -4,10 +4,10 @@
 //! It publishes a TXT record under `_mta-sts.DOMAIN` and a policy at `https://mta-sts.DOMAIN/.well-known/mta-sts.txt`.
 //! The policy is looked up before a message goes directly to a domain's mail exchangers, fetched once for all waiting
 //! messages, cached for its `max_age`, and renewed while messages use it. A failed fetch never stops messages: without
-//! a cached policy, they go as to a domain without one (RFC 8461 §5).
+//! a cached policy, they are sent as to a domain without a policy (RFC 8461 §5).
 //!
-//! `delivery.mta_sts = false` turns it off. The policy that applied is shown in the attempt, after the cipher, or after
-//! the reply if there was no cipher.
+//! `delivery.mta_sts = false` disables it. An attempt reports the policy that applied after its cipher, or after the
+//! reply if there was no cipher.
 
 mod cache;
 mod fetch;
@@ -22,7 +22,7 @@ use hickory_resolver::proto::rr::RData;
 use rustls::ClientConfig;
 use tokio::time::{Instant, timeout};
 
-use cache::{Cache, Place};
+use cache::{Cache, CacheEntry};
 use fetch::Fetcher;
 pub(super) use policy::{Mode, Policy};
 
@@ -46,18 +46,18 @@ impl Policy {
             None if self.mode == Mode::Testing => {
                 for Judgement { reply, .. } in judgements {
                     let text = format!("{}\n(MTA-STS testing: there was no TLS)", reply.text);
-                    *reply = reply.clone().in_words(text);
+                    *reply = reply.clone().with_text(text);
                 }
             }
             None => {}
         }
     }
 
-    /// Returns the reply to report if there was no session; marks a failure that the policy caused.
+    /// Returns the reply to report if no session was opened, marked if the policy caused the failure.
     pub fn explain(&self, reply: Reply) -> Reply {
         match reply.enhanced {
             Some(EnhancedCode { class, subject: 7, detail }) if reply.code.is_none() && self.mode == Mode::Enforce => {
-                Reply::ours_with(class, 7, detail, format!("MTA-STS enforce: {}", reply.text))
+                Reply::local_error_with(class, 7, detail, format!("MTA-STS enforce: {}", reply.text))
             }
             _ => reply,
         }
@@ -90,62 +90,62 @@ impl Policies {
         if domain.starts_with('[') {
             return None;
         }
-        let place = self.cache.entry(domain, Instant::now());
-        let (remembered, is_fresh) = {
-            let (known, now) = (place.known(), Instant::now());
-            (known.policy(now), known.is_fresh(now, self.period))
+        let entry = self.cache.entry(domain, Instant::now());
+        let (cached, is_recent) = {
+            let (state, now) = (entry.state(), Instant::now());
+            (state.policy(now), state.was_looked_up_within(now, self.period))
         };
-        let policy = match remembered {
+        let policy = match cached {
             Some(policy) => {
-                if !is_fresh && place.asking.try_lock().is_ok() {
+                if !is_recent && entry.lookup_lock.try_lock().is_ok() {
                     let (policies, domain) = (self.clone(), domain.to_owned());
-                    tokio::spawn(async move { policies.ask(&domain, &place).await });
+                    tokio::spawn(async move { policies.refresh(&domain, &entry).await });
                 }
                 Some(policy)
             }
-            None if is_fresh => None,
+            None if is_recent => None,
             None => {
-                self.ask(domain, &place).await;
-                place.known().policy(Instant::now())
+                self.refresh(domain, &entry).await;
+                entry.state().policy(Instant::now())
             }
         };
         policy.filter(|policy| policy.mode != Mode::None)
     }
 
     /// Looks the policy up, unless another call has just done so.
-    async fn ask(&self, domain: &str, place: &Place) {
-        let _turn = place.asking.lock().await;
-        if place.known().is_fresh(Instant::now(), self.period) {
+    async fn refresh(&self, domain: &str, entry: &CacheEntry) {
+        let _lookup = entry.lookup_lock.lock().await;
+        if entry.state().was_looked_up_within(Instant::now(), self.period) {
             return;
         }
-        let id = self.published(domain).await;
-        if let Some(id) = id.filter(|id| place.known().wants(id, Instant::now())) {
+        let id = self.published_id(domain).await;
+        if let Some(id) = id.filter(|id| entry.state().should_fetch(id, Instant::now())) {
             let fetched = self.fetcher.fetch(domain).await;
-            let (mut known, now) = (place.known(), Instant::now());
+            let (mut state, now) = (entry.state(), Instant::now());
             match fetched {
                 Ok(policy) => {
-                    tracing::debug!(domain, id, mode = ?policy.mode, "MTA-STS policy fetched");
-                    known.fetched(&id, policy, now);
+                    tracing::debug!(domain, id, mode = ?policy.mode, "fetched MTA-STS policy");
+                    state.record_fetched(&id, policy, now);
                 }
                 Err(error) => {
-                    let remembered = known.policy(now).is_some();
+                    let remembered = state.policy(now).is_some();
                     tracing::warn!(
                         event = "mta_sts_fetch_failed",
                         domain,
                         id,
                         %error,
                         remembered,
-                        "failed to fetch MTA-STS policy; applying the remembered one, if any"
+                        "failed to fetch MTA-STS policy; applying the cached policy, if any"
                     );
-                    known.failed(&id, now);
+                    state.record_failure(&id, now);
                 }
             }
         }
-        place.known().asked(Instant::now());
+        entry.state().record_lookup(Instant::now());
     }
 
-    /// Returns the policy id in the DNS. A failed query counts as no record: the cached policy stays in force.
-    async fn published(&self, domain: &str) -> Option<String> {
+    /// Returns the policy id in the DNS. A failed query counts as a missing record; a cached policy stays in force.
+    async fn published_id(&self, domain: &str) -> Option<String> {
         let lookup = self.dns.txt_lookup(format!("_mta-sts.{domain}."));
         let found = timeout(self.dns_wait, lookup).await.ok()?.ok()?;
         let texts: Vec<String> = found

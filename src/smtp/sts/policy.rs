@@ -1,21 +1,21 @@
-//! A domain's policy (RFC 8461 §3.2): which hosts accept its messages, and what follows if they do not, or present no
-//! valid certificate.
+//! A domain's policy (RFC 8461 §3.2): the hosts that accept its messages, and how to treat other hosts and those
+//! without a valid certificate.
 
 use std::time::Duration;
 
-/// Maximum time a policy is cached (RFC 8461 §3.2: a year, 31557600 s).
-const LONGEST: Duration = Duration::from_hours(8_766);
+/// Upper bound of `max_age` (RFC 8461 §3.2: a year, 31557600 s).
+const MAX_AGE: Duration = Duration::from_hours(8_766);
 /// Maximum patterns of one policy, which bounds its memory.
-const PATTERNS: usize = 64;
+const MAX_PATTERNS: usize = 64;
 
-/// What follows if a host violates the policy.
+/// The effect of a host's violation of the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::smtp) enum Mode {
-    /// The host gets no messages.
+    /// No messages are sent to the host.
     Enforce,
-    /// The host gets messages, and the attempt shows the violation.
+    /// Messages are sent to the host, and the attempt reports the violation.
     Testing,
-    /// Nothing: the domain is withdrawing its policy.
+    /// No effect: the domain is withdrawing its policy.
     None,
 }
 
@@ -41,19 +41,19 @@ struct Pattern {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(in crate::smtp) enum PolicyError {
     /// The first line is not the version.
-    #[error("it does not begin with version: STSv1")]
+    #[error("the first line must be `version: STSv1`")]
     Version,
     /// A line is not `key: value`.
-    #[error("a line is not key: value")]
+    #[error("every line must be `key: value`")]
     Line,
     /// `mode` is missing or unknown.
-    #[error("its mode is not enforce, testing or none")]
+    #[error("`mode` must be `enforce`, `testing` or `none`")]
     Mode,
     /// `max_age` is missing or not a number of at most ten digits.
-    #[error("its max_age is not a number of seconds")]
+    #[error("`max_age` must be a number of seconds")]
     MaxAge,
     /// There is no `mx` although the mode needs one, there are too many, or one is not a host name.
-    #[error("its mx lines are not 1 to {PATTERNS} host names")]
+    #[error("`mx` must be given 1 to {MAX_PATTERNS} times, each with a host name")]
     Mx,
 }
 
@@ -71,7 +71,7 @@ impl Policy {
             match key {
                 "mode" => _ = mode.get_or_insert(value),
                 "max_age" => _ = max_age.get_or_insert(value),
-                "mx" if patterns.len() < PATTERNS => patterns.push(Pattern::parse(value).ok_or(PolicyError::Mx)?),
+                "mx" if patterns.len() < MAX_PATTERNS => patterns.push(Pattern::parse(value).ok_or(PolicyError::Mx)?),
                 "mx" => return Err(PolicyError::Mx),
                 _ => {}
             }
@@ -87,7 +87,7 @@ impl Policy {
         if patterns.is_empty() && mode != Mode::None {
             return Err(PolicyError::Mx);
         }
-        Ok(Self { mode, max_age: Duration::from_secs(seconds).min(LONGEST), patterns })
+        Ok(Self { mode, max_age: Duration::from_secs(seconds).min(MAX_AGE), patterns })
     }
 
     /// Returns whether messages may go to this mail exchanger.
@@ -98,7 +98,7 @@ impl Policy {
     /// Returns whether the policy names this mail exchanger (RFC 8461 §4.1).
     pub fn names(&self, host: &str) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
-        self.patterns.iter().any(|pattern| pattern.fits(&host))
+        self.patterns.iter().any(|pattern| pattern.covers(&host))
     }
 }
 
@@ -110,12 +110,12 @@ impl Pattern {
             (1..=63).contains(&label.len())
                 && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
         };
-        let good = name.len() <= 253 && name.split('.').all(is_label);
-        good.then(|| Self { wildcard, name: name.to_owned() })
+        let is_valid = name.len() <= 253 && name.split('.').all(is_label);
+        is_valid.then(|| Self { wildcard, name: name.to_owned() })
     }
 
     /// Returns whether the pattern matches; a wildcard matches exactly one label.
-    fn fits(&self, host: &str) -> bool {
+    fn covers(&self, host: &str) -> bool {
         let name = if self.wildcard { host.split_once('.').map(|(_, parent)| parent) } else { Some(host) };
         name == Some(&self.name)
     }
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_the_standard_is_read() {
+    fn the_rfc_example_is_parsed() {
         let text = "version: STSv1\r\nmode: enforce\r\nmx: mail.example.com\r\nmx: *.example.net\r\n\
                     mx: backupmx.example.com\r\nmax_age: 604800\r\n";
         let policy = Policy::parse(text).unwrap();
@@ -157,8 +157,8 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_is_kept_for_a_year_at_most() {
-        assert_eq!(policy("mode: none\nmax_age: 9999999999").unwrap().max_age, LONGEST);
+    fn max_age_is_at_most_a_year() {
+        assert_eq!(policy("mode: none\nmax_age: 9999999999").unwrap().max_age, MAX_AGE);
         assert_eq!(policy("mode: none\nmax_age: 0").unwrap().max_age, Duration::ZERO);
     }
 
@@ -182,13 +182,13 @@ mod tests {
         ] {
             assert_eq!(policy(lines), Err(error), "{lines}");
         }
-        let many = "mx: a.test\n".repeat(PATTERNS + 1);
+        let many = "mx: a.test\n".repeat(MAX_PATTERNS + 1);
         assert_eq!(policy(&format!("mode: enforce\nmax_age: 60\n{many}")), Err(PolicyError::Mx));
     }
 
     proptest! {
         #[test]
-        fn any_text_is_survived(text in any::<String>(), host in any::<String>()) {
+        fn any_text_is_parsed_without_a_panic(text in any::<String>(), host in any::<String>()) {
             let _ = Policy::parse(&text);
             if let Ok(policy) = policy(&format!("mode: enforce\nmax_age: 60\nmx: *.a.test\n{text}")) {
                 let _ = policy.names(&host);

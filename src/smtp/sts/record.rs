@@ -1,17 +1,17 @@
 //! The TXT record under `_mta-sts.DOMAIN` (RFC 8461 §3.1), which announces a policy and its id.
 
 /// Prefix of MTA-STS records; other records under the name are ignored.
-const START: &str = "v=STSv1;";
+const PREFIX: &str = "v=STSv1;";
 
 /// Returns the `id` of the only policy record among these TXT records. Several records, or a malformed one, count as
 /// none (RFC 8461 §3.1).
 pub(super) fn policy_id<'a>(records: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let mut ours = records.filter(|record| record.starts_with(START));
-    let record = ours.next()?;
-    if ours.next().is_some() {
+    let mut policies = records.filter(|record| record.starts_with(PREFIX));
+    let record = policies.next()?;
+    if policies.next().is_some() {
         return None;
     }
-    let fields = record[START.len()..].split(';').map(|field| field.trim_matches([' ', '\t']));
+    let fields = record[PREFIX.len()..].split(';').map(|field| field.trim_matches([' ', '\t']));
     let mut id = None;
     for field in fields.filter(|field| !field.is_empty()) {
         let (key, value) = field.split_once('=')?;
@@ -34,13 +34,13 @@ mod tests {
     }
 
     #[test]
-    fn the_id_is_read() {
+    fn the_id_is_parsed() {
         for record in
             ["v=STSv1; id=20160831085700Z;", "v=STSv1;id=20160831085700Z", "v=STSv1; x=1 ;\tid=20160831085700Z ;"]
         {
             assert_eq!(id([record]), Some("20160831085700Z"), "{record}");
         }
-        assert_eq!(id(["v=spf1 -all", "v=STSv1; id=a;", "v=STSv11; id=b"]), Some("a"), "others do not matter");
+        assert_eq!(id(["v=spf1 -all", "v=STSv1; id=a;", "v=STSv11; id=b"]), Some("a"), "other records are ignored");
         assert_eq!(id(["v=STSv1; id=a; id=b"]), Some("a"));
     }
 
@@ -50,13 +50,13 @@ mod tests {
         for record in ["", "v=STSv1", "v=STSv1; id=", "v=STSv1; id=a-b", "v=STSv1; a", "v=STSv2; id=a", &long] {
             assert_eq!(id([record]), None, "{record}");
         }
-        assert_eq!(id(["v=STSv1; id=a", "v=STSv1; id=a"]), None, "two");
+        assert_eq!(id(["v=STSv1; id=a", "v=STSv1; id=a"]), None, "two records");
         assert_eq!(id([]), None);
     }
 
     proptest! {
         #[test]
-        fn any_text_is_survived(text in any::<String>()) {
+        fn any_text_is_parsed_without_a_panic(text in any::<String>()) {
             let _ = id([&text]);
             let _ = id([&format!("v=STSv1;{text}")]);
         }

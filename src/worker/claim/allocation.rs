@@ -1,9 +1,9 @@
-//! How many recipients a claim may take from each lane. Pure.
+//! Calculates how many recipients a claim may take from each lane. Pure.
 //!
 //! The most urgent priority comes first. Within one priority the free capacity is divided in three levels: among the
-//! routes, among each route's streams by weight, among each stream's lanes; on each level by weighted max-min fairness, so
-//! that those with little in flight come first. None gets more than it can use: recipients that only wait for a connection
-//! would use up capacity that others need.
+//! routes, among each route's streams by weight, among each stream's lanes; on each level by weighted max-min fairness,
+//! so that those with little in flight come first. No lane gets more than it can use: recipients that only wait for a
+//! connection would use up capacity that other lanes need.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -14,15 +14,16 @@ use crate::db::lanes::limits::PIPELINE_DEPTH;
 use crate::domain::fair_share::{self, Claimant};
 use crate::worker::lease::in_flight::LaneInFlight;
 
-/// Lanes of at most this priority may use the whole capacity; the others leave a quarter of it for them.
+/// Priorities up to this number are urgent: their lanes may use the whole capacity, and the other lanes leave a quarter
+/// of it to them.
 pub(crate) const URGENT: i16 = 10;
-/// Recipients in flight of a lane whose destination has not answered yet, or is unreachable.
+/// Maximum number of recipients in flight of a lane whose destination was not reached yet, or is unreachable.
 const PROBE_CONCURRENCY: usize = 4;
-/// What a route sends in this many seconds may be in flight beyond what its connections need: while it is being sent, the
-/// next claim is under way.
+/// Seconds of a route's traffic that may be in flight beyond what its connections need: it is sent while the next claim
+/// runs.
 const PREFETCH: f64 = 0.1;
 
-/// What there is to allocate.
+/// The capacity to allocate.
 #[derive(Debug)]
 pub(crate) struct Capacity<'a> {
     /// Recipients that may be in flight.
@@ -31,13 +32,13 @@ pub(crate) struct Capacity<'a> {
     pub free: usize,
     /// Connections of this process to one destination.
     pub connections: usize,
-    /// What is in flight, by lane.
+    /// The recipients in flight, by lane.
     pub in_flight: &'a HashMap<i64, LaneInFlight>,
-    /// The recent past of the lanes.
+    /// Recent statistics of the lanes.
     pub recent: &'a HashMap<i64, RecentStats>,
 }
 
-/// How many recipients of a lane may be claimed.
+/// The number of recipients of a lane that may be claimed.
 #[derive(Debug, Clone)]
 pub(crate) struct LaneQuota {
     pub lane: Arc<ReadyLane>,
@@ -60,7 +61,7 @@ pub(crate) fn allocate(ready: &[Arc<ReadyLane>], capacity: &Capacity) -> Vec<Lan
         let routes = Routes::new(priority, &lanes, capacity);
         let mut allocated = routes.divide(usable, |_| true);
         let left = usable - allocated.values().sum::<usize>() + for_idle;
-        let is_idle = |route: &Route| route.in_flight == 0 && !allocated.contains_key(&route.first());
+        let is_idle = |route: &Route| route.in_flight == 0 && !allocated.contains_key(&route.first_lane());
         let more = routes.divide(left, is_idle);
         allocated.extend(more);
         free -= allocated.values().sum::<usize>();
@@ -82,12 +83,13 @@ fn usable_by(priority: i16, total: usize, free: usize) -> usize {
     free.saturating_sub(if priority > URGENT { total / 4 } else { 0 })
 }
 
-/// The destinations of one priority: a relay with all of its lanes is one, and so is each lane that goes directly to MX.
+/// The destinations of one priority: a relay with all of its lanes is one, and so is each lane that goes directly to
+/// MX.
 struct Routes<'a>(Vec<Route<'a>>);
 
 struct Route<'a> {
     in_flight: usize,
-    room: usize,
+    demand: usize,
     streams: Vec<Stream<'a>>,
 }
 
@@ -113,7 +115,7 @@ impl<'a> Routes<'a> {
         Self(by_route.into_iter().map(route).collect())
     }
 
-    /// Returns what each lane gets of `total`.
+    /// Returns the share of `total` that each lane gets.
     fn divide(&self, total: usize, includes: impl Fn(&Route) -> bool) -> BTreeMap<i64, usize> {
         let routes: Vec<&Route> = self.0.iter().filter(|route| includes(route)).collect();
         let claimants: Vec<Claimant> = routes.iter().map(|route| route.claimant()).collect();
@@ -132,14 +134,14 @@ impl<'a> Routes<'a> {
 }
 
 impl<'a> Route<'a> {
-    /// The route to the mail exchangers of one domain: it is one lane.
+    /// Creates the route to the mail exchangers of one domain, which is one lane.
     fn direct(id: i64, streams: impl Iterator<Item = Vec<&'a ReadyLane>>, capacity: &Capacity) -> Self {
         let in_flight = capacity.recipients(id);
         let streams: Vec<Stream> = streams.map(|lanes| Stream::new(&lanes, in_flight, capacity)).collect();
-        Self { in_flight, room: streams.iter().map(Stream::room).sum(), streams }
+        Self { in_flight, demand: streams.iter().map(Stream::demand).sum(), streams }
     }
 
-    /// The route through a relay. `in_flight` may contain lanes of other routes.
+    /// Creates the route through a relay. `in_flight` may contain lanes of other routes.
     fn through_relay(
         priority: i16,
         in_flight: &[(&ReadyLane, &LaneInFlight)],
@@ -160,17 +162,17 @@ impl<'a> Route<'a> {
         };
         let streams: Vec<Stream> = streams.map(stream).collect();
         let in_flight = recipients(&|_| true);
-        let wanted: usize = streams.iter().map(Stream::room).sum();
+        let wanted: usize = streams.iter().map(Stream::demand).sum();
         let limit = capacity.relay_limit(priority, &own);
-        Self { in_flight, room: wanted.min(limit.saturating_sub(in_flight)), streams }
+        Self { in_flight, demand: wanted.min(limit.saturating_sub(in_flight)), streams }
     }
 
     fn claimant(&self) -> Claimant {
         let weight = self.streams.iter().map(|stream| stream.weight).sum();
-        Claimant { held: self.in_flight, room: self.room, weight }
+        Claimant { in_use: self.in_flight, demand: self.demand, weight }
     }
 
-    fn first(&self) -> i64 {
+    fn first_lane(&self) -> i64 {
         self.streams.first().and_then(|stream| stream.lanes.first()).map_or(0, |(lane, _)| lane.id)
     }
 }
@@ -178,19 +180,19 @@ impl<'a> Route<'a> {
 impl<'a> Stream<'a> {
     fn new(lanes: &[&'a ReadyLane], in_flight: usize, capacity: &Capacity) -> Self {
         let claimant = |lane: &&'a ReadyLane| {
-            let (held, room) = (capacity.recipients(lane.id), capacity.lane_room(lane));
-            (*lane, Claimant { held, room, weight: 1 })
+            let (in_use, demand) = (capacity.recipients(lane.id), capacity.lane_demand(lane));
+            (*lane, Claimant { in_use, demand, weight: 1 })
         };
         let weight = lanes.first().map_or(1, |lane| u32::try_from(lane.weight).unwrap_or(1));
         Self { in_flight, weight, lanes: lanes.iter().map(claimant).collect() }
     }
 
-    fn room(&self) -> usize {
-        self.lanes.iter().map(|(_, claimant)| claimant.room).sum()
+    fn demand(&self) -> usize {
+        self.lanes.iter().map(|(_, claimant)| claimant.demand).sum()
     }
 
     fn claimant(&self) -> Claimant {
-        Claimant { held: self.in_flight, room: self.room(), weight: self.weight }
+        Claimant { in_use: self.in_flight, demand: self.demand(), weight: self.weight }
     }
 }
 
@@ -200,13 +202,13 @@ impl Capacity<'_> {
         self.in_flight.get(&lane).map_or(0, |in_lane| in_lane.recipients)
     }
 
-    /// Returns what is in flight of relays' lanes.
+    /// Returns the relays' lanes of this priority that have recipients in flight.
     fn through_relays(&self, priority: i16) -> Vec<(&ReadyLane, &LaneInFlight)> {
-        let known = self.in_flight.values().filter_map(|in_lane| Some((in_lane.lane.as_deref()?, in_lane)));
-        known.filter(|(lane, _)| lane.priority == priority && !lane.is_mx()).collect()
+        let lanes = self.in_flight.values().filter_map(|in_lane| Some((in_lane.lane.as_deref()?, in_lane)));
+        lanes.filter(|(lane, _)| lane.priority == priority && !lane.is_mx()).collect()
     }
 
-    /// Returns how many recipients in flight a relay's lanes can use.
+    /// Returns how many recipients a relay's lanes can have in flight.
     fn relay_limit(&self, priority: i16, in_flight: &[(&ReadyLane, &LaneInFlight)]) -> usize {
         if priority <= URGENT {
             return self.total;
@@ -220,16 +222,16 @@ impl Capacity<'_> {
             * recipients_per_message(recipients, messages)
     }
 
-    /// Returns how many more recipients in flight a lane can use. For a lane with limits the number counts messages: the
-    /// other due recipients of each come with it.
-    fn lane_room(&self, lane: &ReadyLane) -> usize {
+    /// Returns how many more recipients a lane can have in flight. For a lane with limits the number counts messages:
+    /// the other due recipients of each message are claimed with it.
+    fn lane_demand(&self, lane: &ReadyLane) -> usize {
         let (recipients, messages) =
             self.in_flight.get(&lane.id).map_or((0, 0), |in_lane| (in_lane.recipients, in_lane.message_count()));
         let limit = |limit: Option<i32>| limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
         let most = limit(lane.connections).saturating_mul(PIPELINE_DEPTH).min(limit(lane.stream_concurrency));
         let successes = self.recent.get(&lane.id).map_or(0, |recent| recent.sessions_since_failure);
         if lane.blocked_since.is_some() || (lane.is_mx() && successes == 0) {
-            // A probe, for any recipient: everything in flight waits for the timeout of an unreachable server.
+            // Probes are counted in recipients: everything in flight to an unreachable server waits for its timeout.
             return most.min(PROBE_CONCURRENCY).saturating_sub(recipients).min(self.total.saturating_sub(recipients));
         }
         // Slow start: the first messages to a server that fails wait for its timeout.
@@ -255,7 +257,7 @@ fn prefetched(attempts_per_second: f64) -> usize {
     (attempts_per_second * PREFETCH) as usize
 }
 
-/// Returns the average of what is in flight.
+/// Returns the average number of recipients per message in flight, rounded up.
 fn recipients_per_message(recipients: usize, messages: usize) -> usize {
     recipients.max(1).div_ceil(messages.max(1))
 }
@@ -270,7 +272,7 @@ mod tests {
     use crate::worker::lease::in_flight::InFlight;
 
     /// A process with 256 recipients in flight at most, and 16 connections to each destination.
-    struct World {
+    struct Setup {
         lanes: Vec<Arc<ReadyLane>>,
         in_flight: InFlight,
         recent: HashMap<i64, RecentStats>,
@@ -297,7 +299,7 @@ mod tests {
         }
     }
 
-    impl World {
+    impl Setup {
         fn new(lanes: impl IntoIterator<Item = ReadyLane>) -> Self {
             let lanes = lanes.into_iter().map(Arc::new).collect();
             Self { lanes, in_flight: InFlight::new(256), recent: HashMap::new(), claimed: 0 }
@@ -329,7 +331,7 @@ mod tests {
             self
         }
 
-        /// Quotas by lane.
+        /// Returns the quotas by lane.
         fn allocate(&self) -> BTreeMap<i64, usize> {
             let capacity = Capacity {
                 total: 256,
@@ -347,42 +349,42 @@ mod tests {
     }
 
     #[test]
-    fn bulk_gets_what_its_connections_need_and_urgent_the_rest() {
-        let world = World::new([lane(1, "bulk", 50, "relay"), lane(2, "transactional", 10, "relay")]);
-        assert_eq!(world.allocate(), quotas([(1, 32), (2, 224)]).into_iter().filter(|(id, _)| *id == 2).collect());
-        let world = World::new([lane(1, "bulk", 50, "relay")]);
-        assert_eq!(world.allocate(), quotas([(1, 32)]));
-        assert_eq!(world.with_messages(1, 32, 1).allocate(), quotas([]));
+    fn bulk_is_limited_by_its_connections_and_urgent_is_not() {
+        let setup = Setup::new([lane(1, "bulk", 50, "relay"), lane(2, "transactional", 10, "relay")]);
+        assert_eq!(setup.allocate(), quotas([(1, 32), (2, 224)]).into_iter().filter(|(id, _)| *id == 2).collect());
+        let setup = Setup::new([lane(1, "bulk", 50, "relay")]);
+        assert_eq!(setup.allocate(), quotas([(1, 32)]));
+        assert_eq!(setup.with_messages(1, 32, 1).allocate(), quotas([]));
     }
 
     #[test]
     fn fast_relay_has_more_in_flight() {
-        let mut world = World::new([lane(1, "bulk", 50, "relay")]).with_messages(1, 32, 1);
-        world.recent.insert(1, RecentStats { attempted: 400.0, ..RecentStats::default() });
-        assert_eq!(world.allocate(), quotas([(1, 40)]));
+        let mut setup = Setup::new([lane(1, "bulk", 50, "relay")]).with_messages(1, 32, 1);
+        setup.recent.insert(1, RecentStats { attempted: 400.0, ..RecentStats::default() });
+        assert_eq!(setup.allocate(), quotas([(1, 40)]));
     }
 
     #[test]
     fn fast_domain_has_more_in_flight_but_not_everything() {
-        let mut world = World::new([lane(1, "bulk", 50, "mx")]).with_sessions([1]);
+        let mut setup = Setup::new([lane(1, "bulk", 50, "mx")]).with_sessions([1]);
         for (attempted, quota) in [(0.0, 32), (200.0, 52), (4_000.0, 64)] {
-            world.recent.insert(1, RecentStats { attempted, sessions_since_failure: 1_000, ..RecentStats::default() });
-            assert_eq!(world.allocate(), quotas([(1, quota)]), "{attempted} per second");
+            setup.recent.insert(1, RecentStats { attempted, sessions_since_failure: 1_000, ..RecentStats::default() });
+            assert_eq!(setup.allocate(), quotas([(1, quota)]), "{attempted} per second");
         }
     }
 
     #[test]
     fn message_with_many_recipients_uses_one_connection() {
-        let world = World::new([lane(1, "bulk", 50, "relay")]).with_messages(1, 4, 5);
-        assert_eq!(world.allocate(), quotas([(1, 140)]));
+        let setup = Setup::new([lane(1, "bulk", 50, "relay")]).with_messages(1, 4, 5);
+        assert_eq!(setup.allocate(), quotas([(1, 140)]));
     }
 
     #[test]
     fn connection_limit_counts_messages_and_not_recipients() {
         let limited = ReadyLane { connections: Some(3), ..lane(1, "bulk", 50, "relay") };
-        assert_eq!(World::new([limited.clone()]).with_messages(1, 1, 50).allocate(), quotas([(1, 5)]));
-        assert_eq!(World::new([limited]).with_messages(1, 6, 2).allocate(), quotas([]));
-        let domain = || World::new([lane(1, "bulk", 50, "mx")]).with_sessions([1]);
+        assert_eq!(Setup::new([limited.clone()]).with_messages(1, 1, 50).allocate(), quotas([(1, 5)]));
+        assert_eq!(Setup::new([limited]).with_messages(1, 6, 2).allocate(), quotas([]));
+        let domain = || Setup::new([lane(1, "bulk", 50, "mx")]).with_sessions([1]);
         assert_eq!(
             domain().with_messages(1, 2, 10).allocate(),
             quotas([(1, 140)]),
@@ -394,35 +396,35 @@ mod tests {
     fn streams_of_one_priority_share_by_weight() {
         let light = ReadyLane { weight: 10, ..lane(1, "news", 50, "relay") };
         let heavy = ReadyLane { weight: 30, ..lane(2, "digest", 50, "relay") };
-        assert_eq!(World::new([light.clone(), heavy.clone()]).allocate(), quotas([(1, 8), (2, 24)]));
-        assert_eq!(World::new([light, heavy]).with_messages(1, 20, 1).allocate(), quotas([(2, 12)]));
+        assert_eq!(Setup::new([light.clone(), heavy.clone()]).allocate(), quotas([(1, 8), (2, 24)]));
+        assert_eq!(Setup::new([light, heavy]).with_messages(1, 20, 1).allocate(), quotas([(2, 12)]));
     }
 
     #[test]
     fn unknown_domain_starts_with_few_recipients() {
-        let world = World::new([lane(1, "bulk", 50, "mx"), lane(2, "bulk", 50, "mx")]);
-        assert_eq!(world.allocate(), quotas([(1, 4), (2, 4)]));
-        assert_eq!(world.with_sessions([2]).allocate(), quotas([(1, 4), (2, 32)]));
+        let setup = Setup::new([lane(1, "bulk", 50, "mx"), lane(2, "bulk", 50, "mx")]);
+        assert_eq!(setup.allocate(), quotas([(1, 4), (2, 4)]));
+        assert_eq!(setup.with_sessions([2]).allocate(), quotas([(1, 4), (2, 32)]));
     }
 
     #[test]
     fn slow_domains_leave_an_eighth_to_idle_destinations() {
         let slow = (1..=10).map(|id| lane(id, "bulk", 50, "mx"));
-        let world = World::new(slow.chain([lane(11, "bulk", 50, "mx")])).with_sessions(1..=11);
-        let world = (1..=10).fold(world, |world, id| world.with_messages(id, 16, 1));
-        assert_eq!(world.allocate(), quotas([(11, 32)]));
+        let setup = Setup::new(slow.chain([lane(11, "bulk", 50, "mx")])).with_sessions(1..=11);
+        let setup = (1..=10).fold(setup, |setup, id| setup.with_messages(id, 16, 1));
+        assert_eq!(setup.allocate(), quotas([(11, 32)]));
     }
 
     #[test]
-    fn unreachable_lanes_are_probed_by_few_and_limits_count() {
-        let blocked = ReadyLane { blocked_since: Some(DateTime::UNIX_EPOCH), ..lane(1, "bulk", 50, "relay") };
-        assert_eq!(World::new([blocked]).allocate(), quotas([(1, 4)]));
+    fn unreachable_lanes_are_probed_with_few_recipients() {
+        let unreachable = ReadyLane { blocked_since: Some(DateTime::UNIX_EPOCH), ..lane(1, "bulk", 50, "relay") };
+        assert_eq!(Setup::new([unreachable]).allocate(), quotas([(1, 4)]));
         let limited = ReadyLane { connections: Some(3), ..lane(1, "bulk", 50, "relay") };
-        assert_eq!(World::new([limited]).with_messages(1, 2, 1).allocate(), quotas([(1, 4)]));
-        // However many recipients a message has.
-        let blocked = ReadyLane { blocked_since: Some(DateTime::UNIX_EPOCH), ..lane(1, "bulk", 50, "relay") };
-        assert_eq!(World::new([blocked.clone()]).with_messages(1, 1, 3).allocate(), quotas([(1, 1)]));
-        assert_eq!(World::new([blocked]).with_messages(1, 1, 4).allocate(), quotas([]));
-        assert_eq!(World::new([lane(1, "bulk", 50, "mx")]).with_messages(1, 1, 4).allocate(), quotas([]));
+        assert_eq!(Setup::new([limited]).with_messages(1, 2, 1).allocate(), quotas([(1, 4)]));
+        // The limit counts recipients, also those of one message.
+        let unreachable = ReadyLane { blocked_since: Some(DateTime::UNIX_EPOCH), ..lane(1, "bulk", 50, "relay") };
+        assert_eq!(Setup::new([unreachable.clone()]).with_messages(1, 1, 3).allocate(), quotas([(1, 1)]));
+        assert_eq!(Setup::new([unreachable]).with_messages(1, 1, 4).allocate(), quotas([]));
+        assert_eq!(Setup::new([lane(1, "bulk", 50, "mx")]).with_messages(1, 1, 4).allocate(), quotas([]));
     }
 }

@@ -12,16 +12,16 @@ use super::allocation::{self, LaneQuota};
 use crate::db::DbError;
 use crate::db::lanes::limits::{Request, StreamKey};
 use crate::db::lanes::{self, ReadyLane};
-use crate::db::queue::{self, Claimed, Room};
+use crate::db::queue::{self, ClaimQuota, Claimed};
 use crate::worker::lease::in_flight::LaneInFlight;
 use crate::worker::lease::permits::stream_message_count;
 
-/// Lanes of a stream considered in one claim.
-const LANES: i64 = 512;
-/// How long a lane is left to the workers that use all of its connections.
+/// Maximum number of lanes of a stream that are considered in one claim.
+const MAX_LANES_PER_STREAM: i64 = 512;
+/// How long this worker skips a lane whose connections other workers use up.
 const FULL_LANE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Claims, and remembers from one claim to the next which limited lanes have nothing to give.
+/// Claims, and tracks from one claim to the next which limited lanes cannot be claimed from.
 #[derive(Debug)]
 pub(crate) struct Claimer {
     cx: Arc<ClaimContext>,
@@ -30,26 +30,26 @@ pub(crate) struct Claimer {
 
 #[derive(Debug, Default)]
 struct LimitedLanes {
-    /// Lanes of which other workers use everything that is allowed, and since when.
+    /// Lanes whose limits other workers use up, with the time at which this was found.
     full: HashMap<i64, Instant>,
     /// When throttled lanes may send again.
     opens_at: BTreeSet<DateTime<Utc>>,
-    /// Limited lanes that had fewer recipients than their limits allowed.
+    /// Limited lanes with fewer due recipients than their limits allowed.
     emptied: Vec<i64>,
-    /// Whether other lanes may have what those did not use.
+    /// Whether other lanes may use what the emptied lanes left.
     is_unused: bool,
 }
 
-/// What one claim led to.
+/// The result of one claim.
 #[derive(Debug, Default)]
 pub(crate) struct Claim {
-    /// Recipients that no task has yet.
+    /// Claimed recipients that were not in flight before, and need a task.
     pub new: Vec<Claimed>,
-    /// How many recipients were claimed.
+    /// The number of recipients claimed.
     pub recipients: usize,
-    /// The lanes with due recipients, where any of them got a quota.
+    /// The lanes with due recipients; empty if none of them got a quota.
     pub ready: Vec<Arc<ReadyLane>>,
-    /// What each lane with a quota gave.
+    /// The result for each lane with a quota.
     pub lanes: Vec<LaneClaim>,
     /// Lanes that did not use their quota.
     pub below_quota: Vec<i64>,
@@ -59,20 +59,20 @@ pub(crate) struct Claim {
     pub took_all: bool,
 }
 
-/// What a claim found in one lane.
+/// The result of a claim for one lane.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LaneClaim {
     /// `lanes.id`.
     pub lane: i64,
     /// Whether recipients were claimed.
-    pub gave: bool,
-    /// Whether they were fewer than the quota.
+    pub has_claimed: bool,
+    /// Whether fewer recipients than the quota were claimed.
     pub is_below_quota: bool,
     /// Whether new messages bypass the lane while it is empty ([`crate::worker::handoff`]).
     pub is_bypassed: bool,
 }
 
-/// What was claimed, and how much of each lane.
+/// Claimed recipients, and their number by lane.
 #[derive(Default)]
 struct Leased {
     new: Vec<Claimed>,
@@ -89,13 +89,14 @@ impl Claimer {
         self.limited.until_open(now)
     }
 
-    /// Returns the lanes to skip: those that other workers fully use, and those that only other workers reach.
+    /// Returns the lanes to skip: those whose limits other workers use up, and those whose destination only other
+    /// workers can reach.
     pub(crate) fn skipped(&mut self, now: DateTime<Utc>) -> Vec<i64> {
-        self.limited.forget_open(now);
+        self.limited.remove_open(now);
         [self.limited.skipped(), self.cx.lane_stats.avoided(now)].concat()
     }
 
-    /// Returns whether limited lanes left something unused since the last call, so that another claim is worthwhile.
+    /// Returns and resets whether limited lanes left something unused, so that another claim is worthwhile.
     pub(crate) fn take_unused(&mut self) -> bool {
         std::mem::take(&mut self.limited.is_unused)
     }
@@ -104,10 +105,10 @@ impl Claimer {
     pub(crate) async fn claim(&mut self, worker: Uuid, skip: &[i64], now: DateTime<Utc>) -> Result<Claim, DbError> {
         let cx = self.cx.clone();
         let leases = &cx.leases;
-        // Before the lanes are read: a recipient that failed and was released has closed its lane by then, and is not
-        // claimed for once more.
+        // Counted before the lanes are read: a recipient that failed and was released since has closed its lane, so
+        // that its capacity does not lead to another claim from that lane.
         let (in_flight, free) = (leases.in_flight.by_lane(), leases.in_flight.free());
-        let ready = lanes::ready(&cx.db, now, LANES, skip).await?;
+        let ready = lanes::ready(&cx.db, now, MAX_LANES_PER_STREAM, skip).await?;
         let ready: Vec<Arc<ReadyLane>> = ready.into_iter().map(Arc::new).collect();
         let recent = cx.recent(&ready, &in_flight, now);
         let quotas = allocation::allocate(&ready, &cx.capacity(free, &in_flight, &recent));
@@ -140,7 +141,7 @@ impl Claimer {
         let usable = || allocation::usable_by_all(leases.in_flight.capacity(), leases.in_flight.free(), quotas);
         let lanes: Vec<Arc<ReadyLane>> = quotas.iter().map(|quota| quota.lane.clone()).collect();
         let (limited, unlimited): (Vec<_>, Vec<_>) = quotas.iter().partition(|quota| quota.lane.is_limited());
-        let unlimited: Vec<Room> = unlimited.into_iter().map(room).collect();
+        let unlimited: Vec<ClaimQuota> = unlimited.into_iter().map(claim_quota).collect();
         let mut leased = Leased::default();
         if !unlimited.is_empty() {
             let companions = if cx.one_recipient_per_envelope { 0 } else { usable() };
@@ -151,8 +152,8 @@ impl Claimer {
             return Ok(leased);
         }
         let in_flight = leases.in_flight.by_lane();
-        let wishes: Vec<Request> = limited.into_iter().map(|quota| cx.wish(&in_flight, quota)).collect();
-        match Box::pin(lanes::limits::claim(&cx.db, worker, &wishes, usable(), now)).await {
+        let requests: Vec<Request> = limited.into_iter().map(|quota| cx.limit_request(&in_flight, quota)).collect();
+        match Box::pin(lanes::limits::claim(&cx.db, worker, &requests, usable(), now)).await {
             Ok(granted) => {
                 self.limited.opens_at.extend(granted.opens_at);
                 self.limited.emptied = granted.emptied;
@@ -162,7 +163,7 @@ impl Claimer {
                 leased.add(&cx, granted.claimed, &lanes);
                 Ok(leased)
             }
-            // What the other lanes gave must not be lost with it.
+            // The recipients claimed from other lanes must not be lost because of this error.
             Err(error) if !leased.by_lane.is_empty() => {
                 tracing::warn!(
                     event = "limited_claim_failed",
@@ -181,7 +182,12 @@ impl Claimer {
         let claim = |LaneQuota { lane, recipients }: &LaneQuota| {
             let count = count(lane.id);
             let is_below_quota = if lane.is_limited() { emptied.contains(&lane.id) } else { count < *recipients };
-            LaneClaim { lane: lane.id, gave: count > 0, is_below_quota, is_bypassed: lane.is_passed_by() }
+            LaneClaim {
+                lane: lane.id,
+                has_claimed: count > 0,
+                is_below_quota,
+                is_bypassed: lane.allows_direct_handoff(),
+            }
         };
         quotas.iter().map(claim).collect()
     }
@@ -192,7 +198,7 @@ impl LimitedLanes {
         self.opens_at.first().map(|at| (*at - now).to_std().unwrap_or_default())
     }
 
-    fn forget_open(&mut self, now: DateTime<Utc>) {
+    fn remove_open(&mut self, now: DateTime<Utc>) {
         self.opens_at.retain(|at| *at > now);
     }
 
@@ -203,7 +209,7 @@ impl LimitedLanes {
 }
 
 impl Leased {
-    /// Puts claimed recipients in flight, at once: what is leased and not in flight counts as lost
+    /// Puts claimed recipients in flight at once, because recipients that are leased and not in flight count as lost
     /// ([`crate::worker::lease::lost_claims`]).
     fn add(&mut self, cx: &ClaimContext, claimed: Vec<Claimed>, lanes: &[Arc<ReadyLane>]) {
         for row in &claimed {
@@ -213,21 +219,21 @@ impl Leased {
     }
 }
 
-fn room(quota: &LaneQuota) -> Room {
+fn claim_quota(quota: &LaneQuota) -> ClaimQuota {
     let rows = i32::try_from(quota.recipients).unwrap_or(i32::MAX);
-    Room { lane: quota.lane.id, rows, from: quota.lane.ready_at }
+    ClaimQuota { lane: quota.lane.id, rows, from: quota.lane.ready_at }
 }
 
 impl ClaimContext {
-    fn wish(&self, in_flight: &HashMap<i64, LaneInFlight>, quota: &LaneQuota) -> Request {
+    fn limit_request(&self, in_flight: &HashMap<i64, LaneInFlight>, quota: &LaneQuota) -> Request {
         let lane = &quota.lane;
         let stream: StreamKey = (lane.tenant_id, lane.stream.clone());
         Request {
-            room: room(quota),
+            quota: claim_quota(quota),
             is_stream_limited: lane.is_stream_limited(),
-            in_hand: in_flight.get(&lane.id).map_or(0, LaneInFlight::message_count),
+            in_flight: in_flight.get(&lane.id).map_or(0, LaneInFlight::message_count),
             open: self.sender.open_connections(lane.id),
-            stream_in_hand: stream_message_count(in_flight, &stream),
+            stream_in_flight: stream_message_count(in_flight, &stream),
             stream,
         }
     }
@@ -240,12 +246,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_throttled_lane_is_waited_for() {
+    fn until_open_returns_the_wait_for_the_next_lane() {
         let at = |millis| DateTime::UNIX_EPOCH + TimeDelta::milliseconds(millis);
         let mut limited = LimitedLanes::default();
         limited.opens_at.extend([at(500), at(200)]);
         for (now, wait) in [(0, Some(200)), (100, Some(100)), (200, Some(300)), (500, None)] {
-            limited.forget_open(at(now));
+            limited.remove_open(at(now));
             assert_eq!(limited.until_open(at(now)), wait.map(Duration::from_millis));
         }
     }

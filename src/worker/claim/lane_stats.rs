@@ -1,4 +1,4 @@
-//! What this worker recently saw of each lane.
+//! Recent statistics of each lane, from the attempts of this worker.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -7,13 +7,13 @@ use parking_lot::{Mutex, MutexGuard};
 
 /// Seconds over which rates are averaged.
 const WINDOW: i64 = 10;
-/// Seconds after which an unused lane is forgotten, once many lanes are remembered.
+/// Seconds after which an unused lane is removed, once many lanes are tracked.
 const EXPIRY: i64 = 600;
-/// Lanes remembered before unused ones are forgotten.
-const LANES: usize = 4_096;
-/// How long a lane that only this worker cannot reach is left to the others.
+/// Minimum number of tracked lanes at which unused ones are removed.
+const MIN_SWEEP: usize = 4_096;
+/// How long a lane that only this worker cannot reach is left to other workers.
 const AVOIDANCE: TimeDelta = TimeDelta::seconds(60);
-/// A failure this many seconds after a session is due to one connection and not to the destination.
+/// A failure within this many seconds after a session is due to one connection and not to the destination.
 const RECENT_SESSION: i64 = 5;
 
 /// Statistics of the lanes.
@@ -23,7 +23,7 @@ pub(crate) struct LaneStats(Mutex<Lanes>);
 #[derive(Debug, Default)]
 struct Lanes {
     by_id: HashMap<i64, History>,
-    /// How many lanes may be remembered before unused ones are looked for again.
+    /// Number of tracked lanes at which unused ones are removed next.
     sweep_at: usize,
     /// Lanes left to other workers, and until when.
     avoided: HashMap<i64, DateTime<Utc>>,
@@ -42,7 +42,7 @@ pub(crate) struct Sample {
     pub unreachable: bool,
 }
 
-/// What happened in one second.
+/// Counts of one second.
 #[derive(Debug)]
 struct Second {
     at: i64,
@@ -56,11 +56,11 @@ struct History {
     seconds: VecDeque<Second>,
     last_session: Option<DateTime<Utc>>,
     sessions_since_failure: usize,
-    /// When the latest sample came.
+    /// The second of the latest sample.
     updated_at: i64,
 }
 
-/// The recent past of a lane.
+/// Recent statistics of a lane.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct RecentStats {
     /// Messages attempted per second.
@@ -69,20 +69,20 @@ pub(crate) struct RecentStats {
     pub accepted: f64,
     /// Sessions since the last failure.
     pub sessions_since_failure: usize,
-    /// The last session, if it was only seconds ago.
+    /// The last session, if it was less than [`RECENT_SESSION`] ago.
     pub recent_session: Option<DateTime<Utc>>,
-    /// The last session, however long ago.
+    /// The last session, regardless of its age.
     pub last_session: Option<DateTime<Utc>>,
 }
 
 impl LaneStats {
-    /// Adds a sample, and returns the lane's recent past.
+    /// Adds a sample, and returns the lane's recent statistics.
     pub(crate) fn add(&self, lane: i64, sample: Sample, now: DateTime<Utc>) -> RecentStats {
         let mut lanes = self.lanes();
         let second = now.timestamp();
-        if lanes.by_id.len() >= lanes.sweep_at.max(LANES) {
+        if lanes.by_id.len() >= lanes.sweep_at.max(MIN_SWEEP) {
             lanes.by_id.retain(|_, history| second - history.updated_at < EXPIRY);
-            // Twice the number of those that are left: with many lanes in use, not each new one causes a sweep.
+            // Twice the number of lanes left, so that with many lanes in use not every new one causes a sweep.
             lanes.sweep_at = 2 * lanes.by_id.len();
         }
         let history = lanes.by_id.entry(lane).or_default();
@@ -90,7 +90,7 @@ impl LaneStats {
         history.recent(second)
     }
 
-    /// Leaves a lane to other workers for a while: they reach its destination, and this one does not.
+    /// Leaves a lane to other workers for a while, because they reach its destination and this worker does not.
     pub(crate) fn avoid(&self, lane: i64, now: DateTime<Utc>) {
         self.lanes().avoided.insert(lane, now + AVOIDANCE);
     }
@@ -102,10 +102,10 @@ impl LaneStats {
         lanes.avoided.keys().copied().collect()
     }
 
-    /// Returns the recent past of these lanes. Lanes without any are left out.
+    /// Returns the recent statistics of these lanes. Lanes without statistics are left out.
     pub(crate) fn recent(&self, lanes: impl Iterator<Item = i64>, now: DateTime<Utc>) -> HashMap<i64, RecentStats> {
-        let known = self.lanes();
-        lanes.filter_map(|lane| Some((lane, known.by_id.get(&lane)?.recent(now.timestamp())))).collect()
+        let tracked = self.lanes();
+        lanes.filter_map(|lane| Some((lane, tracked.by_id.get(&lane)?.recent(now.timestamp())))).collect()
     }
 
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
@@ -142,7 +142,7 @@ impl History {
             accepted += past.accepted;
             first = first.min(past.at);
         }
-        // The rate of a lane that has just started is not lowered by the time before.
+        // The rate of a lane that has just started is not averaged over the time before its first attempt.
         let seconds = f64::from(i32::try_from(second - first + 1).unwrap_or(i32::MAX));
         RecentStats {
             attempted: f64::from(attempted) / seconds,
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn unused_lanes_are_forgotten_when_twice_as_many_are_known() {
+    fn unused_lanes_are_removed_when_twice_as_many_exist() {
         let (stats, one) = (LaneStats::default(), Sample { attempted: 1, ..Sample::default() });
         let len = || stats.0.lock().by_id.len();
         let mut noted = 0_i64;
@@ -187,10 +187,10 @@ mod tests {
             }
             len()
         };
-        assert_eq!(note(LANES, 0), LANES);
-        assert_eq!(note(1, 1), LANES + 1, "all are in use");
-        assert_eq!(note(LANES - 1, EXPIRY), 2 * LANES, "no sweep before there are twice as many");
-        assert_eq!(note(1, EXPIRY), LANES + 1, "those of the first second are forgotten");
+        assert_eq!(note(MIN_SWEEP, 0), MIN_SWEEP);
+        assert_eq!(note(1, 1), MIN_SWEEP + 1, "all are in use");
+        assert_eq!(note(MIN_SWEEP - 1, EXPIRY), 2 * MIN_SWEEP, "no sweep before there are twice as many");
+        assert_eq!(note(1, EXPIRY), MIN_SWEEP + 1, "those of the first second are removed");
     }
 
     #[test]

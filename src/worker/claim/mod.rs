@@ -1,5 +1,5 @@
-//! Claims due recipients: how many of each lane ([`allocation`]), by the limits of the lanes and the worker's own
-//! experience with them ([`lane_stats`]).
+//! Claims due recipients. The number claimed from each lane ([`allocation`]) depends on the lane's limits and on this
+//! worker's recent attempts ([`lane_stats`]).
 
 pub(crate) mod allocation;
 pub(crate) mod claimer;
@@ -20,7 +20,7 @@ use crate::smtp;
 use allocation::Capacity;
 use lane_stats::{LaneStats, RecentStats};
 
-/// What claims need.
+/// The dependencies of claims.
 #[derive(Debug)]
 pub(crate) struct ClaimContext {
     pub db: Db,
@@ -30,12 +30,12 @@ pub(crate) struct ClaimContext {
     pub sender: Arc<smtp::Sender>,
     /// Connections of this process to one destination.
     pub connections: usize,
-    /// Whether each recipient gets a message of its own (VERP).
+    /// Whether each recipient gets a separate envelope (VERP).
     pub one_recipient_per_envelope: bool,
 }
 
 impl ClaimContext {
-    /// Returns the recent past of these lanes and of those with recipients in flight.
+    /// Returns the recent statistics of these lanes and of those with recipients in flight.
     pub(crate) fn recent(
         &self,
         lanes: &[Arc<ReadyLane>],
@@ -46,7 +46,7 @@ impl ClaimContext {
         self.lane_stats.recent(ids, now)
     }
 
-    /// Returns what there is to allocate.
+    /// Returns the capacity to allocate.
     pub(crate) fn capacity<'a>(
         &self,
         free: usize,

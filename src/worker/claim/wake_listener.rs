@@ -9,13 +9,13 @@ use tokio::sync::Notify;
 use crate::db::pool::pg_notify;
 use crate::db::{Db, DbError};
 
-/// Pause between two tries to listen. Meanwhile polling finds what is due.
+/// Pause between two tries to listen. Until then, polling finds due recipients.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
 /// Silence after which the connection is checked.
 const CHECK_AFTER: Duration = Duration::from_secs(10);
 
-/// Notifies `claimer` of new messages, for as long as it is polled.
+/// Notifies `claimer` of new messages, until the future is dropped.
 pub(crate) async fn run(db: Db, claimer: Arc<Notify>) {
     loop {
         let Err(error) = listen(&db, &claimer).await;
@@ -27,7 +27,7 @@ pub(crate) async fn run(db: Db, claimer: Arc<Notify>) {
 async fn listen(db: &Db, claimer: &Notify) -> Result<Infallible, DbError> {
     let mut listener = pg_notify::listen(db).await?;
     loop {
-        if listener.heard(CHECK_AFTER).await? {
+        if listener.wait(CHECK_AFTER).await? {
             claimer.notify_one();
         } else {
             listener.check(db).await?;

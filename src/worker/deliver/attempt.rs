@@ -1,5 +1,5 @@
-//! One attempt at one message: prepares it, sends it, and records the outcome of each recipient. A failure here concerns
-//! this message alone.
+//! One attempt at one message: prepares it, sends it, and records the outcome of each recipient. A failure here affects
+//! only this message.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 
 use super::DeliverContext;
 use super::envelopes::{Envelope, envelopes};
-use super::judge::{self, End, Start};
+use super::judge::{self, AttemptEnd, AttemptStart};
 use super::lease_check::LeaseCheck;
 use super::loaded_message::LoadedMessage;
 use crate::db::messages::stored::StoredMessageError;
@@ -18,7 +18,7 @@ use crate::db::queue::{Claimed, Finished, Rescheduled};
 use crate::domain::id::MessageId;
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 use crate::limiter::ReservedPermit;
-use crate::smtp::NotBegun;
+use crate::smtp::NotAttempted;
 use crate::worker::claim::allocation::URGENT;
 use crate::worker::lease::release::RETRY_PAUSE;
 
@@ -30,24 +30,24 @@ struct Prepared<'a> {
     _memory: Option<ReservedPermit<'a>>,
 }
 
-const UNREADABLE: &str = "postrider failed to read this message from its database; see its log";
-const PANICKED: &str = "postrider failed while it worked on this message; see its log";
-/// Reason for holding recipients where the failure of their attempt cannot be judged.
-const NOT_JUDGED: &str =
-    "held: postrider failed while it worked on this message, and cannot tell when to try again; see its log";
+const LOAD_FAILED_REPLY: &str = "postrider failed to read this message from its database; see its log";
+const PANICKED_REPLY: &str = "postrider failed while processing this message; see its log";
+/// Reason for holding recipients whose failed attempt cannot be judged.
+const NOT_JUDGED_REASON: &str =
+    "held: postrider failed while processing this message, and cannot determine the next attempt; see its log";
 
-/// How long a message is deferred that our configuration keeps from being prepared.
+/// Delay of a message that cannot be prepared because of the configuration.
 const CONFIGURATION_DELAY: TimeDelta = TimeDelta::minutes(5);
 
-/// Delivers a message and completes each of its claimed recipients. A panic counts as a failed attempt of those that were
-/// not completed before.
+/// Delivers a message and completes each of its claimed recipients. A panic counts as a failed attempt of the
+/// recipients that were not completed before.
 pub(crate) async fn run(cx: Arc<DeliverContext>, mut message: LoadedMessage) {
     if cx.closing.is_cancelled() {
         return cx.leases.release(message.claimed).await;
     }
-    let start = Start::now(&cx);
+    let start = AttemptStart::now(&cx);
     let Ok(expired) = AssertUnwindSafe(take_expired(&cx, &mut message, start)).catch_unwind().await else {
-        return fail(&cx, &message, PANICKED, start).await;
+        return fail(&cx, &message, PANICKED_REPLY, start).await;
     };
     if !expired.is_empty() {
         cx.recorder.record(expired);
@@ -59,22 +59,23 @@ pub(crate) async fn run(cx: Arc<DeliverContext>, mut message: LoadedMessage) {
     let Prepared { mime, envelopes, _memory } = match AssertUnwindSafe(preparing).catch_unwind().await {
         Ok(Some(Ok(prepared))) => prepared,
         Ok(None) => return cx.leases.release(message.claimed).await,
-        // A database outage is not the recipient's attempt.
-        Ok(Some(Err(StoredMessageError::Db(error)))) if error.is_passing() => {
+        // A database outage does not count as an attempt.
+        Ok(Some(Err(StoredMessageError::Db(error)))) if error.is_temporary() => {
             tracing::warn!(event = "load_failed", %error, "failed to load a message; releasing it");
             return release_later(&cx, message.claimed).await;
         }
-        // The database's words go to our log; the recipient's history gets ours.
+        // The database's error goes to the log; the recipient's history gets a general text.
         Ok(Some(Err(StoredMessageError::Db(error)))) => {
             tracing::error!(event = "message_unreadable", %error, "cannot load a message; failing its attempt");
-            return fail(&cx, &message, UNREADABLE, start).await;
+            return fail(&cx, &message, LOAD_FAILED_REPLY, start).await;
         }
-        // A missing signature or link is no attempt either: once the configuration is fixed the message goes as usual.
-        Ok(Some(Err(error @ (StoredMessageError::Unsigned(..) | StoredMessageError::NoLinks)))) => {
+        // A missing signature or link does not count as an attempt either: the message is sent once the configuration
+        // is fixed.
+        Ok(Some(Err(error @ (StoredMessageError::NotSigned(..) | StoredMessageError::NoUnsubscribeLinks)))) => {
             return defer(&cx, message, &error).await;
         }
         Ok(Some(Err(error))) => return fail(&cx, &message, &error.to_string(), start).await,
-        Err(_) => return fail(&cx, &message, PANICKED, start).await,
+        Err(_) => return fail(&cx, &message, PANICKED_REPLY, start).await,
     };
     // Each envelope completes its own recipients: a slow server must not delay the outcomes of another.
     match <[Envelope; 1]>::try_from(envelopes) {
@@ -85,8 +86,8 @@ pub(crate) async fn run(cx: Arc<DeliverContext>, mut message: LoadedMessage) {
     }
 }
 
-/// Takes out recipients whose deadline has passed.
-async fn take_expired(cx: &DeliverContext, message: &mut LoadedMessage, start: Start) -> Vec<Finished> {
+/// Removes the recipients whose deadline has passed, and returns their outcomes.
+async fn take_expired(cx: &DeliverContext, message: &mut LoadedMessage, start: AttemptStart) -> Vec<Finished> {
     cx.retry_policies.refresh(&cx.db, start.at).await;
     let is_expired = |claimed: &Claimed| start.at >= cx.deadline(message, claimed);
     let (expired, in_time): (Vec<_>, Vec<_>) = message.claimed.iter().cloned().partition(is_expired);
@@ -105,48 +106,49 @@ async fn prepare<'a>(cx: &'a DeliverContext, message: &mut LoadedMessage) -> Res
 }
 
 /// Sends a message to one envelope and completes its recipients.
-async fn send(cx: &DeliverContext, message: &LoadedMessage, envelope: Envelope, mime: &[u8], start: Start) {
+async fn send(cx: &DeliverContext, message: &LoadedMessage, envelope: Envelope, mime: &[u8], start: AttemptStart) {
     let Envelope { route, smtp: envelope, claimed } = envelope;
     let guard = LeaseCheck::new(cx, message, &claimed, start);
     let is_alone = envelope.to.len() == 1;
     let sending = async {
         let outcomes = cx.sender.send_if(&route, &envelope, mime, &cx.send_options(&claimed, &guard)).await?;
-        let end = End::now(cx);
+        let end = AttemptEnd::now(cx);
         cx.retry_policies.refresh(&cx.db, end.at).await;
-        let judged = |(claimed, outcome): (&Claimed, Outcome)| Finished {
+        let judge = |(claimed, outcome): (&Claimed, Outcome)| Finished {
             is_alone,
             ..cx.judge(message, claimed.clone(), outcome, start, end)
         };
-        let left = claimed.iter().zip(outcomes).enumerate().filter(|(position, _)| !guard.has_recorded(*position));
-        Ok(left.map(|(_, one)| judged(one)).collect())
+        let unrecorded =
+            claimed.iter().zip(outcomes).enumerate().filter(|(position, _)| !guard.has_recorded(*position));
+        Ok(unrecorded.map(|(_, one)| judge(one)).collect())
     };
     match AssertUnwindSafe(sending).catch_unwind().await {
         Ok(Ok(finished)) => cx.recorder.record(finished),
-        Ok(Err(NotBegun(why))) => {
-            tracing::debug!(event = "message_not_begun", why = why.text, "a message was not begun; releasing it");
+        Ok(Err(NotAttempted(why))) => {
+            tracing::debug!(event = "message_not_begun", why = why.text, "message was not attempted; releasing it");
             release_later(cx, guard.unrecorded()).await;
         }
         Err(_) => {
-            // Once the message text may have left, it is unknown whether it arrived.
-            let (verdict, stage) = if guard.has_sent_text() {
+            // Once the message body may have been sent, it is unknown whether the message arrived.
+            let (verdict, stage) = if guard.may_have_sent_body() {
                 (Verdict::Uncertain, Stage::FinalDot)
             } else {
                 (Verdict::Temporary, Stage::Data)
             };
-            let outcome = Outcome { verdict, stage, ..local_failure(PANICKED, start) };
+            let outcome = Outcome { verdict, stage, ..local_failure(PANICKED_REPLY, start) };
             complete_all(cx, message, guard.unrecorded(), &outcome, start).await;
         }
     }
 }
 
-/// Releases recipients after a pause, unless the worker is stopping: released at once, they would be claimed again at once,
-/// and fail again.
+/// Releases recipients after a pause, unless the worker is stopping: without the pause they would be claimed again at
+/// once, and fail again.
 async fn release_later(cx: &DeliverContext, claimed: Vec<Claimed>) {
     cx.closing.run_until_cancelled(tokio::time::sleep(RETRY_PAUSE)).await;
     cx.leases.release(claimed).await;
 }
 
-/// Defers a message that our configuration keeps from being prepared, without an attempt. Its deadline stays.
+/// Defers a message that cannot be prepared because of the configuration, without an attempt. Its deadline stays.
 async fn defer(cx: &DeliverContext, message: LoadedMessage, error: &StoredMessageError) {
     let now = cx.clock.now();
     log_preparation_failure(cx, &message, error);
@@ -157,10 +159,10 @@ async fn defer(cx: &DeliverContext, message: LoadedMessage, error: &StoredMessag
     cx.leases.reschedule(message.claimed, to).await;
 }
 
-/// Logs it once a minute for each domain or stream, and not for each message.
+/// Logs the failure at most once a minute for each domain or stream, and not for each message.
 fn log_preparation_failure(cx: &DeliverContext, message: &LoadedMessage, error: &StoredMessageError) {
     let what = match error {
-        StoredMessageError::Unsigned(domain, _) => format!("domain {domain}"),
+        StoredMessageError::NotSigned(domain, _) => format!("domain {domain}"),
         _ => format!("stream {}", message.stored.row.stream),
     };
     if cx.preparation_failures.allows(&what, cx.clock.now()) {
@@ -181,9 +183,9 @@ async fn reserve_memory<'a>(cx: &'a DeliverContext, message: &LoadedMessage) -> 
     cx.memory.reserve(bytes, lane.is_some_and(|lane| lane.priority <= URGENT)).await
 }
 
-/// Completes a message of which nothing was sent, for a reason of ours: the attempt counts, so that it is not repeated at
-/// once.
-async fn fail(cx: &DeliverContext, message: &LoadedMessage, reason: &str, start: Start) {
+/// Completes a message of which nothing was sent because of a local failure. The attempt counts, so that it is not
+/// repeated at once.
+async fn fail(cx: &DeliverContext, message: &LoadedMessage, reason: &str, start: AttemptStart) {
     let id = MessageId(message.stored.row.id);
     tracing::error!(
         event = "message_not_prepared",
@@ -194,31 +196,32 @@ async fn fail(cx: &DeliverContext, message: &LoadedMessage, reason: &str, start:
     complete_all(cx, message, message.claimed.clone(), &local_failure(reason, start), start).await;
 }
 
-/// Completes recipients with the same outcome. If judging them panics they are held, so that they do not stay in flight.
+/// Completes recipients with the same outcome. If judging them panics they are held, so that they do not stay in
+/// flight.
 async fn complete_all(
     cx: &DeliverContext,
     message: &LoadedMessage,
     claimed: Vec<Claimed>,
     outcome: &Outcome,
-    start: Start,
+    start: AttemptStart,
 ) {
-    let end = End::now(cx);
-    let judged = |claimed: &Claimed| cx.judge(message, claimed.clone(), outcome.clone(), start, end);
-    let finished = AssertUnwindSafe(|| claimed.iter().map(judged).collect());
+    let end = AttemptEnd::now(cx);
+    let judge = |claimed: &Claimed| cx.judge(message, claimed.clone(), outcome.clone(), start, end);
+    let finished = AssertUnwindSafe(|| claimed.iter().map(judge).collect());
     match std::panic::catch_unwind(finished) {
         Ok(finished) => cx.recorder.record(finished),
-        Err(_) => cx.leases.hold(claimed, NOT_JUDGED).await,
+        Err(_) => cx.leases.hold(claimed, NOT_JUDGED_REASON).await,
     }
 }
 
 /// Returns the outcome of a failure that no server is responsible for.
-fn local_failure(reason: &str, start: Start) -> Outcome {
+fn local_failure(reason: &str, start: AttemptStart) -> Outcome {
     Outcome {
         verdict: Verdict::Temporary,
-        reply: Reply::ours(reason),
+        reply: Reply::local_error(reason),
         peer: Peer::default(),
         duration: start.clock.elapsed(),
-        // A stage that says nothing about the destination.
+        // This stage implies nothing about the destination.
         stage: Stage::Data,
     }
 }
@@ -232,7 +235,7 @@ mod tests {
         fn size<F>(_: fn(Arc<DeliverContext>, LoadedMessage) -> F) -> usize {
             size_of::<F>()
         }
-        // It is moved for every message; a database call that is held unboxed costs 30 KB.
+        // The future is moved for every message; an unboxed database call in it would add 30 KB.
         assert!(size(run) <= 12 << 10, "{} bytes", size(run));
     }
 }

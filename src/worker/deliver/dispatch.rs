@@ -10,8 +10,9 @@ use super::{DeliverContext, attempt};
 use crate::db::queue::Claimed;
 use crate::worker::lease::release::{NOT_STORED, RETRY_PAUSE};
 
-/// Loads what was claimed and starts a task for each message. What cannot be loaded now is released, and what can never be
-/// loaded is held. Returns `false` where the database is unreachable.
+/// Loads the messages of claimed recipients and starts a task for each message. Recipients whose message cannot be
+/// loaded now are released, and those whose message can never be loaded are held. Returns `false` if the database is
+/// unreachable.
 pub(crate) async fn load_and_start(cx: &Arc<DeliverContext>, claimed: Vec<Claimed>) -> bool {
     if claimed.is_empty() {
         return true;
@@ -21,7 +22,7 @@ pub(crate) async fn load_and_start(cx: &Arc<DeliverContext>, claimed: Vec<Claime
             start(cx, loaded).await;
             true
         }
-        Err(error) if error.is_passing() => {
+        Err(error) if error.is_temporary() => {
             tracing::warn!(
                 event = "load_failed",
                 %error,
@@ -57,7 +58,7 @@ async fn load_one_by_one(cx: &Arc<DeliverContext>, claimed: Vec<Claimed>) {
 
 /// Starts a task for each message.
 pub(crate) async fn start(cx: &Arc<DeliverContext>, loaded: Loaded) {
-    let Loaded { messages, orphans } = move_to_own_lanes(cx, loaded).await;
+    let Loaded { messages, orphans } = move_to_dedicated_lanes(cx, loaded).await;
     for message in messages {
         cx.tasks.spawn(attempt::run(cx.clone(), message));
     }
@@ -67,33 +68,33 @@ pub(crate) async fn start(cx: &Arc<DeliverContext>, loaded: Loaded) {
     }
 }
 
-/// Moves recipients whose domain has got its own lane to that lane, where they wait for their turn.
-async fn move_to_own_lanes(cx: &DeliverContext, mut loaded: Loaded) -> Loaded {
+/// Moves recipients whose domain has a dedicated lane to that lane, where they wait to be claimed again.
+async fn move_to_dedicated_lanes(cx: &DeliverContext, mut loaded: Loaded) -> Loaded {
     let in_flight = &cx.leases.in_flight;
     let is_shared = |row: &Claimed| in_flight.lane(row.lane_id).is_some_and(|lane| lane.is_shared());
     if !loaded.messages.iter().flat_map(|message| &message.claimed).any(is_shared) {
         return loaded;
     }
-    let splits = match cx.splits.current().await {
-        Ok(splits) if !splits.is_empty() => splits,
+    let dedicated_lanes = match cx.dedicated_lanes.current().await {
+        Ok(dedicated_lanes) if !dedicated_lanes.is_empty() => dedicated_lanes,
         Ok(_) => return loaded,
         Err(error) => {
-            tracing::debug!(event = "lane_splits_unknown", %error, "failed to read which domains have their own lanes");
+            tracing::debug!(event = "lane_splits_unknown", %error, "failed to read which domains have dedicated lanes");
             return loaded;
         }
     };
     let mut moves = Vec::new();
     for message in &mut loaded.messages {
-        let own_lane = |row: &Claimed| {
+        let dedicated_lane = |row: &Claimed| {
             let lane = in_flight.lane(row.lane_id).filter(|lane| lane.is_shared())?;
             let domain = message.stored.address(row.recipient_id).ok()?.domain().to_owned();
-            splits.get(&(lane.tenant_id, lane.stream.clone(), lane.route.clone(), domain)).copied()
+            dedicated_lanes.get(&(lane.tenant_id, lane.stream.clone(), lane.route.clone(), domain)).copied()
         };
-        let (moved, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut message.claimed)
+        let (moved, remaining): (Vec<_>, Vec<_>) = std::mem::take(&mut message.claimed)
             .into_iter()
-            .map(|row| (own_lane(&row), row))
+            .map(|row| (dedicated_lane(&row), row))
             .partition(|(own, _)| own.is_some());
-        message.claimed = kept.into_iter().map(|(_, row)| row).collect();
+        message.claimed = remaining.into_iter().map(|(_, row)| row).collect();
         moves.extend(moved.into_iter().filter_map(|(own, row)| Some((row, own?))));
     }
     loaded.messages.retain(|message| !message.claimed.is_empty());

@@ -1,8 +1,8 @@
 //! Divides a message's recipients among routes and envelopes, and gives each envelope its return path.
 //!
-//! A return path identifies a recipient where no other recipient of the message goes the same way. With VERP each envelope
-//! has one recipient: a message to fifty is sent fifty times. This depends on the message and not on the recipients left at
-//! an attempt: servers that greylist (RFC 6647) want to see the same return path again.
+//! A return path identifies a recipient if the message has no other recipient with the same route and destination. With
+//! VERP each envelope has one recipient: a message to fifty recipients is sent fifty times. This depends on the message
+//! and not on the recipients left at an attempt: servers that greylist (RFC 6647) expect the same return path again.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,14 +16,14 @@ use crate::domain::id::MessageId;
 use crate::domain::return_path::{ReturnPaths, Token};
 use crate::smtp::{self, Dsn, Route};
 
-/// How bounces find their message.
+/// The settings of return paths, by which bounces identify their message.
 #[derive(Debug, Clone)]
 pub struct Returns {
     /// Creates the return paths.
     pub paths: ReturnPaths,
-    /// Whether each recipient gets an envelope of its own.
+    /// Whether each recipient gets a separate envelope (VERP).
     pub verp: bool,
-    /// Whether servers are asked to report success too.
+    /// Whether servers are requested to report success too.
     pub success: bool,
 }
 
@@ -34,8 +34,9 @@ pub(crate) struct Envelope {
     pub claimed: Vec<Claimed>,
 }
 
-/// Returns the envelopes of a message by the current route table, whichever route the recipients' lanes were made for:
-/// through the relays of a route one per lane, since each lane has its own limits, or one per domain.
+/// Returns the envelopes of a message by the current route table, regardless of the routes in the recipients' lanes. A
+/// route through relays has one envelope per lane, because each lane has its own limits; direct delivery has one per
+/// domain.
 pub(crate) fn envelopes(
     cx: &DeliverContext,
     message: &LoadedMessage,
@@ -43,7 +44,7 @@ pub(crate) fn envelopes(
     recipients: Vec<(Claimed, Address)>,
     now: DateTime<Utc>,
 ) -> Vec<Envelope> {
-    let route = cx.routes.of(&message.stored.row.stream, from.domain());
+    let route = cx.routes.lookup(&message.stored.row.stream, from.domain());
     let mut groups = BTreeMap::<(i64, String), Vec<(Claimed, Address)>>::new();
     for (claimed, address) in recipients {
         let group = if route.is_mx() { (0, address.domain().to_owned()) } else { (claimed.lane_id, String::new()) };
@@ -51,7 +52,8 @@ pub(crate) fn envelopes(
     }
     let returns = cx.returns.as_ref();
     let is_verp = returns.is_some_and(|returns| returns.verp);
-    // Recipients change between a relay's lanes from one attempt to the next, so that only the whole message counts there.
+    // Recipients can move between a relay's lanes from one attempt to the next. So with a relay, a recipient counts as
+    // single only if the whole message has one recipient.
     let is_single = is_verp || message.stored.addressees.len() == 1;
     let counts = if is_single || !route.is_mx() || returns.is_none() { HashMap::new() } else { domain_counts(message) };
     let mut envelopes = Vec::with_capacity(groups.len());
@@ -86,8 +88,8 @@ fn position(message: &LoadedMessage, claimed: &[Claimed]) -> Option<u16> {
     u16::try_from(message.stored.addressees.iter().position(|row| row.id == one.recipient_id)?).ok()
 }
 
-/// Returns the envelope sender and which notifications are requested. Without a return path bounces go to the message's
-/// sender, who did not ask for more of them.
+/// Returns the envelope sender and the requested notifications. Without a return path bounces go to the message's
+/// sender, who did not request further notifications.
 fn sender(
     returns: Option<&Returns>,
     message: &LoadedMessage,
@@ -98,7 +100,7 @@ fn sender(
     let plain = || (from.clone(), None);
     let Some(returns) = returns else { return plain() };
     let token = returns.paths.token(Token { message: MessageId(message.stored.row.id), position }, now);
-    // The configuration was checked for an invalid domain at the start.
+    // This does not fail: an invalid domain is refused at the start.
     let Some(address) = returns.paths.address(&token) else { return plain() };
     (address, Some(Dsn { envelope_id: token, success: returns.success }))
 }

@@ -15,41 +15,41 @@ use crate::domain::retry::{Attempt, Policy};
 
 /// When an attempt started.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Start {
+pub(crate) struct AttemptStart {
     pub at: DateTime<Utc>,
     /// The same on a monotonic clock.
     pub clock: Instant,
 }
 
-/// When an attempt ended, and the jitter of its retry. All recipients of an envelope share one, so that they are retried
-/// together.
+/// When an attempt ended, and the jitter of its retry. All recipients of an envelope share the jitter, so that they are
+/// retried together.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct End {
+pub(crate) struct AttemptEnd {
     pub at: DateTime<Utc>,
     jitter: f64,
 }
 
-impl Start {
+impl AttemptStart {
     pub(crate) fn now(cx: &DeliverContext) -> Self {
         Self { at: cx.clock.now(), clock: Instant::now() }
     }
 }
 
-impl End {
+impl AttemptEnd {
     pub(crate) fn now(cx: &DeliverContext) -> Self {
         Self { at: cx.clock.now(), jitter: rand::random() }
     }
 }
 
 impl DeliverContext {
-    /// Returns what an outcome means for a recipient.
+    /// Returns the transition to which an outcome leads for a recipient.
     pub(crate) fn judge(
         &self,
         message: &LoadedMessage,
         claimed: Claimed,
         outcome: Outcome,
-        start: Start,
-        end: End,
+        start: AttemptStart,
+        end: AttemptEnd,
     ) -> Finished {
         let attempt = Attempt {
             number: u32::try_from(claimed.attempts).unwrap_or(0) + 1,
@@ -68,7 +68,7 @@ impl DeliverContext {
         Finished { claimed, outcome: Some(outcome), transition, started_at: start.at, is_alone: false }
     }
 
-    /// Returns the time after which no attempt begins. While a lane or stream is paused, retry windows stand still.
+    /// Returns the time after which no attempt starts. Retry windows are suspended while a lane or stream is paused.
     pub(crate) fn deadline(&self, message: &LoadedMessage, claimed: &Claimed) -> DateTime<Utc> {
         let row = &message.stored.row;
         let stream = (row.tenant_id, row.stream.as_str());

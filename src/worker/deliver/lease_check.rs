@@ -1,5 +1,5 @@
-//! Checks during a transaction whether the recipients are still leased to this worker, and records, where the application
-//! wants no second copy, that the message text is about to leave.
+//! Checks during a transaction whether the recipients are still leased to this worker. For messages that must not be
+//! sent twice, also records that the message body is about to be sent.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use futures_util::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 
 use super::DeliverContext;
-use super::judge::{End, Start};
+use super::judge::{AttemptEnd, AttemptStart};
 use super::loaded_message::LoadedMessage;
 use crate::db::queue::Claimed;
 use crate::db::queue::attempt_markers::{self, AttemptMarker};
@@ -21,8 +21,8 @@ pub(crate) struct LeaseCheck<'a> {
     cx: &'a DeliverContext,
     message: &'a LoadedMessage,
     claimed: &'a [Claimed],
-    start: Start,
-    has_sent_text: AtomicBool,
+    start: AttemptStart,
+    may_have_sent_body: AtomicBool,
     /// The positions of recipients whose outcomes are being recorded.
     recorded: Mutex<HashSet<usize>>,
 }
@@ -32,12 +32,12 @@ impl<'a> LeaseCheck<'a> {
         cx: &'a DeliverContext,
         message: &'a LoadedMessage,
         claimed: &'a [Claimed],
-        start: Start,
+        start: AttemptStart,
     ) -> Self {
-        Self { cx, message, claimed, start, has_sent_text: AtomicBool::new(false), recorded: Mutex::default() }
+        Self { cx, message, claimed, start, may_have_sent_body: AtomicBool::new(false), recorded: Mutex::default() }
     }
 
-    /// Whether the outcome of the recipient at this position is being recorded.
+    /// Returns whether the outcome of the recipient at this position is being recorded.
     pub(crate) fn has_recorded(&self, position: usize) -> bool {
         self.recorded.lock().contains(&position)
     }
@@ -48,9 +48,9 @@ impl<'a> LeaseCheck<'a> {
         claimed.map(|(_, claimed)| claimed.clone()).collect()
     }
 
-    /// Whether the message text, or a part of it, may have left.
-    pub(crate) fn has_sent_text(&self) -> bool {
-        self.has_sent_text.load(Ordering::Relaxed)
+    /// Returns whether the message body, or a part of it, may have been sent.
+    pub(crate) fn may_have_sent_body(&self) -> bool {
+        self.may_have_sent_body.load(Ordering::Relaxed)
     }
 
     /// Returns the newest claims of the recipients at these positions.
@@ -66,11 +66,12 @@ impl<'a> LeaseCheck<'a> {
         self.claims(0..self.claimed.len())
     }
 
-    /// Records that the message text leaves. Without the record it must not: after a crash it would be sent again.
-    async fn record_text(&self, claims: Vec<Claimed>) -> bool {
+    /// Records that the message body is about to be sent. Without the record it must not be sent, because after a crash
+    /// it would be sent again.
+    async fn record_data_start(&self, claims: Vec<Claimed>) -> bool {
         match attempt_markers::set(&self.cx.db, &claims, AttemptMarker::DataStarted).await {
-            // The database may have been slow: the leases must still stand.
-            Ok(recorded) => recorded && self.cx.leases.hold_all(&claims),
+            // The database may have been slow: the leases must still be valid.
+            Ok(recorded) => recorded && self.cx.leases.are_valid(&claims),
             Err(error) => {
                 tracing::warn!(
                     event = "data_mark_failed",
@@ -84,34 +85,34 @@ impl<'a> LeaseCheck<'a> {
 }
 
 impl SendGuard for LeaseCheck<'_> {
-    /// Checks everything again, since the claim may be long ago: another worker may have taken over while this process was
-    /// suspended, the deadline may have passed, or this worker may be stopping.
-    fn go(&self) -> bool {
+    /// Checks everything again, because much time may have passed since the claim: another worker may have leased the
+    /// recipients while this process was suspended, the deadline may have passed, or this worker may be stopping.
+    fn may_start(&self) -> bool {
         let (claims, now) = (self.all(), self.cx.clock.now());
         let is_in_time = |row: &Claimed| now < self.cx.deadline(self.message, row);
-        !self.cx.closing.is_cancelled() && self.cx.leases.hold_all(&claims) && claims.iter().all(is_in_time)
+        !self.cx.closing.is_cancelled() && self.cx.leases.are_valid(&claims) && claims.iter().all(is_in_time)
     }
 
-    /// Only recipients that the server accepted get the message text, and only for them it is recorded.
-    fn before_text<'a>(&'a self, accepted: &'a [usize]) -> BoxFuture<'a, bool> {
+    /// Only recipients that the server accepted get the message body, so the record is made only for them.
+    fn may_send_text<'a>(&'a self, accepted: &'a [usize]) -> BoxFuture<'a, bool> {
         let claims = self.claims(accepted.iter().copied());
         let may_go = match self.message.on_uncertain() {
-            OnUncertain::Retry => ready(self.cx.leases.hold_all(&claims)).boxed(),
-            OnUncertain::Hold | OnUncertain::Fail => self.record_text(claims).boxed(),
+            OnUncertain::Retry => ready(self.cx.leases.are_valid(&claims)).boxed(),
+            OnUncertain::Hold | OnUncertain::Fail => self.record_data_start(claims).boxed(),
         };
         let note = |may_go: &bool| {
-            self.has_sent_text.fetch_or(*may_go, Ordering::Relaxed);
+            self.may_have_sent_body.fetch_or(*may_go, Ordering::Relaxed);
         };
         may_go.inspect(note).boxed()
     }
 
-    fn before_end(&self) -> bool {
-        self.cx.leases.hold_all(&self.all())
+    fn may_finish(&self) -> bool {
+        self.cx.leases.are_valid(&self.all())
     }
 
-    /// Records outcomes at once: a further transaction may take long, and these recipients do not depend on it.
-    fn settled(&self, outcomes: Vec<(usize, Outcome)>) {
-        let end = End::now(self.cx);
+    /// Records outcomes at once, because a further transaction may take long and does not affect these recipients.
+    fn recipients_done(&self, outcomes: Vec<(usize, Outcome)>) {
+        let end = AttemptEnd::now(self.cx);
         let mut recorded = self.recorded.lock();
         let finished = outcomes.into_iter().filter_map(|(position, outcome)| {
             let claimed = self.claimed.get(position)?.clone();

@@ -24,7 +24,7 @@ pub(crate) struct LoadedMessage {
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub messages: Vec<LoadedMessage>,
-    /// Recipients whose message is not stored (any more).
+    /// Recipients whose message is not stored, or no longer stored.
     pub orphans: Vec<Claimed>,
 }
 
@@ -49,13 +49,14 @@ pub(crate) async fn load(cx: &DeliverContext, claimed: &[Claimed]) -> Result<Loa
     Ok(Loaded { messages, orphans: by_message.into_values().flatten().collect() })
 }
 
-/// Loads one message. If it cannot be loaded now its recipients are released, if it never can be they are held.
+/// Loads one message. If it cannot be loaded now, its recipients are released; if it can never be loaded, they are
+/// held.
 pub(crate) async fn load_one(cx: &DeliverContext, claimed: Vec<Claimed>) -> Option<Loaded> {
     match load(cx, &claimed).await {
         Ok(loaded) => return Some(loaded),
-        Err(error) if error.is_passing() => cx.leases.release(claimed).await,
+        Err(error) if error.is_temporary() => cx.leases.release(claimed).await,
         Err(error) => {
-            let reason = format!("held: what is stored of the message cannot be read: {error}");
+            let reason = format!("held: the stored message cannot be read: {error}");
             cx.leases.hold(claimed, &reason).await;
         }
     }
@@ -63,7 +64,7 @@ pub(crate) async fn load_one(cx: &DeliverContext, claimed: Vec<Claimed>) -> Opti
 }
 
 impl LoadedMessage {
-    /// Returns what the application wants where it is unknown whether the message arrived.
+    /// Returns what to do with a recipient if it is unknown whether the message arrived.
     pub(crate) fn on_uncertain(&self) -> OnUncertain {
         self.stored.row.on_uncertain.parse().unwrap_or_default()
     }

@@ -5,7 +5,7 @@ use tokio::sync::Semaphore;
 
 use crate::limiter::{ReservedPermit, ReservedSemaphore};
 
-/// Counted in kibibytes, since semaphores count in `u32`.
+/// A semaphore that counts kibibytes, because semaphores count in `u32`.
 #[derive(Debug)]
 pub(crate) struct MemoryBudget(ReservedSemaphore);
 
@@ -15,7 +15,8 @@ impl MemoryBudget {
         Self(ReservedSemaphore::new(size, size / 4))
     }
 
-    /// Waits until this many bytes are free. A message that needs more than there are waits until it is the only one.
+    /// Waits until this many bytes are free. A message that needs more than the whole budget waits until it is the only
+    /// one.
     pub(crate) async fn reserve(&self, bytes: u64, urgent: bool) -> ReservedPermit<'_> {
         loop {
             // The semaphore is never closed.

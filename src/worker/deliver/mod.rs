@@ -33,7 +33,7 @@ use envelopes::Returns;
 use memory_budget::MemoryBudget;
 use signing::Signing;
 
-/// What deliveries need.
+/// The dependencies of deliveries.
 #[derive(Debug)]
 pub(crate) struct DeliverContext {
     pub db: Db,
@@ -45,22 +45,22 @@ pub(crate) struct DeliverContext {
     pub retry_policies: RetryPolicyCache,
     pub quarantine: CrashQuarantine,
     pub memory: MemoryBudget,
-    /// Which domains have lanes of their own.
-    pub splits: Arc<DedicatedLanes>,
+    /// The domains with dedicated lanes.
+    pub dedicated_lanes: Arc<DedicatedLanes>,
     pub routes: RouteTable,
     pub returns: Option<Returns>,
     pub links: Option<Links>,
     /// Limits the log lines about messages of one domain or stream that cannot be prepared.
     pub preparation_failures: KeyedLogLimit,
-    /// Cancelled when no more attempts may begin.
+    /// Cancelled when no more attempts may start.
     pub closing: CancellationToken,
     pub tasks: TaskTracker,
 }
 
 impl DeliverContext {
-    /// Begins no more attempts: a message that waits for a connection, for memory or for its turn is released at once.
+    /// Prevents new attempts: a message that waits for a connection, for memory or in quarantine is released at once.
     pub(crate) fn close(&self) {
         self.closing.cancel();
-        self.sender.turn_away();
+        self.sender.stop_starting();
     }
 }

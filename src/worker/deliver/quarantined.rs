@@ -1,5 +1,5 @@
-//! Delivers messages that were in flight when a worker crashed, as the quarantine admits them
-//! ([`crate::worker::lease::crash_quarantine`]).
+//! Delivers messages that were in flight when a worker crashed, as soon as the quarantine
+//! ([`crate::worker::lease::crash_quarantine`]) permits it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,14 +15,15 @@ use crate::domain::id::MessageId;
 use crate::worker::lease::crash_quarantine::Slot;
 use crate::worker::lease::release::{NOT_STORED, RETRY_PAUSE};
 
-/// Delay of messages for which the quarantine has no slot: as many are due at a time as there are slots.
+/// Delay of messages for which the quarantine has no slot. As many as there are slots are due together, and the next
+/// ones after the same delay again.
 const FULL_DELAY: TimeDelta = TimeDelta::seconds(1);
 
 /// Starts a task for each message that was in flight at a crash, and returns the other recipients.
 pub(crate) fn start(cx: &Arc<DeliverContext>, claimed: Vec<Claimed>) -> Vec<Claimed> {
-    let (suspects, rest): (Vec<Claimed>, Vec<Claimed>) = claimed.into_iter().partition(|row| row.crashes > 0);
+    let (quarantined, rest): (Vec<Claimed>, Vec<Claimed>) = claimed.into_iter().partition(|row| row.crashes > 0);
     let mut by_message = BTreeMap::<Uuid, Vec<Claimed>>::new();
-    for row in suspects {
+    for row in quarantined {
         by_message.entry(row.message_id).or_default().push(row);
     }
     let mut refused = BTreeMap::<Option<i64>, Vec<Claimed>>::new();
@@ -50,15 +51,15 @@ async fn delay(cx: Arc<DeliverContext>, rows: Vec<Claimed>, slots: usize) {
     }
 }
 
-/// Delivers one message when its turn has come, from loading it until its outcome is recorded.
+/// Waits until the quarantine permits one message, and delivers it. Returns once its outcome is recorded.
 async fn deliver(cx: Arc<DeliverContext>, mut claimed: Vec<Claimed>, slot: Slot) {
     let crashes = claimed.iter().map(|row| row.crashes).max().unwrap_or(0);
-    let turn = cx.closing.run_until_cancelled(cx.quarantine.turn(&slot, crashes)).await;
-    let Some(Ok(_turn)) = turn else { return cx.leases.release(claimed).await };
+    let permit = cx.closing.run_until_cancelled(cx.quarantine.permit(&slot, crashes)).await;
+    let Some(Ok(_permit)) = permit else { return cx.leases.release(claimed).await };
     for row in &mut claimed {
         cx.leases.in_flight.adopt_claim(row);
     }
-    match attempt_markers::set(&cx.db, &claimed, AttemptMarker::Begun).await {
+    match attempt_markers::set(&cx.db, &claimed, AttemptMarker::Started).await {
         Ok(true) => {}
         Ok(false) => return cx.leases.release(claimed).await,
         Err(error) => {
@@ -86,6 +87,7 @@ async fn deliver(cx: Arc<DeliverContext>, mut claimed: Vec<Claimed>, slot: Slot)
         }
         cx.leases.hold(orphans, NOT_STORED).await;
     }
-    // Until then it is still recorded as being tried, and would be blamed for a crash that the next one causes.
+    // Until its outcome is recorded the message is marked as being tried, and a crash that the next one causes would
+    // count against it.
     cx.leases.in_flight.wait_until_released(&all).await;
 }

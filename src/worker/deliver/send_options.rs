@@ -1,4 +1,4 @@
-//! How urgent a transaction is, and what its lane allows.
+//! Chooses the options of a transaction: its urgency, and the limits of its lane.
 
 use super::DeliverContext;
 use crate::db::queue::Claimed;
@@ -9,12 +9,12 @@ impl DeliverContext {
     /// Returns the options for sending to recipients of one lane.
     pub(crate) fn send_options<'a>(&self, claimed: &[Claimed], guard: &'a dyn SendGuard) -> SendOptions<'a> {
         let Some(lane) = claimed.first().and_then(|row| self.leases.in_flight.lane(row.lane_id)) else {
-            return SendOptions { urgent: false, limits: Limits::default(), watch: guard };
+            return SendOptions { urgent: false, limits: Limits::default(), guard };
         };
         let connections = lane.connections.and_then(|_| self.leases.permits.connections(lane.id));
         let mails_per_connection = lane.mails_per_connection.and_then(|messages| u32::try_from(messages).ok());
-        let has_own = connections.is_some() || mails_per_connection.is_some();
-        let limits = Limits { lane: has_own.then_some(lane.id), connections, mails_per_connection };
-        SendOptions { urgent: lane.priority <= URGENT, limits, watch: guard }
+        let has_limits = connections.is_some() || mails_per_connection.is_some();
+        let limits = Limits { lane: has_limits.then_some(lane.id), connections, mails_per_connection };
+        SendOptions { urgent: lane.priority <= URGENT, limits, guard }
     }
 }

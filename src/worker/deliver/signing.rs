@@ -1,8 +1,8 @@
-//! Signs a message with the DKIM keys of its sender's domain (RFC 6376). RSA signatures and large messages are computed on
-//! blocking threads, one per processor at a time.
+//! Signs a message with the DKIM keys of its sender's domain (RFC 6376). RSA signatures and large messages are computed
+//! on blocking threads, one per processor at a time.
 //!
-//! Messages of a domain whose keys cannot be decrypted wait: without a signature they might be refused for good, and a
-//! configured secret key lets them go.
+//! Messages of a domain whose keys cannot be decrypted are deferred: without a signature they might be refused
+//! permanently, and they can be sent once the right `secret_key` is configured.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::domain::message::Draft;
 use crate::mail;
 
 /// Size in bytes above which a message is signed on a blocking thread.
-const LARGE: usize = 256 << 10;
+const BLOCKING_SIZE: usize = 256 << 10;
 
 /// Builds and signs messages.
 #[derive(Debug)]
@@ -33,18 +33,18 @@ impl Signing {
 
     /// Builds a message, and signs it if its sender's domain has keys.
     pub(crate) async fn build(&self, message: &StoredMessage, draft: &Draft) -> Result<Vec<u8>, StoredMessageError> {
-        let standing = self.senders.get(TenantId(message.row.tenant_id), draft.from.address.domain()).await?;
+        let status = self.senders.get(TenantId(message.row.tenant_id), draft.from.address.domain()).await?;
         let mut mime = mail::build(draft);
-        let SenderStatus::Known(sender) = standing else { return Ok(mime) };
+        let SenderStatus::Registered(sender) = status else { return Ok(mime) };
         let unsigned =
-            |why: &dyn std::fmt::Display| StoredMessageError::Unsigned(sender.domain.clone(), why.to_string());
+            |why: &dyn std::fmt::Display| StoredMessageError::NotSigned(sender.domain.clone(), why.to_string());
         let signer = match &sender.signer {
             Ok(Some(signer)) => signer.clone(),
             Ok(None) => return Ok(mime),
             Err(error) => return Err(unsigned(error)),
         };
         let at = draft.date;
-        let signed = if signer.is_slow() || mime.len() > LARGE {
+        let signed = if signer.is_slow() || mime.len() > BLOCKING_SIZE {
             self.run_blocking(move || mail::dkim::sign(&mut mime, &signer, at).map(|()| mime)).await
         } else {
             mail::dkim::sign(&mut mime, &signer, at).map(|()| mime)
@@ -56,7 +56,7 @@ impl Signing {
         let _permit = self.blocking.acquire().await;
         match tokio::task::spawn_blocking(work).await {
             Ok(done) => done,
-            // A panic concerns this message alone, and is caught where one of this task would be.
+            // The caller catches panics, so that they affect only this message.
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }

@@ -1,7 +1,8 @@
-//! The second check of the suppression list: an address that was added since its message was accepted gets nothing.
+//! The second check of the suppression list: a message is not sent to an address that was added to the list after the
+//! message was accepted.
 //!
-//! There is one lookup for everything that a claim has brought, and none later: an address that is added while a message is
-//! being sent does not stop it.
+//! There is one lookup per claim, and none later: an address that is added while a message is being sent does not stop
+//! the message.
 
 use std::collections::HashSet;
 
@@ -16,7 +17,7 @@ use crate::domain::delivery::{Status, Transition};
 use crate::domain::id::TenantId;
 use crate::domain::suppression::AddressKey;
 
-/// Removes and completes suppressed recipients, and removes messages without any other.
+/// Removes and completes suppressed recipients, and removes messages without other recipients.
 pub(crate) async fn end_suppressed(cx: &DeliverContext, messages: &mut Vec<LoadedMessage>) -> Result<(), DbError> {
     let now = cx.clock.now();
     let rows: Vec<_> = messages

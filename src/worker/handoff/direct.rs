@@ -1,9 +1,9 @@
-//! Sends messages that this process accepted without a claim: the transaction that commits them also leases them to this
+//! Sends new messages of this process without a claim: the transaction that commits them also leases them to this
 //! worker, and they are in memory already.
 //!
-//! It does so only while nothing waits that could be sent: older recipients go first, and capacity is allocated among
-//! everything that waits ([`crate::worker::claim::allocation`]). So the first messages after an idle time are claimed, and
-//! so is everything while capacity is short.
+//! This happens only while no older recipient waits that could be sent: older recipients are sent first, and capacity
+//! is allocated among all recipients that wait ([`crate::worker::claim::allocation`]). So the first messages after an
+//! idle time are claimed, and so are all messages while capacity is short.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ impl DirectConsumer for DirectHandoff {
             return;
         }
         let Some(worker) = leases.worker() else { return };
-        let mut lanes = self.gate.open_lanes(group.iter().flat_map(|intake| &intake.lanes));
+        let mut lanes = self.gate.open_lanes(group.iter().flat_map(|insert| &insert.lanes));
         for avoided in self.claim.lane_stats.avoided(now) {
             lanes.remove(&avoided);
         }
@@ -52,36 +52,37 @@ impl DirectConsumer for DirectHandoff {
         let lanes: Vec<Arc<ReadyLane>> = lanes.into_values().collect();
         let mut quotas = quotas(&self.claim, &lanes, now);
         let mut reserved = Vec::new();
-        for intake in group {
-            if intake.due_at() <= now && reserve(&mut quotas, intake.lanes.iter().map(|lane| lane.id)) {
-                intake.taker = Some(worker);
-                reserved.extend(claims(intake));
+        for insert in group {
+            if insert.due_at() <= now && reserve(&mut quotas, insert.lanes.iter().map(|lane| lane.id)) {
+                insert.direct_consumer = Some(worker);
+                reserved.extend(claims(insert));
             }
         }
-        // Before the commit: what is leased and not in flight counts as lost.
+        // Before the commit, because recipients that are leased and not in flight count as lost.
         leases.in_flight.insert_new(&reserved, &lanes);
     }
 
-    fn confirm(&self, offered: Vec<Confirmed>) {
+    fn confirm(&self, reserved: Vec<Confirmed>) {
         let leases = &self.claim.leases;
         let (mut messages, mut refused) = (Vec::new(), Vec::new());
-        for Confirmed { intake, taken, waiting, unsubscribe } in offered {
-            // Messages that come later must not overtake those that wait in the same lanes.
-            for (recipient, lane) in intake.message.recipients.iter().zip(&intake.lanes) {
+        for Confirmed { insert, leased, waiting, unsubscribe } in reserved {
+            // Later messages must not overtake those that wait in the same lanes.
+            for (recipient, lane) in insert.message.recipients.iter().zip(&insert.lanes) {
                 if waiting.contains(&recipient.id) {
                     self.gate.close_lane(lane.id);
                 }
             }
-            let (leased, others): (Vec<Claimed>, Vec<Claimed>) =
-                claims(&intake).into_iter().partition(|row| taken.contains(&RecipientId(row.recipient_id)));
+            let (claimed, others): (Vec<Claimed>, Vec<Claimed>) =
+                claims(&insert).into_iter().partition(|row| leased.contains(&RecipientId(row.recipient_id)));
             refused.extend(others);
-            if !leased.is_empty() {
-                let stored = StoredMessage::of_new(intake.tenant, intake.message, unsubscribe);
-                messages.push(LoadedMessage { stored, claimed: leased });
+            if !claimed.is_empty() {
+                let stored = StoredMessage::from_new(insert.tenant, insert.message, unsubscribe);
+                messages.push(LoadedMessage { stored, claimed });
             }
         }
         if !refused.is_empty() {
-            // A recipient that was claimed meanwhile was in flight already, so that it has no task.
+            // A recipient that was claimed during the commit was in flight already, so that the claim started no task
+            // for it.
             let claimed = leases.in_flight.release(refused.iter());
             if !claimed.is_empty() {
                 let leases = leases.clone();
@@ -93,13 +94,13 @@ impl DirectConsumer for DirectHandoff {
         }
     }
 
-    fn unknown(&self, offered: Vec<MessageInsert>) {
-        let rows = offered.iter().flat_map(claims).collect();
+    fn unknown(&self, reserved: Vec<MessageInsert>) {
+        let rows = reserved.iter().flat_map(claims).collect();
         self.deliver.tasks.spawn(resolve(self.deliver.clone(), rows));
     }
 }
 
-/// Sends messages that were handed off. Addresses that were suppressed while they were committed get nothing.
+/// Sends messages that were handed off, except to addresses that were suppressed during the commit.
 async fn start(cx: Arc<DeliverContext>, mut messages: Vec<LoadedMessage>) {
     let claimed: Vec<Claimed> = messages.iter().flat_map(|message| message.claimed.iter().cloned()).collect();
     if let Err(error) = suppression_check::end_suppressed(&cx, &mut messages).await {
@@ -114,13 +115,14 @@ async fn start(cx: Arc<DeliverContext>, mut messages: Vec<LoadedMessage>) {
     dispatch::start(&cx, Loaded { messages, orphans: Vec::new() }).await;
 }
 
-/// Queries the result of a commit without a response, until nothing of it can be committed any more, and releases what is
-/// leased to this worker: no other may send it. Meanwhile it stays in flight, so that it does not count as lost.
+/// Queries the result of a commit without a response, until it can no longer be committed, and releases the recipients
+/// that it leased to this worker, because no other worker may claim them. Until then they stay in flight, so that they
+/// do not count as lost.
 async fn resolve(cx: Arc<DeliverContext>, mut rows: Vec<Claimed>) {
     let started = Instant::now();
     while !rows.is_empty() {
         let at = started.elapsed();
-        match queue::are_held(&cx.db, &rows).await {
+        match queue::still_leased(&cx.db, &rows).await {
             Ok(leased) => {
                 let (own, unknown) = rows.into_iter().partition(|row| leased.contains(&row.recipient_id));
                 cx.leases.release(own).await;
@@ -140,7 +142,7 @@ async fn resolve(cx: Arc<DeliverContext>, mut rows: Vec<Claimed>) {
     }
 }
 
-/// Returns how many recipients of each of these lanes a claim could take now.
+/// Returns how many recipients of each of these lanes may be in flight in addition now.
 fn quotas(cx: &ClaimContext, lanes: &[Arc<ReadyLane>], now: DateTime<Utc>) -> HashMap<i64, usize> {
     let in_flight = cx.leases.in_flight.by_lane();
     let recent = cx.recent(lanes, &in_flight, now);
@@ -162,22 +164,22 @@ fn reserve(quotas: &mut HashMap<i64, usize>, lanes: impl Iterator<Item = i64> + 
     true
 }
 
-/// Returns the rows of a message as a claim would, except that no claim has the number zero. Empty for a message that was
-/// not offered.
-fn claims(intake: &MessageInsert) -> Vec<Claimed> {
-    let Some(worker) = intake.taker else { return Vec::new() };
+/// Returns the recipients of a reserved message as a claim would, with the claim number zero, which no claim has.
+/// Returns nothing for a message that was not reserved.
+fn claims(insert: &MessageInsert) -> Vec<Claimed> {
+    let Some(worker) = insert.direct_consumer else { return Vec::new() };
     let row = |(recipient, lane): (&NewRecipient, &NamedLane)| Claimed {
-        message_id: intake.message.id.0,
+        message_id: insert.message.id.0,
         recipient_id: recipient.id.0,
-        tenant_id: intake.tenant.0,
+        tenant_id: insert.tenant.0,
         lane_id: lane.id,
         attempts: 0,
         crashes: 0,
-        first_due_at: intake.due_at(),
+        first_due_at: insert.due_at(),
         lease: worker,
         claims: 0,
     };
-    intake.message.recipients.iter().zip(&intake.lanes).map(row).collect()
+    insert.message.recipients.iter().zip(&insert.lanes).map(row).collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Decides which new messages may be handed off directly, by what claims found: while they take everything that is due, in
-//! streams that they have seen, in lanes with no known reason against it.
+//! Decides which new messages may be handed off directly, from the results of claims: only while claims leave nothing
+//! due, only in streams that a claim has read recently, and only in lanes that were not closed for it.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -13,13 +13,13 @@ use uuid::Uuid;
 
 use crate::db::lanes::{NamedLane, ReadyLane};
 
-/// Tenants and lanes remembered; when there are more, all of them are forgotten.
-const REMEMBERED: usize = 8_192;
-/// Cache TTL. A stream's priority may have changed: after that time its next message is claimed. And a lane may have lost
-/// its limits: after that time its next message is offered again.
+/// Maximum number of entries in each map; when it is reached, all of them are removed.
+const MAX_ENTRIES: usize = 8_192;
+/// Cache TTL. A stream's priority may have changed: after that time its next message is claimed. And a lane's limits
+/// may have been removed: after that time its next message is handed off again.
 const CACHE_TTL: Duration = Duration::from_secs(10);
 
-/// What claims found.
+/// The results of claims by which messages are handed off.
 #[derive(Debug, Default)]
 pub(crate) struct HandoffGate {
     /// Whether the last claim took everything that is due.
@@ -31,11 +31,11 @@ pub(crate) struct HandoffGate {
 struct Lanes {
     /// The priorities of streams without limits as of their latest claim, by tenant and name.
     streams: HashMap<Uuid, HashMap<String, (Instant, Priority)>>,
-    /// Lanes whose messages are not offered, and since when.
+    /// Lanes whose messages are not handed off, with the time at which they were closed.
     closed: HashMap<i64, Instant>,
 }
 
-/// What capacity is allocated by among streams.
+/// The values by which capacity is allocated among streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Priority {
     priority: i16,
@@ -43,7 +43,7 @@ struct Priority {
 }
 
 impl HandoffGate {
-    /// Notes lanes that a claim has read.
+    /// Records the lanes that a claim has read.
     pub(crate) fn note_claim(&self, ready: &[Arc<ReadyLane>]) {
         let (mut lanes, now) = (self.lanes(), Instant::now());
         for lane in ready {
@@ -51,24 +51,25 @@ impl HandoffGate {
         }
     }
 
-    /// Stops offering messages of a lane in which an offered one stayed in the queue: it is paused, unreachable, limited, or
-    /// something older waits there.
+    /// Stops handing off messages of a lane in which a reserved message stayed in the queue, because the lane is
+    /// paused, unreachable or limited, or an older message waits in it.
     pub(crate) fn close_lane(&self, lane: i64) {
-        put(&mut self.lanes().closed, lane, Instant::now());
+        insert_bounded(&mut self.lanes().closed, lane, Instant::now());
     }
 
-    /// Opens or closes the gate: whether a claim that begins now would find nothing older than what is accepted now.
+    /// Opens the gate if a claim that starts now would find nothing older than messages accepted now, and closes it
+    /// otherwise.
     pub(crate) fn set_open(&self, is_open: bool) {
         self.is_open.store(is_open, Ordering::Relaxed);
     }
 
-    /// Whether any message may be handed off.
+    /// Returns whether any message may be handed off.
     pub(crate) fn allows(&self) -> bool {
         self.is_open.load(Ordering::Relaxed)
     }
 
-    /// Returns the lanes whose messages may be offered, as far as is known here. The transaction checks whether they are
-    /// open, without limits and empty.
+    /// Returns the lanes whose messages may be handed off, as far as this process knows. The transaction checks whether
+    /// they are open, without limits and empty.
     pub(crate) fn open_lanes<'a>(&self, lanes: impl Iterator<Item = &'a NamedLane>) -> HashMap<i64, Arc<ReadyLane>> {
         let mut open = HashMap::new();
         {
@@ -92,30 +93,30 @@ impl HandoffGate {
 impl Lanes {
     fn note(&mut self, lane: &ReadyLane, now: Instant) {
         if lane.is_stream_limited() {
-            // None of the stream's lanes accepts offers.
+            // Messages in a limited stream are not handed off.
             if let Some(streams) = self.streams.get_mut(&lane.tenant_id) {
                 streams.remove(&lane.stream);
             }
             return;
         }
         if !self.streams.contains_key(&lane.tenant_id) {
-            put(&mut self.streams, lane.tenant_id, HashMap::new());
+            insert_bounded(&mut self.streams, lane.tenant_id, HashMap::new());
         }
         let priority = Priority { priority: lane.priority, weight: lane.weight };
         if let Some(streams) = self.streams.get_mut(&lane.tenant_id) {
             match streams.get_mut(&lane.stream) {
                 Some(known) => *known = (now, priority),
-                None => put(streams, lane.stream.clone(), (now, priority)),
+                None => insert_bounded(streams, lane.stream.clone(), (now, priority)),
             }
         }
-        if lane.is_passed_by() {
+        if lane.allows_direct_handoff() {
             self.closed.remove(&lane.id);
         } else {
-            put(&mut self.closed, lane.id, now);
+            insert_bounded(&mut self.closed, lane.id, now);
         }
     }
 
-    /// Returns the priority of this lane's stream, if its messages may be offered.
+    /// Returns the priority of this lane's stream, if its messages may be handed off.
     fn priority(&self, lane: &NamedLane) -> Option<Priority> {
         if self.closed.get(&lane.id).is_some_and(is_fresh) {
             return None;
@@ -130,14 +131,14 @@ fn is_fresh(since: &Instant) -> bool {
 }
 
 /// Inserts an entry into a map of limited size, which is emptied when it is full.
-fn put<K: Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: V) {
-    if map.len() >= REMEMBERED && !map.contains_key(&key) {
+fn insert_bounded<K: Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: V) {
+    if map.len() >= MAX_ENTRIES && !map.contains_key(&key) {
         map.clear();
     }
     map.insert(key, value);
 }
 
-/// Returns a lane as a claim would read it, without limits and without anything that waits.
+/// Returns a lane as a claim would read it, without limits and without waiting recipients.
 fn unlimited(lane: &NamedLane, Priority { priority, weight }: Priority) -> ReadyLane {
     let name = &*lane.name;
     ReadyLane {
@@ -184,19 +185,19 @@ mod tests {
     }
 
     #[test]
-    fn lane_is_offered_once_its_streams_priority_is_known() {
+    fn lane_opens_once_its_streams_priority_is_known() {
         let gate = HandoffGate::default();
         let (first, second, other) = (lane(1, "news"), lane(2, "news"), lane(3, "digest"));
         let all = [&first, &second, &other];
         assert!(open(&gate, all).is_empty());
         gate.note_claim(&[ready(&first, |_| {})]);
         assert_eq!(open(&gate, all), [1, 2]);
-        let offered = &gate.open_lanes([&second].into_iter())[&2];
-        assert_eq!((offered.priority, offered.weight, &*offered.domain), (10, 3, "d2.test"));
+        let open_lane = &gate.open_lanes([&second].into_iter())[&2];
+        assert_eq!((open_lane.priority, open_lane.weight, &*open_lane.domain), (10, 3, "d2.test"));
     }
 
     #[test]
-    fn closed_lane_is_offered_again_when_a_claim_finds_it_free() {
+    fn closed_lane_opens_when_a_claim_finds_it_open() {
         let (gate, lanes) = (HandoffGate::default(), [&lane(1, "news"), &lane(2, "news")]);
         gate.note_claim(&[ready(lanes[0], |_| {})]);
         gate.close_lane(2);
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn limited_and_unreachable_lanes_are_not_offered() {
+    fn limited_and_unreachable_lanes_are_not_handed_off() {
         let changes: [fn(&mut ReadyLane); 5] = [
             |lane| lane.rate = Some(1.0),
             |lane| lane.connections = Some(1),
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn lanes_of_a_limited_stream_are_not_offered() {
+    fn lanes_of_a_limited_stream_are_not_handed_off() {
         let changes: [fn(&mut ReadyLane); 2] =
             [|lane| lane.stream_rate = Some(1.0), |lane| lane.stream_concurrency = Some(1)];
         for change in changes {

@@ -1,5 +1,5 @@
-//! Direct handoff: messages that this process accepted are sent from memory, without a claim ([`direct`]), while nothing
-//! older waits ([`gate`]).
+//! Direct handoff: messages that this process accepted are sent from memory, without a claim ([`direct`]), while
+//! nothing older waits ([`gate`]).
 
 pub(crate) mod direct;
 pub(crate) mod gate;

@@ -1,8 +1,8 @@
 //! Admission of recipients that were in flight when a worker crashed.
 //!
-//! Most of them are innocent neighbours of the one that caused the crash, so they are tried again a few at a time, each
-//! recorded before it begins. One that was being tried at a second crash is tried alone. The third crash therefore
-//! identifies its cause, and no recipient is held for having been near.
+//! Most of them did not cause the crash, so they are tried again a few at a time, each marked before its attempt
+//! starts. A message that was being tried at a second crash is tried alone. The third crash therefore identifies its
+//! cause, and no recipient is held only because it was in flight at the same time.
 
 use std::sync::Arc;
 
@@ -11,25 +11,26 @@ use tokio::sync::AcquireError;
 use crate::db::workers::CRASHES_TO_HOLD;
 use crate::limiter::{KeyedPermit, KeyedSemaphore};
 
-/// Messages tried at a time that were in flight at one crash.
+/// Maximum number of quarantined messages that are tried at a time.
 const CONCURRENCY: u32 = 8;
-/// Of those, messages to the servers of one domain: where these are unreachable, each attempt takes its full timeout.
+/// The part of them that may go to the servers of one domain: if these are unreachable, each attempt takes its full
+/// timeout.
 const DOMAIN_CONCURRENCY: usize = 2;
-/// Messages of one domain that may be in flight for each that is tried.
-const QUEUED_PER_TURN: usize = 4;
+/// Messages of one domain in quarantine, for each one that is being tried.
+const SLOTS_PER_PERMIT: usize = 4;
 
-/// Messages one domain may have in quarantine.
-const DOMAIN_CAPACITY: usize = DOMAIN_CONCURRENCY * QUEUED_PER_TURN;
+/// Maximum number of messages of one domain in quarantine.
+const DOMAIN_CAPACITY: usize = DOMAIN_CONCURRENCY * SLOTS_PER_PERMIT;
 
-/// Which messages are in quarantine, and which of them may be tried now. A message that goes directly to the servers of
-/// a domain also counts for that domain, by its lane.
+/// Limits the messages in quarantine and those that are being tried. A message that goes directly to the servers of a
+/// domain also counts for that domain, by its lane.
 #[derive(Debug)]
 pub(crate) struct CrashQuarantine {
     /// Messages in quarantine, waiting or being tried: they must not use up the capacity that other messages need.
     slots: Arc<KeyedSemaphore<i64>>,
     capacity: usize,
     /// Messages being tried, in the order of their arrival.
-    turns: Arc<KeyedSemaphore<i64>>,
+    permits: Arc<KeyedSemaphore<i64>>,
 }
 
 /// A message's slot in quarantine, until dropped.
@@ -46,12 +47,12 @@ impl CrashQuarantine {
         Self {
             slots: KeyedSemaphore::new(capacity, DOMAIN_CAPACITY),
             capacity,
-            turns: KeyedSemaphore::new(CONCURRENCY as usize, DOMAIN_CONCURRENCY),
+            permits: KeyedSemaphore::new(CONCURRENCY as usize, DOMAIN_CONCURRENCY),
         }
     }
 
-    /// Returns a slot for a message, if there is one. `domain` is the lane of a message that goes directly to the servers
-    /// of a domain.
+    /// Returns a slot for a message, if there is one. `domain` is the lane of a message that goes directly to the
+    /// servers of a domain.
     pub(crate) fn admit(&self, domain: Option<i64>) -> Option<Slot> {
         let permit = self.slots.try_acquire(domain).ok()?;
         Some(Slot { domain, _permit: permit })
@@ -64,10 +65,10 @@ impl CrashQuarantine {
 
     /// Waits until a message may be tried that was in flight at this many crashes; it may be tried until the permit is
     /// dropped. The semaphore is never closed.
-    pub(crate) async fn turn(&self, slot: &Slot, crashes: i16) -> Result<KeyedPermit<i64>, AcquireError> {
-        // Alone where one more crash would hold the message.
+    pub(crate) async fn permit(&self, slot: &Slot, crashes: i16) -> Result<KeyedPermit<i64>, AcquireError> {
+        // The message is tried alone if one more crash would hold it.
         let permits = if crashes + 1 >= CRASHES_TO_HOLD { CONCURRENCY } else { 1 };
-        self.turns.acquire(slot.domain, permits).await
+        self.permits.acquire(slot.domain, permits).await
     }
 }
 
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_domain_uses_few_places_and_returns_them() {
+    fn one_domain_uses_few_slots_and_returns_them() {
         let quarantine = CrashQuarantine::new(256);
         let mut unreachable: Vec<Slot> = std::iter::from_fn(|| quarantine.admit(Some(1))).collect();
         assert_eq!(unreachable.len(), DOMAIN_CAPACITY);

@@ -1,5 +1,5 @@
-//! The id under which this process claims. A worker that was silent for too long has been declared dead by others; it
-//! continues under a new id, so that nothing it did under the old one counts any more.
+//! The id under which this process claims. A worker without a heartbeat for too long is declared dead by others; it
+//! then continues under a new id, so that nothing that it did under the old one has an effect.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -40,12 +40,12 @@ impl Identity {
     /// Returns the id to claim under, or `None` while the lease may have expired.
     pub(crate) fn current(&self) -> Option<Uuid> {
         let state = self.state();
-        let is_sure = state.confirmed.elapsed() < self.lease / 2 && !self.has_left.load(Ordering::Relaxed);
-        is_sure.then_some(state.id)
+        let is_certain = state.confirmed.elapsed() < self.lease / 2 && !self.has_left.load(Ordering::Relaxed);
+        is_certain.then_some(state.id)
     }
 
-    /// Whether a lease under this id still stands.
-    pub(crate) fn holds(&self, lease: Uuid) -> bool {
+    /// Returns whether a lease under this id is still valid.
+    pub(crate) fn is_valid(&self, lease: Uuid) -> bool {
         let state = self.state();
         state.id == lease && state.confirmed.elapsed() < self.lease && !self.has_left.load(Ordering::Relaxed)
     }
@@ -55,20 +55,20 @@ impl Identity {
         self.has_left.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the database confirmed a heartbeat recently. A worker without such a confirmation may have been cut off
-    /// from the database, and must not conclude that the others are dead.
-    pub(crate) fn is_fresh(&self) -> bool {
+    /// Returns whether the database confirmed a heartbeat recently. A worker without such a confirmation may have been
+    /// cut off from the database, and must not conclude that the others are dead.
+    pub(crate) fn is_confirmed(&self) -> bool {
         self.state().confirmed.elapsed() < self.lease / 2
     }
 
-    /// Sends a heartbeat, and registers under a new id where others declared this worker dead.
+    /// Sends a heartbeat, and registers under a new id if others declared this worker dead.
     pub(crate) async fn send_heartbeat(&self, db: &Db) -> Result<(), DbError> {
         let State { id, .. } = self.state();
-        let asked = Uptime::now();
+        let sent_at = Uptime::now();
         let state = if db::workers::heartbeat(db, id).await? {
-            State { id, confirmed: asked }
+            State { id, confirmed: sent_at }
         } else if self.has_left.load(Ordering::Relaxed) {
-            // The worker has deregistered: no one would ever remove a new id.
+            // The worker has deregistered: nothing would ever remove a new id.
             return Ok(());
         } else {
             tracing::warn!(

@@ -1,7 +1,7 @@
 //! The recipients that this worker has in flight, in total and by lane.
 //!
-//! Each recipient belongs to one task at a time. When the worker claims a recipient again that a task still has (because
-//! its first lease was lost meanwhile), no second task starts: the newer claim replaces the older one, and the task
+//! Each recipient belongs to one task at a time. When the worker claims a recipient again that one of its tasks still
+//! has, because the first lease was lost, no second task starts: the newer claim replaces the older one, and the task
 //! continues under it ([`InFlight::adopt_claim`]).
 
 use std::collections::HashMap;
@@ -38,14 +38,14 @@ struct State {
     by_lane: HashMap<i64, LaneInFlight>,
 }
 
-/// What is in flight of one lane.
+/// The recipients of one lane that are in flight.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LaneInFlight {
-    /// How many recipients.
+    /// The number of recipients.
     pub recipients: usize,
-    /// How many recipients of each message.
+    /// The number of recipients of each message.
     messages: HashMap<Uuid, usize>,
-    /// The lane as of its latest claim, or `None` where it was closed.
+    /// The lane as of its latest claim, or `None` if it was closed.
     pub lane: Option<Arc<ReadyLane>>,
 }
 
@@ -92,7 +92,7 @@ impl InFlight {
         self.len() == 0
     }
 
-    /// Returns what is in flight, by lane.
+    /// Returns the recipients in flight, by lane.
     pub(crate) fn by_lane(&self) -> HashMap<i64, LaneInFlight> {
         self.with(|state| state.by_lane.clone())
     }
@@ -102,7 +102,7 @@ impl InFlight {
         self.with(|state| state.by_lane.get(&id)?.lane.clone())
     }
 
-    /// Whether this recipient is in flight, under any claim.
+    /// Returns whether this recipient is in flight, under any claim.
     pub(crate) fn contains(&self, row: &Claimed) -> bool {
         self.with(|state| state.claims.contains_key(&row.key()))
     }
@@ -116,7 +116,7 @@ impl InFlight {
         })
     }
 
-    /// Adds recipients of new messages, which were not claimed: what a claim has read of their lanes stays.
+    /// Adds recipients of new messages, which were not claimed. If a claim has read their lanes, its result is kept.
     pub(crate) fn insert_new(&self, rows: &[Claimed], lanes: &[Arc<ReadyLane>]) {
         self.with(|state| {
             for row in rows {
@@ -137,8 +137,8 @@ impl InFlight {
         });
     }
 
-    /// Removes these claims. Returns newer claims of the same recipients, which stay in flight without a task: the caller
-    /// has to release them to the queue.
+    /// Removes these claims. Returns newer claims of the same recipients, which stay in flight without a task: the
+    /// caller has to release them to the queue.
     pub(crate) fn release<'a>(&self, claimed: impl Iterator<Item = &'a Claimed>) -> Vec<Claimed> {
         let newer = self.with(|state| {
             let mut newer = Vec::new();
@@ -169,7 +169,7 @@ impl InFlight {
     async fn wait_for<T>(&self, reached: impl Fn(&Self) -> Option<T>) -> T {
         loop {
             let mut changed = pin!(self.0.changed.notified());
-            // Before the check, so that no change in between is missed.
+            // Enabled before the check, so that no change in between is missed.
             changed.as_mut().enable();
             if let Some(reached) = reached(self) {
                 return reached;
@@ -178,7 +178,7 @@ impl InFlight {
         }
     }
 
-    /// Tells the claimer that recipients were released to the queue.
+    /// Notifies the claimer that recipients were released to the queue.
     pub(crate) fn notify_requeued(&self) {
         self.0.requeued.notify_one();
     }
@@ -209,7 +209,8 @@ impl State {
                 true
             }
             Some(older) => {
-                // It may have moved to another lane meanwhile: it counts towards the old one until it is released.
+                // The recipient may have moved to another lane since: it counts towards the old one until it is
+                // released.
                 if let Some(claim) = self.claims.get_mut(&row.key()) {
                     claim.lane_id = older.lane_id;
                 }
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn new_messages_do_not_replace_what_a_claim_read_of_a_lane() {
+    fn new_messages_do_not_replace_a_lane_read_by_a_claim() {
         let lane = |rate| {
             Arc::new(ReadyLane {
                 id: 1,

@@ -1,9 +1,9 @@
-//! Finds recipients that are leased to this worker without its knowledge: the claim was committed and its response lost.
-//! No other worker may claim them while this one lives.
+//! Finds recipients that are leased to this worker without its knowledge: the claim was committed and its response
+//! lost. No other worker may claim them while this one lives.
 //!
-//! The search runs after a failed claim, and periodically: a response may be lost without an error, as where a pooler mixes
-//! up the responses of two connections. Other statements may have been lost with it, so that the periodic search also
-//! releases leases of unknown workers and lowers lane watermarks that are above what waits.
+//! The search runs after a failed claim, and periodically: a response may be lost without an error, for example if a
+//! pooler mixes up the responses of two connections. Other statements may have been lost with it, so the periodic
+//! search also releases leases of unknown workers and lowers lane watermarks that are above waiting recipients.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,12 +14,13 @@ use crate::db::{DbError, lanes, queue, workers};
 /// A claim in the buffers of a broken connection reaches Postgres when the network is back, at the latest when Postgres
 /// gives up the connection (see `db`).
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(25);
-/// Added to the longest time that a statement may take.
+/// Margin added to the longest time that a statement may take.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// Shortest pause between two periodic searches.
+/// Minimum pause between two periodic searches.
 const SEARCH_INTERVAL: Duration = Duration::from_mins(5);
-/// Shortest pause between two periodic searches, in durations of a search: they take at most a 200th of Postgres' time.
+/// Minimum pause between two periodic searches, as a multiple of a search's duration: they take at most a 200th of
+/// Postgres' time.
 const PAUSE_PER_SEARCH: u32 = 200;
 
 pub(crate) async fn run(leases: Arc<Leases>) {
@@ -70,24 +71,24 @@ fn commit_time(limit: Duration) -> Duration {
     2 * limit + MARGIN
 }
 
-/// Whether a search that started `at` after a failed claim was the last one needed: no earlier claim can be committed any
-/// more. A search that failed does not count, since Postgres may be unreachable for long.
+/// Returns whether a search that started `at` after a failed claim was the last one needed, because that claim can no
+/// longer be committed. A search that failed does not count, because Postgres may be unreachable for long.
 pub(crate) fn is_last_search(at: Duration, is_complete: bool, limit: Duration) -> bool {
     is_complete && at >= CONNECTION_TIMEOUT + commit_time(limit)
 }
 
 /// Releases every lease that no worker knows of. Returns how many there were, lanes with a wrong watermark included.
 pub(crate) async fn recover_all(leases: &Leases) -> Result<usize, DbError> {
-    let orphans = workers::free_orphans(&leases.db, leases.clock.now()).await?;
-    let lanes = lanes::lower_wrong(&leases.db).await?;
+    let orphans = workers::release_orphans(&leases.db, leases.clock.now()).await?;
+    let lanes = lanes::correct_ready_at(&leases.db).await?;
     let lost = release_lost(leases).await?.unwrap_or(0);
     leases.permits.mark_uncertain();
-    let of_unknown_workers = orphans.freed + orphans.held + orphans.uncertain;
-    let found = of_unknown_workers + lanes + lost;
+    let leases_of_unknown_workers = orphans.released + orphans.held + orphans.uncertain;
+    let found = leases_of_unknown_workers + lanes + lost;
     if found > 0 {
         tracing::warn!(
             event = "leases_recovered",
-            leases_of_unknown_workers = of_unknown_workers,
+            leases_of_unknown_workers,
             leases_of_this_worker = lost,
             lanes,
             "found leases that no worker knows of; releasing them"
@@ -97,8 +98,9 @@ pub(crate) async fn recover_all(leases: &Leases) -> Result<usize, DbError> {
     Ok(found)
 }
 
-/// Releases recipients that are leased to this worker and not in flight, neither before nor after the response to any
-/// claim of this moment. Returns how many there were, or `None` while this worker may have been declared dead.
+/// Releases recipients that are leased to this worker and not in flight. They are checked twice, with enough time in
+/// between for the response to a claim in progress. Returns how many there were, or `None` while this worker may have
+/// been declared dead.
 async fn release_lost(leases: &Leases) -> Result<Option<usize>, DbError> {
     let Some(worker) = leases.worker() else { return Ok(None) };
     let mut lost = queue::leased(&leases.db, worker).await?;
@@ -118,10 +120,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn search_goes_on_until_no_claim_can_be_committed() {
+    fn search_continues_until_no_claim_can_be_committed() {
         let (seconds, limit) = (Duration::from_secs, Duration::from_secs(10));
         assert!(!is_last_search(seconds(0), true, limit) && !is_last_search(seconds(45), true, limit));
         assert!(is_last_search(seconds(46), true, limit));
-        assert!(!is_last_search(Duration::from_hours(1), false, limit), "Postgres may have been away for an hour");
+        assert!(
+            !is_last_search(Duration::from_hours(1), false, limit),
+            "Postgres may have been unreachable for an hour"
+        );
     }
 }

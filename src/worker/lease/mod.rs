@@ -1,8 +1,8 @@
-//! The leases of this worker: what it has in flight, under which id it holds it, and how it gives it back.
+//! The leases of this worker: the recipients in flight, the id under which they are leased, and their release.
 //!
-//! No other worker may send to a recipient while the worker that leased it lives, so that every lease has to end: with an outcome
-//! ([`crate::worker::outcome`]), with a [`release`], with a search for [`lost_claims`], or, when the worker has died, with
-//! the [`rescue`] by another worker.
+//! No other worker may send to a recipient while the worker that leased it lives. So every lease has to end: with an
+//! outcome ([`crate::worker::outcome`]), with a [`release`], with a search for [`lost_claims`], or, when the worker has
+//! died, with the [`rescue`] by another worker.
 
 pub(crate) mod crash_quarantine;
 pub(crate) mod heartbeat;
@@ -35,7 +35,7 @@ pub(crate) struct Leases {
     pub identity: Identity,
     pub in_flight: InFlight,
     pub permits: Permits,
-    /// How long a worker may be silent before others release its leases.
+    /// How long a worker may go without a heartbeat before others release its leases.
     pub duration: Duration,
     /// Starts a claim early.
     pub wake: Arc<Notify>,
@@ -55,12 +55,12 @@ impl Leases {
         self.identity.current()
     }
 
-    /// Whether all of these leases still stand.
-    pub(crate) fn hold_all(&self, claimed: &[Claimed]) -> bool {
-        claimed.iter().all(|row| self.identity.holds(row.lease))
+    /// Returns whether all of these leases are still valid.
+    pub(crate) fn are_valid(&self, claimed: &[Claimed]) -> bool {
+        claimed.iter().all(|row| self.identity.is_valid(row.lease))
     }
 
-    /// Notes a failed claim that may have been committed all the same, so that it is searched for.
+    /// Starts the search for lost claims if a failed claim may have been committed nevertheless.
     pub(crate) fn note_failed_claim(&self, error: &DbError) {
         if error.may_be_done() {
             self.claim_lost.notify_one();

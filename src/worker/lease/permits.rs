@@ -1,4 +1,4 @@
-//! The permits of this worker: its part of the connection and concurrency limits that all replicas share.
+//! The permits of this worker: its share of the connection and concurrency limits that all replicas share.
 
 use std::collections::{HashMap, HashSet};
 
@@ -36,7 +36,7 @@ impl Permits {
         self.granted(|granted| granted.lanes.get(&lane).copied())
     }
 
-    /// Records what a claim was granted.
+    /// Records the permits granted to a claim.
     pub(crate) fn add(&self, lanes: &HashMap<i64, usize>, streams: HashMap<StreamKey, usize>) {
         self.granted(|granted| {
             granted.lanes.extend(lanes);
@@ -54,7 +54,7 @@ impl Permits {
     }
 
     /// Records permits that were granted without this worker's knowledge, so that they are returned when unused.
-    fn add_unknown(&self, (lanes, streams): lanes::limits::Held) {
+    fn add_unknown(&self, (lanes, streams): lanes::limits::HeldPermits) {
         self.granted(|granted| {
             for (lane, count) in lanes {
                 granted.lanes.entry(lane).or_insert(count);
@@ -68,16 +68,16 @@ impl Permits {
     /// Returns the permits of which fewer are in use than were granted. An idle connection is still open.
     fn unused(&self, in_flight: &HashMap<i64, LaneInFlight>, open: impl Fn(i64) -> usize) -> Unused {
         let lanes = |granted: &Granted| {
-            let kept = granted.lanes.iter().map(|(lane, count)| {
+            let all = granted.lanes.iter().map(|(lane, count)| {
                 let used = in_flight.get(lane).map_or(0, LaneInFlight::message_count).max(open(*lane));
                 (*lane, used, *count)
             });
-            kept.filter(|(_, used, count)| used < count).map(|(lane, used, _)| (lane, used)).collect()
+            all.filter(|(_, used, count)| used < count).map(|(lane, used, _)| (lane, used)).collect()
         };
         let streams = |granted: &Granted| {
             let used = |key: &StreamKey| stream_message_count(in_flight, key);
-            let kept = granted.streams.iter().map(|(key, count)| (key.clone(), used(key), *count));
-            kept.filter(|(_, used, count)| used < count).map(|(key, used, _)| (key, used)).collect()
+            let all = granted.streams.iter().map(|(key, count)| (key.clone(), used(key), *count));
+            all.filter(|(_, used, count)| used < count).map(|(key, used, _)| (key, used)).collect()
         };
         self.granted(|granted| Unused { lanes: lanes(granted), streams: streams(granted) })
     }
@@ -110,7 +110,7 @@ impl Permits {
     }
 }
 
-/// Permits to return, with how many are in use of each.
+/// Permits to return, with the number that stays in use.
 struct Unused {
     lanes: Vec<(i64, usize)>,
     streams: Vec<(StreamKey, usize)>,
@@ -126,13 +126,13 @@ pub(crate) fn stream_message_count(in_flight: &HashMap<i64, LaneInFlight>, key: 
 }
 
 impl Leases {
-    /// Returns unused permits to the database, at most once per interval. Runs between claims, so that no claim relies on
-    /// them meanwhile.
+    /// Returns unused permits to the database, at most once per interval. Runs between claims, so that no claim relies
+    /// on them at the same time.
     pub(crate) async fn return_permits(&self, open_connections: impl Fn(i64) -> usize) -> Result<(), DbError> {
         if self.permits.take_uncertain()
             && let Some(worker) = self.worker()
         {
-            match lanes::limits::held(&self.db, worker).await {
+            match lanes::limits::held_permits(&self.db, worker).await {
                 Ok(held) => self.permits.add_unknown(held),
                 Err(error) => {
                     self.permits.mark_uncertain();
@@ -148,7 +148,7 @@ impl Leases {
         if unused.lanes.is_empty() && unused.streams.is_empty() {
             return Ok(());
         }
-        lanes::limits::give_back(&self.db, worker, &unused.lanes, &unused.streams).await?;
+        lanes::limits::release(&self.db, worker, &unused.lanes, &unused.streams).await?;
         self.permits.remove(&unused);
         Ok(())
     }

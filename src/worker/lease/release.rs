@@ -7,7 +7,7 @@ use super::Leases;
 use crate::db::lanes;
 use crate::db::queue::{self, Claimed, Rescheduled};
 
-/// Pause between two tries, and before the first one where the database was the reason for the release: recipients that
+/// Pause between two tries, and before the first one if the database was the reason for the release: recipients that
 /// are released at once would be claimed again at once.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -37,7 +37,7 @@ impl Leases {
         }
     }
 
-    /// Releases recipients without an attempt, each into another lane.
+    /// Moves recipients to other lanes and releases them, without an attempt.
     pub(crate) async fn move_to_lanes(&self, mut moves: Vec<(Claimed, i64)>) {
         for (row, _) in &mut moves {
             self.in_flight.adopt_claim(row);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Leases;
 use crate::clock::Uptime;
 use crate::db::DbError;
-use crate::db::workers::{self, Reaped};
+use crate::db::workers::{self, RescuedLeases};
 use crate::telemetry::RateLimitedLog;
 
 pub(crate) async fn run(leases: Arc<Leases>) {
@@ -18,7 +18,7 @@ pub(crate) async fn run(leases: Arc<Leases>) {
     let failed = RateLimitedLog::default();
     loop {
         ticks.tick().await;
-        if !grace.is_over(leases.identity.is_fresh(), Uptime::now().since_boot()) {
+        if !grace.is_over(leases.identity.is_confirmed(), Uptime::now().since_boot()) {
             continue;
         }
         match once(&leases).await {
@@ -26,7 +26,7 @@ pub(crate) async fn run(leases: Arc<Leases>) {
                 tracing::warn!(
                     event = "leases_rescued",
                     workers = rescued.workers,
-                    released = rescued.freed,
+                    released = rescued.released,
                     held = rescued.held,
                     uncertain = rescued.uncertain,
                     "rescued leases of dead workers"
@@ -48,37 +48,37 @@ pub(crate) async fn run(leases: Arc<Leases>) {
     }
 }
 
-/// When this worker may declare others dead: once the database has responded to it in time for a full lease. During an outage no
-/// worker could send a heartbeat, so all get the time for one first.
+/// Decides when this worker may declare others dead: once the database has responded to it in time for a full lease.
+/// During an outage no worker could send a heartbeat, so each gets time for one first.
 #[derive(Debug)]
 struct Grace {
     lease: Duration,
     /// The longest that a call to the database takes.
     call_limit: Duration,
-    fresh_since: Duration,
+    confirmed_since: Duration,
     last_run: Duration,
     wait: Duration,
 }
 
 impl Grace {
     fn new(lease: Duration, call_limit: Duration, now: Duration) -> Self {
-        Self { lease, call_limit, fresh_since: now, last_run: now, wait: lease }
+        Self { lease, call_limit, confirmed_since: now, last_run: now, wait: lease }
     }
 
-    fn is_over(&mut self, is_fresh: bool, now: Duration) -> bool {
-        // A check that took long may have waited through an outage, and a suspended machine received nothing.
-        if !is_fresh || now.saturating_sub(self.last_run) > self.lease / 2 {
-            self.fresh_since = now;
+    fn is_over(&mut self, is_confirmed: bool, now: Duration) -> bool {
+        // A check that took long may have waited through an outage, and a suspended machine received no responses.
+        if !is_confirmed || now.saturating_sub(self.last_run) > self.lease / 2 {
+            self.confirmed_since = now;
             // Other workers may wait for a response over a dead connection until their call times out.
             self.wait = self.lease + self.call_limit;
         }
         self.last_run = now;
-        now.saturating_sub(self.fresh_since) >= self.wait
+        now.saturating_sub(self.confirmed_since) >= self.wait
     }
 }
 
-pub(crate) async fn once(leases: &Leases) -> Result<Reaped, DbError> {
-    workers::reap(&leases.db, leases.duration, leases.clock.now()).await
+pub(crate) async fn once(leases: &Leases) -> Result<RescuedLeases, DbError> {
+    workers::rescue_leases(&leases.db, leases.duration, leases.clock.now()).await
 }
 
 #[cfg(test)]
@@ -86,16 +86,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_of_others_may_time_out_after_an_outage() {
+    fn rescue_waits_for_calls_of_other_workers_after_an_outage() {
         let seconds = Duration::from_secs;
         let mut grace = Grace::new(seconds(6), seconds(10), seconds(100));
-        let mut is_over =
-            |is_fresh, from: u64, to: u64| (from..=to).fold(false, |_, now| grace.is_over(is_fresh, seconds(now)));
+        let mut is_over = |is_confirmed, from: u64, to: u64| {
+            (from..=to).fold(false, |_, now| grace.is_over(is_confirmed, seconds(now)))
+        };
         assert!(!is_over(true, 100, 105));
         assert!(is_over(true, 106, 106), "a lease after the start");
         assert!(!is_over(false, 107, 120));
         assert!(!is_over(true, 121, 135), "a lease, and as long as a call may take");
         assert!(is_over(true, 136, 136));
-        assert!(!is_over(true, 140, 140), "the machine slept");
+        assert!(!is_over(true, 140, 140), "the machine was suspended");
     }
 }

@@ -1,5 +1,5 @@
-//! Checks the DNS records of senders' domains: those of new keys every few minutes until they are found and the keys sign,
-//! all others a few times a day. Deletes keys that have been replaced.
+//! Checks the DNS records of senders' domains: those of new keys every few minutes until they are found and the keys
+//! sign, all others a few times a day. Deletes keys that have been replaced.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,23 +9,23 @@ use futures_util::future::join_all;
 use crate::clock::SharedClock;
 use crate::db::domains;
 use crate::db::{Db, DbError};
-use crate::dns::{self, Asker};
-use crate::domain::dns_records::{PublishedKey, Terms, UNSETTLED, Verdict, records};
+use crate::dns::{self, UncachedResolver};
+use crate::domain::dns_records::{DnsSettings, PENDING_CHECK_INTERVAL, PublishedKey, Verdict, records};
 use crate::domain::id::TenantId;
 
-/// How often due checks are looked for.
+/// Poll interval.
 const INTERVAL: Duration = Duration::from_secs(30);
-/// Domains checked at a time.
+/// Number of domains checked at a time.
 const CONCURRENCY: i64 = 8;
 
-/// What the checks need.
+/// The dependencies of the checks.
 #[derive(Debug)]
 pub(crate) struct DomainChecks {
     pub db: Db,
     pub clock: SharedClock,
-    pub dns: Asker,
-    /// What domains have to publish.
-    pub terms: Terms,
+    pub dns: UncachedResolver,
+    /// Configured values in the DNS records of sender domains.
+    pub dns_settings: DnsSettings,
 }
 
 pub(crate) async fn run(checks: Arc<DomainChecks>) {
@@ -43,7 +43,7 @@ impl DomainChecks {
         domains::retire(&self.db, self.clock.now()).await?;
         loop {
             let now = self.clock.now();
-            let due = domains::take_due(&self.db, now, now + UNSETTLED, CONCURRENCY).await?;
+            let due = domains::claim_due(&self.db, now, now + PENDING_CHECK_INTERVAL, CONCURRENCY).await?;
             if due.is_empty() {
                 return Ok(());
             }
@@ -55,9 +55,9 @@ impl DomainChecks {
     async fn check(&self, tenant: TenantId, name: &str) -> Result<(), DbError> {
         let rows = domains::keys(&self.db, tenant, &[name.to_owned()]).await?;
         let keys: Vec<PublishedKey> = rows.iter().filter_map(domains::KeyRow::published).collect();
-        let findings = dns::check(&self.dns, records(&self.terms, name, &keys)).await;
-        let verdict = Verdict::new(&self.terms, name, &keys, findings);
-        for selector in &verdict.seen {
+        let findings = dns::check(&self.dns, records(&self.dns_settings, name, &keys)).await;
+        let verdict = Verdict::new(&self.dns_settings, name, &keys, findings);
+        for selector in &verdict.published {
             tracing::info!(
                 event = "dkim_key_activated",
                 domain = name,
@@ -66,7 +66,7 @@ impl DomainChecks {
             );
         }
         let now = self.clock.now();
-        let next_check = now + verdict.next_check(&self.terms, &keys);
+        let next_check = now + verdict.next_check(&self.dns_settings, &keys);
         domains::checked(&self.db, tenant, name, &verdict, &keys, now, next_check).await
     }
 }

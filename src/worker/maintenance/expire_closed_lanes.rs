@@ -1,5 +1,5 @@
-//! Expires recipients that wait past their deadline in lanes that are paused, unreachable or throttled. Recipients in open
-//! lanes are claimed, and expire then.
+//! Expires recipients that wait past their deadline in lanes that are paused, unreachable or throttled. Recipients in
+//! open lanes are claimed, and expire then.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use crate::worker::deliver::DeliverContext;
 const INTERVAL: Duration = Duration::from_secs(30);
 /// Recipients with a passed `expires_at` that are read together.
 const BATCH: i64 = 256;
-/// Recipients checked in one run; a lane with more is continued in the next run.
+/// Maximum number of recipients checked in one run; a lane with more is continued in the next run.
 const CHECKED_PER_RUN: usize = 10_000;
-/// Of those, at least for one lane.
+/// Minimum number of them for each lane.
 const CHECKED_PER_LANE: usize = 16;
-/// How long to wait for the outcomes of expired recipients before more are leased: one that cannot be recorded must not
-/// keep the others from expiring.
+/// How long to wait for the outcomes of expired recipients before more are leased: an outcome that cannot be recorded
+/// must not keep other recipients from expiring.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Messages whose `expires_at` passes within this time because of a pause are logged.
@@ -39,12 +39,12 @@ pub(crate) struct ClosedLaneExpiry {
     warned: KeyedLogLimit,
 }
 
-/// Where the last run ended.
+/// The position at which the last run ended.
 #[derive(Debug, Default)]
 struct Progress {
-    /// The last lane that was checked. Where there are more lanes than fit in one run, the next one starts after it.
+    /// The last lane that was checked. If there are more lanes than fit in one run, the next run starts after it.
     last_lane: i64,
-    /// The last recipient that was checked in each lane with more.
+    /// The last recipient that was checked in each lane with unchecked recipients.
     positions: HashMap<i64, QueuePosition>,
 }
 
@@ -77,20 +77,20 @@ impl ClosedLaneExpiry {
         self.warn_of_pauses(&closed, now).await?;
         let lanes: Vec<i64> = closed.iter().map(|lane| lane.id).collect();
         loop {
-            let places = lanes::expire_closed::expired(&self.cx.db, &lanes, BATCH, now).await?;
-            // Recipients that another worker has leased meanwhile are returned again: stop when none could be leased.
-            if self.expire(&places).await? == 0 {
+            let positions = lanes::expire_closed::expired(&self.cx.db, &lanes, BATCH, now).await?;
+            // Recipients that another worker leases in between are returned again: stop when none could be leased.
+            if self.expire(&positions).await? == 0 {
                 break;
             }
         }
-        // Retry windows stand still while a lane is paused.
+        // Retry windows are suspended while a lane is paused.
         let running: Vec<i64> = closed.iter().filter(|lane| !lane.is_paused).map(|lane| lane.id).collect();
         let expired = self.check_windows(&running).await?;
         self.expire(&expired).await?;
         Ok(())
     }
 
-    /// Logs which paused lanes are about to lose messages to their `expires_at`.
+    /// Logs the paused lanes in which messages are about to pass their `expires_at`.
     async fn warn_of_pauses(&self, closed: &[ClosedLane], now: DateTime<Utc>) -> Result<(), DbError> {
         let paused: Vec<i64> = closed.iter().filter(|lane| lane.is_paused).map(|lane| lane.id).collect();
         if paused.is_empty() {
@@ -127,19 +127,19 @@ impl ClosedLaneExpiry {
         let rows = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = lanes::expire_closed::page(&self.cx.db, &from, rows, window, &pauses, now).await?;
         self.progress(|progress| progress.note(&from, &rows, limit));
-        Ok(rows.into_iter().filter(|row| row.is_over).map(|row| row.place).collect())
+        Ok(rows.into_iter().filter(|row| row.is_window_over).map(|row| row.position).collect())
     }
 
-    /// Leases these recipients, as a claim does, and completes them: a few at a time, so that there is always capacity for
-    /// messages that can be sent, and the quarter for urgent ones is never used. Returns how many they were.
-    async fn expire(&self, mut places: &[QueuePosition]) -> Result<usize, DbError> {
+    /// Leases these recipients, as a claim does, and completes them: a few at a time, so that there is always capacity
+    /// for messages that can be sent, and the quarter for urgent ones is never used. Returns the number of recipients.
+    async fn expire(&self, mut positions: &[QueuePosition]) -> Result<usize, DbError> {
         let leases = &self.cx.leases;
         let (capacity, mut count) = (leases.in_flight.capacity(), 0);
-        while !places.is_empty() {
+        while !positions.is_empty() {
             let free = leases.in_flight.wait_for_capacity(capacity / 4).await.min((capacity / 8).max(1));
             let Some(worker) = leases.worker() else { break };
-            let (batch, rest) = places.split_at(free.min(places.len()));
-            places = rest;
+            let (batch, rest) = positions.split_at(free.min(positions.len()));
+            positions = rest;
             let leased = lanes::expire_closed::lease(&self.cx.db, worker, batch)
                 .await
                 .inspect_err(|error| leases.note_failed_claim(error))?;
@@ -166,13 +166,13 @@ impl ClosedLaneExpiry {
 }
 
 impl Progress {
-    /// Returns the next lanes to check, at most `most` of those that are closed (in the order of their ids), and where to
-    /// continue in each.
-    fn next(&mut self, closed: &[i64], most: usize) -> Vec<(i64, Option<QueuePosition>)> {
+    /// Returns the next lanes to check, at most `limit` of those that are closed (in the order of their ids), and the
+    /// position after which to continue in each.
+    fn next(&mut self, closed: &[i64], limit: usize) -> Vec<(i64, Option<QueuePosition>)> {
         self.positions.retain(|lane, _| closed.binary_search(lane).is_ok());
         let (before, behind) = closed.split_at(closed.partition_point(|lane| *lane <= self.last_lane));
         let next: Vec<_> =
-            behind.iter().chain(before).take(most).map(|lane| (*lane, self.positions.get(lane).copied())).collect();
+            behind.iter().chain(before).take(limit).map(|lane| (*lane, self.positions.get(lane).copied())).collect();
         self.last_lane = next.last().map_or(self.last_lane, |(lane, _)| *lane);
         next
     }
@@ -181,9 +181,9 @@ impl Progress {
     fn note(&mut self, lanes: &[(i64, Option<QueuePosition>)], rows: &[WaitingRecipient], limit: usize) {
         let mut checked = HashMap::<i64, (usize, QueuePosition)>::new();
         for row in rows {
-            let (count, last) = checked.entry(row.lane).or_insert((0, row.place));
+            let (count, last) = checked.entry(row.lane).or_insert((0, row.position));
             *count += 1;
-            *last = row.place;
+            *last = row.position;
         }
         for (lane, _) in lanes {
             match checked.get(lane) {
@@ -203,12 +203,12 @@ mod tests {
     use super::*;
 
     fn row(lane: i64, n: u128) -> WaitingRecipient {
-        let place = QueuePosition {
+        let position = QueuePosition {
             due_at: DateTime::UNIX_EPOCH,
             message_id: Uuid::from_u128(n),
             recipient_id: Uuid::from_u128(n),
         };
-        WaitingRecipient { lane, place, is_over: false }
+        WaitingRecipient { lane, position, is_window_over: false }
     }
 
     fn ids(lanes: &[(i64, Option<QueuePosition>)]) -> Vec<i64> {
@@ -229,11 +229,14 @@ mod tests {
         let (mut progress, closed) = (Progress::default(), [1, 2, 3]);
         let next = progress.next(&closed, 2);
         progress.note(&next, &[row(1, 10), row(1, 11), row(2, 20)], 2);
-        // Lanes that were not checked meanwhile keep their positions.
+        // Lanes that are not checked in this run keep their positions.
         let next = progress.next(&closed, 1);
         progress.note(&next, &[row(3, 30), row(3, 31)], 2);
-        assert_eq!(progress.next(&closed, 3), [(1, Some(row(1, 11).place)), (2, None), (3, Some(row(3, 31).place))]);
+        assert_eq!(
+            progress.next(&closed, 3),
+            [(1, Some(row(1, 11).position)), (2, None), (3, Some(row(3, 31).position))]
+        );
         progress.next(&[2, 3], 2);
-        assert_eq!(progress.next(&closed, 3)[0], (1, None), "it was open in between");
+        assert_eq!(progress.next(&closed, 3)[0], (1, None), "the lane was open in between");
     }
 }

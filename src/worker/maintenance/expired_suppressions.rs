@@ -24,5 +24,5 @@ pub(crate) async fn run(db: Db, clock: SharedClock) {
 
 /// Returns how many suppressions it removed.
 pub(crate) async fn once(db: &Db, clock: &SharedClock) -> Result<u64, DbError> {
-    suppressions::forget_expired(db, clock.now()).await
+    suppressions::remove_expired(db, clock.now()).await
 }

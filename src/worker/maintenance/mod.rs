@@ -1,4 +1,4 @@
-//! Periodic work beside the deliveries.
+//! Periodic tasks besides deliveries.
 
 pub(crate) mod domain_checks;
 pub(crate) mod expire_closed_lanes;

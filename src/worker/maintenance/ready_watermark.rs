@@ -1,10 +1,10 @@
-//! Raises the watermarks of lanes (`lanes.ready_at`) past the rows that have left them. A claim starts reading there, and
-//! with a watermark that is too low it reads dead rows, all of them while an old snapshot is held.
+//! Raises the watermarks of lanes (`lanes.ready_at`) past the rows that have left them. A claim starts reading there;
+//! with a watermark that is too low it reads dead rows, which an old snapshot can keep from being removed.
 //!
-//! A lane without due recipients becomes idle, so that no claim reads it. A lane in steady use does not: its next message
-//! would lower the watermark again, and each change is one more version of a row that every commit and every claim reads.
-//! Its watermark follows the clock instead, a few times a second. Where new messages bypass an idle lane, it becomes idle as
-//! soon as it is empty.
+//! A lane without due recipients becomes idle, so that no claim reads it. A lane in steady use does not: its next
+//! message would lower the watermark again, and each change adds a version of a row that every commit and every claim
+//! reads. Its watermark follows the clock instead, a few times a second. A lane that new messages bypass while it is
+//! idle becomes idle as soon as it is empty.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -17,22 +17,23 @@ use crate::worker::claim::claimer::LaneClaim;
 
 /// How often the watermark of a lane in steady use is raised.
 const RAISE_INTERVAL: Duration = Duration::from_millis(250);
-/// How far it stays behind the clock: messages are due when they were accepted, and visible when they are committed.
+/// How far the watermark stays behind the clock: messages are due when they are accepted, and visible only when they
+/// are committed.
 const CLOCK_LAG: TimeDelta = TimeDelta::milliseconds(200);
-/// A lane is in steady use once it has been giving recipients for this long…
+/// A lane is in steady use once recipients have been claimed from it for this long…
 const STEADY_AFTER: Duration = Duration::from_millis(500);
-/// …and until it has given none for this long.
+/// …and until none was claimed from it for this long.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
-/// Lanes in steady use at one time; others become idle whenever they are empty. Otherwise empty lanes would fill the list
-/// of lanes that a claim reads.
+/// Maximum number of lanes in steady use; others become idle whenever they are empty. Otherwise empty lanes would fill
+/// the list of lanes that a claim reads.
 const STEADY_LANES: usize = 32;
 
-/// The lanes that gave recipients recently.
+/// The lanes from which recipients were claimed recently.
 #[derive(Debug, Default)]
-pub(crate) struct ReadyWatermarks(HashMap<i64, Use>);
+pub(crate) struct ReadyWatermarks(HashMap<i64, LaneUse>);
 
 #[derive(Debug)]
-struct Use {
+struct LaneUse {
     since: Instant,
     last: Instant,
     /// When its watermark was last raised.
@@ -40,7 +41,7 @@ struct Use {
 }
 
 impl ReadyWatermarks {
-    /// Notes what a claim found, and returns the watermarks to raise.
+    /// Records the results of a claim, and returns the watermarks to raise.
     pub(crate) fn due(
         &mut self,
         claims: impl IntoIterator<Item = LaneClaim>,
@@ -55,12 +56,12 @@ impl ReadyWatermarks {
         let idle = Raise { lane: claim.lane, most: None };
         let is_full = self.0.len() >= STEADY_LANES;
         let Some(lane) = self.0.get_mut(&claim.lane) else {
-            if claim.gave && !is_full {
-                self.0.insert(claim.lane, Use { since: at, last: at, raised: at });
+            if claim.has_claimed && !is_full {
+                self.0.insert(claim.lane, LaneUse { since: at, last: at, raised: at });
             }
             return claim.is_below_quota.then_some(idle);
         };
-        if claim.gave {
+        if claim.has_claimed {
             lane.last = at;
         }
         let is_due = at.duration_since(lane.raised) >= RAISE_INTERVAL;
@@ -72,7 +73,7 @@ impl ReadyWatermarks {
         }
     }
 
-    /// Notes the lanes whose watermarks were raised; the others are tried again with the next claim.
+    /// Records the lanes whose watermarks were raised; the others are tried again with the next claim.
     pub(crate) fn note(&mut self, lanes: &[i64], at: Instant) {
         for lane in lanes {
             if let Some(lane) = self.0.get_mut(lane) {
@@ -101,7 +102,7 @@ pub(crate) async fn raise(db: &Db, lanes: &[Raise]) -> Vec<i64> {
 mod tests {
     use super::*;
 
-    /// What happens to the watermark of a lane.
+    /// The expected change of a lane's watermark.
     #[derive(Debug, PartialEq)]
     enum Due {
         Nothing,
@@ -114,10 +115,16 @@ mod tests {
 
     const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
-    fn due(watermarks: &mut ReadyWatermarks, start: Instant, millis: u64, gave: bool, is_below_quota: bool) -> Due {
+    fn due(
+        watermarks: &mut ReadyWatermarks,
+        start: Instant,
+        millis: u64,
+        has_claimed: bool,
+        is_below_quota: bool,
+    ) -> Due {
         let at = start + Duration::from_millis(millis);
         let Some(raise) =
-            watermarks.due([LaneClaim { lane: 1, gave, is_below_quota, is_bypassed: false }], NOW, at).pop()
+            watermarks.due([LaneClaim { lane: 1, has_claimed, is_below_quota, is_bypassed: false }], NOW, at).pop()
         else {
             return Nothing;
         };
@@ -149,10 +156,10 @@ mod tests {
     }
 
     #[test]
-    fn bypassed_lane_becomes_idle_when_empty_however_busy() {
+    fn busy_bypassed_lane_becomes_idle_when_empty() {
         let (mut watermarks, start) = (ReadyWatermarks::default(), Instant::now());
         let mut raised = |millis, is_below_quota| {
-            let claim = LaneClaim { lane: 1, gave: true, is_below_quota, is_bypassed: true };
+            let claim = LaneClaim { lane: 1, has_claimed: true, is_below_quota, is_bypassed: true };
             let at = start + Duration::from_millis(millis);
             let due = watermarks.due([claim], NOW, at).pop();
             watermarks.note(&[1], at);
@@ -167,17 +174,18 @@ mod tests {
     #[test]
     fn failed_raise_is_repeated_with_the_next_claim() {
         let (mut watermarks, start) = (ReadyWatermarks::default(), Instant::now());
-        let claim = LaneClaim { lane: 1, gave: true, is_below_quota: false, is_bypassed: false };
+        let claim = LaneClaim { lane: 1, has_claimed: true, is_below_quota: false, is_bypassed: false };
         let mut due = |millis| watermarks.due([claim], NOW, start + Duration::from_millis(millis)).len();
         assert_eq!([0, 250, 260, 270].map(&mut due), [0, 1, 1, 1]);
     }
 
     #[test]
-    fn few_of_many_lanes_are_in_steady_use() {
+    fn number_of_lanes_in_steady_use_is_limited() {
         let (mut watermarks, start) = (ReadyWatermarks::default(), Instant::now());
         let mut idle = 0;
         for millis in (0..=1_000).step_by(100) {
-            let claims = (1..=100).map(|lane| LaneClaim { lane, gave: true, is_below_quota: true, is_bypassed: false });
+            let claims =
+                (1..=100).map(|lane| LaneClaim { lane, has_claimed: true, is_below_quota: true, is_bypassed: false });
             let due = watermarks.due(claims, NOW, start + Duration::from_millis(millis));
             idle = due.iter().filter(|raise| raise.most.is_none()).count();
         }

@@ -11,10 +11,10 @@ use crate::domain::keyring::Keyring;
 
 /// Poll interval.
 const INTERVAL: Duration = Duration::from_mins(1);
-/// Endpoints encrypted together.
+/// Number of endpoints whose secrets are encrypted together.
 const BATCH: i64 = 100;
 
-/// What the chore needs.
+/// The dependencies of the task.
 #[derive(Debug)]
 pub(crate) struct WebhookSecrets {
     pub db: Db,
@@ -50,20 +50,20 @@ pub(crate) async fn run(secrets: Arc<WebhookSecrets>) {
 }
 
 impl WebhookSecrets {
-    /// Returns how many endpoints keep an unencrypted secret, counted up to [`BATCH`], because there is no `secret_key`.
+    /// Returns how many endpoints have an unencrypted secret because there is no `secret_key`, counted up to [`BATCH`].
     pub(crate) async fn once(&self) -> Result<usize, DbError> {
         webhooks::secrets::remove_expired(&self.db, self.clock.now()).await?;
-        let mut clear = webhooks::secrets::clear(&self.db, BATCH).await?;
-        let Some(keyring) = &self.keyring else { return Ok(clear.len()) };
-        while !clear.is_empty() && webhooks::secrets::may_seal(&self.db).await? {
-            for one in &clear {
+        let mut unencrypted = webhooks::secrets::unencrypted(&self.db, BATCH).await?;
+        let Some(keyring) = &self.keyring else { return Ok(unencrypted.len()) };
+        while !unencrypted.is_empty() && webhooks::secrets::can_encrypt(&self.db).await? {
+            for one in &unencrypted {
                 let seal = |secret: &Option<Vec<u8>>| {
                     let id = EndpointId(one.id);
                     secret.as_ref().map(|secret| StoredSecret::seal(secret, Some(keyring), id)).transpose()
                 };
                 match (seal(&one.secret), seal(&one.old_secret)) {
                     (Ok(secret), Ok(old)) => {
-                        webhooks::secrets::seal(&self.db, one, secret.as_ref(), old.as_ref()).await?;
+                        webhooks::secrets::replace(&self.db, one, secret.as_ref(), old.as_ref()).await?;
                     }
                     (Err(error), _) | (_, Err(error)) => {
                         tracing::error!(event = "webhook_secret_not_sealed", %error, "cannot encrypt webhook secrets");
@@ -71,8 +71,12 @@ impl WebhookSecrets {
                     }
                 }
             }
-            tracing::info!(event = "webhook_secrets_sealed", count = clear.len(), "encrypted webhook secrets at rest");
-            clear = webhooks::secrets::clear(&self.db, BATCH).await?;
+            tracing::info!(
+                event = "webhook_secrets_sealed",
+                count = unencrypted.len(),
+                "encrypted webhook secrets at rest"
+            );
+            unencrypted = webhooks::secrets::unencrypted(&self.db, BATCH).await?;
         }
         Ok(0)
     }

@@ -1,5 +1,5 @@
-//! Adapts the limits of destinations to outcomes: which destinations throttle us, and which are unreachable. Runs before
-//! the recipients are released, so that the next claim knows the result.
+//! Adapts the limits of destinations to outcomes, which show that destinations throttle Postrider or are unreachable.
+//! Runs before the recipients are released, so that the next claim uses the new limits.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::throttle_attribution::ThrottleAttribution;
 use crate::db::DbError;
 use crate::db::lanes;
 use crate::db::lanes::ReadyLane;
-use crate::db::lanes::dedicated::Sharer;
+use crate::db::lanes::dedicated::SharedLaneRecipient;
 use crate::db::lanes::health::{Change, Failure, Update};
 use crate::db::queue::{Claimed, Finished};
 use crate::domain::destination_health::Observation;
@@ -23,7 +23,7 @@ use crate::domain::routing::RouteName;
 use crate::domain::unreachable::Cause;
 use crate::worker::claim::lane_stats::Sample;
 
-/// Shortest interval between two equal updates of a lane.
+/// Minimum interval between two equal updates of a lane.
 const UPDATE_INTERVAL: TimeDelta = TimeDelta::seconds(1);
 
 /// Turns outcomes into updates of lanes.
@@ -42,7 +42,7 @@ struct State {
     attribution: ThrottleAttribution,
 }
 
-/// What outcomes say about a destination.
+/// The health of a destination according to outcomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LaneSignal {
     Healthy,
@@ -52,7 +52,7 @@ enum LaneSignal {
 
 impl From<&Observation> for LaneSignal {
     fn from(observation: &Observation) -> Self {
-        match (observation.slow_down, observation.unreachable) {
+        match (observation.throttled, observation.unreachable) {
             (true, _) => Self::Throttled,
             (false, true) => Self::Unreachable,
             (false, false) => Self::Healthy,
@@ -60,7 +60,7 @@ impl From<&Observation> for LaneSignal {
     }
 }
 
-/// What a batch of outcomes says about one lane.
+/// The outcomes of a batch in one lane.
 #[derive(Debug, Default)]
 struct LaneBatch<'a> {
     messages: HashMap<Uuid, Sample>,
@@ -79,72 +79,72 @@ impl AdaptiveLimits {
     pub(crate) async fn adapt(&self, batch: &[Finished]) {
         let now = self.cx.clock.now();
         let (mut by_lane, refused) = self.group(batch);
-        let split = match self.split(&refused, &mut by_lane, now).await {
-            Ok(split) => split,
+        let dedicated = match self.dedicate_lanes(&refused, &mut by_lane, now).await {
+            Ok(dedicated) => dedicated,
             Err(error) => {
-                tracing::debug!(event = "lane_split_failed", %error, "failed to give a domain its own lane");
+                tracing::debug!(event = "lane_split_failed", %error, "failed to create a dedicated lane for a domain");
                 Vec::new()
             }
         };
-        let has_split = !split.is_empty();
+        let has_dedicated = !dedicated.is_empty();
         let mut updates: Vec<Update> =
             by_lane.into_iter().filter_map(|(lane, batch)| self.update(lane, &batch, now)).collect();
-        updates.extend(split);
+        updates.extend(dedicated);
         if updates.is_empty() {
             return;
         }
-        match lanes::health::learn(&self.cx.db, &updates).await {
+        match lanes::health::apply(&self.cx.db, &updates).await {
             Ok(changes) => self.note(&updates, &changes),
             Err(error) => tracing::debug!(
                 event = "lane_update_failed",
                 %error,
-                "failed to record what outcomes say about destinations"
+                "failed to update the health of destinations; later outcomes repeat the update"
             ),
         }
-        // After the update: a lane without one is not a domain's own.
-        if has_split {
-            self.cx.splits.forget();
+        // The cache is cleared after the update, because a lane counts as dedicated only once it is throttled.
+        if has_dedicated {
+            self.cx.dedicated_lanes.forget();
         }
     }
 
-    /// Groups outcomes by lane. Also returns the recipients for whom a relay may have passed on the limit of their own domain,
-    /// which does not concern the relay's lane.
+    /// Groups outcomes by lane. Also returns the recipients for whom a relay may have passed on a limit of their
+    /// domain, which does not affect the relay's lane.
     fn group<'a>(&self, batch: &'a [Finished]) -> (HashMap<i64, LaneBatch<'a>>, Vec<&'a Finished>) {
         let mut by_lane = HashMap::<i64, LaneBatch>::new();
         let mut refused = Vec::new();
         let mut lanes = HashMap::<i64, Option<(Arc<ReadyLane>, Option<RouteName>)>>::new();
         for finished in batch {
-            let Some(outcome) = finished.outcome.as_ref().filter(|outcome| !outcome.is_ours()) else { continue };
+            let Some(outcome) = finished.outcome.as_ref().filter(|outcome| !outcome.is_local()) else { continue };
             let claimed = &finished.claimed;
             let known = lanes.entry(claimed.lane_id).or_insert_with(|| {
                 let lane = self.cx.leases.in_flight.lane(claimed.lane_id)?;
                 let route = RouteName::parse(&lane.route);
                 Some((lane, route))
             });
-            // The configuration may have changed since the recipient was put into the lane: the server is not the lane's
-            // destination then, and its limits are not that destination's. The attempt itself counts all the same.
-            let leads_there = |route: &RouteName| self.cx.sender.leads_to(route, &outcome.peer);
-            let is_foreign = known.as_ref().is_some_and(|(_, route)| !route.as_ref().is_some_and(leads_there));
+            // The configuration may have changed since the recipient was put into the lane. Then the server is not the
+            // lane's destination, and its limits do not apply to the lane. The attempt itself counts nevertheless.
+            let is_destination = |route: &RouteName| self.cx.sender.route_includes(route, &outcome.peer);
+            let is_other_server = known.as_ref().is_some_and(|(_, route)| !route.as_ref().is_some_and(is_destination));
             let lane = by_lane.entry(claimed.lane_id).or_default();
             let message = lane.messages.entry(claimed.message_id).or_default();
             message.attempted = 1;
             message.accepted |= u32::from(outcome.verdict == Verdict::Accepted);
-            let sign = outcome.signal().filter(|_| !is_foreign);
-            if outcome.stage > Stage::Session || sign == Some(Signal::SlowDown) {
+            let signal = outcome.signal().filter(|_| !is_other_server);
+            if outcome.stage > Stage::Session || signal == Some(Signal::Throttled) {
                 message.sessions = 1;
                 let ended = finished.started_at + TimeDelta::from_std(outcome.duration).unwrap_or_default();
                 lane.reached_at = lane.reached_at.max(Some(ended));
             }
-            match sign {
-                // 421 is about the connection, for any recipient.
-                Some(Signal::SlowDown)
+            match signal {
+                // A reply 421 to RCPT is about the connection, not about the recipient.
+                Some(Signal::Throttled)
                     if outcome.stage == Stage::Rcpt
                         && outcome.reply.code != Some(421)
                         && known.as_ref().is_some_and(|(lane, _)| lane.is_shared()) =>
                 {
                     refused.push(finished);
                 }
-                Some(Signal::SlowDown) => lane.throttled = Some(outcome),
+                Some(Signal::Throttled) => lane.throttled = Some(outcome),
                 Some(Signal::Unreachable) => lane.unreachable = Some(outcome),
                 None => {}
             }
@@ -178,7 +178,7 @@ impl AdaptiveLimits {
             at: now,
             attempted: recent.attempted,
             accepted: recent.accepted,
-            slow_down: signal == LaneSignal::Throttled,
+            throttled: signal == LaneSignal::Throttled,
             success: sample.accepted > 0,
             unreachable: signal == LaneSignal::Unreachable,
             reached_at: batch.reached_at,
@@ -188,10 +188,10 @@ impl AdaptiveLimits {
             .unreachable
             .filter(|_| batch.throttled.is_none())
             .map(|outcome| Failure { cause: Cause::new(outcome), host: outcome.peer.mx.clone() });
-        Some(Update { lane, lesson: observation, reply, failure })
+        Some(Update { lane, observation, reply, failure })
     }
 
-    /// Whether success would change anything for a lane.
+    /// Returns whether a success would change the health of a lane.
     fn is_degraded(&self, lane: i64) -> bool {
         let was_degraded = self
             .cx
@@ -202,9 +202,9 @@ impl AdaptiveLimits {
         was_degraded || self.state().degraded.contains(&lane)
     }
 
-    /// Gives the domains whose limits a relay passed on lanes of their own, which are throttled instead of the relay's.
-    /// Where there are many, the relay itself is throttling.
-    async fn split<'a>(
+    /// Creates dedicated lanes for domains whose limits a relay passed on. These lanes are throttled instead of the
+    /// relay's. If there are many such domains, the relay itself is throttling.
+    async fn dedicate_lanes<'a>(
         &self,
         refused: &[&'a Finished],
         by_lane: &mut HashMap<i64, LaneBatch<'a>>,
@@ -213,10 +213,11 @@ impl AdaptiveLimits {
         if refused.is_empty() {
             return Ok(Vec::new());
         }
-        let sharers = lanes::dedicated::domains(&self.cx.db, refused.iter().map(|finished| &finished.claimed)).await?;
-        let (domains, relays) = self.state().attribution.attribute(sharers, now);
-        let reply = |is_meant: &dyn Fn(&Claimed) -> bool| {
-            refused.iter().find(|finished| is_meant(&finished.claimed)).and_then(|finished| finished.outcome.as_ref())
+        let recipients =
+            lanes::dedicated::domains(&self.cx.db, refused.iter().map(|finished| &finished.claimed)).await?;
+        let (domains, relays) = self.state().attribution.attribute(recipients, now);
+        let reply = |matches: &dyn Fn(&Claimed) -> bool| {
+            refused.iter().find(|finished| matches(&finished.claimed)).and_then(|finished| finished.outcome.as_ref())
         };
         for lane in relays {
             let reply = reply(&|claimed| claimed.lane_id == lane);
@@ -229,42 +230,44 @@ impl AdaptiveLimits {
             at: now,
             attempted: 0.0,
             accepted: 0.0,
-            slow_down: true,
+            throttled: true,
             success: false,
             unreachable: false,
             reached_at: Some(now),
             own_session_at: Some(now),
         };
-        let lanes = lanes::dedicated::split(&self.cx.db, &domains).await?;
+        let lanes = lanes::dedicated::create(&self.cx.db, &domains).await?;
         let updates = lanes.into_iter().map(|(lane, domain)| {
-            let is_meant = |sharer: &&Sharer| sharer.domain == domain;
-            let reply =
-                domains.iter().find(is_meant).and_then(|sharer| reply(&|row| row.recipient_id == sharer.recipient));
-            Update { lane, lesson: observation, reply: reply.map(reply_text), failure: None }
+            let matches = |recipient: &&SharedLaneRecipient| recipient.domain == domain;
+            let reply = domains
+                .iter()
+                .find(matches)
+                .and_then(|recipient| reply(&|row| row.recipient_id == recipient.recipient));
+            Update { lane, observation, reply: reply.map(reply_text), failure: None }
         });
         Ok(updates.collect())
     }
 
-    /// Notes updates that were recorded, and logs what they changed.
+    /// Keeps updates that were recorded, and logs what they changed.
     fn note(&self, updates: &[Update], changes: &[Change]) {
         let mut state = self.state();
-        for Update { lane, lesson, .. } in updates {
-            state.updates.retain(|_, (at, _)| lesson.at - *at < UPDATE_INTERVAL);
-            state.updates.insert(*lane, (lesson.at, LaneSignal::from(lesson)));
+        for Update { lane, observation, .. } in updates {
+            state.updates.retain(|_, (at, _)| observation.at - *at < UPDATE_INTERVAL);
+            state.updates.insert(*lane, (observation.at, LaneSignal::from(observation)));
         }
         for change in changes {
-            let Change { lane, after, lesson, .. } = change;
-            // Other workers reach the destination: it is left to them for a while.
-            if lesson.unreachable && after.block.is_none() {
-                self.cx.lane_stats.avoid(*lane, lesson.at);
+            let Change { lane, after, observation, .. } = change;
+            // Other workers reach the destination, so this worker leaves it to them for a while.
+            if observation.unreachable && after.unreachable.is_none() {
+                self.cx.lane_stats.avoid(*lane, observation.at);
             }
-            if after.block.is_none() && after.learned.is_none() {
+            if after.unreachable.is_none() && after.learned.is_none() {
                 state.degraded.remove(lane);
             } else {
                 state.degraded.insert(*lane);
             }
             self.log(change, updates.iter().find(|update| update.lane == *lane));
-            if change.before.block.is_some() && after.block.is_none() {
+            if change.before.unreachable.is_some() && after.unreachable.is_none() {
                 self.cx.leases.wake.notify_one();
             }
         }
@@ -277,7 +280,7 @@ impl AdaptiveLimits {
         let domain = known.as_ref().map(|lane| lane.domain.as_str());
         let reply = update.and_then(|update| update.reply.as_deref());
         let lane = LaneId(*lane);
-        match (before.block, after.block) {
+        match (before.unreachable, after.unreachable) {
             (None, Some(block)) => {
                 let failure = update.and_then(|update| update.failure.as_ref());
                 tracing::warn!(
@@ -301,7 +304,7 @@ impl AdaptiveLimits {
                     route,
                     domain,
                     blocked_since = %block.since,
-                    "destination can be reached again; sending what waited"
+                    "destination can be reached again; sending the messages that waited"
                 );
             }
             _ => {}
@@ -326,7 +329,7 @@ impl AdaptiveLimits {
                     stream,
                     route,
                     domain,
-                    "destination accepts our rate again; no longer limiting it"
+                    "destination accepts the full rate again; no longer limiting it"
                 );
             }
             _ => {}

@@ -1,4 +1,4 @@
-//! What happens after an attempt: its outcome is recorded ([`recorder`]), and lowers or raises the limits of its
+//! The steps after an attempt: its outcome is recorded ([`recorder`]), and lowers or raises the limits of its
 //! destination ([`adaptive_limits`]).
 
 pub(crate) mod adaptive_limits;
@@ -15,7 +15,7 @@ use crate::db::Db;
 use crate::db::lanes::dedicated::DedicatedLanes;
 use crate::smtp;
 
-/// What recording outcomes needs.
+/// The dependencies of recording outcomes.
 #[derive(Debug)]
 pub(crate) struct RecordContext {
     pub db: Db,
@@ -23,6 +23,6 @@ pub(crate) struct RecordContext {
     pub leases: Arc<Leases>,
     pub lane_stats: Arc<LaneStats>,
     pub sender: Arc<smtp::Sender>,
-    /// Which domains have lanes of their own.
-    pub splits: Arc<DedicatedLanes>,
+    /// The domains with dedicated lanes.
+    pub dedicated_lanes: Arc<DedicatedLanes>,
 }

@@ -1,5 +1,5 @@
-//! Records outcomes through group commit, retrying while the database is unreachable: a lost outcome would mean a second
-//! copy of a message.
+//! Records outcomes through group commit, retrying while the database is unreachable, because a message with a lost
+//! outcome would be sent again.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -10,16 +10,16 @@ use tokio_util::task::TaskTracker;
 use super::RecordContext;
 use super::adaptive_limits::AdaptiveLimits;
 use crate::db::DbError;
-use crate::db::group_commit::{self, Patience};
+use crate::db::group_commit::{self, LockTimeout};
 use crate::db::queue::Finished;
 use crate::domain::id::MessageId;
 use crate::domain::outcome::Peer;
 use crate::group_commit::{Outcomes, Recorded};
 use crate::telemetry::RateLimitedLog;
 
-/// Tasks that process recorded outcomes: one continues while the other adapts limits.
+/// Number of tasks that process recorded outcomes: one continues while the other adapts limits.
 const OUTCOME_RECORDERS: usize = 2;
-/// Pause between two tries of an outcome that the database refuses in every form.
+/// Pause between two tries of an outcome that the database refuses even without the server's reply.
 const REFUSED_PAUSE: Duration = Duration::from_mins(1);
 /// Pause between two tries while the database is unreachable.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -31,14 +31,14 @@ pub(crate) struct OutcomeRecorder {
 }
 
 impl OutcomeRecorder {
-    /// Starts the tasks that process what was recorded; they end with group commit.
+    /// Starts the tasks that process recorded outcomes; they end with group commit.
     pub(crate) fn start(cx: Arc<RecordContext>, outcomes: Arc<Outcomes>, tasks: &TaskTracker) -> Self {
         let task = RecordTask {
             limits: Arc::new(AdaptiveLimits::new(cx.clone())),
             cx,
             outcomes: Arc::downgrade(&outcomes),
             tasks: tasks.clone(),
-            turn: Arc::new(Semaphore::new(1)),
+            retry_permit: Arc::new(Semaphore::new(1)),
             failed: Arc::new(RateLimitedLog::default()),
         };
         for _ in 0..OUTCOME_RECORDERS {
@@ -59,9 +59,10 @@ struct RecordTask {
     limits: Arc<AdaptiveLimits>,
     outcomes: Weak<Outcomes>,
     tasks: TaskTracker,
-    /// Outcomes that were refused are retried one at a time, so that they never need more than one connection.
-    turn: Arc<Semaphore>,
-    /// While the database is unreachable every batch fails twice a second.
+    /// Has one permit: outcomes that were refused are retried one at a time, so that they never need more than one
+    /// connection.
+    retry_permit: Arc<Semaphore>,
+    /// Limits the log: while the database is unreachable every batch fails twice a second.
     failed: Arc<RateLimitedLog>,
 }
 
@@ -73,12 +74,13 @@ impl RecordTask {
                 Err(error) if is_outage(&error) => {
                     self.note_failure(&error, batch.len());
                     tokio::time::sleep(RETRY_PAUSE).await;
-                    // They live as long as anything is in flight.
+                    // The `Outcomes` exist as long as anything is in flight.
                     if let Some(outcomes) = self.outcomes.upgrade() {
                         outcomes.finish(batch);
                     }
                 }
-                // One outcome that Postgres refuses, or whose row is locked, must not take the others with it.
+                // One outcome that Postgres refuses, or whose row is locked, must not keep the others from being
+                // recorded.
                 Err(_) => {
                     for one in batch {
                         self.record_one([one]).await;
@@ -95,10 +97,10 @@ impl RecordTask {
             tracing::warn!(
                 event = "stale_outcomes",
                 stale,
-                "outcomes came after their leases had gone to another worker; ignoring them"
+                "outcomes arrived after their leases had moved to another worker; ignoring them"
             );
         }
-        // Before the release, so that the next claim knows the limits.
+        // Before the release, so that the next claim uses the new limits.
         self.limits.adapt(batch).await;
         self.release(batch).await;
     }
@@ -109,7 +111,7 @@ impl RecordTask {
         leases.release(newer).await;
     }
 
-    /// Records one outcome. If it is refused, a task of its own retries it, so that no other outcome waits.
+    /// Records one outcome. If it is refused, a separate task retries it, so that no other outcome waits.
     async fn record_one(&self, mut one: [Finished; 1]) {
         match self.commit(&mut one).await {
             Ok(counted) => self.process(&one, counted).await,
@@ -117,13 +119,13 @@ impl RecordTask {
         }
     }
 
-    /// Retries one outcome until it is recorded; where Postgres refuses it, without the server's words. Its recipient must
-    /// not be released before: it would be sent again.
+    /// Retries one outcome until it is recorded; if Postgres refuses it, without the server's reply. Its recipient must
+    /// not be released before, because the message would be sent again.
     async fn retry(self, mut one: [Finished; 1], mut error: DbError) {
         let message = MessageId(one[0].claimed.message_id);
         let mut is_reduced = false;
         loop {
-            if error.is_passing() {
+            if error.is_temporary() {
                 tracing::warn!(
                     event = "record_failed",
                     %error,
@@ -153,7 +155,7 @@ impl RecordTask {
                 }
             }
             // The semaphore is never closed.
-            let _turn = self.turn.acquire().await;
+            let _permit = self.retry_permit.acquire().await;
             match self.commit(&mut one).await {
                 Ok(_) => break,
                 Err(again) => error = again,
@@ -162,20 +164,20 @@ impl RecordTask {
         self.release(&one).await;
     }
 
-    /// Tries until the database accepts or refuses the batch. A batch that is too slow counts as refused, since its parts
-    /// may be faster, and so does one with a locked row, which must not delay the others.
+    /// Tries until the database accepts or refuses the batch. A batch that is too slow counts as refused, because its
+    /// parts may be faster, and so does a batch with a locked row, which must not delay other outcomes.
     async fn commit(&self, batch: &mut [Finished]) -> Result<usize, DbError> {
         loop {
             for finished in batch.iter_mut() {
                 self.cx.leases.in_flight.adopt_claim(&mut finished.claimed);
             }
             let now = self.cx.clock.now();
-            match group_commit::commit(&self.cx.db, &[], batch, now, Patience::Short).await.map_err(DbError::from) {
+            match group_commit::commit(&self.cx.db, &[], batch, now, LockTimeout::Short).await.map_err(DbError::from) {
                 Err(error) if is_outage(&error) => {
                     self.note_failure(&error, batch.len());
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
-                result => return result.map(|committed| committed.counted),
+                result => return result.map(|committed| committed.recorded),
             }
         }
     }
@@ -187,7 +189,7 @@ impl RecordTask {
     }
 }
 
-/// Whether the database is unreachable, rather than refusing a certain outcome.
+/// Returns whether the database is unreachable, rather than refusing a certain outcome.
 fn is_outage(error: &DbError) -> bool {
-    error.is_passing() && !error.is_too_slow() && !error.is_locked_out()
+    error.is_temporary() && !error.is_too_slow() && !error.is_locked_out()
 }

@@ -1,5 +1,5 @@
-//! Caches the retry policies of streams. It also holds the pauses of lanes and streams: the retry window stands still
-//! during a pause, so that a deadline depends on both.
+//! Caches the retry policies of streams, and the pauses of lanes and streams: the retry window is suspended during a
+//! pause, so a deadline depends on both.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::domain::retry::Policy;
 /// Cache TTL.
 const CACHE_TTL: TimeDelta = TimeDelta::seconds(2);
 
-/// The streams of each tenant that have a policy of their own.
+/// The streams of each tenant that have their own policy.
 type Streams = HashMap<Uuid, HashMap<String, Arc<Policy>>>;
 
-/// Caches what the database says.
+/// The cache of retry policies and pauses.
 #[derive(Debug)]
 pub(crate) struct RetryPolicyCache {
     /// The configured policy.
@@ -28,7 +28,7 @@ pub(crate) struct RetryPolicyCache {
     cached: RwLock<Cached>,
 }
 
-/// What the database said last.
+/// The values that were last read.
 #[derive(Debug)]
 struct Cached {
     refreshed_at: DateTime<Utc>,
@@ -47,8 +47,8 @@ impl Cached {
 }
 
 impl RetryPolicyCache {
-    /// Reads the policies for the first time. Without them no worker starts: messages of a stream with a longer retry
-    /// window would expire too early.
+    /// Reads the policies for the first time. Without them no worker starts, because messages of a stream with a longer
+    /// retry window would expire too early.
     pub(crate) async fn load(db: &Db, default: Policy, now: DateTime<Utc>) -> Result<Self, DbError> {
         let streams = parse(&default, retry_policies::all(db).await?);
         let cached = Cached { refreshed_at: now, streams, pauses: Arc::new(pauses::all(db, now).await?) };
@@ -61,7 +61,7 @@ impl RetryPolicyCache {
 
     /// Reads the policies again when the cache has expired. While the database is unreachable the cached ones remain.
     pub(crate) async fn refresh(&self, db: &Db, now: DateTime<Utc>) {
-        // Each message calls this, and nearly always there is nothing to do.
+        // This is called for each message, and nearly always the cache is fresh.
         if self.cached().is_fresh(now) {
             return;
         }
@@ -70,7 +70,7 @@ impl RetryPolicyCache {
             if cached.is_fresh(now) {
                 return;
             }
-            // Before the query, so that one task runs it.
+            // Set before the query, so that only one task runs it.
             cached.refreshed_at = now;
         }
         match tokio::try_join!(retry_policies::all(db), pauses::all(db, now)) {
@@ -102,8 +102,8 @@ impl RetryPolicyCache {
         self.cached().policy(&self.default, (tenant, stream)).clone()
     }
 
-    /// Returns the time after which no attempt begins at a recipient that was first due at `first_due_at`. Called several times
-    /// for every recipient: it reads the clock only where something was paused.
+    /// Returns the time after which no attempt starts for a recipient that was first due at `first_due_at`. It is
+    /// called several times for every recipient, so it reads the clock only if something was paused.
     pub(crate) fn deadline(
         &self,
         stream: (Uuid, &str),

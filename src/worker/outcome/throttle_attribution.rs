@@ -1,17 +1,18 @@
-//! Decides whether a relay that temporarily refuses recipients speaks for their domains or for itself. Pure.
+//! Decides whether temporary refusals of recipients by a relay are limits of their domains or of the relay itself.
+//! Pure.
 //!
-//! A reply of 4.7.x to RCPT may pass on a limit of the recipient's own server, or state the relay's limit for us. If few
-//! domains are refused it is attributed to them; if many are refused within a minute, to the relay.
+//! A reply of 4.7.x to RCPT may pass on a limit of the recipient's own server, or state the relay's limit for its
+//! client. If few domains are refused it is attributed to them; if many are refused within a minute, to the relay.
 
 use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::db::lanes::dedicated::Sharer;
+use crate::db::lanes::dedicated::SharedLaneRecipient;
 
-/// Number of domains from which a throttle is the relay's.
+/// Number of throttled domains from which the relay is considered to be throttling.
 const RELAY_THRESHOLD: usize = 4;
-/// Time within which they are counted.
+/// Time within which throttled domains are counted.
 const WINDOW: TimeDelta = TimeDelta::seconds(60);
 
 /// The domains that were throttled recently, by the lane they shared.
@@ -20,8 +21,12 @@ pub(crate) struct ThrottleAttribution(HashMap<i64, HashMap<String, DateTime<Utc>
 
 impl ThrottleAttribution {
     /// Adds these refused recipients. Returns those whose domains are throttled, and the lanes whose relay is.
-    pub(crate) fn attribute(&mut self, refused: Vec<Sharer>, now: DateTime<Utc>) -> (Vec<Sharer>, BTreeSet<i64>) {
-        for Sharer { lane, domain, .. } in &refused {
+    pub(crate) fn attribute(
+        &mut self,
+        refused: Vec<SharedLaneRecipient>,
+        now: DateTime<Utc>,
+    ) -> (Vec<SharedLaneRecipient>, BTreeSet<i64>) {
+        for SharedLaneRecipient { lane, domain, .. } in &refused {
             self.0.entry(*lane).or_default().insert(domain.clone(), now);
         }
         self.0.retain(|_, domains| {
@@ -44,12 +49,15 @@ mod tests {
         DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
     }
 
-    fn refused(lane: i64, domains: &[&str]) -> Vec<Sharer> {
-        domains.iter().map(|domain| Sharer { lane, recipient: Uuid::nil(), domain: (*domain).into() }).collect()
+    fn refused(lane: i64, domains: &[&str]) -> Vec<SharedLaneRecipient> {
+        domains
+            .iter()
+            .map(|domain| SharedLaneRecipient { lane, recipient: Uuid::nil(), domain: (*domain).into() })
+            .collect()
     }
 
     #[test]
-    fn few_throttled_domains_are_meant_and_many_mean_the_relay() {
+    fn few_domains_are_throttled_alone_many_throttle_the_relay() {
         let mut attribution = ThrottleAttribution::default();
         let three = refused(1, &["a.test", "b.test", "c.test", "a.test"]);
         assert_eq!(attribution.attribute(three.clone(), at(0)), (three, BTreeSet::new()));

@@ -1,8 +1,9 @@
-//! Posts events to webhook endpoints. A few times a second it leases the endpoints that have something to receive and that
-//! no worker has, and starts a [`session`] for each, so that a slow or unreachable endpoint delays no other.
+//! Posts events to webhook endpoints. A few times a second it leases the endpoints that have events to deliver and are
+//! not leased, and starts a [`session`] for each, so that a slow or unreachable endpoint delays no other.
 //!
-//! An endpoint is a cursor over its tenant's events. A delivery that failed alone waits in its own row and delays none;
-//! where all fail the cursor stays, and one delivery at a time finds out when the endpoint is back.
+//! An endpoint has a cursor over its tenant's events. A single failed delivery waits in its own row and delays no
+//! other. If all deliveries fail the cursor stays, and one delivery at a time probes whether the endpoint is available
+//! again.
 
 mod ordered_queue;
 mod post;
@@ -26,16 +27,17 @@ use crate::domain::keyring::Keyring;
 use crate::telemetry::RateLimitedLog;
 use crate::webhook::Poster;
 
-/// Poll interval: the longest time that an event waits for its delivery where nothing else delays it.
+/// Poll interval: the longest time that an event waits for its delivery if nothing else delays it.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Pause after a failed query.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// Endpoints with a session at one time.
+/// Maximum number of endpoints with a session at one time.
 const SESSIONS: usize = 256;
-/// Connections to the database that webhooks may use at one time: deliveries of messages share them.
+/// Maximum number of database connections that webhook sessions use at one time: they share the pool with message
+/// deliveries.
 const DATABASE_CALLS: usize = 4;
 
-/// What webhook deliveries need.
+/// The dependencies of webhook deliveries.
 #[derive(Debug)]
 pub(crate) struct WebhookContext {
     pub db: Db,
@@ -87,7 +89,7 @@ pub(crate) async fn run(cx: Arc<WebhookContext>, stop: CancellationToken) {
     }
 }
 
-/// Delivers events until none is due and none in flight.
+/// Delivers events until none is due and none is in flight.
 pub(crate) async fn drain(cx: &Arc<WebhookContext>) -> Result<(), DbError> {
     let (mut sessions, never) = (Sessions::default(), CancellationToken::new());
     while sessions.start(cx, &never).await? > 0 || !sessions.tasks.is_empty() {
@@ -99,13 +101,13 @@ pub(crate) async fn drain(cx: &Arc<WebhookContext>) -> Result<(), DbError> {
 /// The endpoints with a session.
 #[derive(Default)]
 struct Sessions {
-    /// Each returns until when its endpoint is closed, if it is.
+    /// Each task returns the time until which its endpoint is closed, if any.
     tasks: JoinSet<Option<DateTime<Utc>>>,
     endpoints: HashMap<Id, Uuid>,
 }
 
 impl Sessions {
-    /// Leases endpoints that have something to receive, and starts their sessions. Returns how many.
+    /// Leases endpoints that have events to deliver, and starts their sessions. Returns how many.
     async fn start(&mut self, cx: &Arc<WebhookContext>, stop: &CancellationToken) -> Result<usize, DbError> {
         let free = SESSIONS.saturating_sub(self.tasks.len());
         let Some(worker) = cx.leases.worker().filter(|_| free > 0) else { return Ok(0) };
@@ -121,7 +123,7 @@ impl Sessions {
         Ok(count)
     }
 
-    /// Waits until the next poll is due: at `until`, or earlier when an endpoint opens that was closed for a moment.
+    /// Waits until the next poll is due: at `until`, or earlier if an endpoint that was closed for a short time opens.
     async fn wait(&mut self, cx: &WebhookContext, mut until: Instant, stop: &CancellationToken) {
         loop {
             tokio::select! {
@@ -135,7 +137,7 @@ impl Sessions {
         }
     }
 
-    /// Waits for the end of a session. Returns `None` where there is none.
+    /// Waits for the end of a session. Returns `None` if there is no session.
     async fn next_end(&mut self) -> Option<Option<DateTime<Utc>>> {
         let (id, opens_at) = match self.tasks.join_next_with_id().await? {
             Ok(ended) => ended,

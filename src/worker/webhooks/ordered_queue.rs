@@ -1,8 +1,8 @@
-//! The posts of one endpoint that wait, in order, and those that are in flight. Pure.
+//! The queue of one endpoint's posts: those that wait, in order, and those that are in flight. Pure.
 //!
-//! Posts go in the order of their events, several at a time, but never two about the same recipient: a post about a busy
-//! recipient waits until the earlier one has arrived, and later posts overtake it. An event about a message as a whole is
-//! about all of its recipients.
+//! Posts are made in the order of their events, several at a time, but never two about the same recipient: a post about
+//! a busy recipient waits until the earlier one has ended, and later posts overtake it. An event about a message as a
+//! whole is about all of its recipients.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -17,15 +17,16 @@ pub(super) struct OrderedQueue {
     read: i64,
     waiting: VecDeque<Post>,
     in_flight: HashMap<u64, InFlightPost>,
+    /// The number of posts that were started, and the number of the last one.
     started: u64,
 }
 
-/// What is remembered of a post in flight.
+/// A post in flight.
 #[derive(Debug)]
 pub(super) struct InFlightPost {
-    /// The numbers of its events.
+    /// The numbers (`seq`) of its events.
     pub seqs: Vec<i64>,
-    /// Attempts before this one.
+    /// The number of attempts before this one.
     pub attempts: i16,
     subjects: Vec<Subject>,
 }
@@ -65,16 +66,17 @@ impl OrderedQueue {
         self.waiting.insert(position, post);
     }
 
-    /// Takes the posts that may start now, at most `most` with at most `batch` events each. Returns each with its number.
-    pub fn take(&mut self, most: usize, batch: usize) -> Vec<(u64, Post)> {
+    /// Takes the posts that may start now, at most `max_posts` with at most `batch` events each. Returns each with its
+    /// number.
+    pub fn take(&mut self, max_posts: usize, batch: usize) -> Vec<(u64, Post)> {
         let mut posts = Vec::new();
-        if most == 0 || self.waiting.is_empty() {
+        if max_posts == 0 || self.waiting.is_empty() {
             return posts;
         }
         let mut busy = Busy::default();
         self.in_flight.values().for_each(|post| busy.add(post.subjects.iter()));
         let mut skipped = VecDeque::new();
-        while posts.len() < most
+        while posts.len() < max_posts
             && let Some(mut post) = self.waiting.pop_front()
         {
             if busy.blocks(&post) {
@@ -91,7 +93,7 @@ impl OrderedQueue {
         posts
     }
 
-    /// Adds the next events to the same post.
+    /// Adds the next events to a post.
     fn fill(&mut self, post: &mut Post, busy: &Busy, batch: usize) {
         while post.items.len() < batch
             && let Some(next) = self.waiting.pop_front()
@@ -116,7 +118,7 @@ impl OrderedQueue {
         self.in_flight.remove(&number)
     }
 
-    /// Returns the number up to which every event has had its first attempt.
+    /// Returns the event number up to which every event has had its first attempt.
     pub fn cursor(&self) -> i64 {
         let waiting = self.waiting.iter().filter(|post| post.attempts == 0).map(Post::seq);
         let in_flight = self.in_flight.values().filter(|post| post.attempts == 0).map(InFlightPost::seq);
@@ -131,7 +133,7 @@ impl InFlightPost {
     }
 }
 
-/// The subjects that later posts must not be about.
+/// The subjects of posts in flight or waiting: later posts about them must wait.
 #[derive(Default)]
 struct Busy {
     /// Messages that are busy as a whole, or of which a recipient is.
@@ -234,7 +236,7 @@ mod tests {
         assert_eq!((queue.cursor(), queue.retries()), (10, vec![3, 4]));
         assert_eq!(take(&mut queue, 10, 10), [(1, vec![3]), (2, vec![4]), (3, vec![11])]);
         queue.finish(3);
-        assert_eq!(queue.cursor(), 12, "all up to 12 was read");
+        assert_eq!(queue.cursor(), 12, "all events up to 12 were read");
     }
 
     proptest! {

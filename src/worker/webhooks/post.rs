@@ -6,12 +6,12 @@ use crate::db::events::EventRow;
 use crate::domain::event::Event;
 use crate::domain::id::EndpointId;
 
-/// The longest body, in bytes (Standard Webhooks 1.0, "Payload size").
-const LIMIT: usize = 20_000;
+/// Maximum number of bytes of a body (Standard Webhooks 1.0, "Payload size").
+const MAX_BODY_BYTES: usize = 20_000;
 /// Surrounds the events of a batch, whose `type` distinguishes it from an event.
 const BATCH: (&str, &str) = (r#"{"type":"webhook.batch","events":["#, "]}");
 
-/// What an event is about. Events about the same subject are posted one after the other.
+/// The subject of an event. Events about the same subject are posted one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Subject {
     /// No message.
@@ -37,8 +37,8 @@ impl From<EventRow> for Item {
             (Some(message), None) => Subject::Message(message),
             (Some(message), Some(recipient)) => Subject::Recipient(message, recipient),
         };
-        let room = LIMIT - BATCH.0.len() - BATCH.1.len();
-        Self { seq: row.seq, subject, json: Event::from(row).fitted(room) }
+        let max_event_bytes = MAX_BODY_BYTES - BATCH.0.len() - BATCH.1.len();
+        Self { seq: row.seq, subject, json: Event::from(row).to_json_within(max_event_bytes) }
     }
 }
 
@@ -47,7 +47,7 @@ impl From<EventRow> for Item {
 pub(super) struct Post {
     /// In the order of their numbers.
     pub items: Vec<Item>,
-    /// Attempts so far.
+    /// The number of attempts so far.
     pub attempts: i16,
 }
 
@@ -67,12 +67,12 @@ impl Post {
         self.items.iter().map(|item| item.seq).collect()
     }
 
-    /// Appends the events of another delivery, if all fit into one of at most `most` events.
-    pub fn join(&mut self, other: Self, most: usize) -> Result<(), Self> {
+    /// Appends the events of another delivery, if all fit into one delivery of at most `max_events` events.
+    pub fn join(&mut self, other: Self, max_events: usize) -> Result<(), Self> {
         let size = |post: &Self| post.items.iter().map(|item| item.json.len() + 1).sum::<usize>();
         let is_first_attempt = self.attempts == 0 && other.attempts == 0;
-        let fits = self.items.len() + other.items.len() <= most
-            && size(self) + size(&other) + BATCH.0.len() + BATCH.1.len() <= LIMIT;
+        let fits = self.items.len() + other.items.len() <= max_events
+            && size(self) + size(&other) + BATCH.0.len() + BATCH.1.len() <= MAX_BODY_BYTES;
         if !is_first_attempt || !fits {
             return Err(other);
         }
@@ -129,7 +129,7 @@ mod tests {
         let mut post = Post::about(1, Subject::Nothing, 10_000);
         assert!(post.join(Post::about(2, Subject::Nothing, 10_000), 100).is_err());
         post.join(Post::about(2, Subject::Nothing, 9_900), 100).unwrap();
-        assert!(post.body(true).len() <= LIMIT);
+        assert!(post.body(true).len() <= MAX_BODY_BYTES);
         let mut retry = Post { attempts: 1, ..Post::about(1, Subject::Nothing, 1) };
         assert!(retry.join(Post::about(2, Subject::Nothing, 1), 100).is_err(), "a retry repeats the same events");
     }

@@ -1,5 +1,5 @@
-//! The session of one endpoint, as long as there is something to deliver: it reads events, posts them and records the
-//! outcomes, again and again. No transaction is open during an HTTP request.
+//! The session of one endpoint: it reads events, posts them and records the outcomes, until there is nothing more to
+//! deliver. No transaction is open during an HTTP request.
 
 mod read;
 mod record;
@@ -21,10 +21,10 @@ use crate::domain::endpoint::SecretError;
 use crate::domain::gcra::Gcra;
 use crate::webhook::{self, Outcome};
 
-/// Outcomes recorded together.
+/// Number of outcomes that are recorded together.
 const RECORD_BATCH: usize = 256;
 
-/// Delivers until there is nothing more to deliver now. Returns until when the endpoint is closed, if it is.
+/// Delivers until there is nothing more to deliver now. Returns the time until which the endpoint is closed, if any.
 pub(super) async fn run(
     cx: Arc<WebhookContext>,
     worker: Uuid,
@@ -33,14 +33,14 @@ pub(super) async fn run(
 ) -> Option<DateTime<Utc>> {
     let mut session = Session {
         queue: OrderedQueue::after(endpoint.cursor),
-        rate: endpoint.rate.map(|rate| Gcra::since(rate, endpoint.health.open_at)),
+        rate: endpoint.rate.map(|rate| Gcra::restore(rate, endpoint.health.open_at)),
         progress: Progress::default(),
         record_at: None,
         posts: JoinSet::new(),
         probe: None,
         has_more: true,
         has_due: true,
-        is_lost: false,
+        is_aborted: false,
         is_disabled: false,
         polled_at: Instant::now(),
         cx,
@@ -49,7 +49,7 @@ pub(super) async fn run(
         stop,
     };
     while session.step().await {}
-    if session.is_lost || !session.record(Hold::Release).await {
+    if session.is_aborted || !session.record(Hold::Release).await {
         return None;
     }
     session.endpoint.health.open_at
@@ -64,25 +64,25 @@ struct Session {
     queue: OrderedQueue,
     rate: Option<Gcra>,
     progress: Progress,
-    /// When the progress is to be recorded.
+    /// When the progress must be recorded.
     record_at: Option<Instant>,
-    posts: JoinSet<Done>,
-    /// The number of the post that finds out whether the endpoint is back.
+    posts: JoinSet<FinishedPost>,
+    /// The number of the post that probes whether the endpoint is available again.
     probe: Option<u64>,
     /// Whether there may be events that were not read yet.
     has_more: bool,
     /// Whether there may be failed deliveries that are due again.
     has_due: bool,
-    /// Whether progress can no longer be recorded: the next session of the endpoint repeats it.
-    is_lost: bool,
-    /// Whether the endpoint wants no more events, or has failed for too long.
+    /// Whether progress can no longer be recorded. The endpoint's next session repeats the deliveries.
+    is_aborted: bool,
+    /// Whether the endpoint was disabled, because it responded 410 Gone or has failed for too long.
     is_disabled: bool,
-    /// When events and failed deliveries were last looked for.
+    /// When new events and due retries were last looked for.
     polled_at: Instant,
 }
 
 /// A finished post.
-struct Done {
+struct FinishedPost {
     number: u64,
     started: DateTime<Utc>,
     size: usize,
@@ -90,7 +90,7 @@ struct Done {
 }
 
 impl Session {
-    /// Starts the posts that may start, and waits for the next change. Returns `false` where there is nothing more to do.
+    /// Starts the posts that may start, and waits for the next change. Returns `false` if there is nothing more to do.
     async fn step(&mut self) -> bool {
         if self.is_open() {
             let filled = if self.endpoint.health.is_down() { self.fill_with_probe().await } else { self.fill().await };
@@ -103,16 +103,16 @@ impl Session {
         !self.posts.is_empty() && self.wait().await
     }
 
-    /// Whether any post may start.
+    /// Returns whether any post may start.
     fn is_open(&self) -> bool {
         !self.stop.is_cancelled()
-            && !self.is_lost
+            && !self.is_aborted
             && !self.is_disabled
             && !self.endpoint.health.is_closed(self.cx.clock.now())
-            && self.cx.leases.identity.holds(self.worker)
+            && self.cx.leases.identity.is_valid(self.worker)
     }
 
-    /// Queries the database, as one of a limited number of sessions.
+    /// Runs a query once one of the limited database calls of all sessions is free.
     async fn query<T>(&self, query: impl Future<Output = Result<T, DbError>>) -> Result<T, DbError> {
         let _permit = self.cx.database_calls.acquire().await;
         query.await
@@ -121,8 +121,8 @@ impl Session {
     fn start(&mut self) {
         let now = self.cx.clock.now();
         let is_probe = self.endpoint.health.is_down();
-        let most = if is_probe { 1 } else { self.endpoint.concurrency };
-        let mut free = most.saturating_sub(self.posts.len());
+        let max_posts = if is_probe { 1 } else { self.endpoint.concurrency };
+        let mut free = max_posts.saturating_sub(self.posts.len());
         if let Some(rate) = &self.rate {
             free = free.min(rate.available(now));
         }
@@ -151,26 +151,26 @@ impl Session {
                 // Nothing is posted unsigned.
                 Err(error) => Outcome::failed(error.to_string()),
             };
-            Done { number, started: now, size, outcome }
+            FinishedPost { number, started: now, size, outcome }
         });
     }
 
-    /// Returns the secrets that sign now.
+    /// Returns the secrets that are used for signatures now.
     fn secrets(&self, now: DateTime<Utc>) -> Result<Vec<Vec<u8>>, SecretError> {
         let (endpoint, keyring) = (&self.endpoint, self.cx.keyring.as_ref());
         let old = endpoint.old_secret.iter().filter(|(_, until)| *until > now).map(|(old, _)| old);
-        let opened = std::iter::once(&endpoint.secret).chain(old).map(|secret| secret.open(keyring, endpoint.id));
-        let opened: Result<Vec<Vec<u8>>, SecretError> = opened.collect();
-        if let Err(error) = &opened
+        let secrets = std::iter::once(&endpoint.secret).chain(old).map(|secret| secret.open(keyring, endpoint.id));
+        let secrets: Result<Vec<Vec<u8>>, SecretError> = secrets.collect();
+        if let Err(error) = &secrets
             && let Some(count) = self.cx.secret_errors.note(Instant::now())
         {
             let endpoint = endpoint.id.to_string();
             tracing::error!(event = "webhook_secret_unreadable", endpoint, count, %error, "cannot sign webhook posts");
         }
-        opened
+        secrets
     }
 
-    /// Waits for the end of a post, and records outcomes if it is time to. Returns `false` where the endpoint is leased to
+    /// Waits for the end of a post, and records outcomes if that is due. Returns `false` if the endpoint is leased to
     /// another worker.
     async fn wait(&mut self) -> bool {
         let now = self.cx.clock.now();
@@ -188,8 +188,8 @@ impl Session {
             // There may be new events, and the endpoint may have free connections.
             () = sleep_until(self.record_at.map_or(poll_at, |at| at.min(poll_at))) => {}
         }
-        let is_time = self.record_at.is_some_and(|at| at <= Instant::now());
-        if is_time || self.progress.attempts.len() >= RECORD_BATCH || self.progress.is_back {
+        let is_due = self.record_at.is_some_and(|at| at <= Instant::now());
+        if is_due || self.progress.attempts.len() >= RECORD_BATCH || self.progress.is_back {
             return self.record(Hold::Keep).await;
         }
         true

@@ -11,17 +11,17 @@ use crate::support::app::TestApp;
 use crate::support::client::message;
 use crate::support::clock::hours;
 
-/// One chunk, inserted without checking whether it exists.
+/// A file of one chunk, which is inserted without checking whether it is stored.
 const SMALL: &[u8] = &[7; 20_000];
-/// More than one chunk.
+/// A file of two chunks.
 const LARGE: &[u8] = &[9; (1 << 20) + 5];
 
-fn with(files: &[&[u8]]) -> Value {
+fn with_files(files: &[&[u8]]) -> Value {
     let file = |data: &&[u8]| json!({"filename": "a.bin", "content": STANDARD.encode(data)});
     json!({ "attachments": files.iter().map(file).collect::<Vec<_>>() })
 }
 
-/// What is stored: bytes of the blobs, bytes of their chunks, and how many of the blobs were used in the last hour.
+/// Returns the sizes of stored blobs, the sizes of their chunks, and the number of blobs used in the last hour.
 async fn stored(app: &TestApp) -> (Vec<i64>, Vec<i32>, i64) {
     let mut connection = app.database.connect().await;
     let sizes = sqlx::query_scalar("SELECT size FROM blobs ORDER BY size").fetch_all(&mut connection).await.unwrap();
@@ -32,20 +32,20 @@ async fn stored(app: &TestApp) -> (Vec<i64>, Vec<i32>, i64) {
 }
 
 #[tokio::test]
-async fn mails_at_the_same_moment_share_a_blob_and_arrive_whole() {
+async fn concurrent_messages_share_a_blob_and_arrive_complete() {
     let app = TestApp::start().await;
     // One file twice in each message, and one file that differs in each message.
-    let mails = (0..20_u8).map(|n| app.send(with(&[SMALL, &[n; 100], SMALL, LARGE])));
-    join_all(mails).await;
+    let requests = (0..20_u8).map(|n| app.send(with_files(&[SMALL, &[n; 100], SMALL, LARGE])));
+    join_all(requests).await;
     let (sizes, chunks, _) = stored(&app).await;
     assert_eq!(sizes, [[100; 20].as_slice(), &[20_000, (1 << 20) + 5]].concat());
     assert_eq!(chunks, [[5].as_slice(), &[100; 20], &[20_000, 1 << 20]].concat());
     app.run_until_idle().await;
-    let mails = app.smtp.mails();
+    let received = app.smtp.messages();
     let encoded = STANDARD.encode(SMALL);
-    assert_eq!(mails.len(), 20);
-    for mail in mails {
-        let text: String = String::from_utf8(mail.raw).unwrap().split("\r\n").collect();
+    assert_eq!(received.len(), 20);
+    for message in received {
+        let text: String = String::from_utf8(message.raw).unwrap().split("\r\n").collect();
         assert_eq!(text.matches(&encoded).count(), 2);
         assert!(text.contains(&STANDARD.encode(LARGE)));
     }
@@ -56,35 +56,35 @@ async fn refused_attachment_does_not_prevent_storing_others() {
     let app = TestApp::start().await;
     app.sql(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-         BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'check_violation'; END $$;
+         BEGIN RAISE EXCEPTION 'refused by the test' USING ERRCODE = 'check_violation'; END $$;
          CREATE TRIGGER refuse BEFORE INSERT ON blobs FOR EACH ROW WHEN (NEW.size = 666) EXECUTE FUNCTION refuse()",
     )
     .await;
     let send = async |n: u8| {
         let is_bad = n.is_multiple_of(5);
-        let body = message(with(&[&vec![n; if is_bad { 666 } else { 100 }]]));
-        let answer = app.request(Method::POST, "/v1/messages").json(&body).send().await.unwrap();
-        assert_eq!(answer.status(), if is_bad { 500 } else { 202 }, "{n}");
+        let body = message(with_files(&[&vec![n; if is_bad { 666 } else { 100 }]]));
+        let response = app.request(Method::POST, "/v1/messages").json(&body).send().await.unwrap();
+        assert_eq!(response.status(), if is_bad { 500 } else { 202 }, "{n}");
     };
     join_all((0..20).map(send)).await;
     assert_eq!(stored(&app).await.0, [100; 16]);
     app.run_until_idle().await;
-    assert_eq!(app.smtp.mails().len(), 16);
+    assert_eq!(app.smtp.messages().len(), 16);
 }
 
 #[tokio::test]
-async fn what_is_sent_again_is_marked_as_used() {
+async fn attachment_sent_again_is_marked_as_used() {
     let app = TestApp::start().await;
-    app.send(with(&[SMALL, LARGE])).await;
+    app.send(with_files(&[SMALL, LARGE])).await;
     app.clock.advance(hours(7));
     assert_eq!(stored(&app).await.2, 0);
-    app.send(with(&[SMALL, LARGE])).await;
+    app.send(with_files(&[SMALL, LARGE])).await;
     assert_eq!(stored(&app).await.2, 2);
     // A blob that a crash left incomplete is completed.
     app.sql("DELETE FROM blobs").await;
-    app.send(with(&[SMALL, LARGE])).await;
+    app.send(with_files(&[SMALL, LARGE])).await;
     let (sizes, chunks, used) = stored(&app).await;
     assert_eq!((sizes.len(), chunks.len(), used), (2, 3, 2));
     app.run_until_idle().await;
-    assert_eq!(app.smtp.mails().len(), 3);
+    assert_eq!(app.smtp.messages().len(), 3);
 }

@@ -5,10 +5,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
-use crate::support::client::{Answer, message};
+use crate::support::client::{ApiResponse, message};
 
 #[tokio::test]
-async fn every_field_is_checked() {
+async fn invalid_fields_are_reported_with_pointer_and_code() {
     let app = TestApp::start().await;
     let many: Vec<String> = (0..51).map(|n| format!("r{n}@example.test")).collect();
     let file = |name: &str, content: &str| json!({"filename": name, "content": content});
@@ -51,21 +51,21 @@ async fn every_field_is_checked() {
         (json!({"replyTo": "a@b.test"}), "/replyTo", "unknown_field"),
     ];
     for (fields, pointer, code) in table {
-        let answer = app.post("/v1/messages", &message(fields.clone())).await;
+        let response = app.post("/v1/messages", &message(fields.clone())).await;
         assert_eq!(
-            (answer.problem(), answer.faults()),
+            (response.problem(), response.faults()),
             ((422, "invalid_request"), vec![(*pointer, *code)]),
             "{fields}"
         );
     }
-    assert_eq!(app.get("/v1/messages").await.body["data"], json!([]), "nothing of it was kept");
+    assert_eq!(app.get("/v1/messages").await.body["data"], json!([]), "no refused message was stored");
 }
 
 #[tokio::test]
-async fn every_fault_is_told_at_once() {
+async fn all_faults_are_reported_at_once() {
     let app = TestApp::start().await;
     let body = json!({"from": "x", "to": ["ann@example.test", "y"], "text": "\u{0}", "sbject": "Hi"});
-    let answer = app.post("/v1/messages", &body).await;
+    let response = app.post("/v1/messages", &body).await;
     let expected = [
         ("/sbject", "unknown_field"),
         ("/from", "invalid_address"),
@@ -73,12 +73,12 @@ async fn every_fault_is_told_at_once() {
         ("/subject", "required"),
         ("/text", "control_character"),
     ];
-    assert_eq!((answer.status, answer.faults()), (422, expected.to_vec()));
-    assert!(answer.body["errors"][0]["message"].as_str().unwrap().contains("subject"), "{}", answer.body);
+    assert_eq!((response.status, response.faults()), (422, expected.to_vec()));
+    assert!(response.body["errors"][0]["message"].as_str().unwrap().contains("subject"), "{}", response.body);
 }
 
 #[tokio::test]
-async fn a_body_that_cannot_be_read() {
+async fn malformed_or_mistyped_body_is_refused() {
     let app = TestApp::start().await;
     for (kind, body, problem) in [
         ("application/json", &b"{"[..], (400, "malformed_request")),
@@ -92,41 +92,41 @@ async fn a_body_that_cannot_be_read() {
         ("application/x-www-form-urlencoded", b"from=a", (415, "unsupported_media_type")),
     ] {
         let request = app.request(Method::POST, "/v1/messages").header("content-type", kind).body(body);
-        assert_eq!(Answer::to(request).await.problem(), problem, "{kind} {}", String::from_utf8_lossy(body));
+        assert_eq!(ApiResponse::to(request).await.problem(), problem, "{kind} {}", String::from_utf8_lossy(body));
     }
 }
 
 #[tokio::test]
-async fn a_body_that_is_too_large() {
+async fn body_over_the_limit_is_refused() {
     let app = TestApp::builder().config(|config| config.accept.max_body_mib = 1).start().await;
     let fits = message(json!({"text": "x".repeat((1 << 20) - 500)}));
     assert_eq!(app.post("/v1/messages", &fits).await.status, 202);
     let large = message(json!({"text": "x".repeat(1 << 20)}));
     assert_eq!(app.post("/v1/messages", &large).await.problem(), (413, "too_large"));
-    // Without a length, the size is noticed while the body is read.
+    // Without a Content-Length, the limit applies while the body is read.
     let pieces: Vec<Result<String, std::io::Error>> =
         large.to_string().split_inclusive(':').map(|s| Ok(s.into())).collect();
     let stream = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));
     let request = app.request(Method::POST, "/v1/messages").header("content-type", "application/json").body(stream);
-    assert_eq!(Answer::to(request).await.problem(), (413, "too_large"));
+    assert_eq!(ApiResponse::to(request).await.problem(), (413, "too_large"));
 }
 
 #[tokio::test]
-async fn whoever_has_no_key_or_the_wrong_one() {
+async fn missing_or_invalid_key_is_unauthorized() {
     let app = TestApp::start().await;
     for path in ["/v1/messages", "/v1/keys", "/v1/messages/msg_x", "/v1/messages/msg_x/events"] {
-        let anonymous = Answer::to(app.anonymous(Method::GET, path)).await;
+        let anonymous = ApiResponse::to(app.anonymous(Method::GET, path)).await;
         assert_eq!(anonymous.problem(), (401, "unauthorized"), "{path}");
         assert!(anonymous.headers.contains_key("www-authenticate"), "{path}");
         for value in ["Bearer nonsense", "Bearer", "Basic dTpw", ""] {
             let request = app.anonymous(Method::GET, path).header("authorization", value);
-            assert_eq!(Answer::to(request).await.problem(), (401, "unauthorized"), "{path} {value}");
+            assert_eq!(ApiResponse::to(request).await.problem(), (401, "unauthorized"), "{path} {value}");
         }
     }
 }
 
 #[tokio::test]
-async fn places_and_methods_that_do_not_exist() {
+async fn unknown_path_is_404_and_unknown_method_is_405() {
     let app = TestApp::start().await;
     let id = app.send(json!({})).await.id;
     let other = "msg_00000000000070008000000000000000";
@@ -157,15 +157,15 @@ async fn places_and_methods_that_do_not_exist() {
         (Method::POST, "/healthz".into(), 405),
     ];
     for (method, path, status) in table {
-        let answer = Answer::to(app.request(method.clone(), &path).json(&json!({}))).await;
+        let response = ApiResponse::to(app.request(method.clone(), &path).json(&json!({}))).await;
         let code = if status == 404 { "not_found" } else { "method_not_allowed" };
-        assert_eq!(answer.problem(), (status, code), "{method} {path}");
-        assert_eq!(answer.headers.contains_key("allow"), status == 405, "{method} {path}");
+        assert_eq!(response.problem(), (status, code), "{method} {path}");
+        assert_eq!(response.headers.contains_key("allow"), status == 405, "{method} {path}");
     }
 }
 
 #[tokio::test]
-async fn parameters_that_are_not_valid() {
+async fn invalid_query_parameters_are_refused() {
     let app = TestApp::start().await;
     let id = app.send(json!({})).await.id;
     for (query, pointer, code) in [
@@ -181,8 +181,8 @@ async fn parameters_that_are_not_valid() {
         ("subject=%00", "subject", "control_character"),
         ("colour=red", "colour", "unknown_field"),
     ] {
-        let answer = app.get(&format!("/v1/messages?{query}")).await;
-        assert_eq!((answer.status, answer.faults()), (422, vec![(pointer, code)]), "{query}");
+        let response = app.get(&format!("/v1/messages?{query}")).await;
+        assert_eq!((response.status, response.faults()), (422, vec![(pointer, code)]), "{query}");
     }
     let all = app.get("/v1/messages?limit=0&after=x&colour=red").await;
     assert_eq!(all.faults().len(), 3);
@@ -196,10 +196,10 @@ async fn parameters_that_are_not_valid() {
 }
 
 #[tokio::test]
-async fn the_callers_own_request_id_comes_back_if_it_is_harmless() {
+async fn valid_request_id_of_the_client_is_returned() {
     let app = TestApp::start().await;
-    for (sent, kept) in [("trace-42", true), ("a b", false), (&*"x".repeat(129), false), ("<script>", false)] {
-        let answer = Answer::to(app.request(Method::GET, "/v1/messages").header("x-request-id", sent)).await;
-        assert_eq!(answer.headers["x-request-id"] == *sent, kept, "{sent}");
+    for (sent, is_valid) in [("trace-42", true), ("a b", false), (&*"x".repeat(129), false), ("<script>", false)] {
+        let response = ApiResponse::to(app.request(Method::GET, "/v1/messages").header("x-request-id", sent)).await;
+        assert_eq!(response.headers["x-request-id"] == *sent, is_valid, "{sent}");
     }
 }

@@ -1,16 +1,16 @@
-//! `/v1/domains`: registered, published wrongly and then rightly, checked, removed.
+//! `/v1/domains`: registering, verifying and removing domains, with missing, wrong and correct DNS records.
 
 use postrider::domain::key::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
+use crate::support::client::ApiResponse;
 use crate::support::clock::hours;
 use crate::support::dns::DnsServer;
 use crate::support::domains::{checked, keys, publish, records, registered, shown, with_secret};
 
-/// Purpose and status of every record.
+/// Returns the purpose and status of every record.
 fn statuses(domain: &Value) -> Vec<(&str, &str)> {
     let records = domain["records"].as_array().unwrap().iter();
     records.map(|record| (record["purpose"].as_str().unwrap(), record["status"].as_str().unwrap())).collect()
@@ -21,15 +21,15 @@ async fn domain_is_verified_once_its_listed_records_are_published() {
     let dns = DnsServer::start().await;
     let app =
         with_secret(&dns).config(|config| config.return_path.domain = Some("bounce.acme.test".into())).start().await;
-    let made = registered(&app, "Acme.test").await;
-    assert_eq!((&made["name"], &made["status"]), (&json!("acme.test"), &json!("pending")));
+    let created = registered(&app, "Acme.test").await;
+    assert_eq!((&created["name"], &created["status"]), (&json!("acme.test"), &json!("pending")));
     let purposes = ["dkim", "dkim", "spf", "dmarc", "return_path", "return_path_spf"];
-    assert_eq!(statuses(&made), purposes.map(|purpose| (purpose, "unchecked")));
+    assert_eq!(statuses(&created), purposes.map(|purpose| (purpose, "unchecked")));
     let values: Vec<&str> =
-        made["records"].as_array().unwrap()[2..].iter().map(|r| r["value"].as_str().unwrap()).collect();
+        created["records"].as_array().unwrap()[2..].iter().map(|r| r["value"].as_str().unwrap()).collect();
     let spf = "v=spf1 a:postrider.test ~all";
     assert_eq!(values, [spf, "v=DMARC1; p=none", "10 postrider.test.", spf]);
-    for (key, record) in keys(&made).iter().zip(records(&made, "dkim")) {
+    for (key, record) in keys(&created).iter().zip(records(&created, "dkim")) {
         let (selector, algorithm, state) = key;
         assert_eq!(
             (record["name"].as_str().unwrap(), state.as_str()),
@@ -38,51 +38,51 @@ async fn domain_is_verified_once_its_listed_records_are_published() {
         assert!(record["value"].as_str().unwrap().starts_with(&format!("v=DKIM1; k={algorithm}; p=")));
     }
 
-    let nothing = checked(&app, "acme.test").await;
-    assert_eq!(statuses(&nothing), purposes.map(|purpose| (purpose, "missing")));
-    assert_eq!((&nothing["status"], &nothing["verified_at"]), (&json!("pending"), &json!(null)));
+    let unpublished = checked(&app, "acme.test").await;
+    assert_eq!(statuses(&unpublished), purposes.map(|purpose| (purpose, "missing")));
+    assert_eq!((&unpublished["status"], &unpublished["verified_at"]), (&json!("pending"), &json!(null)));
 
-    publish(&dns, &made);
-    dns.txt(made["records"][0]["name"].as_str().unwrap(), ["v=DKIM1; k=ed25519; p=AAAA"]);
+    publish(&dns, &created);
+    dns.txt(created["records"][0]["name"].as_str().unwrap(), ["v=DKIM1; k=ed25519; p=AAAA"]);
     dns.txt("acme.test", ["something=else", "v=spf1 include:other.test -all"]);
     dns.txt("other.test", ["v=spf1 ip4:198.51.100.1 -all"]);
     let wrong = checked(&app, "acme.test").await;
     assert_eq!(statuses(&wrong)[..3], [("dkim", "wrong"), ("dkim", "ok"), ("spf", "wrong")]);
     assert_eq!(wrong["records"][2]["found"], json!(["v=spf1 include:other.test -all"]));
-    let mend = wrong["records"][2]["mend"].as_str().unwrap();
-    assert!(mend.contains("v=spf1 a:postrider.test include:other.test -all"), "{mend}");
+    let fix = wrong["records"][2]["mend"].as_str().unwrap();
+    assert!(fix.contains("v=spf1 a:postrider.test include:other.test -all"), "{fix}");
     assert_eq!(wrong["status"], "pending");
 
-    publish(&dns, &made);
+    publish(&dns, &created);
     let right = checked(&app, "acme.test").await;
     assert_eq!(statuses(&right), purposes.map(|purpose| (purpose, "ok")));
     assert_eq!((&right["status"], &right["dmarc"]), (&json!("verified"), &json!("none")));
-    assert_eq!(shown(&app, "acme.test").await, right, "what was found is kept");
+    assert_eq!(shown(&app, "acme.test").await, right, "the findings are stored");
     assert_eq!(app.get("/v1/domains").await.body["data"], json!([right]));
 }
 
 #[tokio::test]
-async fn workers_check_domains_and_tolerate_dns_faults_for_three_days() {
+async fn workers_tolerate_dns_faults_of_a_domain_for_72_hours() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).start().await;
-    let made = registered(&app, "acme.test").await;
+    let created = registered(&app, "acme.test").await;
     app.worker.check_domains().await.unwrap();
     assert_eq!(shown(&app, "acme.test").await["status"], "pending");
-    publish(&dns, &made);
+    publish(&dns, &created);
     app.worker.check_domains().await.unwrap();
-    assert_eq!(shown(&app, "acme.test").await["status"], "pending", "it is not its turn");
+    assert_eq!(shown(&app, "acme.test").await["status"], "pending", "the next check is not due");
     app.clock.advance(hours(1));
     app.worker.check_domains().await.unwrap();
     assert_eq!(shown(&app, "acme.test").await["status"], "verified");
 
-    let key = made["records"][0]["name"].as_str().unwrap();
+    let key = created["records"][0]["name"].as_str().unwrap();
     dns.servfail(key);
     app.clock.advance(hours(7));
     app.worker.check_domains().await.unwrap();
-    let unanswered = shown(&app, "acme.test").await;
-    assert_eq!((&unanswered["status"], statuses(&unanswered)[0]), (&json!("verified"), ("dkim", "unanswered")));
-    dns.mends(key);
-    dns.withdraws(key);
+    let failed_lookup = shown(&app, "acme.test").await;
+    assert_eq!((&failed_lookup["status"], statuses(&failed_lookup)[0]), (&json!("verified"), ("dkim", "unanswered")));
+    dns.repair(key);
+    dns.remove_records(key);
     app.clock.advance(hours(7));
     app.worker.check_domains().await.unwrap();
     assert_eq!(shown(&app, "acme.test").await["status"], "failing");
@@ -92,7 +92,7 @@ async fn workers_check_domains_and_tolerate_dns_faults_for_three_days() {
 }
 
 #[tokio::test]
-async fn a_policy_above_a_subdomain_counts_for_it() {
+async fn dmarc_policy_of_parent_domain_applies_to_subdomain() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).start().await;
     registered(&app, "news.acme.test").await;
@@ -104,11 +104,11 @@ async fn a_policy_above_a_subdomain_counts_for_it() {
 }
 
 #[tokio::test]
-async fn spf_is_evaluated_and_the_advice_passes() {
+async fn spf_is_evaluated_and_suggested_record_passes() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).start().await;
-    let made = registered(&app, "acme.test").await;
-    publish(&dns, &made);
+    let created = registered(&app, "acme.test").await;
+    publish(&dns, &created);
     let spf = async |record: &str| {
         dns.txt("acme.test", [record]);
         let found = checked(&app, "acme.test").await;
@@ -127,9 +127,9 @@ async fn spf_is_evaluated_and_the_advice_passes() {
         ("v=spf1 include:nothing.test a:postrider.test -all", "nothing.test has no SPF record"),
         ("v=spf1 -ip4:192.0.2.1 a:postrider.test +all", "evaluated as fail: `-ip4:192.0.2.1` of acme.test matches"),
     ] {
-        let (status, mend) = spf(record).await;
-        assert!(status == "wrong" && mend.contains(why), "{record}: {mend}");
-        if let Some((_, advice)) = mend.split_once("Make it: ") {
+        let (status, fix) = spf(record).await;
+        assert!(status == "wrong" && fix.contains(why), "{record}: {fix}");
+        if let Some((_, advice)) = fix.split_once("Replace it with: ") {
             assert!(!advice.contains("+all"), "{advice}");
             assert_eq!(spf(advice).await, ok, "{advice}");
         }
@@ -137,14 +137,14 @@ async fn spf_is_evaluated_and_the_advice_passes() {
 }
 
 #[tokio::test]
-async fn nothing_in_the_dns_is_too_strange_to_be_told() {
+async fn malformed_dns_records_are_reported_safely() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).start().await;
-    let made = registered(&app, "acme.test").await;
+    let created = registered(&app, "acme.test").await;
     dns.txt("acme.test", ["v=spf1 \0\u{1b}[31m ä -all", "", "\0"]);
     dns.txt("_dmarc.acme.test", ["v=DMARC1; p=\0", "v=DMARC1"]);
     let long = "x".repeat(1_100);
-    dns.txt(made["records"][0]["name"].as_str().unwrap(), [long.as_str()]);
+    dns.txt(created["records"][0]["name"].as_str().unwrap(), [long.as_str()]);
     let found = checked(&app, "acme.test").await;
     assert_eq!(statuses(&found), [("dkim", "wrong"), ("dkim", "missing"), ("spf", "wrong"), ("dmarc", "wrong")]);
     assert_eq!(records(&found, "spf")[0]["found"], json!(["v=spf1 \u{fffd}\u{fffd}[31m ä -all"]));
@@ -152,7 +152,7 @@ async fn nothing_in_the_dns_is_too_strange_to_be_told() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_request_is_told() {
+async fn invalid_domain_requests_are_refused() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).start().await;
     for (body, faults) in [
@@ -162,8 +162,8 @@ async fn what_is_wrong_with_a_request_is_told() {
         (json!({"name": ["acme.test"]}), vec![("/name", "invalid_type")]),
         (json!({"name": "\u{0}.test"}), vec![("/name", "invalid_value")]),
     ] {
-        let answer = app.post("/v1/domains", &body).await;
-        assert_eq!((answer.status, answer.faults()), (422, faults), "{body}");
+        let response = app.post("/v1/domains", &body).await;
+        assert_eq!((response.status, response.faults()), (422, faults), "{body}");
     }
     registered(&app, "acme.test").await;
     let again = app.post("/v1/domains", &json!({"name": "ACME.test"})).await;
@@ -172,8 +172,8 @@ async fn what_is_wrong_with_a_request_is_told() {
         for (method, rest) in
             [(Method::GET, ""), (Method::DELETE, ""), (Method::POST, "/verify"), (Method::POST, "/rotate")]
         {
-            let answer = Answer::to(app.request(method.clone(), &format!("/v1/domains/{name}{rest}"))).await;
-            assert_eq!(answer.problem(), (404, "not_found"), "{method} {name}{rest}");
+            let response = ApiResponse::to(app.request(method.clone(), &format!("/v1/domains/{name}{rest}"))).await;
+            assert_eq!(response.problem(), (404, "not_found"), "{method} {name}{rest}");
         }
     }
     assert_eq!(app.delete("/v1/domains/acme.test").await.status, 204);
@@ -182,7 +182,7 @@ async fn what_is_wrong_with_a_request_is_told() {
 }
 
 #[tokio::test]
-async fn pages_are_by_name() {
+async fn domains_are_paged_by_name() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).start().await;
     for name in ["b.test", "a.b.test", "c.test"] {
@@ -201,7 +201,7 @@ async fn pages_are_by_name() {
 }
 
 #[tokio::test]
-async fn without_a_secret_there_are_no_keys_and_the_setting_is_named() {
+async fn registering_without_secret_key_names_the_setting() {
     let app = TestApp::start().await;
     let refused = app.post("/v1/domains", &json!({"name": "acme.test"})).await;
     assert_eq!(refused.problem(), (409, "no_secret_key"));
@@ -209,17 +209,17 @@ async fn without_a_secret_there_are_no_keys_and_the_setting_is_named() {
 }
 
 #[tokio::test]
-async fn reading_needs_one_scope_and_changing_another() {
+async fn reading_domains_needs_read_and_changing_needs_admin() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).start().await;
     registered(&app, "acme.test").await;
-    let (reader, sender) = (app.allowed(&[Scope::Read]).await, app.allowed(&[Scope::Send]).await);
+    let (reader, sender) = (app.with_scopes(&[Scope::Read]).await, app.with_scopes(&[Scope::Send]).await);
     assert_eq!(reader.get("/v1/domains/acme.test").await.status, 200);
     assert_eq!(reader.get("/v1/domains").await.status, 200);
     assert_eq!(sender.get("/v1/domains").await.status, 403);
     for path in ["", "/acme.test/verify", "/acme.test/rotate"] {
-        let answer = reader.post(&format!("/v1/domains{path}"), &json!({"name": "b.test"})).await;
-        assert_eq!(answer.status, 403, "{path}");
+        let response = reader.post(&format!("/v1/domains{path}"), &json!({"name": "b.test"})).await;
+        assert_eq!(response.status, 403, "{path}");
     }
     assert_eq!(reader.delete("/v1/domains/acme.test").await.status, 403);
     let text = reader.get("/v1/domains/acme.test").await.body.to_string();

@@ -1,18 +1,19 @@
-//! A dry run returns the plan for a message, and stores nothing.
+//! A dry run returns the delivery plan of a message, and stores nothing.
 
 use postrider::config::Config;
 use postrider::domain::key::Scope;
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
-use crate::support::client::{Answer, Api, message};
+use crate::support::client::{Api, ApiResponse, message};
 use crate::support::clock::hours;
 use crate::support::dns::DnsServer;
 
-async fn dry_run(app: &TestApp, fields: Value) -> Answer {
+async fn dry_run(app: &TestApp, fields: Value) -> ApiResponse {
     app.post("/v1/messages?dry_run=true", &message(fields)).await
 }
 
+/// Returns the number of rows in all tables that an accepted message is written to.
 async fn rows(app: &TestApp) -> i64 {
     let count = "SELECT (SELECT count(*) FROM messages) + (SELECT count(*) FROM lanes) + (SELECT count(*) FROM blobs)
                       + (SELECT count(*) FROM blob_chunks) + (SELECT count(*) FROM contents) + (SELECT count(*) FROM queue)
@@ -21,13 +22,13 @@ async fn rows(app: &TestApp) -> i64 {
     sqlx::query_scalar(count).fetch_one(&mut app.database.connect().await).await.unwrap()
 }
 
-/// A message without the parts that differ each time.
+/// Returns a message without the lines that differ each time.
 fn without_id(mime: &str) -> String {
     mime.lines().filter(|line| !line.contains("Message-ID") && !line.contains("=_")).collect::<Vec<_>>().join("\n")
 }
 
 #[tokio::test]
-async fn the_plan_is_what_then_happens() {
+async fn plan_matches_the_message_that_is_sent() {
     let app = TestApp::start().await;
     let fields = json!({
         "to": ["ann@example.test"], "bcc": ["bo@other.test"], "subject": "Grüße", "html": "<p>ä</p>",
@@ -50,16 +51,16 @@ async fn the_plan_is_what_then_happens() {
 
     app.send(fields).await;
     app.run_until_idle().await;
-    let sent = String::from_utf8(app.smtp.mails()[0].raw.clone()).unwrap();
+    let sent = String::from_utf8(app.smtp.messages()[0].raw.clone()).unwrap();
     let planned = plan.body["mime"]["content"].as_str().unwrap();
     assert_eq!(without_id(planned), without_id(&sent));
     assert_eq!((&plan.body["mime"]["encoding"], &plan.body["mime"]["size"]), (&json!("utf-8"), &json!(planned.len())));
 }
 
 #[tokio::test]
-async fn direct_to_mx_each_domain_has_its_lane() {
+async fn each_domain_has_its_own_lane_on_the_mx_route() {
     let dns = DnsServer::start().await;
-    dns.has_address("a.test", "127.0.0.1");
+    dns.add_address("a.test", "127.0.0.1");
     let app = TestApp::builder().direct(&dns).start().await;
     app.send(json!({"to": "x@a.test"})).await;
     app.run_until_idle().await;
@@ -81,7 +82,7 @@ async fn direct_to_mx_each_domain_has_its_lane() {
 }
 
 #[tokio::test]
-async fn limits_and_schedules_show_in_the_plan() {
+async fn plan_includes_rate_limit_and_schedule() {
     let app = TestApp::start().await;
     let at = app.clock.text_in(hours(2));
     let scheduled = dry_run(&app, json!({"scheduled_at": at})).await.body;
@@ -92,50 +93,62 @@ async fn limits_and_schedules_show_in_the_plan() {
     let limited = dry_run(&app, json!({"stream": "bulk"})).await.body;
     let ann = &limited["recipients"][0];
     assert_eq!((&ann["blocker"]["kind"], &ann["throttle_wait"]), (&json!("rate_limited"), &json!(10.0)));
-    assert_eq!(ann["first_attempt"]["at"], json!(null), "other lanes of the stream may take that turn");
-    let words = ann["first_attempt"]["explanation"].as_str().unwrap();
-    assert!(words.starts_with("Not before 2026-11-23T12:00:10Z"), "{words}");
+    assert_eq!(ann["first_attempt"]["at"], json!(null), "another lane of the stream may use the limit first");
+    let explanation = ann["first_attempt"]["explanation"].as_str().unwrap();
+    assert!(explanation.starts_with("Not before 2026-11-23T12:00:10Z"), "{explanation}");
 }
 
 #[tokio::test]
-async fn a_key_that_may_only_send_learns_its_plan_and_no_more() {
+async fn send_only_key_sees_no_counts_or_replies_in_the_plan() {
     let app = TestApp::start().await;
     for _ in 0..3 {
         app.send(json!({})).await;
     }
-    let sender = app.allowed(&[Scope::Send]).await;
+    let sender = app.with_scopes(&[Scope::Send]).await;
     let planned = async |api: &Api| {
         let plan = api.post("/v1/messages?dry_run=true", &message(json!({}))).await;
         assert_eq!(plan.status, 200, "{}", plan.body);
         plan.body["recipients"][0].clone()
     };
-    let known = planned(&app).await;
-    assert!(known["summary"].as_str().unwrap().contains("3 messages of its lane are before it"), "{known}");
-    let told = planned(&sender).await;
-    assert_eq!((&told["blocker"]["kind"], &told["first_attempt"]["at"]), (&json!("queued"), &json!(null)));
-    assert!(told["summary"].as_str().unwrap().contains("was not counted"), "{told}");
+    let full_plan = planned(&app).await;
+    assert!(full_plan["summary"].as_str().unwrap().contains("3 messages of its lane are before it"), "{full_plan}");
+    let limited_plan = planned(&sender).await;
+    assert_eq!(
+        (&limited_plan["blocker"]["kind"], &limited_plan["first_attempt"]["at"]),
+        (&json!("queued"), &json!(null))
+    );
+    assert!(limited_plan["summary"].as_str().unwrap().contains("was not counted"), "{limited_plan}");
 
     app.sql(
         "UPDATE lanes SET blocked_since = '2026-11-23T11:00:00Z', block_failures = 3, block_reply = 'a secret',
              open_at = '2026-11-23T12:02:00Z'",
     )
     .await;
-    let (known, told) = (planned(&app).await.to_string(), planned(&sender).await.to_string());
-    assert!(known.contains("a secret") && !told.contains("a secret") && told.contains("lane_blocked"), "{told}");
+    let (full_plan, limited_plan) = (planned(&app).await.to_string(), planned(&sender).await.to_string());
+    assert!(
+        full_plan.contains("a secret") && !limited_plan.contains("a secret") && limited_plan.contains("lane_blocked"),
+        "{limited_plan}"
+    );
     app.sql(
         "UPDATE lanes SET blocked_since = NULL, block_failures = 0, block_reply = NULL, learned_rate = 0.5, learned_ceiling = 8,
              learned_at = '2026-11-23T11:59:00Z', learned_reply = 'a secret'",
     )
     .await;
-    let (known, told) = (planned(&app).await.to_string(), planned(&sender).await.to_string());
-    assert!(known.contains("a secret") && !told.contains("a secret") && told.contains("learned_limit"), "{told}");
+    let (full_plan, limited_plan) = (planned(&app).await.to_string(), planned(&sender).await.to_string());
+    assert!(
+        full_plan.contains("a secret") && !limited_plan.contains("a secret") && limited_plan.contains("learned_limit"),
+        "{limited_plan}"
+    );
     app.post("/v1/streams/transactional/pause", &json!({"reason": "a secret"})).await;
-    let (known, told) = (planned(&app).await.to_string(), planned(&sender).await.to_string());
-    assert!(known.contains("a secret") && !told.contains("a secret") && told.contains("stream_paused"), "{told}");
+    let (full_plan, limited_plan) = (planned(&app).await.to_string(), planned(&sender).await.to_string());
+    assert!(
+        full_plan.contains("a secret") && !limited_plan.contains("a secret") && limited_plan.contains("stream_paused"),
+        "{limited_plan}"
+    );
 }
 
 #[tokio::test]
-async fn what_is_not_valid_is_refused_as_ever() {
+async fn invalid_message_is_refused_in_a_dry_run() {
     let app = TestApp::start().await;
     let wrong = json!({"to": "x", "subject": null});
     let (dry, real) = (dry_run(&app, wrong.clone()).await, app.post("/v1/messages", &message(wrong)).await);
@@ -144,7 +157,7 @@ async fn what_is_not_valid_is_refused_as_ever() {
         app.post("/v1/messages?dry_run=perhaps", &message(json!({}))).await.faults(),
         [("dry_run", "invalid_value")]
     );
-    let other = app.allowed_from(&["other.test"]).await;
+    let other = app.with_sender_domains(&["other.test"]).await;
     assert_eq!(other.post("/v1/messages?dry_run=true", &message(json!({}))).await.problem(), (403, "forbidden"));
     assert_eq!(rows(&app).await, 0);
     let real = app.post("/v1/messages?dry_run=false", &message(json!({}))).await;
@@ -153,11 +166,11 @@ async fn what_is_not_valid_is_refused_as_ever() {
 }
 
 #[tokio::test]
-async fn a_key_does_not_stand_for_a_dry_run() {
+async fn dry_run_ignores_the_idempotency_key() {
     let app = TestApp::start().await;
     let send = async |path: &str| {
         let request = app.request(reqwest::Method::POST, path).header("Idempotency-Key", "k").json(&message(json!({})));
-        Answer::to(request).await.status
+        ApiResponse::to(request).await.status
     };
     assert_eq!(send("/v1/messages?dry_run=true").await, 200);
     assert_eq!(send("/v1/messages").await, 202);
@@ -166,7 +179,7 @@ async fn a_key_does_not_stand_for_a_dry_run() {
 }
 
 #[tokio::test]
-async fn a_large_mail_is_shown_whole() {
+async fn plan_contains_a_large_message_completely() {
     let app = TestApp::start().await;
     let content = "QUJD".repeat(200_000);
     let plan = dry_run(&app, json!({"attachments": [{"filename": "a.bin", "content": content}]})).await.body;
@@ -176,10 +189,10 @@ async fn a_large_mail_is_shown_whole() {
 }
 
 #[tokio::test]
-async fn large_ones_at_the_same_time_are_all_answered() {
+async fn concurrent_large_dry_runs_all_succeed() {
     let small = |config: &mut Config| (config.accept.max_body_mib, config.accept.body_memory_mib) = (4, 4);
     let app = TestApp::builder().config(small).start().await;
-    // Each takes more than a third of the memory for bodies, and more for the response.
+    // Each request needs more than a third of the memory for bodies, and more for its response.
     let content = "QUJD".repeat(400_000);
     let body = message(json!({"attachments": [{"filename": "a.bin", "content": content}]}));
     let send = async || app.post("/v1/messages?dry_run=true", &body).await.status;

@@ -1,4 +1,4 @@
-//! An application reads all events, by pages, by long poll and by a stream, and misses none.
+//! `GET /v1/events` by pages, by long poll and as a stream: no event is missed or repeated.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,19 +8,19 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::support::app::TestApp;
-use crate::support::client::{Answer, Api};
+use crate::support::client::{Api, ApiResponse};
 
 fn seqs(events: &[Value]) -> Vec<i64> {
     events.iter().map(|event| event["seq"].as_i64().unwrap()).collect()
 }
 
-fn data(answer: &Answer) -> Vec<Value> {
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    answer.body["data"].as_array().unwrap().clone()
+fn data(response: &ApiResponse) -> Vec<Value> {
+    assert_eq!(response.status, 200, "{}", response.body);
+    response.body["data"].as_array().unwrap().clone()
 }
 
-/// All events so far, page by page.
-async fn read(api: &Api, query: &str) -> Vec<Value> {
+/// Reads all events so far, page by page.
+async fn read_all(api: &Api, query: &str) -> Vec<Value> {
     let (mut all, mut after) = (Vec::new(), "0".to_owned());
     loop {
         let page = api.get(&format!("/v1/events?after={after}&{query}")).await;
@@ -33,14 +33,14 @@ async fn read(api: &Api, query: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn pages_show_everything_once_and_in_order() {
+async fn pages_return_each_event_once_and_in_order() {
     let app = TestApp::start().await;
     app.smtp.rcpt("bo@example.test").replies(["550 5.1.1 no such user"]);
     let ann = app.send(json!({"tags": [{"name": "kind", "value": "invoice"}], "metadata": {"order": "42"}})).await;
     app.send(json!({"to": ["bo@example.test"]})).await;
     app.run_until_idle().await;
 
-    let all = read(&app, "limit=1").await;
+    let all = read_all(&app, "limit=1").await;
     assert_eq!(seqs(&all), [1, 2, 3, 4]);
     let first = &all[0];
     assert_eq!((&first["type"], &first["data"]["message_id"]), (&json!("message.accepted"), &json!(ann.id)));
@@ -48,13 +48,13 @@ async fn pages_show_everything_once_and_in_order() {
         (&first["data"]["metadata"], &first["data"]["tags"][0]["value"]),
         (&json!({"order": "42"}), &json!("invoice"))
     );
-    let bounced = read(&app, "type=message.bounced,message.expired").await;
+    let bounced = read_all(&app, "type=message.bounced,message.expired").await;
     assert_eq!(bounced.len(), 1);
     assert_eq!(bounced[0]["data"]["recipient"], "bo@example.test");
     assert_eq!(bounced[0]["data"]["response"], json!({"code": 550, "enhanced": "5.1.1", "text": "no such user"}));
     assert_eq!(bounced[0]["data"]["bounce"], json!({"type": "hard", "category": "unknown_user", "source": "smtp"}));
-    let of_ann = read(&app, &format!("message_id={}", ann.id)).await;
-    assert_eq!(of_ann, app.event_list(&ann.id).await, "one event is the same wherever it is read");
+    let ann_events = read_all(&app, &format!("message_id={}", ann.id)).await;
+    assert_eq!(ann_events, app.event_list(&ann.id).await, "both endpoints return the same events");
 
     for query in ["after=4", "after=latest", "after=2&type=message.complained"] {
         let end = app.get(&format!("/v1/events?{query}")).await;
@@ -67,7 +67,7 @@ async fn pages_show_everything_once_and_in_order() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_meant_is_answered_with_its_mend() {
+async fn invalid_feed_parameters_are_refused() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     for (query, pointer) in [
@@ -81,18 +81,21 @@ async fn what_cannot_be_meant_is_answered_with_its_mend() {
         ("type=message.bounced,", "type"),
         ("message_id=rcp_1", "message_id"),
     ] {
-        let answer = app.get(&format!("/v1/events?{query}")).await;
-        assert!(answer.status == 422 && answer.faults().contains(&(pointer, "invalid_value")), "{query}: {answer:?}");
+        let response = app.get(&format!("/v1/events?{query}")).await;
+        assert!(
+            response.status == 422 && response.faults().contains(&(pointer, "invalid_value")),
+            "{query}: {response:?}"
+        );
     }
     let stream = app.request(Method::GET, "/v1/events").header("accept", "text/event-stream");
-    let answer = Answer::to(stream.header("last-event-id", "first")).await;
-    assert!(answer.faults().contains(&("Last-Event-ID", "invalid_value")), "{answer:?}");
-    let sender = app.allowed(&[postrider::domain::key::Scope::Send]).await;
+    let response = ApiResponse::to(stream.header("last-event-id", "first")).await;
+    assert!(response.faults().contains(&("Last-Event-ID", "invalid_value")), "{response:?}");
+    let sender = app.with_scopes(&[postrider::domain::key::Scope::Send]).await;
     assert_eq!(sender.get("/v1/events").await.status, 403);
 }
 
 #[tokio::test]
-async fn rare_type_is_searched_in_parts_and_nothing_is_skipped() {
+async fn rare_event_type_is_found_over_several_pages() {
     let app = TestApp::start().await;
     let before = app.send(json!({})).await;
     app.sql(
@@ -105,11 +108,11 @@ async fn rare_type_is_searched_in_parts_and_nothing_is_skipped() {
     let first = app.get("/v1/events?type=message.canceled").await;
     assert_eq!((data(&first).len(), &first.body["next"]), (0, &json!("10000")));
     assert_eq!(first.body["has_more"], true);
-    assert_eq!(seqs(&read(&app, "type=message.canceled").await), [25_001]);
+    assert_eq!(seqs(&read_all(&app, "type=message.canceled").await), [25_001]);
 }
 
 #[tokio::test]
-async fn a_long_poll_hears_of_what_another_process_accepts() {
+async fn long_poll_returns_events_of_another_process() {
     let app = TestApp::start().await;
     let (other, other_api) = app.another_api().await;
     let [any, bounced] = ["wait=55", "wait=55&type=message.bounced"].map(|query| {
@@ -126,7 +129,7 @@ async fn a_long_poll_hears_of_what_another_process_accepts() {
 }
 
 #[tokio::test]
-async fn whoever_waits_is_answered_when_the_service_stops() {
+async fn waiting_requests_end_when_the_service_stops() {
     let app = TestApp::start().await;
     let (other, other_api) = app.another_api().await;
     app.send(json!({})).await;
@@ -142,7 +145,7 @@ async fn whoever_waits_is_answered_when_the_service_stops() {
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_where_it_broke() {
+async fn event_stream_resumes_after_last_event_id() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     let mut stream = Stream::open(&app, None).await;
@@ -153,11 +156,11 @@ async fn a_stream_goes_on_where_it_broke() {
     let mut stream = Stream::open(&app, Some("1")).await;
     assert_eq!(stream.next().await.unwrap().1["type"], "message.relayed");
     app.send(json!({})).await;
-    assert_eq!(stream.next().await.unwrap().0, "3", "it comes by itself");
+    assert_eq!(stream.next().await.unwrap().0, "3", "a new event arrives on the open stream");
 }
 
 #[tokio::test]
-async fn with_many_writers_every_number_is_seen_once() {
+async fn concurrent_writers_produce_each_seq_once() {
     const WRITERS: usize = 4;
     const EACH: usize = 25;
     let app = TestApp::start().await;
@@ -165,13 +168,13 @@ async fn with_many_writers_every_number_is_seen_once() {
     let reading = tokio::spawn({
         let api = other_api.clone();
         async move {
-            let (mut seen, mut after) = (Vec::new(), "0".to_owned());
-            while seen.len() < 2 * WRITERS * EACH {
+            let (mut seqs_read, mut after) = (Vec::new(), "0".to_owned());
+            while seqs_read.len() < 2 * WRITERS * EACH {
                 let page = api.get(&format!("/v1/events?after={after}&limit=7&wait=55")).await;
-                seen.extend(seqs(&data(&page)));
+                seqs_read.extend(seqs(&data(&page)));
                 page.body["next"].as_str().unwrap().clone_into(&mut after);
             }
-            seen
+            seqs_read
         }
     });
     let mut writers = JoinSet::new();
@@ -215,7 +218,7 @@ impl Stream {
         Self { response, text: String::new(), read: VecDeque::new() }
     }
 
-    /// The next event's `id` and `data`; none at the end.
+    /// Returns the next event's `id` and `data`; `None` at the end.
     async fn next(&mut self) -> Option<(String, Value)> {
         while self.read.is_empty() {
             let chunk = tokio::time::timeout(Duration::from_mins(1), self.response.chunk()).await.unwrap().unwrap()?;

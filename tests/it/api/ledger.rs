@@ -1,4 +1,4 @@
-//! The ledger: every accepted recipient is accounted for, and a loss is reported.
+//! The ledger: every accepted recipient is counted, and lost recipients are reported.
 
 use serde_json::{Value, json};
 
@@ -6,9 +6,9 @@ use crate::support::app::TestApp;
 use crate::support::clock::{hours, minutes};
 
 async fn ledger(app: &TestApp, query: &str) -> Value {
-    let answer = app.get(&format!("/v1/ledger?{query}")).await;
-    assert_eq!(answer.status, 200, "{query}: {}", answer.body);
-    answer.body
+    let response = app.get(&format!("/v1/ledger?{query}")).await;
+    assert_eq!(response.status, 200, "{query}: {}", response.body);
+    response.body
 }
 
 fn counts(ledger: &Value, names: &[&str]) -> Vec<i64> {
@@ -20,15 +20,15 @@ fn encoded(time: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_recipient_stands_in_one_column() {
+async fn each_recipient_counts_in_one_state() {
     let app = TestApp::start().await;
     app.smtp.rcpt("bo@example.test").replies(["550 5.1.1 unknown"]);
     app.smtp.rcpt("cy@example.test").replies(["451 4.3.0 later"]);
     app.send(json!({"to": ["ann@example.test", "bo@example.test", "cy@example.test"]})).await;
     app.run_until_idle().await;
     app.send(json!({"scheduled_at": app.clock.text_in(hours(1))})).await;
-    let called_back = app.send(json!({})).await;
-    app.post(&format!("/v1/messages/{}/cancel", called_back.id), &json!({})).await;
+    let canceled = app.send(json!({})).await;
+    app.post(&format!("/v1/messages/{}/cancel", canceled.id), &json!({})).await;
     app.send(json!({})).await;
 
     let now = ledger(&app, "").await;
@@ -48,7 +48,7 @@ async fn every_recipient_stands_in_one_column() {
 }
 
 #[tokio::test]
-async fn what_is_being_sent_is_in_flight() {
+async fn leased_recipient_counts_as_sending() {
     let app = TestApp::start().await;
     let gate = app.smtp.dot().stalls();
     app.send(json!({})).await;
@@ -61,7 +61,7 @@ async fn what_is_being_sent_is_in_flight() {
 }
 
 #[tokio::test]
-async fn a_span_counts_what_was_accepted_in_it() {
+async fn time_range_selects_messages_by_acceptance() {
     let app = TestApp::start().await;
     for _ in 0..3 {
         app.send(json!({})).await;
@@ -79,14 +79,14 @@ async fn a_span_counts_what_was_accepted_in_it() {
         assert_eq!((&found["messages"], &found["balanced"]), (&json!(messages), &json!(true)), "{query}");
     }
     app.clock.advance(hours(24));
-    assert_eq!(ledger(&app, "").await["messages"], 0, "a day unless told otherwise");
+    assert_eq!(ledger(&app, "").await["messages"], 0, "the default range is 24 hours");
 }
 
 #[tokio::test]
-async fn a_loss_and_a_stray_show() {
+async fn lost_and_stray_recipients_are_reported() {
     let app = TestApp::start().await;
     app.send(json!({"to": ["ann@example.test", "bo@example.test"]})).await;
-    app.sql("CREATE TABLE taken AS TABLE queue; DELETE FROM queue WHERE recipient_id = (SELECT max(recipient_id::text)::uuid FROM queue)")
+    app.sql("CREATE TABLE saved_queue AS TABLE queue; DELETE FROM queue WHERE recipient_id = (SELECT max(recipient_id::text)::uuid FROM queue)")
         .await;
     let lost = ledger(&app, "").await;
     assert_eq!(counts(&lost, &["accepted", "in_flight", "difference", "stray"]), [2, 1, 1, 0]);
@@ -94,31 +94,31 @@ async fn a_loss_and_a_stray_show() {
 
     // A lost recipient and a surplus one must not cancel out.
     app.sql(
-        "INSERT INTO queue SELECT * FROM taken ON CONFLICT DO NOTHING;
+        "INSERT INTO queue SELECT * FROM saved_queue ON CONFLICT DO NOTHING;
          UPDATE queue SET recipient_id = gen_random_uuid() WHERE recipient_id = (SELECT max(recipient_id::text)::uuid FROM queue)",
     )
     .await;
     let stray = ledger(&app, "").await;
     assert_eq!((&stray["difference"], &stray["stray"], &stray["balanced"]), (&json!(0), &json!(1), &json!(false)));
 
-    app.sql("DELETE FROM queue; INSERT INTO queue SELECT * FROM taken; DROP TABLE taken").await;
+    app.sql("DELETE FROM queue; INSERT INTO queue SELECT * FROM saved_queue; DROP TABLE saved_queue").await;
     assert_eq!(ledger(&app, "").await["balanced"], true);
     app.run_until_idle().await;
 }
 
 #[tokio::test]
-async fn a_message_without_recipients_shows() {
+async fn message_without_recipients_is_reported() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     app.run_until_idle().await;
-    app.sql("CREATE TABLE taken AS TABLE recipients; DELETE FROM recipients").await;
+    app.sql("CREATE TABLE saved_recipients AS TABLE recipients; DELETE FROM recipients").await;
     let lost = ledger(&app, "").await;
     assert_eq!((counts(&lost, &["messages", "accepted", "stray"]), &lost["balanced"]), (vec![1, 0, 1], &json!(false)));
-    app.sql("INSERT INTO recipients SELECT * FROM taken; DROP TABLE taken").await;
+    app.sql("INSERT INTO recipients SELECT * FROM saved_recipients; DROP TABLE saved_recipients").await;
 }
 
 #[tokio::test]
-async fn a_bad_span_is_refused() {
+async fn invalid_time_range_is_refused() {
     let app = TestApp::start().await;
     for (query, pointer) in [
         ("since=yesterday", "since"),
@@ -126,7 +126,7 @@ async fn a_bad_span_is_refused() {
         ("until=12", "until"),
         ("from=2026-11-23T12:00:00Z", "from"),
     ] {
-        let answer = app.get(&format!("/v1/ledger?{query}")).await;
-        assert_eq!((answer.status, answer.faults()[0].0), (422, pointer), "{query}");
+        let response = app.get(&format!("/v1/ledger?{query}")).await;
+        assert_eq!((response.status, response.faults()[0].0), (422, pointer), "{query}");
     }
 }

@@ -1,4 +1,4 @@
-//! The list: newest first, page by page, by each filter.
+//! `GET /v1/messages`: order, pages and filters.
 
 use chrono::TimeDelta;
 use postrider::domain::delivery::{MessageStatus, Status};
@@ -15,9 +15,9 @@ fn subjects(page: &Value) -> Vec<&str> {
 }
 
 async fn found(app: &TestApp, query: &str) -> Vec<String> {
-    let answer = app.get(&format!("/v1/messages?{query}")).await;
-    assert_eq!(answer.status, 200, "{query}: {}", answer.body);
-    subjects(&answer.body).into_iter().map(str::to_owned).collect()
+    let response = app.get(&format!("/v1/messages?{query}")).await;
+    assert_eq!(response.status, 200, "{query}: {}", response.body);
+    subjects(&response.body).into_iter().map(str::to_owned).collect()
 }
 
 #[tokio::test]
@@ -27,10 +27,10 @@ async fn pages_follow_each_other_without_gap_or_repetition() {
         app.send(json!({"subject": format!("{n}")})).await;
         app.clock.advance(minutes(1));
     }
-    let (mut seen, mut next) = (Vec::new(), String::new());
+    let (mut read, mut next) = (Vec::new(), String::new());
     loop {
         let page = app.get(&format!("/v1/messages?limit=3{next}")).await.body;
-        seen.extend(subjects(&page).into_iter().map(str::to_owned));
+        read.extend(subjects(&page).into_iter().map(str::to_owned));
         assert_eq!(page["has_more"], json!(page["next"].is_string()));
         let Some(cursor) = page["next"].as_str() else { break };
         next = format!("&after={cursor}");
@@ -38,11 +38,11 @@ async fn pages_follow_each_other_without_gap_or_repetition() {
         app.send(json!({"subject": "new"})).await;
         app.clock.advance(minutes(1));
     }
-    assert_eq!(seen, ["6", "5", "4", "3", "2", "1", "0"]);
+    assert_eq!(read, ["6", "5", "4", "3", "2", "1", "0"]);
 }
 
 #[tokio::test]
-async fn each_filter_finds_its_own() {
+async fn each_filter_returns_only_matching_messages() {
     let app = TestApp::start().await;
     let start = app.clock.text_in(minutes(0));
     app.send(json!({"subject": "one", "stream": "bulk", "tags": [{"name": "kind", "value": "news"}]})).await;
@@ -86,7 +86,7 @@ async fn each_filter_finds_its_own() {
     }
 }
 
-/// Recipients of test messages as columns.
+/// Recipients of test messages, one vector for each column.
 #[derive(Default)]
 struct Rows {
     message: Vec<Uuid>,
@@ -96,15 +96,16 @@ struct Rows {
     lease: Vec<Option<Uuid>>,
 }
 
-/// The filter by status is SQL, the status shown is Rust: for every set of recipients' states they must say the same.
+/// SQL computes the status for the filter, and Rust the returned status. They must agree for every set of recipients'
+/// states.
 #[tokio::test]
-async fn the_filter_by_status_agrees_with_the_status_shown() {
+async fn status_filter_agrees_with_returned_status() {
     let app = TestApp::start().await;
-    let (mut rows, mut shown) = (Rows::default(), Vec::new());
+    let (mut rows, mut returned) = (Rows::default(), Vec::new());
     for set in 1..1_u32 << Status::ALL.len() {
         let message = Uuid::now_v7();
         let states = Status::ALL.into_iter().enumerate().filter(|(n, _)| set >> n & 1 == 1).map(|(_, status)| status);
-        shown.push((message, MessageStatus::from_recipients(states.clone()).as_str().to_owned()));
+        returned.push((message, MessageStatus::from_recipients(states.clone()).as_str().to_owned()));
         for status in states {
             let stored = if matches!(status, Status::Sending | Status::Scheduled) { Status::Queued } else { status };
             rows.message.push(message);
@@ -143,21 +144,21 @@ async fn the_filter_by_status_agrees_with_the_status_shown() {
         "SELECT id, message_status($1, id, now()) FROM unnest($2) WITH ORDINALITY AS u (id, n) ORDER BY n",
     )
     .bind(TenantId::DEFAULT.0)
-    .bind(shown.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+    .bind(returned.iter().map(|(id, _)| *id).collect::<Vec<_>>())
     .fetch_all(&mut *tx)
     .await
     .unwrap();
     tx.rollback().await.unwrap();
-    let different: Vec<_> = filtered.iter().zip(&shown).filter(|(sql, rust)| sql != rust).collect();
-    assert!(filtered.len() == shown.len() && different.is_empty(), "{different:?}");
+    let different: Vec<_> = filtered.iter().zip(&returned).filter(|(sql, rust)| sql != rust).collect();
+    assert!(filtered.len() == returned.len() && different.is_empty(), "{different:?}");
 }
 
 #[tokio::test]
-async fn events_come_in_pages_too() {
+async fn message_events_are_paged() {
     let app = TestApp::start().await;
-    let mail = app.send(json!({"to": (0..9).map(|n| format!("r{n}@example.test")).collect::<Vec<_>>()})).await;
+    let sent = app.send(json!({"to": (0..9).map(|n| format!("r{n}@example.test")).collect::<Vec<_>>()})).await;
     app.run_until_idle().await;
-    let path = format!("/v1/messages/{}/events?limit=4", mail.id);
+    let path = format!("/v1/messages/{}/events?limit=4", sent.id);
     let first = app.get(&path).await.body;
     let second = app.get(&format!("{path}&after={}", first["next"].as_str().unwrap())).await.body;
     let third = app.get(&format!("{path}&after={}", second["next"].as_str().unwrap())).await.body;
@@ -168,31 +169,31 @@ async fn events_come_in_pages_too() {
 }
 
 #[tokio::test]
-async fn a_message_shows_what_was_sent() {
+async fn message_returns_the_submitted_fields() {
     let app = TestApp::start().await;
     let fields = json!({
         "to": [{"email": "bo@example.test", "name": "Bo Å"}], "cc": "Cy <cy@example.test>", "bcc": ["dee@example.test"],
         "reply_to": "help@acme.test", "tags": [{"name": "kind", "value": "invoice"}], "metadata": {"order": "42"},
         "expires_at": app.clock.text_in(minutes(9)), "on_uncertain": "hold",
     });
-    let mail = app.send(fields.clone()).await;
-    let shown = app.message(&mail.id).await;
-    assert_eq!(shown["from"], json!({"email": "billing@acme.test", "name": "Acme Billing"}));
-    assert_eq!(shown["reply_to"], json!([{"email": "help@acme.test", "name": null}]));
+    let sent = app.send(fields.clone()).await;
+    let returned = app.message(&sent.id).await;
+    assert_eq!(returned["from"], json!({"email": "billing@acme.test", "name": "Acme Billing"}));
+    assert_eq!(returned["reply_to"], json!([{"email": "help@acme.test", "name": null}]));
     for field in ["tags", "metadata", "on_uncertain"] {
-        assert_eq!(shown[field], fields[field], "{field}");
+        assert_eq!(returned[field], fields[field], "{field}");
     }
-    assert_eq!(shown["subject"], message(json!({}))["subject"]);
-    let kinds: Vec<&Value> = shown["recipients"].as_array().unwrap().iter().map(|r| &r["kind"]).collect();
+    assert_eq!(returned["subject"], message(json!({}))["subject"]);
+    let kinds: Vec<&Value> = returned["recipients"].as_array().unwrap().iter().map(|r| &r["kind"]).collect();
     assert_eq!(kinds, [&json!("to"), &json!("cc"), &json!("bcc")]);
-    assert_eq!(shown["recipients"][0]["name"], "Bo Å");
+    assert_eq!(returned["recipients"][0]["name"], "Bo Å");
     let mut listed = app.get("/v1/messages").await.body["data"][0].clone();
     listed["attachments"] = json!([]);
-    assert_eq!(listed, shown, "the list shows the same, without attachments");
+    assert_eq!(listed, returned, "the list returns the same fields, without attachments");
 }
 
 #[tokio::test]
-async fn rare_status_is_looked_for_in_bounded_steps() {
+async fn search_for_rare_status_scans_bounded_pages() {
     let app = TestApp::start().await;
     app.send(json!({"subject": "old"})).await;
     app.run_until_idle().await;

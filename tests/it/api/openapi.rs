@@ -1,4 +1,4 @@
-//! The OpenAPI document against the running service: what it lists is there, and errors are what it says.
+//! The OpenAPI document against the running service: every operation exists, and returns only documented statuses.
 
 use std::sync::Arc;
 
@@ -9,23 +9,23 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
-use crate::support::client::{Answer, Api};
+use crate::support::client::{Api, ApiResponse};
 
-/// Every operation with its method and path.
+/// Returns every operation with its method and path.
 fn operations(document: &Value) -> Vec<(Method, String, Value)> {
     let paths = document["paths"].as_object().unwrap();
-    let of = |(path, methods): (&String, &Value)| {
+    let expand = |(path, methods): (&String, &Value)| {
         let methods = methods.as_object().unwrap().clone();
         let path = path.clone();
         methods
             .into_iter()
             .map(move |(method, operation)| (method.to_uppercase().parse().unwrap(), path.clone(), operation))
     };
-    paths.iter().flat_map(of).collect()
+    paths.iter().flat_map(expand).collect()
 }
 
 #[tokio::test]
-async fn every_operation_is_there_and_answers_as_documented() {
+async fn every_operation_exists_and_returns_documented_statuses() {
     let app = TestApp::start().await;
     let dir = tempfile::tempdir().unwrap();
     let inbox = Inbox::open(dir.path(), Arc::new(SystemClock)).await.unwrap();
@@ -40,12 +40,12 @@ async fn every_operation_is_there_and_answers_as_documented() {
     for (method, template, operation) in all {
         let path = template.replace("{id}", &id).replace("{n}", "0").replace("{i}", "0");
         for request in [api.request(method.clone(), &path).json(&json!({})), api.anonymous(method.clone(), &path)] {
-            let answer = Answer::to(request).await;
-            let documented = &operation["responses"][answer.status.to_string()];
-            assert!(documented.is_object(), "{method} {template} answers {} undocumented", answer.status);
-            assert_ne!(answer.status, 405, "{method} {template}");
-            let detail = answer.body["detail"].as_str().unwrap_or_default();
-            assert!(!detail.contains("nothing at this address"), "{method} {template}");
+            let response = ApiResponse::to(request).await;
+            let documented = &operation["responses"][response.status.to_string()];
+            assert!(documented.is_object(), "{method} {template} returns the undocumented status {}", response.status);
+            assert_ne!(response.status, 405, "{method} {template}");
+            let detail = response.body["detail"].as_str().unwrap_or_default();
+            assert!(!detail.contains("No such endpoint"), "{method} {template}");
         }
     }
     drop(api);
@@ -65,10 +65,10 @@ fn every_documented_error_is_a_problem() {
 }
 
 #[tokio::test]
-async fn the_documentation_is_inside_the_binary() {
+async fn documentation_is_served_from_the_binary() {
     let app = TestApp::start().await;
-    let page = Answer::to(app.anonymous(Method::GET, "/docs/")).await;
+    let page = ApiResponse::to(app.anonymous(Method::GET, "/docs/")).await;
     assert_eq!(page.status, 200);
-    let page = String::from_utf8(page.octets).unwrap();
+    let page = String::from_utf8(page.bytes).unwrap();
     assert!(page.contains("swagger") && !page.contains("https://"), "{page}");
 }

@@ -8,9 +8,9 @@ use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
+use crate::support::client::ApiResponse;
 
-/// The operations that have a body, in an order that creates the objects in a path first.
+/// Returns the operations with a body; those that create the objects in later paths come first.
 fn bodies() -> Vec<(Method, String, String, Value)> {
     let document = serde_json::to_value(postrider::http::document()).unwrap();
     let mut found = Vec::new();
@@ -30,8 +30,7 @@ fn bodies() -> Vec<(Method, String, String, Value)> {
 
 #[tokio::test]
 async fn every_request_example_is_accepted() {
-    let app =
-        TestApp::builder().taking_returns().config(|config| config.webhooks.this_machine_only = true).start().await;
+    let app = TestApp::builder().with_inbound().config(|config| config.webhooks.this_machine_only = true).start().await;
     // A message can be rescheduled while it is scheduled.
     let soon = app.clock.now() + chrono::TimeDelta::hours(1);
     let scheduled = app.send(json!({"scheduled_at": soon.to_rfc3339()})).await.id;
@@ -42,11 +41,11 @@ async fn every_request_example_is_accepted() {
         let path = template.replace("{id}", id).replace("{name}", id);
         let body = example.as_str().map_or_else(|| example.to_string(), str::to_owned);
         let request = app.request(method.clone(), &path).header(CONTENT_TYPE, &content_type).body(body);
-        let answer = Answer::to(request).await;
-        assert!((200..300).contains(&answer.status), "{method} {path} {content_type}: {}", answer.body);
-        for made in ["/v1/lanes", "/v1/webhooks"] {
-            if template == made {
-                ids.insert(made, answer.body["id"].clone());
+        let response = ApiResponse::to(request).await;
+        assert!((200..300).contains(&response.status), "{method} {path} {content_type}: {}", response.body);
+        for created in ["/v1/lanes", "/v1/webhooks"] {
+            if template == created {
+                ids.insert(created, response.body["id"].clone());
             }
         }
     }

@@ -1,4 +1,4 @@
-//! API keys: created, listed, limited, revoked.
+//! Creating, listing, limiting and revoking API keys.
 
 use postrider::domain::key::Scope;
 use reqwest::Method;
@@ -9,28 +9,28 @@ use crate::support::client::message;
 use crate::support::clock::{hours, minutes};
 
 #[tokio::test]
-async fn a_key_is_shown_once_and_works_until_it_is_withdrawn() {
+async fn secret_is_returned_once_and_works_until_revoked() {
     let app = TestApp::start().await;
-    let made = app.post("/v1/keys", &json!({"name": "shop"})).await;
-    assert_eq!((made.status, &made.body["scopes"]), (201, &json!(["send", "read"])));
-    assert_eq!(made.headers["cache-control"], "no-store");
-    let shop = app.with_key(made.body["secret"].as_str().unwrap());
-    let mail = shop.send(json!({})).await;
-    assert_eq!(shop.status(&mail.id).await, "queued");
+    let created = app.post("/v1/keys", &json!({"name": "shop"})).await;
+    assert_eq!((created.status, &created.body["scopes"]), (201, &json!(["send", "read"])));
+    assert_eq!(created.headers["cache-control"], "no-store");
+    let shop = app.with_key(created.body["secret"].as_str().unwrap());
+    let sent = shop.send(json!({})).await;
+    assert_eq!(shop.status(&sent.id).await, "queued");
 
     let listed = app.get("/v1/keys").await.body;
     let key = listed["data"].as_array().unwrap().iter().find(|key| key["name"] == "shop").unwrap();
-    assert_eq!((&key["id"], &key["revoked_at"], key.get("secret")), (&made.body["id"], &json!(null), None));
-    assert!(!listed.to_string().contains(made.body["secret"].as_str().unwrap()));
+    assert_eq!((&key["id"], &key["revoked_at"], key.get("secret")), (&created.body["id"], &json!(null), None));
+    assert!(!listed.to_string().contains(created.body["secret"].as_str().unwrap()));
 
     let path = format!("/v1/keys/{}", key["id"].as_str().unwrap());
     assert_eq!(app.delete(&path).await.status, 204);
-    assert_eq!(shop.get("/v1/messages").await.problem(), (401, "unauthorized"), "at once");
-    assert_eq!(app.delete(&path).await.status, 204, "a second time changes nothing");
+    assert_eq!(shop.get("/v1/messages").await.problem(), (401, "unauthorized"), "the revocation takes effect at once");
+    assert_eq!(app.delete(&path).await.status, 204, "revoking twice has no further effect");
 }
 
 #[tokio::test]
-async fn scopes_say_what_a_key_may_do() {
+async fn scopes_limit_what_a_key_may_do() {
     let app = TestApp::start().await;
     let id = app.send(json!({})).await.id;
     let calls = [
@@ -48,20 +48,20 @@ async fn scopes_say_what_a_key_may_do() {
         (Method::DELETE, "/v1/keys/key_00000000000070008000000000000000".into(), Scope::Admin),
     ];
     for scope in Scope::ALL {
-        let api = app.allowed(&[scope]).await;
+        let api = app.with_scopes(&[scope]).await;
         for (method, path, needed) in &calls {
             let request = api.request(method.clone(), path).json(&json!({}));
-            let answer = crate::support::client::Answer::to(request).await;
+            let response = crate::support::client::ApiResponse::to(request).await;
             let allowed = scope == *needed || scope == Scope::Admin;
-            assert_eq!(answer.status != 403, allowed, "{scope:?}: {method} {path} is {}", answer.status);
+            assert_eq!(response.status != 403, allowed, "{scope:?}: {method} {path} is {}", response.status);
         }
     }
 }
 
 #[tokio::test]
-async fn a_key_may_send_from_its_own_domains_only() {
+async fn key_may_send_only_from_its_sender_domains() {
     let app = TestApp::start().await;
-    let api = app.allowed_from(&["acme.test", "xn--bcher-kva.test"]).await;
+    let api = app.with_sender_domains(&["acme.test", "xn--bcher-kva.test"]).await;
     let send = async |from: Value| api.post("/v1/messages", &message(json!({"from": from}))).await;
     for from in ["a@acme.test", "A <a@ACME.test>", "a@bücher.test"] {
         assert_eq!(send(json!(from)).await.status, 202, "{from}");
@@ -74,11 +74,11 @@ async fn a_key_may_send_from_its_own_domains_only() {
 }
 
 #[tokio::test]
-async fn a_key_expires() {
+async fn key_expires() {
     let app = TestApp::start().await;
     let body = json!({"name": "guest", "scopes": ["read"], "expires_at": app.clock.text_in(hours(1))});
-    let made = app.post("/v1/keys", &body).await;
-    let guest = app.with_key(made.body["secret"].as_str().unwrap());
+    let created = app.post("/v1/keys", &body).await;
+    let guest = app.with_key(created.body["secret"].as_str().unwrap());
     app.clock.advance(minutes(59));
     assert_eq!(guest.get("/v1/messages").await.status, 200);
     app.clock.advance(minutes(1));
@@ -86,11 +86,11 @@ async fn a_key_expires() {
 }
 
 #[tokio::test]
-async fn faults_of_a_new_key_are_told_at_once() {
+async fn all_faults_of_a_new_key_are_reported_at_once() {
     let app = TestApp::start().await;
     let body = json!({"scopes": ["fly"], "sender_domains": ["a b"], "expires_at": "2000-01-01T00:00:00Z", "x": 1});
-    let answer = app.post("/v1/keys", &body).await;
-    let mut faults = answer.faults();
+    let response = app.post("/v1/keys", &body).await;
+    let mut faults = response.faults();
     faults.sort_unstable();
     let expected = [
         ("/expires_at", "invalid_timestamp"),
@@ -99,11 +99,11 @@ async fn faults_of_a_new_key_are_told_at_once() {
         ("/sender_domains/0", "invalid_value"),
         ("/x", "unknown_field"),
     ];
-    assert_eq!((answer.status, faults), (422, expected.to_vec()));
+    assert_eq!((response.status, faults), (422, expected.to_vec()));
 }
 
 #[tokio::test]
-async fn keys_come_in_pages() {
+async fn keys_are_paged() {
     let app = TestApp::start().await;
     for n in 0..4 {
         app.clock.advance(minutes(1));

@@ -1,4 +1,4 @@
-//! Every operation of the OpenAPI document, called with every kind of key, against a table of what each may do.
+//! Calls every operation of the OpenAPI document with every kind of key, and compares the results with a table.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::app::{TestApp, make_key};
-use crate::support::client::{Answer, Api, message};
+use crate::support::client::{Api, ApiResponse, message};
 use crate::support::clock::hours;
 
-/// The kinds of keys; those with `@` are limited to the sender domain acme.test. Keys with `admin` and domains can no longer
-/// be made, and may exist.
+/// The kinds of keys; those with `@` are limited to the sender domain acme.test. Keys with `admin` and domains can no
+/// longer be created, but may exist.
 const KEYS: [&str; 10] = ["none", "wrong", "revoked", "expired", "send", "read", "admin", "send@", "read@", "admin@"];
 
-/// What the operation needs; in braces what a key with sender domains gets, if its scope would allow it: `own` (only what
-/// belongs to its domains; the rest does not exist), `ok` (the same as others) or `403`.
+/// The scope that each operation needs, and the access of a key with that scope and sender domains: `own` (only to data
+/// of its domains; other data does not exist for it), `ok` (the same as without sender domains) or `403`.
 const TABLE: &[(&str, Needs)] = &[
     ("healthz", Needs::Nothing),
     ("readyz", Needs::Nothing),
@@ -95,7 +95,7 @@ enum Needs {
 }
 
 impl Needs {
-    /// What each of [`KEYS`] gets.
+    /// Returns the expected result for each of [`KEYS`].
     fn cells(self) -> [&'static str; 10] {
         let (send, read, limited) = match self {
             Self::Nothing => return ["ok"; 10],
@@ -107,7 +107,7 @@ impl Needs {
     }
 }
 
-/// What belongs to one sender domain.
+/// A sender domain with its data.
 struct Site {
     domain: &'static str,
     message: String,
@@ -121,7 +121,7 @@ impl Site {
         Self { domain, message: sent.id }
     }
 
-    async fn call(&self, api: &Api, method: &Method, template: &str, ids: &BTreeMap<&str, String>) -> Answer {
+    async fn call(&self, api: &Api, method: &Method, template: &str, ids: &BTreeMap<&str, String>) -> ApiResponse {
         let (none, path) = ("00000000000070008000000000000000", template.split('/').nth(2).unwrap_or_default());
         let is_read = *method == Method::GET;
         let id = match path {
@@ -144,12 +144,12 @@ impl Site {
         };
         let request =
             if api.key.is_empty() { api.anonymous(method.clone(), &path) } else { api.request(method.clone(), &path) };
-        Answer::to(request.json(&body)).await
+        ApiResponse::to(request.json(&body)).await
     }
 
-    /// Whether an answer holds something of this site.
-    fn is_in(&self, answer: &Answer) -> bool {
-        let items = answer.body["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+    /// Returns whether a response contains data of this sender domain.
+    fn is_in(&self, response: &ApiResponse) -> bool {
+        let items = response.body["data"].as_array().map(Vec::as_slice).unwrap_or_default();
         items.iter().any(|item| {
             item["id"] == self.message || item["data"]["message_id"] == self.message || item["name"] == self.domain
         })
@@ -163,18 +163,18 @@ async fn cell(api: &Api, method: &Method, path: &str, sites: &[Site; 2], ids: &B
         403 => return "403",
         _ => {}
     }
-    let foreign = sites[1].call(api, method, path, ids).await;
-    let is_refused = matches!(foreign.status, 403 | 404) && !matches!(own.status, 403 | 404);
-    let is_left_out = !path.contains('{') && sites[0].is_in(&own) && !sites[1].is_in(&own);
-    if is_refused || is_left_out { "own" } else { "ok" }
+    let other = sites[1].call(api, method, path, ids).await;
+    let is_refused = matches!(other.status, 403 | 404) && !matches!(own.status, 403 | 404);
+    let is_omitted = !path.contains('{') && sites[0].is_in(&own) && !sites[1].is_in(&own);
+    if is_refused || is_omitted { "own" } else { "ok" }
 }
 
 async fn keys(app: &TestApp) -> Vec<String> {
-    let made = async |body: Value| app.post("/v1/keys", &body).await.body;
+    let create = async |body: Value| app.post("/v1/keys", &body).await.body;
     let secret = |body: &Value| body["secret"].as_str().unwrap().to_owned();
-    let revoked = made(json!({"name": "revoked"})).await;
+    let revoked = create(json!({"name": "revoked"})).await;
     app.delete(&format!("/v1/keys/{}", revoked["id"].as_str().unwrap())).await;
-    let expired = made(json!({"name": "expired", "expires_at": app.clock.text_in(hours(1))})).await;
+    let expired = create(json!({"name": "expired", "expires_at": app.clock.text_in(hours(1))})).await;
     app.clock.advance(hours(2));
     let mut keys = vec![String::new(), "pr_0000".into(), secret(&revoked), secret(&expired)];
     for domains in [None, Some(&["acme.test"][..])] {
@@ -186,15 +186,15 @@ async fn keys(app: &TestApp) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_route_lets_each_key_do_what_the_matrix_says() {
-    let secret = Some("a secret of the tests, and of nobody else".to_owned().into());
+async fn every_operation_matches_the_scope_matrix() {
+    let secret = Some("a secret that only the tests of this project use".to_owned().into());
     let app = TestApp::builder()
         .config(|config| (config.secret_key, config.webhooks.allow_private) = (secret, true))
         .start()
         .await;
     let dir = tempfile::tempdir().unwrap();
     let inbox = Inbox::open(dir.path(), Arc::new(SystemClock)).await.unwrap();
-    let whole = App::start(&app.config, Roles::Api, app.clock.clone(), Some(inbox)).await.unwrap();
+    let with_inbox = App::start(&app.config, Roles::Api, app.clock.clone(), Some(inbox)).await.unwrap();
     let keys = keys(&app).await;
     let sites = [Site::new(&app, "acme.test").await, Site::new(&app, "other.test").await];
     let webhook = app.post("/v1/webhooks", &json!({"url": "http://127.0.0.1:9/"})).await.body["id"].clone();
@@ -202,7 +202,7 @@ async fn every_route_lets_each_key_do_what_the_matrix_says() {
     let ids = [("webhook", webhook), ("lane", lane)].map(|(name, id)| (name, id.as_str().unwrap().to_owned())).into();
 
     let document = serde_json::to_value(postrider::http::document()).unwrap();
-    let (mut wrong, mut seen) = (Vec::new(), 0);
+    let (mut wrong, mut checked) = (Vec::new(), 0);
     println!("| operation | {} |\n|---|{}", KEYS.join(" | "), "---|".repeat(KEYS.len()));
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
@@ -210,7 +210,7 @@ async fn every_route_lets_each_key_do_what_the_matrix_says() {
             let name = operation["operationId"].as_str().unwrap();
             let mut cells = Vec::new();
             for key in &keys {
-                let api = Api::new(format!("http://{}", whole.api_address().unwrap()), key.clone());
+                let api = Api::new(format!("http://{}", with_inbox.api_address().unwrap()), key.clone());
                 cells.push(cell(&api, &method, path, &sites, &ids).await);
             }
             println!("| {method} {path} | {} |", cells.join(" | "));
@@ -218,10 +218,10 @@ async fn every_route_lets_each_key_do_what_the_matrix_says() {
             if expected.map(Vec::from) != Some(cells.clone()) {
                 wrong.push(format!("{name}: {cells:?}, not {expected:?}"));
             }
-            seen += 1;
+            checked += 1;
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert_eq!(seen, TABLE.len());
-    whole.stop().await;
+    assert_eq!(checked, TABLE.len());
+    with_inbox.stop().await;
 }

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::client::{Answer, Api, message};
+use crate::support::client::{Api, ApiResponse, message};
 use crate::support::postgres::Database;
 use crate::support::process::{self, Service};
 use crate::support::smtp::SmtpServer;
@@ -12,8 +12,9 @@ use crate::support::smtp::SmtpServer;
 async fn refusals_and_changes_are_logged_with_the_key() {
     let (smtp, database) = (SmtpServer::start().await, Database::new());
     process::run(process::on(&database.url, &["migrate"])).await;
-    let made = process::run(process::on(&database.url, &["keys", "create", "--name", "ops", "--scope", "admin"])).await;
-    let admin = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+    let created =
+        process::run(process::on(&database.url, &["keys", "create", "--name", "ops", "--scope", "admin"])).await;
+    let admin = String::from_utf8(created.stdout).unwrap().trim().to_owned();
     let mut service = Service::start(process::serve(&database.url, smtp.address(), &["--only", "api"])).await;
     let api = Api::new(service.address.clone().unwrap(), admin.clone());
 
@@ -24,7 +25,8 @@ async fn refusals_and_changes_are_logged_with_the_key() {
     let (id, secret) = (shop["id"].as_str().unwrap(), shop["secret"].as_str().unwrap().to_owned());
     for _ in 0..20 {
         let refused =
-            Answer::to(api.with_key(&secret).request(Method::POST, "/v1/messages").json(&message(json!({})))).await;
+            ApiResponse::to(api.with_key(&secret).request(Method::POST, "/v1/messages").json(&message(json!({}))))
+                .await;
         assert_eq!(refused.status, 403);
     }
     assert_eq!(api.post("/v1/suppressions", &json!("secret@example.test")).await.status, 200);
@@ -33,15 +35,18 @@ async fn refusals_and_changes_are_logged_with_the_key() {
 
     service.logged("refused a revoked API key").await;
     let lines = service.lines();
-    let of = |event: &str| lines.iter().filter(|line| line["fields"]["event"] == event).collect::<Vec<&Value>>();
+    let lines_of = |event: &str| lines.iter().filter(|line| line["fields"]["event"] == event).collect::<Vec<&Value>>();
     for event in ["api_key_unknown", "api_key_forbidden", "api_key_created", "suppressions_added", "api_key_revoked"] {
-        assert_eq!(of(event).len(), 1, "{event}: once, however often: {lines:?}");
+        assert_eq!(lines_of(event).len(), 1, "{event} is logged once: {lines:?}");
     }
-    assert_eq!(of("api_key_forbidden")[0]["fields"]["by"], id);
-    assert_eq!(of("api_key_revoked_used")[0]["fields"]["by"], id);
-    let by = of("api_key_created")[0]["fields"]["by"].clone();
+    assert_eq!(lines_of("api_key_forbidden")[0]["fields"]["by"], id);
+    assert_eq!(lines_of("api_key_revoked_used")[0]["fields"]["by"], id);
+    let by = lines_of("api_key_created")[0]["fields"]["by"].clone();
     assert!(by.as_str().unwrap().starts_with("key_"));
-    assert_eq!([&of("api_key_revoked")[0]["fields"]["by"], &of("suppressions_added")[0]["fields"]["by"]], [&by, &by]);
+    assert_eq!(
+        [&lines_of("api_key_revoked")[0]["fields"]["by"], &lines_of("suppressions_added")[0]["fields"]["by"]],
+        [&by, &by]
+    );
     let text = format!("{lines:?}");
     for hidden in [&*admin, &*secret, "pr_guessed_secret", "secret@example.test"] {
         assert!(!text.contains(hidden), "{hidden} in the log");
@@ -62,10 +67,10 @@ async fn keys_are_listed_and_revoked_on_the_command_line() {
     assert!(columns[0].starts_with("key_") && !text.contains(&secret), "{text}");
 
     let revoked = process::run(process::on(&database.url, &["keys", "revoke", columns[0]])).await;
-    assert!(revoked.status.success(), "{}", process::complaint(&revoked));
+    assert!(revoked.status.success(), "{}", process::stderr_of(&revoked));
     let listed = process::run(process::on(&database.url, &["keys", "list"])).await;
     assert!(String::from_utf8(listed.stdout).unwrap().contains("\trevoked 20"));
     let none = "key_00000000000070008000000000000000";
     let missing = process::run(process::on(&database.url, &["keys", "revoke", none])).await;
-    assert!(!missing.status.success() && process::complaint(&missing).contains("keys list"));
+    assert!(!missing.status.success() && process::stderr_of(&missing).contains("keys list"));
 }

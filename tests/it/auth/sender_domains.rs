@@ -1,4 +1,4 @@
-//! A key with sender domains reads only the data of these domains, by every call.
+//! A key with sender domains reads only the data of these domains, through every operation.
 
 use std::time::Duration;
 
@@ -18,15 +18,15 @@ fn messages(page: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn the_feed_and_a_long_poll_pass_others_over() {
+async fn event_feed_and_long_poll_omit_other_domains() {
     let app = TestApp::start().await;
     let shop = limited(&app).await;
     let other = app.send(json!({"from": "a@other.test"})).await;
     let own = app.send(json!({})).await;
     let page = shop.get("/v1/events").await.body;
     assert_eq!((messages(&page), &page["next"], &page["has_more"]), (vec![&*own.id], &json!("2"), &json!(false)));
-    let of_other = shop.get(&format!("/v1/events?message_id={}", other.id)).await.body;
-    assert_eq!(messages(&of_other), Vec::<&str>::new());
+    let other_events = shop.get(&format!("/v1/events?message_id={}", other.id)).await.body;
+    assert_eq!(messages(&other_events), Vec::<&str>::new());
     let poll = tokio::spawn({
         let shop = shop.clone();
         async move { shop.get("/v1/events?after=2&wait=50").await.body }
@@ -37,7 +37,7 @@ async fn the_feed_and_a_long_poll_pass_others_over() {
 }
 
 #[tokio::test]
-async fn a_stream_of_events_passes_others_over() {
+async fn event_stream_omits_other_domains() {
     let app = TestApp::start().await;
     let shop = limited(&app).await;
     app.send(json!({"from": "a@other.test"})).await;
@@ -54,7 +54,7 @@ async fn a_stream_of_events_passes_others_over() {
 }
 
 #[tokio::test]
-async fn another_domains_message_does_not_exist_for_the_key() {
+async fn message_of_another_domain_is_not_found() {
     let app = TestApp::start().await;
     let shop = limited(&app).await;
     let id = app.send(json!({"from": "a@other.test"})).await.id;
@@ -64,29 +64,29 @@ async fn another_domains_message_does_not_exist_for_the_key() {
     for call in ["cancel", "retry"] {
         assert_eq!(shop.post(&format!("/v1/messages/{id}/{call}"), &json!({})).await.status, 404, "{call}");
     }
-    assert_eq!(app.status(&id).await, "queued", "and it was not canceled");
+    assert_eq!(app.status(&id).await, "queued", "the message was not canceled");
     for query in ["", "?from=a@other.test", "?to=ann@example.test", "?status=queued"] {
         assert_eq!(shop.get(&format!("/v1/messages{query}")).await.body["data"], json!([]), "{query}");
     }
 }
 
 #[tokio::test]
-async fn replies_to_others_and_their_suppressions_stay_theirs() {
+async fn replies_and_notes_about_other_domains_are_hidden() {
     let app = TestApp::start().await;
     let shop = limited(&app).await;
-    let note = json!([{"address": "ann@example.test", "note": "private words"}]);
+    let note = json!([{"address": "ann@example.test", "note": "private note"}]);
     assert_eq!(app.post("/v1/suppressions", &note).await.status, 200);
     let id = shop.send(json!({})).await.id;
     let explained = shop.get(&format!("/v1/messages/{id}/explain")).await;
     assert_eq!((explained.status, explained.body["status"].as_str()), (200, Some("suppressed")));
-    assert!(!explained.body.to_string().contains("private words"), "{}", explained.body);
+    assert!(!explained.body.to_string().contains("private note"), "{}", explained.body);
     let whole = app.get(&format!("/v1/messages/{id}/explain")).await;
-    assert!(whole.body.to_string().contains("private words"), "{}", whole.body);
-    let paused = app.post("/v1/streams/bulk/pause", &json!({"reason": "private words"})).await;
+    assert!(whole.body.to_string().contains("private note"), "{}", whole.body);
+    let paused = app.post("/v1/streams/bulk/pause", &json!({"reason": "private note"})).await;
     assert_eq!(paused.status, 200, "{paused:?}");
     for path in ["/v1/streams", "/v1/streams/bulk"] {
         let (limited, whole) = (shop.get(path).await.body.to_string(), app.get(path).await.body.to_string());
-        assert!(!limited.contains("private words") && whole.contains("private words"), "{path}: {limited}");
+        assert!(!limited.contains("private note") && whole.contains("private note"), "{path}: {limited}");
     }
     let refused = shop.get("/v1/lanes").await;
     assert_eq!(refused.problem(), (403, "forbidden"));
@@ -94,14 +94,14 @@ async fn replies_to_others_and_their_suppressions_stay_theirs() {
 }
 
 #[tokio::test]
-async fn admin_and_sender_domains_do_not_go_together() {
+async fn admin_scope_with_sender_domains_is_refused() {
     let app = TestApp::start().await;
     let both = json!({"name": "ops", "scopes": ["send", "admin"], "sender_domains": ["acme.test"]});
     let refused = app.post("/v1/keys", &both).await;
     assert_eq!((refused.status, refused.faults()), (422, vec![("/sender_domains", "invalid_value")]));
-    // As an earlier version created it.
-    let older = app.with_key(&make_key(&app.db, &*app.clock, &[Scope::Admin], Some(&["acme.test"])).await);
-    assert_eq!(older.post("/v1/keys", &json!({"name": "free"})).await.problem(), (403, "forbidden"));
-    let id = older.send(json!({})).await.id;
-    assert_eq!(older.status(&id).await, "queued", "within its domains it sends and reads");
+    // Earlier versions could create such a key.
+    let old_key = app.with_key(&make_key(&app.db, &*app.clock, &[Scope::Admin], Some(&["acme.test"])).await);
+    assert_eq!(old_key.post("/v1/keys", &json!({"name": "free"})).await.problem(), (403, "forbidden"));
+    let id = old_key.send(json!({})).await.id;
+    assert_eq!(old_key.status(&id).await, "queued", "it may send and read within its domains");
 }

@@ -1,28 +1,28 @@
-//! `POST /v1/inbound`: processes bounces that arrive elsewhere, and explains any message.
+//! `POST /v1/inbound` processes bounces received by another server, and interprets any message.
 
 use postrider::domain::key::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
-use crate::support::client::{Answer, Api};
+use crate::support::client::{Api, ApiResponse};
 use crate::support::reports::{AWAY, About, complaint, delivered, dsn, failed};
 
-async fn hand_in(api: &Api, query: &str, mime: &str) -> Answer {
+async fn submit(api: &Api, query: &str, mime: &str) -> ApiResponse {
     let request = api.request(Method::POST, &format!("/v1/inbound{query}")).header("content-type", "message/rfc822");
-    Answer::to(request.body(mime.to_owned())).await
+    ApiResponse::to(request.body(mime.to_owned())).await
 }
 
-/// A relayed message and its return path.
+/// Sends a message and returns its id and its return path.
 async fn relayed(app: &TestApp, fields: Value) -> (String, String) {
     let sent = app.send(fields).await;
     app.run_until_idle().await;
-    (sent.id, app.smtp.mails().last().unwrap().from.clone())
+    (sent.id, app.smtp.messages().last().unwrap().from.clone())
 }
 
 #[tokio::test]
-async fn a_dry_run_says_what_would_come_of_it_and_changes_nothing() {
-    let app = TestApp::builder().taking_returns().start().await;
+async fn dry_run_reports_the_effect_and_changes_nothing() {
+    let app = TestApp::builder().with_inbound().start().await;
     let (id, path) = relayed(&app, json!({})).await;
     let rcp = app.recipient(&id).await["id"].clone();
     let bounce = dsn(None, Some(&path), &[failed("ann@example.test")]);
@@ -35,42 +35,42 @@ async fn a_dry_run_says_what_would_come_of_it_and_changes_nothing() {
             "effect": "bounced", "applied": false, "reason": "dry_run",
         }],
     });
-    let mut understood = hand_in(&app, "?dry_run=true", &bounce).await.body;
-    let rule = understood["recipients"][0]["bounce"].as_object_mut().unwrap().remove("rule").unwrap();
+    let mut interpretation = submit(&app, "?dry_run=true", &bounce).await.body;
+    let rule = interpretation["recipients"][0]["bounce"].as_object_mut().unwrap().remove("rule").unwrap();
     assert!(rule.is_string());
-    assert_eq!(understood, expected);
+    assert_eq!(interpretation, expected);
     assert_eq!(app.status(&id).await, "relayed");
 
     expected["applied"] = json!(true);
     expected["recipients"][0]["applied"] = json!(true);
     expected["recipients"][0]["reason"] = json!(null);
-    let mut understood = hand_in(&app, "", &bounce).await.body;
-    understood["recipients"][0]["bounce"].as_object_mut().unwrap().remove("rule");
-    assert_eq!(understood, expected);
+    let mut interpretation = submit(&app, "", &bounce).await.body;
+    interpretation["recipients"][0]["bounce"].as_object_mut().unwrap().remove("rule");
+    assert_eq!(interpretation, expected);
     assert_eq!(app.events(&id).await, ["accepted", "relayed", "bounced"]);
 
-    let again = hand_in(&app, "", &bounce).await.body;
+    let again = submit(&app, "", &bounce).await.body;
     assert_eq!((&again["applied"], &again["recipients"][0]["reason"]), (&json!(false), &json!("already_known")));
     assert_eq!(app.events(&id).await.len(), 3);
 }
 
 #[tokio::test]
-async fn mail_that_was_never_ours_is_explained_too() {
+async fn reports_about_other_messages_are_interpreted() {
     let app = TestApp::start().await;
     let about = [
         About { recipient: "x@y.test", action: "failed", said: "550 5.1.1 nobody" },
         About { recipient: "z@y.test", action: "delayed", said: "451 4.3.0 later" },
     ];
-    let understood = hand_in(&app, "?dry_run=true", &dsn(None, Some("bounce@y.test"), &about)).await.body;
-    assert_eq!((&understood["message_id"], &understood["reason"]), (&Value::Null, &json!("no_return_path")));
-    let recipients = understood["recipients"].as_array().unwrap();
+    let interpretation = submit(&app, "?dry_run=true", &dsn(None, Some("bounce@y.test"), &about)).await.body;
+    assert_eq!((&interpretation["message_id"], &interpretation["reason"]), (&Value::Null, &json!("no_return_path")));
+    let recipients = interpretation["recipients"].as_array().unwrap();
     assert_eq!((&recipients[0]["action"], &recipients[0]["bounce"]["type"]), (&json!("failed"), &json!("hard")));
     assert_eq!((&recipients[1]["action"], &recipients[1]["bounce"]), (&json!("delayed"), &Value::Null));
     assert_eq!(recipients[0]["reason"], "not_a_recipient");
     for (mime, kind) in [(AWAY, "auto_reply"), ("Subject: hello\r\n\r\nHow are you?\r\n", "unknown"), ("", "unknown")] {
-        let understood = hand_in(&app, "", mime).await.body;
+        let interpretation = submit(&app, "", mime).await.body;
         assert_eq!(
-            (&understood["kind"], &understood["recipients"], &understood["applied"]),
+            (&interpretation["kind"], &interpretation["recipients"], &interpretation["applied"]),
             (&json!(kind), &json!([]), &json!(false))
         );
     }
@@ -78,88 +78,88 @@ async fn mail_that_was_never_ours_is_explained_too() {
 
 #[tokio::test]
 async fn forged_and_unknown_tokens_change_nothing_and_are_reported() {
-    let app = TestApp::builder().taking_returns().start().await;
+    let app = TestApp::builder().with_inbound().start().await;
     let (id, path) = relayed(&app, json!({})).await;
     let about = || [failed("ann@example.test")];
     let forged = format!("b+{}@return.acme.test", "a".repeat(48));
-    let answer = hand_in(&app, "", &dsn(None, Some(&forged), &about())).await.body;
-    assert_eq!((&answer["reason"], &answer["applied"]), (&json!("forged_return_path"), &json!(false)));
+    let response = submit(&app, "", &dsn(None, Some(&forged), &about())).await.body;
+    assert_eq!((&response["reason"], &response["applied"]), (&json!("forged_return_path"), &json!(false)));
     app.clock.advance(chrono::TimeDelta::days(61));
-    let answer = hand_in(&app, "", &dsn(None, Some(&path), &about())).await.body;
-    assert_eq!((&answer["reason"], &answer["applied"]), (&json!("expired_return_path"), &json!(false)));
+    let response = submit(&app, "", &dsn(None, Some(&path), &about())).await.body;
+    assert_eq!((&response["reason"], &response["applied"]), (&json!("expired_return_path"), &json!(false)));
     assert_eq!(app.status(&id).await, "relayed");
 }
 
 #[tokio::test]
 async fn envelope_or_message_id_with_address_identifies_the_recipient() {
-    let app = TestApp::builder().taking_returns().start().await;
+    let app = TestApp::builder().with_inbound().start().await;
     let (id, path) = relayed(&app, json!({})).await;
     let query = format!("?recipient={}", path.replace('+', "%2B"));
-    let answer = hand_in(&app, &query, &dsn(None, None, &[delivered("ann@example.test")])).await.body;
-    assert_eq!((&answer["found_by"], &answer["applied"]), (&json!("envelope"), &json!(true)));
+    let response = submit(&app, &query, &dsn(None, None, &[delivered("ann@example.test")])).await.body;
+    assert_eq!((&response["found_by"], &response["applied"]), (&json!("envelope"), &json!(true)));
     assert_eq!(app.status(&id).await, "delivered");
 
-    let ours = format!("Message-ID: <{}@acme.test>\r\nFrom: billing@acme.test", id.strip_prefix("msg_").unwrap());
-    let by_id = |about| dsn(None, None, &[about]).replace("From: billing@acme.test", &ours);
-    let answer = hand_in(&app, "", &by_id(failed("else@example.test"))).await.body;
-    assert_eq!((&answer["found_by"], &answer["applied"]), (&json!("message_id"), &json!(false)));
-    assert_eq!(answer["recipients"][0]["reason"], "not_a_recipient");
+    let headers = format!("Message-ID: <{}@acme.test>\r\nFrom: billing@acme.test", id.strip_prefix("msg_").unwrap());
+    let by_id = |about| dsn(None, None, &[about]).replace("From: billing@acme.test", &headers);
+    let response = submit(&app, "", &by_id(failed("else@example.test"))).await.body;
+    assert_eq!((&response["found_by"], &response["applied"]), (&json!("message_id"), &json!(false)));
+    assert_eq!(response["recipients"][0]["reason"], "not_a_recipient");
     // Over SMTP, anyone could send this.
-    app.bring_back("fbl@return.acme.test", &by_id(failed("ann@example.test"))).await;
+    app.deliver_bounce("fbl@return.acme.test", &by_id(failed("ann@example.test"))).await;
     assert_eq!(app.status(&id).await, "delivered");
-    let answer = hand_in(&app, "", &by_id(failed("ann@example.test"))).await.body;
-    assert_eq!(answer["applied"], true, "{answer}");
+    let response = submit(&app, "", &by_id(failed("ann@example.test"))).await.body;
+    assert_eq!(response["applied"], true, "{response}");
     assert_eq!(app.status(&id).await, "bounced");
 }
 
 #[tokio::test]
-async fn the_plus_of_a_return_path_may_have_become_a_blank() {
-    let app = TestApp::builder().taking_returns().start().await;
+async fn plus_in_a_return_path_may_be_sent_as_a_space() {
+    let app = TestApp::builder().with_inbound().start().await;
     let (id, path) = relayed(&app, json!({})).await;
-    let answer =
-        hand_in(&app, &format!("?recipient={path}"), &dsn(None, None, &[failed("ann@example.test")])).await.body;
-    assert_eq!((&answer["found_by"], &answer["message_id"]), (&json!("envelope"), &json!(id)));
+    let response =
+        submit(&app, &format!("?recipient={path}"), &dsn(None, None, &[failed("ann@example.test")])).await.body;
+    assert_eq!((&response["found_by"], &response["message_id"]), (&json!("envelope"), &json!(id)));
 }
 
 #[tokio::test]
-async fn a_complaint_can_be_handed_in() {
-    let app = TestApp::builder().taking_returns().start().await;
+async fn complaint_can_be_submitted() {
+    let app = TestApp::builder().with_inbound().start().await;
     let (id, path) = relayed(&app, json!({})).await;
-    let answer = hand_in(&app, "", &complaint(&path)).await.body;
-    assert_eq!((&answer["kind"], &answer["message_id"]), (&json!("complaint"), &json!(id)));
+    let response = submit(&app, "", &complaint(&path)).await.body;
+    assert_eq!((&response["kind"], &response["message_id"]), (&json!("complaint"), &json!(id)));
     assert_eq!(
-        (&answer["recipients"][0]["recipient"], &answer["recipients"][0]["effect"]),
+        (&response["recipients"][0]["recipient"], &response["recipients"][0]["effect"]),
         (&json!("ann@example.test"), &json!("complained"))
     );
     assert_eq!(app.events(&id).await, ["accepted", "relayed", "complained"]);
 }
 
 #[tokio::test]
-async fn bad_requests_are_told_apart() {
+async fn invalid_requests_have_distinct_errors() {
     let app = TestApp::builder().config(|config| config.inbound.max_message_mib = 1).start().await;
-    assert_eq!(hand_in(&app, "?dry_run=perhaps", "x").await.faults(), [("dry_run", "invalid_value")]);
-    assert_eq!(hand_in(&app, "?recipient=nobody", "x").await.faults(), [("recipient", "invalid_value")]);
-    assert_eq!(hand_in(&app, "?fry_run=true", "x").await.faults(), [("fry_run", "unknown_field")]);
-    assert_eq!(hand_in(&app, "", &"x".repeat((1 << 20) + 1)).await.problem(), (413, "too_large"));
-    assert_eq!(hand_in(&app, "?dry_run=true", &"x".repeat(1 << 20)).await.status, 200);
+    assert_eq!(submit(&app, "?dry_run=perhaps", "x").await.faults(), [("dry_run", "invalid_value")]);
+    assert_eq!(submit(&app, "?recipient=nobody", "x").await.faults(), [("recipient", "invalid_value")]);
+    assert_eq!(submit(&app, "?fry_run=true", "x").await.faults(), [("fry_run", "unknown_field")]);
+    assert_eq!(submit(&app, "", &"x".repeat((1 << 20) + 1)).await.problem(), (413, "too_large"));
+    assert_eq!(submit(&app, "?dry_run=true", &"x".repeat(1 << 20)).await.status, 200);
     let json = app.post("/v1/inbound", &json!({})).await;
     assert_eq!(json.problem(), (415, "unsupported_media_type"));
-    let reader = app.allowed(&[Scope::Read, Scope::Send]).await;
-    assert_eq!(hand_in(&reader, "?dry_run=true", "x").await.problem(), (403, "forbidden"));
-    assert_eq!(Answer::to(app.anonymous(Method::POST, "/v1/inbound").body("x")).await.status, 401);
+    let reader = app.with_scopes(&[Scope::Read, Scope::Send]).await;
+    assert_eq!(submit(&reader, "?dry_run=true", "x").await.problem(), (403, "forbidden"));
+    assert_eq!(ApiResponse::to(app.anonymous(Method::POST, "/v1/inbound").body("x")).await.status, 401);
 }
 
 #[tokio::test]
-async fn shared_return_path_is_told_as_not_vouched() {
-    let app = TestApp::builder().taking_returns().start().await;
+async fn shared_return_path_is_reported_as_not_vouched() {
+    let app = TestApp::builder().with_inbound().start().await;
     let (id, path) = relayed(&app, json!({"to": ["ann@example.test", "bo@example.test"]})).await;
     let bounce = dsn(None, Some(&path), &[failed("bo@example.test")]);
     let reasons = ["not_vouched", "not_vouched", "already_known"];
     for (query, reason) in ["?dry_run=true", "", ""].into_iter().zip(reasons) {
-        let understood = hand_in(&app, query, &bounce).await.body;
-        let one = &understood["recipients"][0];
+        let interpretation = submit(&app, query, &bounce).await.body;
+        let one = &interpretation["recipients"][0];
         assert_eq!((&one["reason"], &one["effect"], &one["applied"]), (&json!(reason), &Value::Null, &json!(false)));
-        assert_eq!((&understood["message_id"], &understood["applied"]), (&json!(id), &json!(false)));
+        assert_eq!((&interpretation["message_id"], &interpretation["applied"]), (&json!(id), &json!(false)));
     }
     assert_eq!(app.states(&id).await, ["relayed", "relayed"]);
 }

@@ -11,11 +11,11 @@ use crate::support::inbound_client::Client;
 use crate::support::reports::{dsn, failed};
 use crate::support::site::Site;
 
-/// A relayed message and its return path.
+/// Sends a message and returns its id and its return path.
 async fn relayed(app: &TestApp) -> (String, String) {
     let sent = app.send(json!({})).await;
     app.run_until_idle().await;
-    (sent.id, app.smtp.mails().last().unwrap().from.clone())
+    (sent.id, app.smtp.messages().last().unwrap().from.clone())
 }
 
 fn bounce() -> String {
@@ -23,8 +23,8 @@ fn bounce() -> String {
 }
 
 #[tokio::test]
-async fn forged_altered_and_strange_addresses_are_refused() {
-    let app = TestApp::builder().taking_returns().start().await;
+async fn forged_altered_and_unknown_addresses_are_refused() {
+    let app = TestApp::builder().with_inbound().start().await;
     let (id, path) = relayed(&app).await;
     let mut client = Client::connect(app.inbound()).await;
     client.send("EHLO mx.example.test\r\nMAIL FROM:<>\r\n").await;
@@ -32,20 +32,20 @@ async fn forged_altered_and_strange_addresses_are_refused() {
     let other = if path.as_bytes()[10] == b'a' { "b" } else { "a" };
     let altered = format!("{}{other}{}", &path[..10], &path[11..]);
     let elsewhere = path.replace("return.acme.test", "acme.test");
-    let made_up = format!("b+{}@return.acme.test", "a".repeat(48));
-    for to in [&altered, &elsewhere, &made_up, "postmaster@acme.test", "abuse@return.acme.test", "b+@return.acme.test"]
+    let invented = format!("b+{}@return.acme.test", "a".repeat(48));
+    for to in [&altered, &elsewhere, &invented, "postmaster@acme.test", "abuse@return.acme.test", "b+@return.acme.test"]
     {
         let reply = client.say(&format!("RCPT TO:<{to}>\r\n")).await;
         assert!(reply.starts_with("550 5.1.1 "), "{to}: {reply}");
     }
     assert_eq!(client.code("DATA\r\n").await, 554);
-    assert_eq!(client.code(&format!("RCPT TO:<{path}>\r\n")).await, 250, "the true one is taken");
+    assert_eq!(client.code(&format!("RCPT TO:<{path}>\r\n")).await, 250, "the valid return path is accepted");
     assert_eq!(app.events(&id).await, ["accepted", "relayed"]);
 }
 
 #[tokio::test]
-async fn postmaster_is_reachable_and_keeps_no_bounce_out() {
-    let app = TestApp::builder().taking_returns().start().await;
+async fn postmaster_messages_and_bounces_are_accepted() {
+    let app = TestApp::builder().with_inbound().start().await;
     let (id, path) = relayed(&app).await;
     let mut client = Client::connect(app.inbound()).await;
     assert_eq!(client.code("EHLO mx.example.test\r\n").await, 250);
@@ -57,27 +57,27 @@ async fn postmaster_is_reachable_and_keeps_no_bounce_out() {
             "250 2.0.0 Accepted for postmaster\r\n"
         );
     }
-    assert_eq!(app.bring_back(&path, &bounce()).await, "250 2.0.0 Accepted as dsn, 1 recipients changed\r\n");
+    assert_eq!(app.deliver_bounce(&path, &bounce()).await, "250 2.0.0 Accepted as dsn, 1 recipients changed\r\n");
     assert_eq!(app.events(&id).await, ["accepted", "relayed", "bounced"]);
 }
 
 #[tokio::test]
 async fn forged_or_expired_token_in_a_bounce_changes_nothing() {
-    let app = TestApp::builder().taking_returns().start().await;
+    let app = TestApp::builder().with_inbound().start().await;
     let (id, path) = relayed(&app).await;
     let fbl = "fbl@return.acme.test";
     let forged = dsn(Some(&"a".repeat(48)), Some(&path.replace("b+", "b+a")), &[failed("ann@example.test")]);
-    assert_eq!(app.bring_back(fbl, &forged).await, "250 2.0.0 Accepted as dsn, 0 recipients changed\r\n");
+    assert_eq!(app.deliver_bounce(fbl, &forged).await, "250 2.0.0 Accepted as dsn, 0 recipients changed\r\n");
     app.clock.advance(TimeDelta::days(61));
     let old = dsn(None, Some(&path), &[failed("ann@example.test")]);
-    assert_eq!(app.bring_back(fbl, &old).await, "250 2.0.0 Accepted as dsn, 0 recipients changed\r\n");
-    assert_eq!(app.bring_back(&path, &old).await, "550 5.1.1 This return path has expired\r\n");
+    assert_eq!(app.deliver_bounce(fbl, &old).await, "250 2.0.0 Accepted as dsn, 0 recipients changed\r\n");
+    assert_eq!(app.deliver_bounce(&path, &old).await, "550 5.1.1 This return path has expired\r\n");
     assert_eq!(app.events(&id).await, ["accepted", "relayed"]);
 }
 
 #[tokio::test]
-async fn whoever_tries_addresses_out_is_sent_away() {
-    let app = TestApp::builder().taking_returns().start().await;
+async fn client_that_guesses_addresses_is_disconnected() {
+    let app = TestApp::builder().with_inbound().start().await;
     let mut client = Client::connect(app.inbound()).await;
     client.send("EHLO mx.example.test\r\nMAIL FROM:<>\r\n").await;
     assert_eq!(client.codes(2).await, [250, 250]);
@@ -89,9 +89,9 @@ async fn whoever_tries_addresses_out_is_sent_away() {
 }
 
 #[tokio::test]
-async fn one_address_has_so_many_connections_and_mails_a_minute() {
+async fn connections_and_messages_per_address_are_limited() {
     let app = TestApp::builder()
-        .taking_returns()
+        .with_inbound()
         .config(|config| {
             config.inbound.connections_per_peer = 2;
             config.inbound.mails_per_minute = 3;
@@ -107,8 +107,8 @@ async fn one_address_has_so_many_connections_and_mails_a_minute() {
 }
 
 #[tokio::test]
-async fn a_mail_may_not_be_too_big_and_its_end_is_where_it_is() {
-    let app = TestApp::builder().taking_returns().config(|config| config.inbound.max_message_mib = 1).start().await;
+async fn large_messages_and_smuggled_ends_are_refused() {
+    let app = TestApp::builder().with_inbound().config(|config| config.inbound.max_message_mib = 1).start().await;
     let (id, path) = relayed(&app).await;
     let mut client = Client::connect(app.inbound()).await;
     assert!(client.say("EHLO x\r\n").await.contains("250-SIZE 1048576\r\n"));
@@ -123,18 +123,18 @@ async fn a_mail_may_not_be_too_big_and_its_end_is_where_it_is() {
 }
 
 #[tokio::test]
-async fn a_bounce_that_returns_a_large_mail_whole_is_read() {
-    let app = TestApp::builder().taking_returns().start().await;
+async fn bounce_with_a_large_returned_message_is_processed() {
+    let app = TestApp::builder().with_inbound().start().await;
     let (id, path) = relayed(&app).await;
-    let whole = format!("Hello.\r\n{}", "A line of the mail.\r\n".repeat(550_000));
-    let reply = app.bring_back(&path, &bounce().replace("Hello.\r\n", &whole)).await;
+    let whole = format!("Hello.\r\n{}", "A line of the text.\r\n".repeat(550_000));
+    let reply = app.deliver_bounce(&path, &bounce().replace("Hello.\r\n", &whole)).await;
     assert_eq!(reply, "250 2.0.0 Accepted as dsn, 1 recipients changed\r\n");
     assert_eq!(app.status(&id).await, "bounced");
 }
 
 #[tokio::test]
-async fn a_person_who_writes_that_a_server_sent_it_is_not_believed() {
-    let app = TestApp::builder().taking_returns().start().await;
+async fn bounce_text_from_a_person_is_not_a_bounce() {
+    let app = TestApp::builder().with_inbound().start().await;
     let (id, path) = relayed(&app).await;
     let forged = "Return-Path: <>\r\nFrom: Eve <eve@example.test>\r\nSubject: Undelivered Mail\r\n\r\n\
                   <ann@example.test>: 550 5.1.1 no such user\r\n.\r\n";
@@ -148,13 +148,13 @@ async fn a_person_who_writes_that_a_server_sent_it_is_not_believed() {
 }
 
 #[tokio::test]
-async fn another_replica_takes_the_same_mail() {
-    let app = TestApp::builder().taking_returns().start().await;
+async fn same_bounce_at_two_replicas_changes_state_once() {
+    let app = TestApp::builder().with_inbound().start().await;
     let (id, path) = relayed(&app).await;
     let (other, _) = app.another_api().await;
     let mut client = Client::connect(other.inbound_address().unwrap()).await;
-    assert_eq!(client.bring(&path, &bounce()).await, "250 2.0.0 Accepted as dsn, 1 recipients changed\r\n");
-    assert_eq!(app.bring_back(&path, &bounce()).await, "250 2.0.0 Accepted as dsn, 0 recipients changed\r\n");
+    assert_eq!(client.deliver(&path, &bounce()).await, "250 2.0.0 Accepted as dsn, 1 recipients changed\r\n");
+    assert_eq!(app.deliver_bounce(&path, &bounce()).await, "250 2.0.0 Accepted as dsn, 0 recipients changed\r\n");
     assert_eq!(app.status(&id).await, "bounced");
     other.stop().await;
 }
@@ -164,20 +164,20 @@ async fn inbound_server_defers_bounces_during_a_database_outage() {
     let mut site = Site::start().await;
     let sent = site.api.send(json!({})).await;
     let path = site.smtp.received(1).await[0].from.clone();
-    until_relayed(&site.api, &sent.id).await;
+    wait_until_relayed(&site.api, &sent.id).await;
     site.postgres.kill().await;
     let mut client = Client::connect(site.inbound()).await;
-    assert_eq!(client.bring(&path, &bounce()).await, "451 4.3.0 Try again later: the database is unavailable\r\n");
+    assert_eq!(client.deliver(&path, &bounce()).await, "451 4.3.0 Try again later: the database is unavailable\r\n");
     site.postgres.start_again().await;
-    site.works().await;
+    site.wait_until_working().await;
     let mut client = Client::connect(site.inbound()).await;
-    assert_eq!(client.bring(&path, &bounce()).await, "250 2.0.0 Accepted as dsn, 1 recipients changed\r\n");
+    assert_eq!(client.deliver(&path, &bounce()).await, "250 2.0.0 Accepted as dsn, 1 recipients changed\r\n");
     assert_eq!(site.api.status(&sent.id).await, "bounced");
     site.end().await;
 }
 
-/// The server receives the bounce a moment before the outcome is committed.
-async fn until_relayed(api: &Api, id: &str) {
+/// Waits until the outcome is committed, which is a moment after the SMTP server has received the message.
+async fn wait_until_relayed(api: &Api, id: &str) {
     let relayed = async { while api.status(id).await != "relayed" {} };
     tokio::time::timeout(Duration::from_secs(20), relayed).await.expect("an outcome");
 }

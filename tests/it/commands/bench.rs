@@ -1,5 +1,5 @@
-//! `postrider bench`, run as an operator runs it: it reports every figure, counts lost and duplicated messages, does not send
-//! existing messages, and cleans up.
+//! `postrider bench` reports every figure, counts lost and duplicate messages, does not send existing messages, and
+//! cleans up.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -11,19 +11,19 @@ use tokio::process::{Child, Command};
 
 use crate::support::client::Api;
 use crate::support::postgres::Database;
-use crate::support::process::{Service, complaint, key, postrider, run, serve, signal};
+use crate::support::process::{Service, key, postrider, run, serve, signal, stderr_of};
 use crate::support::smtp::SmtpServer;
 
 fn bench(arguments: &[&str]) -> Command {
     postrider(&[&["bench", "--json", "--connections", "8"], arguments].concat())
 }
 
-/// The object on standard output.
+/// Returns the JSON object on standard output.
 fn figures(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", complaint(output)))
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr_of(output)))
 }
 
-/// A directory that Postgres can reach although we are root.
+/// Returns a directory that Postgres can enter, also if the tests run as root.
 fn directory() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -35,15 +35,18 @@ fn is_empty(dir: &Path) -> bool {
 }
 
 #[tokio::test]
-async fn a_small_run_tells_every_figure_and_leaves_nothing() {
+async fn small_run_reports_every_figure_and_cleans_up() {
     let dir = directory();
-    let done = run(bench(&["--messages", "200", "--dir", dir.path().to_str().unwrap()])).await;
-    let told = figures(&done);
-    assert!(done.status.success() && is_empty(dir.path()), "{}", complaint(&done));
+    let output = run(bench(&["--messages", "200", "--dir", dir.path().to_str().unwrap()])).await;
+    let results = figures(&output);
+    assert!(output.status.success() && is_empty(dir.path()), "{}", stderr_of(&output));
     for count in ["lost", "duplicates", "misdelivered", "refused", "unanswered", "backlog", "backlog_sent"] {
-        assert_eq!(told[count], 0, "{count}");
+        assert_eq!(results[count], 0, "{count}");
     }
-    assert_eq!((&told["accepted"], &told["arrived"], &told["settled"]), (&json!(200), &json!(200), &json!(true)));
+    assert_eq!(
+        (&results["accepted"], &results["arrived"], &results["settled"]),
+        (&json!(200), &json!(200), &json!(true))
+    );
     for figure in [
         "accept_per_s",
         "accept_p50_ms",
@@ -57,156 +60,168 @@ async fn a_small_run_tells_every_figure_and_leaves_nothing() {
         "service_rss_idle_mib",
         "seconds",
     ] {
-        assert!(told[figure].as_f64().is_some_and(|figure| figure > 0.0), "{figure} is {}", told[figure]);
+        assert!(results[figure].as_f64().is_some_and(|figure| figure > 0.0), "{figure} is {}", results[figure]);
     }
     // With few messages these may be less than a tick or a page, and a message may be sent before its 202 is read.
     for figure in ["idle_first_byte_p50_ms", "cpu_us_sink", "cpu_us_generator", "disk_bytes_per_mail"] {
-        assert!(told[figure].as_f64().is_some_and(|figure| figure >= 0.0), "{figure} is {}", told[figure]);
+        assert!(results[figure].as_f64().is_some_and(|figure| figure >= 0.0), "{figure} is {}", results[figure]);
     }
-    let durable = told["machine"]["postgres_settings"].as_array().unwrap();
+    let durable = results["machine"]["postgres_settings"].as_array().unwrap();
     assert!(durable.contains(&json!("fsync = on")) && durable.contains(&json!("synchronous_commit = on")));
-    assert!(told["options"]["connections"] == 8 && told["version"].is_string() && told["machine"]["cores"].is_u64());
-    assert!(complaint(&done).contains("lost / duplicates         0 / 0"), "{}", complaint(&done));
+    assert!(
+        results["options"]["connections"] == 8
+            && results["version"].is_string()
+            && results["machine"]["cores"].is_u64()
+    );
+    assert!(stderr_of(&output).contains("lost / duplicates         0 / 0"), "{}", stderr_of(&output));
 }
 
 #[tokio::test]
-async fn what_does_not_arrive_is_lost() {
+async fn missing_messages_are_counted_as_lost() {
     let database = Database::empty();
     let options = ["--messages", "40", "--recipients", "2", "--patience", "1s", "--sink-refuses", "4"];
-    let done = run(bench(&[&options[..], &["--database-url", &database.url]].concat())).await;
-    let told = figures(&done);
+    let output = run(bench(&[&options[..], &["--database-url", &database.url]].concat())).await;
+    let results = figures(&output);
     // Ten of the forty are refused, both recipients of each.
-    assert_eq!((&told["accepted"], &told["arrived"], &told["lost"]), (&json!(40), &json!(60), &json!(20)));
-    assert_eq!((&told["duplicates"], &told["settled"]), (&json!(0), &json!(true)));
-    assert_eq!(done.status.code(), Some(1));
+    assert_eq!((&results["accepted"], &results["arrived"], &results["lost"]), (&json!(40), &json!(60), &json!(20)));
+    assert_eq!((&results["duplicates"], &results["settled"]), (&json!(0), &json!(true)));
+    assert_eq!(output.status.code(), Some(1));
 
-    let again = run(bench(&["--messages", "1", "--database-url", &database.url])).await;
-    assert!(!again.status.success() && complaint(&again).contains("--yes"), "{}", complaint(&again));
-    let wanted = run(bench(&["--messages", "1", "--yes", "--database-url", &database.url])).await;
-    assert_eq!((&figures(&wanted)["lost"], wanted.status.success()), (&json!(0), true));
+    let refused = run(bench(&["--messages", "1", "--database-url", &database.url])).await;
+    assert!(!refused.status.success() && stderr_of(&refused).contains("--yes"), "{}", stderr_of(&refused));
+    let confirmed = run(bench(&["--messages", "1", "--yes", "--database-url", &database.url])).await;
+    assert_eq!((&figures(&confirmed)["lost"], confirmed.status.success()), (&json!(0), true));
 }
 
 #[tokio::test]
-async fn mail_is_signed_where_that_is_asked_for() {
+async fn messages_are_signed_if_requested() {
     let database = Database::empty();
     for dkim in ["rsa", "ed25519", "none"] {
-        let done = run(bench(&["--messages", "20", "--dkim", dkim, "--yes", "--database-url", &database.url])).await;
-        let told = figures(&done);
+        let output = run(bench(&["--messages", "20", "--dkim", dkim, "--yes", "--database-url", &database.url])).await;
+        let results = figures(&output);
         let signed = if dkim == "none" { 0 } else { 20 };
-        assert_eq!((&told["signed"], &told["lost"]), (&json!(signed), &json!(0)), "{dkim}: {}", complaint(&done));
+        assert_eq!(
+            (&results["signed"], &results["lost"]),
+            (&json!(signed), &json!(0)),
+            "{dkim}: {}",
+            stderr_of(&output)
+        );
     }
 }
 
 #[tokio::test]
-async fn what_comes_again_is_a_duplicate() {
+async fn second_copies_are_counted_as_duplicates() {
     let database = Database::empty();
     let mut command = bench(&["--messages", "40", "--sink-hangs-up", "10", "--database-url", &database.url]);
-    // This setting is passed on to the service: without it the second copies would come a minute later.
+    // This setting is passed to the service. Without it, the second copies would be sent a minute later.
     command.env("POSTRIDER_DELIVERY__RETRY_SCHEDULE", "1s");
-    let done = run(command).await;
-    let told = figures(&done);
-    assert_eq!((&told["accepted"], &told["lost"], &told["settled"]), (&json!(40), &json!(0), &json!(true)));
-    assert!(told["duplicates"].as_u64().unwrap() >= 3, "{}", told["duplicates"]);
-    assert_eq!(done.status.code(), Some(1));
+    let output = run(command).await;
+    let results = figures(&output);
+    assert_eq!((&results["accepted"], &results["lost"], &results["settled"]), (&json!(40), &json!(0), &json!(true)));
+    assert!(results["duplicates"].as_u64().unwrap() >= 3, "{}", results["duplicates"]);
+    assert_eq!(output.status.code(), Some(1));
 }
 
 #[tokio::test]
-async fn every_option_at_once() {
+async fn all_options_can_be_combined() {
     let database = Database::empty();
     let options = "--messages 60 --recipients 2 --attachment 30000 --same-attachment --domains 5 --direct --replicas 2 --backlog 50 \
                    --backlog-kind due --held-transaction --rate 100 --size 100";
-    let words: Vec<&str> = options.split_whitespace().chain(["--database-url", &database.url]).collect();
-    let done = run(bench(&words)).await;
-    let told = figures(&done);
+    let arguments: Vec<&str> = options.split_whitespace().chain(["--database-url", &database.url]).collect();
+    let output = run(bench(&arguments)).await;
+    let results = figures(&output);
     for (name, value) in [("accepted", 60), ("arrived", 120), ("lost", 0), ("duplicates", 0), ("misdelivered", 0)] {
-        assert_eq!(told[name], value, "{name}: {}", complaint(&done));
+        assert_eq!(results[name], value, "{name}: {}", stderr_of(&output));
     }
     // Sixty messages at a hundred per second.
-    assert!(told["accept_per_s"].as_f64().unwrap() < 110.0, "{}", told["accept_per_s"]);
-    assert_eq!((&told["backlog"], &told["idle_first_byte_p50_ms"]), (&json!(50), &Value::Null));
-    assert!(done.status.success());
+    assert!(results["accept_per_s"].as_f64().unwrap() < 110.0, "{}", results["accept_per_s"]);
+    assert_eq!((&results["backlog"], &results["idle_first_byte_p50_ms"]), (&json!(50), &Value::Null));
+    assert!(output.status.success());
 }
 
 #[tokio::test]
-async fn a_backlog_waits_and_the_api_alone_sends_nothing() {
+async fn backlog_stays_queued_and_accept_only_sends_nothing() {
     let database = Database::empty();
-    let words = ["--messages", "20", "--backlog", "700", "--database-url", &database.url];
-    let told = figures(&run(bench(&words)).await);
-    assert_eq!((&told["backlog"], &told["backlog_sent"], &told["lost"]), (&json!(700), &json!(0), &json!(0)));
+    let arguments = ["--messages", "20", "--backlog", "700", "--database-url", &database.url];
+    let results = figures(&run(bench(&arguments)).await);
+    assert_eq!((&results["backlog"], &results["backlog_sent"], &results["lost"]), (&json!(700), &json!(0), &json!(0)));
     // The same messages wait in the second run.
-    let words = ["--messages", "20", "--backlog", "700", "--accept-only", "--yes", "--database-url", &database.url];
-    let told = figures(&run(bench(&words)).await);
-    assert_eq!((&told["accepted"], &told["backlog"]), (&json!(20), &json!(700)));
-    assert_eq!((&told["end_to_end_per_s"], &told["lost"]), (&Value::Null, &Value::Null));
+    let arguments = ["--messages", "20", "--backlog", "700", "--accept-only", "--yes", "--database-url", &database.url];
+    let results = figures(&run(bench(&arguments)).await);
+    assert_eq!((&results["accepted"], &results["backlog"]), (&json!(20), &json!(700)));
+    assert_eq!((&results["end_to_end_per_s"], &results["lost"]), (&Value::Null, &Value::Null));
     // Now other messages wait too.
     let refused = run(bench(&["--yes", "--database-url", &database.url])).await;
-    assert!(complaint(&refused).contains("messages wait in this database"), "{}", complaint(&refused));
+    assert!(stderr_of(&refused).contains("messages wait in this database"), "{}", stderr_of(&refused));
 }
 
 #[tokio::test]
-async fn nobodys_mail_is_sent_to_the_sink() {
+async fn other_messages_are_not_sent_to_the_sink() {
     let (database, smtp) = (Database::new(), SmtpServer::start().await);
     let api = Service::start(serve(&database.url, smtp.address(), &["--only", "api"])).await;
     Api::new(api.address.clone().unwrap(), key(&database.url).await).send(json!({})).await;
     let refused = run(bench(&["--yes", "--database-url", &database.url])).await;
-    let said = complaint(&refused);
-    assert!(!refused.status.success() && said.contains("messages wait in this database"), "{said}");
+    let stderr = stderr_of(&refused);
+    assert!(!refused.status.success() && stderr.contains("messages wait in this database"), "{stderr}");
     assert!(api.terminate().await.success());
 }
 
 #[tokio::test]
-async fn mistakes_are_told_in_one_line_with_the_fix() {
-    for (arguments, words) in [
+async fn errors_are_one_line_and_have_a_hint() {
+    for (arguments, expected) in [
         (&["--attachment", "29000000", "--size", "4000000"][..], "40 MiB"),
         (&["--dir", "/proc/none"], "choose another with --dir"),
         (&["--messages", "50000000", "--attachment", "20000000"], "MiB are free"),
         (&["--database-url", "postgres://u:secret@127.0.0.1:1/x"], "not available"),
     ] {
         let refused = run(bench(arguments)).await;
-        let said = complaint(&refused);
-        let told: Vec<&str> = said.lines().skip_while(|line| !line.starts_with("error: ")).collect();
-        assert!((1..=2).contains(&told.len()) && told.iter().skip(1).all(|line| line.starts_with("hint: ")), "{said}");
-        assert!(told.concat().contains(words) && !said.contains("secret"), "{said}");
+        let stderr = stderr_of(&refused);
+        let lines: Vec<&str> = stderr.lines().skip_while(|line| !line.starts_with("error: ")).collect();
+        assert!(
+            (1..=2).contains(&lines.len()) && lines.iter().skip(1).all(|line| line.starts_with("hint: ")),
+            "{stderr}"
+        );
+        assert!(lines.concat().contains(expected) && !stderr.contains("secret"), "{stderr}");
         assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0));
     }
 }
 
-/// Starts a long run and waits until it measures.
-async fn under_way(dir: &Path) -> (Child, BufReader<tokio::process::ChildStderr>) {
+/// Starts a long run and waits until it is measuring.
+async fn start_long_run(dir: &Path) -> (Child, BufReader<tokio::process::ChildStderr>) {
     let mut command = bench(&["--duration", "1h", "--rate", "20", "--dir", dir.to_str().unwrap()]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = BufReader::new(child.stderr.take().unwrap());
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
     while line.trim() != "measuring" {
         line.clear();
-        assert!(said.read_line(&mut line).await.unwrap() > 0, "it ended");
+        assert!(stderr.read_line(&mut line).await.unwrap() > 0, "it ended before it measured");
     }
-    (child, said)
+    (child, stderr)
 }
 
 #[tokio::test]
-async fn told_to_stop_it_clears_everything_away() {
+async fn stopped_run_cleans_up() {
     let dir = directory();
-    let (mut child, mut said) = under_way(dir.path()).await;
+    let (mut child, mut stderr) = start_long_run(dir.path()).await;
     signal(&child, "TERM").await;
     let mut rest = String::new();
-    // Reads until all processes that hold it have ended, the sink included.
-    said.read_to_string(&mut rest).await.unwrap();
+    // Standard error ends once all processes that hold it have ended, the sink included.
+    stderr.read_to_string(&mut rest).await.unwrap();
     assert!(rest.contains("stopped before the end") && !child.wait().await.unwrap().success(), "{rest}");
     assert!(is_empty(dir.path()));
 }
 
 #[tokio::test]
-async fn killed_it_leaves_nothing_behind() {
+async fn killed_run_leaves_nothing_behind() {
     let dir = directory();
-    let (mut child, mut said) = under_way(dir.path()).await;
+    let (mut child, mut stderr) = start_long_run(dir.path()).await;
     child.kill().await.unwrap();
-    said.read_to_end(&mut Vec::new()).await.unwrap();
+    stderr.read_to_end(&mut Vec::new()).await.unwrap();
     // Postgres and the directory are removed a moment later.
-    let gone = async {
+    let removed = async {
         while !is_empty(dir.path()) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(30), gone).await.expect("an empty directory");
+    tokio::time::timeout(std::time::Duration::from_secs(30), removed).await.expect("an empty directory");
 }

@@ -1,4 +1,4 @@
-//! `postrider doctor` on messages that wait, and the errors of commands.
+//! `postrider doctor` reports what stops messages; and the error messages of commands.
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -6,20 +6,24 @@ use serde_json::{Value, json};
 use crate::support::app::TestApp;
 use crate::support::client::message;
 use crate::support::postgres::Database;
-use crate::support::process::{complaint, on, run};
+use crate::support::process::{on, run, stderr_of};
 
-/// Its lines that begin with one of these words.
-async fn doctor(url: &str, words: &[&str]) -> Vec<String> {
+/// Returns the lines of `doctor` about one of these subjects.
+async fn doctor(url: &str, subjects: &[&str]) -> Vec<String> {
     let output = run(on(url, &["doctor"])).await;
     let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().filter(|line| words.iter().any(|word| line[6..].starts_with(word))).map(str::to_owned).collect()
+    text.lines()
+        .filter(|line| subjects.iter().any(|subject| line[6..].starts_with(subject)))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[tokio::test]
-async fn doctor_names_what_stands_still() {
+async fn doctor_reports_what_stops_messages() {
     let app = TestApp::start().await;
-    let words = ["server", "clock", "disk", "workers", "stream", "lane_", "held", "backlog", "webhook", "secret_key"];
-    let lines = doctor(&app.database.url, &words).await;
+    let subjects =
+        ["server", "clock", "disk", "workers", "stream", "lane_", "held", "backlog", "webhook", "secret_key"];
+    let lines = doctor(&app.database.url, &subjects).await;
     assert!(lines.iter().all(|line| !line.starts_with("BAD")), "{lines:#?}");
     assert!(lines.iter().any(|line| line.starts_with("ok    server: PostgreSQL ")), "{lines:#?}");
     assert!(lines.contains(&"ok    disk: the database accepts writes".to_owned()), "{lines:#?}");
@@ -35,7 +39,7 @@ async fn doctor_names_what_stands_still() {
          FROM tenants",
     )
     .await;
-    let lines = doctor(&app.database.url, &words).await;
+    let lines = doctor(&app.database.url, &subjects).await;
     for expected in [
         "WARN  secret_key: it is not set, so the secrets of webhooks are not encrypted",
         "WARN  stream bulk: paused since ",
@@ -49,7 +53,7 @@ async fn doctor_names_what_stands_still() {
 }
 
 #[tokio::test]
-async fn migrate_leaves_a_foreign_database_alone() {
+async fn migrate_refuses_a_database_with_other_tables() {
     let database = Database::empty();
     let mut connection = database.connect().await;
     sqlx::raw_sql("CREATE TABLE orders (id int); CREATE TABLE messages (id int)")
@@ -57,9 +61,9 @@ async fn migrate_leaves_a_foreign_database_alone() {
         .await
         .unwrap();
     let refused = run(on(&database.url, &["migrate"])).await;
-    let said = complaint(&refused);
-    assert!(!refused.status.success() && said.contains("(messages, orders)"), "{said}");
-    assert!(said.contains("nothing was changed\nhint: give Postrider a database of its own"), "{said}");
+    let error = stderr_of(&refused);
+    assert!(!refused.status.success() && error.contains("(messages, orders)"), "{error}");
+    assert!(error.contains("nothing was changed\nhint: give Postrider a separate database"), "{error}");
     let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
         .fetch_one(&mut connection)
         .await
@@ -69,17 +73,17 @@ async fn migrate_leaves_a_foreign_database_alone() {
 
 #[tokio::test]
 async fn database_errors_name_the_host_once() {
-    let nobody = "postgres://u:secret@127.0.0.1:1/mail";
+    let unreachable = "postgres://u:secret@127.0.0.1:1/mail";
     for command in [&["serve"][..], &["migrate"], &["keys", "create", "--name", "x"]] {
-        let said = complaint(&run(on(nobody, command)).await);
-        assert!(said.contains("127.0.0.1:1/mail") && !said.contains("secret"), "{said}");
-        assert_eq!(said.matches("onnection refused").count(), 1, "{said}");
-        assert!(!said.contains(" at line "), "{said}");
+        let error = stderr_of(&run(on(unreachable, command)).await);
+        assert!(error.contains("127.0.0.1:1/mail") && !error.contains("secret"), "{error}");
+        assert_eq!(error.matches("onnection refused").count(), 1, "{error}");
+        assert!(!error.contains(" at line "), "{error}");
     }
 }
 
 #[tokio::test]
-async fn a_full_disk_is_named_by_readyz_and_503() {
+async fn full_disk_is_named_in_503_and_readyz() {
     let app = TestApp::start().await;
     app.sql(
         "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -87,14 +91,14 @@ async fn a_full_disk_is_named_by_readyz_and_503() {
          CREATE TRIGGER full_disk BEFORE INSERT ON messages FOR EACH ROW EXECUTE FUNCTION full_disk()",
     )
     .await;
-    assert_eq!(answered(app.request(Method::POST, "/v1/messages").json(&message(json!({})))).await, FULL);
-    assert_eq!(answered(app.request(Method::GET, "/readyz")).await, FULL);
+    assert_eq!(status_and_detail(app.request(Method::POST, "/v1/messages").json(&message(json!({})))).await, FULL);
+    assert_eq!(status_and_detail(app.request(Method::GET, "/readyz")).await, FULL);
 }
 
 const FULL: (u16, &str) = (503, "The database's disk is full.");
 
-/// The status, and the first sentence of `detail`.
-async fn answered(request: RequestBuilder) -> (u16, &'static str) {
+/// Returns the status, and the first sentence of `detail` if it is that of [`FULL`].
+async fn status_and_detail(request: RequestBuilder) -> (u16, &'static str) {
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();
     let body: Value = response.json().await.unwrap();

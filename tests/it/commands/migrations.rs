@@ -1,9 +1,9 @@
 //! A database whose schema cannot be upgraded is refused and left unchanged.
 
 use crate::support::postgres::Database;
-use crate::support::process::{complaint, on, run};
+use crate::support::process::{on, run, stderr_of};
 
-/// The schema of the first pre-release migration, in short: its table, and its row in the list of migrations.
+/// A schema as a pre-release created it, shortened: one table, and rows in the list of migrations.
 const PRE_RELEASE: &str = "
     CREATE TABLE tenants (id uuid PRIMARY KEY);
     CREATE TABLE _sqlx_migrations (
@@ -26,11 +26,11 @@ async fn pre_release_database_is_refused_and_left_unchanged() {
 
     for command in [&["migrate"][..], &["serve", "--migrate"], &["serve"], &["keys", "list"]] {
         let refused = run(on(&database.url, command)).await;
-        let said = complaint(&refused);
-        let lines: Vec<&str> = said.lines().collect();
-        assert!(!refused.status.success() && lines.len() == 2, "{command:?}: {said}");
-        assert!(lines[0].contains("pre-release") && lines[0].contains("nothing was changed"), "{said}");
-        assert!(lines[1].starts_with("hint: create an empty database"), "{said}");
+        let error = stderr_of(&refused);
+        let lines: Vec<&str> = error.lines().collect();
+        assert!(!refused.status.success() && lines.len() == 2, "{command:?}: {error}");
+        assert!(lines[0].contains("pre-release") && lines[0].contains("nothing was changed"), "{error}");
+        assert!(lines[1].starts_with("hint: create an empty database"), "{error}");
     }
     let after: i64 = sqlx::query_scalar(OBJECTS).fetch_one(&mut connection).await.unwrap();
     assert_eq!(after, before);

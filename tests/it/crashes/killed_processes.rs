@@ -1,5 +1,5 @@
-//! `serve` is killed or frozen at every step of a delivery. Nothing is lost; a second copy is sent only if the body of the first
-//! one was sent, and only with `on_uncertain: retry`.
+//! `serve` is killed or frozen at every step of a delivery. No message is lost; a second copy is sent only if the body
+//! of the first one was sent, and only with `on_uncertain: retry`.
 
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
@@ -11,85 +11,86 @@ use crate::support::postgres::Database;
 use crate::support::process::{Service, key, serve};
 use crate::support::smtp::{Gate, SmtpServer};
 
-/// A database, a relay, and a service that is about to send its first message.
-struct Scene {
+/// A database, a relay, and a service that has not sent a message yet.
+struct Setup {
     database: Database,
     smtp: SmtpServer,
     first: Service,
     api: Api,
 }
 
-impl Scene {
-    async fn set() -> Self {
+impl Setup {
+    async fn start() -> Self {
         let (database, smtp) = (Database::new(), SmtpServer::start().await);
-        let first = Service::start(quick(&database, &smtp)).await;
+        let first = Service::start(short_lease(&database, &smtp)).await;
         let api = Api::new(first.address.clone().unwrap(), key(&database.url).await);
         Self { database, smtp, first, api }
     }
 
-    /// Another service on the same database, and its API.
-    async fn another(&self) -> (Service, Api) {
-        let service = Service::start(quick(&self.database, &self.smtp)).await;
+    /// Starts another service on the same database. Returns it with its API.
+    async fn start_another(&self) -> (Service, Api) {
+        let service = Service::start(short_lease(&self.database, &self.smtp)).await;
         let api = Api::new(service.address.clone().unwrap(), self.api.key.clone());
         (service, api)
     }
 
     /// Sends a message, and waits until the relay has reached the gate.
-    async fn sends_up_to(&self, gate: &Gate, fields: Value) -> Sent {
-        let mail = self.api.send(fields).await;
+    async fn send_until(&self, gate: &Gate, fields: Value) -> Sent {
+        let message = self.api.send(fields).await;
         gate.reached().await;
-        mail
+        message
     }
 
-    /// Kills the first service there; the second takes over, and stops gracefully. Returns the message's final state.
-    async fn killed_at(self, gate: &Gate, fields: Value) -> Ending {
-        let mail = self.sends_up_to(gate, fields).await;
-        self.killed(gate, &mail).await
+    /// Kills the first service at the gate. A second service takes over, and stops gracefully. Returns the message's
+    /// final state.
+    async fn kill_at(self, gate: &Gate, fields: Value) -> FinalState {
+        let message = self.send_until(gate, fields).await;
+        self.kill(gate, &message).await
     }
 
-    async fn killed(self, gate: &Gate, mail: &Sent) -> Ending {
+    async fn kill(self, gate: &Gate, message: &Sent) -> FinalState {
         let Self { database, smtp, first, api } = self;
         first.kill().await;
         gate.open();
-        let scene = Remains { database, smtp, key: api.key };
-        scene.taken_over(mail).await
+        let remaining = AfterKill { database, smtp, key: api.key };
+        remaining.take_over(message).await
     }
 }
 
-struct Remains {
+struct AfterKill {
     database: Database,
     smtp: SmtpServer,
     key: String,
 }
 
-struct Ending {
+struct FinalState {
     status: String,
     copies: usize,
 }
 
-impl Remains {
-    async fn taken_over(self, mail: &Sent) -> Ending {
-        let mut second = Service::start(quick(&self.database, &self.smtp)).await;
+impl AfterKill {
+    async fn take_over(self, message: &Sent) -> FinalState {
+        let mut second = Service::start(short_lease(&self.database, &self.smtp)).await;
         let api = Api::new(second.address.clone().unwrap(), self.key);
         second.logged_event("leases_rescued").await;
-        let status = ended(&api, mail).await;
+        let status = final_status(&api, message).await;
         assert!(second.terminate().await.success());
         invariants::check(&mut self.database.connect().await).await;
-        Ending { status, copies: self.smtp.mails().len() }
+        FinalState { status, copies: self.smtp.messages().len() }
     }
 }
 
-/// With the shortest lease.
-fn quick(database: &Database, smtp: &SmtpServer) -> Command {
+/// Returns the command of a service with the shortest lease.
+fn short_lease(database: &Database, smtp: &SmtpServer) -> Command {
     let mut command = serve(&database.url, smtp.address(), &[]);
     command.env("POSTRIDER_DELIVERY__LEASE", "1s");
     command
 }
 
 /// Waits until a message has an end state.
-async fn ended(api: &Api, mail: &Sent) -> String {
+async fn final_status(api: &Api, message: &Sent) -> String {
     loop {
-        let status = api.status(&mail.id).await;
+        let status = api.status(&message.id).await;
         if !matches!(status.as_str(), "queued" | "sending" | "deferred") {
             return status;
         }
@@ -98,53 +99,53 @@ async fn ended(api: &Api, mail: &Sent) -> String {
 }
 
 #[tokio::test]
-async fn killed_after_the_claim_it_sends_one_copy() {
-    let scene = Scene::set().await;
-    let gate = scene.smtp.greeting().stalls();
-    let ending = scene.killed_at(&gate, json!({})).await;
-    assert_eq!((ending.status.as_str(), ending.copies), ("relayed", 1));
+async fn kill_after_the_claim_sends_one_copy() {
+    let setup = Setup::start().await;
+    let gate = setup.smtp.greeting().stalls();
+    let final_state = setup.kill_at(&gate, json!({})).await;
+    assert_eq!((final_state.status.as_str(), final_state.copies), ("relayed", 1));
 }
 
 #[tokio::test]
-async fn killed_after_mail_it_sends_one_copy() {
-    let scene = Scene::set().await;
-    let gate = scene.smtp.mail().stalls();
-    let ending = scene.killed_at(&gate, json!({})).await;
-    assert_eq!((ending.status.as_str(), ending.copies), ("relayed", 1));
+async fn kill_after_mail_command_sends_one_copy() {
+    let setup = Setup::start().await;
+    let gate = setup.smtp.mail().stalls();
+    let final_state = setup.kill_at(&gate, json!({})).await;
+    assert_eq!((final_state.status.as_str(), final_state.copies), ("relayed", 1));
 }
 
 #[tokio::test]
-async fn killed_after_the_dot_the_same_mail_goes_again() {
-    let scene = Scene::set().await;
-    let gate = scene.smtp.dot().stalls();
-    let ending = scene.killed_at(&gate, json!({})).await;
-    assert_eq!((ending.status.as_str(), ending.copies), ("relayed", 2));
+async fn kill_after_final_dot_sends_the_message_again() {
+    let setup = Setup::start().await;
+    let gate = setup.smtp.dot().stalls();
+    let final_state = setup.kill_at(&gate, json!({})).await;
+    assert_eq!((final_state.status.as_str(), final_state.copies), ("relayed", 2));
 }
 
 #[tokio::test]
-async fn killed_after_final_dot_with_hold_or_fail_makes_no_copy() {
+async fn kill_after_final_dot_with_hold_or_fail_sends_no_copy() {
     for choice in ["hold", "fail"] {
-        let scene = Scene::set().await;
-        let gate = scene.smtp.dot().stalls();
-        let ending = scene.killed_at(&gate, json!({"on_uncertain": choice})).await;
-        assert_eq!((ending.status.as_str(), ending.copies), ("uncertain", 1), "{choice}");
+        let setup = Setup::start().await;
+        let gate = setup.smtp.dot().stalls();
+        let final_state = setup.kill_at(&gate, json!({"on_uncertain": choice})).await;
+        assert_eq!((final_state.status.as_str(), final_state.copies), ("uncertain", 1), "{choice}");
     }
 }
 
-/// The relay has answered 250, and the outcome cannot be committed.
-async fn killed_after_the_250(fields: Value) -> Ending {
-    let scene = Scene::set().await;
-    let gate = scene.smtp.dot().stalls();
-    let mail = scene.sends_up_to(&gate, fields).await;
-    let mut lock = scene.database.connect().await;
+/// Kills the service after the relay replied 250 and before the outcome is committed.
+async fn kill_after_250(fields: Value) -> FinalState {
+    let setup = Setup::start().await;
+    let gate = setup.smtp.dot().stalls();
+    let message = setup.send_until(&gate, fields).await;
+    let mut lock = setup.database.connect().await;
     let counters = "BEGIN; SELECT FROM event_counters FOR UPDATE";
     sqlx::raw_sql(counters).execute(&mut lock).await.unwrap();
     gate.open();
-    scene.smtp.received(1).await;
-    waits_for_a_lock(&mut scene.database.connect().await).await;
-    let ending = scene.killed(&gate, &mail);
-    let (ending, ()) = tokio::join!(ending, async { drop(lock.close().await) });
-    ending
+    setup.smtp.received(1).await;
+    waits_for_a_lock(&mut setup.database.connect().await).await;
+    let final_state = setup.kill(&gate, &message);
+    let (final_state, ()) = tokio::join!(final_state, async { drop(lock.close().await) });
+    final_state
 }
 
 async fn waits_for_a_lock(connection: &mut PgConnection) {
@@ -156,56 +157,56 @@ async fn waits_for_a_lock(connection: &mut PgConnection) {
 }
 
 #[tokio::test]
-async fn killed_after_the_250_the_same_mail_goes_again() {
-    let ending = killed_after_the_250(json!({})).await;
-    assert_eq!((ending.status.as_str(), ending.copies), ("relayed", 2));
+async fn kill_after_250_sends_the_message_again() {
+    let final_state = kill_after_250(json!({})).await;
+    assert_eq!((final_state.status.as_str(), final_state.copies), ("relayed", 2));
 }
 
 #[tokio::test]
-async fn killed_after_250_with_hold_or_fail_makes_no_copy() {
+async fn kill_after_250_with_hold_or_fail_sends_no_copy() {
     for choice in ["hold", "fail"] {
-        let ending = killed_after_the_250(json!({"on_uncertain": choice})).await;
-        assert_eq!((ending.status.as_str(), ending.copies), ("uncertain", 1), "{choice}");
+        let final_state = kill_after_250(json!({"on_uncertain": choice})).await;
+        assert_eq!((final_state.status.as_str(), final_state.copies), ("uncertain", 1), "{choice}");
     }
 }
 
-/// Freezes the service at the gate for longer than its lease, until another has sent the message; then it continues.
-async fn frozen_at(scene: Scene, gate: &Gate) -> Ending {
-    let mail = scene.sends_up_to(gate, json!({})).await;
-    scene.first.freeze().await;
-    let (mut second, api) = scene.another().await;
+/// Freezes the service at the gate for longer than its lease, until another service has sent the message, and thaws it.
+async fn freeze_at(setup: Setup, gate: &Gate) -> FinalState {
+    let message = setup.send_until(gate, json!({})).await;
+    setup.first.freeze().await;
+    let (mut second, api) = setup.start_another().await;
     second.logged_event("leases_rescued").await;
-    let status = ended(&api, &mail).await;
+    let status = final_status(&api, &message).await;
     gate.open();
-    scene.first.thaw().await;
-    // Waits for its end: it finishes its attempts in progress first.
-    assert!(scene.first.terminate().await.success());
-    assert_eq!(ended(&api, &mail).await, status);
+    setup.first.thaw().await;
+    // It finishes its attempts in progress before it ends.
+    assert!(setup.first.terminate().await.success());
+    assert_eq!(final_status(&api, &message).await, status);
     assert!(second.terminate().await.success());
-    invariants::check(&mut scene.database.connect().await).await;
-    Ending { status, copies: scene.smtp.mails().len() }
+    invariants::check(&mut setup.database.connect().await).await;
+    FinalState { status, copies: setup.smtp.messages().len() }
 }
 
 #[tokio::test]
-async fn frozen_before_mail_it_sends_nothing_when_it_wakes_up() {
-    let scene = Scene::set().await;
-    let gate = scene.smtp.greeting().stalls();
-    let ending = frozen_at(scene, &gate).await;
-    assert_eq!((ending.status.as_str(), ending.copies), ("relayed", 1));
+async fn freeze_before_mail_command_sends_one_copy() {
+    let setup = Setup::start().await;
+    let gate = setup.smtp.greeting().stalls();
+    let final_state = freeze_at(setup, &gate).await;
+    assert_eq!((final_state.status.as_str(), final_state.copies), ("relayed", 1));
 }
 
 #[tokio::test]
-async fn frozen_before_the_text_it_does_not_send_it_when_it_wakes_up() {
-    let scene = Scene::set().await;
-    let gate = scene.smtp.data().stalls();
-    let ending = frozen_at(scene, &gate).await;
-    assert_eq!((ending.status.as_str(), ending.copies), ("relayed", 1));
+async fn freeze_before_the_body_sends_one_copy() {
+    let setup = Setup::start().await;
+    let gate = setup.smtp.data().stalls();
+    let final_state = freeze_at(setup, &gate).await;
+    assert_eq!((final_state.status.as_str(), final_state.copies), ("relayed", 1));
 }
 
 #[tokio::test]
-async fn frozen_at_the_dot_its_late_word_changes_nothing() {
-    let scene = Scene::set().await;
-    let gate = scene.smtp.dot().stalls();
-    let ending = frozen_at(scene, &gate).await;
-    assert_eq!((ending.status.as_str(), ending.copies), ("relayed", 2));
+async fn late_outcome_after_a_freeze_at_final_dot_is_ignored() {
+    let setup = Setup::start().await;
+    let gate = setup.smtp.dot().stalls();
+    let final_state = freeze_at(setup, &gate).await;
+    assert_eq!((final_state.status.as_str(), final_state.copies), ("relayed", 2));
 }

@@ -1,4 +1,4 @@
-//! Workers that die, and messages that make them die.
+//! Workers that crash, and messages that cause crashes.
 
 mod dead_workers;
 mod killed_after_data;

@@ -1,20 +1,20 @@
-//! A recipient is leased to a worker that does not know of it or to no living worker, or waits in a lane that counts as
-//! empty. The regular check finds it.
+//! A recipient is leased to a worker that does not know of the lease or to no live worker, or waits in a lane whose
+//! watermark says that it is empty. The periodic check finds it.
 
 use std::time::Duration;
 
-use postrider::db::workers::Reaped;
+use postrider::db::workers::RescuedLeases;
 use serde_json::json;
 
 use crate::support::app::TestApp;
 
 #[tokio::test]
-async fn a_lease_that_no_worker_knows_of_is_released() {
+async fn lease_that_no_worker_knows_of_is_released() {
     let app = TestApp::builder().config(|config| config.database.timeout = Duration::from_millis(700)).start().await;
-    let ours = app.send(json!({"to": ["ann@example.test"]})).await;
-    let nobodys = app.send(json!({"to": ["bo@example.test"]})).await;
+    let lost_claim = app.send(json!({"to": ["ann@example.test"]})).await;
+    let unknown_worker = app.send(json!({"to": ["bo@example.test"]})).await;
     let waiting = app.send(json!({"to": ["cy@example.test"], "stream": "bulk"})).await;
-    // The first as after a claim whose response was lost, the second as after a partly restored dump.
+    // The first recipient is as after a claim whose response was lost, the second as after a partly restored dump.
     app.sql(
         "UPDATE queue SET lease = (SELECT id FROM workers) WHERE message_id = (SELECT min(message_id::text)::uuid FROM queue);
          UPDATE queue SET lease = gen_random_uuid()
@@ -23,37 +23,37 @@ async fn a_lease_that_no_worker_knows_of_is_released() {
     )
     .await;
     app.run_until_idle().await;
-    assert_eq!(app.smtp.mails().len(), 0);
+    assert_eq!(app.smtp.messages().len(), 0);
 
     // A check may be cut short on a busy machine; the next one finds the rest.
     for _ in 0..5 {
-        app.worker.recover().await.unwrap();
+        app.worker.recover_leases().await.unwrap();
         app.run_until_idle().await;
-        if app.smtp.mails().len() == 3 {
+        if app.smtp.messages().len() == 3 {
             break;
         }
     }
-    for mail in [ours, nobodys, waiting] {
-        assert_eq!(app.status(&mail.id).await, "relayed");
+    for message in [lost_claim, unknown_worker, waiting] {
+        assert_eq!(app.status(&message.id).await, "relayed");
     }
-    assert_eq!(app.worker.recover().await.unwrap(), 0);
+    assert_eq!(app.worker.recover_leases().await.unwrap(), 0);
 }
 
 #[tokio::test]
-async fn a_silent_worker_is_judged_by_its_own_lease() {
+async fn worker_is_declared_dead_by_its_own_lease_length() {
     let app = TestApp::start().await;
     let mut config = app.config.clone();
     config.delivery.lease = Duration::from_secs(4);
-    let hasty = app.worker_with(&config).await;
+    let short_lease = app.worker_with(&config).await;
     app.sql("UPDATE workers SET heartbeat_at = heartbeat_at - interval '1 minute' WHERE lease_seconds = 3600").await;
-    assert_eq!(hasty.reap().await.unwrap(), Reaped::default());
+    assert_eq!(short_lease.rescue_leases().await.unwrap(), RescuedLeases::default());
     // A worker of an older version has no lease length on record.
     app.sql("UPDATE workers SET lease_seconds = NULL WHERE lease_seconds = 3600").await;
-    assert_eq!(hasty.reap().await.unwrap(), Reaped { workers: 1, ..Reaped::default() });
+    assert_eq!(short_lease.rescue_leases().await.unwrap(), RescuedLeases { workers: 1, ..RescuedLeases::default() });
 }
 
 #[tokio::test]
-async fn permits_of_a_lost_claim_are_given_back() {
+async fn permits_of_a_lost_claim_are_returned() {
     let app = TestApp::builder().config(|config| config.database.timeout = Duration::from_millis(700)).start().await;
     app.send(json!({})).await;
     app.run_until_idle().await;
@@ -63,7 +63,7 @@ async fn permits_of_a_lost_claim_are_given_back() {
          INSERT INTO stream_permits SELECT tenant_id, stream, (SELECT id FROM workers), 1 FROM lanes LIMIT 1",
     )
     .await;
-    app.worker.recover().await.unwrap();
+    app.worker.recover_leases().await.unwrap();
     app.run_until_idle().await;
     let left = "SELECT (SELECT count(*) FROM permits) + (SELECT count(*) FROM stream_permits)";
     let left: i64 = sqlx::query_scalar(left).fetch_one(&mut app.database.connect().await).await.unwrap();

@@ -1,4 +1,4 @@
-//! Postgres refuses an outcome. The others are recorded, and it is not lost.
+//! Postgres refuses an outcome. Other outcomes are recorded, and the refused one is not lost.
 
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ const REFUSE: &str = "
     END $$;
     CREATE TRIGGER refuse BEFORE UPDATE ON recipients FOR EACH ROW EXECUTE FUNCTION refuse()";
 
-/// A worker that runs until it is stopped.
-async fn works(app: &TestApp) -> (CancellationToken, JoinHandle<()>) {
+/// Starts a worker that runs until it is stopped.
+async fn start_worker(app: &TestApp) -> (CancellationToken, JoinHandle<()>) {
     let (worker, stop) = (app.another_worker().await, CancellationToken::new());
     let running = tokio::spawn({
         let stop = stop.clone();
@@ -29,8 +29,8 @@ async fn works(app: &TestApp) -> (CancellationToken, JoinHandle<()>) {
     (stop, running)
 }
 
-/// Four messages to addresses with this prefix, one after the other, so that no two are recorded together.
-async fn four(app: &TestApp, name: &str) -> Vec<Sent> {
+/// Sends four messages to addresses with this prefix, one after the other, so that no two are recorded together.
+async fn send_four(app: &TestApp, name: &str) -> Vec<Sent> {
     let mut sent = Vec::new();
     for n in 1..=4 {
         sent.push(app.send(json!({"to": format!("{name}{n}@example.test")})).await);
@@ -39,9 +39,10 @@ async fn four(app: &TestApp, name: &str) -> Vec<Sent> {
     sent
 }
 
-async fn is_relayed(app: &TestApp, mail: &Sent) {
+/// Waits until the message is relayed.
+async fn wait_until_relayed(app: &TestApp, message: &Sent) {
     let relayed = async {
-        while app.status(&mail.id).await != "relayed" {
+        while app.status(&message.id).await != "relayed" {
             tokio::task::yield_now().await;
         }
     };
@@ -52,11 +53,11 @@ async fn is_relayed(app: &TestApp, mail: &Sent) {
 async fn repeatedly_refused_outcomes_do_not_delay_others() {
     let app = TestApp::builder().config(|config| config.delivery.shutdown_grace = Duration::ZERO).start().await;
     app.sql(REFUSE).await;
-    let (stop, running) = works(&app).await;
-    let bad = four(&app, "bad").await;
-    is_relayed(&app, &app.send(json!({})).await).await;
-    for mail in &bad {
-        assert_eq!(app.status(&mail.id).await, "sending", "or it would be sent again");
+    let (stop, running) = start_worker(&app).await;
+    let bad = send_four(&app, "bad").await;
+    wait_until_relayed(&app, &app.send(json!({})).await).await;
+    for message in &bad {
+        assert_eq!(app.status(&message.id).await, "sending", "otherwise it would be sent again");
     }
     stop.cancel();
     running.await.unwrap();
@@ -70,26 +71,26 @@ async fn locked_outcomes_do_not_delay_others_and_are_recorded_later() {
     app.sql(REFUSE).await;
     let mut lock = app.database.connect().await;
     sqlx::raw_sql("SELECT pg_advisory_lock(1)").execute(&mut lock).await.unwrap();
-    let (stop, running) = works(&app).await;
-    let locked = four(&app, "locked").await;
-    is_relayed(&app, &app.send(json!({})).await).await;
+    let (stop, running) = start_worker(&app).await;
+    let locked = send_four(&app, "locked").await;
+    wait_until_relayed(&app, &app.send(json!({})).await).await;
 
     sqlx::raw_sql("SELECT pg_advisory_unlock(1)").execute(&mut lock).await.unwrap();
-    for mail in &locked {
-        is_relayed(&app, mail).await;
+    for message in &locked {
+        wait_until_relayed(&app, message).await;
     }
     stop.cancel();
     running.await.unwrap();
-    assert_eq!(app.smtp.mails().len(), 5);
+    assert_eq!(app.smtp.messages().len(), 5);
 }
 
 #[tokio::test]
-async fn an_attempt_beyond_what_can_be_counted_is_recorded() {
+async fn attempt_number_stops_at_its_maximum() {
     let app = TestApp::start().await;
     app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 later"]);
-    let mail = app.send(json!({})).await;
+    let message = app.send(json!({})).await;
     app.sql("UPDATE queue SET attempts = 32767; UPDATE recipients SET attempts = 32767").await;
     app.run_until_idle().await;
-    let ann = app.recipient(&mail.id).await;
+    let ann = app.recipient(&message.id).await;
     assert_eq!((&ann["status"], &ann["attempts"]), (&json!("deferred"), &json!(32_767)));
 }

@@ -1,5 +1,5 @@
-//! Direct handoff: the transaction that stores a message leases it, and the process sends it without a claim. Only
-//! messages that could be claimed at once, and before which no older message waits.
+//! Direct handoff: the transaction that stores a message leases it to this process's worker, which sends it without a
+//! claim. Only messages that could be claimed at once, and that no older message precedes, are handed off.
 
 use std::time::Duration;
 
@@ -10,26 +10,26 @@ use sqlx::Row as _;
 use crate::support::app::TestApp;
 use crate::support::client::{Sent, message};
 
-/// A running process that has delivered a message: before that it does not know the priority of the stream.
-async fn at_work(change: impl FnOnce(&mut postrider::config::Config)) -> TestApp {
-    let app = TestApp::builder().config(change).whole().start().await;
+/// Starts a process and sends a message, because before that the process does not know the stream's priority.
+async fn start(change: impl FnOnce(&mut postrider::config::Config)) -> TestApp {
+    let app = TestApp::builder().config(change).with_all_roles().start().await;
     let first = app.send(json!({})).await;
-    is(&app, &first, "relayed").await;
-    rested(&app).await;
+    reaches(&app, &first, "relayed").await;
+    lanes_are_idle(&app).await;
     app
 }
 
-async fn is(app: &TestApp, mail: &Sent, status: &str) {
+async fn reaches(app: &TestApp, sent: &Sent, status: &str) {
     let reached = async {
-        while app.status(&mail.id).await != status {
+        while app.status(&sent.id).await != status {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), reached).await.unwrap_or_else(|_| panic!("{} {status}", mail.id));
+    tokio::time::timeout(Duration::from_secs(20), reached).await.unwrap_or_else(|_| panic!("{} {status}", sent.id));
 }
 
-/// Waits until no lane counts as ready too early: the last claim has found that it leased everything.
-async fn rested(app: &TestApp) {
+/// Waits until no lane's `ready_at` is too low, after the last claim has found that no due recipients are left.
+async fn lanes_are_idle(app: &TestApp) {
     let mut connection = app.database.connect().await;
     let rest = async {
         loop {
@@ -41,16 +41,16 @@ async fn rested(app: &TestApp) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), rest).await.expect("the lanes rest");
+    tokio::time::timeout(Duration::from_secs(20), rest).await.expect("no lane's ready_at is too low");
 }
 
-/// Whether the transaction that stored the message leased its rows; empty if they have left the queue.
-async fn handed_over(app: &TestApp, mail: &Sent) -> Vec<bool> {
+/// Returns, for each queue row of the message, whether the transaction that stored the message leased it.
+async fn leased_at_commit(app: &TestApp, sent: &Sent) -> Vec<bool> {
     let rows = sqlx::query(
         "SELECT q.lease IS NOT NULL AND q.xmin = m.xmin FROM messages m JOIN queue q ON q.message_id = m.id
          WHERE 'msg_' || replace(m.id::text, '-', '') = $1 ORDER BY q.recipient_id",
     )
-    .bind(&mail.id)
+    .bind(&sent.id)
     .fetch_all(&mut app.database.connect().await)
     .await
     .unwrap();
@@ -58,10 +58,10 @@ async fn handed_over(app: &TestApp, mail: &Sent) -> Vec<bool> {
 }
 
 #[tokio::test]
-async fn new_message_is_leased_at_commit_and_sent_as_if_loaded() {
-    let app = at_work(|_| {}).await;
+async fn new_message_is_leased_at_commit_and_sent_unchanged() {
+    let app = start(|_| {}).await;
     let gate = app.smtp.dot().stalls();
-    let mail = app
+    let sent = app
         .send(json!({
             "from": "Ann Å <ann@acme.test>", "to": ["Bob <bob@example.test>", "cy@example.test"], "cc": ["dan@example.test"],
             "bcc": ["eve@example.test"], "reply_to": ["desk@acme.test"], "subject": "Grüße", "text": "hello", "html": "<p>hello</p>",
@@ -70,105 +70,108 @@ async fn new_message_is_leased_at_commit_and_sent_as_if_loaded() {
         }))
         .await;
     gate.reached().await;
-    assert_eq!(handed_over(&app, &mail).await, [true; 4]);
-    assert_eq!(app.status(&mail.id).await, "sending");
+    assert_eq!(leased_at_commit(&app, &sent).await, [true; 4]);
+    assert_eq!(app.status(&sent.id).await, "sending");
     gate.open();
-    is(&app, &mail, "relayed").await;
-    let received = app.smtp.mails().pop().unwrap();
+    reaches(&app, &sent, "relayed").await;
+    let received = app.smtp.messages().pop().unwrap();
     assert_eq!(received.to.len(), 4);
-    let raw = app.get(&format!("/v1/messages/{}/raw", mail.id)).await;
-    assert_eq!(received.raw, raw.octets);
-    assert_eq!(app.events(&mail.id).await[0], "accepted");
+    let raw = app.get(&format!("/v1/messages/{}/raw", sent.id)).await;
+    assert_eq!(received.raw, raw.bytes);
+    assert_eq!(app.events(&sent.id).await[0], "accepted");
 }
 
 #[tokio::test]
-async fn what_is_to_wait_is_not_handed_over() {
-    let app = at_work(|_| {}).await;
+async fn scheduled_paused_and_limited_messages_are_not_handed_off() {
+    let app = start(|_| {}).await;
     let later = app.send(json!({"scheduled_at": "2026-11-24T00:00:00Z"})).await;
-    assert_eq!(handed_over(&app, &later).await, [false]);
+    assert_eq!(leased_at_commit(&app, &later).await, [false]);
 
     app.sql("UPDATE streams SET paused_at = now()").await;
     let paused = app.send(json!({})).await;
-    assert_eq!(handed_over(&app, &paused).await, [false]);
+    assert_eq!(leased_at_commit(&app, &paused).await, [false]);
     assert_eq!(app.status(&paused.id).await, "queued");
     app.sql("UPDATE streams SET paused_at = NULL").await;
-    is(&app, &paused, "relayed").await;
+    reaches(&app, &paused, "relayed").await;
 
     app.patch("/v1/streams/transactional", &json!({"rate": 1000})).await;
-    rested(&app).await;
+    lanes_are_idle(&app).await;
     let gate = app.smtp.dot().stalls();
     let limited = app.send(json!({})).await;
     gate.reached().await;
-    assert_eq!(handed_over(&app, &limited).await, [false], "a claim has to ask the limit");
+    assert_eq!(leased_at_commit(&app, &limited).await, [false], "the rate limit must be checked by a claim");
     gate.open();
-    is(&app, &limited, "relayed").await;
+    reaches(&app, &limited, "relayed").await;
     app.post(&format!("/v1/messages/{}/cancel", later.id), &json!({})).await;
 }
 
 #[tokio::test]
-async fn what_there_is_no_hand_for_waits_its_turn() {
-    let app = at_work(|config| config.delivery.concurrency = 1).await;
+async fn messages_beyond_the_concurrency_limit_wait_for_a_claim() {
+    let app = start(|config| config.delivery.concurrency = 1).await;
     let gate = app.smtp.dot().stalls();
     let first = app.send(json!({})).await;
     gate.reached().await;
     let second = app.send(json!({})).await;
     let third = app.send(json!({})).await;
-    assert_eq!((handed_over(&app, &second).await, handed_over(&app, &third).await), (vec![false], vec![false]));
+    assert_eq!(
+        (leased_at_commit(&app, &second).await, leased_at_commit(&app, &third).await),
+        (vec![false], vec![false])
+    );
     gate.open();
-    for mail in [&first, &second, &third] {
-        is(&app, mail, "relayed").await;
+    for sent in [&first, &second, &third] {
+        reaches(&app, sent, "relayed").await;
     }
-    assert_eq!(app.smtp.mails().len(), 4, "each once");
+    assert_eq!(app.smtp.messages().len(), 4, "each message must be sent once");
 }
 
-/// Claims and direct handoff alternate, and may both hold the same message for a moment.
+/// Claims and direct handoff alternate, and may both have the same message for a moment.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_between_claims_and_hand_over() {
-    let app = at_work(|config| config.delivery.concurrency = 8).await;
+async fn claims_and_direct_handoff_send_each_message_once() {
+    let app = start(|config| config.delivery.concurrency = 8).await;
     for _ in 0..10 {
         let burst = futures_util::future::join_all((0..60).map(|_| app.send(json!({})))).await;
-        for mail in &burst {
-            is(&app, mail, "relayed").await;
+        for sent in &burst {
+            reaches(&app, sent, "relayed").await;
         }
     }
-    assert_eq!(app.smtp.mails().len(), 601, "each once");
+    assert_eq!(app.smtp.messages().len(), 601, "each message must be sent once");
 }
 
 /// The minimum that the configuration allows: one connection for the hot path, and one for everything else.
 #[tokio::test]
-async fn two_connections_to_the_database_are_enough() {
-    let app = at_work(|config| config.database.max_connections = 2).await;
+async fn two_database_connections_are_enough() {
+    let app = start(|config| config.database.max_connections = 2).await;
     let attached = json!({"attachments": [{"filename": "a.txt", "content": "aGVsbG8="}]});
     let burst = futures_util::future::join_all((0..60).map(|_| app.send(attached.clone()))).await;
-    for mail in &burst {
-        is(&app, mail, "relayed").await;
+    for sent in &burst {
+        reaches(&app, sent, "relayed").await;
     }
-    assert_eq!(app.smtp.mails().len(), 61, "each once");
+    assert_eq!(app.smtp.messages().len(), 61, "each message must be sent once");
 }
 
 #[tokio::test]
-async fn of_a_message_only_those_are_taken_who_get_something() {
-    let app = at_work(|_| {}).await;
+async fn suppressed_recipients_are_not_leased_by_direct_handoff() {
+    let app = start(|_| {}).await;
     app.post("/v1/suppressions", &json!({"address": "bob@example.test", "reason": "manual"})).await;
-    let mail = app.send(json!({"to": ["ann@example.test", "bob@example.test"]})).await;
+    let sent = app.send(json!({"to": ["ann@example.test", "bob@example.test"]})).await;
     app.smtp.received(2).await;
-    while app.states(&mail.id).await.contains(&"sending".to_owned()) {
+    while app.states(&sent.id).await.contains(&"sending".to_owned()) {
         tokio::task::yield_now().await;
     }
-    assert_eq!(app.states(&mail.id).await, ["relayed", "suppressed"]);
+    assert_eq!(app.states(&sent.id).await, ["relayed", "suppressed"]);
     let gate = app.smtp.dot().stalls();
     let next = app.send(json!({})).await;
     gate.reached().await;
-    assert_eq!(handed_over(&app, &next).await, [true], "nothing waits");
+    assert_eq!(leased_at_commit(&app, &next).await, [true], "no recipient waits");
     gate.open();
-    is(&app, &next, "relayed").await;
-    assert_eq!(app.smtp.mails()[1].to, ["ann@example.test"]);
+    reaches(&app, &next, "relayed").await;
+    assert_eq!(app.smtp.messages()[1].to, ["ann@example.test"]);
 }
 
-/// Messages and outcomes share transactions, but a failure of one does not affect the other.
+/// Messages and outcomes share transactions, but outcomes that fail do not prevent messages from being accepted.
 #[tokio::test]
-async fn refused_or_locked_outcomes_do_not_prevent_accepting_messages() {
-    let app = at_work(|_| {}).await;
+async fn failing_outcomes_do_not_prevent_accepting_messages() {
+    let app = start(|_| {}).await;
     app.sql(
         "CREATE FUNCTION hinder() RETURNS trigger LANGUAGE plpgsql AS $$
          BEGIN
@@ -183,7 +186,7 @@ async fn refused_or_locked_outcomes_do_not_prevent_accepting_messages() {
     .await;
     let mut lock = app.database.connect().await;
     sqlx::raw_sql("SELECT pg_advisory_lock(1)").execute(&mut lock).await.unwrap();
-    // One after the other, so that no two are recorded together.
+    // Sent one after the other, so that no two outcomes are recorded in one transaction.
     let mut locked = Vec::new();
     for n in 2..=4 {
         locked.push(app.send(json!({"to": "locked@example.test"})).await);
@@ -192,24 +195,24 @@ async fn refused_or_locked_outcomes_do_not_prevent_accepting_messages() {
     for _ in 0..3 {
         let bad = app.send(json!({"to": "bad@example.test"})).await;
         let others = futures_util::future::join_all((0..20).map(|_| app.send(json!({})))).await;
-        for mail in others.iter().chain([&bad]) {
-            is(&app, mail, "relayed").await;
+        for sent in others.iter().chain([&bad]) {
+            reaches(&app, sent, "relayed").await;
         }
     }
-    for mail in &locked {
-        assert_eq!(app.status(&mail.id).await, "sending", "or it would be sent again");
+    for sent in &locked {
+        assert_eq!(app.status(&sent.id).await, "sending", "if it were released, it would be sent again");
     }
     sqlx::raw_sql("SELECT pg_advisory_unlock(1)").execute(&mut lock).await.unwrap();
-    for mail in &locked {
-        is(&app, mail, "relayed").await;
+    for sent in &locked {
+        reaches(&app, sent, "relayed").await;
     }
-    assert_eq!(app.smtp.mails().len(), 67, "each once");
+    assert_eq!(app.smtp.messages().len(), 67, "each message must be sent once");
 }
 
 /// A message that Postgres refuses does not prevent outcomes from being recorded.
 #[tokio::test]
-async fn a_refused_message_does_not_prevent_recording_outcomes() {
-    let app = at_work(|_| {}).await;
+async fn refused_message_does_not_prevent_recording_outcomes() {
+    let app = start(|_| {}).await;
     app.sql(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
          BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'check_violation'; END $$;
@@ -220,17 +223,17 @@ async fn a_refused_message_does_not_prevent_recording_outcomes() {
         let app = &app;
         async move {
             let fields = json!({"subject": if n.is_multiple_of(4) { "bad" } else { "good" }});
-            let answer = app.request(Method::POST, "/v1/messages").json(&message(fields)).send().await.unwrap();
-            (n.is_multiple_of(4), answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+            let response = app.request(Method::POST, "/v1/messages").json(&message(fields)).send().await.unwrap();
+            (n.is_multiple_of(4), response.status().as_u16(), response.json::<Value>().await.unwrap())
         }
     };
-    let answers = futures_util::future::join_all((0..40).map(send)).await;
-    for (is_bad, status, body) in answers {
+    let responses = futures_util::future::join_all((0..40).map(send)).await;
+    for (is_bad, status, body) in responses {
         assert_eq!(status, if is_bad { 500 } else { 202 }, "{body}");
         if !is_bad {
-            let mail = Sent { id: body["id"].as_str().unwrap().to_owned(), body };
-            is(&app, &mail, "relayed").await;
+            let sent = Sent { id: body["id"].as_str().unwrap().to_owned(), body };
+            reaches(&app, &sent, "relayed").await;
         }
     }
-    assert_eq!(app.smtp.mails().len(), 31);
+    assert_eq!(app.smtp.messages().len(), 31);
 }

@@ -1,12 +1,12 @@
-//! A recipient whose retry window ends is expired, not bounced.
+//! A recipient whose retry window or `expires_at` has passed expires; it does not bounce.
 
 use serde_json::json;
 
 use crate::support::app::TestApp;
 use crate::support::clock::{hours, minutes};
 
-/// Runs all attempts until the only recipient has an end state, and returns how many hours that took.
-async fn hours_until_the_end(app: &TestApp, id: &str) -> i64 {
+/// Runs all attempts until the only recipient reaches an end state. Returns how many hours that took.
+async fn hours_until_end_state(app: &TestApp, id: &str) -> i64 {
     let start = postrider::clock::Clock::now(&*app.clock);
     loop {
         app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 later"]);
@@ -23,31 +23,31 @@ async fn hours_until_the_end(app: &TestApp, id: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn three_days_of_later_end_as_expired() {
+async fn message_expires_after_72_hours_of_deferrals() {
     let app = TestApp::start().await;
-    let mail = app.send(json!({})).await;
-    assert_eq!(hours_until_the_end(&app, &mail.id).await, 72);
-    let ann = app.recipient(&mail.id).await;
+    let sent = app.send(json!({})).await;
+    assert_eq!(hours_until_end_state(&app, &sent.id).await, 72);
+    let ann = app.recipient(&sent.id).await;
     assert_eq!((&ann["status"], &ann["response"]["code"]), (&json!("expired"), &json!(451)));
     assert!((20..30).contains(&ann["attempts"].as_i64().unwrap()), "{ann}");
-    let events = app.events(&mail.id).await;
+    let events = app.events(&sent.id).await;
     assert!(!events.contains(&"bounced".to_owned()) && events.last().unwrap() == "expired", "{events:?}");
 }
 
 #[tokio::test]
-async fn expires_at_cuts_it_short() {
+async fn message_expires_at_expires_at() {
     let app = TestApp::start().await;
-    let mail = app.send(json!({"expires_at": app.clock.text_in(hours(2))})).await;
-    assert_eq!(hours_until_the_end(&app, &mail.id).await, 2);
-    assert_eq!(app.status(&mail.id).await, "expired");
+    let sent = app.send(json!({"expires_at": app.clock.text_in(hours(2))})).await;
+    assert_eq!(hours_until_end_state(&app, &sent.id).await, 2);
+    assert_eq!(app.status(&sent.id).await, "expired");
 }
 
 #[tokio::test]
-async fn what_expired_while_it_waited_is_not_sent() {
+async fn expired_message_is_not_sent() {
     let app = TestApp::start().await;
-    let mail = app.send(json!({"expires_at": app.clock.text_in(minutes(5))})).await;
+    let sent = app.send(json!({"expires_at": app.clock.text_in(minutes(5))})).await;
     app.clock.advance(minutes(5));
     app.run_until_idle().await;
-    assert_eq!(app.events(&mail.id).await, ["accepted", "expired"]);
-    assert_eq!((&app.recipient(&mail.id).await["attempts"], app.smtp.connections()), (&json!(0), 0));
+    assert_eq!(app.events(&sent.id).await, ["accepted", "expired"]);
+    assert_eq!((&app.recipient(&sent.id).await["attempts"], app.smtp.connections()), (&json!(0), 0));
 }

@@ -1,5 +1,5 @@
-//! Many requests and several workers at the same time: nothing is lost, nothing is sent twice, and what the claim costs
-//! does not depend on how much waits.
+//! Concurrent requests and workers: no message is lost or sent twice, and the cost of a claim does not depend on the
+//! length of the queue.
 
 use std::collections::BTreeSet;
 
@@ -14,14 +14,14 @@ use crate::support::invariants;
 use crate::support::postgres::statement;
 
 #[tokio::test]
-async fn two_hundred_at_once_are_all_there() {
+async fn two_hundred_concurrent_requests_are_all_sent() {
     let app = TestApp::start().await;
     let sent = join_all((0..200).map(|n| app.send(json!({"subject": format!("{n}")})))).await;
-    let ids: BTreeSet<&str> = sent.iter().map(|mail| mail.id.as_str()).collect();
+    let ids: BTreeSet<&str> = sent.iter().map(|sent| sent.id.as_str()).collect();
     assert_eq!(ids.len(), 200);
     app.run_until_idle().await;
-    let subjects: BTreeSet<String> = app.smtp.mails().iter().map(|mail| subject(&mail.raw)).collect();
-    assert_eq!((subjects.len(), app.smtp.mails().len()), (200, 200));
+    let subjects: BTreeSet<String> = app.smtp.messages().iter().map(|message| subject(&message.raw)).collect();
+    assert_eq!((subjects.len(), app.smtp.messages().len()), (200, 200));
     for id in ids {
         assert_eq!(app.status(id).await, "relayed");
     }
@@ -33,7 +33,7 @@ fn subject(raw: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn three_workers_send_each_mail_once() {
+async fn three_workers_send_each_message_once() {
     let app = TestApp::start().await;
     let (second, third) = (app.another_worker().await, app.another_worker().await);
     for _ in 0..3 {
@@ -44,12 +44,12 @@ async fn three_workers_send_each_mail_once() {
         assert!(worked.iter().all(Result::is_ok), "{worked:?}");
     }
     app.run_until_idle().await;
-    assert_eq!(app.smtp.mails().len(), 90);
+    assert_eq!(app.smtp.messages().len(), 90);
 }
 
-/// Messages of a lane that sleeps too long are not found.
+/// If `ready_at` of a lane were too high, its messages would not be claimed.
 #[tokio::test]
-async fn no_lane_oversleeps_however_sends_and_claims_meet() {
+async fn concurrent_sends_and_claims_keep_ready_at_low_enough() {
     let app = TestApp::start().await;
     let second = app.another_worker().await;
     let mut connection = app.database.connect().await;
@@ -61,10 +61,10 @@ async fn no_lane_oversleeps_however_sends_and_claims_meet() {
             app.send(json!({"to": [address, format!("{n}@example.test")], "scheduled_at": (n == 9).then_some(&later)}))
         }));
         let working = async { tokio::join!(app.worker.drain(), second.drain()) };
-        let (_, _, ()) = tokio::join!(sending, working, invariants::no_lane_oversleeps(&mut connection));
-        invariants::no_lane_oversleeps(&mut connection).await;
+        let (_, _, ()) = tokio::join!(sending, working, invariants::no_lane_wakes_late(&mut connection));
+        invariants::no_lane_wakes_late(&mut connection).await;
     }
-    // Some were deferred more than once.
+    // Some recipients were deferred more than once.
     for _ in 0..5 {
         app.clock.advance(hours(2));
         app.run_until_idle().await;
@@ -74,11 +74,11 @@ async fn no_lane_oversleeps_however_sends_and_claims_meet() {
 }
 
 #[tokio::test]
-async fn an_urgent_lane_with_little_leaves_its_room_to_others() {
+async fn empty_urgent_lane_does_not_block_other_lanes() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     app.run_until_idle().await;
-    // A transaction is just adding a row: the lane counts as ready, but is still empty.
+    // Another transaction is adding a row: the lane counts as ready, but is still empty.
     app.sql("UPDATE lanes SET ready_at = '2020-01-01'").await;
     let mut adding = app.database.connect().await;
     sqlx::raw_sql("BEGIN; SELECT id FROM lanes FOR KEY SHARE").execute(&mut adding).await.unwrap();
@@ -88,7 +88,7 @@ async fn an_urgent_lane_with_little_leaves_its_room_to_others() {
 }
 
 #[tokio::test]
-async fn a_claim_reads_an_index_and_only_what_it_takes() {
+async fn claim_reads_only_the_index_entries_that_it_leases() {
     let app = TestApp::start().await;
     app.sql(
         "INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at)

@@ -1,4 +1,4 @@
-//! The message that arrives at another mail server has exactly the requested content, byte for byte.
+//! A message arrives at the next mail server with exactly the content of the request.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::app::TestApp;
 use crate::support::clock::hours;
 
-/// Bytes of every value, with lines that start with dots among them.
+/// Returns bytes of all values, including line starts with dots.
 fn noise(length: u32) -> Vec<u8> {
     (0..length).map(|n| (n.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect()
 }
@@ -29,20 +29,20 @@ fn with_files(pdf: &[u8], png: &[u8]) -> Value {
 }
 
 #[tokio::test]
-async fn four_recipients_a_pdf_and_an_inline_image_arrive() {
+async fn message_with_pdf_and_inline_image_arrives_unchanged() {
     let app = TestApp::start().await;
     let (pdf, png) = (noise(700_000), noise(5_000));
-    let mail = app.send(with_files(&pdf, &png)).await;
+    let sent = app.send(with_files(&pdf, &png)).await;
     app.run_until_idle().await;
-    assert_eq!(app.states(&mail.id).await, ["relayed"; 4]);
+    assert_eq!(app.states(&sent.id).await, ["relayed"; 4]);
 
-    let [received] = app.smtp.mails().try_into().expect("one mail");
+    let [received] = app.smtp.messages().try_into().expect("one message");
     assert_eq!(received.from, "billing@acme.test");
     let to: BTreeSet<&str> = received.to.iter().map(String::as_str).collect();
     assert_eq!(to, BTreeSet::from(["ann@example.test", "bo@example.test", "cy@example.test", "secret@example.test"]));
-    let raw = app.get(&format!("/v1/messages/{}/raw", mail.id)).await;
+    let raw = app.get(&format!("/v1/messages/{}/raw", sent.id)).await;
     assert_eq!(raw.headers["content-type"], "message/rfc822");
-    assert!(raw.octets == received.raw, "raw is the message as sent");
+    assert!(raw.bytes == received.raw, "raw must be the message as sent");
     let text = String::from_utf8(received.raw).expect("ASCII");
     assert!(text.is_ascii() && !text.contains("secret@") && text.lines().all(|line| line.len() <= 998));
 
@@ -60,31 +60,31 @@ async fn four_recipients_a_pdf_and_an_inline_image_arrive() {
 }
 
 #[tokio::test]
-async fn attachments_can_be_read_back_and_never_run() {
+async fn attachments_can_be_downloaded_and_are_never_rendered() {
     let app = TestApp::start().await;
     let (pdf, page) = (noise(70_000), b"<script>alert(1)</script>");
-    let mail = app
+    let sent = app
         .send(json!({"attachments": [
             {"filename": "Rechnung März.pdf", "content": STANDARD.encode(&pdf)},
             {"filename": "a\".html", "content": STANDARD.encode(page), "content_type": "text/html"},
             {"filename": "leer", "content": ""},
         ]}))
         .await;
-    let file = async |n: usize| app.get(&format!("/v1/messages/{}/attachments/{n}", mail.id)).await;
-    assert!(file(0).await.octets == pdf);
+    let file = async |n: usize| app.get(&format!("/v1/messages/{}/attachments/{n}", sent.id)).await;
+    assert!(file(0).await.bytes == pdf);
     assert_eq!(file(0).await.headers["content-disposition"], "attachment; filename*=UTF-8''Rechnung%20M%C3%A4rz.pdf");
     let html = file(1).await;
     assert_eq!(
-        (html.octets.as_slice(), &html.headers["x-content-type-options"]),
+        (html.bytes.as_slice(), &html.headers["x-content-type-options"]),
         (&page[..], &"nosniff".parse().unwrap())
     );
     assert_eq!(html.headers["content-type"], "application/octet-stream");
-    assert_eq!(file(2).await.octets, b"");
+    assert_eq!(file(2).await.bytes, b"");
     assert_eq!(file(3).await.status, 404);
 }
 
 #[tokio::test]
-async fn the_same_attachment_is_stored_once() {
+async fn identical_attachments_are_stored_once() {
     let app = TestApp::start().await;
     let files = json!([{"filename": "a.pdf", "content": STANDARD.encode(noise(9_000))}]);
     for _ in 0..3 {
@@ -94,11 +94,11 @@ async fn the_same_attachment_is_stored_once() {
         sqlx::query_scalar("SELECT count(*) FROM blobs").fetch_one(&mut app.database.connect().await).await.unwrap();
     assert_eq!(stored, 1);
     app.run_until_idle().await;
-    assert_eq!(app.smtp.mails().len(), 3);
+    assert_eq!(app.smtp.messages().len(), 3);
 }
 
 #[tokio::test]
-async fn ids_and_urls_are_sent_as_they_were_given() {
+async fn ids_and_urls_in_headers_are_sent_unchanged() {
     let app = TestApp::start().await;
     let url = format!("<https://acme.test/u/{}>", "u".repeat(940));
     let thread = "<0123456789@mail.acme.test>  <=?utf-8?q?x?=@acme.test>";
@@ -108,7 +108,7 @@ async fn ids_and_urls_are_sent_as_they_were_given() {
     }}))
     .await;
     app.run_until_idle().await;
-    let text = String::from_utf8(app.smtp.mails().remove(0).raw).unwrap();
+    let text = String::from_utf8(app.smtp.messages().remove(0).raw).unwrap();
     let head = text.split_once("\r\n\r\n").unwrap().0.replace("\r\n ", " ");
     for line in [
         format!("List-Unsubscribe: {url}"),
@@ -122,7 +122,7 @@ async fn ids_and_urls_are_sent_as_they_were_given() {
 }
 
 #[tokio::test]
-async fn text_files_and_messages_travel_as_what_they_are() {
+async fn text_files_and_attached_messages_are_sent_unchanged() {
     let app = TestApp::start().await;
     let (csv, mail) = ("a,b\n".repeat(3), "From: x@y.test\r\n\r\nHi\r\n");
     app.send(json!({"html": "", "attachments": [
@@ -132,7 +132,7 @@ async fn text_files_and_messages_travel_as_what_they_are() {
     ]}))
     .await;
     app.run_until_idle().await;
-    let raw = app.smtp.mails().remove(0).raw;
+    let raw = app.smtp.messages().remove(0).raw;
     let text = String::from_utf8(raw.clone()).unwrap();
     assert!(text.contains("\r\n\r\nname,amount\r\n1,2\r\n\r\n--") && !text.contains("text/html"), "{text}");
     assert!(text.contains("charset=us-ascii"), "{text}");
@@ -144,19 +144,19 @@ async fn text_files_and_messages_travel_as_what_they_are() {
 }
 
 #[tokio::test]
-async fn a_scheduled_mail_is_dated_when_it_leaves() {
+async fn date_of_a_scheduled_message_is_its_scheduled_at() {
     let app = TestApp::start().await;
     app.send(json!({"scheduled_at": app.clock.text_in(hours(30))})).await;
     app.clock.advance(hours(30));
     app.run_until_idle().await;
-    let text = String::from_utf8(app.smtp.mails().remove(0).raw).unwrap();
+    let text = String::from_utf8(app.smtp.messages().remove(0).raw).unwrap();
     assert!(text.contains("Date: Tue, 24 Nov 2026 18:00:00 +0000\r\n"), "{text}");
 }
 
 #[tokio::test]
-async fn a_recipient_named_twice_gets_one_copy() {
+async fn duplicate_recipient_gets_one_copy() {
     let app = TestApp::start().await;
     app.send(json!({"to": ["ann@example.test", "ann@EXAMPLE.test"], "cc": "ann@example.test"})).await;
     app.run_until_idle().await;
-    assert_eq!(app.smtp.mails().remove(0).to, ["ann@example.test"]);
+    assert_eq!(app.smtp.messages().remove(0).to, ["ann@example.test"]);
 }

@@ -1,4 +1,4 @@
-//! From an accepted message to its end state.
+//! Sending of accepted messages until their recipients reach end states.
 
 mod direct_handoff;
 mod expiry;

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::app::TestApp;
 use crate::support::clock::{hours, minutes};
 
-/// With these settings of streams. A message has been sent, so that the worker has read them.
+/// Starts an app with these stream settings, and sends a message so that the worker reads them.
 async fn start(change: &'static str) -> TestApp {
     let app = TestApp::start().await;
     app.sql(change).await;
@@ -17,7 +17,7 @@ async fn start(change: &'static str) -> TestApp {
 }
 
 #[tokio::test]
-async fn its_schedule_and_window_are_its_own() {
+async fn stream_uses_its_own_retry_schedule_and_window() {
     let app = start("UPDATE streams SET retry_schedule = '{3600,7200}', retry_window = 9000 WHERE name = 'bulk'").await;
     app.smtp.rcpt("bo@example.test").replies(["451 4.3.2 later"; 3]);
     app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 later"; 3]);
@@ -27,8 +27,8 @@ async fn its_schedule_and_window_are_its_own() {
     app.run_until_idle().await;
     app.clock.advance(minutes(40));
     app.run_until_idle().await;
-    assert_eq!(app.recipient(&usual.id).await["attempts"], 2, "1 minute, as usual");
-    assert_eq!(app.recipient(&bulk.id).await["attempts"], 1, "an hour, ±20 %");
+    assert_eq!(app.recipient(&usual.id).await["attempts"], 2, "the default wait is 1 minute");
+    assert_eq!(app.recipient(&bulk.id).await["attempts"], 1, "the stream's wait is an hour, ±20 %");
     app.clock.advance(minutes(32));
     app.run_until_idle().await;
     assert_eq!(app.recipient(&bulk.id).await["attempts"], 2);
@@ -38,17 +38,17 @@ async fn its_schedule_and_window_are_its_own() {
 }
 
 #[tokio::test]
-async fn stream_has_its_greylisting_wait_but_the_reply_comes_first() {
+async fn wait_in_the_reply_overrides_the_streams_greylist() {
     let app = start("UPDATE streams SET greylist = 1200 WHERE name = 'bulk'").await;
     app.smtp.rcpt("bo@example.test").replies(["451 4.7.1 Greylisted"]);
     app.smtp.rcpt("cy@example.test").replies(["451 4.7.1 Greylisted for 30 seconds"]);
-    let mail = app.send(json!({"stream": "bulk", "to": ["bo@example.test", "cy@example.test"]})).await;
+    let sent = app.send(json!({"stream": "bulk", "to": ["bo@example.test", "cy@example.test"]})).await;
     app.run_until_idle().await;
-    assert_eq!(app.states(&mail.id).await, ["deferred", "deferred"]);
+    assert_eq!(app.states(&sent.id).await, ["deferred", "deferred"]);
     app.clock.advance(minutes(1));
     app.run_until_idle().await;
-    assert_eq!(app.states(&mail.id).await, ["deferred", "relayed"]);
+    assert_eq!(app.states(&sent.id).await, ["deferred", "relayed"]);
     app.clock.advance(minutes(25));
     app.run_until_idle().await;
-    assert_eq!(app.states(&mail.id).await, ["relayed", "relayed"]);
+    assert_eq!(app.states(&sent.id).await, ["relayed", "relayed"]);
 }

@@ -1,5 +1,5 @@
-//! A route with several relays: if the first is dead, the next one is used, and a dead relay does not cost every
-//! message a timeout.
+//! Routes with several relays: if the first relay is unreachable, the next one is used, and not every message waits for
+//! a timeout of the first.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use postrider::smtp::{Route, Sender, Settings, Timeouts};
 use crate::support::sending::{MAIL, envelope, sender};
 use crate::support::smtp::{Action, SmtpServer};
 
-/// Nobody listens there.
-const DEAD: &str = "smtp://127.0.0.9:1?tls=none";
+/// No server listens at this address.
+const UNREACHABLE: &str = "smtp://127.0.0.9:1?tls=none";
 
 fn url(smtp: &SmtpServer) -> String {
     format!("smtp://{}?tls=none", smtp.address())
@@ -27,8 +27,8 @@ fn with<const N: usize>(relays: &[String; N], settings: Settings) -> Sender {
     sender(Settings { routes: [("news".to_owned(), relays)].into(), ..settings })
 }
 
-/// With one connection to each relay, and this limit of the wait for it if there is another relay.
-fn one_by_one<const N: usize>(relays: &[String; N], slot_or_next: Duration) -> Sender {
+/// Returns a sender with one connection per relay, which waits at most this long for it if another relay is left.
+fn with_one_connection<const N: usize>(relays: &[String; N], slot_or_next: Duration) -> Sender {
     let timeouts = Timeouts { slot_or_next, ..Timeouts::default() };
     with(relays, Settings { connections: 1, timeouts, ..Settings::default() })
 }
@@ -42,47 +42,47 @@ async fn send_one(sender: &Sender) -> Outcome {
 }
 
 #[tokio::test]
-async fn the_second_relay_takes_the_mail_when_the_first_is_dead() {
+async fn second_relay_is_used_if_the_first_is_unreachable() {
     let second = SmtpServer::start().await;
-    let outcome = send_one(&through(&[DEAD.into(), url(&second)])).await;
+    let outcome = send_one(&through(&[UNREACHABLE.into(), url(&second)])).await;
     assert_eq!((outcome.verdict, outcome.peer.ip), (Accepted, Some(second.address().ip())));
-    assert_eq!(second.mails().len(), 1);
+    assert_eq!(second.messages().len(), 1);
 }
 
 #[tokio::test]
-async fn a_relay_that_is_dead_for_long_is_not_tried_for_each_mail() {
+async fn unreachable_relay_is_not_tried_for_each_message() {
     let (first, second) = (SmtpServer::start().await, SmtpServer::start().await);
     first.greeting().replies(["554 5.3.2 gone", "554 5.3.2 gone", "554 5.3.2 gone"]);
     let sender = through(&[url(&first), url(&second)]);
     for _ in 0..3 {
         assert_eq!(send_one(&sender).await.verdict, Accepted);
     }
-    assert_eq!((first.connections(), second.mails().len()), (1, 3));
+    assert_eq!((first.connections(), second.messages().len()), (1, 3));
 }
 
 #[tokio::test]
-async fn a_relay_that_hangs_keeps_those_only_that_it_has() {
+async fn hanging_relay_delays_only_its_current_message() {
     let (first, second) = (SmtpServer::start().await, SmtpServer::start().await);
     let hang = first.greeting().stalls();
-    let sender = one_by_one(&[url(&first), url(&second)], Duration::from_millis(50));
+    let sender = with_one_connection(&[url(&first), url(&second)], Duration::from_millis(50));
     let (first_mail, ()) = tokio::join!(send_one(&sender), async {
         hang.reached().await;
         for sent in 1..=2 {
             assert_eq!(send_one(&sender).await.verdict, Accepted);
-            assert_eq!((first.connections(), second.mails().len()), (1, sent));
+            assert_eq!((first.connections(), second.messages().len()), (1, sent));
         }
         hang.open();
     });
-    assert_eq!((first_mail.verdict, first.mails().len()), (Accepted, 1));
+    assert_eq!((first_mail.verdict, first.messages().len()), (Accepted, 1));
 }
 
 #[tokio::test]
-async fn messages_waiting_for_a_dead_relay_go_to_the_next() {
+async fn messages_waiting_for_a_failed_relay_use_the_next() {
     let (first, second) = (SmtpServer::start().await, SmtpServer::start().await);
     first.greeting().does([Action::ReplyAfter("554 5.3.2 gone".into(), Duration::from_millis(100))]);
-    let sender = one_by_one(&[url(&first), url(&second)], Duration::from_mins(1));
+    let sender = with_one_connection(&[url(&first), url(&second)], Duration::from_mins(1));
     tokio::join!(send_one(&sender), send_one(&sender), send_one(&sender));
-    assert_eq!((first.connections(), second.mails().len()), (1, 3));
+    assert_eq!((first.connections(), second.messages().len()), (1, 3));
 }
 
 #[tokio::test]
@@ -91,12 +91,12 @@ async fn relay_that_is_busy_or_defers_the_sender_is_skipped() {
         let (first, second) = (SmtpServer::start().await, SmtpServer::start().await);
         first.mail().replies([reply]);
         assert_eq!(send_one(&through(&[url(&first), url(&second)])).await.verdict, Accepted, "{reply}");
-        assert_eq!((first.count("MAIL"), second.mails().len()), (1, 1));
+        assert_eq!((first.count("MAIL"), second.messages().len()), (1, 1));
     }
 }
 
 #[tokio::test]
-async fn once_a_recipient_was_judged_no_other_relay_is_asked() {
+async fn no_failover_after_a_reply_to_rcpt_or_permanent_reply() {
     let (first, second) = (SmtpServer::start().await, SmtpServer::start().await);
     let sender = through(&[url(&first), url(&second)]);
     first.rcpt("ann@example.test").replies(["451 4.7.1 greylisted"]);
@@ -109,10 +109,10 @@ async fn once_a_recipient_was_judged_no_other_relay_is_asked() {
 }
 
 #[tokio::test]
-async fn when_all_fail_the_outcome_names_each_with_its_words() {
+async fn outcome_names_each_relay_and_its_error() {
     let second = SmtpServer::start().await;
     second.greeting().replies(["421 4.3.2 too busy for you"]);
-    let outcome = send_one(&through(&[DEAD.into(), url(&second)])).await;
+    let outcome = send_one(&through(&[UNREACHABLE.into(), url(&second)])).await;
     assert_eq!((outcome.verdict, outcome.stage, outcome.reply.code), (Temporary, Stage::Session, Some(421)));
     let text = outcome.reply.text;
     assert!(text.contains("127.0.0.9:1: could not connect"), "{text}");
@@ -120,7 +120,7 @@ async fn when_all_fail_the_outcome_names_each_with_its_words() {
 }
 
 #[tokio::test]
-async fn the_same_relay_in_two_routes_shares_its_connections() {
+async fn routes_with_the_same_relay_share_connections() {
     let smtp = SmtpServer::start().await;
     let relays = vec![url(&smtp).parse().unwrap()];
     let routes = [("news".to_owned(), relays.clone()), ("other".to_owned(), relays)].into();
@@ -129,5 +129,5 @@ async fn the_same_relay_in_two_routes_shares_its_connections() {
         let route = Route::Relay(RouteName::Named(name.into()));
         sender.send(&route, &envelope(["ann@example.test"]), MAIL).await;
     }
-    assert_eq!((smtp.connections(), smtp.mails().len()), (1, 2));
+    assert_eq!((smtp.connections(), smtp.messages().len()), (1, 2));
 }

@@ -27,7 +27,7 @@ fn by_rule(config: &mut Config, news: &SmtpServer, acme: &SmtpServer, both: &Smt
 }
 
 #[tokio::test]
-async fn most_specific_route_wins_and_the_rest_uses_the_relay() {
+async fn most_specific_route_wins() {
     let (news, acme, both) = (SmtpServer::start().await, SmtpServer::start().await, SmtpServer::start().await);
     let app = TestApp::builder().config(|config| by_rule(config, &news, &acme, &both)).start().await;
     for (from, stream) in [
@@ -36,22 +36,22 @@ async fn most_specific_route_wins_and_the_rest_uses_the_relay() {
         ("me@ACME.test", "transactional"),
         ("me@acme.test", "bulk"),
     ] {
-        let mail = app.send(json!({"from": from, "stream": stream})).await;
+        let sent = app.send(json!({"from": from, "stream": stream})).await;
         app.run_until_idle().await;
-        assert_eq!(app.status(&mail.id).await, "relayed", "{from} in {stream}");
+        assert_eq!(app.status(&sent.id).await, "relayed", "{from} in {stream}");
     }
 
-    let sender = |smtp: &SmtpServer| smtp.mails().into_iter().map(|mail| mail.from).collect::<Vec<_>>();
+    let sender = |smtp: &SmtpServer| smtp.messages().into_iter().map(|message| message.from).collect::<Vec<_>>();
     assert_eq!(sender(&app.smtp), ["me@other.test"]);
     assert_eq!(sender(&news), ["me@other.test"]);
     assert_eq!((sender(&acme), sender(&both)), (vec!["me@acme.test".into()], vec!["me@acme.test".into()]));
 }
 
 #[tokio::test]
-async fn a_route_may_lead_directly_to_the_recipients_servers() {
+async fn route_can_send_directly_to_mx() {
     let (dns, relay) = (DnsServer::start().await, SmtpServer::start().await);
     dns.mx("example.test", 10, "mx.test");
-    dns.has_address("mx.test", "127.0.0.1");
+    dns.add_address("mx.test", "127.0.0.1");
     let direct = Route { streams: vec!["bulk".into()], ..route(["mx".into()]) };
     let app = TestApp::builder()
         .direct(&dns)
@@ -61,20 +61,20 @@ async fn a_route_may_lead_directly_to_the_recipients_servers() {
         })
         .start()
         .await;
-    let mails = [app.send(json!({"stream": "bulk"})).await, app.send(json!({})).await];
+    let sent = [app.send(json!({"stream": "bulk"})).await, app.send(json!({})).await];
     app.run_until_idle().await;
-    assert_eq!((app.smtp.mails().len(), relay.mails().len()), (1, 1));
-    assert_eq!(app.status(&mails[0].id).await, "delivered");
-    assert_eq!(app.status(&mails[1].id).await, "relayed");
+    assert_eq!((app.smtp.messages().len(), relay.messages().len()), (1, 1));
+    assert_eq!(app.status(&sent[0].id).await, "delivered");
+    assert_eq!(app.status(&sent[1].id).await, "relayed");
 }
 
 #[tokio::test]
-async fn a_dead_first_relay_costs_no_attempt() {
+async fn failover_to_the_second_relay_is_one_attempt() {
     let second = SmtpServer::start().await;
     let relays = route(["smtp://127.0.0.9:1?tls=none".into(), url(&second)]);
     let app = TestApp::builder().config(|config| drop(config.routes.insert("main".into(), relays))).start().await;
-    let mail = app.send(json!({})).await;
+    let sent = app.send(json!({})).await;
     app.run_until_idle().await;
-    let ann = app.recipient(&mail.id).await;
+    let ann = app.recipient(&sent.id).await;
     assert_eq!((&ann["status"], &ann["attempts"]), (&json!("relayed"), &json!(1)));
 }

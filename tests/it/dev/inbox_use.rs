@@ -1,4 +1,5 @@
-//! The inbox as a test suite and a person use it: find a message, wait for one, delete it; and refused requests.
+//! Tests and people use the inbox: they find a message, wait for one and delete it. Requests of other sites are
+//! refused.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use axum::http::{Request, StatusCode, header};
 use axum::response::Response;
 use postrider::clock::SystemClock;
 use postrider::dev::inbox::Inbox;
-use postrider::smtp::inbound::ReceivedMail;
+use postrider::smtp::inbound::ReceivedMessage;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
@@ -21,7 +22,7 @@ async fn open(dir: &Path) -> Arc<Inbox> {
 async fn store(inbox: &Inbox, to: &str, content: &str) {
     let (helo, from, to) = ("h".into(), "b+x@return.test".into(), vec![to.into()]);
     let peer = ([127, 0, 0, 1], 25).into();
-    inbox.store(ReceivedMail { helo, from, to, peer, data: content.as_bytes().to_vec() }).await.unwrap();
+    inbox.store(ReceivedMessage { helo, from, to, peer, data: content.as_bytes().to_vec() }).await.unwrap();
 }
 
 fn with_subject(subject: &str) -> String {
@@ -41,9 +42,9 @@ async fn call(inbox: &Arc<Inbox>, method: &str, path: &str, headers: &[(&str, &s
 }
 
 async fn text(inbox: &Arc<Inbox>, path: &str) -> String {
-    let answer = call(inbox, "GET", path, &[]).await;
-    assert_eq!(answer.status(), StatusCode::OK, "{path}");
-    String::from_utf8(to_bytes(answer.into_body(), 1 << 20).await.unwrap().to_vec()).unwrap()
+    let response = call(inbox, "GET", path, &[]).await;
+    assert_eq!(response.status(), StatusCode::OK, "{path}");
+    String::from_utf8(to_bytes(response.into_body(), 1 << 20).await.unwrap().to_vec()).unwrap()
 }
 
 async fn json(inbox: &Arc<Inbox>, path: &str) -> Value {
@@ -74,8 +75,8 @@ async fn messages_are_found_by_recipient_and_subject() {
     }
     let latest = json(&inbox, "/v1/dev/inbox/latest?to=ann@example.test").await;
     assert_eq!((&latest["n"], &latest["text"]), (&json!(3), &json!("body\r\n")));
-    let none = call(&inbox, "GET", "/v1/dev/inbox/latest?to=nobody@example.test", &[]).await;
-    assert_eq!(none.status(), StatusCode::NOT_FOUND);
+    let missing = call(&inbox, "GET", "/v1/dev/inbox/latest?to=nobody@example.test", &[]).await;
+    assert_eq!(missing.status(), StatusCode::NOT_FOUND);
     for query in ["latest?wait=61", "1?wait=61", "latest?q=1", "?wait=-1"] {
         let path = format!("/v1/dev/inbox/{query}").replace("/?", "?");
         assert_eq!(call(&inbox, "GET", &path, &[]).await.status(), StatusCode::UNPROCESSABLE_ENTITY, "{path}");
@@ -83,7 +84,7 @@ async fn messages_are_found_by_recipient_and_subject() {
 }
 
 #[tokio::test]
-async fn a_wait_ends_when_the_message_arrives() {
+async fn wait_ends_when_a_matching_message_arrives() {
     let dir = tempfile::tempdir().unwrap();
     let inbox = open(dir.path()).await;
     let arriving = async {
@@ -100,13 +101,13 @@ async fn a_wait_ends_when_the_message_arrives() {
     };
     let (listed, latest, second, ()) = tokio::time::timeout(Duration::from_secs(30), all).await.unwrap();
     assert_eq!((numbers(&listed), &latest["n"], &second["n"]), (vec![2], &json!(2), &json!(2)));
-    // A process that stops answers waiting requests.
+    // When the process stops, waiting requests return.
     inbox.stop_waiting();
     assert_eq!(numbers(&json(&inbox, "/v1/dev/inbox?subject=never&wait=60").await), [0; 0]);
 }
 
 #[tokio::test]
-async fn a_person_searches_pages_and_deletes() {
+async fn web_page_searches_paginates_and_deletes() {
     let dir = tempfile::tempdir().unwrap();
     let inbox = open(dir.path()).await;
     for n in 1..=120 {
@@ -134,7 +135,7 @@ async fn a_person_searches_pages_and_deletes() {
 }
 
 #[tokio::test]
-async fn images_of_a_message_show_and_others_do_not() {
+async fn only_images_in_the_message_are_shown() {
     let dir = tempfile::tempdir().unwrap();
     let inbox = open(dir.path()).await;
     let part = |kind: &str, id: &str| {
@@ -150,17 +151,17 @@ async fn images_of_a_message_show_and_others_do_not() {
         part("text/html", "page@a.test"),
     );
     store(&inbox, "ann@example.test", &content).await;
-    let answer = call(&inbox, "GET", "/inbox/1/html", &[]).await;
-    let policy = answer.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
+    let response = call(&inbox, "GET", "/inbox/1/html", &[]).await;
+    let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
     // Links to other sites stay in the HTML, but the browser may not load them.
     assert!(policy.contains("img-src data:;") && policy.contains("default-src 'none'"), "{policy}");
-    let html = String::from_utf8(to_bytes(answer.into_body(), 1 << 20).await.unwrap().to_vec()).unwrap();
+    let html = String::from_utf8(to_bytes(response.into_body(), 1 << 20).await.unwrap().to_vec()).unwrap();
     assert!(html.contains("<img src=\"data:image/png;base64,iVBORw0KGgo=\">"), "{html}");
     assert!(html.contains("cid:page@a.test") && !html.contains("data:text/html"), "{html}");
 }
 
 #[tokio::test]
-async fn pages_of_other_sites_are_kept_out() {
+async fn requests_of_other_sites_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let inbox = open(dir.path()).await;
     store(&inbox, "ann@example.test", &with_subject("secret")).await;
@@ -184,7 +185,7 @@ async fn pages_of_other_sites_are_kept_out() {
 }
 
 #[tokio::test]
-async fn stored_messages_are_for_their_owner_alone() {
+async fn only_the_owner_can_read_message_files() {
     use std::os::unix::fs::PermissionsExt as _;
 
     let dir = tempfile::tempdir().unwrap();

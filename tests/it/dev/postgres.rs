@@ -1,4 +1,4 @@
-//! The embedded Postgres is found, created, started, stopped, and never left running. Also as root, as in containers.
+//! The embedded Postgres is found, created, started and stopped, and never left running, also if the tests run as root.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -16,34 +16,34 @@ async fn connect(url: &str) -> PgConnection {
     PgConnection::connect(url).await.expect("a connection")
 }
 
-async fn remember(url: &str) {
+async fn store_row(url: &str) {
     let mut connection = connect(url).await;
-    sqlx::raw_sql("create table kept (n int); insert into kept values (42)")
+    sqlx::raw_sql("create table stored (n int); insert into stored values (42)")
         .execute(&mut connection)
         .await
-        .expect("kept");
+        .expect("a row is stored");
 }
 
-async fn remembered(url: &str) -> i32 {
-    sqlx::query_scalar("select n from kept").fetch_one(&mut connect(url).await).await.expect("what was kept")
+async fn stored_row(url: &str) -> i32 {
+    sqlx::query_scalar("select n from stored").fetch_one(&mut connect(url).await).await.expect("the stored row")
 }
 
 #[tokio::test]
-async fn a_second_start_finds_the_data_of_the_first() {
+async fn second_start_keeps_the_data() {
     let dir = tempfile::tempdir().expect("a directory");
     let first = start(dir.path()).await.expect("a start");
-    remember(&first.ensure_database("mail").await.expect("a database")).await;
+    store_row(&first.ensure_database("mail").await.expect("a database")).await;
     first.ensure_database("mail").await.expect("the same database");
-    let taken = start(dir.path()).await.err().expect("one at a time");
-    assert!(matches!(taken, PostgresError::InUse { .. }), "{taken}");
+    let error = start(dir.path()).await.err().expect("one at a time");
+    assert!(matches!(error, PostgresError::InUse { .. }), "{error}");
     first.stop().await.expect("a stop");
     let second = start(dir.path()).await.expect("another start");
-    assert_eq!(remembered(&second.url("mail")).await, 42);
+    assert_eq!(stored_row(&second.url("mail")).await, 42);
     second.stop().await.expect("a stop");
 }
 
 #[tokio::test]
-async fn a_durable_cluster_is_durable_and_asks_for_the_password() {
+async fn durable_cluster_syncs_and_requires_the_password() {
     let dir = tempfile::tempdir().expect("a directory");
     let options = Options { dir: dir.path().to_owned(), durable: true };
     let postgres = Postgres::start(options).await.expect("a start");
@@ -57,48 +57,48 @@ async fn a_durable_cluster_is_durable_and_asks_for_the_password() {
         assert_eq!(value, "on", "{setting}");
     }
     let port = postgres.port();
-    let stranger = PgConnection::connect(&format!("postgres://postrider:x@127.0.0.1:{port}/postgres")).await;
-    assert!(stranger.is_err());
+    let without_password = PgConnection::connect(&format!("postgres://postrider:x@127.0.0.1:{port}/postgres")).await;
+    assert!(without_password.is_err());
     connection.close().await.expect("closed");
     postgres.stop().await.expect("a stop");
 }
 
 #[tokio::test]
-async fn a_half_made_cluster_is_made_again() {
+async fn incomplete_cluster_is_created_again() {
     let dir = tempfile::tempdir().expect("a directory");
-    let half = dir.path().join("data.new.1");
-    std::fs::create_dir(&half).expect("a directory");
-    std::fs::write(half.join("PG_VERSION"), "15\n").expect("written");
+    let incomplete = dir.path().join("data.new.1");
+    std::fs::create_dir(&incomplete).expect("a directory");
+    std::fs::write(incomplete.join("PG_VERSION"), "15\n").expect("written");
     start(dir.path()).await.expect("a start").stop().await.expect("a stop");
-    assert!(!half.exists());
+    assert!(!incomplete.exists());
 }
 
 #[tokio::test]
-async fn data_of_another_version_are_left_alone() {
+async fn data_of_another_major_version_is_left_unchanged() {
     let dir = tempfile::tempdir().expect("a directory");
     std::fs::create_dir(dir.path().join("data")).expect("a directory");
     std::fs::write(dir.path().join("data/PG_VERSION"), "9\n").expect("written");
-    let refused = start(dir.path()).await.err().expect("no start").to_string();
-    assert!(refused.contains("Postgres 9, which made the data") && !refused.contains('\n'), "{refused}");
+    let error = start(dir.path()).await.err().expect("no start").to_string();
+    assert!(error.contains("Postgres 9, which created the data") && !error.contains('\n'), "{error}");
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_start_says_why_in_one_line() {
+async fn failed_start_is_explained_in_one_line() {
     let dir = tempfile::tempdir().expect("a directory");
     start(dir.path()).await.expect("a start").stop().await.expect("a stop");
     std::fs::write(dir.path().join("data/postgresql.conf"), "no_such_setting = 1\n").expect("written");
-    let refused = start(dir.path()).await.err().expect("no start").to_string();
-    assert!(refused.contains("no_such_setting") && !refused.contains('\n'), "{refused}");
+    let error = start(dir.path()).await.err().expect("no start").to_string();
+    assert!(error.contains("no_such_setting") && !error.contains('\n'), "{error}");
 }
 
 #[tokio::test]
-async fn one_that_was_dropped_is_in_nobodys_way() {
+async fn dropped_cluster_does_not_block_the_next_start() {
     let dir = tempfile::tempdir().expect("a directory");
     let first = start(dir.path()).await.expect("a start");
-    remember(&first.url("postgres")).await;
+    store_row(&first.url("postgres")).await;
     drop(first);
     let second = start(dir.path()).await.expect("another start");
-    assert_eq!(remembered(&second.url("postgres")).await, 42);
+    assert_eq!(stored_row(&second.url("postgres")).await, 42);
     second.stop().await.expect("a stop");
 }
 
@@ -106,7 +106,7 @@ async fn one_that_was_dropped_is_in_nobodys_way() {
 const CHILD_DIR: &str = "POSTRIDER_TEST_CLUSTER";
 
 #[tokio::test]
-async fn a_killed_process_leaves_no_postgres_behind() {
+async fn killed_process_leaves_no_postgres_running() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut child = Command::new(std::env::current_exe().expect("this program"))
         .args(["--exact", "dev::postgres::holds_a_cluster_until_it_is_killed", "--ignored", "--nocapture"])
@@ -122,11 +122,11 @@ async fn a_killed_process_leaves_no_postgres_behind() {
             break url.to_owned();
         }
     };
-    remember(&url).await;
+    store_row(&url).await;
     child.kill().await.expect("killed");
     let next = start(dir.path()).await.expect("another start");
-    assert!(PgConnection::connect(&url).await.is_err(), "the old one has ended");
-    assert_eq!(remembered(&next.url("postgres")).await, 42);
+    assert!(PgConnection::connect(&url).await.is_err(), "the server of the killed process has ended");
+    assert_eq!(stored_row(&next.url("postgres")).await, 42);
     next.stop().await.expect("a stop");
 }
 

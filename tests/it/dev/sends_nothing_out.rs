@@ -1,4 +1,4 @@
-//! `postrider dev` beside a production configuration: every message still goes to the inbox.
+//! With a production configuration, `postrider dev` still sends every message to the inbox.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,8 +8,8 @@ use tokio::net::TcpListener;
 
 use crate::support::dev::{Dev, directory};
 
-/// A server that must not be called. Counts the connections to it.
-async fn forbidden() -> (u16, Arc<AtomicUsize>) {
+/// Starts a server that must not be called. Returns its port and the number of connections to it.
+async fn uncalled_server() -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, count) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
     tokio::spawn({
@@ -24,8 +24,8 @@ async fn forbidden() -> (u16, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn nothing_leaves_the_machine_whatever_is_configured() {
-    let (port, calls) = forbidden().await;
+async fn production_settings_send_nothing_out() {
+    let (port, calls) = uncalled_server().await;
     let dir = directory();
     let toml = format!(
         "relay_url = \"smtp://127.0.0.1:{port}?tls=none\"\n\
@@ -56,7 +56,7 @@ async fn nothing_leaves_the_machine_whatever_is_configured() {
     }
     let third = sender.get("/v1/dev/inbox/3?wait=30").await;
     assert_eq!(third.status, 200, "{}", third.body);
-    // A webhook to another machine is refused, and says why.
+    // A webhook endpoint on another machine is refused with the reason.
     let admin = dev.api("admin_key");
     for url in ["https://1.1.1.1/hooks", "http://192.0.2.7/hooks"] {
         let refused = admin.post("/v1/webhooks", &json!({"url": url, "events": ["message.relayed"]})).await;

@@ -1,4 +1,5 @@
-//! A domain gets new keys: they sign when their records are seen, and messages in transit keep their records.
+//! Key rotation: new keys sign once their records are published, and the records of old keys stay for messages in
+//! transit.
 
 use postrider::clock::Clock as _;
 use postrider::db::domains;
@@ -12,34 +13,34 @@ use crate::support::clock::{hours, minutes};
 use crate::support::dns::DnsServer;
 use crate::support::domains::{checked, keys, publish, records, registered, shown, signatures, with_secret};
 
-/// The selectors in a state, ed25519 first.
+/// Returns the selectors of the keys in a state, the Ed25519 key first.
 fn in_state(domain: &Value, state: &str) -> Vec<String> {
     keys(domain).into_iter().filter(|key| key.2 == state).map(|key| key.0).collect()
 }
 
-/// The selectors that sign now; all signatures verify.
+/// Sends a message, checks that its signatures verify, and returns their selectors.
 async fn signers(app: &TestApp, dns: &DnsServer) -> Vec<String> {
     // Longer than the worker's cache TTL.
     app.clock.advance(minutes(1));
     app.send(json!({})).await;
     app.run_until_idle().await;
-    let found = signatures(dns, &app.smtp.mails().pop().unwrap().raw).await;
+    let found = signatures(dns, &app.smtp.messages().pop().unwrap().raw).await;
     assert!(found.iter().all(|(_, _, verifies)| *verifies), "{found:?}");
     found.into_iter().map(|(_, selector, _)| selector).collect()
 }
 
 async fn rotated(app: &TestApp) -> Value {
-    let answer = app.post("/v1/domains/acme.test/rotate", &json!(null)).await;
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    answer.body
+    let response = app.post("/v1/domains/acme.test/rotate", &json!(null)).await;
+    assert_eq!(response.status, 200, "{}", response.body);
+    response.body
 }
 
 #[tokio::test]
-async fn new_keys_sign_once_published_and_old_records_stay_a_week() {
+async fn new_keys_sign_once_published_and_old_records_stay() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).start().await;
-    let made = registered(&app, "acme.test").await;
-    publish(&dns, &made);
+    let domain = registered(&app, "acme.test").await;
+    publish(&dns, &domain);
     let old = in_state(&checked(&app, "acme.test").await, "active");
     assert_eq!(signers(&app, &dns).await, old);
 
@@ -49,11 +50,11 @@ async fn new_keys_sign_once_published_and_old_records_stay_a_week() {
     assert_eq!((in_state(&pending, "active"), records(&pending, "dkim").len()), (old.clone(), 4));
     let again = app.post("/v1/domains/acme.test/rotate", &json!(null)).await;
     assert_eq!(again.problem(), (409, "rotation_pending"));
-    let unseen = checked(&app, "acme.test").await;
-    assert_eq!((&unseen["status"], in_state(&unseen, "pending")), (&json!("verified"), new.clone()));
-    assert_eq!(signers(&app, &dns).await, old, "nothing new is published");
+    let unpublished = checked(&app, "acme.test").await;
+    assert_eq!((&unpublished["status"], in_state(&unpublished, "pending")), (&json!("verified"), new.clone()));
+    assert_eq!(signers(&app, &dns).await, old, "no new record is published");
 
-    // One record is there before the other: a worker sees it by itself.
+    // One of the two records is published first. A worker finds it.
     let record = |selector: &str| {
         let all = records(&pending, "dkim");
         let record = all.iter().find(|record| record["name"].as_str().unwrap().starts_with(selector)).unwrap();
@@ -81,11 +82,11 @@ async fn new_keys_sign_once_published_and_old_records_stay_a_week() {
     let settled = shown(&app, "acme.test").await;
     assert_eq!((keys(&settled).len(), records(&settled, "dkim").len()), (2, 2));
     assert_eq!(signers(&app, &dns).await, new);
-    assert_eq!(in_state(&rotated(&app).await, "pending").len(), 2, "and again");
+    assert_eq!(in_state(&rotated(&app).await, "pending").len(), 2, "another rotation is possible");
 }
 
 #[tokio::test]
-async fn a_key_that_never_signs_does_not_prevent_another_rotation() {
+async fn key_that_never_signs_does_not_block_the_next_rotation() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).config(|config| config.dkim.algorithms = vec!["rsa".into()]).start().await;
     registered(&app, "acme.test").await;
@@ -95,25 +96,25 @@ async fn a_key_that_never_signs_does_not_prevent_another_rotation() {
     {
         dns.txt(record["name"].as_str().unwrap(), [record["value"].as_str().unwrap()]);
     }
-    let seen = checked(&app, "acme.test").await;
-    assert_eq!((&seen["status"], in_state(&seen, "pending").len()), (&json!("verified"), 1));
+    let domain = checked(&app, "acme.test").await;
+    assert_eq!((&domain["status"], in_state(&domain, "pending").len()), (&json!("verified"), 1));
     let second = rotated(&app).await;
     let (before, after) = (in_state(&first, "pending"), in_state(&second, "pending"));
     assert!(after.len() == 2 && after.iter().all(|selector| !before.contains(selector)));
 }
 
 #[tokio::test]
-async fn a_check_begun_before_a_rotation_does_not_delay_the_next() {
+async fn check_from_before_a_rotation_does_not_delay_the_next() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).start().await;
     publish(&dns, &registered(&app, "acme.test").await);
     checked(&app, "acme.test").await;
     let before = shown(&app, "acme.test").await;
     let pending = rotated(&app).await;
-    // As a replica records it that has queried only the old keys.
+    // The result of a replica that started its check before the rotation, and queried only the old keys.
     let verdict = Verdict {
         findings: Vec::new(),
-        seen: Vec::new(),
+        published: Vec::new(),
         is_verified: Some(true),
         dmarc: None,
         strict: Strict::default(),
@@ -135,15 +136,15 @@ async fn a_check_begun_before_a_rotation_does_not_delay_the_next() {
 }
 
 #[tokio::test]
-async fn of_two_rotations_at_a_time_one_is_made() {
+async fn only_one_of_concurrent_rotations_succeeds() {
     let dns = DnsServer::start().await;
     let app = with_secret(&dns).start().await;
     registered(&app, "acme.test").await;
     let rotate = async || app.post("/v1/domains/acme.test/rotate", &json!(null)).await.status;
     let (a, b, c) = tokio::join!(rotate(), rotate(), rotate());
-    let mut answers = [a, b, c];
-    answers.sort_unstable();
-    assert_eq!(answers, [200, 409, 409]);
+    let mut statuses = [a, b, c];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 409, 409]);
     let register = async || app.post("/v1/domains", &json!({"name": "b.test"})).await.status;
     let (a, b) = tokio::join!(register(), register());
     assert_eq!((a.min(b), a.max(b)), (201, 409));

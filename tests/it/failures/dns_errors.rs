@@ -7,23 +7,23 @@ use crate::support::clock::minutes;
 use crate::support::dns::DnsServer;
 
 #[tokio::test]
-async fn missing_domain_bounces_and_unanswered_domain_is_deferred() {
+async fn missing_domain_bounces_and_failed_lookup_is_deferred() {
     let dns = DnsServer::start().await;
     dns.null_mx("nomail.test");
     dns.empty("empty.test");
     dns.servfail("broken.test");
     dns.mx("lost.test", 10, "mx.broken.test");
     dns.servfail("mx.broken.test");
-    dns.has_address("example.test", "127.0.0.1");
+    dns.add_address("example.test", "127.0.0.1");
     let app = TestApp::builder().direct(&dns).start().await;
     let to = ["a@nowhere.test", "b@nomail.test", "c@empty.test", "d@broken.test", "e@lost.test", "f@example.test"];
-    let mail = app.send(json!({"to": to})).await;
+    let sent = app.send(json!({"to": to})).await;
     app.run_until_idle().await;
 
-    let message = app.message(&mail.id).await;
+    let message = app.message(&sent.id).await;
     let recipients = message["recipients"].as_array().unwrap().iter();
     let found: Vec<_> = recipients
-        .map(|who| (who["status"].as_str().unwrap(), who["response"]["enhanced"].as_str().unwrap()))
+        .map(|recipient| (recipient["status"].as_str().unwrap(), recipient["response"]["enhanced"].as_str().unwrap()))
         .collect();
     assert_eq!(
         found,
@@ -39,18 +39,18 @@ async fn missing_domain_bounces_and_unanswered_domain_is_deferred() {
 }
 
 #[tokio::test]
-async fn a_dns_that_comes_back_delivers() {
+async fn message_is_delivered_once_the_dns_recovers() {
     let dns = DnsServer::start().await;
     dns.servfail("example.test");
     let app = TestApp::builder().direct(&dns).start().await;
-    let mail = app.send(json!({})).await;
+    let sent = app.send(json!({})).await;
     app.run_until_idle().await;
-    assert_eq!(app.status(&mail.id).await, "deferred");
+    assert_eq!(app.status(&sent.id).await, "deferred");
 
-    dns.mends("example.test");
-    dns.has_address("example.test", "127.0.0.1");
+    dns.repair("example.test");
+    dns.add_address("example.test", "127.0.0.1");
     app.clock.advance(minutes(10));
-    // Another domain, because the DNS response is cached, by a clock that stands still.
+    // Another worker, because this one's DNS cache uses a clock that the test does not advance.
     app.another_worker().await.drain().await.unwrap();
-    assert_eq!(app.events(&mail.id).await, ["accepted", "deferred", "delivered"]);
+    assert_eq!(app.events(&sent.id).await, ["accepted", "deferred", "delivered"]);
 }

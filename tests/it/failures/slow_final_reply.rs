@@ -12,46 +12,46 @@ use crate::support::sending::{relay, send_one, sender};
 use crate::support::smtp::{Action, SmtpServer};
 
 #[tokio::test]
-async fn nine_minutes_of_silence_after_the_dot_make_one_copy() {
+async fn a_reply_nine_minutes_after_the_dot_makes_one_copy() {
     let app = TestApp::start().await;
     let gate = app.smtp.dot().stalls();
-    let mail = app.send(json!({"on_uncertain": "retry"})).await;
+    let sent = app.send(json!({"on_uncertain": "retry"})).await;
     let working = app.start_working();
     gate.reached().await;
 
-    // All workers that could send it again check every minute and a quarter.
+    // Another worker, which could send the message again, checks for dead workers every 75 seconds.
     let other = app.another_worker().await;
     for _ in 0..8 {
         app.clock.advance(minutes(1) + minutes(1) / 4);
-        other.reap().await.unwrap();
+        other.rescue_leases().await.unwrap();
         other.drain().await.unwrap();
-        assert_eq!(app.status(&mail.id).await, "sending");
+        assert_eq!(app.status(&sent.id).await, "sending");
     }
     gate.open();
     working.await.unwrap().unwrap();
-    assert_eq!(app.events(&mail.id).await, ["accepted", "relayed"]);
-    assert_eq!((app.smtp.mails().len(), app.smtp.count("DATA")), (1, 1));
+    assert_eq!(app.events(&sent.id).await, ["accepted", "relayed"]);
+    assert_eq!((app.smtp.messages().len(), app.smtp.count("DATA")), (1, 1));
 }
 
-/// Longer than every other time limit, and than the maximum age of a connection.
+/// The reply takes longer than every other time limit, and than the maximum age of a connection.
 #[tokio::test]
-async fn the_wait_for_the_answer_to_the_dot_is_its_own() {
+async fn the_reply_to_the_dot_has_its_own_time_limit() {
     let smtp = SmtpServer::start().await;
     let short = Duration::from_millis(150);
     smtp.dot().does([Action::ReplyAfter("250 2.0.0 at last".into(), 3 * short)]);
     let timeouts = Timeouts { block: short, data: short, mail: short, rcpt: short, ehlo: short, ..Timeouts::default() };
     let sender = sender(Settings { timeouts, connection_age: short, relay_idle: short, ..relay(&smtp) });
     let outcome = send_one(&sender).await;
-    assert_eq!((outcome.verdict, smtp.mails().len()), (Accepted, 1));
+    assert_eq!((outcome.verdict, smtp.messages().len()), (Accepted, 1));
 }
 
 #[tokio::test]
-#[ignore = "takes ten minutes, with nothing shortened: cargo test --test it slow_final_reply -- --ignored"]
-async fn nine_minutes_on_the_wall() {
+#[ignore = "takes ten minutes, because it uses real time limits: cargo test --test it slow_final_reply -- --ignored"]
+async fn a_reply_after_nine_real_minutes_makes_one_copy() {
     for seconds in [75, 540] {
         let smtp = SmtpServer::start().await;
         smtp.dot().does([Action::ReplyAfter("250 2.0.0 at last".into(), Duration::from_secs(seconds))]);
         let outcome = send_one(&sender(relay(&smtp))).await;
-        assert_eq!((outcome.verdict, smtp.mails().len(), smtp.connections()), (Accepted, 1, 1), "{seconds} s");
+        assert_eq!((outcome.verdict, smtp.messages().len(), smtp.connections()), (Accepted, 1, 1), "{seconds} s");
     }
 }

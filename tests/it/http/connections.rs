@@ -1,4 +1,4 @@
-//! Limits for clients without a key: connections, unfinished heads, responses that they do not read.
+//! Limits that also hold for clients without a key: connections, unfinished heads, unread responses.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use reqwest::Method;
 use tokio::sync::{Notify, mpsc};
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
+use crate::support::client::ApiResponse;
 use crate::support::raw_http::{Raw, exchange, status};
 
 const SOON: Duration = Duration::from_millis(100);
@@ -32,16 +32,16 @@ fn serve(router: Router, limits: ServerLimits) -> (Server, String) {
 }
 
 #[tokio::test]
-async fn unfinished_head_is_given_up_after_its_time() {
+async fn unfinished_head_closes_connection_after_timeout() {
     let (_server, base) = serve(Router::new(), ServerLimits { header_timeout: SOON, ..limits() });
-    let begun = Instant::now();
+    let start = Instant::now();
     assert_eq!(exchange(&base, "GET /ping HTTP/1.1\r\nHost: x\r\nX-A:").await, "");
-    assert_eq!(exchange(&base, "").await, "", "nor is a connection without any request kept");
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert_eq!(exchange(&base, "").await, "", "a connection without any request is closed too");
+    assert!(start.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]
-async fn trickled_head_is_given_up_after_its_time() {
+async fn trickled_head_closes_connection_after_timeout() {
     let (_server, base) = serve(Router::new(), ServerLimits { header_timeout: SOON, ..limits() });
     let mut raw = Raw::connect(&base).await;
     raw.send(PING).await;
@@ -56,19 +56,21 @@ async fn trickled_head_is_given_up_after_its_time() {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), trickle).await.expect("closed while the head goes on arriving");
+    tokio::time::timeout(Duration::from_secs(5), trickle)
+        .await
+        .expect("the connection is not closed while the head arrives slowly");
 }
 
 #[tokio::test]
 async fn connection_without_a_request_is_closed_after_keep_alive() {
     let (_server, base) = serve(Router::new(), ServerLimits { keep_alive: SOON, ..limits() });
-    let begun = Instant::now();
+    let start = Instant::now();
     assert!(exchange(&base, PING).await.ends_with("\r\n\r\npong"));
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]
-async fn head_that_is_too_large_is_refused() {
+async fn oversized_head_is_refused() {
     let (_server, base) = serve(Router::new(), limits());
     let head = format!("GET /ping HTTP/1.1\r\nHost: x\r\nX-A: {}", "a".repeat(80 << 10));
     assert_eq!(status(&exchange(&base, head).await), 431);
@@ -77,7 +79,7 @@ async fn head_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn idle_connections_make_way_for_requests() {
+async fn idle_connections_are_closed_for_new_requests() {
     let (_server, base) = serve(Router::new(), ServerLimits { connections: 8, per_peer: 8, ..limits() });
     let mut idle = join_all((0..40).map(|_| Raw::connect(&base))).await;
     for raw in idle.iter_mut().take(20) {
@@ -91,13 +93,13 @@ async fn idle_connections_make_way_for_requests() {
 }
 
 #[tokio::test]
-async fn connection_is_refused_where_all_others_are_at_work() {
+async fn connection_is_refused_if_all_others_are_busy() {
     let (release, released) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (tell, mut begun) = mpsc::unbounded_channel();
+    let (started, mut starts) = mpsc::unbounded_channel();
     let slow = get({
         let released = release.clone();
         async move || {
-            let _ = tell.send(());
+            let _ = started.send(());
             released.notified().await;
             "done"
         }
@@ -109,7 +111,7 @@ async fn connection_is_refused_where_all_others_are_at_work() {
     for _ in 0..2 {
         let mut raw = Raw::connect(&base).await;
         raw.send("GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
-        begun.recv().await.unwrap();
+        starts.recv().await.unwrap();
         working.push(raw);
     }
     let refused = Raw::connect(&base).await.rest().await;
@@ -120,8 +122,8 @@ async fn connection_is_refused_where_all_others_are_at_work() {
     }
 }
 
-/// Reports when the last clone is dropped.
-struct Chunk(Vec<u8>, #[expect(dead_code, reason = "it only has to be dropped")] mpsc::Sender<Infallible>);
+/// Bytes that close the channel when their last clone is dropped.
+struct Chunk(Vec<u8>, #[expect(dead_code, reason = "only its drop matters")] mpsc::Sender<Infallible>);
 
 impl AsRef<[u8]> for Chunk {
     fn as_ref(&self) -> &[u8] {
@@ -130,7 +132,7 @@ impl AsRef<[u8]> for Chunk {
 }
 
 #[tokio::test]
-async fn client_that_does_not_read_is_dropped() {
+async fn client_that_does_not_read_is_disconnected() {
     let (held, mut dropped) = mpsc::channel(1);
     let large = move || {
         let held = held.clone();
@@ -141,14 +143,16 @@ async fn client_that_does_not_read_is_dropped() {
     let mut raw = Raw::connect(&base).await;
     raw.send("GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert_eq!(status(&raw.head().await), 200);
-    // The server gives up the connection, and with it the handler.
-    tokio::time::timeout(Duration::from_secs(10), server.stop(Duration::from_secs(10))).await.expect("an end");
+    // The server closes the connection, and with it drops the response.
+    tokio::time::timeout(Duration::from_secs(10), server.stop(Duration::from_secs(10)))
+        .await
+        .expect("the server stops");
     let end = tokio::time::timeout(Duration::from_secs(10), dropped.recv()).await;
-    assert!(end.expect("the response is dropped").is_none());
+    assert!(end.expect("the response is not dropped").is_none());
 }
 
 #[tokio::test]
-async fn slow_reader_gets_all_of_it() {
+async fn slow_reader_receives_the_whole_response() {
     let (_server, base) = serve(
         Router::new().route("/large", get(|| async { vec![b'a'; 4 << 20] })),
         ServerLimits { write_timeout: Duration::from_secs(2), ..limits() },
@@ -168,7 +172,7 @@ async fn slow_reader_gets_all_of_it() {
 }
 
 #[tokio::test]
-async fn idle_connections_do_not_keep_messages_out() {
+async fn idle_connections_do_not_prevent_messages() {
     let app = TestApp::builder()
         .config(|config| (config.http.max_connections, config.http.connections_per_peer) = (16, 16))
         .start()
@@ -177,6 +181,6 @@ async fn idle_connections_do_not_keep_messages_out() {
     let sent = app.send(serde_json::json!({})).await;
     app.run_until_idle().await;
     assert_eq!(app.status(&sent.id).await, "relayed");
-    assert_eq!(Answer::to(app.anonymous(Method::GET, "/healthz")).await.status, 200);
+    assert_eq!(ApiResponse::to(app.anonymous(Method::GET, "/healthz")).await.status, 200);
     drop(idle);
 }

@@ -1,4 +1,5 @@
-//! The service keeps working with more idle connections than it may open files, and with clients that do not read.
+//! The service keeps working with more idle connections than its limit of open files, and with clients that do not
+//! read.
 //!
 //! `cargo test --test it http::flood -- --ignored --nocapture` prints the figures.
 
@@ -11,7 +12,7 @@ use postrider::clock::{Clock as _, SystemClock};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::client::{Answer, Api};
+use crate::support::client::{Api, ApiResponse};
 use crate::support::postgres::Database;
 use crate::support::process::{Service, key, serve, with_open_files};
 use crate::support::raw_http::Raw;
@@ -49,13 +50,13 @@ async fn idle_and_silent_clients_do_not_stop_the_service() {
         }
         held.push(raw);
     }
-    let (mut times, mut memory, begun) = (Vec::new(), 0, Instant::now());
+    let (mut times, mut memory, test_start) = (Vec::new(), 0, Instant::now());
     let mut tick = tokio::time::interval(Duration::from_millis(50));
-    while begun.elapsed() < Duration::from_secs(8) {
+    while test_start.elapsed() < Duration::from_secs(8) {
         tick.tick().await;
-        let asked = Instant::now();
-        assert_eq!(Answer::to(api.anonymous(Method::GET, "/healthz")).await.status, 200);
-        times.push(asked.elapsed());
+        let start = Instant::now();
+        assert_eq!(ApiResponse::to(api.anonymous(Method::GET, "/healthz")).await.status, 200);
+        times.push(start.elapsed());
         memory = memory.max(service.memory());
     }
     times.sort();

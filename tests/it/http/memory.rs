@@ -1,4 +1,4 @@
-//! Large bodies, slow queries and streams: no client blocks others or takes more than its share.
+//! Large bodies, slow queries and streams: no client blocks others or exceeds its limits.
 
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::support::app::TestApp;
-use crate::support::client::{Answer, Api};
+use crate::support::client::{Api, ApiResponse};
 use crate::support::clock::hours;
 use crate::support::raw_http::{Raw, exchange, status};
 
+/// Returns the head of an upload, and the first `begin` bytes of its body.
 fn upload(api: &Api, length: usize, begin: usize) -> String {
     let Api { key, .. } = api;
     let head = format!(
@@ -24,9 +25,9 @@ fn upload(api: &Api, length: usize, begin: usize) -> String {
 }
 
 #[tokio::test]
-async fn stalled_uploads_keep_nobody_out() {
+async fn stalled_uploads_do_not_block_others() {
     let app = TestApp::start().await;
-    let sender = app.allowed(&[Scope::Send]).await;
+    let sender = app.with_scopes(&[Scope::Send]).await;
     let mut stalled = Vec::new();
     for begin in [1, 100 << 10, 100 << 10, 100 << 10] {
         let mut raw = Raw::connect(&app.base).await;
@@ -35,18 +36,18 @@ async fn stalled_uploads_keep_nobody_out() {
     }
     let large = json!({"attachments": [{"filename": "a", "content": STANDARD.encode(vec![0; 1 << 20])}]});
     let sent = tokio::time::timeout(Duration::from_secs(5), join_all((0..4).map(|_| app.send(large.clone()))));
-    assert_eq!(sent.await.expect("nobody waits for the stalled ones").len(), 4);
+    assert_eq!(sent.await.expect("a request waits for the stalled uploads").len(), 4);
 }
 
 #[tokio::test]
-async fn clients_that_do_not_read_keep_nobody_out() {
+async fn clients_that_do_not_read_do_not_block_others() {
     let app = TestApp::builder()
         .config(|config| (config.accept.max_body_mib, config.accept.body_memory_mib) = (8, 8))
         .start()
         .await;
     let content = STANDARD.encode(vec![7; 2 << 20]);
     let sent = app.send(json!({"attachments": [{"filename": "a", "content": content}]})).await;
-    let reader = app.allowed(&[Scope::Read]).await;
+    let reader = app.with_scopes(&[Scope::Read]).await;
     let mut silent = Vec::new();
     for path in ["raw", "attachments/0"].iter().cycle().take(12) {
         let mut raw = Raw::connect(&app.base).await;
@@ -58,22 +59,23 @@ async fn clients_that_do_not_read_keep_nobody_out() {
     let heads = silent.iter_mut().map(|raw| Box::pin(raw.head()));
     assert_eq!(status(&select_all(heads).await.0), 200);
     let path = format!("/v1/messages/{}/attachments/0", sent.id);
-    let mine = tokio::time::timeout(Duration::from_secs(10), app.get(&path)).await.expect("a turn");
-    assert_eq!((mine.status, mine.octets.len()), (200, 2 << 20));
-    assert_eq!(mine.headers["content-length"], (2_u32 << 20).to_string());
+    let own_response =
+        tokio::time::timeout(Duration::from_secs(10), app.get(&path)).await.expect("the request is blocked");
+    assert_eq!((own_response.status, own_response.bytes.len()), (200, 2 << 20));
+    assert_eq!(own_response.headers["content-length"], (2_u32 << 20).to_string());
 }
 
 #[tokio::test]
-async fn settings_have_small_bodies() {
+async fn bodies_of_settings_are_limited_to_1_mib() {
     let app = TestApp::start().await;
     let large = json!({"name": "x".repeat(2 << 20)});
     assert_eq!(app.post("/v1/streams", &large).await.problem(), (413, "too_large"));
 }
 
 #[tokio::test]
-async fn slow_lists_of_one_key_leave_turns_to_others() {
+async fn slow_queries_of_one_key_do_not_block_others() {
     let app = TestApp::start().await;
-    let (greedy, other) = (app.allowed(&[Scope::Read]).await, app.allowed(&[Scope::Read]).await);
+    let (greedy, other) = (app.with_scopes(&[Scope::Read]).await, app.with_scopes(&[Scope::Read]).await);
     let mut lock = app.database.connect().await;
     sqlx::raw_sql("BEGIN; LOCK TABLE messages").execute(&mut lock).await.unwrap();
     let slow: Vec<_> = (0..10)
@@ -83,7 +85,7 @@ async fn slow_lists_of_one_key_leave_turns_to_others() {
         })
         .collect();
     let list = tokio::time::timeout(Duration::from_secs(3), other.get("/v1/suppressions?limit=1"));
-    assert_eq!(list.await.expect("a turn at once").status, 200);
+    assert_eq!(list.await.expect("the request is blocked").status, 200);
     sqlx::raw_sql("ROLLBACK").execute(&mut lock).await.unwrap();
     for status in join_all(slow).await {
         assert_eq!(status.unwrap(), 200);
@@ -93,27 +95,27 @@ async fn slow_lists_of_one_key_leave_turns_to_others() {
 #[tokio::test]
 async fn revoked_key_ends_its_streams_and_long_polls() {
     let app = TestApp::start().await;
-    let made = app.post("/v1/keys", &json!({"name": "reader", "scopes": ["read"]})).await;
-    let (id, key) = (made.body["id"].as_str().unwrap(), made.body["secret"].as_str().unwrap());
+    let created = app.post("/v1/keys", &json!({"name": "reader", "scopes": ["read"]})).await;
+    let (id, key) = (created.body["id"].as_str().unwrap(), created.body["secret"].as_str().unwrap());
     let reader = app.with_key(key);
     let request = reader.request(Method::GET, "/v1/events?after=latest").header("accept", "text/event-stream");
     let mut stream = request.send().await.unwrap();
     assert_eq!(stream.status(), 200);
-    assert!(stream.chunk().await.unwrap().is_some(), "it has begun");
+    assert!(stream.chunk().await.unwrap().is_some(), "the stream has started");
     let poll = tokio::spawn(async move { reader.get("/v1/events?after=latest&wait=55").await });
     assert_eq!(app.delete(&format!("/v1/keys/{id}")).await.status, 204);
     let ended = tokio::time::timeout(Duration::from_secs(5), async {
         while stream.chunk().await.unwrap_or_default().is_some() {}
         poll.await.unwrap()
     });
-    assert_eq!(ended.await.expect("an end").problem(), (401, "unauthorized"));
+    assert_eq!(ended.await.expect("the stream does not end").problem(), (401, "unauthorized"));
 }
 
 #[tokio::test]
-async fn key_revoked_during_its_upload_does_nothing_more() {
+async fn upload_is_refused_if_its_key_is_revoked_during_it() {
     let app = TestApp::start().await;
-    let made = app.post("/v1/keys", &json!({"name": "leaked", "scopes": ["admin"]})).await;
-    let (id, key) = (made.body["id"].as_str().unwrap(), made.body["secret"].as_str().unwrap());
+    let created = app.post("/v1/keys", &json!({"name": "leaked", "scopes": ["admin"]})).await;
+    let (id, key) = (created.body["id"].as_str().unwrap(), created.body["secret"].as_str().unwrap());
     let message = json!({"from": "a@acme.test", "to": "b@example.test", "subject": "s", "text": "t"}).to_string();
     let mut uploads = Vec::new();
     for (path, kind, body) in [
@@ -123,15 +125,15 @@ async fn key_revoked_during_its_upload_does_nothing_more() {
         ("/v1/inbound", "message/rfc822", "Subject: x\r\n\r\nx"),
     ] {
         let mut raw = Raw::connect(&app.base).await;
-        let (length, begin) = (body.len(), body.split_at(5));
+        let (length, (begin, rest)) = (body.len(), body.split_at(5));
         raw.send(format!(
             "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: {kind}\r\n\
              Expect: 100-continue\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
         ))
         .await;
-        assert_eq!(status(&raw.head().await), 100, "{path} is read: its key works");
-        raw.send(begin.0).await;
-        uploads.push((path, raw, begin.1.to_owned()));
+        assert_eq!(status(&raw.head().await), 100, "{path}: the key is valid");
+        raw.send(begin).await;
+        uploads.push((path, raw, rest.to_owned()));
     }
     assert_eq!(app.delete(&format!("/v1/keys/{id}")).await.status, 204);
     for (path, mut raw, rest) in uploads {
@@ -145,59 +147,60 @@ async fn key_revoked_during_its_upload_does_nothing_more() {
 }
 
 #[tokio::test]
-async fn key_that_expires_ends_its_stream() {
+async fn expired_key_ends_its_event_stream() {
     let app = TestApp::start().await;
-    let made = app
+    let created = app
         .post("/v1/keys", &json!({"name": "guest", "scopes": ["read"], "expires_at": app.clock.text_in(hours(1))}))
         .await;
-    let reader = app.with_key(made.body["secret"].as_str().unwrap());
+    let reader = app.with_key(created.body["secret"].as_str().unwrap());
     let request = reader.request(Method::GET, "/v1/events?after=latest").header("accept", "text/event-stream");
     let mut stream = request.send().await.unwrap();
-    assert!(stream.status() == 200 && stream.chunk().await.unwrap().is_some(), "it has begun");
+    assert!(stream.status() == 200 && stream.chunk().await.unwrap().is_some(), "the stream has started");
     app.clock.advance(hours(1));
     let ended = async { while stream.chunk().await.unwrap_or_default().is_some() {} };
-    tokio::time::timeout(Duration::from_secs(10), ended).await.expect("an end");
+    tokio::time::timeout(Duration::from_secs(10), ended).await.expect("the stream does not end");
 }
 
-/// The head of an upload and its bytes.
+/// Returns the head and the whole body of an upload.
 fn whole_upload(api: &Api, length: usize) -> String {
     upload(api, length, length)
 }
 
 #[tokio::test]
-async fn connection_goes_on_after_a_refused_upload() {
+async fn connection_stays_open_after_a_refused_upload() {
     let app = TestApp::builder().config(|config| config.accept.max_body_mib = 1).start().await;
     let mut raw = Raw::connect(&app.base).await;
     for (api, expected) in [(app.with_key("pr_wrong"), 401), (app.api().clone(), 413), (app.with_key("pr_wrong"), 401)]
     {
         raw.send(whole_upload(&api, 20 << 20)).await;
-        let answer = raw.response().await;
-        assert_eq!(status(&answer), expected, "{answer}");
+        let response = raw.response().await;
+        assert_eq!(status(&response), expected, "{response}");
     }
     raw.send("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert_eq!(status(&raw.response().await), 200);
-    let asking = upload(&app.with_key("pr_wrong"), 20 << 20, 0).replace("Host: x", "Host: x\r\nExpect: 100-continue");
-    let answer = exchange(&app.base, asking).await;
-    assert!(status(&answer) == 401 && answer.contains("connection: close"), "{answer}");
+    let expecting =
+        upload(&app.with_key("pr_wrong"), 20 << 20, 0).replace("Host: x", "Host: x\r\nExpect: 100-continue");
+    let response = exchange(&app.base, expecting).await;
+    assert!(status(&response) == 401 && response.contains("connection: close"), "{response}");
 }
 
 #[tokio::test]
-async fn one_key_has_so_many_streams_at_a_time() {
+async fn event_streams_per_key_are_limited() {
     let app = TestApp::start().await;
-    let reader = app.allowed(&[Scope::Read]).await;
+    let reader = app.with_scopes(&[Scope::Read]).await;
     let open = || reader.request(Method::GET, "/v1/events?after=latest").header("accept", "text/event-stream").send();
     let streams: Vec<_> = join_all((0..100).map(|_| open())).await.into_iter().map(Result::unwrap).collect();
     assert!(streams.iter().all(|stream| stream.status() == 200));
     let refused = open().await.unwrap();
     assert!(refused.status() == 503 && refused.headers().contains_key("retry-after"));
-    let mine = app.request(Method::GET, "/v1/events?after=latest").header("accept", "text/event-stream");
-    assert_eq!(mine.send().await.unwrap().status(), 200);
+    let own_response = app.request(Method::GET, "/v1/events?after=latest").header("accept", "text/event-stream");
+    assert_eq!(own_response.send().await.unwrap().status(), 200);
 }
 
 #[tokio::test]
-async fn upload_of_an_unknown_key_is_refused_before_its_body() {
+async fn upload_with_unknown_key_is_refused_before_its_body() {
     let app = TestApp::start().await;
-    let answer = exchange(&app.base, upload(&app.with_key("pr_wrong"), 40 << 20, 1)).await;
-    assert_eq!(status(&answer), 401);
-    let _ = Answer::to(app.anonymous(Method::GET, "/healthz")).await;
+    let response = exchange(&app.base, upload(&app.with_key("pr_wrong"), 40 << 20, 1)).await;
+    assert_eq!(status(&response), 401);
+    let _ = ApiResponse::to(app.anonymous(Method::GET, "/healthz")).await;
 }

@@ -22,10 +22,10 @@ async fn request_has_exactly_one_valid_host() {
         ("GET /docs/ HTTP/1.1", "", 400),
         ("GET /nowhere HTTP/1.1", "", 400),
     ] {
-        let answer = exchange(&app.base, format!("{line}\r\n{hosts}Connection: close\r\n\r\n")).await;
-        assert_eq!(status(&answer), expected, "{line} {hosts:?}: {answer}");
+        let response = exchange(&app.base, format!("{line}\r\n{hosts}Connection: close\r\n\r\n")).await;
+        assert_eq!(status(&response), expected, "{line} {hosts:?}: {response}");
         if expected == 400 {
-            assert!(answer.contains("application/problem+json") && answer.contains("x-request-id: "), "{answer}");
+            assert!(response.contains("application/problem+json") && response.contains("x-request-id: "), "{response}");
         }
     }
 }
@@ -47,13 +47,13 @@ async fn ambiguous_framing_is_refused_and_ends_the_connection() {
         " Transfer-Encoding: chunked\r\n",
     ] {
         let request = format!("POST /v1/messages HTTP/1.1\r\nHost: x\r\n{framing}\r\n{smuggled}");
-        let answer = exchange(&app.base, request).await;
-        assert_eq!((status(&answer), answer.matches("HTTP/1.1 ").count()), (400, 1), "{framing:?}: {answer}");
+        let response = exchange(&app.base, request).await;
+        assert_eq!((status(&response), response.matches("HTTP/1.1 ").count()), (400, 1), "{framing:?}: {response}");
     }
 }
 
 #[tokio::test]
-async fn header_that_is_single_may_not_be_repeated() {
+async fn repeated_single_value_header_is_refused() {
     let app = TestApp::start().await;
     let key = &app.key;
     for twice in [
@@ -61,8 +61,8 @@ async fn header_that_is_single_may_not_be_repeated() {
         "Idempotency-Key: a\r\nIdempotency-Key: b\r\n".into(),
         "Content-Type: text/plain\r\nContent-Type: application/json\r\n".into(),
     ] {
-        let answer = exchange(&app.base, format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{twice}\r\n")).await;
-        assert!(status(&answer) == 400 && answer.contains("it has several"), "{twice}: {answer}");
+        let response = exchange(&app.base, format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{twice}\r\n")).await;
+        assert!(status(&response) == 400 && response.contains("it has several"), "{twice}: {response}");
     }
 }
 
@@ -74,10 +74,10 @@ async fn query_that_is_not_utf_8_is_refused() {
 }
 
 #[tokio::test]
-async fn body_in_a_coding_is_refused_as_such() {
+async fn body_with_content_encoding_is_refused() {
     let app = TestApp::start().await;
     let request = app.request(reqwest::Method::POST, "/v1/messages").header("content-encoding", "gzip");
-    let answer = crate::support::client::Answer::to(request.json(&json!({}))).await;
-    assert_eq!(answer.problem(), (415, "unsupported_media_type"));
-    assert_eq!(answer.headers["accept-encoding"], "identity", "RFC 9110 12.5.3");
+    let response = crate::support::client::ApiResponse::to(request.json(&json!({}))).await;
+    assert_eq!(response.problem(), (415, "unsupported_media_type"));
+    assert_eq!(response.headers["accept-encoding"], "identity", "RFC 9110 12.5.3");
 }

@@ -11,14 +11,14 @@ use tokio_util::sync::CancellationToken;
 use crate::support::app::TestApp;
 use crate::support::clock::{hours, minutes};
 
-/// Two workers that claim all the time.
+/// Two workers that run concurrently with the test.
 struct Working {
     stop: CancellationToken,
     running: Vec<JoinHandle<()>>,
 }
 
 impl Working {
-    async fn starts(app: &TestApp) -> Self {
+    async fn start(app: &TestApp) -> Self {
         let stop = CancellationToken::new();
         let mut running = Vec::new();
         for worker in [app.another_worker().await, app.another_worker().await] {
@@ -29,16 +29,16 @@ impl Working {
     }
 
     /// Stops them gracefully, and then runs everything that is due.
-    async fn ends(self, app: &TestApp) {
+    async fn stop(self, app: &TestApp) {
         self.stop.cancel();
         join_all(self.running).await;
         app.run_until_idle().await;
     }
 }
 
-/// The recipients that got the message, each once.
+/// Returns the recipients that got a message, and checks that each got it once.
 fn reached(app: &TestApp) -> BTreeSet<String> {
-    let all: Vec<String> = app.smtp.mails().into_iter().flat_map(|mail| mail.to).collect();
+    let all: Vec<String> = app.smtp.messages().into_iter().flat_map(|message| message.to).collect();
     let once: BTreeSet<String> = all.iter().cloned().collect();
     assert_eq!(once.len(), all.len(), "a recipient got a message twice");
     once
@@ -49,31 +49,31 @@ fn strings(list: &Value) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn what_cancel_says_it_caught_never_leaves_and_all_else_does() {
+async fn canceled_recipients_get_nothing_and_others_get_it_once() {
     let app = TestApp::start().await;
-    let working = Working::starts(&app).await;
+    let working = Working::start(&app).await;
     let mut canceled = BTreeSet::new();
     for round in 0..6 {
         let calls = join_all((0..25).map(|n| {
             let app = &app;
             async move {
                 let to: Vec<String> = (0..2).map(|r| format!("r{round}-{n}-{r}@example.test")).collect();
-                let mail = app.send(json!({"to": to})).await;
-                let answer = app.post(&format!("/v1/messages/{}/cancel", mail.id), &json!({})).await.body;
-                let (caught, late) = (strings(&answer["canceled"]), strings(&answer["too_late"]));
-                assert_eq!((caught.len() + late.len(), caught.intersection(&late).count()), (2, 0));
-                caught
+                let message = app.send(json!({"to": to})).await;
+                let response = app.post(&format!("/v1/messages/{}/cancel", message.id), &json!({})).await.body;
+                let (canceled_now, too_late) = (strings(&response["canceled"]), strings(&response["too_late"]));
+                assert_eq!((canceled_now.len() + too_late.len(), canceled_now.intersection(&too_late).count()), (2, 0));
+                canceled_now
             }
         }));
         canceled.extend(calls.await.into_iter().flatten());
     }
-    working.ends(&app).await;
+    working.stop(&app).await;
     let reached = reached(&app);
     assert_eq!((reached.len() + canceled.len(), reached.intersection(&canceled).count()), (300, 0));
 }
 
 #[tokio::test]
-async fn however_often_retry_is_called_each_mail_goes_once() {
+async fn repeated_retries_send_each_message_once() {
     let app = TestApp::start().await;
     let addresses: Vec<String> = (0..40).map(|n| format!("{n}@example.test")).collect();
     for address in &addresses {
@@ -81,26 +81,29 @@ async fn however_often_retry_is_called_each_mail_goes_once() {
     }
     let sent = join_all(addresses.iter().map(|address| app.send(json!({"to": address})))).await;
     app.run_until_idle().await;
-    let working = Working::starts(&app).await;
-    let calls = sent.iter().flat_map(|mail| std::iter::repeat_n(mail, 3)).map(|mail| {
+    let working = Working::start(&app).await;
+    let calls = sent.iter().flat_map(|message| std::iter::repeat_n(message, 3)).map(|message| {
         let app = &app;
         async move {
-            let answer = app.post(&format!("/v1/messages/{}/retry", mail.id), &json!({})).await;
-            let code = answer.problem().1.to_owned();
-            assert!(answer.status == 200 || ["in_flight", "nothing_to_retry"].contains(&code.as_str()), "{answer:?}");
+            let response = app.post(&format!("/v1/messages/{}/retry", message.id), &json!({})).await;
+            let code = response.problem().1.to_owned();
+            assert!(
+                response.status == 200 || ["in_flight", "nothing_to_retry"].contains(&code.as_str()),
+                "{response:?}"
+            );
         }
     });
     let due = async { app.clock.advance(minutes(2)) };
     tokio::join!(join_all(calls), due);
-    working.ends(&app).await;
+    working.stop(&app).await;
     assert_eq!(reached(&app).len(), 40);
-    for mail in &sent {
-        assert_eq!(app.recipient(&mail.id).await["attempts"], 2);
+    for message in &sent {
+        assert_eq!(app.recipient(&message.id).await["attempts"], 2);
     }
 }
 
 #[tokio::test]
-async fn what_patch_says_it_moved_waits_for_its_new_time() {
+async fn rescheduled_message_waits_for_its_new_time() {
     let app = TestApp::start().await;
     let (at, later) = (app.clock.text_in(hours(1)), app.clock.text_in(hours(3)));
     let sent =
@@ -108,22 +111,22 @@ async fn what_patch_says_it_moved_waits_for_its_new_time() {
     let second = app.another_worker().await;
     let (early, rest) = sent.split_at(10);
     let patch = async |id: &str| {
-        let answer = app.patch(&format!("/v1/messages/{id}"), &json!({"scheduled_at": later})).await;
-        assert!(answer.status == 200 || answer.problem() == (409, "not_scheduled"), "{answer:?}");
-        answer.status == 200
+        let response = app.patch(&format!("/v1/messages/{id}"), &json!({"scheduled_at": later})).await;
+        assert!(response.status == 200 || response.problem() == (409, "not_scheduled"), "{response:?}");
+        response.status == 200
     };
-    for mail in early {
-        assert!(patch(&mail.id).await);
+    for message in early {
+        assert!(patch(&message.id).await);
     }
-    let time_comes = async {
+    let due = async {
         app.clock.advance(hours(1));
         let (first, second) = tokio::join!(app.worker.drain(), second.drain());
         first.and(second).unwrap();
     };
-    let (moved, ()) = tokio::join!(join_all(rest.iter().map(|mail| patch(&mail.id))), time_comes);
+    let (moved, ()) = tokio::join!(join_all(rest.iter().map(|message| patch(&message.id))), due);
     app.run_until_idle().await;
-    for (mail, moved) in rest.iter().zip(moved) {
-        assert_eq!(app.status(&mail.id).await, if moved { "scheduled" } else { "relayed" });
+    for (message, moved) in rest.iter().zip(moved) {
+        assert_eq!(app.status(&message.id).await, if moved { "scheduled" } else { "relayed" });
     }
     app.clock.advance(hours(2));
     app.run_until_idle().await;
@@ -131,14 +134,14 @@ async fn what_patch_says_it_moved_waits_for_its_new_time() {
 }
 
 #[tokio::test]
-async fn a_retry_locks_lanes_in_the_order_in_which_workers_do() {
+async fn retry_locks_lanes_in_the_order_of_workers() {
     let app = TestApp::start().await;
     for address in ["ann@example.test", "bo@example.test"] {
         app.smtp.rcpt(address).replies(["451 4.3.2 later"]);
     }
-    let mail = app.send(json!({"to": ["ann@example.test", "bo@example.test"]})).await;
+    let message = app.send(json!({"to": ["ann@example.test", "bo@example.test"]})).await;
     app.run_until_idle().await;
-    // One waits in a lane that is blocked, the other in a later one that sleeps.
+    // One recipient waits in an unreachable lane, the other in a later, idle lane.
     app.sql(
         "INSERT INTO lanes (tenant_id, stream, route, domain, priority, ready_at)
          SELECT tenant_id, stream, 'mx', 'later.test', priority, 'infinity' FROM lanes;
@@ -152,7 +155,7 @@ async fn a_retry_locks_lanes_in_the_order_in_which_workers_do() {
     let (mut worker, mut watching) = (app.database.connect().await, app.database.connect().await);
     let lock = "BEGIN; SELECT FROM lanes WHERE domain = '*' FOR NO KEY UPDATE";
     sqlx::raw_sql(lock).execute(&mut worker).await.unwrap();
-    let retry = async { app.post(&format!("/v1/messages/{}/retry", mail.id), &json!({})).await.status };
+    let retry = async { app.post(&format!("/v1/messages/{}/retry", message.id), &json!({})).await.status };
     let working = async {
         let waits = "SELECT count(*) > 0 FROM pg_stat_activity
                      WHERE datname = current_database() AND wait_event_type = 'Lock'";
@@ -166,17 +169,17 @@ async fn a_retry_locks_lanes_in_the_order_in_which_workers_do() {
     locked.expect("no deadlock");
     assert_eq!(status, 200);
     app.run_until_idle().await;
-    assert_eq!(app.states(&mail.id).await, ["relayed", "relayed"]);
+    assert_eq!(app.states(&message.id).await, ["relayed", "relayed"]);
 }
 
 #[tokio::test]
-async fn one_in_hand_is_being_tried_already() {
+async fn recipient_in_flight_cannot_be_retried_or_rescheduled() {
     let app = TestApp::start().await;
     let gate = app.smtp.dot().stalls();
-    let mail = app.send(json!({})).await;
+    let message = app.send(json!({})).await;
     let working = app.start_working();
     gate.reached().await;
-    let path = format!("/v1/messages/{}", mail.id);
+    let path = format!("/v1/messages/{}", message.id);
     assert_eq!(app.post(&format!("{path}/retry"), &json!({})).await.problem(), (409, "in_flight"));
     let moved = app.patch(&path, &json!({"scheduled_at": app.clock.text_in(hours(1))})).await;
     assert_eq!(moved.problem(), (409, "not_scheduled"));
@@ -186,19 +189,19 @@ async fn one_in_hand_is_being_tried_already() {
 }
 
 #[tokio::test]
-async fn a_retry_probes_a_blocked_destination_and_no_other_limit() {
+async fn retry_probes_an_unreachable_lane_but_keeps_its_rate() {
     let app = TestApp::start().await;
     app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 later"]);
-    let mail = app.send(json!({})).await;
+    let message = app.send(json!({})).await;
     app.run_until_idle().await;
     let open = async || -> bool {
         let query = "SELECT open_at <= '2026-11-23T12:00:00Z' FROM lanes WHERE stream = 'transactional'";
         sqlx::query_scalar(query).fetch_one(&mut app.database.connect().await).await.unwrap()
     };
-    let retry = format!("/v1/messages/{}/retry", mail.id);
+    let retry = format!("/v1/messages/{}/retry", message.id);
     app.sql("UPDATE lanes SET open_at = '2026-11-23T12:05:00Z'").await;
     assert_eq!(app.post(&retry, &json!({})).await.status, 200);
-    assert!(!open().await, "a turn of the rate is waited for");
+    assert!(!open().await, "the rate still applies");
     app.sql("UPDATE lanes SET blocked_since = now(), block_failures = 3").await;
     assert_eq!(app.post(&retry, &json!({})).await.status, 200);
     assert!(open().await);

@@ -1,40 +1,40 @@
-//! The operator's calls for lanes and streams.
+//! The API calls for lanes and streams.
 
 use postrider::domain::key::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
+use crate::support::client::ApiResponse;
 use crate::support::clock::{hours, minutes, seconds};
 use crate::support::dns::DnsServer;
 
 async fn lanes(app: &TestApp, query: &str) -> Vec<Value> {
-    let answer = app.get(&format!("/v1/lanes?{query}")).await;
-    assert_eq!(answer.status, 200, "{query}: {}", answer.body);
-    answer.body["data"].as_array().unwrap().clone()
+    let response = app.get(&format!("/v1/lanes?{query}")).await;
+    assert_eq!(response.status, 200, "{query}: {}", response.body);
+    response.body["data"].as_array().unwrap().clone()
 }
 
-async fn put(app: &TestApp, body: Value) -> Answer {
-    Answer::to(app.request(Method::PUT, "/v1/lanes").json(&body)).await
+async fn put(app: &TestApp, body: Value) -> ApiResponse {
+    ApiResponse::to(app.request(Method::PUT, "/v1/lanes").json(&body)).await
 }
 
 fn domains(lanes: &[Value]) -> Vec<&str> {
     lanes.iter().map(|lane| lane["domain"].as_str().unwrap()).collect()
 }
 
-/// Direct delivery, with a server for every domain.
+/// Starts direct delivery, with a server for every domain.
 async fn direct() -> (DnsServer, TestApp) {
     let dns = DnsServer::start().await;
     for name in ["a.test", "b.test", "c.test", "d.test"] {
-        dns.has_address(name, "127.0.0.1");
+        dns.add_address(name, "127.0.0.1");
     }
     let app = TestApp::builder().direct(&dns).start().await;
     (dns, app)
 }
 
 #[tokio::test]
-async fn a_lane_tells_what_waits_in_it() {
+async fn lane_shows_its_waiting_recipients() {
     let app = TestApp::start().await;
     app.smtp.rcpt("ann@example.test").replies(["451 4.3.0 later"]);
     app.send(json!({})).await;
@@ -44,7 +44,7 @@ async fn a_lane_tells_what_waits_in_it() {
     app.send(json!({"scheduled_at": app.clock.text_in(hours(1))})).await;
 
     let all = lanes(&app, "").await;
-    assert_eq!(all.len(), 1, "a relay has one lane a stream");
+    assert_eq!(all.len(), 1, "a relay has one lane per stream");
     let lane = &all[0];
     assert_eq!(
         (&lane["stream"], &lane["route"], &lane["domain"]),
@@ -67,7 +67,7 @@ async fn a_lane_tells_what_waits_in_it() {
 }
 
 #[tokio::test]
-async fn what_a_worker_holds_is_in_flight() {
+async fn leased_recipients_are_in_flight() {
     let app = TestApp::start().await;
     let gate = app.smtp.dot().stalls();
     app.send(json!({})).await;
@@ -81,7 +81,7 @@ async fn what_a_worker_holds_is_in_flight() {
 }
 
 #[tokio::test]
-async fn a_long_queue_is_counted_so_far_and_no_further() {
+async fn count_of_a_long_queue_is_limited() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     app.clock.advance(minutes(1));
@@ -102,9 +102,9 @@ async fn a_long_queue_is_counted_so_far_and_no_further() {
 }
 
 #[tokio::test]
-async fn a_paused_lane_keeps_its_mail_until_it_is_resumed() {
+async fn paused_lane_keeps_its_messages_until_it_is_resumed() {
     let (_dns, app) = direct().await;
-    let mail = app.send(json!({"to": ["ann@a.test", "bo@b.test"]})).await;
+    let message = app.send(json!({"to": ["ann@a.test", "bo@b.test"]})).await;
     let a = lanes(&app, "domain=A.test").await.remove(0);
     let path = format!("/v1/lanes/{}", a["id"].as_str().unwrap());
     let paused = app.post(&format!("{path}/pause"), &json!({"reason": "the postmaster asked us to"})).await;
@@ -113,25 +113,25 @@ async fn a_paused_lane_keeps_its_mail_until_it_is_resumed() {
     assert_eq!(paused.body["reason"], "Paused since 2026-11-23T12:00:00Z (the postmaster asked us to).");
 
     app.run_until_idle().await;
-    assert_eq!(app.states(&mail.id).await, ["queued", "delivered"]);
+    assert_eq!(app.states(&message.id).await, ["queued", "delivered"]);
     let again = app.post(&format!("{path}/pause"), &json!({})).await.body;
     assert_eq!((&again["paused"]["at"], &again["paused"]["reason"]), (&paused.body["paused"]["at"], &json!(null)));
 
     let resumed = app.post(&format!("{path}/resume"), &json!({})).await.body;
     assert_eq!((&resumed["state"], &resumed["paused"]), (&json!("open"), &json!(null)));
     app.run_until_idle().await;
-    assert_eq!(app.states(&mail.id).await, ["delivered", "delivered"]);
+    assert_eq!(app.states(&message.id).await, ["delivered", "delivered"]);
 }
 
 #[tokio::test]
-async fn limits_are_set_changed_and_taken_away() {
+async fn lane_limits_can_be_set_changed_and_removed() {
     let app = TestApp::start().await;
     let body = json!({"stream": "bulk", "route": "relay", "domain": "Bücher.test", "connections": 2, "rate": 0.5});
-    let made = put(&app, body).await;
-    assert_eq!((made.status, &made.body["domain"]), (201, &json!("xn--bcher-kva.test")));
-    let path = format!("/v1/lanes/{}", made.body["id"].as_str().unwrap());
-    assert_eq!(made.headers["location"], path);
-    let limits = &made.body["limits"];
+    let created = put(&app, body).await;
+    assert_eq!((created.status, &created.body["domain"]), (201, &json!("xn--bcher-kva.test")));
+    let path = format!("/v1/lanes/{}", created.body["id"].as_str().unwrap());
+    assert_eq!(created.headers["location"], path);
+    let limits = &created.body["limits"];
     assert_eq!(limits["connections"], json!({"own": 2, "effective": 2, "from": "lane", "over": "all workers"}));
     assert_eq!(limits["rate"], json!({"own": 0.5, "effective": 0.5, "from": "lane"}));
     assert_eq!(limits["mails_per_connection"]["from"], "configuration");
@@ -141,7 +141,7 @@ async fn limits_are_set_changed_and_taken_away() {
     assert_eq!((own("connections"), own("rate"), own("mails_per_connection")), (json!(null), json!(0.5), json!(7)));
 
     let again = put(&app, json!({"stream": "bulk", "route": "relay", "domain": "bücher.test", "connections": 3})).await;
-    assert_eq!((again.status, &again.body["id"]), (200, &made.body["id"]));
+    assert_eq!((again.status, &again.body["id"]), (200, &created.body["id"]));
     assert_eq!(
         (&again.body["limits"]["connections"]["own"], &again.body["limits"]["rate"]["own"]),
         (&json!(3), &json!(null))
@@ -149,11 +149,11 @@ async fn limits_are_set_changed_and_taken_away() {
 }
 
 #[tokio::test]
-async fn a_bad_lane_is_refused_with_every_fault() {
+async fn invalid_lane_is_refused_with_all_faults() {
     let app = TestApp::start().await;
     let body = json!({"stream": "none", "route": "mx", "domain": "a b", "connections": 0, "rate": "fast", "x": 1});
-    let answer = put(&app, body).await;
-    let mut faults = answer.faults();
+    let response = put(&app, body).await;
+    let mut faults = response.faults();
     faults.sort_unstable();
     let expected = [
         ("/connections", "invalid_value"),
@@ -163,7 +163,7 @@ async fn a_bad_lane_is_refused_with_every_fault() {
         ("/stream", "unknown_stream"),
         ("/x", "unknown_field"),
     ];
-    assert_eq!((answer.status, faults), (422, expected.to_vec()));
+    assert_eq!((response.status, faults), (422, expected.to_vec()));
     for id in ["lane_1", "1", "lane_-1", "lane_99999999999999999999", "%00"] {
         assert_eq!(app.get(&format!("/v1/lanes/{id}")).await.status, 404, "{id}");
         assert_eq!(app.post(&format!("/v1/lanes/{id}/reset"), &json!({})).await.status, 404, "{id}");
@@ -175,11 +175,11 @@ async fn a_bad_lane_is_refused_with_every_fault() {
 }
 
 #[tokio::test]
-async fn lanes_in_trouble_come_first_and_pages_miss_none() {
+async fn lanes_with_problems_are_listed_first() {
     let (_dns, app) = direct().await;
     app.send(json!({"to": ["x@a.test", "x@b.test", "x@c.test", "x@d.test"]})).await;
     app.send(json!({"to": "x@a.test", "stream": "bulk"})).await;
-    // What a worker writes if a server cannot be reached, and if it throttles.
+    // The values that a worker writes if a server cannot be reached, and if a server throttles.
     app.sql(
         "UPDATE lanes SET blocked_since = '2026-11-23T11:00:00Z', block_failures = 3, block_reply = 'connection refused',
              open_at = '2026-11-23T12:02:00Z' WHERE domain = 'c.test';
@@ -189,23 +189,23 @@ async fn lanes_in_trouble_come_first_and_pages_miss_none() {
     .await;
     app.post("/v1/streams/bulk/pause", &json!({})).await;
 
-    let (mut seen, mut next) = (Vec::new(), String::new());
+    let (mut listed, mut next) = (Vec::new(), String::new());
     loop {
         let page = app.get(&format!("/v1/lanes?limit=2{next}")).await.body;
-        seen.extend(page["data"].as_array().unwrap().clone());
+        listed.extend(page["data"].as_array().unwrap().clone());
         let Some(cursor) = page["next"].as_str() else { break };
         next = format!("&after={cursor}");
     }
-    assert_eq!(domains(&seen), ["c.test", "d.test", "a.test", "a.test", "b.test"]);
-    let states: Vec<&Value> = seen.iter().map(|lane| &lane["state"]).collect();
+    assert_eq!(domains(&listed), ["c.test", "d.test", "a.test", "a.test", "b.test"]);
+    let states: Vec<&Value> = listed.iter().map(|lane| &lane["state"]).collect();
     assert_eq!(states, ["blocked", "throttled", "paused", "open", "open"]);
-    assert_eq!(seen[2]["paused"]["what"], "stream");
+    assert_eq!(listed[2]["paused"]["what"], "stream");
     assert_eq!(
-        seen[0]["reason"],
+        listed[0]["reason"],
         "The domain c.test cannot be reached, since 2026-11-23T11:00:00Z (3 tries): “connection refused”. The next probe is due at \
          2026-11-23T12:02:00Z."
     );
-    assert_eq!(seen[1]["limits"]["rate"], json!({"own": null, "effective": 2.0, "from": "learned"}));
+    assert_eq!(listed[1]["limits"]["rate"], json!({"own": null, "effective": 2.0, "from": "learned"}));
 
     for (query, expected) in [
         ("state=blocked", vec!["c.test"]),
@@ -223,9 +223,9 @@ async fn lanes_in_trouble_come_first_and_pages_miss_none() {
 }
 
 #[tokio::test]
-async fn a_reset_has_the_destination_tried_at_once() {
+async fn reset_lane_tries_its_destination_at_once() {
     let (_dns, app) = direct().await;
-    let mail = app.send(json!({"to": "x@a.test"})).await;
+    let message = app.send(json!({"to": "x@a.test"})).await;
     app.sql(
         "UPDATE lanes SET blocked_since = '2026-11-23T11:00:00Z', block_failures = 3, open_at = '2026-11-23T12:04:00Z',
              learned_rate = 2, learned_ceiling = 8, learned_at = '2026-11-23T11:00:00Z'",
@@ -236,29 +236,29 @@ async fn a_reset_has_the_destination_tried_at_once() {
     app.post(&format!("{path}/pause"), &json!({})).await;
     let reset = app.post(&format!("{path}/reset"), &json!({})).await.body;
     assert_eq!((&reset["blocked"], &reset["learned"], &reset["open_at"]), (&json!(null), &json!(null), &json!(null)));
-    assert_eq!(reset["state"], "paused", "that is another matter");
+    assert_eq!(reset["state"], "paused", "a reset does not resume the lane");
     app.post(&format!("{path}/resume"), &json!({})).await;
     app.run_until_idle().await;
-    assert_eq!(app.status(&mail.id).await, "delivered");
+    assert_eq!(app.status(&message.id).await, "delivered");
 }
 
 #[tokio::test]
-async fn a_stream_is_made_changed_and_used() {
+async fn stream_can_be_created_changed_and_used() {
     let app = TestApp::start().await;
     assert_eq!(app.get("/v1/streams").await.body["data"][0]["name"], "transactional");
-    let made = app
+    let created = app
         .post(
             "/v1/streams",
             &json!({"name": "news", "priority": 70, "rate": 20, "retry_schedule": ["10m", 7200], "retry_window": "1d"}),
         )
         .await;
-    assert_eq!((made.status, &made.headers["location"]), (201, &"/v1/streams/news".parse().unwrap()));
-    assert_eq!((&made.body["weight"], &made.body["rate"]), (&json!(10), &json!(20.0)));
-    assert_eq!(made.body["retry_schedule"], json!(["10m", "2h"]));
+    assert_eq!((created.status, &created.headers["location"]), (201, &"/v1/streams/news".parse().unwrap()));
+    assert_eq!((&created.body["weight"], &created.body["rate"]), (&json!(10), &json!(20.0)));
+    assert_eq!(created.body["retry_schedule"], json!(["10m", "2h"]));
     assert_eq!(
-        made.body["effective"],
+        created.body["effective"],
         json!({"retry_schedule": ["10m", "2h"], "retry_window": "1d", "greylist": "5m"}),
-        "the rest as configured"
+        "other values are as configured"
     );
     app.send(json!({"stream": "news"})).await;
     assert_eq!(lanes(&app, "stream=news").await[0]["limits"]["rate"]["from"], "stream");
@@ -269,11 +269,15 @@ async fn a_stream_is_made_changed_and_used() {
         (&changed.body["retry_window"], &changed.body["effective"]["retry_window"]),
         (&json!(null), &json!("3d"))
     );
-    assert_eq!(changed.body["retry_schedule"], json!(["10m", "2h"]), "what is missing stays");
-    assert_eq!(lanes(&app, "stream=news").await[0]["priority"], 5, "what waits moves up too");
+    assert_eq!(changed.body["retry_schedule"], json!(["10m", "2h"]), "missing fields are not changed");
+    assert_eq!(
+        lanes(&app, "stream=news").await[0]["priority"],
+        5,
+        "the new priority applies to waiting recipients too"
+    );
     let written = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM lanes WHERE priority = 5");
     let written = written.fetch_one(&mut app.database.connect().await).await.unwrap();
-    assert_eq!(written, 0, "and no lane is written, however many there are");
+    assert_eq!(written, 0, "no lane is written");
     assert_eq!(app.get("/v1/streams/news").await.body, changed.body);
 
     let again = app.post("/v1/streams", &json!({"name": "news"})).await;
@@ -282,7 +286,7 @@ async fn a_stream_is_made_changed_and_used() {
 }
 
 #[tokio::test]
-async fn lanes_with_mail_waiting_are_found() {
+async fn lanes_can_be_filtered_by_waiting_recipients() {
     let (_dns, app) = direct().await;
     app.send(json!({"to": ["x@a.test", "x@b.test"]})).await;
     app.run_until_idle().await;
@@ -293,23 +297,23 @@ async fn lanes_with_mail_waiting_are_found() {
 }
 
 #[tokio::test]
-async fn a_lane_is_throttled_while_mail_waits_for_its_rate() {
+async fn lane_is_throttled_while_messages_wait_for_its_rate() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     app.send(json!({})).await;
     let path = format!("/v1/lanes/{}", lanes(&app, "").await[0]["id"].as_str().unwrap());
     let state = async || app.get(&path).await.body["state"].as_str().unwrap().to_owned();
     let limited = app.patch(&path, &json!({"rate": 0.1})).await.body;
-    assert_eq!((&limited["state"], &limited["open_at"]), (&json!("throttled"), &json!(null)), "its turn is now");
+    assert_eq!((&limited["state"], &limited["open_at"]), (&json!("throttled"), &json!(null)), "it may send now");
     app.run_until_idle().await;
-    assert_eq!(state().await, "throttled", "one is gone, one waits");
+    assert_eq!(state().await, "throttled", "one message is sent, one waits");
     app.clock.advance(minutes(1));
     app.run_until_idle().await;
-    assert_eq!(state().await, "open", "nothing is held back");
+    assert_eq!(state().await, "open", "no message waits");
 }
 
 #[tokio::test]
-async fn setting_the_same_rate_again_gives_no_turns_away() {
+async fn changing_a_rate_allows_no_extra_messages() {
     let app = TestApp::start().await;
     for stream in ["transactional", "transactional", "bulk", "bulk"] {
         app.send(json!({"stream": stream})).await;
@@ -318,7 +322,7 @@ async fn setting_the_same_rate_again_gives_no_turns_away() {
     let path = format!("/v1/lanes/{}", put(&app, limits.clone()).await.body["id"].as_str().unwrap());
     app.patch("/v1/streams/bulk", &json!({"rate": 0.01})).await;
     app.run_until_idle().await;
-    assert_eq!(app.smtp.mails().len(), 2, "one of each");
+    assert_eq!(app.smtp.messages().len(), 2, "one of each stream");
     let opens = app.get(&path).await.body["open_at"].clone();
     assert_eq!(opens, "2026-11-23T12:01:40Z");
 
@@ -326,30 +330,30 @@ async fn setting_the_same_rate_again_gives_no_turns_away() {
     app.patch(&path, &json!({"rate": 0.01})).await;
     app.patch("/v1/streams/bulk", &json!({"rate": 0.01, "priority": 40})).await;
     let reset = app.post(&format!("{path}/reset"), &json!({})).await.body;
-    assert_eq!(reset["open_at"], opens, "there was nothing to forget");
+    assert_eq!(reset["open_at"], opens, "there was no learned state to reset");
     app.run_until_idle().await;
-    assert_eq!(app.smtp.mails().len(), 2);
+    assert_eq!(app.smtp.messages().len(), 2);
 
-    // Nor does another rate: the next slot is calculated from now.
+    // Another rate allows no extra messages either: the next slot is calculated from now.
     app.patch(&path, &json!({"rate": 0.5})).await;
     app.patch("/v1/streams/bulk", &json!({"rate": 0.5})).await;
     app.run_until_idle().await;
-    assert_eq!(app.smtp.mails().len(), 2);
+    assert_eq!(app.smtp.messages().len(), 2);
     app.clock.advance(seconds(2));
     app.run_until_idle().await;
-    assert_eq!(app.smtp.mails().len(), 4);
+    assert_eq!(app.smtp.messages().len(), 4);
 }
 
 #[tokio::test]
-async fn who_stops_a_lane_need_not_wait_for_its_queue_to_be_counted() {
+async fn lane_actions_do_not_count_the_queue() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     let lane = lanes(&app, "").await.remove(0);
     let path = format!("/v1/lanes/{}", lane["id"].as_str().unwrap());
     for call in ["pause", "resume", "reset"] {
-        let answer = app.post(&format!("{path}/{call}"), &json!({})).await.body;
+        let response = app.post(&format!("{path}/{call}"), &json!({})).await.body;
         assert_eq!(
-            (&answer["id"], answer.get("waiting"), answer.get("in_flight")),
+            (&response["id"], response.get("waiting"), response.get("in_flight")),
             (&lane["id"], None, None),
             "{call}"
         );
@@ -358,11 +362,11 @@ async fn who_stops_a_lane_need_not_wait_for_its_queue_to_be_counted() {
 }
 
 #[tokio::test]
-async fn a_bad_stream_is_refused_with_every_fault() {
+async fn invalid_stream_is_refused_with_all_faults() {
     let app = TestApp::start().await;
     let body = json!({"name": "a/b", "priority": 101, "rate": 0, "retry_schedule": ["soon"], "colour": "red"});
-    let answer = app.post("/v1/streams", &body).await;
-    let mut faults = answer.faults();
+    let response = app.post("/v1/streams", &body).await;
+    let mut faults = response.faults();
     faults.sort_unstable();
     let expected = [
         ("/colour", "unknown_field"),
@@ -371,7 +375,7 @@ async fn a_bad_stream_is_refused_with_every_fault() {
         ("/rate", "invalid_value"),
         ("/retry_schedule/0", "invalid_value"),
     ];
-    assert_eq!((answer.status, faults), (422, expected.to_vec()));
+    assert_eq!((response.status, faults), (422, expected.to_vec()));
     for name in ["none", "%00", "%FF", "a%20b", "%F0%9F%90%8E"] {
         assert_eq!(app.post(&format!("/v1/streams/{name}/pause"), &json!({})).await.status, 404, "{name}");
         assert_eq!(app.get(&format!("/v1/streams/{name}")).await.status, 404, "{name}");
@@ -384,7 +388,7 @@ async fn a_bad_stream_is_refused_with_every_fault() {
 }
 
 #[tokio::test]
-async fn a_paused_stream_takes_mail_and_keeps_it() {
+async fn paused_stream_accepts_and_keeps_messages() {
     let app = TestApp::start().await;
     let paused = app.post("/v1/streams/bulk/pause", &json!({"reason": "quarter's end"})).await;
     assert_eq!((paused.status, &paused.body["paused"]["reason"]), (200, &json!("quarter's end")));
@@ -397,7 +401,7 @@ async fn a_paused_stream_takes_mail_and_keeps_it() {
 }
 
 #[tokio::test]
-async fn everyone_who_reads_may_look_and_only_admins_steer() {
+async fn read_keys_may_list_lanes_and_only_admin_keys_change_them() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     let lane = lanes(&app, "").await.remove(0)["id"].as_str().unwrap().to_owned();
@@ -418,11 +422,11 @@ async fn everyone_who_reads_may_look_and_only_admins_steer() {
         (Method::POST, "/v1/streams/bulk/resume".into(), Scope::Admin),
     ];
     for scope in Scope::ALL {
-        let api = app.allowed(&[scope]).await;
+        let api = app.with_scopes(&[scope]).await;
         for (method, path, needed) in &calls {
-            let answer = Answer::to(api.request(method.clone(), path).json(&json!({}))).await;
+            let response = ApiResponse::to(api.request(method.clone(), path).json(&json!({}))).await;
             let allowed = scope == *needed || scope == Scope::Admin;
-            assert_eq!(answer.status != 403, allowed, "{scope:?}: {method} {path} is {}", answer.status);
+            assert_eq!(response.status != 403, allowed, "{scope:?}: {method} {path} is {}", response.status);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Closed lanes cost nothing, and keep their messages until these expire.
+//! Closed lanes do not slow down claims, and keep their messages until these expire.
 
 use serde_json::json;
 use sqlx::Row as _;
@@ -9,19 +9,19 @@ use crate::support::clock::{hours, minutes};
 use crate::support::postgres::statement;
 
 #[tokio::test]
-async fn a_paused_lane_waits_and_goes_on() {
+async fn paused_lane_sends_once_it_is_resumed() {
     let app = TestApp::start().await;
-    let mail = app.send(json!({})).await;
+    let message = app.send(json!({})).await;
     app.sql("UPDATE lanes SET paused_at = now(), pause_reason = 'maintenance'").await;
     app.run_until_idle().await;
-    assert_eq!((app.status(&mail.id).await.as_str(), app.smtp.connections()), ("queued", 0));
+    assert_eq!((app.status(&message.id).await.as_str(), app.smtp.connections()), ("queued", 0));
     app.sql("UPDATE lanes SET paused_at = NULL, pause_reason = NULL").await;
     app.run_until_idle().await;
-    assert_eq!(app.status(&mail.id).await, "relayed");
+    assert_eq!(app.status(&message.id).await, "relayed");
 }
 
 #[tokio::test]
-async fn a_paused_stream_waits_and_the_others_go_on() {
+async fn paused_stream_does_not_stop_other_streams() {
     let app = TestApp::start().await;
     app.sql("UPDATE streams SET paused_at = now() WHERE name = 'bulk'").await;
     let bulk = app.send(json!({"stream": "bulk"})).await;
@@ -34,7 +34,7 @@ async fn a_paused_stream_waits_and_the_others_go_on() {
 }
 
 #[tokio::test]
-async fn what_waits_in_a_closed_lane_expires_in_time() {
+async fn recipients_in_a_closed_lane_expire_in_time() {
     let app = TestApp::start().await;
     let (long, short) = (app.send(json!({})).await, app.send(json!({"expires_at": app.clock.text_in(hours(1))})).await);
     app.sql(
@@ -55,7 +55,7 @@ async fn what_waits_in_a_closed_lane_expires_in_time() {
 }
 
 #[tokio::test]
-async fn however_much_expires_urgent_mail_finds_a_hand_free() {
+async fn expiry_of_many_leaves_capacity_for_urgent_messages() {
     let app = TestApp::builder().config(|config| config.delivery.concurrency = 16).start().await;
     let to: Vec<String> = (0..40).map(|n| format!("{n}@example.test")).collect();
     let bulk = app.send(json!({"stream": "bulk", "to": to, "expires_at": app.clock.text_in(hours(1))})).await;
@@ -71,14 +71,14 @@ async fn however_much_expires_urgent_mail_finds_a_hand_free() {
         async move { worker.run(stop).await }
     });
     let mut connection = app.database.connect().await;
-    let mut in_hand = async || -> i64 {
+    let mut leased = async || -> i64 {
         let count = "SELECT count(*) FROM queue WHERE lease IS NOT NULL";
         sqlx::query_scalar(count).fetch_one(&mut connection).await.unwrap()
     };
-    while in_hand().await == 0 {
+    while leased().await == 0 {
         tokio::task::yield_now().await;
     }
-    assert!(in_hand().await <= 12, "a quarter of the hands is free");
+    assert!(leased().await <= 12, "a quarter of the capacity is free");
     app.sql("UPDATE streams SET paused_at = NULL WHERE name = 'transactional'").await;
     app.smtp.received(1).await;
 
@@ -91,16 +91,16 @@ async fn however_much_expires_urgent_mail_finds_a_hand_free() {
 }
 
 #[tokio::test]
-async fn a_streams_own_window_counts() {
+async fn retry_window_of_the_stream_applies() {
     let app = TestApp::start().await;
-    let mail = app.send(json!({})).await;
+    let message = app.send(json!({})).await;
     app.sql("UPDATE streams SET retry_window = 3600, open_at = '2100-01-01'").await;
     app.clock.advance(minutes(59));
     app.run_until_idle().await;
-    assert_eq!(app.status(&mail.id).await, "queued");
+    assert_eq!(app.status(&message.id).await, "queued");
     app.clock.advance(minutes(1));
     app.run_until_idle().await;
-    assert_eq!(app.status(&mail.id).await, "expired");
+    assert_eq!(app.status(&message.id).await, "expired");
 }
 
 #[tokio::test]

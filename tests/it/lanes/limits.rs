@@ -1,4 +1,4 @@
-//! Limits hold for all workers together, and messages that wait for a limit have no attempt.
+//! Limits apply to all workers together, and messages that wait because of a limit have no attempt.
 
 use futures_util::future::join_all;
 use postrider::worker::Worker;
@@ -13,8 +13,8 @@ async fn send(app: &TestApp, count: usize) {
     join_all((0..count).map(|n| app.send(json!({"subject": format!("{n}")})))).await;
 }
 
-/// Stops the server at the final dot of this many messages.
-fn stop_at_the_dot<const N: usize>(app: &TestApp) -> Gate {
+/// Makes the server hold its reply to the final dot of this many messages.
+fn stall_at_final_dot<const N: usize>(app: &TestApp) -> Gate {
     let gate = Gate::default();
     app.smtp.dot().does(std::array::from_fn::<_, N, _>(|_| Action::Stall(gate.clone())));
     gate
@@ -32,7 +32,7 @@ async fn two_workers_share_three_connections() {
     send(&app, 1).await;
     app.sql("UPDATE lanes SET connections = 3").await;
     send(&app, 11).await;
-    let gate = stop_at_the_dot::<3>(&app);
+    let gate = stall_at_final_dot::<3>(&app);
     let working = async { run_both(&app, &second).await };
     let watching = async {
         for _ in 0..3 {
@@ -45,11 +45,11 @@ async fn two_workers_share_three_connections() {
     };
     tokio::join!(working, watching);
     run_both(&app, &second).await;
-    assert_eq!((app.smtp.most_open(), app.smtp.mails().len()), (3, 12));
+    assert_eq!((app.smtp.max_open(), app.smtp.messages().len()), (3, 12));
 }
 
 #[tokio::test]
-async fn a_worker_that_leaves_gives_its_connections_to_the_others() {
+async fn stopped_worker_returns_its_connections() {
     let app = TestApp::start().await;
     let second = app.another_worker().await;
     send(&app, 1).await;
@@ -58,21 +58,21 @@ async fn a_worker_that_leaves_gives_its_connections_to_the_others() {
     second.stop().await;
     send(&app, 1).await;
     app.run_until_idle().await;
-    assert_eq!((app.smtp.most_open(), app.smtp.mails().len()), (1, 2));
+    assert_eq!((app.smtp.max_open(), app.smtp.messages().len()), (1, 2));
 }
 
 #[tokio::test]
-async fn three_mails_over_a_connection_are_three() {
+async fn connection_is_closed_after_its_maximum_of_messages() {
     let app = TestApp::start().await;
     send(&app, 1).await;
     app.sql("UPDATE lanes SET connections = 1, mails_per_connection = 3").await;
     send(&app, 6).await;
     app.run_until_idle().await;
-    assert_eq!((app.smtp.connections(), app.smtp.mails().len()), (3, 7));
+    assert_eq!((app.smtp.connections(), app.smtp.messages().len()), (3, 7));
 }
 
 #[tokio::test]
-async fn two_a_second_are_two_a_second_however_many_workers_ask() {
+async fn rate_applies_to_all_workers_together() {
     let app = TestApp::start().await;
     let second = app.another_worker().await;
     send(&app, 1).await;
@@ -81,13 +81,13 @@ async fn two_a_second_are_two_a_second_however_many_workers_ask() {
     for sent in 1..=5 {
         run_both(&app, &second).await;
         run_both(&app, &second).await;
-        assert_eq!(app.smtp.mails().len(), sent);
+        assert_eq!(app.smtp.messages().len(), sent);
         app.clock.advance(millis(500));
     }
 }
 
 #[tokio::test]
-async fn a_mail_to_many_is_one_mail() {
+async fn rate_counts_messages_and_not_recipients() {
     let app = TestApp::start().await;
     send(&app, 1).await;
     app.run_until_idle().await;
@@ -95,11 +95,11 @@ async fn a_mail_to_many_is_one_mail() {
     let to: Vec<String> = (0..20).map(|n| format!("r{n}@example.test")).collect();
     app.send(json!({"to": to})).await;
     app.run_until_idle().await;
-    assert_eq!(app.smtp.mails().last().unwrap().to.len(), 20);
+    assert_eq!(app.smtp.messages().last().unwrap().to.len(), 20);
 }
 
 #[tokio::test]
-async fn a_throttled_wait_is_no_attempt() {
+async fn waiting_for_the_rate_is_no_attempt() {
     let app = TestApp::start().await;
     let first = app.send(json!({})).await;
     app.sql("UPDATE lanes SET rate = 1").await;
@@ -117,10 +117,10 @@ async fn a_throttled_wait_is_no_attempt() {
 }
 
 #[tokio::test]
-async fn a_streams_rate_is_the_sum_of_its_lanes() {
+async fn rate_of_a_stream_applies_to_all_its_lanes_together() {
     let dns = crate::support::dns::DnsServer::start().await;
     for domain in ["a.test", "b.test", "c.test"] {
-        dns.has_address(domain, "127.0.0.1");
+        dns.add_address(domain, "127.0.0.1");
     }
     let app = TestApp::builder().direct(&dns).start().await;
     app.sql("UPDATE streams SET rate = 20").await;
@@ -128,22 +128,22 @@ async fn a_streams_rate_is_the_sum_of_its_lanes() {
         app.send(json!({"to": format!("ann@{domain}")})).await;
         app.send(json!({"to": format!("bo@{domain}"), "stream": "bulk"})).await;
     }
-    // A tenth of a second of each rate.
+    // Each of the two streams may send the messages of a tenth of a second at once.
     app.run_until_idle().await;
-    assert_eq!(app.smtp.mails().len(), 4);
+    assert_eq!(app.smtp.messages().len(), 4);
     app.clock.advance(millis(50));
     app.run_until_idle().await;
-    assert_eq!(app.smtp.mails().len(), 6);
+    assert_eq!(app.smtp.messages().len(), 6);
 }
 
 #[tokio::test]
-async fn a_streams_mails_in_flight_are_counted_over_all_workers() {
+async fn stream_concurrency_applies_to_all_workers_together() {
     let app = TestApp::start().await;
     let second = app.another_worker().await;
     app.sql("UPDATE streams SET concurrency = 2 WHERE name = 'transactional'").await;
     send(&app, 6).await;
     app.send(json!({"stream": "bulk"})).await;
-    let gate = stop_at_the_dot::<3>(&app);
+    let gate = stall_at_final_dot::<3>(&app);
     let watching = async {
         for _ in 0..3 {
             gate.reached().await;
@@ -155,5 +155,5 @@ async fn a_streams_mails_in_flight_are_counted_over_all_workers() {
     };
     tokio::join!(run_both(&app, &second), watching);
     app.run_until_idle().await;
-    assert_eq!(app.smtp.mails().len(), 7);
+    assert_eq!(app.smtp.messages().len(), 7);
 }

@@ -15,7 +15,7 @@ use crate::support::postgres::statement;
 use crate::support::process::{Service, key, serve};
 use crate::support::sink::Sink;
 
-/// The number of pages that a statement reads.
+/// Returns the number of pages that a statement reads.
 async fn pages(connection: &mut PgConnection, statement: &str) -> i64 {
     let explain = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}");
     let row = sqlx::raw_sql(AssertSqlSafe(explain)).fetch_one(connection).await.unwrap();
@@ -32,7 +32,7 @@ async fn hold_everything(app: &TestApp) -> PgConnection {
 }
 
 #[tokio::test]
-async fn taking_event_numbers_costs_the_same_however_many_were_taken() {
+async fn cost_of_event_numbers_does_not_grow() {
     let app = TestApp::start().await;
     let (held, mut taking) = (hold_everything(&app).await, app.database.connect().await);
     let take = "SELECT take_event_numbers('00000000-0000-0000-0000-000000000000', 0)";
@@ -43,9 +43,9 @@ async fn taking_event_numbers_costs_the_same_however_many_were_taken() {
     let after = pages(&mut taking, take).await;
     assert!(after <= before + 10, "{before} pages before, {after} after");
 
-    let mail = app.send(json!({})).await;
+    let sent = app.send(json!({})).await;
     app.run_until_idle().await;
-    assert_eq!(app.events(&mail.id).await, ["accepted", "relayed"]);
+    assert_eq!(app.events(&sent.id).await, ["accepted", "relayed"]);
     held.close().await.unwrap();
 }
 
@@ -58,7 +58,7 @@ async fn cost_of_claiming_is_independent_of_a_lanes_past_traffic() {
     let (held, mut busy) = (hold_everything(&app).await, app.database.connect().await);
     let lane: i64 = sqlx::query_scalar("SELECT id FROM lanes").fetch_one(&mut busy).await.unwrap();
     let prepare = format!(
-        "{KEPT}; PREPARE claim AS {};
+        "{HOT_SETTINGS}; PREPARE claim AS {};
          INSERT INTO workers (id, host, pid, started_at, heartbeat_at)
          VALUES ('00000000-0000-0000-0000-00000000000a', 'other', 1, now(), now())",
         statement("WITH me AS")
@@ -88,7 +88,7 @@ async fn cost_of_claiming_is_independent_of_a_lanes_past_traffic() {
             .await
             .unwrap();
         assert_eq!(claimed, 3);
-        // What a busy minute leaves behind.
+        // Leaves as many dead rows and row versions as a busy minute.
         sqlx::raw_sql("DELETE FROM queue").execute(&mut busy).await.unwrap();
         pages(&mut busy, &raise).await;
         let often = format!("{lower}, raise_lanes(ARRAY[{lane}::bigint], ARRAY[timestamptz 'infinity'])");
@@ -101,14 +101,14 @@ async fn cost_of_claiming_is_independent_of_a_lanes_past_traffic() {
     assert!((0..3).all(is_flat), "[lower, claim, raise] in pages, round by round: {costs:?}");
     sqlx::raw_sql("DELETE FROM workers WHERE host = 'other'").execute(&mut busy).await.unwrap();
 
-    let mail = app.send(json!({})).await;
+    let sent = app.send(json!({})).await;
     app.run_until_idle().await;
-    assert_eq!(app.status(&mail.id).await, "relayed");
+    assert_eq!(app.status(&sent.id).await, "relayed");
     held.close().await.unwrap();
 }
 
-/// Rows that sequential scans have read, in current and past sessions.
-async fn rows_read_through(app: &TestApp) -> i64 {
+/// Returns the number of rows that sequential scans have read, in current and past sessions.
+async fn rows_read_by_seq_scans(app: &TestApp) -> i64 {
     let mut connection = app.database.connect().await;
     // The statistics of a session are counted once it has ended.
     let leave = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
@@ -119,11 +119,12 @@ async fn rows_read_through(app: &TestApp) -> i64 {
     sqlx::query_scalar(read).fetch_one(&mut connection).await.unwrap()
 }
 
-/// Like hot connections (`db::pool`).
-const KEPT: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;
+/// The settings of hot connections (`db::pool`).
+const HOT_SETTINGS: &str =
+    "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;
                     SET enable_mergejoin = off";
 
-/// Each week's partitions begin without statistics.
+/// New partitions, which are created every week, have no statistics.
 #[tokio::test]
 async fn sending_scans_no_partition_without_statistics() {
     let app = TestApp::start().await;
@@ -136,26 +137,26 @@ async fn sending_scans_no_partition_without_statistics() {
          FROM recipients, generate_series(1, 20000) n",
     )
     .await;
-    let before = rows_read_through(&app).await;
+    let before = rows_read_by_seq_scans(&app).await;
     let many = futures_util::future::join_all((0..100).map(|_| app.send(json!({})))).await;
     app.run_until_idle().await;
-    let after = rows_read_through(&app).await;
+    let after = rows_read_by_seq_scans(&app).await;
     assert_eq!(after - before, 0);
     assert_eq!(app.status(&many[99].id).await, "relayed");
     app.sql("DELETE FROM recipients WHERE position > 0").await;
     assert_eq!(app.status(&first.id).await, "relayed");
 }
 
-/// The kept plan is good with any statistics at the time of planning: an almost empty table, or many rows without the
-/// newest messages.
+/// The generic plan looks rows up with any statistics at the time of planning: an almost empty table, or many rows
+/// without the newest messages.
 #[tokio::test]
 async fn recording_outcomes_looks_each_recipient_up() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     let mut connection = app.database.connect().await;
-    let prepare = format!("{KEPT}; PREPARE record AS {}", statement("WITH over AS"));
+    let prepare = format!("{HOT_SETTINGS}; PREPARE record AS {}", statement("WITH over AS"));
     sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut connection).await.unwrap();
-    looks_up(&mut connection, 1).await;
+    assert_looks_up(&mut connection, 1).await;
     app.sql(
         "INSERT INTO recipients (message_id, id, tenant_id, position, kind, address, status, finished_at)
          SELECT (lpad(to_hex(('x' || left(replace(message_id::text, '-', ''), 12))::bit(48)::bigint - n), 12, '0')
@@ -166,16 +167,16 @@ async fn recording_outcomes_looks_each_recipient_up() {
     for _ in 0..20 {
         app.send(json!({})).await;
     }
-    looks_up(&mut connection, 21).await;
+    assert_looks_up(&mut connection, 21).await;
     app.sql("ANALYZE recipients").await;
-    looks_up(&mut connection, 21).await;
+    assert_looks_up(&mut connection, 21).await;
     app.sql("DELETE FROM recipients WHERE position > 0; UPDATE recipients SET status = 'queued', finished_at = NULL")
         .await;
     app.run_until_idle().await;
 }
 
-/// Records an outcome of all sent messages, and rolls it back.
-async fn looks_up(connection: &mut PgConnection, recipients: u32) {
+/// Records an outcome of all sent messages, checks that the plan looks each row up, and rolls back.
+async fn assert_looks_up(connection: &mut PgConnection, recipients: u32) {
     let arguments = "SELECT format('%L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L, %L', array_agg(message_id),
                          array_agg(recipient_id), array_agg(lease), array_agg(claims), array_agg(tenant_id),
                          array_agg('relayed'::text), array_agg(1), array_agg(now()), array_agg(NULL::timestamptz),
@@ -196,14 +197,16 @@ async fn looks_up(connection: &mut PgConnection, recipients: u32) {
     assert!(!plan.contains("Seq Scan") && !plan.contains("Join Filter"), "{plan}");
 }
 
-/// The same for lanes: the first domains come while the table is almost empty.
+/// The same for lanes: the statement may be planned while the table is almost empty.
 #[tokio::test]
 async fn finding_lanes_looks_each_of_them_up() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     let mut connection = app.database.connect().await;
-    let prepare =
-        format!("{KEPT}; PREPARE find AS {}", statement("SELECT l.id, l.tenant_id, l.stream, l.route, l.domain"));
+    let prepare = format!(
+        "{HOT_SETTINGS}; PREPARE find AS {}",
+        statement("SELECT l.id, l.tenant_id, l.stream, l.route, l.domain")
+    );
     sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut connection).await.unwrap();
     let find = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE find(
                     array_fill('00000000-0000-0000-0000-000000000000'::uuid, ARRAY[3]), array_fill('transactional'::text, ARRAY[3]),
@@ -222,26 +225,27 @@ async fn finding_lanes_looks_each_of_them_up() {
     app.run_until_idle().await;
 }
 
-/// Applications that send as fast as they can.
+/// Number of applications that send as fast as they can.
 const SENDERS: usize = 48;
 /// The duration of one measurement.
 const SLICE: Duration = Duration::from_secs(15);
 
-/// Messages that arrive per second.
+/// Returns the number of messages that arrive per second.
 async fn rate(sink: &Sink) -> usize {
     sink.take();
     tokio::time::sleep(SLICE).await;
     sink.take().values().sum::<usize>() / usize::try_from(SLICE.as_secs()).unwrap()
 }
 
-/// Without, with (for `POSTRIDER_SNAPSHOT_SECONDS`, default 120), and again without.
+/// Compares the throughput without an old snapshot, with one (for `POSTRIDER_SNAPSHOT_SECONDS`, default 120), and again
+/// without one.
 ///
 /// ```sh
 /// cargo test --release --test it old_snapshot -- --ignored --nocapture
 /// ```
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: cargo test --release --test it old_snapshot -- --ignored --nocapture"]
-async fn throughput_stays() {
+async fn old_snapshot_does_not_lower_throughput() {
     let seconds = std::env::var("POSTRIDER_SNAPSHOT_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(120);
     let (mut postgres, sink) = (OwnPostgres::start().await, Sink::start().await);
     let url = postgres.database("mail").await;
@@ -265,10 +269,10 @@ async fn throughput_stays() {
         .execute(&mut held)
         .await
         .unwrap();
-    let (begun, mut with) = (Instant::now(), Vec::new());
-    while begun.elapsed() < Duration::from_secs(seconds) {
+    let (started, mut with) = (Instant::now(), Vec::new());
+    while started.elapsed() < Duration::from_secs(seconds) {
         with.push(rate(&sink).await);
-        println!("held for {:>4} s: {} messages/s", begun.elapsed().as_secs(), with.last().unwrap());
+        println!("held for {:>4} s: {} messages/s", started.elapsed().as_secs(), with.last().unwrap());
     }
     held.close().await.unwrap();
     rate(&sink).await;

@@ -1,4 +1,4 @@
-//! What an operator sees and does when messages are stuck: pauses, blocks, lists and retries.
+//! The API calls of an operator when messages are stuck: pauses, unreachable lanes, lists and retries.
 
 use postrider::clock::{Clock as _, SystemClock};
 use serde_json::json;
@@ -10,50 +10,53 @@ use crate::support::postgres::Database;
 use crate::support::process::{self, Service, serve};
 use crate::support::smtp::SmtpServer;
 
-/// The lane of a message's only recipient, and its explanation.
+/// Returns the lane of a message's only recipient, and the recipient's explanation.
 async fn explained(app: &TestApp, id: &str) -> (String, serde_json::Value) {
     let recipient = app.get(&format!("/v1/messages/{id}/explain")).await.body["recipients"][0].clone();
     (recipient["lane"]["id"].as_str().unwrap_or_default().to_owned(), recipient)
 }
 
 #[tokio::test]
-async fn a_paused_stream_keeps_its_messages_for_weeks() {
+async fn paused_stream_keeps_its_messages_for_weeks() {
     let app = TestApp::start().await;
-    let mail = app.send(json!({})).await;
+    let message = app.send(json!({})).await;
     app.clock.advance(hours(1));
     app.post("/v1/streams/transactional/pause", &json!({})).await;
     let hard = app.send(json!({"expires_at": app.clock.text_in(hours(2))})).await;
     app.clock.advance(hours(24 * 14));
     app.run_until_idle().await;
-    assert_eq!(app.status(&hard.id).await, "expired", "the application's own limit holds");
-    assert_eq!(app.status(&mail.id).await, "queued");
-    let (_, told) = explained(&app, &mail.id).await;
-    assert!(told["summary"].as_str().unwrap().contains("retry window is suspended meanwhile; 3 days"), "{told}");
+    assert_eq!(app.status(&hard.id).await, "expired", "`expires_at` applies during a pause");
+    assert_eq!(app.status(&message.id).await, "queued");
+    let (_, explanation) = explained(&app, &message.id).await;
+    assert!(
+        explanation["summary"].as_str().unwrap().contains("retry window is suspended during the pause; 3 days"),
+        "{explanation}"
+    );
 
     app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 disk full\r\n"]);
     app.post("/v1/streams/transactional/resume", &json!({})).await;
     app.run_until_idle().await;
-    assert_eq!(app.status(&mail.id).await, "deferred", "its window goes on where it stood");
+    assert_eq!(app.status(&message.id).await, "deferred", "its retry window continues where it was suspended");
     app.clock.advance(hours(72));
     app.run_until_idle().await;
-    assert_eq!(app.status(&mail.id).await, "expired");
+    assert_eq!(app.status(&message.id).await, "expired");
 }
 
 #[tokio::test]
-async fn a_paused_lane_keeps_its_messages_too() {
+async fn paused_lane_keeps_its_messages_beyond_the_retry_window() {
     let app = TestApp::start().await;
-    let mail = app.send(json!({})).await;
-    let (lane, _) = explained(&app, &mail.id).await;
+    let message = app.send(json!({})).await;
+    let (lane, _) = explained(&app, &message.id).await;
     app.post(&format!("/v1/lanes/{lane}/pause"), &json!({})).await;
     app.clock.advance(hours(24 * 5));
     app.run_until_idle().await;
     app.post(&format!("/v1/lanes/{lane}/resume"), &json!({})).await;
     app.run_until_idle().await;
-    assert_eq!(app.status(&mail.id).await, "relayed");
+    assert_eq!(app.status(&message.id).await, "relayed");
 }
 
 #[tokio::test]
-async fn a_lane_is_retried_at_once_and_counts() {
+async fn lane_retry_makes_waiting_recipients_due() {
     let app = TestApp::start().await;
     app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 disk full\r\n", "451 4.3.2 disk full\r\n"]);
     let first = app.send(json!({})).await;
@@ -63,8 +66,8 @@ async fn a_lane_is_retried_at_once_and_counts() {
     let (lane, _) = explained(&app, &first.id).await;
     let listed = app.get(&format!("/v1/messages?lane={lane}")).await.body["data"].as_array().unwrap().len();
     assert_eq!(listed, 3);
-    let nobody = app.post(&format!("/v1/lanes/{lane}/retry?domain=other.test"), &json!({})).await;
-    assert_eq!(nobody.body, json!({"retried": 0, "has_more": false}));
+    let other_domain = app.post(&format!("/v1/lanes/{lane}/retry?domain=other.test"), &json!({})).await;
+    assert_eq!(other_domain.body, json!({"retried": 0, "has_more": false}));
     let done = app.post(&format!("/v1/lanes/{lane}/retry?domain=example.test"), &json!({})).await;
     assert_eq!(done.body, json!({"retried": 2, "has_more": false}));
     app.run_until_idle().await;
@@ -77,7 +80,7 @@ async fn a_lane_is_retried_at_once_and_counts() {
 #[tokio::test]
 async fn held_recipients_and_domains_can_be_listed() {
     let app = TestApp::start().await;
-    let mail = app.send(json!({})).await;
+    let message = app.send(json!({})).await;
     app.send(json!({"to": "bo@other.test"})).await;
     let found = async |query: &str| {
         let page = app.get(&format!("/v1/messages?{query}")).await.body;
@@ -89,59 +92,62 @@ async fn held_recipients_and_domains_can_be_listed() {
              (SELECT id FROM recipients WHERE address = 'ann@example.test')",
     )
     .await;
-    let (lane, _) = explained(&app, &mail.id).await;
+    let (lane, _) = explained(&app, &message.id).await;
     assert_eq!((found("held=true").await, found(&format!("held=true&lane={lane}")).await), (1, 1));
     assert_eq!((found("held=false").await, found(&format!("held=false&lane={lane}")).await), (1, 1));
     assert_eq!(app.get("/v1/messages?held=maybe").await.faults(), [("held", "invalid_value")]);
-    assert_eq!(app.post(&format!("/v1/messages/{}/retry", mail.id), &json!({})).await.status, 200);
+    assert_eq!(app.post(&format!("/v1/messages/{}/retry", message.id), &json!({})).await.status, 200);
     app.run_until_idle().await;
 }
 
 #[tokio::test]
-async fn a_refused_login_is_named_in_lane_and_explain() {
+async fn refused_login_is_shown_in_lane_and_explain() {
     let app = TestApp::start().await;
     app.smtp.greeting().replies(["535 5.7.8 wrong password\r\n"]);
-    let mail = app.send(json!({})).await;
+    let message = app.send(json!({})).await;
     app.run_until_idle().await;
-    let (lane, told) = explained(&app, &mail.id).await;
-    let summary = told["summary"].as_str().unwrap();
+    let (lane, explanation) = explained(&app, &message.id).await;
+    let summary = explanation["summary"].as_str().unwrap();
     assert!(summary.contains("rejects the login") && summary.contains("wrong password"), "{summary}");
     let lane = app.get(&format!("/v1/lanes/{lane}")).await.body;
     assert_eq!(lane["blocked"]["cause"], "auth", "{lane}");
     assert!(lane["reason"].as_str().unwrap().contains("535 5.7.8 wrong password"), "{lane}");
     app.clock.advance(minutes(2));
     app.run_until_idle().await;
-    assert_eq!(app.status(&mail.id).await, "relayed");
+    assert_eq!(app.status(&message.id).await, "relayed");
 }
 
 #[tokio::test]
-async fn a_bounce_is_shown_with_its_suppression() {
+async fn bounce_is_shown_with_its_suppression() {
     let app = TestApp::start().await;
     app.smtp.rcpt("ann@example.test").replies(["550 5.1.1 user unknown\r\n"]);
-    let mail = app.send(json!({})).await;
+    let message = app.send(json!({})).await;
     app.run_until_idle().await;
     let bounce = json!({"type": "hard", "category": "unknown_user", "source": "smtp"});
-    assert_eq!(app.recipient(&mail.id).await["bounce"], bounce);
-    let (_, told) = explained(&app, &mail.id).await;
-    assert_eq!(told["bounce"], bounce);
-    let summary = told["summary"].as_str().unwrap();
+    assert_eq!(app.recipient(&message.id).await["bounce"], bounce);
+    let (_, explanation) = explained(&app, &message.id).await;
+    assert_eq!(explanation["bounce"], bounce);
+    let summary = explanation["summary"].as_str().unwrap();
     assert!(
         summary.contains("(hard/unknown_user)") && summary.contains("suppressed for all streams since"),
         "{summary}"
     );
-    assert!(told["unblock"][0]["call"].as_str().unwrap().starts_with("DELETE /v1/suppressions"), "{told}");
+    assert!(
+        explanation["unblock"][0]["call"].as_str().unwrap().starts_with("DELETE /v1/suppressions"),
+        "{explanation}"
+    );
 }
 
 #[tokio::test]
 async fn attachments_and_event_details_are_shown() {
     let app = TestApp::start().await;
     let file = json!({"filename": "a.txt", "content": "aGVsbG8=", "content_type": "text/plain"});
-    let mail = app.send(json!({"attachments": [file], "subject": "Your invoice"})).await;
+    let message = app.send(json!({"attachments": [file], "subject": "Your invoice"})).await;
     app.run_until_idle().await;
-    let shown = app.get(&format!("/v1/messages/{}", mail.id)).await.body["attachments"][0].clone();
+    let shown = app.get(&format!("/v1/messages/{}", message.id)).await.body["attachments"][0].clone();
     assert_eq!((&shown["filename"], &shown["size"]), (&json!("a.txt"), &json!(5)));
     assert_eq!(shown["sha256"].as_str().unwrap().len(), 64);
-    for path in [format!("/v1/messages/{}/events", mail.id), format!("/v1/events?message_id={}", mail.id)] {
+    for path in [format!("/v1/messages/{}/events", message.id), format!("/v1/events?message_id={}", message.id)] {
         let events = app.get(&path).await.body["data"].clone();
         let (accepted, relayed) = (&events[0]["data"], &events[1]["data"]);
         assert_eq!((&accepted["subject"], &accepted["stream"]), (&json!("Your invoice"), &json!("transactional")));
@@ -151,16 +157,16 @@ async fn attachments_and_event_details_are_shown() {
     }
 }
 
-/// Makes the process find out that `public_url`, which a stream's links need, is not set.
-async fn sent_without_public_url(app: &TestApp) {
+/// Runs a worker without `public_url`, which the stream's links need.
+async fn drain_without_public_url(app: &TestApp) {
     let mut config = app.config.clone();
     config.public_url = None;
     app.worker_with(&config).await.drain().await.unwrap();
-    assert!(app.smtp.mails().is_empty());
+    assert!(app.smtp.messages().is_empty());
 }
 
 #[tokio::test]
-async fn messages_without_links_go_once_public_url_is_set() {
+async fn messages_are_sent_once_public_url_is_set() {
     let app = TestApp::builder()
         .config(|config| {
             config.public_url = Some("https://mail.acme.test/".parse().unwrap());
@@ -171,9 +177,9 @@ async fn messages_without_links_go_once_public_url_is_set() {
     app.post("/v1/streams", &json!({"name": "news", "unsubscribe": true})).await;
     let first = app.send(json!({"stream": "news"})).await;
     let second = app.send(json!({"stream": "news"})).await;
-    sent_without_public_url(&app).await;
-    let (lane, told) = explained(&app, &first.id).await;
-    assert!(told["summary"].as_str().unwrap().contains("public_url"), "{told}");
+    drain_without_public_url(&app).await;
+    let (lane, explanation) = explained(&app, &first.id).await;
+    assert!(explanation["summary"].as_str().unwrap().contains("public_url"), "{explanation}");
     let retried = app.post(&format!("/v1/messages/{}/retry", first.id), &json!({})).await;
     assert_eq!(retried.status, 200, "{}", retried.body);
     app.run_until_idle().await;
@@ -186,7 +192,7 @@ async fn messages_without_links_go_once_public_url_is_set() {
 }
 
 #[tokio::test]
-async fn a_lane_with_more_than_a_batch_is_retried_as_a_whole() {
+async fn lane_with_several_batches_is_retried_as_a_whole() {
     let app = TestApp::start().await;
     for message in 0..45 {
         let to: Vec<String> = (0..50).map(|n| format!("r{message}-{n}@example.test")).collect();
@@ -203,14 +209,14 @@ async fn a_lane_with_more_than_a_batch_is_retried_as_a_whole() {
 }
 
 #[tokio::test]
-async fn messages_that_a_pause_would_expire_are_warned_of() {
+async fn pause_that_would_expire_messages_is_logged() {
     let (database, smtp) = (Database::new(), SmtpServer::start().await);
-    let made = process::run(process::on(
+    let created = process::run(process::on(
         &database.url,
         &["keys", "create", "--name", "ops", "--scope", "admin", "--scope", "send"],
     ))
     .await;
-    let key = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+    let key = String::from_utf8(created.stdout).unwrap().trim().to_owned();
     let first = Service::start(serve(&database.url, smtp.address(), &[])).await;
     let api = Api::new(first.address.as_deref().unwrap(), key);
     let paused = api.post("/v1/streams/transactional/pause", &json!({})).await;

@@ -13,21 +13,21 @@ use crate::support::clock::{hours, seconds};
 use crate::support::dns::DnsServer;
 use crate::support::smtp::Action;
 
-/// The server hangs up on this many connections before the greeting.
-fn hangs_up<const N: usize>(app: &TestApp) {
+/// Makes the server close this many connections before the greeting.
+fn close_connections<const N: usize>(app: &TestApp) {
     app.smtp.greeting().does(std::array::from_fn::<_, N, _>(|_| Action::Drop));
 }
 
-/// Failures in a row of the only lane.
+/// Returns the number of consecutive failures of the only lane.
 async fn failures(app: &TestApp) -> i16 {
     let mut connection = app.database.connect().await;
     sqlx::query("SELECT block_failures FROM lanes").fetch_one(&mut connection).await.unwrap().get(0)
 }
 
 #[tokio::test]
-async fn blocked_messages_have_no_attempt_until_a_probe_succeeds() {
+async fn messages_in_an_unreachable_lane_wait_for_a_probe() {
     let app = TestApp::start().await;
-    hangs_up::<1>(&app);
+    close_connections::<1>(&app);
     let first = app.send(json!({})).await;
     app.run_until_idle().await;
     assert_eq!((app.status(&first.id).await.as_str(), failures(&app).await), ("deferred", 1));
@@ -45,9 +45,9 @@ async fn blocked_messages_have_no_attempt_until_a_probe_succeeds() {
 }
 
 #[tokio::test]
-async fn a_probe_is_a_few_mails_and_the_next_comes_later_each_time() {
+async fn probes_use_few_messages_and_become_less_frequent() {
     let app = TestApp::start().await;
-    hangs_up::<1>(&app);
+    close_connections::<1>(&app);
     app.send(json!({})).await;
     app.run_until_idle().await;
     let mut ids = Vec::new();
@@ -59,7 +59,7 @@ async fn a_probe_is_a_few_mails_and_the_next_comes_later_each_time() {
         app.clock.advance(seconds(wait - 1));
         app.run_until_idle().await;
         let before = app.smtp.connections();
-        hangs_up::<4>(&app);
+        close_connections::<4>(&app);
         app.clock.advance(seconds(1));
         app.run_until_idle().await;
         assert_eq!(app.smtp.connections() - before, 4, "probe {failed}");
@@ -75,10 +75,10 @@ async fn a_probe_is_a_few_mails_and_the_next_comes_later_each_time() {
 }
 
 #[tokio::test]
-async fn a_dead_domain_delays_no_other() {
+async fn unreachable_domain_delays_no_other() {
     let dns = DnsServer::start().await;
     dns.servfail("dead.test");
-    dns.has_address("alive.test", "127.0.0.1");
+    dns.add_address("alive.test", "127.0.0.1");
     let app = TestApp::builder().direct(&dns).start().await;
     let mut dead = Vec::new();
     for n in 0..10 {
@@ -86,17 +86,17 @@ async fn a_dead_domain_delays_no_other() {
         app.send(json!({"to": format!("{n}@alive.test")})).await;
     }
     app.run_until_idle().await;
-    assert_eq!(app.smtp.mails().len(), 10);
+    assert_eq!(app.smtp.messages().len(), 10);
     let mut tried = 0;
     for id in dead {
         let recipient: Value = app.recipient(&id).await;
         tried += recipient["attempts"].as_i64().unwrap();
     }
-    assert_eq!(tried, 4, "the rest waits behind the block");
+    assert_eq!(tried, 4, "the others wait while the domain is unreachable");
 }
 
 #[tokio::test]
-async fn one_failing_connection_among_working_ones_blocks_nothing() {
+async fn one_failing_connection_does_not_make_a_lane_unreachable() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     app.run_until_idle().await;
@@ -104,7 +104,7 @@ async fn one_failing_connection_among_working_ones_blocks_nothing() {
     let gate = app.smtp.dot().stalls();
     app.send(json!({})).await;
     app.send(json!({})).await;
-    hangs_up::<1>(&app);
+    close_connections::<1>(&app);
     let working = app.start_working();
     gate.reached().await;
     gate.open();
@@ -113,9 +113,9 @@ async fn one_failing_connection_among_working_ones_blocks_nothing() {
 }
 
 #[tokio::test]
-async fn a_lane_with_a_rate_is_probed_as_rarely_as_any_other() {
+async fn lane_with_a_rate_is_probed_at_the_same_intervals() {
     let app = TestApp::start().await;
-    hangs_up::<1>(&app);
+    close_connections::<1>(&app);
     app.send(json!({})).await;
     app.run_until_idle().await;
     app.sql("UPDATE lanes SET rate = 0.5").await;
@@ -123,7 +123,7 @@ async fn a_lane_with_a_rate_is_probed_as_rarely_as_any_other() {
         app.send(json!({})).await;
     }
     app.clock.advance(seconds(30));
-    hangs_up::<1>(&app);
+    close_connections::<1>(&app);
     app.run_until_idle().await;
     assert_eq!((failures(&app).await, app.smtp.connections()), (2, 2));
     app.clock.advance(seconds(59));
@@ -137,7 +137,7 @@ async fn a_lane_with_a_rate_is_probed_as_rarely_as_any_other() {
 }
 
 #[tokio::test]
-async fn a_worker_that_does_not_get_out_stops_no_other() {
+async fn worker_without_network_stops_no_other_worker() {
     let mut app = TestApp::start().await;
     app.config.relay_url = Some("smtp://127.0.0.9:1?tls=none".to_owned().into());
     let cut_off = app.another_worker().await;
@@ -149,7 +149,7 @@ async fn a_worker_that_does_not_get_out_stops_no_other() {
     app.run_until_idle().await;
     assert_eq!((app.status(&second.id).await.as_str(), failures(&app).await), ("relayed", 0));
 
-    // A destination that it has not tried since is not blocked for other workers.
+    // The destination does not become unreachable for other workers, which have reached it since.
     let third = app.send(json!({})).await;
     cut_off.drain().await.unwrap();
     assert_eq!((app.status(&third.id).await.as_str(), failures(&app).await), ("deferred", 0));
@@ -181,38 +181,39 @@ async fn message_on_a_new_route_does_not_affect_its_old_lane() {
 }
 
 #[tokio::test]
-async fn a_blocked_lane_opens_when_its_mail_gets_through_another_way() {
+async fn unreachable_lane_opens_when_another_route_succeeds() {
     let mut app = TestApp::start().await;
     let relay = app.config.relay_url.replace("smtp://127.0.0.9:1?tls=none".to_owned().into());
-    let mail = app.send(json!({})).await;
+    let message = app.send(json!({})).await;
     app.another_worker().await.drain().await.unwrap();
-    assert_eq!((app.status(&mail.id).await.as_str(), failures(&app).await), ("deferred", 1));
+    assert_eq!((app.status(&message.id).await.as_str(), failures(&app).await), ("deferred", 1));
     let other =
         Route { relays: relay.into_iter().collect(), streams: vec!["transactional".into()], ..Route::default() };
     app.config.routes = [("other".to_owned(), other)].into();
     app.clock.advance(hours(1));
     app.another_worker().await.drain().await.unwrap();
-    assert_eq!((app.status(&mail.id).await.as_str(), failures(&app).await), ("relayed", 0));
+    assert_eq!((app.status(&message.id).await.as_str(), failures(&app).await), ("relayed", 0));
 }
 
 #[tokio::test]
-async fn a_lesson_that_changes_nothing_tells_how_the_lane_fares() {
+async fn observation_without_a_change_returns_the_lanes_health() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     let mut connection = app.database.connect().await;
     let lane = sqlx::query("SELECT id FROM lanes").fetch_one(&mut connection).await.unwrap().get(0);
     let now = app.clock.now();
-    let lesson = Observation {
+    let observation = Observation {
         at: now,
         attempted: 1.0,
         accepted: 1.0,
-        slow_down: false,
+        throttled: false,
         success: true,
         unreachable: false,
         reached_at: Some(now),
         own_session_at: Some(now),
     };
-    let changes = lanes::health::learn(&app.db, &[Update { lane, lesson, reply: None, failure: None }]).await.unwrap();
+    let changes =
+        lanes::health::apply(&app.db, &[Update { lane, observation, reply: None, failure: None }]).await.unwrap();
     assert_eq!(changes.iter().map(|change| change.after).collect::<Vec<_>>(), [DestinationHealth::default()]);
     app.run_until_idle().await;
 }

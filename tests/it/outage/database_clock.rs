@@ -1,4 +1,5 @@
-//! The clock of a machine is wrong. The database's clock decides what is due, what has expired and the time of events.
+//! The clock of a machine is wrong. The database's clock decides when messages are due or expire, and the time of
+//! events.
 
 use std::sync::Arc;
 
@@ -18,27 +19,27 @@ use crate::support::smtp::SmtpServer;
 
 /// A clock with an offset.
 #[derive(Debug)]
-struct Off(TimeDelta);
+struct OffsetClock(TimeDelta);
 
-impl Clock for Off {
+impl Clock for OffsetClock {
     fn now(&self) -> DateTime<Utc> {
         SystemClock.now() + self.0
     }
 }
 
-/// A replica on such a machine.
-async fn replica(database: &Database, smtp: &SmtpServer, roles: Roles, off: TimeDelta) -> App {
+/// Starts a replica on a machine with a wrong clock.
+async fn replica(database: &Database, smtp: &SmtpServer, roles: Roles, offset: TimeDelta) -> App {
     let mut config = Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         relay_url: Some(format!("smtp://{}?tls=none", smtp.address()).into()),
         ..Config::default()
     };
     config.database.url = Some(database.url.clone().into());
-    App::start(&config, roles, Arc::new(DatabaseClock::new(Arc::new(Off(off)))), None).await.unwrap()
+    App::start(&config, roles, Arc::new(DatabaseClock::new(Arc::new(OffsetClock(offset)))), None).await.unwrap()
 }
 
 #[tokio::test]
-async fn a_wrong_clock_neither_expires_nor_delays_messages() {
+async fn wrong_clock_neither_expires_nor_delays_messages() {
     let (database, smtp) = (Database::new(), SmtpServer::start().await);
     let db = Db::new(&database.url, 1, std::time::Duration::from_secs(10)).unwrap();
     let key = make_key(&db, &SystemClock, &Scope::ALL, None).await;
@@ -46,8 +47,8 @@ async fn a_wrong_clock_neither_expires_nor_delays_messages() {
     let api = replica(&database, &smtp, Roles::Api, TimeDelta::hours(2)).await;
     let worker = replica(&database, &smtp, Roles::Worker, TimeDelta::days(30)).await;
     let client = Api::new(format!("http://{}", api.api_address().unwrap()), key);
-    let begun = SystemClock.now();
-    let expires = (begun + TimeDelta::minutes(10)).to_rfc3339();
+    let started = SystemClock.now();
+    let expires = (started + TimeDelta::minutes(10)).to_rfc3339();
     let sent = client.send(json!({"expires_at": expires})).await;
     smtp.received(1).await;
     worker.stop().await;
@@ -61,8 +62,8 @@ async fn a_wrong_clock_neither_expires_nor_delays_messages() {
         .collect();
     assert_eq!(client.events(&sent.id).await, ["accepted", "relayed"]);
     assert!(times.is_sorted(), "{times:?}");
-    let off = |time: &DateTime<Utc>| (*time - begun).abs() < TimeDelta::minutes(1);
-    assert!(times.iter().all(off), "{times:?} {begun}");
+    let is_right = |time: &DateTime<Utc>| (*time - started).abs() < TimeDelta::minutes(1);
+    assert!(times.iter().all(is_right), "{times:?} {started}");
     api.stop().await;
     invariants::check(&mut database.connect().await).await;
 }

@@ -5,7 +5,8 @@
 //! cargo test --release --test it fault_table -- --ignored --nocapture
 //! ```
 //!
-//! `POSTRIDER_FAULT_ROUNDS` (per cent, default 100) makes it shorter or longer, `POSTRIDER_FAULT` selects faults by name.
+//! `POSTRIDER_FAULT_ROUNDS` (per cent, default 100) makes it shorter or longer, `POSTRIDER_FAULT` selects faults by
+//! name.
 
 mod acts;
 
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 
-use crate::support::fleet::{Fleet, Layout, Sum};
+use crate::support::fleet::{Fleet, Layout, RunResult};
 use crate::support::own_postgres::OwnPostgres;
 
 /// Injects the fault once.
@@ -21,7 +22,7 @@ type Act = for<'a> fn(&'a mut Fleet) -> BoxFuture<'a, ()>;
 
 struct Fault {
     name: &'static str,
-    /// Whether a message may arrive twice: its body was sent, and the process that knows it is gone.
+    /// Whether a message may arrive twice, because its body was sent and the process that sent it ended.
     copies: bool,
     rounds: usize,
     layout: Layout,
@@ -41,7 +42,7 @@ macro_rules! fault {
 }
 
 const FAULTS: &[Fault] = &[
-    fault!("nothing at all", Whole, false, 5, acts::nothing),
+    fault!("no fault", Whole, false, 5, acts::nothing),
     fault!("SIGKILL of a replica", Whole, true, 25, acts::kill_one),
     fault!("SIGKILL of an API", Split, false, 20, acts::kill_api),
     fault!("SIGKILL of the only worker", Split, true, 12, acts::kill_worker),
@@ -57,9 +58,9 @@ const FAULTS: &[Fault] = &[
     fault!("restart of Postgres", Whole, false, 4, acts::restart_postgres),
     fault!("SIGKILL of Postgres and a replica", Whole, true, 4, acts::kill_postgres_and_replica),
     fault!("Postgres silent for two leases", Whole, false, 2, acts::silent_link),
-    fault!("a silent link, new ones work", Whole, false, 4, acts::silent_link_only),
+    fault!("a silent connection, new ones work", Whole, false, 4, acts::silent_link_only),
     fault!("Postgres refuses connections", Whole, false, 3, acts::refused_link),
-    fault!("Postgres hangs up", Whole, false, 15, acts::hang_up),
+    fault!("Postgres closes connections", Whole, false, 15, acts::hang_up),
     fault!("Postgres read-only", Whole, false, 3, acts::read_only),
     fault!("Postgres out of connections", Whole, false, 3, acts::out_of_connections),
     // A replica that is cut off for longer than a lease, while others are not, is considered dead.
@@ -69,38 +70,38 @@ const FAULTS: &[Fault] = &[
     fault!("VACUUM FULL of the queue", Whole, false, 5, acts::vacuum_full),
     fault!("an old snapshot held", Whole, false, 3, acts::old_snapshot),
     fault!("SIGKILL of the sink", Whole, true, 25, acts::kill_sink),
-    fault!("the sink answers 421", Whole, false, 3, acts::busy_sink),
-    fault!("the sink answers 451", Whole, false, 3, acts::later_sink),
-    fault!("the sink hangs up at the dot", Whole, false, 3, acts::hanging_up_sink),
-    fault!("the sink takes it and hangs up", Whole, true, 3, acts::taking_sink),
-    fault!("the sink takes 1 s for the dot", Whole, false, 3, acts::slow_sink),
+    fault!("the sink replies 421", Whole, false, 3, acts::busy_sink),
+    fault!("the sink replies 451", Whole, false, 3, acts::later_sink),
+    fault!("the sink closes at the final dot", Whole, false, 3, acts::hanging_up_sink),
+    fault!("the sink accepts and closes", Whole, true, 3, acts::taking_sink),
+    fault!("the sink needs 1 s for the final dot", Whole, false, 3, acts::slow_sink),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a quarter of an hour: cargo test --release --test it fault_table -- --ignored --nocapture"]
-async fn nothing_is_lost_whatever_happens() {
+async fn no_message_is_lost_with_any_fault() {
     let (percent, wanted) = (number("POSTRIDER_FAULT_ROUNDS", 100), std::env::var("POSTRIDER_FAULT").ok());
     let (mut postgres, mut broken, mut kills) = (OwnPostgres::start().await, Vec::new(), 0);
-    row(&["fault", "rounds", "copies expected", "accepted", "lost", "phantom", "copies", "held", "seconds"]);
+    print_row(&["fault", "rounds", "copies expected", "accepted", "lost", "phantom", "copies", "held", "seconds"]);
     for (n, fault) in FAULTS.iter().enumerate() {
         if wanted.as_ref().is_some_and(|wanted| !fault.name.contains(wanted.as_str())) {
             continue;
         }
-        let (begun, rounds) = (Instant::now(), (fault.rounds * percent).div_ceil(100));
+        let (started, rounds) = (Instant::now(), (fault.rounds * percent).div_ceil(100));
         let mut fleet = Fleet::start(postgres, &format!("fault_{n}"), fault.layout).await;
-        fleet.goes_on(GOES_ON).await;
+        fleet.wait_for_progress(RECOVERY_TIMEOUT).await;
         for _ in 0..rounds {
             (fault.act)(&mut fleet).await;
-            fleet.goes_on(GOES_ON).await;
+            fleet.wait_for_progress(RECOVERY_TIMEOUT).await;
         }
         kills += fleet.kills;
         let sum;
         (postgres, sum) = fleet.end().await;
         let copies = if fault.copies { "possible" } else { "0" }.to_owned();
         let counts = [sum.accepted, sum.lost, sum.phantom, sum.copies, sum.held].map(|count| count.to_string());
-        let seconds = begun.elapsed().as_secs().to_string();
+        let seconds = started.elapsed().as_secs().to_string();
         let cells = [vec![fault.name.to_owned(), rounds.to_string(), copies], counts.into(), vec![seconds]].concat();
-        row(&cells);
+        print_row(&cells);
         if !is_as_expected(fault, &sum) {
             broken.push(fault.name);
         }
@@ -110,15 +111,15 @@ async fn nothing_is_lost_whatever_happens() {
     assert!(broken.is_empty(), "not as expected: {broken:?}");
 }
 
-/// A line of the table.
-fn row(cells: &[impl AsRef<str>]) {
+/// Prints a line of the table.
+fn print_row(cells: &[impl AsRef<str>]) {
     let widths = [34, 6, 15, 8, 4, 7, 6, 4, 7];
     let cells: Vec<String> =
         cells.iter().zip(widths).map(|(cell, width)| format!("{:<width$}", cell.as_ref())).collect();
     println!("| {} |", cells.join(" | "));
 }
 
-fn is_as_expected(fault: &Fault, sum: &Sum) -> bool {
+fn is_as_expected(fault: &Fault, sum: &RunResult) -> bool {
     sum.is_sound
         && sum.accepted > 0
         && (sum.lost, sum.phantom, sum.held) == (0, 0, 0)
@@ -130,4 +131,4 @@ fn number(variable: &str, default: usize) -> usize {
 }
 
 /// How long to wait after each round until messages are accepted again.
-const GOES_ON: Duration = Duration::from_secs(10);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);

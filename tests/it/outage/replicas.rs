@@ -22,7 +22,7 @@ use crate::support::process::{Service, serve};
 use crate::support::smtp::SmtpServer;
 
 #[tokio::test]
-async fn a_replica_with_other_settings_is_named() {
+async fn replica_with_different_settings_is_named() {
     let app = TestApp::builder()
         .config(|config| config.secret_key = Some("the secret of the first replica, and its own".to_owned().into()))
         .start()
@@ -52,7 +52,7 @@ async fn replicas_with_different_settings_are_logged() {
 }
 
 #[tokio::test]
-async fn partitions_made_by_several_at_once_are_made_once() {
+async fn concurrent_partition_creation_succeeds() {
     let app = TestApp::start().await;
     let moment = app.clock.now() + TimeDelta::weeks(20);
     let dbs: Vec<Db> = (0..4).map(|_| Db::new(&app.database.url, 2, Duration::from_secs(10)).unwrap()).collect();
@@ -63,13 +63,13 @@ async fn partitions_made_by_several_at_once_are_made_once() {
 }
 
 #[tokio::test]
-async fn the_api_never_takes_the_connections_of_the_worker() {
+async fn api_leaves_connections_to_the_worker() {
     let (postgres, smtp) = (OwnPostgres::start().await, SmtpServer::start().await);
     let url = postgres.database("short").await;
     postgres.sql("postgres", "ALTER ROLE app CONNECTION LIMIT 11").await;
     let db = Db::new(&url, 2, Duration::from_secs(4)).unwrap();
     let key = make_key(&db, &SystemClock, &Scope::ALL, None).await;
-    assert_eq!(server::look(&db).await.unwrap().connections.available, 11);
+    assert_eq!(server::state(&db).await.unwrap().connections.available, 11);
     db.close().await;
     let mut config = Config {
         listen: "127.0.0.1:0".parse().unwrap(),
@@ -84,6 +84,6 @@ async fn the_api_never_takes_the_connections_of_the_worker() {
     smtp.received(100).await;
     let used = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'");
     let used = used.fetch_one(&mut postgres.connect("short").await).await.unwrap();
-    assert!(used <= 8, "{used} connections, and 3 are to stay free");
+    assert!(used <= 8, "{used} connections, but 3 must stay free");
     app.stop().await;
 }

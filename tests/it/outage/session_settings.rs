@@ -1,4 +1,4 @@
-//! A connection pooler drops session settings. No message is answered 202 that a crash of the server can lose.
+//! A connection pooler drops session settings. No message is accepted with 202 that a crash of the server can lose.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use serde_json::json;
 use sqlx::AssertSqlSafe;
 
 use crate::support::app::TestApp;
-use crate::support::pooler::dropping_settings;
+use crate::support::pooler::pooler_without_settings;
 use crate::support::postgres::Database;
 
 fn config(url: String, direct_url: Option<String>) -> Config {
@@ -20,7 +20,7 @@ fn config(url: String, direct_url: Option<String>) -> Config {
     config
 }
 
-/// What a start that is refused prints: the error and the fix.
+/// Returns the error and the hint of a start that is refused.
 async fn refused(config: &Config) -> (String, String) {
     let error = start(config).await.unwrap_err();
     let hint = error.downcast_ref::<SessionError>().and_then(SessionError::hint).expect("a fix");
@@ -32,9 +32,9 @@ async fn start(config: &Config) -> anyhow::Result<App> {
 }
 
 #[tokio::test]
-async fn start_is_refused_where_a_pooler_drops_settings() {
+async fn start_is_refused_if_a_pooler_drops_settings() {
     let database = Database::new();
-    let (error, hint) = refused(&config(dropping_settings(&database.url).await, None)).await;
+    let (error, hint) = refused(&config(pooler_without_settings(&database.url).await, None)).await;
     assert!(error.contains("synchronous_commit is off and must be on"), "{error}");
     assert!(hint.contains("database.url must name the Postgres server itself"), "{hint}");
 }
@@ -42,7 +42,7 @@ async fn start_is_refused_where_a_pooler_drops_settings() {
 #[tokio::test]
 async fn pooled_connections_take_their_settings_from_the_role() {
     let database = Database::new();
-    let config = config(dropping_settings(&database.url).await, Some(database.url.clone()));
+    let config = config(pooler_without_settings(&database.url).await, Some(database.url.clone()));
     let (_, hint) = refused(&config).await;
     let (_, statements) = hint.split_once("reconnect the pooler: ").expect("the statements that fix it");
     // All tests share the role; the database belongs to this test.
@@ -57,7 +57,7 @@ async fn pooled_connections_take_their_settings_from_the_role() {
 }
 
 #[tokio::test]
-async fn each_commit_says_itself_that_it_waits_for_the_disk() {
+async fn each_commit_sets_synchronous_commit() {
     let app = TestApp::start().await;
     // A session that has lost its setting after its first transaction.
     app.sql(

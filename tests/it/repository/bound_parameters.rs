@@ -1,15 +1,15 @@
-//! Checks that long statements bind each parameter to the value that the SQL names it after.
+//! Checks that long SQL statements bind each parameter to the value with its name.
 //!
-//! Postgres numbers parameters, and numbers can be mixed up. In a statement with more than ten, every parameter has a
-//! name: the column at its position in `unnest($1, $2) AS u (a, b)`, or a comment, `$1 /* name */`. The bound expression
-//! has to contain that name.
+//! Parameters have numbers, which can be mixed up. In a statement with more than ten, every parameter has a
+//! name: the column at its position in `unnest($1, $2) AS u (a, b)`, or a comment, `$1 /* name */`. The bound
+//! expression has to contain that name.
 
 use std::collections::BTreeMap;
 
 use super::layers::sources;
 
-/// Statements with more parameters than this name all of them.
-const FEW: usize = 10;
+/// Statements with more parameters than this must name all of them.
+const MAX_UNNAMED: usize = 10;
 
 /// A statement and the expressions that it binds.
 struct Statement {
@@ -17,7 +17,7 @@ struct Statement {
     arguments: Vec<String>,
 }
 
-/// The calls of sqlx's macros in a file.
+/// Returns the calls of sqlx's macros in a file.
 fn statements(code: &str) -> Vec<Statement> {
     let calls = code.split("sqlx::query").skip(1);
     let calls = calls.filter_map(|call| call.split_once("!(").filter(|(name, _)| !name.contains(' ')));
@@ -26,13 +26,13 @@ fn statements(code: &str) -> Vec<Statement> {
 }
 
 fn statement(mut parts: Vec<String>) -> Option<Statement> {
-    // In front of it is the type of the rows.
+    // Before the SQL, there may be the type of the rows.
     let at = parts.iter().position(|part| part.starts_with('"') || part.starts_with("r#\""))?;
     let arguments = parts.split_off(at + 1);
     Some(Statement { sql: parts.pop()?, arguments })
 }
 
-/// The arguments of a call, from behind its opening parenthesis.
+/// Returns the arguments of a call. `code` starts after the opening parenthesis.
 fn arguments(code: &str) -> Vec<String> {
     let (mut parts, mut part, mut depth) = (Vec::new(), String::new(), 0);
     let mut rest = code;
@@ -42,8 +42,8 @@ fn arguments(code: &str) -> Vec<String> {
             '"' => string_length(rest),
             _ => c.len_utf8(),
         };
-        let (token, behind) = rest.split_at(length);
-        rest = behind;
+        let (token, remainder) = rest.split_at(length);
+        rest = remainder;
         match c {
             '(' | '[' | '{' => depth += 1,
             ')' if depth == 0 => break,
@@ -61,7 +61,7 @@ fn arguments(code: &str) -> Vec<String> {
     parts
 }
 
-/// The length of the string literal that the text begins with.
+/// Returns the length of the string literal at the start of the text.
 fn string_length(text: &str) -> usize {
     let mut is_escaped = false;
     for (at, c) in text.char_indices().skip(1) {
@@ -73,7 +73,7 @@ fn string_length(text: &str) -> usize {
     text.len()
 }
 
-/// The numbers of the parameters, each with the text behind it.
+/// Returns the numbers of the parameters, each with the text after it.
 fn parameters(sql: &str) -> impl Iterator<Item = (usize, &str)> {
     sql.split('$').skip(1).filter_map(|text| {
         let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -81,13 +81,12 @@ fn parameters(sql: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// The names of the parameters, and how the bound expression has to end: `.name` where it is a column.
+/// Returns the names of the parameters. A name starts with a dot if it is that of a column.
 fn names(sql: &str) -> BTreeMap<usize, String> {
     let mut names = BTreeMap::new();
-    for (number, behind) in parameters(sql) {
-        let behind =
-            behind.trim_start_matches(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ":[]".contains(c));
-        if let Some((name, _)) = behind.strip_prefix(" /* ").and_then(|comment| comment.split_once(" */")) {
+    for (number, rest) in parameters(sql) {
+        let rest = rest.trim_start_matches(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ":[]".contains(c));
+        if let Some((name, _)) = rest.strip_prefix(" /* ").and_then(|comment| comment.split_once(" */")) {
             names.insert(number, name.to_owned());
         }
     }
@@ -102,7 +101,7 @@ fn names(sql: &str) -> BTreeMap<usize, String> {
     names
 }
 
-/// Whether a bound expression has this name in it: for a column, as its last field.
+/// Returns whether a bound expression contains this name; for a column, as its last field.
 fn is_named(argument: &str, name: &str) -> bool {
     let argument = argument.trim_end_matches(" as _");
     if name.starts_with('.') {
@@ -114,7 +113,7 @@ fn is_named(argument: &str, name: &str) -> bool {
         .any(|(at, _)| !argument[..at].ends_with(is_name) && !argument[at + name.len()..].starts_with(is_name))
 }
 
-/// What is wrong with a statement.
+/// Returns the faults of a statement.
 fn faults(statement: &Statement) -> Vec<String> {
     let names = names(&statement.sql);
     let fault = |(at, argument): (usize, &String)| match names.get(&(at + 1)) {
@@ -126,11 +125,11 @@ fn faults(statement: &Statement) -> Vec<String> {
 }
 
 #[test]
-fn long_statements_bind_each_parameter_by_its_name() {
+fn long_statements_bind_each_parameter_to_its_name() {
     let mut wrong = Vec::new();
     let mut long = 0;
     for (path, text) in sources() {
-        for statement in statements(&text).iter().filter(|statement| statement.arguments.len() > FEW) {
+        for statement in statements(&text).iter().filter(|statement| statement.arguments.len() > MAX_UNNAMED) {
             long += 1;
             wrong.extend(faults(statement).into_iter().map(|fault| format!("{}: {fault}", path.display())));
         }
@@ -140,7 +139,7 @@ fn long_statements_bind_each_parameter_by_its_name() {
 }
 
 #[test]
-fn mixed_up_parameters_are_found() {
+fn swapped_and_unnamed_parameters_are_found() {
     let code = r##"let row = sqlx::query_as!(
         Row,
         r#"INSERT INTO a SELECT u.x, $3 /* now */ FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS u (x, y, n)
@@ -150,7 +149,7 @@ fn mixed_up_parameters_are_found() {
         f(now, 1),
         "x",
     )"##;
-    let [statement] = &statements(code)[..] else { panic!("not one statement") };
+    let [statement] = &statements(code)[..] else { panic!("expected one statement") };
     assert_eq!(statement.arguments, ["&columns.y", "&columns.y as _", "f(now, 1)", "\"x\""]);
     assert_eq!(faults(statement), ["$1 is .x, and is bound to &columns.y", "$4 has no name; it is bound to \"x\""]);
 }

@@ -1,9 +1,10 @@
-//! Checks the architecture: imports run downward, files stay small, and SQL stays in `db`.
+//! Checks the architecture: modules import only from lower layers, files are short, and only `db` contains SQL.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Which module may use which. All modules but `domain` may use the [`LEAVES`].
+/// Each module, and the modules that it may import from. All modules except `domain` may also import from the
+/// [`LEAVES`].
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("batcher", &[]),
@@ -50,12 +51,12 @@ pub(super) fn sources() -> Vec<(PathBuf, String)> {
     files
 }
 
-/// The module directly under `src` that a file belongs to.
+/// Returns the module directly under `src` that a file belongs to.
 pub(super) fn module(path: &Path) -> String {
     path.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned()
 }
 
-/// The modules named behind `crate::`, comments left out.
+/// Returns the modules named after `crate::`, except in comments.
 fn used(text: &str) -> BTreeSet<String> {
     let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
     let mut names = BTreeSet::new();
@@ -73,7 +74,7 @@ fn used(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn imports_run_downward() {
+fn modules_import_only_from_lower_layers() {
     let mut wrong = Vec::new();
     for (path, text) in sources() {
         let own = module(&path);
@@ -89,9 +90,9 @@ fn imports_run_downward() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The shelves of `worker`, and those that each may import. Files directly in `worker` join the shelves: they may
-/// import all of them, and no shelf imports them.
-const WORKER_SHELVES: &[(&str, &[&str])] = &[
+/// The folders of `worker`, and the folders that each may import from. Files directly in `worker` may import from all
+/// folders, and no folder may import from these files.
+const WORKER_FOLDERS: &[(&str, &[&str])] = &[
     ("lease", &[]),
     ("claim", &["lease"]),
     ("outcome", &["claim", "lease"]),
@@ -101,7 +102,7 @@ const WORKER_SHELVES: &[(&str, &[&str])] = &[
     ("webhooks", &["lease"]),
 ];
 
-/// The module path of a file, without `crate`: `worker/lease/mod.rs` and `worker/lease.rs` are `worker::lease`.
+/// Returns the module path of a file, without `crate`: `worker::lease` for `worker/lease/mod.rs` and `worker/lease.rs`.
 fn module_path(path: &Path) -> Vec<String> {
     let mut names: Vec<String> =
         path.with_extension("").components().map(|part| part.as_os_str().to_str().unwrap().to_owned()).collect();
@@ -109,23 +110,23 @@ fn module_path(path: &Path) -> Vec<String> {
     names
 }
 
-/// Every path in a file's code that starts with `crate`, `super`, `self` or one of the file's own `modules`, from the
-/// root of the crate: in imports, re-exports and expressions alike, with groups spelled out.
+/// Returns every path in a file's code that starts with `crate`, `super`, `self` or one of the file's own `modules`,
+/// relative to the crate root: in imports, re-exports and expressions, with groups expanded.
 fn absolute_paths(own: &[String], modules: &[&str], text: &str) -> BTreeSet<Vec<String>> {
     let code = text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n");
-    // Tests are the last module of a file, and one level deeper.
+    // Tests are the last module of a file, and their paths are one level deeper.
     let (code, tests) = code.split_once("mod tests {").unwrap_or((&code, ""));
     let paths = |code: &str, extra: usize| -> Vec<Vec<String>> {
         let starts = path_starts(code).into_iter();
         starts
-            .flat_map(|at| spelled_out(&code[at..at + end_of_path(&code[at..])]))
+            .flat_map(|at| expanded(&code[at..at + path_length(&code[at..])]))
             .filter_map(|path| resolved(own, modules, &path, extra))
             .collect()
     };
     paths(code, 0).into_iter().chain(paths(tests, 1)).collect()
 }
 
-/// Where names start that neither continue a path nor are fields.
+/// Returns the positions at which paths start: names that do not follow `:` or `.`.
 fn path_starts(code: &str) -> Vec<usize> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut before = ' ';
@@ -139,8 +140,8 @@ fn path_starts(code: &str) -> Vec<usize> {
     starts
 }
 
-/// Where the path at the start of `code` ends, groups included.
-fn end_of_path(code: &str) -> usize {
+/// Returns the length of the path at the start of `code`, including groups.
+fn path_length(code: &str) -> usize {
     let mut depth = 0_usize;
     let mut last = ' ';
     for (at, c) in code.char_indices() {
@@ -163,8 +164,8 @@ fn end_of_path(code: &str) -> usize {
     code.len()
 }
 
-/// The single paths of one with groups: `a::{b, c::d}` is `a::b` and `a::c::d`.
-fn spelled_out(path: &str) -> Vec<Vec<String>> {
+/// Expands the groups of a path: `a::{b, c::d}` becomes `a::b` and `a::c::d`.
+fn expanded(path: &str) -> Vec<Vec<String>> {
     let Some((prefix, group)) = path.split_once('{') else {
         let names = path.split("::").map(str::trim).filter(|name| !name.is_empty());
         return vec![names.map(|name| name.split(' ').next().unwrap().to_owned()).collect()];
@@ -184,10 +185,11 @@ fn spelled_out(path: &str) -> Vec<Vec<String>> {
     }
     parts.push(&group[start..]);
     let parts = parts.into_iter().filter(|part| !part.trim().is_empty());
-    parts.flat_map(|part| spelled_out(&format!("{prefix}{}", part.trim()))).collect()
+    parts.flat_map(|part| expanded(&format!("{prefix}{}", part.trim()))).collect()
 }
 
-/// A path from the root of the crate, if it exists there. `extra` is how much deeper than the file it is.
+/// Returns a path relative to the crate root; `None` if it is not a path of this crate. `extra` is the number of
+/// modules inside the file that the path is in.
 fn resolved(own: &[String], modules: &[&str], path: &[String], extra: usize) -> Option<Vec<String>> {
     let (first, rest) = path.split_first().filter(|(_, rest)| !rest.is_empty())?;
     match first.as_str() {
@@ -203,56 +205,57 @@ fn resolved(own: &[String], modules: &[&str], path: &[String], extra: usize) -> 
     }
 }
 
-/// The modules that a file declares.
+/// Returns the modules that a file declares.
 fn declared_modules(text: &str) -> Vec<&str> {
     let lines = text.lines().filter_map(|line| line.strip_suffix(';'));
     lines.filter_map(|line| line.split_once("mod ").map(|(_, name)| name)).collect()
 }
 
-/// For each file of `worker`, its place (a shelf, or "" for the files that join them) and those that it imports.
+/// Returns, for each file of `worker`, its folder ("" for files directly in `worker`) and the folders that it imports
+/// from.
 fn worker_imports() -> BTreeMap<PathBuf, (String, BTreeSet<String>)> {
-    let shelf = |path: &[String]| -> Option<String> {
+    let folder = |path: &[String]| -> Option<String> {
         let (first, rest) = path.split_first()?;
-        let shelf = rest.first().filter(|name| WORKER_SHELVES.iter().any(|(shelf, _)| shelf == name));
-        (first == "worker").then(|| shelf.cloned().unwrap_or_default())
+        let folder = rest.first().filter(|name| WORKER_FOLDERS.iter().any(|(folder, _)| folder == name));
+        (first == "worker").then(|| folder.cloned().unwrap_or_default())
     };
     let files = sources().into_iter().filter(|(path, _)| path.starts_with("worker"));
     let imports = files.map(|(path, text)| {
         let own = module_path(&path);
         let used = absolute_paths(&own, &declared_modules(&text), &text);
-        let place = shelf(&own).unwrap();
-        (path, (place, used.iter().filter_map(|path| shelf(path)).collect()))
+        let folder_of_file = folder(&own).unwrap();
+        (path, (folder_of_file, used.iter().filter_map(|path| folder(path)).collect()))
     });
     imports.collect()
 }
 
 #[test]
-fn shelves_of_the_worker_import_downward() {
+fn worker_folders_import_only_from_lower_folders() {
     let mut wrong = Vec::new();
     for (path, (own, used)) in worker_imports() {
-        let Some((_, below)) = WORKER_SHELVES.iter().find(|(shelf, _)| *shelf == own) else { continue };
-        let upward = used.iter().filter(|shelf| **shelf != own && !below.contains(&shelf.as_str()));
-        wrong.extend(upward.map(|shelf| match shelf.as_str() {
+        let Some((_, below)) = WORKER_FOLDERS.iter().find(|(folder, _)| *folder == own) else { continue };
+        let upward = used.iter().filter(|folder| **folder != own && !below.contains(&folder.as_str()));
+        wrong.extend(upward.map(|folder| match folder.as_str() {
             "" => format!("{} uses a file directly in worker", path.display()),
-            shelf => format!("{} uses {shelf}", path.display()),
+            folder => format!("{} uses {folder}", path.display()),
         }));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    // A row may only name rows above it, so that there is no circle.
-    for (at, (shelf, below)) in WORKER_SHELVES.iter().enumerate() {
-        let above: Vec<&str> = WORKER_SHELVES[..at].iter().map(|(shelf, _)| *shelf).collect();
-        assert!(below.iter().all(|shelf| above.contains(shelf)), "{shelf}");
+    // A row may name only rows above it, so that there are no cycles.
+    for (at, (folder, below)) in WORKER_FOLDERS.iter().enumerate() {
+        let above: Vec<&str> = WORKER_FOLDERS[..at].iter().map(|(folder, _)| *folder).collect();
+        assert!(below.iter().all(|folder| above.contains(folder)), "{folder}");
     }
 }
 
 #[test]
-fn every_folder_of_the_worker_is_a_shelf() {
-    let places: BTreeSet<String> = sources()
+fn every_worker_folder_is_listed() {
+    let folders: BTreeSet<String> = sources()
         .into_iter()
         .filter(|(path, _)| path.starts_with("worker") && path.components().count() > 2)
         .map(|(path, _)| module_path(&path)[1].clone())
         .collect();
-    assert_eq!(places, WORKER_SHELVES.iter().map(|(shelf, _)| (*shelf).to_owned()).collect());
+    assert_eq!(folders, WORKER_FOLDERS.iter().map(|(folder, _)| (*folder).to_owned()).collect());
 }
 
 #[test]
@@ -278,7 +281,7 @@ fn relative_and_grouped_paths_are_resolved() {
 
 #[test]
 fn sql_stays_in_db() {
-    // The name of a log target is not SQL.
+    // This log target is not SQL.
     let uses_sqlx = |text: &str| text.replace("sqlx::postgres::notice", "").contains("sqlx::");
     let wrong: Vec<PathBuf> = sources()
         .into_iter()
@@ -289,7 +292,7 @@ fn sql_stays_in_db() {
 }
 
 #[test]
-fn no_file_holds_two_ideas() {
+fn files_have_at_most_500_lines() {
     let long: Vec<_> =
         sources().into_iter().filter(|(_, text)| text.lines().count() > 500).map(|(path, _)| path).collect();
     assert!(long.is_empty(), "{long:#?}");

@@ -1,4 +1,4 @@
-//! The events of the log: each is in the table of `docs/logs.md`, with its level, and the table has no others.
+//! Checks that the table in `docs/logs.md` lists exactly the log events of the code, with their levels.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,20 +8,20 @@ use super::layers::sources;
 const LOGS: &str = include_str!("../../../docs/logs.md");
 const LEVELS: [&str; 3] = ["info", "warn", "error"];
 
-/// What stands behind each call of the macro in the text.
+/// Returns the text after each call of the level's macro.
 fn calls<'a>(text: &'a str, level: &str) -> Vec<&'a str> {
     let call = format!("{level}!(");
     let is_macro = |at: usize| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
     text.match_indices(&call).filter(|(at, _)| is_macro(*at)).map(|(at, call)| &text[at + call.len()..]).collect()
 }
 
-/// The name at the start of a call: `event = "name"`.
+/// Returns the event name at the start of a call: `event = "name"`.
 fn name(call: &str) -> Option<&str> {
     let (name, _) = call.trim_start().strip_prefix("event = \"")?.split_once('"')?;
     (!name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')).then_some(name)
 }
 
-/// The events of the code, each with its level.
+/// Returns the log events of the code with their levels.
 fn logged() -> BTreeMap<String, String> {
     let mut events = BTreeMap::new();
     for (path, text) in sources() {
@@ -39,7 +39,7 @@ fn logged() -> BTreeMap<String, String> {
 }
 
 #[test]
-fn documentation_lists_every_event_of_the_log() {
+fn documentation_lists_every_log_event() {
     let mut documented = BTreeMap::new();
     for row in LOGS.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
@@ -55,7 +55,7 @@ fn documentation_lists_every_event_of_the_log() {
 }
 
 #[test]
-fn events_named_elsewhere_are_logged() {
+fn log_events_named_in_documentation_exist() {
     let (root, logged) = (Path::new(env!("CARGO_MANIFEST_DIR")), logged());
     let pages = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
     let texts = pages.filter(|path| path.extension().is_some_and(|ending| ending == "md"));

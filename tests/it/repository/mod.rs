@@ -1,4 +1,4 @@
-//! The repository: layers, log events, README, files.
+//! Checks of the repository: layers, log events, documentation and other files.
 
 mod bound_parameters;
 mod checkout;

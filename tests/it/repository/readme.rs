@@ -24,13 +24,13 @@ const PAGES: [&str; 9] = [
     "troubleshooting",
 ];
 
-/// The code blocks of one language, in their order.
+/// Returns the code blocks of one language, in order.
 fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
     let fence = format!("\n```{language}\n");
     page.split(fence.as_str()).skip(1).map(|block| block.split("\n```").next().unwrap()).collect()
 }
 
-/// The shell blocks from "Quick start" up to "With Docker".
+/// Returns the shell blocks from "Quick start" to "With Docker".
 fn quick_start() -> String {
     let part = README.split("\n## Quick start\n").nth(1).and_then(|rest| rest.split("\n### With Docker\n").next());
     let blocks = blocks(part.expect("both headings"), "sh");
@@ -38,14 +38,14 @@ fn quick_start() -> String {
     blocks.join("\n")
 }
 
-/// Runs a shell script whose every line, and every call of `curl`, has to succeed. Returns what it printed.
+/// Runs a shell script; fails if a line or a call of `curl` fails. Returns its output.
 async fn paste(script: &str, dir: &Path) -> String {
     let script = format!("set -euo pipefail\ncurl() {{ command curl --fail \"$@\"; echo; }}\n{script}");
     let output = Command::new("bash").args(["-c", &script]).current_dir(dir).output().await.unwrap();
-    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{}\n{errors}\n{said}\n{script}", output.status);
+    let (stdout, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}\n{errors}\n{stdout}\n{script}", output.status);
     assert_eq!(errors, "");
-    said.into_owned()
+    stdout.into_owned()
 }
 
 fn is_installed(program: &str) -> bool {
@@ -53,30 +53,32 @@ fn is_installed(program: &str) -> bool {
 }
 
 #[tokio::test]
-async fn the_quick_start_works_when_pasted() {
+async fn quick_start_works_when_pasted() {
     if !["bash", "curl", "grep"].into_iter().all(is_installed) {
         eprintln!("skipped: this test needs bash, curl and grep");
         return;
     }
     let dir = directory();
     let dev = Dev::start(dir.path()).await;
-    let said = paste(&quick_start(), dir.path()).await;
+    let output = paste(&quick_start(), dir.path()).await;
 
-    let answers: Vec<Value> = said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let has = |what: &str, test: &dyn Fn(&Value) -> bool| assert!(answers.iter().any(test), "no {what} in {said}");
-    has("sent message", &|answer| answer["id"].as_str().is_some_and(|id| id.starts_with("msg_")));
-    has("message in the inbox", &|answer| {
-        answer["subject"] == "Your invoice" && answer["attachments"][0]["filename"] == "invoice.pdf"
+    let responses: Vec<Value> = output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let has = |what: &str, test: &dyn Fn(&Value) -> bool| assert!(responses.iter().any(test), "no {what} in {output}");
+    has("sent message", &|response| response["id"].as_str().is_some_and(|id| id.starts_with("msg_")));
+    has("message in the inbox", &|response| {
+        response["subject"] == "Your invoice" && response["attachments"][0]["filename"] == "invoice.pdf"
     });
-    has("webhook secret", &|answer| answer["secret"].as_str().is_some_and(|secret| secret.starts_with("whsec_")));
-    has("posted bounce", &|answer| answer["data"][0]["body"]["data"]["recipient"] == "bounce@simulator.postrider.test");
-    has("suppression", &|answer| answer["address"] == "bounce@simulator.postrider.test");
-    has("DNS record", &|answer| answer["records"][0]["name"].is_string());
+    has("webhook secret", &|response| response["secret"].as_str().is_some_and(|secret| secret.starts_with("whsec_")));
+    has("posted bounce", &|response| {
+        response["data"][0]["body"]["data"]["recipient"] == "bounce@simulator.postrider.test"
+    });
+    has("suppression", &|response| response["address"] == "bounce@simulator.postrider.test");
+    has("DNS record", &|response| response["records"][0]["name"].is_string());
     assert!(dev.stop().await.success());
 }
 
 #[tokio::test]
-async fn the_examples_of_the_documentation_work_when_pasted() {
+async fn documentation_examples_work_when_pasted() {
     if !["bash", "curl", "grep"].into_iter().all(is_installed) {
         eprintln!("skipped: this test needs bash, curl and grep");
         return;
@@ -95,7 +97,7 @@ async fn the_examples_of_the_documentation_work_when_pasted() {
 }
 
 #[tokio::test]
-async fn the_python_and_node_examples_send_a_message() {
+async fn python_and_node_examples_send_a_message() {
     let programs = [("python3", "python", "-c", "From Python"), ("node", "js", "-e", "From Node")];
     let dir = directory();
     let dev = Dev::start(dir.path()).await;
@@ -106,19 +108,19 @@ async fn the_python_and_node_examples_send_a_message() {
         }
         let example = blocks(README, language)[0];
         let mut command = Command::new(program);
-        // Node takes a top-level `await` in modules only.
+        // Node allows a top-level `await` only in modules.
         if program == "node" {
             command.arg("--input-type=module");
         }
         let command = command.args([option, example]).env("API", dev.fact("api")).env("KEY", dev.fact("api_key"));
         let output = command.output().await.unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(said.starts_with("msg_"), "{subject}: {said}{}", String::from_utf8_lossy(&output.stderr));
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(stdout.starts_with("msg_"), "{subject}: {stdout}{}", String::from_utf8_lossy(&output.stderr));
     }
     assert!(dev.stop().await.success());
 }
 
-/// Every Markdown page.
+/// Returns the paths of all Markdown pages.
 fn pages() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut pages = Vec::new();
@@ -134,7 +136,7 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// The targets of the links in a page: the text in parentheses after `]`, outside of code.
+/// Returns the targets of the links in a page: the text in parentheses after `]`, except in code blocks.
 fn links(text: &str) -> Vec<&str> {
     let mut is_code = false;
     let mut links = Vec::new();
@@ -149,19 +151,19 @@ fn links(text: &str) -> Vec<&str> {
     links
 }
 
-/// The anchors that a code host makes of a page's headings.
+/// Returns the anchors that GitHub creates for a page's headings.
 fn anchors(text: &str) -> BTreeSet<String> {
     let headings = text.lines().filter(|line| line.starts_with('#'));
     let slug = |heading: &str| {
-        let kept = heading.trim_start_matches('#').trim().to_lowercase();
-        let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        let heading = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
         kept.map(|c| if c == ' ' { '-' } else { c }).collect()
     };
     headings.map(slug).collect()
 }
 
 #[test]
-fn every_link_of_the_documentation_leads_somewhere() {
+fn documentation_links_have_targets() {
     let mut broken = Vec::new();
     for page in pages() {
         let text = std::fs::read_to_string(&page).unwrap();
@@ -191,10 +193,10 @@ fn every_page_is_in_the_summary() {
 }
 
 #[test]
-fn the_first_commands_are_the_two_to_start_with() {
+fn readme_starts_with_dev_and_test_commands() {
     let first = README.split("\n```sh\n").nth(1).and_then(|rest| rest.split("\n```\n").next());
     assert_eq!(first, Some("cargo run --release -- dev\ncargo test"));
-    // In an interactive zsh, the shell of macOS, `#` begins no comment.
+    // In an interactive zsh, the default shell of macOS, `#` does not start a comment.
     let blocks = README.split("\n```sh\n").skip(1).map(|block| block.split("\n```\n").next().unwrap());
     for line in blocks.flat_map(str::lines) {
         assert!(!line.starts_with('#') && !line.contains(" #"), "{line}");
@@ -202,7 +204,7 @@ fn the_first_commands_are_the_two_to_start_with() {
 }
 
 #[test]
-fn every_path_in_the_architecture_exists() {
+fn paths_in_architecture_md_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
     let code = text.split('`').skip(1).step_by(2);

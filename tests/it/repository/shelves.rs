@@ -1,11 +1,13 @@
-//! The folders of `db` and `smtp`: imports between those of `db` run one way, and all of them stay small.
+//! Checks the folders of `db` and `smtp`: imports between the folders of `db` have one direction, and no folder has too
+//! many files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::layers::{module, sources};
 
-/// The folders of `db`: which folders and files each may use. Files beside them may use all of them, and no folder uses a file.
+/// Each folder of `db`, and the folders that it may import from. Files directly in `db` may import from all folders,
+/// and no folder may import from these files.
 const DB_MAY_USE: &[(&str, &[&str])] = &[
     ("pool", &[]),
     ("schema", &["pool"]),
@@ -18,15 +20,15 @@ const DB_MAY_USE: &[(&str, &[&str])] = &[
     ("domains", &["pool"]),
     ("webhooks", &["events", "pool"]),
 ];
-/// Files of one folder, at most.
-const MOST_FILES: usize = 12;
+/// Maximum number of files in a folder.
+const MAX_FILES: usize = 12;
 
-/// What a file of a folder of `db` uses of `db`: by `crate::db::…`, or by `super::…` that leads there.
+/// Returns the modules of `db` that a file in a folder of `db` imports from, by `crate::db::…` or `super::…`.
 fn used_of_db(path: &Path, text: &str) -> BTreeSet<String> {
     let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
-    let is_front = path.components().count() == 3 && path.ends_with("mod.rs");
+    let is_folder_root = path.components().count() == 3 && path.ends_with("mod.rs");
     let mut names = BTreeSet::new();
-    for prefix in ["crate::db::", if is_front { " super::" } else { " super::super::" }] {
+    for prefix in ["crate::db::", if is_folder_root { " super::" } else { " super::super::" }] {
         for path in code.split(prefix).skip(1) {
             let group = path.strip_prefix('{').map(|group| group.split('}').next().unwrap());
             for one in group.map_or_else(|| vec![path], |group| group.split(',').collect()) {
@@ -38,7 +40,7 @@ fn used_of_db(path: &Path, text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn imports_between_folders_of_db_run_one_way() {
+fn db_folders_import_in_one_direction() {
     let files = sources();
     let modules: BTreeSet<String> = files
         .iter()
@@ -63,11 +65,11 @@ fn imports_between_folders_of_db_run_one_way() {
 }
 
 #[test]
-fn folders_of_db_and_smtp_stay_small() {
+fn folders_of_db_and_smtp_are_small() {
     let mut counts = BTreeMap::new();
     for (path, _) in sources().iter().filter(|(path, _)| path.starts_with("db") || path.starts_with("smtp")) {
         *counts.entry(path.parent().unwrap().to_owned()).or_insert(0) += 1;
     }
-    counts.retain(|_, count| *count > MOST_FILES);
+    counts.retain(|_, count| *count > MAX_FILES);
     assert!(counts.is_empty(), "{counts:#?}");
 }

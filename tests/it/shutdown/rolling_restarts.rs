@@ -1,4 +1,4 @@
-//! Replicas are replaced one after the other while applications send: nothing is lost and nothing goes out twice.
+//! Replicas are replaced one after the other while applications send: no message is lost, and none is sent twice.
 
 use crate::support::client::Api;
 use crate::support::invariants;
@@ -7,10 +7,10 @@ use crate::support::postgres::Database;
 use crate::support::process::{Service, key, serve};
 use crate::support::smtp::SmtpServer;
 
-/// Messages that are accepted between two restarts.
-const BETWEEN: usize = 60;
+/// Number of messages that are accepted between two restarts.
+const MESSAGES_PER_RESTART: usize = 60;
 
-async fn rolls(restarts: usize) {
+async fn restart_replicas(restarts: usize) {
     let (database, smtp) = (Database::new(), SmtpServer::start().await);
     let (key, replicas) = (key(&database.url).await, Replicas::default());
     let start = async |number: usize| {
@@ -21,10 +21,10 @@ async fn rolls(restarts: usize) {
     let mut running = [start(0).await, start(1).await];
     let mut load = Load::endless(&replicas);
     for number in 0..restarts {
-        load.reaches(load.count() + BETWEEN).await;
-        let place = number % running.len();
+        load.wait_for(load.count() + MESSAGES_PER_RESTART).await;
+        let index = number % running.len();
         replicas.remove(number);
-        let old = std::mem::replace(&mut running[place], start(number + 2).await);
+        let old = std::mem::replace(&mut running[index], start(number + 2).await);
         assert!(old.terminate().await.success());
     }
     let acknowledged = load.end().await;
@@ -38,12 +38,12 @@ async fn rolls(restarts: usize) {
 }
 
 #[tokio::test]
-async fn four_under_load() {
-    rolls(4).await;
+async fn four_restarts_under_load_lose_no_message() {
+    restart_replicas(4).await;
 }
 
 #[tokio::test]
 #[ignore = "takes a minute: cargo test --test it rolling_restarts -- --ignored"]
-async fn twenty_under_load() {
-    rolls(20).await;
+async fn twenty_restarts_under_load_lose_no_message() {
+    restart_replicas(20).await;
 }

@@ -1,4 +1,4 @@
-//! The program itself: its commands, and `serve` killed, stopped and split under load.
+//! The program as a process: its commands, and `serve` killed, stopped and divided into API and worker.
 
 use serde_json::json;
 
@@ -6,17 +6,17 @@ use crate::support::client::Api;
 use crate::support::invariants;
 use crate::support::load::{Load, copies, have_all_arrived};
 use crate::support::postgres::Database;
-use crate::support::process::{Service, complaint, key, on, postrider, run, serve};
+use crate::support::process::{Service, key, on, postrider, run, serve, stderr_of};
 use crate::support::smtp::SmtpServer;
 
 #[tokio::test]
-async fn serve_wants_the_schema_it_knows() {
+async fn serve_needs_the_current_schema() {
     let (database, smtp) = (Database::empty(), SmtpServer::start().await);
     for arguments in [&["serve"][..], &["keys", "create", "--name", "x"]] {
         let refused = run(on(&database.url, arguments)).await;
-        let said = complaint(&refused);
-        assert!(!refused.status.success() && said.contains("\nhint: run `postrider migrate`"), "{said}");
-        assert_eq!((said.lines().count(), refused.stdout.len()), (2, 0), "{said}");
+        let output = stderr_of(&refused);
+        assert!(!refused.status.success() && output.contains("\nhint: run `postrider migrate`"), "{output}");
+        assert_eq!((output.lines().count(), refused.stdout.len()), (2, 0), "{output}");
     }
     assert!(run(on(&database.url, &["migrate"])).await.status.success());
     assert!(run(on(&database.url, &["migrate"])).await.status.success(), "a second time changes nothing");
@@ -31,49 +31,49 @@ async fn serve_can_migrate_by_itself() {
 }
 
 #[tokio::test]
-async fn every_mistake_in_the_configuration_is_told_at_once() {
+async fn all_configuration_errors_are_reported_at_once() {
     let mut command = postrider(&["serve"]);
     command
         .env("POSTRIDER_LISTEN", "nonsense")
         .env("POSTRIDER_DELIVERY__CONCURRENCY", "0")
         .env("POSTRIDER_COLOUR", "red");
     let refused = run(command).await;
-    let said = complaint(&refused);
-    assert!(!refused.status.success() && said.lines().all(|line| line.starts_with("error: ")), "{said}");
+    let output = stderr_of(&refused);
+    assert!(!refused.status.success() && output.lines().all(|line| line.starts_with("error: ")), "{output}");
     for name in ["POSTRIDER_LISTEN", "POSTRIDER_DELIVERY__CONCURRENCY", "POSTRIDER_COLOUR"] {
-        assert_eq!(said.lines().filter(|line| line.contains(name)).count(), 1, "{name} in {said}");
+        assert_eq!(output.lines().filter(|line| line.contains(name)).count(), 1, "{name} in {output}");
     }
 }
 
 #[tokio::test]
-async fn what_is_missing_is_one_line_and_its_fix_another() {
+async fn errors_are_one_line_with_a_hint_on_the_next() {
     let database = Database::new();
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let used_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut port = on(&database.url, &["serve"]);
-    port.env("POSTRIDER_LISTEN", taken.local_addr().unwrap().to_string());
-    let mut nobody = postrider(&["serve"]);
-    nobody.env("DATABASE_URL", "postgres://u:secret@127.0.0.1:1/x");
-    for (command, words, lines) in [
+    port.env("POSTRIDER_LISTEN", used_port.local_addr().unwrap().to_string());
+    let mut unreachable_database = postrider(&["serve"]);
+    unreachable_database.env("DATABASE_URL", "postgres://u:secret@127.0.0.1:1/x");
+    for (command, text, lines) in [
         (port, "\nhint: stop the program that uses it, or choose another address with POSTRIDER_LISTEN", 2),
         (postrider(&["serve"]), "\nhint: set DATABASE_URL", 2),
-        (nobody, "the database is not available", 1),
+        (unreachable_database, "the database is not available", 1),
     ] {
         let refused = run(command).await;
-        let said = complaint(&refused);
-        assert!(!refused.status.success() && said.contains(words) && !said.contains("secret"), "{said}");
-        assert!(said.starts_with("error: ") && said.lines().count() == lines, "{said}");
+        let output = stderr_of(&refused);
+        assert!(!refused.status.success() && output.contains(text) && !output.contains("secret"), "{output}");
+        assert!(output.starts_with("error: ") && output.lines().count() == lines, "{output}");
     }
 }
 
 #[tokio::test]
-async fn the_committed_document_is_the_one_that_is_served() {
+async fn committed_openapi_document_is_current() {
     let printed = run(postrider(&["openapi"])).await;
     let committed = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/openapi/postrider.json")).unwrap();
     assert!(printed.stdout == committed, "run `cargo run -- openapi > openapi/postrider.json`");
 }
 
 #[tokio::test]
-async fn api_and_worker_may_be_two_processes() {
+async fn api_and_worker_can_be_two_processes() {
     let (database, smtp) = (Database::new(), SmtpServer::start().await);
     let worker = Service::start(serve(&database.url, smtp.address(), &["--only", "worker"])).await;
     let api = Service::start(serve(&database.url, smtp.address(), &["--only", "api"])).await;
@@ -86,11 +86,11 @@ async fn api_and_worker_may_be_two_processes() {
 }
 
 #[tokio::test]
-async fn killed_under_load_it_loses_nothing_that_was_answered_202() {
+async fn kill_under_load_loses_no_accepted_message() {
     let (database, smtp) = (Database::new(), SmtpServer::start().await);
     let service = Service::start(serve(&database.url, smtp.address(), &[])).await;
     let mut load = Load::start(&Api::new(service.address.clone().unwrap(), key(&database.url).await));
-    load.reaches(150).await;
+    load.wait_for(150).await;
     service.kill().await;
     let acknowledged = load.end().await;
 
@@ -104,11 +104,11 @@ async fn killed_under_load_it_loses_nothing_that_was_answered_202() {
 }
 
 #[tokio::test]
-async fn stopped_under_load_it_sends_nothing_twice() {
+async fn stop_under_load_sends_no_message_twice() {
     let (database, smtp) = (Database::new(), SmtpServer::start().await);
     let service = Service::start(serve(&database.url, smtp.address(), &[])).await;
     let mut load = Load::start(&Api::new(service.address.clone().unwrap(), key(&database.url).await));
-    load.reaches(150).await;
+    load.wait_for(150).await;
     assert!(service.terminate().await.success());
     let acknowledged = load.end().await;
     invariants::check(&mut database.connect().await).await;

@@ -1,4 +1,4 @@
-//! Credentials: how they are given, and what it means when they are refused.
+//! AUTH: how credentials are sent, and how a refusal is judged.
 
 use postrider::domain::outcome::Verdict::{Accepted, Permanent, Temporary};
 use postrider::smtp::Settings;
@@ -7,7 +7,7 @@ use crate::support::certificate::Certificate;
 use crate::support::sending::{relay, send_one, sender};
 use crate::support::smtp::SmtpServer;
 
-/// The user `ann` with the password `secret`; loopback may see it in plain text.
+/// Settings with the user `ann` and the password `secret`, which may be sent in plain text to a loopback address.
 fn with_login(smtp: &SmtpServer, options: &str) -> Settings {
     let url = format!("smtp://ann:secret@{}?{options}", smtp.address());
     Settings { relay: Some(url.parse().unwrap()), ..Settings::default() }
@@ -22,7 +22,7 @@ async fn plain_is_preferred() {
 }
 
 #[tokio::test]
-async fn login_is_known_too() {
+async fn login_is_used_if_plain_is_not_offered() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["AUTH LOGIN"]);
     assert_eq!(send_one(&sender(with_login(&smtp, "tls=none"))).await.verdict, Accepted);
@@ -45,7 +45,7 @@ async fn credentials_follow_the_handshake() {
 }
 
 #[tokio::test]
-async fn credentials_are_not_sent_to_a_certificate_that_is_not_valid() {
+async fn credentials_are_not_sent_over_unverified_tls() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["AUTH PLAIN"]);
     smtp.starttls_with(&Certificate::valid_for("127.0.0.1"));
@@ -54,7 +54,7 @@ async fn credentials_are_not_sent_to_a_certificate_that_is_not_valid() {
 }
 
 #[tokio::test]
-async fn refused_credentials_bounce_no_mail() {
+async fn refused_credentials_are_a_temporary_failure() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["AUTH PLAIN"]);
     smtp.auth().replies(["535 5.7.8 bad credentials"]);
@@ -64,7 +64,7 @@ async fn refused_credentials_bounce_no_mail() {
 }
 
 #[tokio::test]
-async fn the_old_form_of_the_offer_is_understood() {
+async fn auth_offered_with_an_equals_sign_is_used() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["AUTH=LOGIN PLAIN"]);
     assert_eq!(send_one(&sender(with_login(&smtp, "tls=none"))).await.verdict, Accepted);
@@ -72,18 +72,19 @@ async fn the_old_form_of_the_offer_is_understood() {
 }
 
 #[tokio::test]
-async fn what_is_offered_instead_is_named() {
+async fn the_error_lists_the_offered_mechanisms() {
     let smtp = SmtpServer::start().await;
-    for (offered, words) in [("AUTH GSSAPI CRAM-MD5", "it offers AUTH GSSAPI CRAM-MD5"), ("8BITMIME", "no AUTH at all")]
+    for (offered, expected) in
+        [("AUTH GSSAPI CRAM-MD5", "it offers AUTH GSSAPI CRAM-MD5"), ("8BITMIME", "no AUTH at all")]
     {
         smtp.offers([offered]);
         let text = send_one(&sender(with_login(&smtp, "tls=none"))).await.reply.text;
-        assert!(text.contains("does not offer AUTH PLAIN or LOGIN") && text.contains(words), "{text}");
+        assert!(text.contains("does not offer AUTH PLAIN or LOGIN") && text.contains(expected), "{text}");
     }
 }
 
 #[tokio::test]
-async fn a_password_that_the_server_repeats_is_not_kept() {
+async fn a_password_in_a_reply_is_removed() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["AUTH PLAIN"]);
     for reply in [
@@ -99,7 +100,7 @@ async fn a_password_that_the_server_repeats_is_not_kept() {
 }
 
 #[tokio::test]
-async fn a_long_challenge_is_passed_by() {
+async fn a_long_challenge_is_skipped() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["AUTH PLAIN"]);
     let challenge = format!("334 {}", "QUFB".repeat(3_000));
@@ -110,7 +111,7 @@ async fn a_long_challenge_is_passed_by() {
 }
 
 #[tokio::test]
-async fn a_server_that_wants_plain_in_two_steps_gets_it() {
+async fn plain_response_is_repeated_after_an_empty_challenge() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["AUTH PLAIN"]);
     smtp.auth().replies(["334 "]);
@@ -119,7 +120,7 @@ async fn a_server_that_wants_plain_in_two_steps_gets_it() {
 }
 
 #[tokio::test]
-async fn an_exchange_without_end_is_canceled() {
+async fn an_endless_exchange_is_canceled() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["AUTH PLAIN"]);
     smtp.auth().replies(["334 "]);
@@ -129,7 +130,7 @@ async fn an_exchange_without_end_is_canceled() {
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_us_is_told_goodbye() {
+async fn a_refused_session_ends_with_quit() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["AUTH PLAIN"]);
     let sender = sender(with_login(&smtp, "tls=none"));
@@ -139,11 +140,11 @@ async fn a_server_that_refuses_us_is_told_goodbye() {
     smtp.greeting().replies(["554 5.7.1 not you"]);
     send_one(&sender).await;
     smtp.read("QUIT", 2).await;
-    smtp.left_alone().await;
+    smtp.all_connections_closed().await;
 }
 
 #[tokio::test]
-async fn codes_of_authentication_are_judged_by_their_words() {
+async fn authentication_codes_are_judged_by_their_text() {
     for (reply, verdict) in [
         ("534 SIZE=Message too big.", Permanent),
         ("535 5.1.1 no such mailbox", Permanent),
@@ -161,7 +162,7 @@ async fn codes_of_authentication_are_judged_by_their_words() {
 }
 
 #[tokio::test]
-async fn a_server_that_asks_for_no_credentials_we_have_gets_no_mail() {
+async fn no_message_is_sent_without_a_supported_mechanism() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["AUTH GSSAPI"]);
     let outcome = send_one(&sender(with_login(&smtp, "tls=none"))).await;

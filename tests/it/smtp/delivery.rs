@@ -3,21 +3,23 @@
 use postrider::domain::outcome::Verdict::{Accepted, Permanent, Temporary};
 use postrider::smtp::Envelope;
 
-use crate::support::sending::{MAIL, envelope, mail_of, relay, send, send_one, sender, through_relay, verdicts};
+use crate::support::sending::{
+    MAIL, envelope, message_of_size, relay, send, send_one, sender, through_relay, verdicts,
+};
 use crate::support::smtp::SmtpServer;
 
 #[tokio::test]
-async fn a_mail_reaches_all_recipients_in_one_group_of_commands() {
+async fn a_message_to_two_recipients_is_pipelined() {
     let smtp = SmtpServer::start().await;
     let outcomes = send(&sender(relay(&smtp)), ["ann@example.test", "bo@example.test"]).await;
 
     assert_eq!(verdicts(&outcomes), [Accepted, Accepted]);
-    let [mail] = smtp.mails().try_into().expect("one mail");
+    let [message] = smtp.messages().try_into().expect("one message");
     assert_eq!(
-        (mail.from.as_str(), mail.to),
+        (message.from.as_str(), message.to),
         ("bounce@acme.test", vec!["ann@example.test".into(), "bo@example.test".into()])
     );
-    assert_eq!((mail.raw.as_slice(), mail.tls), (MAIL, false));
+    assert_eq!((message.raw.as_slice(), message.tls), (MAIL, false));
     let waits: Vec<(String, bool)> = smtp.lines().into_iter().map(|line| (line.text, !line.more_behind)).collect();
     let texts: Vec<(&str, bool)> = waits.iter().map(|(text, waits)| (text.as_str(), *waits)).collect();
     assert_eq!(
@@ -34,7 +36,7 @@ async fn a_mail_reaches_all_recipients_in_one_group_of_commands() {
 }
 
 #[tokio::test]
-async fn the_outcome_says_who_answered_what() {
+async fn the_outcome_names_the_server_and_its_reply() {
     let smtp = SmtpServer::start().await;
     smtp.dot().replies(["250 2.6.0 queued as 42"]);
     let outcome = send_one(&sender(relay(&smtp))).await;
@@ -47,7 +49,7 @@ async fn the_outcome_says_who_answered_what() {
 }
 
 #[tokio::test]
-async fn a_server_without_pipelining_is_asked_step_by_step() {
+async fn a_server_without_pipelining_gets_single_commands() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["8BITMIME"]);
     smtp.rcpt("bo@example.test").replies(["550 5.1.1 unknown"]);
@@ -59,7 +61,7 @@ async fn a_server_without_pipelining_is_asked_step_by_step() {
 }
 
 #[tokio::test]
-async fn of_ten_recipients_four_accepted_three_deferred_three_refused() {
+async fn ten_recipients_are_judged_by_their_own_replies() {
     let smtp = SmtpServer::start().await;
     let to = [
         "a@x.test", "b@x.test", "c@x.test", "d@x.test", "e@x.test", "f@x.test", "g@x.test", "h@x.test", "i@x.test",
@@ -78,20 +80,20 @@ async fn of_ten_recipients_four_accepted_three_deferred_three_refused() {
     assert_eq!(verdicts(&outcomes), expected);
     assert_eq!(outcomes[1].reply.code, Some(451));
     assert_eq!(outcomes[2].reply.text, "unknown");
-    assert_eq!(smtp.mails()[0].to, ["a@x.test", "d@x.test", "g@x.test", "j@x.test"]);
+    assert_eq!(smtp.messages()[0].to, ["a@x.test", "d@x.test", "g@x.test", "j@x.test"]);
 }
 
 #[tokio::test]
-async fn the_third_of_too_many_recipients_goes_in_another_mail() {
+async fn a_recipient_over_the_limit_goes_in_another_transaction() {
     let smtp = SmtpServer::start().await;
     smtp.rcpt("c@x.test").replies(["452 4.5.3 too many recipients"]);
     let outcomes = send(&sender(relay(&smtp)), ["a@x.test", "b@x.test", "c@x.test"]).await;
     assert_eq!(verdicts(&outcomes), [Accepted; 3]);
-    assert_eq!((smtp.mails().len(), smtp.connections()), (2, 1));
+    assert_eq!((smtp.messages().len(), smtp.connections()), (2, 1));
 }
 
 #[tokio::test]
-async fn when_mail_is_refused_everyone_is() {
+async fn a_refusal_of_mail_applies_to_all_recipients() {
     for offered in [["PIPELINING"], ["8BITMIME"]] {
         let smtp = SmtpServer::start().await;
         smtp.offers(offered);
@@ -100,12 +102,12 @@ async fn when_mail_is_refused_everyone_is() {
         assert_eq!(verdicts(&send(&sender, ["a@x.test", "b@x.test"]).await), [Permanent, Permanent]);
         assert_eq!(verdicts(&send(&sender, ["a@x.test", "b@x.test"]).await), [Temporary, Temporary]);
         assert_eq!(verdicts(&send(&sender, ["a@x.test"]).await), [Accepted]);
-        assert_eq!(smtp.connections(), 1, "the session goes on");
+        assert_eq!(smtp.connections(), 1, "the session is reused");
     }
 }
 
 #[tokio::test]
-async fn when_data_or_the_dot_is_refused_those_accepted_at_rcpt_are() {
+async fn a_refusal_after_rcpt_applies_to_accepted_recipients() {
     let smtp = SmtpServer::start().await;
     let sender = sender(relay(&smtp));
     smtp.rcpt("b@x.test").replies(["451 4.7.1 later", "451 4.7.1 later"]);
@@ -114,7 +116,7 @@ async fn when_data_or_the_dot_is_refused_those_accepted_at_rcpt_are() {
     smtp.dot().replies(["554 5.7.1 spam"]);
     assert_eq!(verdicts(&send(&sender, ["a@x.test", "b@x.test"]).await), [Permanent, Temporary]);
     assert_eq!(verdicts(&send(&sender, ["a@x.test", "b@x.test"]).await), [Accepted, Accepted]);
-    assert_eq!((smtp.mails().len(), smtp.connections()), (1, 1));
+    assert_eq!((smtp.messages().len(), smtp.connections()), (1, 1));
 }
 
 #[tokio::test]
@@ -128,11 +130,11 @@ async fn empty_message_ends_data_when_all_recipients_are_refused() {
 
     assert_eq!((verdicts(&outcomes), outcomes[0].reply.code), (vec![Permanent], Some(550)));
     assert_eq!(verdicts(&send(&sender, ["a@x.test"]).await), [Accepted]);
-    assert_eq!((smtp.mails().len(), smtp.connections()), (1, 1));
+    assert_eq!((smtp.messages().len(), smtp.connections()), (1, 1));
 }
 
 #[tokio::test]
-async fn a_transaction_that_was_left_open_is_reset_before_the_next() {
+async fn an_open_transaction_is_reset_before_the_next() {
     for offered in [["PIPELINING"], ["8BITMIME"]] {
         let smtp = SmtpServer::start().await;
         smtp.offers(offered);
@@ -145,31 +147,31 @@ async fn a_transaction_that_was_left_open_is_reset_before_the_next() {
 }
 
 #[tokio::test]
-async fn to_be_asked_for_credentials_bounces_no_mail() {
+async fn a_request_for_credentials_is_a_temporary_failure() {
     let smtp = SmtpServer::start().await;
     smtp.mail().replies(["530 5.7.0 Authentication required"]);
     assert_eq!(send_one(&sender(relay(&smtp))).await.verdict, Temporary);
 }
 
 #[tokio::test]
-async fn a_bounce_goes_out_with_an_empty_return_path() {
+async fn an_empty_return_path_is_sent_as_the_null_sender() {
     let smtp = SmtpServer::start().await;
     let envelope = Envelope { from: None, ..envelope(["ann@example.test"]) };
     sender(relay(&smtp)).send(&through_relay(), &envelope, MAIL).await;
-    assert_eq!(smtp.mails()[0].from, "");
+    assert_eq!(smtp.messages()[0].from, "");
 }
 
 #[tokio::test]
-async fn a_large_mail_arrives_octet_for_octet() {
+async fn a_large_message_arrives_byte_for_byte() {
     let smtp = SmtpServer::start().await;
-    let mail = mail_of(3_000_000);
-    let outcomes = sender(relay(&smtp)).send(&through_relay(), &envelope(["ann@example.test"]), &mail).await;
+    let message = message_of_size(3_000_000);
+    let outcomes = sender(relay(&smtp)).send(&through_relay(), &envelope(["ann@example.test"]), &message).await;
     assert_eq!(verdicts(&outcomes), [Accepted]);
-    assert!(smtp.mails()[0].raw == mail);
+    assert!(smtp.messages()[0].raw == message);
 }
 
 #[tokio::test]
-async fn a_mail_for_nobody_touches_no_server() {
+async fn a_message_without_recipients_opens_no_connection() {
     let smtp = SmtpServer::start().await;
     assert_eq!(send(&sender(relay(&smtp)), []).await, []);
     assert_eq!(smtp.connections(), 0);

@@ -9,7 +9,7 @@ use tempfile::NamedTempFile;
 use crate::support::sending::{send_one, sender};
 use crate::support::smtp::SmtpServer;
 
-/// The user `ann` with the token that the file holds.
+/// A sender with the user `ann` and the token in the file.
 fn with_token_in(file: &NamedTempFile, smtp: &SmtpServer) -> Sender {
     let url = format!("smtp://ann@{}?tls=none&token_file={}", smtp.address(), file.path().display());
     sender(Settings { relay: Some(url.parse().unwrap()), ..Settings::default() })
@@ -21,12 +21,12 @@ fn token(text: &str) -> NamedTempFile {
     file
 }
 
-fn introduction(token: &str) -> String {
+fn auth_command(token: &str) -> String {
     format!("AUTH XOAUTH2 {}", STANDARD.encode(format!("user=ann\x01auth=Bearer {token}\x01\x01")))
 }
 
 #[tokio::test]
-async fn the_token_is_read_anew_at_every_login() {
+async fn the_token_is_read_again_at_every_login() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["AUTH LOGIN PLAIN XOAUTH2"]);
     smtp.mail().replies(["421 4.3.2 restarting"]);
@@ -35,11 +35,11 @@ async fn the_token_is_read_anew_at_every_login() {
     assert_eq!(send_one(&sender).await.verdict, Temporary);
     std::fs::write(file.path(), "second\n").unwrap();
     assert_eq!(send_one(&sender).await.verdict, Accepted);
-    assert_eq!((smtp.count(&introduction("first")), smtp.count(&introduction("second"))), (1, 1));
+    assert_eq!((smtp.count(&auth_command("first")), smtp.count(&auth_command("second"))), (1, 1));
 }
 
 #[tokio::test]
-async fn the_refusal_of_an_expired_token_is_told_in_plain_words() {
+async fn the_refusal_of_an_expired_token_is_decoded() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["AUTH XOAUTH2"]);
     let challenge = format!("334 {}", STANDARD.encode(r#"{"status":"401","schemes":"bearer"}"#));
@@ -49,12 +49,12 @@ async fn the_refusal_of_an_expired_token_is_told_in_plain_words() {
     let outcome = send_one(&with_token_in(&file, &smtp)).await;
     assert_eq!((outcome.verdict, outcome.reply.code), (Temporary, Some(535)));
     assert_eq!(outcome.reply.text, r#"not accepted ({"status":"401","schemes":"bearer"})"#);
-    assert!(smtp.lines().iter().any(|line| line.text.is_empty()), "the challenge is answered with an empty line");
+    assert!(smtp.lines().iter().any(|line| line.text.is_empty()), "the response to the challenge is an empty line");
     assert_eq!(smtp.count("MAIL"), 0);
 }
 
 #[tokio::test]
-async fn a_very_long_explanation_is_told_from_its_beginning() {
+async fn a_very_long_refusal_is_truncated() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["AUTH XOAUTH2"]);
     let challenge =
@@ -68,7 +68,7 @@ async fn a_very_long_explanation_is_told_from_its_beginning() {
 }
 
 #[tokio::test]
-async fn a_long_token_goes_in_a_line_of_its_own() {
+async fn a_long_token_is_sent_in_a_separate_line() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["AUTH XOAUTH2"]);
     smtp.auth().replies(["334 "]);
@@ -79,19 +79,19 @@ async fn a_long_token_goes_in_a_line_of_its_own() {
 }
 
 #[tokio::test]
-async fn without_a_token_nothing_is_said() {
+async fn auth_is_not_sent_without_a_token() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["AUTH XOAUTH2"]);
-    for held in ["", "two words", "bad\u{1}"] {
-        let file = token(held);
+    for content in ["", "two words", "bad\u{1}"] {
+        let file = token(content);
         let outcome = send_one(&with_token_in(&file, &smtp)).await;
-        assert!(outcome.reply.text.contains("no token for AUTH"), "{held:?}: {}", outcome.reply.text);
+        assert!(outcome.reply.text.contains("no token for AUTH"), "{content:?}: {}", outcome.reply.text);
     }
     assert_eq!(smtp.count("AUTH"), 0);
 }
 
 #[tokio::test]
-async fn only_the_mechanism_that_was_chosen_is_used() {
+async fn only_the_configured_mechanism_is_used() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["AUTH PLAIN LOGIN"]);
     let url = |auth: &str| format!("smtp://ann:secret@{}?tls=none&auth={auth}", smtp.address());

@@ -1,4 +1,4 @@
-//! A server that limits the recipients of a transaction gets the others in the next one, at once (RFC 5321
+//! If a server limits the recipients of a transaction, the others follow at once in the next one (RFC 5321
 //! §4.5.3.1.10).
 
 use std::sync::Mutex;
@@ -25,16 +25,16 @@ async fn two_at_a_time(reply: &str) -> SmtpServer {
 }
 
 /// The recipients of each message.
-fn copies(smtp: &SmtpServer) -> Vec<Vec<String>> {
-    smtp.mails().into_iter().map(|mail| mail.to).collect()
+fn recipients_by_message(smtp: &SmtpServer) -> Vec<Vec<String>> {
+    smtp.messages().into_iter().map(|message| message.to).collect()
 }
 
-fn owned(copies: &[&[&str]]) -> Vec<Vec<String>> {
-    copies.iter().map(|to| to.iter().map(ToString::to_string).collect()).collect()
+fn to_strings(messages: &[&[&str]]) -> Vec<Vec<String>> {
+    messages.iter().map(|to| to.iter().map(ToString::to_string).collect()).collect()
 }
 
 #[tokio::test]
-async fn the_rest_goes_at_once_whatever_the_code() {
+async fn remaining_recipients_are_sent_at_once_for_any_code() {
     for reply in [
         "452 4.5.3 Error: too many recipients",
         "452 Too many recipients received this transaction",
@@ -48,41 +48,45 @@ async fn the_rest_goes_at_once_whatever_the_code() {
         let smtp = two_at_a_time(reply).await;
         let outcomes = send(&sender(relay(&smtp)), FIVE).await;
         assert_eq!(verdicts(&outcomes), [Accepted; 5], "{reply}");
-        assert_eq!(copies(&smtp), owned(&[&FIVE[..2], &FIVE[2..4], &FIVE[4..]]), "{reply}");
+        assert_eq!(recipients_by_message(&smtp), to_strings(&[&FIVE[..2], &FIVE[2..4], &FIVE[4..]]), "{reply}");
         assert_eq!(smtp.connections(), 1, "{reply}");
     }
 }
 
 #[tokio::test]
-async fn it_goes_without_pipelining_too() {
+async fn remaining_recipients_are_sent_without_pipelining() {
     let smtp = two_at_a_time("552 too many recipients").await;
     smtp.offers(["8BITMIME"]);
     assert_eq!(verdicts(&send(&sender(relay(&smtp)), FIVE).await), [Accepted; 5]);
-    assert_eq!(copies(&smtp).len(), 3);
+    assert_eq!(recipients_by_message(&smtp).len(), 3);
 }
 
 #[tokio::test]
-async fn the_limit_is_known_the_next_time() {
+async fn the_limit_is_remembered_for_the_next_message() {
     let smtp = two_at_a_time("452 4.5.3 too many recipients").await;
     let sender = sender(relay(&smtp));
     send(&sender, FIVE).await;
     assert_eq!(verdicts(&send(&sender, FIVE).await), [Accepted; 5]);
-    assert_eq!((smtp.mails().len(), smtp.count("RCPT")), (6, 5 + 3 + 5));
+    assert_eq!((smtp.messages().len(), smtp.count("RCPT")), (6, 5 + 3 + 5));
 }
 
 #[tokio::test]
-async fn each_further_transaction_counts_as_a_mail_of_its_connection() {
+async fn each_transaction_counts_towards_mails_per_connection() {
     let smtp = two_at_a_time("552 too many recipients").await;
     let sender = sender(Settings { mails_per_connection: 1, ..relay(&smtp) });
     assert_eq!(verdicts(&send(&sender, FIVE).await), [Accepted; 5]);
-    assert_eq!((smtp.mails().len(), smtp.connections()), (3, 3));
+    assert_eq!((smtp.messages().len(), smtp.connections()), (3, 3));
 }
 
 #[tokio::test]
-async fn who_is_refused_alone_or_for_another_reason_is_refused() {
+async fn other_refusals_are_not_taken_for_a_recipient_limit() {
     let smtp = SmtpServer::start().await;
     smtp.rcpt("a@x.test").replies(["550 5.5.3 too many recipients"]);
-    assert_eq!(verdicts(&send(&sender(relay(&smtp)), ["a@x.test"]).await), [Permanent], "nobody was before it");
+    assert_eq!(
+        verdicts(&send(&sender(relay(&smtp)), ["a@x.test"]).await),
+        [Permanent],
+        "no recipient was accepted before it"
+    );
     for reply in ["552 5.2.2 mailbox full", "552 message size exceeds the limit", "550 5.1.1 unknown"] {
         smtp.rcpt("b@x.test").replies([reply]);
         let outcomes = send(&sender(relay(&smtp)), ["a@x.test", "b@x.test"]).await;
@@ -91,7 +95,7 @@ async fn who_is_refused_alone_or_for_another_reason_is_refused() {
 }
 
 #[tokio::test]
-async fn a_limit_that_lasts_leaves_the_rest_for_later() {
+async fn a_lasting_limit_defers_the_remaining_recipients() {
     let smtp = two_at_a_time("550 too many recipients").await;
     smtp.rcpt("c@x.test").replies(["550 too many recipients"]);
     let outcomes = send(&sender(relay(&smtp)), FIVE).await;
@@ -102,11 +106,11 @@ async fn a_limit_that_lasts_leaves_the_rest_for_later() {
     smtp.rcpt("b@x.test").replies(["550 too many recipients", "550 too many recipients"]);
     let outcomes = send(&sender(relay(&smtp)), ["a@x.test", "b@x.test"]).await;
     assert_eq!(verdicts(&outcomes), [Accepted, Temporary]);
-    assert_eq!(copies(&smtp), owned(&[&["a@x.test"]]));
+    assert_eq!(recipients_by_message(&smtp), to_strings(&[&["a@x.test"]]));
 }
 
-/// Two transactions; the second one has a script.
-async fn second(script: impl Fn(&SmtpServer)) -> (Vec<Outcome>, SmtpServer) {
+/// Sends a message that takes two transactions; `script` is for the second one.
+async fn with_second_transaction(script: impl Fn(&SmtpServer)) -> (Vec<Outcome>, SmtpServer) {
     let smtp = two_at_a_time("552 too many recipients").await;
     script(&smtp);
     let outcomes = send(&sender(relay(&smtp)), ["a@x.test", "b@x.test", "c@x.test"]).await;
@@ -116,25 +120,25 @@ async fn second(script: impl Fn(&SmtpServer)) -> (Vec<Outcome>, SmtpServer) {
 #[tokio::test]
 async fn second_transaction_does_not_change_the_first_ones_outcome() {
     let usual = || Action::from("250 2.0.0 queued");
-    let expect = |outcomes: &[Outcome], third: Verdict, copies_are: usize, smtp: &SmtpServer| {
+    let expect = |outcomes: &[Outcome], third: Verdict, messages: usize, smtp: &SmtpServer| {
         assert_eq!(verdicts(outcomes), [Accepted, Accepted, third]);
-        assert_eq!(smtp.mails().len(), copies_are);
+        assert_eq!(smtp.messages().len(), messages);
     };
-    let (outcomes, smtp) = second(|smtp| smtp.dot().does([usual(), Action::Drop])).await;
+    let (outcomes, smtp) = with_second_transaction(|smtp| smtp.dot().does([usual(), Action::Drop])).await;
     expect(&outcomes, Uncertain, 1, &smtp);
-    let (outcomes, smtp) = second(|smtp| smtp.dot().does([usual(), "451 4.3.0 later".into()])).await;
+    let (outcomes, smtp) = with_second_transaction(|smtp| smtp.dot().does([usual(), "451 4.3.0 later".into()])).await;
     expect(&outcomes, Temporary, 1, &smtp);
-    let (outcomes, smtp) = second(|smtp| smtp.dot().does([usual(), "554 5.7.1 spam".into()])).await;
+    let (outcomes, smtp) = with_second_transaction(|smtp| smtp.dot().does([usual(), "554 5.7.1 spam".into()])).await;
     expect(&outcomes, Permanent, 1, &smtp);
-    let (outcomes, smtp) = second(|smtp| smtp.mail().does([usual(), "450 4.3.0 later".into()])).await;
+    let (outcomes, smtp) = with_second_transaction(|smtp| smtp.mail().does([usual(), "450 4.3.0 later".into()])).await;
     expect(&outcomes, Temporary, 1, &smtp);
-    // The server hangs up after each mail: a new connection is no new attempt.
-    let (outcomes, smtp) = second(|smtp| smtp.mail().does([usual(), Action::Drop])).await;
+    // The server closes the connection after each message: a new connection is no new attempt.
+    let (outcomes, smtp) = with_second_transaction(|smtp| smtp.mail().does([usual(), Action::Drop])).await;
     expect(&outcomes, Accepted, 2, &smtp);
     assert_eq!(smtp.connections(), 2);
-    // Nor is a connection that fails.
+    // A failed connection is no new attempt either.
     let refused = || Action::ReplyThenDrop("421 4.3.2 closing".into());
-    let (outcomes, smtp) = second(|smtp| {
+    let (outcomes, smtp) = with_second_transaction(|smtp| {
         smtp.mail().does([usual(), Action::Drop]);
         smtp.greeting().does(["220 hello".into(), refused(), refused(), refused()]);
     })
@@ -143,75 +147,76 @@ async fn second_transaction_does_not_change_the_first_ones_outcome() {
 }
 
 #[tokio::test]
-async fn a_first_transaction_that_fails_is_followed_by_none() {
+async fn a_failed_first_transaction_is_not_followed_by_another() {
     for (script, expected) in [("451 4.3.0 later", Temporary), ("421 4.3.2 closing", Temporary)] {
-        let (outcomes, smtp) = second(|smtp| smtp.dot().replies([script])).await;
-        assert_eq!((verdicts(&outcomes), smtp.mails().len()), (vec![expected; 3], 0), "{script}");
+        let (outcomes, smtp) = with_second_transaction(|smtp| smtp.dot().replies([script])).await;
+        assert_eq!((verdicts(&outcomes), smtp.messages().len()), (vec![expected; 3], 0), "{script}");
     }
-    let (outcomes, smtp) = second(|smtp| smtp.dot().does([Action::Drop])).await;
+    let (outcomes, smtp) = with_second_transaction(|smtp| smtp.dot().does([Action::Drop])).await;
     assert_eq!(verdicts(&outcomes), [Uncertain, Uncertain, Temporary], "the third was not sent");
-    assert_eq!(smtp.mails().len(), 0);
+    assert_eq!(smtp.messages().len(), 0);
 }
 
 #[tokio::test]
-async fn a_text_refused_for_some_is_offered_to_the_others() {
-    let (outcomes, smtp) = second(|smtp| smtp.dot().replies(["554 5.7.1 a rule of one of them"])).await;
+async fn a_text_refused_for_some_is_sent_to_the_others() {
+    let (outcomes, smtp) =
+        with_second_transaction(|smtp| smtp.dot().replies(["554 5.7.1 a rule of one of them"])).await;
     assert_eq!(verdicts(&outcomes), [Permanent, Permanent, Accepted]);
-    assert_eq!(copies(&smtp), owned(&[&["c@x.test"]]));
+    assert_eq!(recipients_by_message(&smtp), to_strings(&[&["c@x.test"]]));
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_up_over_their_number_is_asked_for_fewer() {
+async fn a_421_recipient_limit_leads_to_smaller_transactions() {
     let smtp = SmtpServer::start().await;
     smtp.rcpt("c@x.test").does([Action::ReplyThenDrop("421 4.5.3 too many recipients".into())]);
     let outcomes = send(&sender(relay(&smtp)), FIVE).await;
     assert_eq!(verdicts(&outcomes), [Accepted; 5]);
-    assert_eq!(copies(&smtp), owned(&[&FIVE[..2], &FIVE[2..4], &FIVE[4..]]));
+    assert_eq!(recipients_by_message(&smtp), to_strings(&[&FIVE[..2], &FIVE[2..4], &FIVE[4..]]));
     assert_eq!(smtp.connections(), 2);
 }
 
-/// A guard that allows only the first body.
+/// A guard that allows only the first transaction's text.
 #[derive(Default)]
-struct Once {
-    asked: AtomicUsize,
-    settled: Mutex<Vec<usize>>,
+struct FirstTextOnly {
+    calls: AtomicUsize,
+    done: Mutex<Vec<usize>>,
 }
 
-impl SendGuard for Once {
-    fn go(&self) -> bool {
+impl SendGuard for FirstTextOnly {
+    fn may_start(&self) -> bool {
         true
     }
 
-    fn before_text<'a>(&'a self, _: &'a [usize]) -> BoxFuture<'a, bool> {
-        ready(self.asked.fetch_add(1, Ordering::Relaxed) == 0).boxed()
+    fn may_send_text<'a>(&'a self, _: &'a [usize]) -> BoxFuture<'a, bool> {
+        ready(self.calls.fetch_add(1, Ordering::Relaxed) == 0).boxed()
     }
 
-    fn settled(&self, outcomes: Vec<(usize, Outcome)>) {
+    fn recipients_done(&self, outcomes: Vec<(usize, Outcome)>) {
         assert!(outcomes.iter().all(|(_, outcome)| outcome.verdict == Accepted && outcome.peer.ip.is_some()));
-        self.settled.lock().unwrap().extend(outcomes.iter().map(|(place, _)| *place));
+        self.done.lock().unwrap().extend(outcomes.iter().map(|(position, _)| *position));
     }
 }
 
 #[tokio::test]
-async fn a_call_off_between_two_transactions_takes_no_outcome_back() {
+async fn withdrawal_between_transactions_keeps_outcomes() {
     let smtp = two_at_a_time("552 too many recipients").await;
-    let watch = Once::default();
-    let terms = SendOptions { urgent: true, limits: Limits::default(), watch: &watch };
-    let outcomes = sender(relay(&smtp)).send_if(&through_relay(), &envelope(FIVE), MAIL, &terms).await.unwrap();
+    let guard = FirstTextOnly::default();
+    let options = SendOptions { urgent: true, limits: Limits::default(), guard: &guard };
+    let outcomes = sender(relay(&smtp)).send_if(&through_relay(), &envelope(FIVE), MAIL, &options).await.unwrap();
     assert_eq!(verdicts(&outcomes), [Accepted, Accepted, Temporary, Temporary, Temporary]);
-    assert_eq!(copies(&smtp), owned(&[&FIVE[..2]]));
-    assert_eq!(*watch.settled.lock().unwrap(), [0, 1], "told before the second was begun");
+    assert_eq!(recipients_by_message(&smtp), to_strings(&[&FIVE[..2]]));
+    assert_eq!(*guard.done.lock().unwrap(), [0, 1], "reported before the second transaction started");
 }
 
 #[tokio::test]
-async fn a_connection_that_has_carried_enough_is_replaced() {
+async fn a_session_at_the_servers_message_limit_is_replaced() {
     let smtp = SmtpServer::start().await;
     let sender = sender(relay(&smtp));
     send_one(&sender).await;
     smtp.mail().replies(["450 4.7.1 Too many messages in this session"]);
     assert_eq!(send_one(&sender).await.verdict, Accepted);
     assert_eq!(smtp.connections(), 2);
-    // For a new message it is a refusal.
+    // On a new session it is a refusal of the message.
     let smtp = SmtpServer::start().await;
     smtp.mail().replies(["450 4.7.1 Too many messages in this session"]);
     assert_eq!(send_one(&crate::support::sending::sender(relay(&smtp))).await.verdict, Temporary);

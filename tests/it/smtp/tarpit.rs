@@ -1,4 +1,4 @@
-//! Servers that send single bytes slowly, but no reply. The time limit is for a complete reply.
+//! Servers that slowly send single bytes but never a complete reply. The time limit applies to the whole reply.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,12 @@ use postrider::smtp::{Settings, Timeouts};
 use crate::support::sending::{relay, send_one, sender};
 use crate::support::smtp::{Action, SmtpServer};
 
-/// In place of the five minutes of the standard.
+/// Interval between the bytes of a slow server.
 const PERIOD: Duration = Duration::from_millis(5);
+/// Time limit of each reply, in place of the RFC's five minutes.
 const WAIT: Duration = Duration::from_millis(150);
 
-fn impatient() -> Timeouts {
+fn short_timeouts() -> Timeouts {
     Timeouts {
         greeting: WAIT,
         ehlo: WAIT,
@@ -27,13 +28,13 @@ fn impatient() -> Timeouts {
 }
 
 #[tokio::test]
-async fn an_octet_now_and_then_gains_no_time() {
+async fn single_bytes_do_not_extend_the_time_limit() {
     for stage in ["greeting", "ehlo", "mail", "rcpt", "data", "dot"] {
         // One endless line, and one reply with endless lines.
-        for octets in [b"250-wait ".as_slice(), b"250-\r\n"] {
+        for bytes in [b"250-wait ".as_slice(), b"250-\r\n"] {
             let smtp = SmtpServer::start().await;
-            smtp.stage(stage, "ann@example.test").does([Action::Trickle(octets, PERIOD)]);
-            let (sender, started) = (sender(Settings { timeouts: impatient(), ..relay(&smtp) }), Instant::now());
+            smtp.stage(stage, "ann@example.test").does([Action::Trickle(bytes, PERIOD)]);
+            let (sender, started) = (sender(Settings { timeouts: short_timeouts(), ..relay(&smtp) }), Instant::now());
             let outcome = send_one(&sender).await;
             if stage == "dot" {
                 assert_eq!(outcome.verdict, Accepted, "the code of any line decides");
@@ -42,13 +43,13 @@ async fn an_octet_now_and_then_gains_no_time() {
                 assert!(outcome.reply.text.contains("took too long"), "{stage}: {}", outcome.reply.text);
             }
             assert!(started.elapsed() < 10 * WAIT, "{stage}");
-            smtp.left_alone().await;
+            smtp.all_connections_closed().await;
         }
     }
 }
 
 #[tokio::test]
-async fn a_session_that_opens_step_by_slow_step_is_given_up() {
+async fn a_session_that_opens_too_slowly_is_abandoned() {
     let smtp = SmtpServer::start().await;
     let slowly = |reply: &str| Action::ReplyAfter(reply.into(), WAIT);
     smtp.greeting().does([slowly("220 mx.test")]);
@@ -57,5 +58,5 @@ async fn a_session_that_opens_step_by_slow_step_is_given_up() {
     let outcome = send_one(&sender(Settings { timeouts, ..relay(&smtp) })).await;
     assert_eq!((outcome.verdict, outcome.stage), (Temporary, Stage::Session));
     assert!(outcome.reply.text.contains("took too long in all"), "{}", outcome.reply.text);
-    smtp.left_alone().await;
+    smtp.all_connections_closed().await;
 }

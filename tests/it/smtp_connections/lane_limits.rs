@@ -1,19 +1,19 @@
-//! The limits of a lane hold for all its servers together.
+//! The limits of a lane apply to all its servers together.
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use postrider::domain::outcome::Outcome;
 use postrider::domain::outcome::Verdict::Accepted;
-use postrider::smtp::{Limits, NotBegun, Route, SendOptions, Sender, Settings, Timeouts};
+use postrider::smtp::{Limits, NotAttempted, Route, SendOptions, Sender, Settings, Timeouts};
 
 use crate::support::dns::DnsServer;
 use crate::support::sending::{MAIL, envelope, relay, sender, through_relay};
 use crate::support::smtp::{SmtpServer, three};
 
-async fn send(sender: &Sender, route: &Route, limits: &Limits) -> Result<Outcome, NotBegun> {
-    let terms = SendOptions { urgent: false, limits: limits.clone(), watch: &|| true };
-    let outcomes = sender.send_if(route, &envelope(["ann@example.test"]), MAIL, &terms).await?;
+async fn send(sender: &Sender, route: &Route, limits: &Limits) -> Result<Outcome, NotAttempted> {
+    let options = SendOptions { urgent: false, limits: limits.clone(), guard: &|| true };
+    let outcomes = sender.send_if(route, &envelope(["ann@example.test"]), MAIL, &options).await?;
     Ok(outcomes.into_iter().next().unwrap())
 }
 
@@ -22,12 +22,12 @@ fn lane(connections: usize) -> Limits {
 }
 
 #[tokio::test]
-async fn two_connections_are_two_over_all_servers_of_a_domain() {
+async fn the_connection_limit_covers_all_servers_of_a_domain() {
     let dns = DnsServer::start().await;
     let [first, second, third] = three().await;
     for (host, ip) in [("a.test", "127.0.0.1"), ("b.test", "127.0.0.2"), ("c.test", "127.0.0.3")] {
         dns.mx("example.test", 10, host);
-        dns.has_address(host, ip);
+        dns.add_address(host, ip);
     }
     let settings = Settings {
         dns: Some(dns.address()),
@@ -40,7 +40,7 @@ async fn two_connections_are_two_over_all_servers_of_a_domain() {
     for _ in 0..5 {
         let outcomes = join_all((0..20).map(async |_| {
             let outcome = send(&sender, &route, &lane(2)).await;
-            // Idle ones count too.
+            // Idle connections count too.
             let open: usize = servers.iter().map(|smtp| smtp.open_connections()).sum();
             assert!(open <= 2, "{open} open");
             assert!(sender.open_connections(1) <= 2);
@@ -49,14 +49,14 @@ async fn two_connections_are_two_over_all_servers_of_a_domain() {
         .await;
         assert!(outcomes.iter().all(|outcome| outcome.as_ref().unwrap().verdict == Accepted));
     }
-    assert_eq!(servers.iter().map(|smtp| smtp.mails().len()).sum::<usize>(), 100);
-    assert!(servers.iter().all(|smtp| smtp.connections() > 0), "all three took their part");
+    assert_eq!(servers.iter().map(|smtp| smtp.messages().len()).sum::<usize>(), 100);
+    assert!(servers.iter().all(|smtp| smtp.connections() > 0), "all three servers got messages");
     sender.close().await;
     assert_eq!(sender.open_connections(1), 0);
 }
 
 #[tokio::test]
-async fn a_lane_that_waits_for_its_connections_makes_no_attempt() {
+async fn a_message_that_gets_no_connection_makes_no_attempt() {
     let smtp = SmtpServer::start().await;
     let timeouts = Timeouts { slot: Duration::from_millis(50), ..Timeouts::default() };
     let sender = sender(Settings { timeouts, ..relay(&smtp) });
@@ -66,7 +66,7 @@ async fn a_lane_that_waits_for_its_connections_makes_no_attempt() {
         gate.reached().await;
         let second = send(&sender, &route, &limits).await;
         let other = send(&sender, &route, &Limits::default()).await;
-        assert_eq!(other.unwrap().verdict, Accepted, "another lane has connections of its own");
+        assert_eq!(other.unwrap().verdict, Accepted, "another lane has its own connections");
         gate.open();
         second
     });
@@ -75,7 +75,7 @@ async fn a_lane_that_waits_for_its_connections_makes_no_attempt() {
 }
 
 #[tokio::test]
-async fn a_lower_limit_closes_what_is_idle_beyond_it() {
+async fn a_lower_limit_closes_excess_idle_connections() {
     let smtp = SmtpServer::start().await;
     let sender = sender(relay(&smtp));
     let gates = [smtp.mail().stalls(), smtp.mail().stalls()];
@@ -95,20 +95,20 @@ async fn a_lower_limit_closes_what_is_idle_beyond_it() {
 }
 
 #[tokio::test]
-async fn five_mails_a_connection_are_five() {
+async fn mails_per_connection_limits_each_connection() {
     let smtp = SmtpServer::start().await;
     let sender = sender(relay(&smtp));
     let limits = Limits { mails_per_connection: Some(5), ..lane(2) };
     for _ in 0..11 {
         send(&sender, &through_relay(), &limits).await.unwrap();
     }
-    let carried: Vec<usize> = smtp.mails().iter().map(|mail| mail.connection).collect();
+    let carried: Vec<usize> = smtp.messages().iter().map(|message| message.connection).collect();
     assert_eq!(carried, [1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3]);
-    assert_eq!((smtp.count("QUIT"), smtp.most_open()), (2, 1));
+    assert_eq!((smtp.count("QUIT"), smtp.max_open()), (2, 1));
 }
 
 #[tokio::test]
-async fn more_mails_a_connection_than_usual_are_allowed_too() {
+async fn a_lane_may_raise_mails_per_connection() {
     let smtp = SmtpServer::start().await;
     let sender = sender(Settings { mails_per_connection: 1, ..relay(&smtp) });
     let limits = Limits { mails_per_connection: Some(3), ..Limits::default() };

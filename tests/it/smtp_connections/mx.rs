@@ -1,4 +1,4 @@
-//! Direct delivery to the recipients' servers, found by the DNS.
+//! Direct delivery to the mail exchangers of recipient domains.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::dns::DnsServer;
 use crate::support::sending::{MAIL, envelope, send_one, sender};
 use crate::support::smtp::{Action, SmtpServer, three};
 
-/// Mail exchangers are on this machine at the port of `smtp`.
+/// Settings with the mail exchangers on this machine, at the port of `smtp`.
 fn direct(dns: &DnsServer, smtp: &SmtpServer) -> Settings {
     Settings {
         dns: Some(dns.address()),
@@ -31,12 +31,12 @@ fn enhanced(outcome: &Outcome) -> String {
 }
 
 #[tokio::test]
-async fn the_lowest_preference_is_asked_first() {
+async fn the_lowest_preference_is_tried_first() {
     let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
     dns.mx("example.test", 20, "backup.test");
     dns.mx("example.test", 10, "mx.test");
-    dns.has_address("mx.test", "127.0.0.1");
-    dns.has_address("backup.test", "127.0.0.9");
+    dns.add_address("mx.test", "127.0.0.1");
+    dns.add_address("backup.test", "127.0.0.9");
     let outcome = send(&sender(direct(&dns, &smtp)), "example.test").await;
 
     assert_eq!(outcome.verdict, Accepted);
@@ -45,21 +45,21 @@ async fn the_lowest_preference_is_asked_first() {
 }
 
 #[tokio::test]
-async fn next_server_is_used_if_the_first_is_dead_or_refuses() {
+async fn next_server_is_used_if_the_first_fails_or_refuses() {
     let dns = DnsServer::start().await;
     let [first, second, third] = three().await;
     for (preference, host, ip) in
         [(1, "a.test", "127.0.0.9"), (2, "b.test", "127.0.0.1"), (3, "c.test", "127.0.0.2"), (4, "d.test", "127.0.0.3")]
     {
         dns.mx("example.test", preference, host);
-        dns.has_address(host, ip);
+        dns.add_address(host, ip);
     }
     first.greeting().replies(["451 4.3.2 overloaded"]);
     second.greeting().replies(["554 5.7.1 not you"]);
     let outcome = send(&sender(direct(&dns, &first)), "example.test").await;
 
     assert_eq!((outcome.verdict, outcome.peer.mx.as_deref()), (Accepted, Some("d.test")));
-    assert_eq!((first.connections(), second.connections(), third.mails().len()), (1, 1, 1));
+    assert_eq!((first.connections(), second.connections(), third.messages().len()), (1, 1, 1));
 }
 
 /// A domain with two servers, and a sender.
@@ -67,7 +67,7 @@ async fn two(dns: &DnsServer) -> (SmtpServer, SmtpServer, Sender) {
     let [first, second, _] = three().await;
     for (preference, host, ip) in [(1, "a.test", "127.0.0.1"), (2, "b.test", "127.0.0.2")] {
         dns.mx("example.test", preference, host);
-        dns.has_address(host, ip);
+        dns.add_address(host, ip);
     }
     let sender = sender(direct(dns, &first));
     (first, second, sender)
@@ -75,34 +75,34 @@ async fn two(dns: &DnsServer) -> (SmtpServer, SmtpServer, Sender) {
 
 #[tokio::test]
 async fn next_server_is_used_if_the_first_defers_the_message() {
-    for reply in ["421 4.3.2 closing", "452 4.3.1 no room"] {
+    for reply in ["421 4.3.2 closing", "452 4.3.1 insufficient storage"] {
         let dns = DnsServer::start().await;
         let (first, second, sender) = two(&dns).await;
         first.mail().replies([reply]);
         assert_eq!(send(&sender, "example.test").await.peer.mx.as_deref(), Some("b.test"), "{reply}");
-        assert_eq!((first.count("MAIL"), second.mails().len()), (1, 1));
+        assert_eq!((first.count("MAIL"), second.messages().len()), (1, 1));
     }
 }
 
 #[tokio::test]
-async fn a_server_that_is_dead_does_not_cost_each_mail_its_time_out() {
+async fn an_unreachable_server_is_not_tried_first_again() {
     let dns = DnsServer::start().await;
     let (first, second, sender) = two(&dns).await;
     first.greeting().does([Action::Drop, Action::Drop, Action::Drop]);
     for _ in 0..3 {
         assert_eq!(send(&sender, "example.test").await.verdict, Accepted);
     }
-    assert_eq!((first.connections(), second.mails().len()), (1, 3));
+    assert_eq!((first.connections(), second.messages().len()), (1, 3));
 }
 
 #[tokio::test]
-async fn once_a_server_has_judged_the_mail_no_other_is_asked() {
+async fn no_other_server_is_tried_after_a_reply_to_rcpt() {
     let dns = DnsServer::start().await;
     let [first, second, _third] = three().await;
     dns.mx("example.test", 1, "a.test");
     dns.mx("example.test", 2, "b.test");
-    dns.has_address("a.test", "127.0.0.1");
-    dns.has_address("b.test", "127.0.0.2");
+    dns.add_address("a.test", "127.0.0.1");
+    dns.add_address("b.test", "127.0.0.2");
     first.rcpt("ann@example.test").replies(["451 4.7.1 greylisted"]);
     assert_eq!(send(&sender(direct(&dns, &first)), "example.test").await.verdict, Temporary);
     assert_eq!(second.connections(), 0);
@@ -114,7 +114,7 @@ async fn at_most_five_addresses_are_tried() {
     for index in 1..=6 {
         let host = format!("mx{index}.test");
         dns.mx("example.test", index, &host);
-        dns.has_address(&host, if index == 6 { "127.0.0.1" } else { "127.0.0.9" });
+        dns.add_address(&host, if index == 6 { "127.0.0.1" } else { "127.0.0.9" });
     }
     let outcome = send(&sender(direct(&dns, &smtp)), "example.test").await;
     assert_eq!((outcome.verdict, smtp.connections()), (Temporary, 0));
@@ -122,9 +122,9 @@ async fn at_most_five_addresses_are_tried() {
 }
 
 #[tokio::test]
-async fn a_domain_without_mx_is_its_own() {
+async fn a_domain_without_mx_uses_its_own_addresses() {
     let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
-    dns.has_address("example.test", "127.0.0.1");
+    dns.add_address("example.test", "127.0.0.1");
     dns.cname("alias.test", "example.test");
     let sender = sender(direct(&dns, &smtp));
     for domain in ["example.test", "alias.test"] {
@@ -137,7 +137,7 @@ async fn an_alias_leads_to_the_mail_exchangers_of_its_target() {
     let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
     dns.cname("alias.test", "example.test");
     dns.mx("example.test", 10, "mx.test");
-    dns.has_address("mx.test", "127.0.0.1");
+    dns.add_address("mx.test", "127.0.0.1");
     assert_eq!(send(&sender(direct(&dns, &smtp)), "alias.test").await.peer.mx.as_deref(), Some("mx.test"));
 }
 
@@ -146,13 +146,13 @@ async fn a_mail_exchanger_may_be_an_alias() {
     let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
     dns.mx("example.test", 10, "mx.test");
     dns.cname("mx.test", "real.test");
-    dns.has_address("real.test", "127.0.0.1");
+    dns.add_address("real.test", "127.0.0.1");
     let outcome = send(&sender(direct(&dns, &smtp)), "example.test").await;
     assert_eq!((outcome.verdict, outcome.peer.mx.as_deref()), (Accepted, Some("mx.test")));
 }
 
 #[tokio::test]
-async fn a_mail_exchanger_whose_aliases_go_in_a_circle_is_temporary() {
+async fn a_mail_exchanger_with_an_alias_loop_is_temporary() {
     let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
     dns.mx("example.test", 10, "a.test");
     dns.cname("a.test", "b.test");
@@ -161,12 +161,12 @@ async fn a_mail_exchanger_whose_aliases_go_in_a_circle_is_temporary() {
 }
 
 #[tokio::test]
-async fn a_server_with_an_ipv6_address_alone_is_called_there() {
+async fn a_server_with_only_an_ipv6_address_is_tried() {
     let dns = DnsServer::start().await;
     let smtp = SmtpServer::start().await;
     dns.mx("example.test", 10, "mx.test");
-    dns.has_address("mx.test", "::1");
-    dns.has_address("implicit.test", "::1");
+    dns.add_address("mx.test", "::1");
+    dns.add_address("implicit.test", "::1");
     let sender = sender(direct(&dns, &smtp));
     for domain in ["example.test", "implicit.test"] {
         // No server listens there; without IPv6 there is no connection at all.
@@ -176,7 +176,7 @@ async fn a_server_with_an_ipv6_address_alone_is_called_there() {
 }
 
 #[tokio::test]
-async fn domains_that_take_no_mail_are_permanent() {
+async fn domains_that_accept_no_messages_are_permanent() {
     let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
     dns.null_mx("null.test");
     dns.empty("empty.test");
@@ -191,14 +191,14 @@ async fn domains_that_take_no_mail_are_permanent() {
 }
 
 #[tokio::test]
-async fn what_the_dns_does_not_answer_is_temporary() {
+async fn a_failed_dns_query_is_temporary() {
     let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
     dns.servfail("broken.test");
     dns.refuses("refused.test");
     dns.silent("silent.test");
     dns.mx("half.test", 10, "broken.test");
     dns.mx("lost.test", 10, "nowhere.test");
-    // It may have an IPv6 address.
+    // The domain may have an IPv6 address.
     dns.servfail_for_ipv6("half-known.test");
     let timeouts = Timeouts { dns: Duration::from_millis(300), ..Timeouts::default() };
     let sender = sender(Settings { timeouts, ..direct(&dns, &smtp) });
@@ -209,16 +209,16 @@ async fn what_the_dns_does_not_answer_is_temporary() {
 }
 
 #[tokio::test]
-async fn an_address_literal_is_where_it_says() {
+async fn an_address_literal_is_connected_to_directly() {
     let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
     assert_eq!(send(&sender(direct(&dns, &smtp)), "[127.0.0.1]").await.verdict, Accepted);
 }
 
 #[tokio::test]
-async fn this_machine_is_nobodys_mail_exchanger() {
+async fn this_machine_is_refused_as_a_mail_exchanger() {
     let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
     dns.mx("example.test", 10, "mx.test");
-    dns.has_address("mx.test", "127.0.0.1");
+    dns.add_address("mx.test", "127.0.0.1");
     let sender = sender(Settings { allow_loopback_mx: false, ..direct(&dns, &smtp) });
     for (domain, verdict) in [("example.test", Temporary), ("[127.0.0.1]", Permanent), ("[IPv6:::1]", Permanent)] {
         assert_eq!(send(&sender, domain).await.verdict, verdict, "{domain}");
@@ -227,7 +227,7 @@ async fn this_machine_is_nobodys_mail_exchanger() {
 }
 
 #[tokio::test]
-async fn private_hosts_are_nobodys_mail_exchangers() {
+async fn private_hosts_are_refused_as_mail_exchangers() {
     let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
     let sender = sender(Settings { allow_loopback_mx: false, ..direct(&dns, &smtp) });
     for (index, ip) in ["10.0.0.1", "172.17.0.1", "169.254.169.254", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "fd00::1"]
@@ -236,8 +236,8 @@ async fn private_hosts_are_nobodys_mail_exchangers() {
     {
         let (domain, host) = (format!("x{index}.test"), format!("mx{index}.test"));
         dns.mx(&domain, 10, &host);
-        dns.has_address(&host, ip);
-        dns.has_address(&format!("own{index}.test"), ip);
+        dns.add_address(&host, ip);
+        dns.add_address(&format!("own{index}.test"), ip);
         for domain in [domain, format!("own{index}.test")] {
             let outcome = send(&sender, &domain).await;
             assert_eq!((outcome.verdict, enhanced(&outcome).as_str()), (Temporary, "4.4.6"), "{domain}");
@@ -247,15 +247,15 @@ async fn private_hosts_are_nobodys_mail_exchangers() {
         let outcome = send(&sender, &literal).await;
         assert_eq!((outcome.verdict, enhanced(&outcome).as_str()), (Permanent, "5.7.1"), "{literal}");
     }
-    assert_eq!(send(&sender, "[1.1.1.1]").await.verdict, Permanent, "nor is a public literal");
+    assert_eq!(send(&sender, "[1.1.1.1]").await.verdict, Permanent, "a public literal is refused too");
     assert_eq!(smtp.connections(), 0);
 }
 
 #[tokio::test]
-async fn a_private_host_that_is_allowed_takes_mail() {
+async fn an_allowed_private_host_gets_messages() {
     let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
     dns.mx("example.test", 10, "mx.test");
-    dns.has_address("mx.test", "127.0.0.1");
+    dns.add_address("mx.test", "127.0.0.1");
     for rule in ["127.0.0.0/8", "127.0.0.1"] {
         let allow_private_mx = Allowed { private: false, rules: vec![rule.parse().unwrap()], this_machine_only: false };
         let sender = sender(Settings { allow_loopback_mx: false, allow_private_mx, ..direct(&dns, &smtp) });
@@ -270,17 +270,17 @@ async fn a_private_host_that_is_allowed_takes_mail() {
 }
 
 #[tokio::test]
-async fn a_public_server_is_asked_where_another_is_private() {
+async fn a_public_server_is_used_if_another_is_private() {
     let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
     dns.mx("example.test", 10, "a.test");
     dns.mx("example.test", 20, "b.test");
-    dns.has_address("a.test", "10.0.0.1");
-    dns.has_address("b.test", "127.0.0.1");
+    dns.add_address("a.test", "10.0.0.1");
+    dns.add_address("b.test", "127.0.0.1");
     assert_eq!(send(&sender(direct(&dns, &smtp)), "example.test").await.peer.mx.as_deref(), Some("b.test"));
 }
 
 #[tokio::test]
-async fn an_mx_that_is_an_address_is_named_as_the_fault() {
+async fn an_mx_record_with_an_address_is_reported() {
     let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
     dns.mx("example.test", 10, "192.0.2.1");
     let sender = sender(direct(&dns, &smtp));
@@ -288,30 +288,30 @@ async fn an_mx_that_is_an_address_is_named_as_the_fault() {
     assert_eq!(outcome.verdict, Temporary);
     assert!(outcome.reply.text.contains("its MX record names the address 192.0.2.1"), "{}", outcome.reply.text);
     dns.mx("example.test", 20, "mx.test");
-    dns.has_address("mx.test", "127.0.0.1");
+    dns.add_address("mx.test", "127.0.0.1");
     let sender = crate::support::sending::sender(direct(&dns, &smtp));
-    assert_eq!(send(&sender, "example.test").await.verdict, Accepted, "the others take mail");
+    assert_eq!(send(&sender, "example.test").await.verdict, Accepted, "the other mail exchangers are used");
 }
 
 #[tokio::test]
-async fn what_the_dns_says_is_told_in_plain_words() {
+async fn dns_errors_are_described_in_plain_language() {
     let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
     dns.servfail("broken.test");
     dns.mx("lost.test", 10, "nowhere.test");
     let sender = sender(direct(&dns, &smtp));
-    for (domain, words) in [
-        ("broken.test", "the DNS server answered Server Failure"),
+    for (domain, expected) in [
+        ("broken.test", "the DNS server returned Server Failure"),
         ("lost.test", "the mail exchanger nowhere.test: the name does not exist"),
     ] {
         let text = send(&sender, domain).await.reply.text;
-        assert!(text.contains(words) && !text.contains("Query {"), "{text}");
+        assert!(text.contains(expected) && !text.contains("Query {"), "{text}");
     }
 }
 
 #[tokio::test]
-async fn the_name_of_a_relay_is_asked_of_the_configured_dns() {
+async fn relay_names_are_resolved_by_the_configured_dns() {
     let (dns, smtp) = (DnsServer::start().await, SmtpServer::start().await);
-    dns.has_address("relay.nowhere.test", "127.0.0.1");
+    dns.add_address("relay.nowhere.test", "127.0.0.1");
     for (host, verdict) in [("relay.nowhere.test", Accepted), ("localhost", Accepted), ("lost.nowhere.test", Temporary)]
     {
         let relay = format!("smtp://{host}:{}?tls=none", smtp.address().port()).parse().unwrap();
@@ -332,21 +332,21 @@ async fn each_server_has_its_own_sessions() {
     ] {
         dns.mx(domain, 10, host);
         if domain != "three.test" {
-            dns.has_address(host, ip);
+            dns.add_address(host, ip);
         }
     }
     let sender = sender(direct(&dns, &first));
     for domain in ["one.test", "two.test", "three.test"] {
         assert_eq!(send(&sender, domain).await.verdict, Accepted);
     }
-    assert_eq!((first.connections(), first.mails().len(), second.mails().len()), (1, 2, 1));
+    assert_eq!((first.connections(), first.messages().len(), second.messages().len()), (1, 2, 1));
 }
 
 #[tokio::test]
-async fn a_server_that_dies_at_mail_is_passed_over() {
+async fn the_next_server_is_used_after_a_drop_at_mail() {
     let dns = DnsServer::start().await;
     let (first, second, sender) = two(&dns).await;
     first.mail().does([Action::Drop]);
     assert_eq!(send(&sender, "example.test").await.verdict, Accepted);
-    assert_eq!((first.count("MAIL"), second.mails().len()), (1, 1));
+    assert_eq!((first.count("MAIL"), second.messages().len()), (1, 1));
 }

@@ -10,17 +10,17 @@ use crate::support::sending::{relay, send_one, sender};
 use crate::support::smtp::{Action, SmtpServer};
 
 #[tokio::test]
-async fn mails_follow_each_other_over_one_session() {
+async fn messages_reuse_one_session() {
     let smtp = SmtpServer::start().await;
     let sender = sender(relay(&smtp));
     for _ in 0..5 {
         assert_eq!(send_one(&sender).await.verdict, Accepted);
     }
-    assert_eq!((smtp.connections(), smtp.mails().len(), smtp.count("EHLO")), (1, 5, 1));
+    assert_eq!((smtp.connections(), smtp.messages().len(), smtp.count("EHLO")), (1, 5, 1));
 }
 
 #[tokio::test]
-async fn a_session_carries_so_many_mails_and_says_goodbye() {
+async fn a_session_ends_with_quit_after_its_maximum_of_messages() {
     let smtp = SmtpServer::start().await;
     let sender = sender(Settings { mails_per_connection: 2, ..relay(&smtp) });
     for _ in 0..5 {
@@ -33,7 +33,7 @@ async fn a_session_carries_so_many_mails_and_says_goodbye() {
 }
 
 #[tokio::test]
-async fn no_more_connections_than_allowed_are_open() {
+async fn open_connections_stay_within_the_limit() {
     let smtp = SmtpServer::start().await;
     let sender = sender(Settings { connections: 3, ..relay(&smtp) });
     let outcomes = join_all((0..20).map(|_| send_one(&sender))).await;
@@ -47,7 +47,7 @@ async fn an_idle_session_is_ended_with_quit() {
     let sender = sender(Settings { relay_idle: Duration::from_millis(1), ..relay(&smtp) });
     send_one(&sender).await;
     smtp.read("QUIT", 1).await;
-    smtp.left_alone().await;
+    smtp.all_connections_closed().await;
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn closing_the_sender_ends_its_sessions_with_quit() {
 }
 
 #[tokio::test]
-async fn a_session_that_died_while_idle_is_no_attempt() {
+async fn a_session_closed_while_idle_is_no_attempt() {
     // The idle session looks open, but the reply to MAIL says that it is closed.
     for end in [Action::ReplyThenDrop("421 4.4.2 idle for too long".into()), Action::Drop] {
         for offered in [["PIPELINING"], ["8BITMIME"]] {
@@ -71,7 +71,7 @@ async fn a_session_that_died_while_idle_is_no_attempt() {
             send_one(&sender).await;
             smtp.mail().does([end.clone()]);
             assert_eq!(send_one(&sender).await.verdict, Accepted);
-            assert_eq!((smtp.connections(), smtp.mails().len()), (2, 2));
+            assert_eq!((smtp.connections(), smtp.messages().len()), (2, 2));
         }
     }
 }
@@ -82,13 +82,13 @@ async fn a_session_that_the_server_has_closed_is_not_used() {
     let sender = sender(relay(&smtp));
     smtp.dot().does([Action::ReplyThenDrop("250 ok".into())]);
     assert_eq!(send_one(&sender).await.verdict, Accepted);
-    smtp.left_alone().await;
+    smtp.all_connections_closed().await;
     assert_eq!(send_one(&sender).await.verdict, Accepted);
     assert_eq!((smtp.connections(), smtp.count("MAIL")), (2, 2));
 }
 
 #[tokio::test]
-async fn where_one_idle_session_died_the_others_are_not_trusted() {
+async fn other_idle_sessions_are_dropped_after_one_was_closed() {
     let smtp = SmtpServer::start().await;
     let sender = sender(relay(&smtp));
     let gate = smtp.dot().stalls();
@@ -99,11 +99,11 @@ async fn where_one_idle_session_died_the_others_are_not_trusted() {
     });
     smtp.mail().does([Action::Drop]);
     assert_eq!(send_one(&sender).await.verdict, Accepted);
-    assert_eq!(smtp.mails()[2].connection, 3);
+    assert_eq!(smtp.messages()[2].connection, 3);
 }
 
 #[tokio::test]
-async fn a_new_session_that_dies_is_an_attempt() {
+async fn a_new_session_that_is_dropped_is_an_attempt() {
     let smtp = SmtpServer::start().await;
     smtp.mail().does([Action::Drop]);
     assert_eq!(send_one(&sender(relay(&smtp))).await.verdict, Temporary);
@@ -111,10 +111,10 @@ async fn a_new_session_that_dies_is_an_attempt() {
 }
 
 #[tokio::test]
-async fn a_session_on_which_the_server_has_spoken_unasked_is_not_used() {
+async fn a_session_with_an_unsolicited_reply_is_not_used() {
     let smtp = SmtpServer::start().await;
     let sender = sender(relay(&smtp));
-    smtp.dot().does([Action::Octets(b"250 ok\r\n421 4.3.2 closing\r\n".to_vec())]);
+    smtp.dot().does([Action::Bytes(b"250 ok\r\n421 4.3.2 closing\r\n".to_vec())]);
     assert_eq!(send_one(&sender).await.verdict, Accepted);
     assert_eq!(send_one(&sender).await.verdict, Accepted);
     assert_eq!((smtp.connections(), smtp.count("MAIL")), (2, 2));

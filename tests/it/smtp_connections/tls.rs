@@ -26,25 +26,25 @@ fn opportunistic(smtp: &SmtpServer) -> Settings {
 }
 
 #[tokio::test]
-async fn a_verified_session_greets_again_and_is_on_record() {
+async fn a_verified_session_repeats_ehlo_and_reports_its_cipher() {
     let certificate = Certificate::valid_for("127.0.0.1");
     let smtp = server(&certificate).await;
     let outcome = send_one(&strict(&smtp, &certificate)).await;
 
     assert_eq!(outcome.verdict, Accepted, "{}", outcome.reply.text);
-    assert!(smtp.mails()[0].tls);
+    assert!(smtp.messages()[0].tls);
     assert_eq!(smtp.count("EHLO"), 2);
     assert!(outcome.peer.tls.unwrap().starts_with("TLSv1.3 TLS13_"));
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_not_valid_gets_no_mail() {
+async fn no_message_is_sent_to_an_invalid_certificate() {
     let trusted = Certificate::valid_for("127.0.0.1");
     let expired = Certificate::expired_for("127.0.0.1");
     let misnamed = Certificate::valid_for("other.test");
     let unknown = Certificate::valid_for("127.0.0.1");
-    for (shown, trusted) in [(&expired, &expired), (&misnamed, &misnamed), (&unknown, &trusted)] {
-        let smtp = server(shown).await;
+    for (presented, trusted) in [(&expired, &expired), (&misnamed, &misnamed), (&unknown, &trusted)] {
+        let smtp = server(presented).await;
         let outcome = send_one(&strict(&smtp, trusted)).await;
         assert_eq!(outcome.verdict, Temporary);
         assert!(outcome.reply.text.contains("certificate"), "{}", outcome.reply.text);
@@ -53,11 +53,11 @@ async fn a_certificate_that_is_not_valid_gets_no_mail() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_failed_is_told_behind_the_refusal_it_led_to() {
+async fn a_refusal_for_missing_tls_includes_the_handshake_error() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["STARTTLS"]);
-    let must = "530 5.7.0 Must issue a STARTTLS command first";
-    smtp.mail().replies([must]);
+    let refusal = "530 5.7.0 Must issue a STARTTLS command first";
+    smtp.mail().replies([refusal]);
     let outcome = send_one(&sender(opportunistic(&smtp))).await;
     assert_eq!((outcome.verdict, outcome.reply.code), (Temporary, Some(530)));
     let text = outcome.reply.text;
@@ -74,34 +74,34 @@ async fn a_handshake_that_failed_is_told_behind_the_refusal_it_led_to() {
 }
 
 #[tokio::test]
-async fn server_that_hangs_up_at_starttls_gets_mail_in_plain_text() {
+async fn a_drop_at_starttls_falls_back_to_plain_text() {
     let smtp = SmtpServer::start().await;
     smtp.offers(["STARTTLS"]);
     smtp.starttls().does([Action::Drop]);
     let outcome = send_one(&sender(opportunistic(&smtp))).await;
-    assert_eq!((outcome.verdict, smtp.connections(), smtp.mails().len()), (Accepted, 2, 1));
+    assert_eq!((outcome.verdict, smtp.connections(), smtp.messages().len()), (Accepted, 2, 1));
 
     let smtp = SmtpServer::start().await;
     smtp.offers(["STARTTLS"]);
     smtp.starttls().does([Action::Drop]);
     let outcome = send_one(&strict(&smtp, &Certificate::valid_for("127.0.0.1"))).await;
-    assert_eq!((outcome.verdict, smtp.connections(), smtp.mails().len()), (Temporary, 1, 0));
+    assert_eq!((outcome.verdict, smtp.connections(), smtp.messages().len()), (Temporary, 1, 0));
     assert_eq!(outcome.reply.text, "at STARTTLS: the server closed the connection");
 }
 
 #[tokio::test]
-async fn a_certificate_is_found_fault_with_in_plain_words() {
+async fn certificate_errors_are_described_in_plain_language() {
     let (expired, misnamed) = (Certificate::expired_for("127.0.0.1"), Certificate::valid_for("other.test"));
-    for (shown, words) in
+    for (presented, expected) in
         [(&expired, "the certificate expired on 20"), (&misnamed, "valid for other.test, and not for 127.0.0.1")]
     {
-        let text = send_one(&strict(&server(shown).await, shown)).await.reply.text;
-        assert!(text.contains(words), "{text}");
+        let text = send_one(&strict(&server(presented).await, presented)).await.reply.text;
+        assert!(text.contains(expected), "{text}");
     }
 }
 
 #[tokio::test]
-async fn required_tls_that_was_stripped_gets_no_mail() {
+async fn no_message_is_sent_if_required_tls_was_stripped() {
     let certificate = Certificate::valid_for("127.0.0.1");
     let smtp = SmtpServer::start().await;
     let outcome = send_one(&strict(&smtp, &certificate)).await;
@@ -118,21 +118,21 @@ async fn plain_text_injected_before_the_handshake_fails_the_session() {
     let certificate = Certificate::valid_for("127.0.0.1");
     for strictly in [true, false] {
         let smtp = server(&certificate).await;
-        smtp.starttls().does([Action::Octets(b"220 go ahead\r\n250 injected\r\n".to_vec())]);
+        smtp.starttls().does([Action::Bytes(b"220 go ahead\r\n250 injected\r\n".to_vec())]);
         let sender = if strictly { strict(&smtp, &certificate) } else { sender(opportunistic(&smtp)) };
         let outcome = send_one(&sender).await;
         assert_eq!(outcome.verdict, Temporary);
-        assert!(outcome.reply.text.contains("plain text behind"), "{}", outcome.reply.text);
+        assert!(outcome.reply.text.contains("plain text after"), "{}", outcome.reply.text);
         assert_eq!(smtp.count("MAIL"), 0);
     }
 }
 
 #[tokio::test]
-async fn opportunistic_tls_takes_any_certificate() {
+async fn opportunistic_tls_accepts_any_certificate() {
     let smtp = server(&Certificate::expired_for("other.test")).await;
     let outcome = send_one(&sender(opportunistic(&smtp))).await;
     assert_eq!(outcome.verdict, Accepted);
-    assert!(smtp.mails()[0].tls && outcome.peer.tls.is_some());
+    assert!(smtp.messages()[0].tls && outcome.peer.tls.is_some());
 }
 
 #[tokio::test]
@@ -145,7 +145,7 @@ async fn opportunistic_tls_falls_back_to_plain_text() {
     assert_eq!(send_one(&sender(opportunistic(&smtp))).await.verdict, Accepted);
     assert_eq!(smtp.connections(), 1);
 
-    // It announces TLS but does not speak it.
+    // The server offers STARTTLS but does not implement it.
     let smtp = SmtpServer::start().await;
     smtp.offers(["STARTTLS"]);
     let outcome = send_one(&sender(opportunistic(&smtp))).await;
@@ -163,12 +163,12 @@ async fn a_server_that_closes_at_starttls_gets_no_plain_text() {
         let outcome = send_one(&sender).await;
         assert_eq!((outcome.verdict, outcome.reply.code, smtp.connections()), (Temporary, Some(421), 1));
         assert_eq!(send_one(&sender).await.verdict, Accepted);
-        assert!(smtp.mails()[0].tls);
+        assert!(smtp.messages()[0].tls);
     }
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing_in_the_handshake_is_given_up() {
+async fn a_silent_handshake_times_out() {
     let smtp = SmtpServer::start().await;
     let _gate = smtp.greeting().stalls();
     let timeouts = Timeouts { tls: Duration::from_millis(100), ..Timeouts::default() };
@@ -180,7 +180,7 @@ async fn a_server_that_says_nothing_in_the_handshake_is_given_up() {
 }
 
 #[tokio::test]
-async fn smtps_is_tls_from_the_first_octet() {
+async fn smtps_uses_tls_from_the_first_byte() {
     let certificate = Certificate::valid_for("127.0.0.1");
     let smtp = SmtpServer::start().await;
     smtp.implicit_tls_with(&certificate);
@@ -188,11 +188,11 @@ async fn smtps_is_tls_from_the_first_octet() {
     let url = format!("smtps://{}?ca_file={}", smtp.address(), ca_file.display());
     let sender = sender(Settings { relay: Some(url.parse().unwrap()), ..Settings::default() });
     assert_eq!(send_one(&sender).await.verdict, Accepted);
-    assert!(smtp.mails()[0].tls);
+    assert!(smtp.messages()[0].tls);
 }
 
 #[tokio::test]
-async fn a_file_of_certificates_that_is_none_stops_the_start() {
+async fn an_unusable_ca_file_is_a_setup_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ca.pem");
     for content in [None, Some("no certificate")] {
@@ -200,7 +200,7 @@ async fn a_file_of_certificates_that_is_none_stops_the_start() {
             std::fs::write(&path, content).unwrap();
         }
         let url = format!("smtps://relay.test?ca_file={}", path.display());
-        let made = Sender::new(Settings { relay: Some(url.parse().unwrap()), ..Settings::default() });
-        assert!(made.expect_err("an error").to_string().contains("ca.pem"));
+        let created = Sender::new(Settings { relay: Some(url.parse().unwrap()), ..Settings::default() });
+        assert!(created.expect_err("an error").to_string().contains("ca.pem"));
     }
 }

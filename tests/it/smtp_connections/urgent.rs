@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use postrider::domain::outcome::Outcome;
 use postrider::domain::outcome::Verdict::Accepted;
-use postrider::smtp::{Limits, NotBegun, SendOptions, Sender, Settings, Timeouts};
+use postrider::smtp::{Limits, NotAttempted, SendOptions, Sender, Settings, Timeouts};
 
 use crate::support::sending::{MAIL, envelope, relay, sender, through_relay};
 use crate::support::smtp::SmtpServer;
 
-async fn send(sender: &Sender, urgent: bool) -> Result<Vec<Outcome>, NotBegun> {
-    let terms = SendOptions { urgent, limits: Limits::default(), watch: &|| true };
-    sender.send_if(&through_relay(), &envelope(["ann@example.test"]), MAIL, &terms).await
+async fn send(sender: &Sender, urgent: bool) -> Result<Vec<Outcome>, NotAttempted> {
+    let options = SendOptions { urgent, limits: Limits::default(), guard: &|| true };
+    sender.send_if(&through_relay(), &envelope(["ann@example.test"]), MAIL, &options).await
 }
 
 #[tokio::test]
@@ -29,11 +29,11 @@ async fn urgent_message_is_sent_while_all_connections_are_stalled() {
         .collect();
     smtp.read("MAIL", 7).await;
 
-    let NotBegun(why) = send(&sender, false).await.expect_err("no room for an eighth");
+    let NotAttempted(why) = send(&sender, false).await.expect_err("no connection is free for an eighth message");
     assert!(why.text.contains("stayed in use"), "{why:?}");
     assert_eq!(smtp.connections(), 7);
     assert_eq!(send(&sender, true).await.unwrap()[0].verdict, Accepted);
-    assert_eq!((smtp.connections(), smtp.mails().len()), (8, 1));
+    assert_eq!((smtp.connections(), smtp.messages().len()), (8, 1));
 
     for gate in &gates {
         gate.open();

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use postrider::smtp::inbound::Settings;
 
-use crate::support::inbound_client::{Client, Kept, Running, serve};
+use crate::support::inbound_client::{Client, RecordedMessages, Running, serve};
 
 #[tokio::test]
-async fn a_mail_may_not_be_too_big() {
+async fn an_oversized_message_is_refused() {
     let (kept, server) = serve(Settings { max_message: 1_000, ..Settings::default() }).await;
     let mut client = Client::connect(server.address).await;
     assert!(client.say("EHLO x\r\n").await.contains("250-SIZE 1000\r\n"));
@@ -17,22 +17,22 @@ async fn a_mail_may_not_be_too_big() {
     assert_eq!(client.code("DATA\r\n").await, 354);
     assert_eq!(client.code(&format!("{}.\r\n", "x\r\n".repeat(50_000))).await, 552);
     assert_eq!(client.code("NOOP\r\n").await, 250);
-    assert_eq!(kept.mails().len(), 0);
+    assert_eq!(kept.messages().len(), 0);
 }
 
 #[tokio::test]
-async fn a_mail_may_not_have_too_many_recipients() {
+async fn recipients_over_the_limit_are_refused() {
     let (kept, server) = serve(Settings { max_recipients: 2, ..Settings::default() }).await;
     let mut client = Client::connect(server.address).await;
     client.send("EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<1@d.test>\r\nRCPT TO:<2@d.test>\r\nRCPT TO:<3@d.test>\r\n").await;
     assert_eq!(client.codes(5).await, [250, 250, 250, 250, 452]);
     client.send("DATA\r\n.\r\n").await;
     assert_eq!(client.codes(2).await, [354, 250]);
-    assert_eq!(kept.mails()[0].to, ["1@d.test", "2@d.test"]);
+    assert_eq!(kept.messages()[0].to, ["1@d.test", "2@d.test"]);
 }
 
 #[tokio::test]
-async fn a_line_may_not_be_too_long() {
+async fn a_line_over_the_limit_is_refused() {
     let (_kept, server) = serve(Settings::default()).await;
     let mut client = Client::connect(server.address).await;
     client.send(&format!("NOOP {}\r\nNOOP\r\n", "x".repeat(100_000))).await;
@@ -40,19 +40,19 @@ async fn a_line_may_not_be_too_long() {
 }
 
 #[tokio::test]
-async fn a_client_that_never_ends_is_left() {
+async fn an_endless_line_or_message_ends_the_session() {
     let (kept, server) = serve(Settings { max_message: 1_000, ..Settings::default() }).await;
     for beginning in ["", "EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n"] {
         let mut client = Client::connect(server.address).await;
         client.send(beginning).await;
-        let left = tokio::time::timeout(Duration::from_secs(20), client.floods());
-        left.await.expect("left before any time limit");
+        let closed = tokio::time::timeout(Duration::from_secs(20), client.flood());
+        closed.await.expect("closed before any time limit");
     }
-    assert_eq!(kept.mails().len(), 0);
+    assert_eq!(kept.messages().len(), 0);
 }
 
 #[tokio::test]
-async fn after_too_many_errors_the_session_ends() {
+async fn too_many_errors_end_the_session() {
     let (_kept, server) = serve(Settings { max_errors: 2, ..Settings::default() }).await;
     let mut client = Client::connect(server.address).await;
     client.send("A\r\nB\r\nC\r\nNOOP\r\n").await;
@@ -61,47 +61,47 @@ async fn after_too_many_errors_the_session_ends() {
 }
 
 #[tokio::test]
-async fn a_client_too_many_is_turned_away() {
+async fn a_client_over_the_connection_limit_is_refused() {
     let (_kept, server) = serve(Settings { max_connections: 1, ..Settings::default() }).await;
     let _first = Client::connect(server.address).await;
     let mut second = Client::connect_only(server.address).await;
     assert_eq!(second.codes(1).await, [421]);
 }
 
-/// With a transaction in progress, another client is refused, and the transaction ends as usual.
-async fn transaction_is_not_broken_off(kept: &Kept, server: &Running, mut busy: Client) {
+/// Asserts that another client is refused during a transaction, and that the transaction ends as usual.
+async fn assert_transaction_continues(kept: &RecordedMessages, server: &Running, mut busy: Client) {
     busy.send("EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<c@d.test>\r\n").await;
     assert_eq!(busy.codes(3).await, [250; 3]);
-    assert_eq!(Client::connect_only(server.address).await.codes(1).await, [421], "a transaction is not broken off");
+    assert_eq!(Client::connect_only(server.address).await.codes(1).await, [421], "the transaction is not evicted");
     busy.send("DATA\r\nx\r\n.\r\n").await;
     assert_eq!(busy.codes(2).await, [354, 250]);
-    assert_eq!(kept.mails().len(), 1);
+    assert_eq!(kept.messages().len(), 1);
 }
 
 #[tokio::test]
-async fn idle_client_leaves_for_another_when_all_is_full() {
+async fn an_idle_session_is_evicted_when_the_server_is_full() {
     let settings = Settings { max_connections: 1, idle_grace: Duration::ZERO, ..Settings::default() };
     let (kept, server) = serve(settings).await;
     let mut idle = Client::connect(server.address).await;
     idle.send("EHLO x\r\nMAIL FROM:<>\r\n").await;
     assert_eq!(idle.codes(2).await, [250, 250]);
     let busy = Client::connect(server.address).await;
-    assert_eq!(idle.codes(1).await, [421], "a sender without a recipient is no transaction");
-    transaction_is_not_broken_off(&kept, &server, busy).await;
+    assert_eq!(idle.codes(1).await, [421], "a session without a recipient is idle");
+    assert_transaction_continues(&kept, &server, busy).await;
 }
 
 #[tokio::test]
-async fn idle_client_leaves_for_another_of_its_address() {
+async fn an_idle_session_is_evicted_for_one_of_its_address() {
     let settings = Settings { max_per_peer: 1, idle_grace: Duration::ZERO, ..Settings::default() };
     let (kept, server) = serve(settings).await;
     let mut idle = Client::connect(server.address).await;
     let busy = Client::connect(server.address).await;
     assert_eq!(idle.codes(1).await, [421]);
-    transaction_is_not_broken_off(&kept, &server, busy).await;
+    assert_transaction_continues(&kept, &server, busy).await;
 }
 
 #[tokio::test]
-async fn pipelined_transaction_is_not_broken_off() {
+async fn a_pipelined_transaction_is_not_evicted() {
     let settings = Settings { max_connections: 1, idle_grace: Duration::ZERO, ..Settings::default() };
     let (kept, server) = serve(settings).await;
     let mut busy = Client::connect(server.address).await;
@@ -110,11 +110,11 @@ async fn pipelined_transaction_is_not_broken_off() {
     assert_eq!(Client::connect_only(server.address).await.codes(1).await, [421]);
     busy.send("x\r\n.\r\nQUIT\r\n").await;
     assert_eq!(busy.codes(2).await, [250, 221]);
-    assert_eq!(kept.mails().len(), 1);
+    assert_eq!(kept.messages().len(), 1);
 }
 
 #[tokio::test]
-async fn a_silent_client_is_sent_away() {
+async fn a_silent_client_times_out() {
     let timeout = Duration::from_millis(50);
     let (kept, server) =
         serve(Settings { command_timeout: timeout, data_timeout: timeout, ..Settings::default() }).await;
@@ -122,19 +122,19 @@ async fn a_silent_client_is_sent_away() {
     silent.send("EHLO half a command").await;
     assert_eq!(silent.codes(1).await, [421]);
     let mut stuck = Client::connect(server.address).await;
-    stuck.send("EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<c@d.test>\r\nDATA\r\nhalf a mail\r\n.").await;
+    stuck.send("EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<c@d.test>\r\nDATA\r\nhalf a message\r\n.").await;
     assert_eq!(stuck.codes(5).await, [250, 250, 250, 354, 421]);
-    assert_eq!(kept.mails().len(), 0);
+    assert_eq!(kept.messages().len(), 0);
 }
 
 #[tokio::test]
-async fn a_session_without_mail_ends() {
+async fn a_session_without_a_message_ends() {
     let (_kept, server) = serve(Settings { max_commands: 5, ..Settings::default() }).await;
     let mut client = Client::connect(server.address).await;
     client.send("EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<1@d.test>\r\n").await;
     assert_eq!(client.codes(3).await, [250; 3]);
     client.send(&"NOOP\r\n".repeat(6)).await;
-    assert_eq!(client.codes(6).await, [250, 250, 250, 250, 250, 421], "counted from the recipient");
+    assert_eq!(client.codes(6).await, [250, 250, 250, 250, 250, 421], "commands count from the last recipient");
 
     let idle_timeout = Duration::from_millis(100);
     let (_kept, server) = serve(Settings { max_commands: u32::MAX, idle_timeout, ..Settings::default() }).await;
@@ -144,5 +144,5 @@ async fn a_session_without_mail_ends() {
         replies += 1;
     }
     assert!(replies > 0);
-    assert_eq!(client.read_once().await, "", "closed, however much was said");
+    assert_eq!(client.read_once().await, "", "the connection is closed");
 }

@@ -1,4 +1,4 @@
-//! The receiving SMTP server.
+//! The inbound SMTP server.
 
 mod limits;
 mod session;

@@ -2,13 +2,13 @@
 
 use postrider::smtp::inbound::Settings;
 
-use crate::support::inbound_client::{Client, Kept, serve};
+use crate::support::inbound_client::{Client, RecordedMessages, serve};
 
 const HELLO: &str = "EHLO client.test\r\n";
 const ENVELOPE: &str = "MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nRCPT TO:<e@f.test>\r\n";
 
 #[tokio::test]
-async fn a_mail_arrives_octet_for_octet() {
+async fn a_message_arrives_byte_for_byte() {
     let (kept, server) = serve(Settings::default()).await;
     let mut client = Client::connect(server.address).await;
     assert!(client.say(HELLO).await.contains("250-PIPELINING\r\n"));
@@ -17,27 +17,27 @@ async fn a_mail_arrives_octet_for_octet() {
     assert_eq!(client.code("DATA\r\n").await, 354);
     assert_eq!(client.code("..dot\r\n\u{e9}\r\n...\r\n.\r\n").await, 250);
     assert_eq!(client.code("QUIT\r\n").await, 221);
-    let mails = kept.mails();
-    assert_eq!(mails[0].data, ".dot\r\n\u{e9}\r\n..\r\n".as_bytes());
-    assert_eq!((mails[0].helo.as_str(), mails[0].from.as_str()), ("client.test", "a@b.test"));
-    assert_eq!(mails[0].to, ["c@d.test", "e@f.test"]);
+    let messages = kept.messages();
+    assert_eq!(messages[0].data, ".dot\r\n\u{e9}\r\n..\r\n".as_bytes());
+    assert_eq!((messages[0].helo.as_str(), messages[0].from.as_str()), ("client.test", "a@b.test"));
+    assert_eq!(messages[0].to, ["c@d.test", "e@f.test"]);
 }
 
 #[tokio::test]
-async fn pipelined_commands_are_answered_in_one_write() {
+async fn replies_to_pipelined_commands_are_sent_in_one_write() {
     let (_kept, server) = serve(Settings::default()).await;
     let mut client = Client::connect(server.address).await;
     client.code(HELLO).await;
     client.send(&format!("{ENVELOPE}DATA\r\n")).await;
-    let answer = client.read_once().await;
-    assert_eq!(answer.matches("\r\n").count(), 4, "{answer}");
+    let replies = client.read_once().await;
+    assert_eq!(replies.matches("\r\n").count(), 4, "{replies}");
     // The end of one message and the start of the next in one write.
     client.send(&format!("x\r\n.\r\n{ENVELOPE}DATA\r\n")).await;
     assert_eq!(client.codes(5).await, [250, 250, 250, 250, 354]);
 }
 
 #[tokio::test]
-async fn a_smuggled_mail_is_not_taken_and_nothing_in_it_is_a_command() {
+async fn a_smuggled_message_is_refused_and_not_executed() {
     let (kept, server) = serve(Settings::default()).await;
     let mut client = Client::connect(server.address).await;
     client.code(HELLO).await;
@@ -46,9 +46,9 @@ async fn a_smuggled_mail_is_not_taken_and_nothing_in_it_is_a_command() {
         assert_eq!(client.codes(4).await, [250, 250, 250, 354]);
         let smuggled = format!("good{end}MAIL FROM:<evil@x.test>\r\nRCPT TO:<y@z.test>\r\nDATA\r\nbad\r\n.\r\n");
         assert_eq!(client.code(&smuggled).await, 550, "{end:?}");
-        assert_eq!(client.code("NOOP\r\n").await, 250, "in step after {end:?}");
+        assert_eq!(client.code("NOOP\r\n").await, 250, "the session continues after {end:?}");
     }
-    assert_eq!(kept.mails().len(), 0);
+    assert_eq!(kept.messages().len(), 0);
 }
 
 #[tokio::test]
@@ -58,11 +58,11 @@ async fn a_bare_line_feed_ends_no_command() {
     client.code(HELLO).await;
     client.send("MAIL FROM:<a@b.test>\nRCPT TO:<c@d.test>\r\n").await;
     assert_eq!(client.codes(2).await, [500, 503]);
-    assert_eq!(kept.mails().len(), 0);
+    assert_eq!(kept.messages().len(), 0);
 }
 
 #[tokio::test]
-async fn commands_have_an_order() {
+async fn commands_out_of_order_are_refused() {
     let (_kept, server) = serve(Settings::default()).await;
     let mut client = Client::connect(server.address).await;
     for (command, code) in [
@@ -87,20 +87,23 @@ async fn commands_have_an_order() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_one_line_and_leaves_the_other_recipients() {
+async fn a_refusal_is_one_line_and_affects_one_recipient() {
     let (kept, server) = serve(Settings::default()).await;
     let mut client = Client::connect(server.address).await;
     client.code(HELLO).await;
     client.code("MAIL FROM:<a@b.test>\r\n").await;
-    assert_eq!(client.say(&format!("RCPT TO:<{}>\r\n", Kept::REFUSED)).await, "550 5.1.1 nobody??250 here\r\n");
+    assert_eq!(
+        client.say(&format!("RCPT TO:<{}>\r\n", RecordedMessages::REFUSED)).await,
+        "550 5.1.1 nobody??250 here\r\n"
+    );
     assert_eq!(client.code("RCPT TO:<c@d.test>\r\n").await, 250);
     assert_eq!(client.code("DATA\r\n").await, 354);
     assert_eq!(client.code("x\r\n.\r\n").await, 250);
-    assert_eq!(kept.mails()[0].to, ["c@d.test"]);
+    assert_eq!(kept.messages()[0].to, ["c@d.test"]);
 }
 
 #[tokio::test]
-async fn a_stop_ends_idle_sessions_and_lets_a_mail_finish() {
+async fn a_stop_ends_idle_sessions_and_lets_a_message_finish() {
     let (kept, server) = serve(Settings::default()).await;
     let (mut idle, mut busy) = (Client::connect(server.address).await, Client::connect(server.address).await);
     idle.code(HELLO).await;
@@ -113,11 +116,11 @@ async fn a_stop_ends_idle_sessions_and_lets_a_mail_finish() {
     busy.send("x\r\n.\r\n").await;
     assert_eq!(busy.codes(2).await, [250, 421]);
     server.task.await.expect("the server ends");
-    assert_eq!(kept.mails().len(), 1);
+    assert_eq!(kept.messages().len(), 1);
 }
 
 #[tokio::test]
-async fn any_login_is_accepted_where_that_is_set() {
+async fn any_login_is_accepted_if_configured() {
     let (kept, server) = serve(Settings { accepts_any_login: true, ..Settings::default() }).await;
     let dialogues: [&[(&str, u16)]; 5] = [
         &[("AUTH PLAIN AGFubgBzZWNyZXQ=\r\n", 235), ("AUTH PLAIN AAA=\r\n", 503)],
@@ -137,11 +140,11 @@ async fn any_login_is_accepted_where_that_is_set() {
         assert_eq!(client.codes(3).await, [250, 250, 354]);
         assert_eq!(client.code(".\r\n").await, 250);
     }
-    assert_eq!(kept.mails().len(), dialogues.len());
+    assert_eq!(kept.messages().len(), dialogues.len());
 }
 
 #[tokio::test]
-async fn a_login_is_refused_where_none_is_offered() {
+async fn auth_is_refused_if_not_offered() {
     let (_kept, server) = serve(Settings::default()).await;
     let mut client = Client::connect(server.address).await;
     assert!(!client.say(HELLO).await.contains("AUTH"));

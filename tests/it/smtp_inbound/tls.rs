@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use postrider::smtp::inbound::{Certificate as Shown, Settings};
+use postrider::smtp::inbound::{Certificate as ServerCertificate, Settings};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,10 +14,10 @@ use crate::support::inbound_client::{Client, serve};
 
 fn settings(certificate: &Certificate) -> Settings {
     let (chain, key, _dir) = certificate.as_files();
-    Settings { certificate: Some(Shown::read(&chain, &key).unwrap()), ..Settings::default() }
+    Settings { certificate: Some(ServerCertificate::read(&chain, &key).unwrap()), ..Settings::default() }
 }
 
-/// Does the handshake, and trusts only this certificate.
+/// Performs the TLS handshake, trusting only this certificate.
 async fn secured(client: Client, certificate: &Certificate) -> Client {
     let mut roots = RootCertStore::empty();
     roots.add(certificate.der()).unwrap();
@@ -29,20 +29,20 @@ async fn secured(client: Client, certificate: &Certificate) -> Client {
 }
 
 #[tokio::test]
-async fn a_mail_arrives_over_tls_after_another_ehlo() {
+async fn a_message_arrives_over_tls_after_another_ehlo() {
     let certificate = Certificate::valid_for("mx.acme.test");
     let (kept, server) = serve(settings(&certificate)).await;
     let mut client = Client::connect(server.address).await;
     assert!(client.say("EHLO x\r\n").await.contains("STARTTLS\r\n"));
     assert_eq!(client.code("STARTTLS\r\n").await, 220);
     let mut client = secured(client, &certificate).await;
-    assert_eq!(client.code("MAIL FROM:<>\r\n").await, 503, "EHLO comes first again");
+    assert_eq!(client.code("MAIL FROM:<>\r\n").await, 503, "EHLO is required again");
     assert!(!client.say("EHLO x\r\n").await.contains("STARTTLS"));
     assert_eq!(client.code("STARTTLS\r\n").await, 502);
     client.send("MAIL FROM:<>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n").await;
     assert_eq!(client.codes(3).await, [250, 250, 354]);
     assert_eq!(client.code("x\r\n.\r\n").await, 250);
-    assert_eq!(kept.mails().len(), 1);
+    assert_eq!(kept.messages().len(), 1);
 }
 
 #[tokio::test]
@@ -58,11 +58,11 @@ async fn commands_injected_before_the_handshake_are_discarded() {
     assert_eq!(client.code("RCPT TO:<c@d.test>\r\n").await, 503);
     assert_eq!(client.code("EHLO x\r\n").await, 250);
     assert_eq!(client.code("DATA\r\n").await, 503);
-    assert_eq!(kept.mails().len(), 0);
+    assert_eq!(kept.messages().len(), 0);
 }
 
 #[tokio::test]
-async fn starttls_has_its_place() {
+async fn starttls_is_refused_in_a_transaction_or_with_an_argument() {
     let certificate = Certificate::valid_for("mx.acme.test");
     let (_kept, server) = serve(settings(&certificate)).await;
     let mut client = Client::connect(server.address).await;
@@ -75,13 +75,13 @@ async fn failed_handshake_is_dropped_and_other_clients_are_served() {
     let certificate = Certificate::valid_for("mx.acme.test");
     let (_kept, server) = serve(Settings { max_connections: 1, ..settings(&certificate) }).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
-    let mut seen = [0; 1_024];
-    assert!(stream.read(&mut seen).await.unwrap() > 0);
+    let mut buffer = [0; 1_024];
+    assert!(stream.read(&mut buffer).await.unwrap() > 0);
     stream.write_all(b"STARTTLS\r\n").await.unwrap();
-    assert!(stream.read(&mut seen).await.unwrap() > 0);
+    assert!(stream.read(&mut buffer).await.unwrap() > 0);
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    // An alert, and the end.
-    while stream.read(&mut seen).await.unwrap_or(0) > 0 {}
+    // The server sends an alert and closes the connection.
+    while stream.read(&mut buffer).await.unwrap_or(0) > 0 {}
     let mut next = Client::connect_only(server.address).await;
     while next.reply().await.starts_with("421") {
         next = Client::connect_only(server.address).await;

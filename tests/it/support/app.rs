@@ -1,7 +1,7 @@
-//! The product with a separate database, and a clock and a mail server that the test controls. The API listens as
-//! usual; the worker runs when the test calls it.
+//! Postrider with a separate database, and a clock and a mail server that the test controls. The API listens as usual;
+//! the worker runs only when the test calls it.
 //!
-//! Dropping it checks the database against the invariants ([`super::invariants`]).
+//! Dropping a `TestApp` checks the database against the invariants ([`super::invariants`]).
 
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -22,12 +22,12 @@ use super::client::Api;
 use super::clock::TestClock;
 use super::dns::DnsServer;
 use super::invariants;
-use super::postgres::{Database, apart};
+use super::postgres::{Database, run_separately};
 use super::smtp::SmtpServer;
 use crate::support::inbound_client as smtp_in;
 
 pub struct TestApp {
-    /// The relay, or the server behind every MX.
+    /// The relay, or with direct delivery the server of every MX.
     pub smtp: SmtpServer,
     pub clock: Arc<TestClock>,
     pub worker: Worker,
@@ -42,13 +42,14 @@ pub struct TestApp {
 pub struct TestAppBuilder {
     config: Config,
     is_direct: bool,
-    is_whole: bool,
+    has_all_roles: bool,
 }
 
 impl TestAppBuilder {
-    /// Runs API and worker in one process, as `postrider serve` does. The worker that the test controls is another one.
-    pub fn whole(mut self) -> Self {
-        self.is_whole = true;
+    /// Runs the API and a worker in one process, as `postrider serve` does. The worker that the test controls is an
+    /// additional one.
+    pub fn with_all_roles(mut self) -> Self {
+        self.has_all_roles = true;
         self
     }
 
@@ -58,8 +59,8 @@ impl TestAppBuilder {
         self
     }
 
-    /// Configures signed return paths at `return.acme.test`, and receives bounces over SMTP.
-    pub fn taking_returns(self) -> Self {
+    /// Configures signed return paths at `return.acme.test`, and an SMTP server for bounces.
+    pub fn with_inbound(self) -> Self {
         self.config(|config| {
             config.secret_key = Some("a secret of the tests, and of nobody else".to_owned().into());
             config.return_path.domain = Some("return.acme.test".into());
@@ -68,7 +69,7 @@ impl TestAppBuilder {
         })
     }
 
-    /// Sends to the recipients' own servers, found by this DNS server.
+    /// Configures direct delivery to the MX records of this DNS server.
     pub fn direct(mut self, dns: &DnsServer) -> Self {
         self.is_direct = true;
         self.config.dns = Some(dns.address());
@@ -90,8 +91,8 @@ impl TestAppBuilder {
             config.relay_url = Some(format!("smtp://{}?tls=none", smtp.address()).into());
         }
         let db = Db::new(&database.url, 8, config.database.timeout).unwrap();
-        let roles = if self.is_whole { Roles::All } else { Roles::Api };
-        // Boxed, because these futures are large and in every test.
+        let roles = if self.has_all_roles { Roles::All } else { Roles::Api };
+        // Boxed, because these futures are large and part of every test.
         let app = Box::pin(App::start(&config, roles, clock.clone(), None)).await.unwrap();
         let worker = Box::pin(build_worker(&config, db.clone(), clock.clone(), app.wake())).await.unwrap();
         let key = make_key(&db, &*clock, &Scope::ALL, None).await;
@@ -115,36 +116,36 @@ impl TestApp {
         self.worker.drain().await.unwrap();
     }
 
-    /// The same concurrently with the test.
+    /// Runs the worker until nothing is due, concurrently with the test.
     pub fn start_working(&self) -> JoinHandle<Result<(), DbError>> {
         let worker = self.worker.clone();
         tokio::spawn(async move { worker.drain().await })
     }
 
-    /// A worker of another process.
+    /// Returns a worker like that of another process.
     pub async fn another_worker(&self) -> Worker {
         self.worker_with(&self.config).await
     }
 
-    /// The same with another configuration.
+    /// Returns a worker of another process with another configuration.
     pub async fn worker_with(&self, config: &Config) -> Worker {
         build_worker(config, self.db.clone(), self.clock.clone(), self.app.wake()).await.unwrap()
     }
 
-    /// An API of another process, on the same database.
+    /// Starts an API like that of another process, on the same database.
     pub async fn another_api(&self) -> (App, Api) {
         let app = App::start(&self.config, Roles::Api, self.clock.clone(), None).await.unwrap();
         let api = Api::new(format!("http://{}", app.api_address().unwrap()), self.api.key.clone());
         (app, api)
     }
 
-    /// A client whose key has only these scopes.
-    pub async fn allowed(&self, scopes: &[Scope]) -> Api {
+    /// Returns a client whose key has only these scopes.
+    pub async fn with_scopes(&self, scopes: &[Scope]) -> Api {
         self.api.with_key(&make_key(&self.db, &*self.clock, scopes, None).await)
     }
 
-    /// A client that may send from these domains.
-    pub async fn allowed_from(&self, domains: &[&str]) -> Api {
+    /// Returns a client whose key may only send, and only from these domains.
+    pub async fn with_sender_domains(&self, domains: &[&str]) -> Api {
         self.api.with_key(&make_key(&self.db, &*self.clock, &[Scope::Send], Some(domains)).await)
     }
 
@@ -154,17 +155,17 @@ impl TestApp {
     }
 
     /// Sends a bounce over SMTP, and returns the last reply.
-    pub async fn bring_back(&self, to: &str, mime: &str) -> String {
+    pub async fn deliver_bounce(&self, to: &str, mime: &str) -> String {
         let mut client = smtp_in::Client::connect(self.inbound()).await;
-        client.bring(to, mime).await
+        client.deliver(to, mime).await
     }
 
-    /// The client with every scope.
+    /// Returns the client whose key has every scope.
     pub fn api(&self) -> &Api {
         &self.api
     }
 
-    /// Runs a statement.
+    /// Runs an SQL statement.
     pub async fn sql(&self, statement: &'static str) {
         sqlx::raw_sql(statement).execute(&mut self.database.connect().await).await.unwrap();
     }
@@ -181,12 +182,12 @@ impl Deref for TestApp {
 impl Drop for TestApp {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            apart(async || invariants::check(&mut self.database.connect().await).await);
+            run_separately(async || invariants::check(&mut self.database.connect().await).await);
         }
     }
 }
 
-/// Creates a key.
+/// Creates an API key, and returns it.
 pub async fn make_key(db: &Db, clock: &dyn Clock, scopes: &[Scope], domains: Option<&[&str]>) -> String {
     let secret = Secret::from_bytes(rand::random());
     let scopes: Vec<String> = scopes.iter().map(|scope| scope.as_str().to_owned()).collect();

@@ -1,4 +1,4 @@
-//! Certificates made for one test.
+//! Certificates that are generated for one test.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,17 +19,17 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Valid today.
+    /// Generates a certificate for one name, valid today.
     pub fn valid_for(name: &str) -> Self {
         Self::with(&[name], |_| ())
     }
 
-    /// One for several names, valid today.
+    /// Generates a certificate for several names, valid today.
     pub fn valid_for_all(names: &[&str]) -> Self {
         Self::with(names, |_| ())
     }
 
-    /// Valid until some years ago.
+    /// Generates an expired certificate.
     pub fn expired_for(name: &str) -> Self {
         Self::with(&[name], |params| params.not_after = date_time_ymd(2001, 1, 1))
     }
@@ -58,7 +58,8 @@ impl Certificate {
         self.der.clone()
     }
 
-    /// Files of the chain and of the key, and the directory that must outlive their use.
+    /// Writes the chain and the key to files. Returns their paths, and the directory, which must not be dropped
+    /// earlier.
     pub fn as_files(&self) -> (PathBuf, PathBuf, tempfile::TempDir) {
         let (chain, dir) = self.as_ca_file();
         let key = dir.path().join("key.pem");
@@ -66,7 +67,7 @@ impl Certificate {
         (chain, key, dir)
     }
 
-    /// A file for `ca_file`, and the directory that must outlive its use.
+    /// Writes a file for `ca_file`. Returns its path, and the directory, which must not be dropped earlier.
     pub fn as_ca_file(&self) -> (PathBuf, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ca.pem");

@@ -1,5 +1,4 @@
-//! An application that calls the API. Every response is checked for a request id, for no 5xx status, and for a problem
-//! document if it is an error.
+//! An API client. It checks every response: a request id, no 5xx status, and a problem document if it is an error.
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, Method, RequestBuilder};
@@ -7,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::json_schema::check_event;
 
-/// A client with a key.
+/// A client with an API key.
 #[derive(Debug, Clone)]
 pub struct Api {
     pub base: String,
@@ -17,12 +16,12 @@ pub struct Api {
 
 /// A response.
 #[derive(Debug)]
-pub struct Answer {
+pub struct ApiResponse {
     pub status: u16,
     pub headers: HeaderMap,
     /// The body; `Null` if it is not JSON.
     pub body: Value,
-    pub octets: Vec<u8>,
+    pub bytes: Vec<u8>,
 }
 
 /// A message that was answered 202.
@@ -37,38 +36,38 @@ impl Api {
         Self { base: base.into(), key: key.into(), http: Client::builder().build().unwrap() }
     }
 
-    /// The same with another key.
+    /// Returns a client with another key.
     pub fn with_key(&self, key: &str) -> Self {
         Self { key: key.into(), ..self.clone() }
     }
 
-    /// A request with the key.
+    /// Builds a request with the key.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.key)
     }
 
-    /// A request without a key.
+    /// Builds a request without a key.
     pub fn anonymous(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base))
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
-        Answer::to(self.request(Method::GET, path)).await
+    pub async fn get(&self, path: &str) -> ApiResponse {
+        ApiResponse::to(self.request(Method::GET, path)).await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Answer {
-        Answer::to(self.request(Method::POST, path).json(body)).await
+    pub async fn post(&self, path: &str, body: &Value) -> ApiResponse {
+        ApiResponse::to(self.request(Method::POST, path).json(body)).await
     }
 
-    pub async fn patch(&self, path: &str, body: &Value) -> Answer {
-        Answer::to(self.request(Method::PATCH, path).json(body)).await
+    pub async fn patch(&self, path: &str, body: &Value) -> ApiResponse {
+        ApiResponse::to(self.request(Method::PATCH, path).json(body)).await
     }
 
-    pub async fn delete(&self, path: &str) -> Answer {
-        Answer::to(self.request(Method::DELETE, path)).await
+    pub async fn delete(&self, path: &str) -> ApiResponse {
+        ApiResponse::to(self.request(Method::DELETE, path)).await
     }
 
-    /// Sends a message: these fields over those of [`message`].
+    /// Sends a message with these fields in place of those of [`message`].
     pub async fn send(&self, fields: Value) -> Sent {
         let answer = self.post("/v1/messages", &message(fields)).await;
         assert_eq!(answer.status, 202, "{}", answer.body);
@@ -83,12 +82,12 @@ impl Api {
         answer.body
     }
 
-    /// The status of the whole message.
+    /// Returns the status of the message.
     pub async fn status(&self, id: &str) -> String {
         self.message(id).await["status"].as_str().unwrap().to_owned()
     }
 
-    /// The only recipient of a message.
+    /// Returns the only recipient of a message.
     pub async fn recipient(&self, id: &str) -> Value {
         let mut message = self.message(id).await;
         let recipients = message["recipients"].as_array_mut().unwrap();
@@ -96,7 +95,7 @@ impl Api {
         recipients.remove(0)
     }
 
-    /// The states of a message's recipients, in the order of the request.
+    /// Returns the statuses of a message's recipients, in the order of the request.
     pub async fn states(&self, id: &str) -> Vec<String> {
         let message = self.message(id).await;
         let state = |recipient: &Value| recipient["status"].as_str().unwrap().to_owned();
@@ -111,19 +110,19 @@ impl Api {
         events
     }
 
-    /// The types of a message's events, oldest first, without the prefix `message.`.
+    /// Returns the types of a message's events, oldest first, without the prefix `message.`.
     pub async fn events(&self, id: &str) -> Vec<String> {
-        let word = |event: &Value| event["type"].as_str().unwrap().strip_prefix("message.").unwrap().to_owned();
-        self.event_list(id).await.iter().map(word).collect()
+        let kind = |event: &Value| event["type"].as_str().unwrap().strip_prefix("message.").unwrap().to_owned();
+        self.event_list(id).await.iter().map(kind).collect()
     }
 }
 
-impl Answer {
+impl ApiResponse {
     pub async fn to(request: RequestBuilder) -> Self {
         let response = request.send().await.expect("an answer");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let octets = response.bytes().await.expect("a body").to_vec();
-        let answer = Self { status, headers, body: serde_json::from_slice(&octets).unwrap_or_default(), octets };
+        let bytes = response.bytes().await.expect("a body").to_vec();
+        let answer = Self { status, headers, body: serde_json::from_slice(&bytes).unwrap_or_default(), bytes };
         answer.check();
         answer
     }
@@ -131,26 +130,26 @@ impl Answer {
     fn check(&self) {
         assert!(self.status < 500, "{self:?}");
         let id = self.headers.get("x-request-id").unwrap_or_else(|| panic!("no X-Request-Id: {self:?}"));
-        if self.status >= 400 && !self.octets.is_empty() {
+        if self.status >= 400 && !self.bytes.is_empty() {
             assert_eq!(self.headers[CONTENT_TYPE], "application/problem+json", "{self:?}");
             assert_eq!(self.body["status"], self.status, "{self:?}");
             assert_eq!(self.body["request_id"].as_str().unwrap().as_bytes(), id.as_bytes(), "{self:?}");
         }
     }
 
-    /// Status and `code` of an error.
+    /// Returns the status and the `code` of an error.
     pub fn problem(&self) -> (u16, &str) {
         (self.status, self.body["code"].as_str().unwrap_or_default())
     }
 
-    /// Pointer and code of every fault.
+    /// Returns the pointer and the code of every fault.
     pub fn faults(&self) -> Vec<(&str, &str)> {
         let faults = self.body["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
         faults.iter().map(|f| (f["pointer"].as_str().unwrap(), f["code"].as_str().unwrap())).collect()
     }
 }
 
-/// A small valid message with these fields in place of its own; `null` removes one.
+/// Returns the body of a small valid request, with these fields in place of the defaults.
 pub fn message(fields: Value) -> Value {
     let mut body = json!({
         "from": "Acme Billing <billing@acme.test>", "to": "ann@example.test", "subject": "Your invoice", "text": "Hello.",

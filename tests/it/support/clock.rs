@@ -1,4 +1,4 @@
-//! A clock that stands still until the test moves it.
+//! A clock that advances only when the test advances it.
 
 use std::sync::Mutex;
 
@@ -9,7 +9,7 @@ use postrider::clock::Clock;
 pub struct TestClock(Mutex<DateTime<Utc>>);
 
 impl TestClock {
-    /// The day on which every test begins.
+    /// Returns a clock with the time at which every test starts.
     pub fn new() -> Self {
         Self(Mutex::new("2026-11-23T12:00:00Z".parse().unwrap()))
     }
@@ -18,7 +18,7 @@ impl TestClock {
         *self.0.lock().unwrap() += by;
     }
 
-    /// Moves on to this time, as the API writes it.
+    /// Advances to this time, in the format of the API.
     pub fn advance_to(&self, time: &str) {
         let time = time.parse().unwrap();
         let mut now = self.0.lock().unwrap();
@@ -26,7 +26,7 @@ impl TestClock {
         *now = time;
     }
 
-    /// The time in so long, as the API reads it.
+    /// Returns the time after this duration, in the format of the API.
     pub fn text_in(&self, from_now: TimeDelta) -> String {
         (self.now() + from_now).to_rfc3339()
     }

@@ -18,12 +18,12 @@ pub struct Dev {
     child: Child,
     /// The content of `dev.json`.
     pub facts: Value,
-    /// What it printed.
+    /// The standard output until it was ready.
     pub printed: String,
     log: Arc<Mutex<String>>,
 }
 
-/// A directory that the account of an embedded Postgres can enter, even if the tests run as root.
+/// Creates a directory that the account of an embedded Postgres can enter, even if the tests run as root.
 pub fn directory() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -31,12 +31,12 @@ pub fn directory() -> TempDir {
 }
 
 impl Dev {
-    /// Starts it in `dir`, with its state in `dir/.postrider`.
+    /// Starts `dev` in `dir`, with its state in `dir/.postrider`.
     pub async fn start(dir: &Path) -> Self {
         Self::start_with(dir, |_| {}).await
     }
 
-    /// The same after a change to the command.
+    /// Starts `dev` after a change to the command.
     pub async fn start_with(dir: &Path, change: impl FnOnce(&mut Command)) -> Self {
         let mut command = postrider(&["dev", "--listen", "127.0.0.1:0"]);
         command.current_dir(dir).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -56,29 +56,29 @@ impl Dev {
         let mut printed = String::new();
         while !printed.contains("Ctrl-C") {
             let line = lines.next_line().await.unwrap();
-            printed += &line.unwrap_or_else(|| panic!("no start: {}", log.lock().unwrap()));
+            printed += &line.unwrap_or_else(|| panic!("dev did not start: {}", log.lock().unwrap()));
             printed.push('\n');
         }
         let facts = std::fs::read(dir.join(".postrider/dev.json")).unwrap();
         Self { child, facts: serde_json::from_slice(&facts).unwrap(), printed, log }
     }
 
-    /// A value of `dev.json`.
+    /// Returns a value of `dev.json`.
     pub fn fact(&self, name: &str) -> &str {
         self.facts[name].as_str().unwrap()
     }
 
-    /// A client with one of the keys: `api_key` or `admin_key`.
+    /// Returns a client with one of the keys: `api_key` or `admin_key`.
     pub fn api(&self, key: &str) -> Api {
         Api::new(self.fact("api"), self.fact(key))
     }
 
-    /// What it has logged so far.
+    /// Returns the log so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// SIGTERM, and waits for the end.
+    /// Sends SIGTERM, and waits for the end.
     pub async fn stop(self) -> ExitStatus {
         stop(self.child).await
     }

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 struct Entry {
     records: Vec<RData>,
     failure: Option<ResponseCode>,
-    /// SERVFAIL for records of this type alone.
+    /// The type for which queries get SERVFAIL.
     broken: Option<RecordType>,
     silent: bool,
 }
@@ -46,12 +46,12 @@ impl DnsServer {
         self.change(domain, |entry| entry.records.push(RData::MX(MX::new(preference, name(host)))));
     }
 
-    /// A null MX (RFC 7505).
+    /// Adds a null MX (RFC 7505).
     pub fn null_mx(&self, domain: &str) {
         self.mx(domain, 0, ".");
     }
 
-    pub fn has_address(&self, host: &str, ip: &str) {
+    pub fn add_address(&self, host: &str, ip: &str) {
         let data = match ip.parse().unwrap() {
             IpAddr::V4(ip) => RData::A(ip.into()),
             IpAddr::V6(ip) => RData::AAAA(ip.into()),
@@ -60,9 +60,9 @@ impl DnsServer {
     }
 
     /// Replaces the addresses of a host.
-    pub fn moves(&self, host: &str, ip: &str) {
+    pub fn set_address(&self, host: &str, ip: &str) {
         self.change(host, |entry| entry.records.retain(|data| !matches!(data, RData::A(_) | RData::AAAA(_))));
-        self.has_address(host, ip);
+        self.add_address(host, ip);
     }
 
     pub fn cname(&self, alias: &str, host: &str) {
@@ -77,18 +77,18 @@ impl DnsServer {
         });
     }
 
-    /// The PTR record of an address.
-    pub fn points_to(&self, ip: &str, host: &str) {
+    /// Adds the PTR record of an address.
+    pub fn ptr(&self, ip: &str, host: &str) {
         let reverse = Name::from(ip.parse::<IpAddr>().unwrap()).to_ascii();
         self.change(&reverse, |entry| entry.records.push(RData::PTR(PTR(name(host)))));
     }
 
-    /// Removes a name.
-    pub fn withdraws(&self, host: &str) {
+    /// Removes the records of a name.
+    pub fn remove_records(&self, host: &str) {
         self.change(host, |entry| entry.records.clear());
     }
 
-    /// The name exists, without records.
+    /// Adds a name without records.
     pub fn empty(&self, domain: &str) {
         self.change(domain, |_| ());
     }
@@ -97,22 +97,22 @@ impl DnsServer {
         self.change(domain, |entry| entry.failure = Some(ResponseCode::ServFail));
     }
 
-    /// The server refuses queries.
+    /// Makes the server refuse queries for a name.
     pub fn refuses(&self, domain: &str) {
         self.change(domain, |entry| entry.failure = Some(ResponseCode::Refused));
     }
 
-    /// SERVFAIL for the name's IPv6 addresses alone.
+    /// Makes the server return SERVFAIL for the name's IPv6 addresses only.
     pub fn servfail_for_ipv6(&self, domain: &str) {
         self.change(domain, |entry| entry.broken = Some(RecordType::AAAA));
     }
 
-    /// Repairs a name.
-    pub fn mends(&self, domain: &str) {
+    /// Ends all faults of a name.
+    pub fn repair(&self, domain: &str) {
         self.change(domain, |entry| (entry.failure, entry.broken, entry.silent) = (None, None, false));
     }
 
-    /// No answer at all.
+    /// Makes the server not respond to queries for a name.
     pub fn silent(&self, domain: &str) {
         self.change(domain, |entry| entry.silent = true);
     }
@@ -128,7 +128,7 @@ impl Drop for DnsServer {
     }
 }
 
-/// A text as the strings of a TXT record, each of at most 255 bytes.
+/// Splits a text into the strings of a TXT record, each of at most 255 bytes.
 fn strings(text: &str) -> Vec<String> {
     if text.is_empty() {
         return vec![String::new()];
@@ -144,19 +144,19 @@ async fn serve(socket: UdpSocket, zone: Zone) {
     let mut buffer = [0; 4_096];
     while let Ok((count, client)) = socket.recv_from(&mut buffer).await {
         let Ok(request) = Message::from_vec(&buffer[..count]) else { continue };
-        let Some(answer) = answer(request, &zone) else { continue };
-        let _ = socket.send_to(&answer.to_vec().unwrap(), client).await;
+        let Some(response) = respond(request, &zone) else { continue };
+        let _ = socket.send_to(&response.to_vec().unwrap(), client).await;
     }
 }
 
-fn answer(request: Message, zone: &Zone) -> Option<Message> {
+fn respond(request: Message, zone: &Zone) -> Option<Message> {
     let query = request.queries.first()?.clone();
-    let mut answer = request.into_response();
-    answer.metadata.recursion_available = true;
+    let mut response = request.into_response();
+    response.metadata.recursion_available = true;
     let zone = zone.lock().unwrap();
     let mut owner = query.name().clone();
-    answer.metadata.response_code = ResponseCode::NXDomain;
-    // Like a resolver with a CNAME loop.
+    response.metadata.response_code = ResponseCode::NXDomain;
+    // Follows a limited number of CNAME records, as a resolver does.
     for _ in 0..8 {
         let Some(entry) = zone.get(&owner) else { break };
         if entry.silent {
@@ -164,7 +164,7 @@ fn answer(request: Message, zone: &Zone) -> Option<Message> {
         }
         let broken = entry.broken == Some(query.query_type());
         let failure = entry.failure.or(broken.then_some(ResponseCode::ServFail));
-        answer.metadata.response_code = failure.unwrap_or(ResponseCode::NoError);
+        response.metadata.response_code = failure.unwrap_or(ResponseCode::NoError);
         let mut alias = None;
         for data in &entry.records {
             if let RData::CNAME(target) = data {
@@ -172,14 +172,14 @@ fn answer(request: Message, zone: &Zone) -> Option<Message> {
             } else if data.record_type() != query.query_type() {
                 continue;
             }
-            // Tests change TXT records and do not wait for caches.
+            // Tests change TXT records, so they must not be cached.
             let ttl = if matches!(data, RData::TXT(_)) { 0 } else { 60 };
-            answer.add_answer(Record::from_rdata(owner.clone(), ttl, data.clone()));
+            response.add_answer(Record::from_rdata(owner.clone(), ttl, data.clone()));
         }
         match alias {
             Some(target) => owner = target,
             None => break,
         }
     }
-    Some(answer)
+    Some(response)
 }

@@ -10,7 +10,7 @@ use super::dns::DnsServer;
 
 pub const SECRET: &str = "a secret that is long enough for this test";
 
-/// An application with a secret, and a DNS server.
+/// Returns a builder of an application with a secret key and this DNS server.
 pub fn with_secret(dns: &DnsServer) -> TestAppBuilder {
     let address = dns.address();
     TestApp::builder().config(move |config: &mut Config| {
@@ -19,7 +19,7 @@ pub fn with_secret(dns: &DnsServer) -> TestAppBuilder {
     })
 }
 
-/// Registers a domain.
+/// Registers a domain, and returns it.
 pub async fn registered(api: &Api, name: &str) -> Value {
     let answer = api.post("/v1/domains", &json!({"name": name})).await;
     assert_eq!(answer.status, 201, "{}", answer.body);
@@ -27,28 +27,28 @@ pub async fn registered(api: &Api, name: &str) -> Value {
     answer.body
 }
 
-/// The domain as it is shown.
+/// Returns the domain as the API shows it.
 pub async fn shown(api: &Api, name: &str) -> Value {
     let answer = api.get(&format!("/v1/domains/{name}")).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     answer.body
 }
 
-/// Verifies its records now.
+/// Verifies the records of the domain, and returns the response.
 pub async fn checked(api: &Api, name: &str) -> Value {
     let answer = api.post(&format!("/v1/domains/{name}/verify"), &json!(null)).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     answer.body
 }
 
-/// The records of a domain for this purpose.
+/// Returns the records of a domain for this purpose.
 pub fn records<'a>(domain: &'a Value, purpose: &str) -> Vec<&'a Value> {
     domain["records"].as_array().unwrap().iter().filter(|record| record["purpose"] == purpose).collect()
 }
 
-/// Publishes all of a domain's records, to the letter, and the address of the machine that they name.
+/// Publishes all records of a domain exactly as listed, and the address of the host that they name.
 pub fn publish(dns: &DnsServer, domain: &Value) {
-    dns.moves("postrider.test", "192.0.2.1");
+    dns.set_address("postrider.test", "192.0.2.1");
     for record in domain["records"].as_array().unwrap() {
         let text = |field: &str| record[field].as_str().unwrap();
         match text("type") {
@@ -62,20 +62,20 @@ pub fn publish(dns: &DnsServer, domain: &Value) {
     }
 }
 
-/// Selector, algorithm and state of each key.
+/// Returns the selector, the algorithm and the state of each key.
 pub fn keys(domain: &Value) -> Vec<(String, String, String)> {
     let text = |key: &Value, field: &str| key[field].as_str().unwrap().to_owned();
     let key = |key: &Value| (text(key, "selector"), text(key, "algorithm"), text(key, "state"));
     domain["keys"].as_array().unwrap().iter().map(key).collect()
 }
 
-/// For each signature of a message: domain, selector, and whether it verifies.
-pub async fn signatures(dns: &DnsServer, mail: &[u8]) -> Vec<(String, String, bool)> {
+/// Returns for each signature of a message its domain, its selector, and whether it verifies.
+pub async fn signatures(dns: &DnsServer, mime: &[u8]) -> Vec<(String, String, bool)> {
     let verifier = MessageAuthenticator(postrider::dns::resolver(Some(dns.address())).unwrap());
-    let message = AuthenticatedMessage::parse(mail).expect("a message");
+    let message = AuthenticatedMessage::parse(mime).expect("a message");
     let outputs = verifier.verify_dkim(&message).await;
     let one = |output: &mail_auth::DkimOutput<'_>| {
-        let signature = output.signature().expect("a signature that can be read");
+        let signature = output.signature().expect("a valid signature field");
         (signature.d.clone(), signature.s.clone(), *output.result() == DkimResult::Pass)
     };
     outputs.iter().map(one).collect()

@@ -12,22 +12,22 @@ use super::invariants;
 use super::load::{Load, Replicas};
 use super::own_postgres::OwnPostgres;
 use super::process::{Service, key, serve};
-use super::sink::{Manner, Sink};
+use super::sink::{Behavior, Sink};
 
 /// The number of replicas.
 pub const SIZE: usize = 3;
-/// The lease: how long a replica may be silent before others take over.
+/// The lease: other replicas take over from a replica without a heartbeat for this long.
 pub const LEASE: Duration = Duration::from_secs(2);
-/// How long the last message may take once everything works again: an unreachable destination is probed only from time
-/// to time.
-const DRAINED: Duration = Duration::from_mins(4);
+/// Time limit for sending all messages after the faults. It is long because an unreachable destination is probed only
+/// from time to time.
+const DRAIN_TIMEOUT: Duration = Duration::from_mins(4);
 
-/// Which roles the replicas have.
+/// The roles of the replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     /// Each replica has both roles.
     Whole,
-    /// The first two are APIs, the last a worker.
+    /// The first two run the API, the last a worker.
     Split,
 }
 
@@ -47,23 +47,23 @@ pub struct Fleet {
 
 /// The result of a run.
 #[derive(Debug)]
-pub struct Sum {
+pub struct RunResult {
     /// Messages answered 202.
     pub accepted: usize,
     /// Accepted messages that never arrived.
     pub lost: usize,
     /// Messages that arrived but are not in the database.
     pub phantom: usize,
-    /// Copies beyond the first.
+    /// Duplicates: copies beyond the first of each message.
     pub copies: usize,
     /// Recipients that wait for an operator.
     pub held: usize,
-    /// Whether the database is sound.
+    /// Whether the database satisfies the invariants.
     pub is_sound: bool,
 }
 
 impl Fleet {
-    /// Starts it under load, on a database with this name.
+    /// Starts the replicas and the load, on a database with this name.
     pub async fn start(postgres: OwnPostgres, name: &str, layout: Layout) -> Self {
         let url = postgres.database(name).await;
         let key = key(&url).await;
@@ -108,34 +108,34 @@ impl Fleet {
         }
     }
 
-    /// Takes a replica out, for the caller to use.
+    /// Removes a replica from the fleet and from the targets of the load, and returns it.
     pub fn take(&mut self, number: usize) -> Service {
         self.replicas.remove(number);
         self.services[number].take().expect("a running replica")
     }
 
-    /// Puts a replica back.
+    /// Returns a running replica.
     pub fn replica(&self, number: usize) -> &Service {
         self.services[number].as_ref().expect("a running replica")
     }
 
-    /// Kills a replica with SIGKILL; the applications still send to it.
+    /// Kills a replica with SIGKILL. The load still sends requests to it.
     pub async fn kill(&mut self, number: usize) {
         self.services[number].take().expect("a running replica").kill().await;
         self.kills += 1;
     }
 
-    /// A connection that bypasses the proxy.
+    /// Opens a connection that bypasses the proxy.
     pub async fn connect(&self) -> PgConnection {
         self.postgres.connect(&self.name).await
     }
 
-    /// Runs statements that bypasses the proxy.
+    /// Runs statements on a connection that bypasses the proxy.
     pub async fn sql(&self, statements: &str) {
         self.postgres.sql(&self.name, statements).await;
     }
 
-    /// The processes of Postgres that serve the product, in any order.
+    /// Returns the process ids of Postgres backends that serve Postrider, in random order.
     pub async fn backends(&self, at_most: i64) -> Vec<i32> {
         sqlx::query_scalar("SELECT pid FROM pg_stat_activity WHERE usename = 'app' ORDER BY random() LIMIT $1")
             .bind(at_most)
@@ -144,24 +144,24 @@ impl Fleet {
             .unwrap_or_default()
     }
 
-    /// Signals a process of Postgres.
+    /// Kills a process of Postgres with SIGKILL.
     pub async fn signal(&mut self, pid: i32) {
         let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).output().await;
         self.kills += 1;
     }
 
     /// Waits until more messages have been accepted, up to a time limit.
-    pub async fn goes_on(&mut self, at_most: Duration) {
+    pub async fn wait_for_progress(&mut self, at_most: Duration) {
         let load = self.load.as_mut().expect("load");
         let wanted = load.count() + 20;
-        let _ = tokio::time::timeout(at_most, load.reaches(wanted)).await;
+        let _ = tokio::time::timeout(at_most, load.wait_for(wanted)).await;
     }
 
     /// Ends all faults, waits until all messages are sent, and returns the result.
-    pub async fn end(mut self) -> (OwnPostgres, Sum) {
+    pub async fn end(mut self) -> (OwnPostgres, RunResult) {
         self.postgres.proxy.open();
         self.sink.start_again().await;
-        self.sink.is(Manner::Friendly);
+        self.sink.set_behavior(Behavior::Friendly);
         let accepted = self.load.take().expect("load").end().await;
         self.start_missing().await;
         self.drain().await;
@@ -171,16 +171,16 @@ impl Fleet {
         let mut connection = self.postgres.connect(&self.name).await;
         let sum = sum(&mut connection, &accepted, &self.sink.take()).await;
         let is_sound = tokio::spawn(async move { invariants::check(&mut connection).await }).await.is_ok();
-        (self.postgres, Sum { is_sound, ..sum })
+        (self.postgres, RunResult { is_sound, ..sum })
     }
 
     async fn drain(&self) {
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut connection = self.connect().await;
         let waiting = "SELECT count(*) FROM queue WHERE due_at < 'infinity'";
         while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut connection).await.unwrap() > 0 {
-            if begun.elapsed() > DRAINED {
-                return eprintln!("{}: not all mail has gone", self.name);
+            if started.elapsed() > DRAIN_TIMEOUT {
+                return eprintln!("{}: not all messages were sent", self.name);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -188,17 +188,21 @@ impl Fleet {
     }
 }
 
-async fn sum(connection: &mut PgConnection, accepted: &BTreeSet<String>, arrived: &HashMap<String, usize>) -> Sum {
+async fn sum(
+    connection: &mut PgConnection,
+    accepted: &BTreeSet<String>,
+    arrived: &HashMap<String, usize>,
+) -> RunResult {
     let stored: Vec<String> =
         sqlx::query_scalar("SELECT subject FROM messages").fetch_all(&mut *connection).await.expect("subjects");
     let stored: HashSet<String> = stored.into_iter().collect();
     let held = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM queue WHERE held IS NOT NULL");
-    Sum {
+    RunResult {
         accepted: accepted.len(),
         lost: accepted.iter().filter(|subject| !arrived.contains_key(*subject)).count(),
         phantom: arrived.keys().filter(|subject| !stored.contains(*subject)).count(),
         copies: arrived.values().map(|copies| copies - 1).sum(),
-        held: held.fetch_one(connection).await.expect("a count").try_into().expect("no less than none"),
+        held: held.fetch_one(connection).await.expect("a count").try_into().expect("a count of at least 0"),
         is_sound: true,
     }
 }

@@ -28,7 +28,7 @@ pub struct State {
     pub open_at: Option<DateTime<Utc>>,
 }
 
-/// The product, with webhook endpoints on this machine allowed.
+/// Returns a builder that allows webhook endpoints on this machine.
 pub fn builder() -> TestAppBuilder {
     TestApp::builder().config(|config| config.webhooks.allow_private = true)
 }
@@ -38,7 +38,7 @@ pub async fn start() -> TestApp {
 }
 
 impl Hook {
-    /// An endpoint that gets all events from the first on. `settings` are columns such as `batch = 10`.
+    /// Inserts an endpoint that gets all events from the first on. `settings` are columns such as `batch = 10`.
     pub async fn add(app: &TestApp, url: &str, settings: &str) -> Self {
         let hook = Self::insert(&mut app.database.connect().await, app.clock.now(), url).await;
         if !settings.is_empty() {
@@ -47,7 +47,7 @@ impl Hook {
         hook
     }
 
-    /// The same in any database.
+    /// Inserts an endpoint into any database.
     pub async fn insert(connection: &mut PgConnection, now: DateTime<Utc>, url: &str) -> Self {
         let id = EndpointId::new(now);
         sqlx::query(
@@ -87,7 +87,7 @@ impl Hook {
         }
     }
 
-    /// Status, error and attempt of each post in the log, first attempts first.
+    /// Returns status, error and attempt number of each delivery attempt, first attempts first.
     pub async fn log(self, app: &TestApp) -> Vec<(Option<i16>, Option<String>, i16)> {
         let rows = sqlx::query_as(
             "SELECT status, error, attempt FROM webhook_attempts WHERE endpoint_id = $1 ORDER BY attempt, seq",
@@ -95,8 +95,8 @@ impl Hook {
         rows.bind(self.id.0).fetch_all(&mut app.database.connect().await).await.unwrap()
     }
 
-    /// An event about this endpoint.
-    pub async fn tell(self, app: &TestApp, kind: &str) {
+    /// Inserts an event about this endpoint.
+    pub async fn insert_event(self, app: &TestApp, kind: &str) {
         sqlx::query(
             "INSERT INTO events (tenant_id, seq, recorded_at, type, endpoint_id)
              SELECT $1, take_event_numbers($1, 1) + 1, $2, $3, $4",
@@ -117,9 +117,9 @@ impl TestApp {
         self.worker.notify().await.unwrap();
     }
 
-    /// The same after this many seconds.
-    pub async fn notify_in(&self, wait: i64) {
-        self.clock.advance(seconds(wait));
+    /// Advances the clock by this many seconds, and runs the worker until all due events are posted.
+    pub async fn notify_after(&self, count: i64) {
+        self.clock.advance(seconds(count));
         self.notify().await;
     }
 }

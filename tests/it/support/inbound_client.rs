@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use postrider::smtp::inbound::{Handler, ReceivedMail, Server, Settings, SmtpRefusal};
+use postrider::smtp::inbound::{Handler, ReceivedMessage, Server, Settings, SmtpRefusal};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -11,43 +11,43 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-/// Every accepted message.
+/// A handler that records every accepted message.
 #[derive(Default)]
-pub struct Kept(Mutex<Vec<ReceivedMail>>);
+pub struct RecordedMessages(Mutex<Vec<ReceivedMessage>>);
 
-impl Kept {
-    /// The recipient that is refused, with a text that tries to be two lines.
+impl RecordedMessages {
+    /// The recipient that is refused, with a reply text that contains a line break.
     pub const REFUSED: &str = "refused@d.test";
 
-    pub fn mails(&self) -> Vec<ReceivedMail> {
+    pub fn messages(&self) -> Vec<ReceivedMessage> {
         self.0.lock().unwrap().clone()
     }
 }
 
-impl Handler for Kept {
+impl Handler for RecordedMessages {
     async fn rcpt(&self, _from: &str, to: &str) -> Result<(), SmtpRefusal> {
         if to == Self::REFUSED { Err(SmtpRefusal::permanent(1, 1, "nobody\r\n250 here")) } else { Ok(()) }
     }
 
-    async fn message(&self, mail: ReceivedMail) -> Result<String, SmtpRefusal> {
+    async fn message(&self, mail: ReceivedMessage) -> Result<String, SmtpRefusal> {
         self.0.lock().unwrap().push(mail);
         Ok("kept".into())
     }
 }
 
-/// A server under test; dropping it stops it.
+/// A running server under test.
 pub struct Running {
     pub address: SocketAddr,
     pub stop: CancellationToken,
     pub task: JoinHandle<()>,
 }
 
-pub async fn serve(settings: Settings) -> (Arc<Kept>, Running) {
-    let kept = Arc::new(Kept::default());
-    let server = Server::bind("127.0.0.1:0", settings, kept.clone()).await.expect("a port");
+pub async fn serve(settings: Settings) -> (Arc<RecordedMessages>, Running) {
+    let recorded = Arc::new(RecordedMessages::default());
+    let server = Server::bind("127.0.0.1:0", settings, recorded.clone()).await.expect("a port");
     let (address, stop) = (server.local_addr(), CancellationToken::new());
     let task = tokio::spawn(server.run(stop.clone()));
-    (kept, Running { address, stop, task })
+    (recorded, Running { address, stop, task })
 }
 
 /// A socket, or TLS over one.
@@ -74,7 +74,7 @@ impl Client {
         Self { stream: Box::new(stream), read: Vec::new() }
     }
 
-    /// The same over TLS, once the server has said that it is ready.
+    /// Starts TLS, after the server has replied to STARTTLS.
     pub async fn secured(self, connector: &TlsConnector, name: ServerName<'static>) -> Self {
         assert!(self.read.is_empty(), "an earlier reply was not read");
         let stream = connector.connect(name, self.stream).await.expect("TLS");
@@ -86,13 +86,13 @@ impl Client {
         self.stream.write_all(text.as_bytes()).await.expect("sent");
     }
 
-    /// Sends without a line end until the server closes the connection.
-    pub async fn floods(&mut self) {
+    /// Sends bytes without a line end until the server closes the connection.
+    pub async fn flood(&mut self) {
         let piece = vec![b'x'; 64 << 10];
         while self.stream.write_all(&piece).await.is_ok() {}
     }
 
-    /// One read of the socket; empty at its end.
+    /// Reads once from the socket. Returns an empty text at its end.
     pub async fn read_once(&mut self) -> String {
         assert!(self.read.is_empty(), "an earlier reply was not read");
         let mut bytes = vec![0; 64 << 10];
@@ -100,7 +100,7 @@ impl Client {
         String::from_utf8(bytes[..count].to_vec()).expect("text")
     }
 
-    /// The next reply, all its lines.
+    /// Reads all lines of the next reply.
     pub async fn reply(&mut self) -> String {
         let mut reply = String::new();
         loop {
@@ -117,7 +117,7 @@ impl Client {
         }
     }
 
-    /// The codes of the next `count` replies.
+    /// Reads the next `count` replies, and returns their codes.
     pub async fn codes(&mut self, count: usize) -> Vec<u16> {
         let mut codes = Vec::new();
         for _ in 0..count {
@@ -126,14 +126,14 @@ impl Client {
         codes
     }
 
-    /// Sends, and returns the reply.
+    /// Sends a text, and returns the reply.
     pub async fn say(&mut self, text: &str) -> String {
         self.send(text).await;
         self.reply().await
     }
 
     /// Sends a message as a server sends a bounce, and returns the first refusal or the final reply.
-    pub async fn bring(&mut self, to: &str, mime: &str) -> String {
+    pub async fn deliver(&mut self, to: &str, mime: &str) -> String {
         self.send("EHLO mx.example.test\r\nMAIL FROM:<>\r\n").await;
         assert_eq!(self.codes(2).await, [250, 250]);
         let reply = self.say(&format!("RCPT TO:<{to}>\r\n")).await;
@@ -144,7 +144,7 @@ impl Client {
         self.say(&format!("{mime}.\r\n")).await
     }
 
-    /// Sends, and returns the code of the reply.
+    /// Sends a text, and returns the code of the reply.
     pub async fn code(&mut self, text: &str) -> u16 {
         self.send(text).await;
         self.codes(1).await[0]

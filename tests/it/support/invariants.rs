@@ -4,26 +4,26 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 
-/// Time limit for the queue to become empty: the leases of a killed process expire within it.
+/// Time limit for the queue to become empty. It is longer than the leases of a killed process.
 const LIMIT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Invariants that hold at any time, also under load.
+/// The invariant of lanes, which holds at any time, also under load.
 const LANES: (&str, &str) = (
-    "no lane sleeps longer than its earliest row",
+    "`ready_at` of a lane is not later than its earliest row that is not leased",
     "SELECT count(*) FROM lanes l JOIN queue q ON q.lane_id = l.id AND q.lease IS NULL WHERE q.due_at < l.ready_at",
 );
 
 /// Names and queries; each query returns the number of rows that break the invariant.
 const RULES: &[(&str, &str)] = &[
-    ("no recipient is in a worker's hand", "SELECT count(*) FROM queue WHERE lease IS NOT NULL"),
+    ("no recipient is leased", "SELECT count(*) FROM queue WHERE lease IS NOT NULL"),
     (
-        "each waiting recipient has one row in the queue, and no other has",
+        "each waiting recipient has one row in the queue, and no other recipient has one",
         "SELECT count(*) FROM recipients r FULL JOIN queue q ON q.message_id = r.message_id AND q.recipient_id = r.id
          WHERE (coalesce(r.status, '') IN ('queued', 'deferred')) <> (q.recipient_id IS NOT NULL)",
     ),
     (
-        "the ledger balances: accepted is the sum of the end states and of what waits",
+        "the ledger balances: accepted is the sum of the end states and the waiting recipients",
         "SELECT abs((SELECT count(*) FROM recipients) - (SELECT count(*) FROM queue)
                     - (SELECT count(*) FROM recipients WHERE status NOT IN ('queued', 'deferred')))",
     ),
@@ -39,7 +39,7 @@ const RULES: &[(&str, &str)] = &[
                          AND l.vouched IS NOT FALSE AND l.type NOT IN ('message.complained', 'message.unsubscribed'))))",
     ),
     (
-        "an end is followed by another only where a report came back: from relayed or uncertain over delivered to bounced",
+        "an end state is followed by another one only after a report: relayed or uncertain, then delivered, then bounced",
         "SELECT (SELECT count(*) FROM events e JOIN events l ON l.message_id = e.message_id AND l.recipient_id = e.recipient_id
                  AND l.seq > e.seq AND e.vouched IS NOT FALSE AND l.vouched IS NOT FALSE
                  WHERE (e.type, l.type) IN (('message.relayed', 'message.relayed'), ('message.delivered', 'message.delivered'),
@@ -51,13 +51,13 @@ const RULES: &[(&str, &str)] = &[
                  AND (status NOT IN ('delivered', 'bounced') OR reported_at <> finished_at))",
     ),
     (
-        "a complaint is one event and on record",
+        "a complaint has one event and is recorded in its recipient",
         "SELECT count(*) FROM recipients r WHERE (r.complained_at IS NOT NULL)::integer <> (
              SELECT count(*) FROM events e WHERE e.message_id = r.message_id AND e.recipient_id = r.id
              AND e.type = 'message.complained' AND e.vouched IS NOT FALSE)",
     ),
     (
-        "what a shared return path says is one event each and on record",
+        "each report by a shared return path has one event and is recorded in its recipient",
         "SELECT count(*) FROM recipients r WHERE cardinality(coalesce(r.unvouched, '{}')) <> (
              SELECT count(*) FROM events e WHERE e.message_id = r.message_id AND e.recipient_id = r.id
              AND NOT e.vouched)",
@@ -71,11 +71,11 @@ const RULES: &[(&str, &str)] = &[
     ),
     LANES,
     (
-        "no attempt marker exists without an attempt",
+        "no attempt marker exists without a lease",
         "SELECT count(*) FROM queue WHERE lease IS NULL AND (begun OR data_started)",
     ),
     (
-        "no grant exceeds the limits of a lane or a stream",
+        "permits do not exceed the limits of lanes and streams",
         "SELECT (SELECT count(*) FROM lanes l
                  WHERE l.connections < (SELECT sum(count) FROM permits WHERE lane_id = l.id))
               + (SELECT count(*) FROM streams s
@@ -83,48 +83,48 @@ const RULES: &[(&str, &str)] = &[
                                         WHERE p.tenant_id = s.tenant_id AND p.stream = s.name))",
     ),
     (
-        "only a lane that cannot be reached says what was heard of it",
+        "only an unreachable lane has the reply that made it unreachable",
         "SELECT count(*) FROM lanes WHERE blocked_since IS NULL AND block_reply IS NOT NULL",
     ),
     (
-        "a learned limit has its reply and is below its ceiling",
+        "a learned rate has its reply and does not exceed its ceiling",
         "SELECT count(*) FROM lanes
          WHERE (learned_rate IS NOT NULL) <> (learned_reply IS NOT NULL) OR learned_rate > learned_ceiling",
     ),
     (
-        "what waits to be posted again has a webhook to be posted to",
+        "each webhook retry has an endpoint",
         "SELECT count(*) FROM webhook_retries r
          WHERE NOT EXISTS (SELECT FROM webhook_endpoints e WHERE e.id = r.endpoint_id AND e.tenant_id = r.tenant_id)",
     ),
     (
-        "a key stands for a message that is there",
+        "each idempotency key has an existing message",
         "SELECT count(*) FROM idempotency_keys k WHERE NOT EXISTS (SELECT FROM messages m WHERE m.id = ANY (k.message_ids))",
     ),
 ];
 
-/// Panics with the invariant that does not hold.
+/// Checks all invariants. Panics with the first one that does not hold.
 pub async fn check(connection: &mut PgConnection) {
     for rule in RULES {
         hold(*rule, connection).await;
     }
 }
 
-/// Panics if a row is due that no worker would find.
-pub async fn no_lane_oversleeps(connection: &mut PgConnection) {
+/// Checks that no lane has a row that is due before its `ready_at`, which no claim would find.
+pub async fn no_lane_wakes_late(connection: &mut PgConnection) {
     hold(LANES, connection).await;
 }
 
 /// Waits until no recipient is queued.
 pub async fn queue_is_empty(connection: &mut PgConnection) {
-    let begun = Instant::now();
+    let started = Instant::now();
     let waiting = "SELECT count(*) FROM queue";
     while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut *connection).await.expect("queue") > 0 {
-        assert!(begun.elapsed() < LIMIT, "recipients are still queued after {LIMIT:?}");
+        assert!(started.elapsed() < LIMIT, "recipients are still queued after {LIMIT:?}");
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
 async fn hold((rule, query): (&str, &'static str), connection: &mut PgConnection) {
     let broken: i64 = sqlx::query_scalar(query).fetch_one(connection).await.expect(rule);
-    assert_eq!(broken, 0, "it does not hold that {rule}");
+    assert_eq!(broken, 0, "invariant violated: {rule}");
 }

@@ -1,5 +1,5 @@
-//! Validates values against the schemas of the OpenAPI document, with the part of JSON Schema 2020-12 that the document
-//! uses. An unknown keyword fails the test.
+//! Validates values against the schemas of the OpenAPI document, with the subset of JSON Schema 2020-12 that the
+//! document uses. An unsupported keyword fails the test.
 
 use std::sync::LazyLock;
 
@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::to_value(postrider::http::document()).unwrap());
 
 /// Keywords that do not restrict values.
-const NOTES: &[&str] = &["description", "example", "examples", "title", "default", "deprecated"];
+const ANNOTATIONS: &[&str] = &["description", "example", "examples", "title", "default", "deprecated"];
 
-/// Checks an event against its entry under `webhooks`, and that it has no field that is not documented.
+/// Checks an event against its schema under `webhooks`, and checks that all its fields are documented.
 pub fn check_event(event: &Value) {
     let kind = event["type"].as_str().unwrap();
     let body = &DOCUMENT["webhooks"][kind]["post"]["requestBody"]["content"]["application/json"];
@@ -30,79 +30,83 @@ pub fn check(schema: &Value, value: &Value) {
     assert!(faults.is_empty(), "{faults:#?}\n{value:#}");
 }
 
-/// The faults, with their places.
+/// Returns the faults, each with its JSON pointer.
 pub fn faults(schema: &Value, value: &Value) -> Vec<String> {
     let mut faults = Vec::new();
-    fits(schema, value, "", &mut faults);
+    check_value(schema, value, "", &mut faults);
     faults
 }
 
-fn fits(schema: &Value, value: &Value, at: &str, faults: &mut Vec<String>) {
-    macro_rules! no {
+fn check_value(schema: &Value, value: &Value, at: &str, faults: &mut Vec<String>) {
+    macro_rules! fault {
         ($($why:tt)*) => { faults.push(format!("{at}: {}", format!($($why)*))) };
     }
-    for (keyword, wanted) in schema.as_object().unwrap_or_else(|| panic!("{at}: {schema} is no schema")) {
+    for (keyword, wanted) in schema.as_object().unwrap_or_else(|| panic!("{at}: {schema} is not a schema")) {
         let number =
             |pick: fn(f64, f64) -> bool| value.as_f64().is_none_or(|value| pick(value, wanted.as_f64().unwrap()));
         let length = value.as_str().map(|text| text.chars().count()).or(value.as_array().map(Vec::len));
         let limit = || usize::try_from(wanted.as_u64().unwrap()).unwrap();
         match keyword.as_str() {
-            "$ref" => fits(resolve(wanted), value, at, faults),
-            "allOf" => wanted.as_array().unwrap().iter().for_each(|one| fits(one, value, at, faults)),
+            "$ref" => check_value(resolve(wanted), value, at, faults),
+            "allOf" => wanted.as_array().unwrap().iter().for_each(|one| check_value(one, value, at, faults)),
             "oneOf" => {
                 let count = wanted.as_array().unwrap().iter().filter(|one| self::faults(one, value).is_empty()).count();
                 if count != 1 {
-                    no!("{value} fits {count} of {wanted}");
+                    fault!("{value} fits {count} of {wanted}");
                 }
             }
-            "type" if !has_type(wanted, value) => no!("{value} is not {wanted}"),
-            "enum" if !wanted.as_array().unwrap().contains(value) => no!("{value} is none of {wanted}"),
+            "type" if !has_type(wanted, value) => fault!("{value} is not {wanted}"),
+            "enum" if !wanted.as_array().unwrap().contains(value) => fault!("{value} is none of {wanted}"),
             "format" if wanted == "date-time" => {
                 if value.as_str().is_some_and(|text| DateTime::parse_from_rfc3339(text).is_err()) {
-                    no!("{value} is no time");
+                    fault!("{value} is not a time");
                 }
             }
             "format" => {
                 assert!(["int32", "int64", "double"].contains(&wanted.as_str().unwrap()), "{at}: format {wanted}");
             }
-            "minimum" if !number(|value, least| value >= least) => no!("{value} is below {wanted}"),
-            "maximum" if !number(|value, most| value <= most) => no!("{value} is above {wanted}"),
-            "minLength" | "minItems" if length.is_some_and(|length| length < limit()) => no!("too short for {wanted}"),
-            "maxLength" | "maxItems" if length.is_some_and(|length| length > limit()) => no!("too long for {wanted}"),
+            "minimum" if !number(|value, least| value >= least) => fault!("{value} is below {wanted}"),
+            "maximum" if !number(|value, most| value <= most) => fault!("{value} is above {wanted}"),
+            "minLength" | "minItems" if length.is_some_and(|length| length < limit()) => {
+                fault!("too short for {wanted}")
+            }
+            "maxLength" | "maxItems" if length.is_some_and(|length| length > limit()) => {
+                fault!("too long for {wanted}")
+            }
             "required" => {
                 for name in wanted.as_array().unwrap().iter().filter_map(Value::as_str) {
                     if value.as_object().is_some_and(|object| !object.contains_key(name)) {
-                        no!("{name} is missing");
+                        fault!("{name} is missing");
                     }
                 }
             }
             "properties" => {
                 for (name, property) in wanted.as_object().unwrap() {
                     if let Some(value) = value.get(name) {
-                        fits(property, value, &format!("{at}/{name}"), faults);
+                        check_value(property, value, &format!("{at}/{name}"), faults);
                     }
                 }
             }
-            "additionalProperties" => others(schema, wanted, value, at, faults),
+            "additionalProperties" => check_additional(schema, wanted, value, at, faults),
             "propertyNames" => {
                 for name in value.as_object().into_iter().flat_map(Map::keys) {
-                    fits(wanted, &json!(name), &format!("{at}/{name}"), faults);
+                    check_value(wanted, &json!(name), &format!("{at}/{name}"), faults);
                 }
             }
             "items" => {
                 for (index, item) in value.as_array().into_iter().flatten().enumerate() {
-                    fits(wanted, item, &format!("{at}/{index}"), faults);
+                    check_value(wanted, item, &format!("{at}/{index}"), faults);
                 }
             }
             "type" | "enum" | "minimum" | "maximum" | "minLength" | "maxLength" | "minItems" | "maxItems" => {}
-            other => assert!(NOTES.contains(&other), "{at}: the keyword {other} is not known here"),
+            other => assert!(ANNOTATIONS.contains(&other), "{at}: the keyword {other} is not supported"),
         }
     }
 }
 
 fn resolve(reference: &Value) -> &'static Value {
     let pointer = reference.as_str().unwrap().strip_prefix('#').unwrap();
-    DOCUMENT.pointer(pointer).unwrap_or_else(|| panic!("{reference} leads nowhere"))
+    DOCUMENT.pointer(pointer).unwrap_or_else(|| panic!("{reference} does not exist"))
 }
 
 fn has_type(wanted: &Value, value: &Value) -> bool {
@@ -119,8 +123,8 @@ fn has_type(wanted: &Value, value: &Value) -> bool {
     wanted.as_array().map_or_else(|| is(wanted), |types| types.iter().any(is))
 }
 
-/// The fields that `properties` does not name.
-fn others(schema: &Value, wanted: &Value, value: &Value, at: &str, faults: &mut Vec<String>) {
+/// Checks the fields that are not in `properties`.
+fn check_additional(schema: &Value, wanted: &Value, value: &Value, at: &str, faults: &mut Vec<String>) {
     for (name, value) in value.as_object().into_iter().flatten() {
         if schema["properties"].get(name).is_some() {
             continue;
@@ -128,13 +132,13 @@ fn others(schema: &Value, wanted: &Value, value: &Value, at: &str, faults: &mut 
         match wanted {
             Value::Bool(true) => {}
             Value::Bool(false) => faults.push(format!("{at}: {name} is not allowed")),
-            schema => fits(schema, value, &format!("{at}/{name}"), faults),
+            schema => check_value(schema, value, &format!("{at}/{name}"), faults),
         }
     }
 }
 
 #[test]
-fn a_value_that_does_not_fit_is_told() {
+fn invalid_values_are_reported() {
     let schema = json!({
         "type": "object", "required": ["a"], "additionalProperties": false,
         "properties": {"a": {"type": ["integer", "null"], "maximum": 5}, "b": {"enum": ["x"]},

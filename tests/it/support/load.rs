@@ -1,4 +1,4 @@
-//! Applications that send as fast as they can, and the messages that were answered 202.
+//! Clients that send messages as fast as possible, and record which ones were answered 202.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, RwLock};
@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::client::{Api, message};
 use super::smtp::SmtpServer;
 
-/// The number of applications.
+/// The number of clients.
 const SENDERS: usize = 8;
-/// Interval between two requests of an application that ignores errors.
-const BREATH: Duration = Duration::from_millis(5);
+/// Pause between two requests of a client that continues after errors.
+const PAUSE: Duration = Duration::from_millis(5);
 /// Time limit of a request.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -35,9 +35,9 @@ impl Replicas {
         self.0.write().unwrap().remove(&number);
     }
 
-    fn pick(&self, turn: usize) -> Option<Api> {
+    fn pick(&self, number: usize) -> Option<Api> {
         let replicas = self.0.read().unwrap();
-        replicas.values().nth(turn % replicas.len().max(1)).cloned()
+        replicas.values().nth(number % replicas.len().max(1)).cloned()
     }
 }
 
@@ -49,20 +49,20 @@ pub struct Load {
 }
 
 impl Load {
-    /// Sends until there is no response, or another than 202.
+    /// Starts clients that send until a request fails or gets another response than 202.
     pub fn start(api: &Api) -> Self {
         let replicas = Replicas::default();
         replicas.set(0, api.clone());
-        Self::of(&replicas, false)
+        Self::spawn(&replicas, false)
     }
 
-    /// Sends to the running replicas until it is stopped.
+    /// Starts clients that send to the running replicas until they are stopped.
     pub fn endless(replicas: &Replicas) -> Self {
-        Self::of(replicas, true)
+        Self::spawn(replicas, true)
     }
 
-    fn of(replicas: &Replicas, is_endless: bool) -> Self {
-        let (acknowledged, (tell, count)) = (Arc::default(), watch::channel(0));
+    fn spawn(replicas: &Replicas, is_endless: bool) -> Self {
+        let (acknowledged, (accepted_count, count)) = (Arc::default(), watch::channel(0));
         let (mut senders, stop) = (JoinSet::new(), CancellationToken::new());
         for number in 0..SENDERS {
             let sender = Sender {
@@ -70,7 +70,7 @@ impl Load {
                 is_endless,
                 replicas: replicas.clone(),
                 acknowledged: Arc::clone(&acknowledged),
-                tell: tell.clone(),
+                accepted_count: accepted_count.clone(),
                 stop: stop.clone(),
             };
             senders.spawn(sender.run());
@@ -78,17 +78,17 @@ impl Load {
         Self { acknowledged, count, senders, stop }
     }
 
-    /// Waits until this many were answered 202.
-    pub async fn reaches(&mut self, count: usize) {
+    /// Waits until this many messages were answered 202.
+    pub async fn wait_for(&mut self, count: usize) {
         self.count.wait_for(|acknowledged| *acknowledged >= count).await.unwrap();
     }
 
-    /// How many were answered 202 so far.
+    /// Returns the number of messages answered 202 so far.
     pub fn count(&self) -> usize {
         *self.count.borrow()
     }
 
-    /// Stops an endless load, waits for the end, and returns what was answered 202.
+    /// Stops an endless load, waits for the end, and returns the subjects of the messages that were answered 202.
     pub async fn end(mut self) -> BTreeSet<String> {
         self.stop.cancel();
         while self.senders.join_next().await.is_some() {}
@@ -101,7 +101,7 @@ struct Sender {
     is_endless: bool,
     replicas: Replicas,
     acknowledged: Arc<Mutex<BTreeSet<String>>>,
-    tell: watch::Sender<usize>,
+    accepted_count: watch::Sender<usize>,
     stop: CancellationToken,
 }
 
@@ -115,12 +115,12 @@ impl Sender {
             };
             if is_accepted {
                 self.acknowledged.lock().unwrap().insert(subject);
-                self.tell.send_modify(|count| *count += 1);
+                self.accepted_count.send_modify(|count| *count += 1);
             } else if !self.is_endless {
                 return;
             }
             if self.is_endless {
-                tokio::time::sleep(BREATH).await;
+                tokio::time::sleep(PAUSE).await;
                 if self.stop.is_cancelled() {
                     return;
                 }
@@ -134,24 +134,24 @@ async fn is_accepted(api: &Api, subject: &str) -> bool {
     request.timeout(LIMIT).send().await.is_ok_and(|answer| answer.status() == 202)
 }
 
-/// How often each subject has arrived.
+/// Returns how often each subject has arrived.
 pub fn copies(smtp: &SmtpServer) -> BTreeMap<String, usize> {
     let mut copies = BTreeMap::new();
-    for mail in smtp.mails() {
-        let text = String::from_utf8(mail.raw).unwrap();
+    for message in smtp.messages() {
+        let text = String::from_utf8(message.raw).unwrap();
         let subject = text.lines().find_map(|line| line.strip_prefix("Subject: ")).expect("a subject");
         *copies.entry(subject.to_owned()).or_default() += 1;
     }
     copies
 }
 
-/// Waits until each of these has arrived.
+/// Waits until a message with each of these subjects has arrived.
 pub async fn have_all_arrived(smtp: &SmtpServer, subjects: &BTreeSet<String>) {
     loop {
-        let (arrived, mails) = (copies(smtp), smtp.mails().len());
+        let (arrived, count) = (copies(smtp), smtp.messages().len());
         if subjects.iter().all(|subject| arrived.contains_key(subject)) {
             return;
         }
-        smtp.received(mails + 1).await;
+        smtp.received(count + 1).await;
     }
 }

@@ -1,5 +1,5 @@
-//! The test harness: the product with a database, a clock and servers for each test. Servers are real sockets on port
-//! 0, scripted by the test.
+//! The test harness: Postrider with a database, a clock and servers for each test. The servers are real sockets on port
+//! 0 that the test scripts.
 
 pub mod app;
 pub mod certificate;

@@ -1,4 +1,4 @@
-//! A Postgres for one test, which may kill it, and the proxy through which the product reaches it.
+//! A separate Postgres for one test, which can kill it, and the proxy through which Postrider connects to it.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use tokio::process::Command;
 
 use super::proxy::Proxy;
 
-/// How long recovery may take after one of its processes was killed.
+/// Time limit for crash recovery after one of the processes was killed.
 const RECOVERY: Duration = Duration::from_secs(20);
 
 pub struct OwnPostgres {
@@ -20,7 +20,7 @@ pub struct OwnPostgres {
 }
 
 impl OwnPostgres {
-    /// Starts it, with a role as in production: it owns the databases and is not a superuser.
+    /// Starts Postgres, and creates a role as in production, which owns the databases and is not a superuser.
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let postgres = start(&dir).await;
@@ -30,7 +30,7 @@ impl OwnPostgres {
         own
     }
 
-    /// A migrated database, and its URL through the proxy.
+    /// Creates a migrated database, and returns its URL through the proxy.
     pub async fn database(&self, name: &str) -> String {
         self.sql("postgres", &format!("CREATE DATABASE {name} OWNER app")).await;
         let db = Db::new(&self.url(name), 2, Duration::from_mins(1)).unwrap();
@@ -43,14 +43,14 @@ impl OwnPostgres {
         format!("postgres://app:secret@{}/{name}?sslmode=disable", self.proxy.address)
     }
 
-    /// A connection that bypasses the proxy, as superuser. Postgres may still be recovering.
+    /// Opens a superuser connection that bypasses the proxy. Waits if Postgres is still recovering.
     pub async fn connect(&self, name: &str) -> PgConnection {
         let url = self.postgres.as_ref().expect("a running Postgres").url(name);
-        let begun = Instant::now();
+        let started = Instant::now();
         loop {
             match PgConnection::connect(&url).await {
                 Ok(connection) => return connection,
-                Err(error) => assert!(begun.elapsed() < RECOVERY, "{error}"),
+                Err(error) => assert!(started.elapsed() < RECOVERY, "{error}"),
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -75,15 +75,15 @@ impl OwnPostgres {
         self.postgres = None;
     }
 
-    /// Shuts it down as an operator does.
+    /// Shuts the server down as an operator does.
     pub async fn stop(&mut self) {
         self.postgres.take().expect("a running Postgres").stop().await.expect("a stop");
     }
 
-    /// Starts it again on the same data at another port, and redirects the proxy.
+    /// Starts the server again on the same data at another port, and redirects the proxy.
     pub async fn start_again(&mut self) {
         let postgres = start(&self.dir).await;
-        self.proxy.lead_to(address_of(&postgres));
+        self.proxy.set_target(address_of(&postgres));
         self.postgres = Some(postgres);
     }
 

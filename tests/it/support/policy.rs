@@ -13,13 +13,13 @@ use super::certificate::Certificate;
 
 #[derive(Default)]
 struct State {
-    /// The response to every request; `None` sends none.
-    answer: Option<Vec<u8>>,
+    /// The response to every request; with `None`, the server does not respond.
+    response: Option<Vec<u8>>,
     /// Whether the response is repeated endlessly.
     is_endless: bool,
     /// The `Host` of each request.
-    asked: Vec<String>,
-    news: watch::Sender<()>,
+    requested: Vec<String>,
+    changed: watch::Sender<()>,
 }
 
 /// The server; it stops when it is dropped.
@@ -43,38 +43,39 @@ impl PolicyServer {
 
     /// Publishes this policy.
     pub fn publishes(&self, text: &str) {
-        self.answers("200 OK", "Content-Type: text/plain", text);
+        self.respond("200 OK", "Content-Type: text/plain", text);
     }
 
-    pub fn answers(&self, status: &str, header: &str, body: &str) {
+    /// Sets the response to every request.
+    pub fn respond(&self, status: &str, header: &str, body: &str) {
         let length = body.len();
-        let answer =
+        let response =
             format!("HTTP/1.1 {status}\r\n{header}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
-        self.state.lock().unwrap().answer = Some(answer.into_bytes());
+        self.state.lock().unwrap().response = Some(response.into_bytes());
     }
 
-    /// Answers with informational responses and nothing else.
-    pub fn stays_informational(&self) {
+    /// Responds with an endless series of informational responses.
+    pub fn respond_informational_endlessly(&self) {
         let mut state = self.state.lock().unwrap();
-        (state.answer, state.is_endless) = (Some(b"HTTP/1.1 102 Processing\r\n\r\n".to_vec()), true);
+        (state.response, state.is_endless) = (Some(b"HTTP/1.1 102 Processing\r\n\r\n".to_vec()), true);
     }
 
     /// Reads requests without responding.
-    pub fn falls_silent(&self) {
-        self.state.lock().unwrap().answer = None;
+    pub fn stop_responding(&self) {
+        self.state.lock().unwrap().response = None;
     }
 
-    /// Waits until there were this many requests.
-    pub async fn was_asked(&self, count: usize) {
-        let mut news = self.state.lock().unwrap().news.subscribe();
-        while self.asked().len() < count {
-            news.changed().await.unwrap();
+    /// Waits until there have been this many requests.
+    pub async fn wait_for_requests(&self, count: usize) {
+        let mut changes = self.state.lock().unwrap().changed.subscribe();
+        while self.requested_hosts().len() < count {
+            changes.changed().await.unwrap();
         }
     }
 
-    /// The `Host` of each request so far, without the port.
-    pub fn asked(&self) -> Vec<String> {
-        self.state.lock().unwrap().asked.clone()
+    /// Returns the `Host` of each request so far, without the port.
+    pub fn requested_hosts(&self) -> Vec<String> {
+        self.state.lock().unwrap().requested.clone()
     }
 }
 
@@ -91,7 +92,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<Mutex<S
     }
 }
 
-/// Serves one request; a client that rejects the certificate is gone before.
+/// Serves one request. A client that rejects the certificate closes the connection before.
 async fn serve(stream: TcpStream, acceptor: TlsAcceptor, state: Arc<Mutex<State>>) -> std::io::Result<()> {
     let mut stream = BufReader::new(acceptor.accept(stream).await?);
     let (mut line, mut request) = (String::new(), Vec::new());
@@ -100,15 +101,15 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, state: Arc<Mutex<State>
     }
     assert_eq!(request[0], "get /.well-known/mta-sts.txt http/1.1");
     let host = request.iter().find_map(|line| line.strip_prefix("host: ")).unwrap();
-    let (answer, is_endless) = {
+    let (response, is_endless) = {
         let mut state = state.lock().unwrap();
-        state.asked.push(host.split(':').next().unwrap().to_owned());
-        state.news.send_replace(());
-        (state.answer.clone(), state.is_endless)
+        state.requested.push(host.split(':').next().unwrap().to_owned());
+        state.changed.send_replace(());
+        (state.response.clone(), state.is_endless)
     };
-    match answer {
-        Some(answer) => loop {
-            stream.write_all(&answer).await?;
+    match response {
+        Some(response) => loop {
+            stream.write_all(&response).await?;
             if !is_endless {
                 return stream.shutdown().await;
             }

@@ -1,4 +1,4 @@
-//! A connection pooler that silently drops the settings that a session has at its start.
+//! A connection pooler that silently drops the startup settings of a session.
 
 use std::net::SocketAddr;
 
@@ -6,8 +6,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use url::Url;
 
-/// The same database through such a pooler.
-pub async fn dropping_settings(url: &str) -> String {
+/// Starts a pooler that drops settings, and returns the URL of the database through it.
+pub async fn pooler_without_settings(url: &str) -> String {
     let mut url: Url = url.parse().unwrap();
     let target = SocketAddr::from(([127, 0, 0, 1], url.port().expect("a port")));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -28,13 +28,13 @@ async fn serve(mut client: TcpStream, target: SocketAddr) -> std::io::Result<()>
     let mut startup = vec![0; usize::try_from(length).expect("a length") - 4];
     client.read_exact(&mut startup).await?;
     let (version, parameters) = startup.split_at(4);
-    let words: Vec<&[u8]> = parameters.split(|byte| *byte == 0).collect();
-    let mut kept = version.to_vec();
-    for pair in words.chunks_exact(2).filter(|pair| !pair[0].is_empty() && pair[0] != b"options") {
-        kept.extend([pair[0], b"\0", pair[1], b"\0"].concat());
+    let fields: Vec<&[u8]> = parameters.split(|byte| *byte == 0).collect();
+    let mut forwarded = version.to_vec();
+    for pair in fields.chunks_exact(2).filter(|pair| !pair[0].is_empty() && pair[0] != b"options") {
+        forwarded.extend([pair[0], b"\0", pair[1], b"\0"].concat());
     }
-    kept.push(0);
-    server.write_u32(u32::try_from(kept.len() + 4).expect("a length")).await?;
-    server.write_all(&kept).await?;
+    forwarded.push(0);
+    server.write_u32(u32::try_from(forwarded.len() + 4).expect("a length")).await?;
+    server.write_all(&forwarded).await?;
     copy_bidirectional(&mut client, &mut server).await.map(drop)
 }

@@ -1,7 +1,7 @@
 //! One embedded Postgres for the whole run, with a separate database for every test.
 //!
-//! The cluster starts with the first test that needs it and ends with this process, even if that is killed; then its
-//! directory is removed. A test's database is a copy of a database that is migrated once.
+//! The cluster starts with the first test that needs it, and ends with this process, even if the process is killed;
+//! then its directory is removed. Each test's database is a copy of a template that is migrated once.
 
 use std::future::Future;
 use std::path::Path;
@@ -17,17 +17,17 @@ use tokio::runtime::{Builder, Runtime};
 
 const TEMPLATE: &str = "it_template";
 
-/// Waits until this process and Postgres have ended, then removes the directory.
+/// The shell script that waits until this process and Postgres have ended, and then removes the directory.
 const SWEEPER: &str = r#"read -r _; while [ -e "$1/data/postmaster.pid" ]; do sleep 0.1; done; rm -rf "$1""#;
 
 struct Cluster {
     postgres: Postgres,
-    made: AtomicUsize,
-    /// Holds the pipe that the sweeper waits for.
+    databases: AtomicUsize,
+    /// Keeps the pipe open whose end the sweeper waits for.
     _sweeper: Child,
 }
 
-static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| apart(start));
+static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| run_separately(start));
 
 async fn start() -> Cluster {
     let dir = tempfile::Builder::new().prefix("postrider-it-").tempdir().expect("a directory").keep();
@@ -37,15 +37,15 @@ async fn start() -> Cluster {
     let db = Db::new(&url, 2, Duration::from_mins(1)).expect("a pool");
     schema::migrate(&db).await.expect("a schema");
     db.close().await;
-    Cluster { postgres, made: AtomicUsize::new(0), _sweeper: sweeper }
+    Cluster { postgres, databases: AtomicUsize::new(0), _sweeper: sweeper }
 }
 
 fn sweeper(dir: &Path) -> Child {
     use std::os::unix::process::CommandExt as _;
     let mut command = Command::new("/bin/sh");
     command.args(["-c", SWEEPER, "postrider-sweeper"]).arg(dir);
-    // In a separate process group, so that Ctrl-C does not reach it; without the inherited outputs, whose readers wait
-    // for the end.
+    // In a separate process group, so that Ctrl-C does not end it, and without inherited outputs, because readers of
+    // the test output would wait for the sweeper.
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     command.spawn().expect("a shell")
 }
@@ -54,32 +54,32 @@ static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime"));
 
 /// Runs a future outside of the test's runtime, and waits for it.
-pub fn apart<T: Send, F: Future<Output = T>>(work: impl FnOnce() -> F + Send) -> T {
+pub fn run_separately<T: Send, F: Future<Output = T>>(work: impl FnOnce() -> F + Send) -> T {
     std::thread::scope(|scope| scope.spawn(|| RUNTIME.block_on(work())).join())
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// A database of one test, which is dropped after it.
+/// The database of one test, which is dropped after the test.
 pub struct Database {
     name: String,
     pub url: String,
 }
 
 impl Database {
-    /// Migrated.
+    /// Creates a migrated database.
     pub fn new() -> Self {
         Self::copy_of(TEMPLATE)
     }
 
-    /// Without a schema.
+    /// Creates a database without a schema.
     pub fn empty() -> Self {
         Self::copy_of("template1")
     }
 
     fn copy_of(template: &str) -> Self {
-        let name = format!("it_{}", CLUSTER.made.fetch_add(1, Ordering::Relaxed));
+        let name = format!("it_{}", CLUSTER.databases.fetch_add(1, Ordering::Relaxed));
         let create = format!("CREATE DATABASE {name} TEMPLATE {template}");
-        apart(|| administer(create));
+        run_separately(|| administer(create));
         Self { url: CLUSTER.postgres.url(&name), name }
     }
 
@@ -90,7 +90,7 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        // Does not wait: the test's runtime, which is about to end, may still be opening a connection.
+        // Does not wait for the end, because the test's runtime may still be opening a connection.
         RUNTIME.spawn(administer(format!("DROP DATABASE {} WITH (FORCE)", self.name)));
     }
 }
@@ -98,11 +98,11 @@ impl Drop for Database {
 async fn administer(statement: String) {
     let mut connection = PgConnection::connect(&CLUSTER.postgres.url("postgres")).await.expect("a connection");
     let done = sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await;
-    done.expect("a database is made or dropped");
+    done.expect("a created or dropped database");
     connection.close().await.expect("closed");
 }
 
-/// The committed statement that starts with this text, whose plan is that of the product.
+/// Returns the statement in `.sqlx` that starts with this text, as Postrider runs it.
 pub fn statement(start: &str) -> String {
     let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.sqlx")).unwrap();
     let query = |file: std::io::Result<std::fs::DirEntry>| {

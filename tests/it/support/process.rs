@@ -1,4 +1,4 @@
-//! The program, run as an operator runs it: by its command line and environment.
+//! The program, run as an operator runs it: with a command line and an environment.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 /// Time limit of every wait.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// The program with these arguments and an empty environment.
+/// Returns a command of the program with these arguments and an empty environment.
 pub fn postrider(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
     command.args(arguments).env_clear().stdin(Stdio::null()).kill_on_drop(true);
@@ -24,14 +24,14 @@ pub fn postrider(arguments: &[&str]) -> Command {
     command
 }
 
-/// A command on this database, quiet but for errors.
+/// Returns a command on this database that logs only errors.
 pub fn on(database: &str, arguments: &[&str]) -> Command {
     let mut command = postrider(arguments);
     command.env("DATABASE_URL", database).env("POSTRIDER_LOG__FILTER", "error");
     command
 }
 
-/// `serve` on this database, with this server as its relay.
+/// Returns the command `serve` on this database, with this server as its relay.
 pub fn serve(database: &str, smtp: SocketAddr, arguments: &[&str]) -> Command {
     let mut command = on(database, &[&["serve"], arguments].concat());
     command
@@ -42,7 +42,7 @@ pub fn serve(database: &str, smtp: SocketAddr, arguments: &[&str]) -> Command {
     command
 }
 
-/// The same command with a limit of open files.
+/// Returns the same command with a limit of open files.
 pub fn with_open_files(command: &Command, files: u32) -> Command {
     let inner = command.as_std();
     let mut limited = Command::new("sh");
@@ -52,33 +52,33 @@ pub fn with_open_files(command: &Command, files: u32) -> Command {
     limited
 }
 
-/// A new key, made by the command.
+/// Creates an API key with the command `keys create`.
 pub async fn key(database: &str) -> String {
     let made = run(on(database, &["keys", "create", "--name", "test"])).await;
-    assert!(made.status.success(), "{}", complaint(&made));
+    assert!(made.status.success(), "{}", stderr_of(&made));
     let key = String::from_utf8(made.stdout).unwrap();
     let key = key.strip_suffix('\n').expect("one line");
     assert!(key.starts_with("pr_") && key.len() == 67 && !key.contains(char::is_whitespace), "{key}");
     key.to_owned()
 }
 
-/// Runs it to its end.
+/// Runs a command to its end.
 pub async fn run(mut command: Command) -> Output {
     tokio::time::timeout(LIMIT, command.output()).await.expect("an end").expect("a process")
 }
 
-/// Its standard error.
-pub fn complaint(output: &Output) -> String {
+/// Returns the standard error of a command.
+pub fn stderr_of(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// SIGTERM, and waits for the end.
+/// Sends SIGTERM, and waits for the end.
 pub async fn stop(mut child: Child) -> ExitStatus {
     signal(&child, "TERM").await;
     tokio::time::timeout(LIMIT, child.wait()).await.expect("an end").expect("a status")
 }
 
-/// Sends it a signal.
+/// Sends a signal.
 pub async fn signal(child: &Child, name: &str) {
     let pid = child.id().expect("a running process").to_string();
     assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().await.expect("kill").success());
@@ -89,23 +89,23 @@ pub struct Service {
     child: Child,
     log: Arc<Mutex<VecDeque<Value>>>,
     changed: watch::Receiver<()>,
-    /// Where the API listens.
+    /// The base URL of the API, if it runs one.
     pub address: Option<String>,
 }
 
 impl Service {
-    /// Starts it and waits until it runs.
+    /// Starts the service, and waits until it is running.
     pub async fn start(mut command: Command) -> Self {
         command.env("POSTRIDER_LOG__FORMAT", "json").stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("a process");
-        let (log, (tell, changed)) = (Arc::new(Mutex::new(VecDeque::new())), watch::channel(()));
+        let (log, (notify, changed)) = (Arc::new(Mutex::new(VecDeque::new())), watch::channel(()));
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         tokio::spawn({
             let log = log.clone();
             async move {
                 while let Ok(Some(line)) = lines.next_line().await {
                     log.lock().unwrap().push_back(serde_json::from_str(&line).unwrap_or(Value::String(line)));
-                    tell.send_replace(());
+                    notify.send_replace(());
                 }
             }
         });
@@ -115,18 +115,18 @@ impl Service {
         service
     }
 
-    /// Waits for a line of the log.
+    /// Waits for a log line with this text.
     pub async fn logged(&mut self, message: &str) -> Value {
         self.logged_as("message", message).await
     }
 
-    /// Waits for a line of the log with this `event`.
+    /// Waits for a log line with this `event`.
     pub async fn logged_event(&mut self, event: &str) -> Value {
         self.logged_as("event", event).await
     }
 
-    async fn logged_as(&mut self, field: &str, message: &str) -> Value {
-        let found = || self.log.lock().unwrap().iter().find(|line| line["fields"][field] == message).cloned();
+    async fn logged_as(&mut self, field: &str, value: &str) -> Value {
+        let found = || self.log.lock().unwrap().iter().find(|line| line["fields"][field] == value).cloned();
         let mut changed = self.changed.clone();
         let waited = tokio::time::timeout(LIMIT, async {
             loop {
@@ -134,22 +134,18 @@ impl Service {
                 if let Some(line) = found() {
                     return line;
                 }
-                assert!(
-                    changed.changed().await.is_ok(),
-                    "it ended without {message:?}: {:?}",
-                    self.log.lock().unwrap()
-                );
+                assert!(changed.changed().await.is_ok(), "it ended without {value:?}: {:?}", self.log.lock().unwrap());
             }
         });
-        waited.await.unwrap_or_else(|_| panic!("no {message:?} in {:?}", self.log.lock().unwrap()))
+        waited.await.unwrap_or_else(|_| panic!("no {value:?} in {:?}", self.log.lock().unwrap()))
     }
 
-    /// The log so far.
+    /// Returns the log so far.
     pub fn lines(&self) -> Vec<Value> {
         self.log.lock().unwrap().iter().cloned().collect()
     }
 
-    /// Its resident memory in MiB.
+    /// Returns the resident memory in MiB.
     pub fn memory(&self) -> u64 {
         let pid = self.child.id().expect("a running process");
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
@@ -157,27 +153,27 @@ impl Service {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") >> 10
     }
 
-    /// SIGTERM, and waits for the end.
+    /// Sends SIGTERM, and waits for the end.
     pub async fn terminate(self) -> ExitStatus {
         stop(self.child).await
     }
 
-    /// SIGTERM, and no waiting.
-    pub async fn ask_to_stop(&self) {
+    /// Sends SIGTERM without waiting for the end.
+    pub async fn send_sigterm(&self) {
         signal(&self.child, "TERM").await;
     }
 
-    /// SIGSTOP.
+    /// Sends SIGSTOP.
     pub async fn freeze(&self) {
         signal(&self.child, "STOP").await;
     }
 
-    /// SIGCONT.
+    /// Sends SIGCONT.
     pub async fn thaw(&self) {
         signal(&self.child, "CONT").await;
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("killed");
     }

@@ -1,4 +1,4 @@
-//! A proxy to Postgres, with which the test simulates a dead link, a closed port, or a server that hangs up.
+//! A proxy to Postgres, with which the test simulates a dead connection, a closed port, or a server that disconnects.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use tokio::task::{JoinHandle, JoinSet};
 
 /// The state of the connections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Way {
+struct LinkState {
     /// Whether all bytes are silently dropped.
     is_silent: bool,
-    /// How often that has started: connections that were open then stay silent.
+    /// How often silence has started: connections that were open at that time stay silent.
     silences: usize,
     /// How often all connections were closed.
-    hang_ups: usize,
+    disconnects: usize,
 }
 
 struct Shared {
-    way: watch::Sender<Way>,
+    state: watch::Sender<LinkState>,
     target: watch::Sender<SocketAddr>,
 }
 
@@ -35,21 +35,22 @@ impl Proxy {
     pub async fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address to listen at");
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared { way: watch::Sender::new(Way::default()), target: watch::Sender::new(target) });
+        let shared =
+            Arc::new(Shared { state: watch::Sender::new(LinkState::default()), target: watch::Sender::new(target) });
         let listening = Some(tokio::spawn(accept(listener, shared.clone())));
         Self { address, shared, listening }
     }
 
     /// Changes the target of new connections.
-    pub fn lead_to(&self, target: SocketAddr) {
+    pub fn set_target(&self, target: SocketAddr) {
         self.shared.target.send_replace(target);
     }
 
     /// Drops all bytes silently.
     pub fn go_silent(&self) {
-        self.shared.way.send_modify(|way| {
-            way.is_silent = true;
-            way.silences += 1;
+        self.shared.state.send_modify(|state| {
+            state.is_silent = true;
+            state.silences += 1;
         });
     }
 
@@ -64,12 +65,12 @@ impl Proxy {
 
     /// Closes every connection and accepts new ones.
     pub fn hang_up(&self) {
-        self.shared.way.send_modify(|way| way.hang_ups += 1);
+        self.shared.state.send_modify(|state| state.disconnects += 1);
     }
 
-    /// Ends the fault; connections that are silent stay so.
+    /// Ends the fault. Connections that are silent stay silent.
     pub fn open(&mut self) {
-        self.shared.way.send_modify(|way| way.is_silent = false);
+        self.shared.state.send_modify(|state| state.is_silent = false);
         if self.listening.is_none() {
             let socket = TcpSocket::new_v4().unwrap();
             socket.set_reuseaddr(true).unwrap();
@@ -91,30 +92,30 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     // Dropped with this task, and every connection with it.
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
-        let (way, target) = (shared.way.subscribe(), *shared.target.borrow());
-        connections.spawn(relay(client, target, way));
+        let (state, target) = (shared.state.subscribe(), *shared.target.borrow());
+        connections.spawn(relay(client, target, state));
     }
 }
 
-async fn relay(mut client: TcpStream, target: SocketAddr, mut way: watch::Receiver<Way>) {
-    let then = *way.borrow_and_update();
-    let mut hung_up = way.clone();
-    let passing = async {
+async fn relay(mut client: TcpStream, target: SocketAddr, mut state: watch::Receiver<LinkState>) {
+    let initial = *state.borrow_and_update();
+    let mut disconnected = state.clone();
+    let forwarding = async {
         let mut server = None;
-        if !then.is_silent {
+        if !initial.is_silent {
             let Ok(stream) = TcpStream::connect(target).await else { return };
             let server = server.insert(stream);
             let _ = (client.set_nodelay(true), server.set_nodelay(true));
             tokio::select! {
                 _ = copy_bidirectional(&mut client, server) => return,
-                _ = way.wait_for(|way| way.silences > then.silences) => {}
+                _ = state.wait_for(|state| state.silences > initial.silences) => {}
             }
         }
-        // The connection stays open, but passes no bytes.
+        // The connection stays open, but no bytes are forwarded.
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        () = passing => {}
-        _ = hung_up.wait_for(|way| way.hang_ups > then.hang_ups) => {}
+        () = forwarding => {}
+        _ = disconnected.wait_for(|state| state.disconnects > initial.disconnects) => {}
     }
 }

@@ -20,25 +20,28 @@ impl Raw {
         self.0.write_all(bytes.as_ref()).await.expect("sent");
     }
 
-    /// Everything until the server closes.
+    /// Reads until the server closes the connection.
     pub async fn rest(&mut self) -> String {
         let mut bytes = Vec::new();
-        // Keeps what came before a reset.
+        // Bytes that arrived before a reset are returned.
         let _ = tokio::time::timeout(LIMIT, self.0.read_to_end(&mut bytes)).await.expect("an end");
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// One response with its body, which has a length.
+    /// Reads one response with its body, whose length is in `Content-Length`.
     pub async fn response(&mut self) -> String {
         let mut response = self.head().await;
         let length = response.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok());
         let mut body = vec![0; length.unwrap_or(0)];
-        tokio::time::timeout(LIMIT, self.0.read_exact(&mut body)).await.expect("a body").expect("all of it");
+        tokio::time::timeout(LIMIT, self.0.read_exact(&mut body))
+            .await
+            .expect("a body in time")
+            .expect("a complete body");
         response.push_str(&String::from_utf8_lossy(&body));
         response
     }
 
-    /// The head of one response. Its body is not read.
+    /// Reads the head of one response, but not its body.
     pub async fn head(&mut self) -> String {
         let mut bytes = Vec::new();
         let read = async {
@@ -54,14 +57,14 @@ impl Raw {
     }
 }
 
-/// Sends these bytes on a new connection, and returns the response until the server closes.
+/// Sends these bytes on a new connection, and returns all bytes until the server closes it.
 pub async fn exchange(base: &str, bytes: impl AsRef<[u8]>) -> String {
     let mut raw = Raw::connect(base).await;
     raw.send(bytes).await;
     raw.rest().await
 }
 
-/// The status of a response; 0 if there is none.
+/// Returns the status of a response; 0 if there is none.
 pub fn status(response: &str) -> u16 {
     response.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0)
 }

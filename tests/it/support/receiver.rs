@@ -20,11 +20,11 @@ use super::smtp::Gate;
 #[derive(Debug, Clone)]
 pub enum Reply {
     Status(u16),
-    /// With a header.
+    /// A status with a header.
     With(u16, &'static str, String),
     /// No response.
     Silence,
-    /// 200 and a body of this many bytes.
+    /// 200 with a body of this many bytes.
     Long(usize),
     /// 200 once the gate opens.
     Held(Gate),
@@ -64,7 +64,7 @@ impl Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared { paths: Mutex::default(), changed: watch::Sender::new(()) });
-        let router = Router::new().fallback(take).with_state(shared.clone());
+        let router = Router::new().fallback(receive).with_state(shared.clone());
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { address, shared, task }
     }
@@ -78,7 +78,7 @@ impl Receiver {
     }
 
     /// Scripts the responses to the next posts.
-    pub fn answers<const N: usize>(&self, path: &str, replies: [Reply; N]) {
+    pub fn script<const N: usize>(&self, path: &str, replies: [Reply; N]) {
         self.change(path, |path| path.script.extend(replies));
     }
 
@@ -87,12 +87,12 @@ impl Receiver {
         self.change(path, |path| path.rest = Some(reply));
     }
 
-    /// The posts received at a path.
+    /// Returns the posts received at a path.
     pub fn posts(&self, path: &str) -> Vec<Received> {
         self.change(path, |path| path.received.clone())
     }
 
-    /// The `seq` of each event received at a path.
+    /// Returns the `seq` of each event received at a path.
     pub fn seqs(&self, path: &str) -> Vec<i64> {
         self.posts(path).iter().map(|post| post.body["seq"].as_i64().unwrap()).collect()
     }
@@ -121,7 +121,7 @@ impl Drop for Receiver {
 }
 
 impl Received {
-    /// Returns whether the signature that the Standard Webhooks library makes is among the signatures.
+    /// Returns whether one of the signatures is the one that the Standard Webhooks library makes with this secret.
     pub fn is_signed_with(&self, secret: &[u8]) -> bool {
         let header = |name: &str| self.headers[name].to_str().unwrap();
         let time = header("webhook-timestamp").parse().unwrap();
@@ -129,13 +129,13 @@ impl Received {
         header("webhook-signature").split(' ').any(|signature| signature == signed)
     }
 
-    /// The bytes of the body.
+    /// Returns the size of the body in bytes.
     pub fn size(&self) -> usize {
         self.text.len()
     }
 }
 
-async fn take(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response<Body> {
+async fn receive(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response<Body> {
     let text = String::from_utf8(body.to_vec()).unwrap();
     let received = Received {
         id: headers["webhook-id"].to_str().unwrap().to_owned(),
@@ -155,7 +155,7 @@ async fn take(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, b
         Reply::Status(code) => status(code).body("answer".into()),
         Reply::With(code, name, value) => status(code).header(name, value).body(Body::empty()),
         Reply::Silence => std::future::pending().await,
-        Reply::Long(octets) => status(200).body(vec![b'x'; octets].into()),
+        Reply::Long(size) => status(200).body(vec![b'x'; size].into()),
         Reply::Held(gate) => {
             gate.pass().await;
             status(200).body(Body::empty())

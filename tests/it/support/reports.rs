@@ -1,4 +1,4 @@
-//! Bounces and other reports, as other servers write them.
+//! Bounces and other reports, in the form in which servers send them.
 
 use std::fmt::Write as _;
 
@@ -9,17 +9,17 @@ pub struct About<'a> {
     pub said: &'a str,
 }
 
-/// A failure with an unknown user.
+/// Returns the failure of an unknown user.
 pub fn failed(recipient: &str) -> About<'_> {
     About { recipient, action: "failed", said: "550 5.1.1 no such user" }
 }
 
-/// A success report.
+/// Returns a successful delivery.
 pub fn delivered(recipient: &str) -> About<'_> {
     About { recipient, action: "delivered", said: "250 2.1.5 delivered" }
 }
 
-/// A delivery status notification (RFC 3464) with the header of the message that it is about.
+/// Returns a delivery status notification (RFC 3464) with the header of the returned message.
 pub fn dsn(envelope_id: Option<&str>, return_path: Option<&str>, about: &[About<'_>]) -> String {
     let mut text = String::from(
         "From: MAILER-DAEMON@mx.example.test\r\nTo: whoever@acme.test\r\nSubject: Undelivered Mail\r\nMIME-Version: 1.0\r\n\
@@ -46,7 +46,7 @@ pub fn dsn(envelope_id: Option<&str>, return_path: Option<&str>, about: &[About<
     text
 }
 
-/// A complaint (RFC 5965) about the message with this return path, which does not name its recipient.
+/// Returns a complaint (RFC 5965) about the message with this return path. It does not name the recipient.
 pub fn complaint(return_path: &str) -> String {
     format!(
         "From: fbl@provider.test\r\nTo: fbl@return.acme.test\r\nSubject: complaint\r\nMIME-Version: 1.0\r\n\

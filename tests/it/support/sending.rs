@@ -1,4 +1,4 @@
-//! A sender that uses the scriptable server, and helpers.
+//! Helpers for tests of [`Sender`] with the scriptable server.
 
 use std::net::SocketAddr;
 
@@ -11,12 +11,12 @@ use super::smtp::SmtpServer;
 /// A small message.
 pub const MAIL: &[u8] = b"Subject: hello\r\n\r\nHello.\r\n";
 
-/// Settings with the server as relay over plain text.
+/// Returns settings with the server as the relay, without TLS.
 pub fn relay(smtp: &SmtpServer) -> Settings {
     relay_at(smtp.address(), "tls=none")
 }
 
-/// Settings with a relay at this address; `options` are those of its URL.
+/// Returns settings with a relay at this address; `options` is the query of its URL.
 pub fn relay_at(address: SocketAddr, options: &str) -> Settings {
     let relay: Relay = format!("smtp://{address}?{options}").parse().unwrap();
     Settings { hostname: "client.test".into(), relay: Some(relay), ..Settings::default() }
@@ -31,7 +31,7 @@ pub fn envelope<const N: usize>(to: [&str; N]) -> Envelope {
     Envelope { from: Some("bounce@acme.test".parse().unwrap()), to, dsn: None }
 }
 
-/// The route to the relay of the settings.
+/// Returns the route to the relay of the settings.
 pub fn through_relay() -> Route {
     Route::Relay(RouteName::Relay)
 }
@@ -50,11 +50,11 @@ pub fn verdicts(outcomes: &[Outcome]) -> Vec<Verdict> {
     outcomes.iter().map(|outcome| outcome.verdict).collect()
 }
 
-/// A message of about this many bytes, with dots at the start of lines.
-pub fn mail_of(octets: usize) -> Vec<u8> {
-    let mut mail = b"Subject: large\r\n\r\n".to_vec();
-    while mail.len() < octets {
-        mail.extend_from_slice(b".0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrst\r\n");
+/// Returns a message of about this many bytes, with dots at the start of lines.
+pub fn message_of_size(size: usize) -> Vec<u8> {
+    let mut message = b"Subject: large\r\n\r\n".to_vec();
+    while message.len() < size {
+        message.extend_from_slice(b".0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrst\r\n");
     }
-    mail
+    message
 }

@@ -1,4 +1,4 @@
-//! A mail server that only counts how often each subject arrives. It can simulate faults, and be killed.
+//! A mail server that only counts how often each subject arrives. It can simulate faults, and the test can kill it.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,9 +11,9 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// The behaviour from now on.
+/// The behavior of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manner {
+pub enum Behavior {
     /// Accepts everything.
     Friendly,
     /// 421 to every MAIL.
@@ -21,17 +21,17 @@ pub enum Manner {
     /// 451 to every third RCPT.
     Later,
     /// Closes the connection at every fifth final dot, without a reply; the message is not accepted.
-    HangsUp,
-    /// The same, but the message is accepted.
-    TakesAndHangsUp,
-    /// Answers the final dot after a second.
+    Disconnects,
+    /// Closes the connection at every fifth final dot, without a reply; the message is accepted.
+    AcceptsAndDisconnects,
+    /// Replies to the final dot after a second.
     Slow,
 }
 
 struct Shared {
-    manner: Mutex<Manner>,
+    behavior: Mutex<Behavior>,
     copies: Mutex<HashMap<String, usize>>,
-    turn: AtomicUsize,
+    counter: AtomicUsize,
 }
 
 pub struct Sink {
@@ -45,16 +45,16 @@ impl Sink {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address to listen at");
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
-            manner: Mutex::new(Manner::Friendly),
+            behavior: Mutex::new(Behavior::Friendly),
             copies: Mutex::default(),
-            turn: AtomicUsize::new(0),
+            counter: AtomicUsize::new(0),
         });
         let listening = Some(tokio::spawn(accept(listener, shared.clone())));
         Self { address, shared, listening }
     }
 
-    pub fn is(&self, manner: Manner) {
-        *self.shared.manner.lock().unwrap() = manner;
+    pub fn set_behavior(&self, behavior: Behavior) {
+        *self.shared.behavior.lock().unwrap() = behavior;
     }
 
     /// Closes every connection and the listener, as SIGKILL would.
@@ -73,7 +73,7 @@ impl Sink {
         }
     }
 
-    /// What has arrived since the last call, and how often.
+    /// Returns how often each subject has arrived since the last call.
     pub fn take(&self) -> HashMap<String, usize> {
         std::mem::take(&mut self.shared.copies.lock().unwrap())
     }
@@ -99,7 +99,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 
 struct Connection<'a> {
     stream: BufReader<TcpStream>,
-    /// Replies that wait until the client waits for them.
+    /// Replies that are sent once all pipelined commands are read.
     replies: Vec<u8>,
     shared: &'a Shared,
     /// Whether the message has a recipient.
@@ -112,13 +112,13 @@ impl<'a> Connection<'a> {
         Self { stream: BufReader::with_capacity(1 << 16, stream), replies: Vec::new(), shared, has_recipient: false }
     }
 
-    fn manner(&self) -> Manner {
-        *self.shared.manner.lock().unwrap()
+    fn behavior(&self) -> Behavior {
+        *self.shared.behavior.lock().unwrap()
     }
 
-    /// Returns true for every `of`-th call.
-    fn is_turn(&self, of: usize) -> bool {
-        self.shared.turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(of)
+    /// Returns true for every `n`th call.
+    fn is_nth(&self, n: usize) -> bool {
+        self.shared.counter.fetch_add(1, Ordering::Relaxed).is_multiple_of(n)
     }
 
     async fn run(&mut self) -> io::Result<()> {
@@ -132,15 +132,15 @@ impl<'a> Connection<'a> {
             if self.stream.read_until(b'\n', &mut line).await? == 0 {
                 return Ok(());
             }
-            let manner = self.manner();
+            let behavior = self.behavior();
             let verb = line.get(..4).unwrap_or_default();
             let reply: &[u8] = match verb {
                 b"EHLO" => b"250-sink\r\n250-PIPELINING\r\n250-ENHANCEDSTATUSCODES\r\n250 8BITMIME\r\n",
-                b"MAIL" if manner == Manner::Busy => {
+                b"MAIL" if behavior == Behavior::Busy => {
                     self.replies.extend(b"421 4.3.2 too busy\r\n");
                     return self.flush().await;
                 }
-                b"RCPT" if manner == Manner::Later && self.is_turn(3) => b"451 4.3.0 later\r\n",
+                b"RCPT" if behavior == Behavior::Later && self.is_nth(3) => b"451 4.3.0 later\r\n",
                 b"RCPT" => {
                     self.has_recipient = true;
                     b"250 2.1.5 ok\r\n"
@@ -151,7 +151,7 @@ impl<'a> Connection<'a> {
                     self.flush().await?;
                     self.text().await?;
                     self.has_recipient = false;
-                    b"250 2.0.0 taken\r\n"
+                    b"250 2.0.0 accepted\r\n"
                 }
                 b"QUIT" => {
                     self.replies.extend(b"221 2.0.0 bye\r\n");
@@ -188,15 +188,15 @@ impl<'a> Connection<'a> {
                 subject = Some(String::from_utf8_lossy(&line[9..]).trim_end().to_owned());
             }
         }
-        let (manner, gone) = (self.manner(), Err(io::ErrorKind::ConnectionAborted.into()));
-        let hangs_up = matches!(manner, Manner::HangsUp | Manner::TakesAndHangsUp) && self.is_turn(5);
-        if hangs_up && manner == Manner::HangsUp {
-            return gone;
+        let (behavior, closed) = (self.behavior(), Err(io::ErrorKind::ConnectionAborted.into()));
+        let disconnects = matches!(behavior, Behavior::Disconnects | Behavior::AcceptsAndDisconnects) && self.is_nth(5);
+        if disconnects && behavior == Behavior::Disconnects {
+            return closed;
         }
-        if manner == Manner::Slow {
+        if behavior == Behavior::Slow {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         *self.shared.copies.lock().unwrap().entry(subject.unwrap_or_default()).or_default() += 1;
-        if hangs_up { gone } else { Ok(()) }
+        if disconnects { closed } else { Ok(()) }
     }
 }

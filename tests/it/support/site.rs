@@ -1,4 +1,4 @@
-//! The product as in production: API and worker with the real clock, on a Postgres that can be killed.
+//! Postrider as in production: API and worker with the real clock, on a Postgres that the test can kill.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ use super::invariants;
 use super::own_postgres::OwnPostgres;
 use super::smtp::SmtpServer;
 
-/// The time limit of the product's calls.
+/// The time limit of Postrider's database calls.
 pub const TIMEOUT: Duration = Duration::from_secs(4);
-/// How long everything may take to work again once the database does.
+/// Time limit for Postrider to work again once the database works.
 const RECOVERY: Duration = Duration::from_secs(10);
 /// The name of the database.
 pub const NAME: &str = "mail";
@@ -33,7 +33,7 @@ pub struct Site {
     app: App,
 }
 
-/// How a request was refused.
+/// A refused request.
 #[derive(Debug)]
 pub struct Refusal {
     pub detail: String,
@@ -62,13 +62,13 @@ impl Site {
         Self { smtp, postgres, api, app }
     }
 
-    /// The address of the bounce server.
+    /// Returns the address of the bounce server.
     pub fn inbound(&self) -> SocketAddr {
         self.app.inbound_address().unwrap()
     }
 
     /// Makes transactions that insert into the queue wait for the advisory lock 1 at their commit.
-    pub async fn waits_at_commit(&self) {
+    pub async fn block_commits(&self) {
         // No space after the semicolons of the body, because `sql` splits statements there.
         self.sql(
             "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS
@@ -84,31 +84,31 @@ impl Site {
         self.postgres.sql(NAME, statements).await;
     }
 
-    /// A message that cannot be accepted now.
-    pub async fn refuses(&self) -> Refusal {
-        let begun = Instant::now();
+    /// Sends a message that must be refused with 503, and returns the refusal.
+    pub async fn refused_request(&self) -> Refusal {
+        let started = Instant::now();
         let request = self.api.request(Method::POST, "/v1/messages").json(&message(json!({"subject": "refused"})));
-        let answer = request.send().await.expect("an answer");
-        let took = begun.elapsed();
-        assert_eq!(answer.status(), 503);
-        assert_eq!(answer.headers()["content-type"], "application/problem+json");
-        let wait: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+        let response = request.send().await.expect("a response");
+        let took = started.elapsed();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        let wait: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
         assert!((1..=60).contains(&wait), "{wait}");
-        let body: Value = answer.json().await.unwrap();
+        let body: Value = response.json().await.unwrap();
         assert_eq!(body["code"], "unavailable");
         Refusal { detail: body["detail"].as_str().unwrap().to_owned(), took }
     }
 
-    /// Status and detail of `/readyz`.
+    /// Returns the status and the detail of `/readyz`.
     async fn readiness(&self) -> (u16, String) {
-        let answer = self.api.anonymous(Method::GET, "/readyz").send().await.expect("an answer");
-        let status = answer.status().as_u16();
-        let body: Value = answer.json().await.unwrap();
+        let response = self.api.anonymous(Method::GET, "/readyz").send().await.expect("a response");
+        let status = response.status().as_u16();
+        let body: Value = response.json().await.unwrap();
         (status, body["detail"].as_str().unwrap_or_default().to_owned())
     }
 
     /// Waits until `/readyz` reports a fault, and returns it.
-    pub async fn notices(&self) -> String {
+    pub async fn wait_for_fault(&self) -> String {
         loop {
             let (status, detail) = self.readiness().await;
             if status == 503 {
@@ -118,34 +118,34 @@ impl Site {
         }
     }
 
-    /// Waits until messages are accepted and sent, which must not take long.
-    pub async fn works(&self) {
-        let begun = Instant::now();
+    /// Waits until messages are accepted and sent. Panics after a time limit.
+    pub async fn wait_until_working(&self) {
+        let started = Instant::now();
         while self.readiness().await.0 != 200 {
-            assert!(begun.elapsed() < RECOVERY, "not ready again: {:?}", self.readiness().await);
+            assert!(started.elapsed() < RECOVERY, "not ready again: {:?}", self.readiness().await);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let mails = self.smtp.mails().len();
+        let count = self.smtp.messages().len();
         self.api.send(json!({"subject": "after"})).await;
-        self.smtp.received(mails + 1).await;
-        assert!(begun.elapsed() < RECOVERY, "{:?}", begun.elapsed());
+        self.smtp.received(count + 1).await;
+        assert!(started.elapsed() < RECOVERY, "{:?}", started.elapsed());
     }
 
-    /// Stops the product, and checks the invariants.
+    /// Stops Postrider, and checks the invariants.
     pub async fn end(self) {
         self.end_with(async {}).await;
     }
 
-    /// The same, and runs a future once it accepts no more requests.
+    /// Stops Postrider, runs a future once it accepts no more requests, and checks the invariants.
     pub async fn end_with(mut self, work: impl Future<Output = ()>) {
         let address = self.app.api_address().unwrap();
-        let meanwhile = async {
+        let work_after_listening = async {
             while TcpStream::connect(address).await.is_ok() {
                 tokio::task::yield_now().await;
             }
             work.await;
         };
-        tokio::join!(self.app.stop(), meanwhile);
+        tokio::join!(self.app.stop(), work_after_listening);
         invariants::check(&mut self.postgres.connect(NAME).await).await;
         self.postgres.stop().await;
     }

@@ -2,7 +2,7 @@
 //!
 //! It accepts every message unless scripted otherwise: `smtp.rcpt("ann@example.test").replies(["451 4.7.1 later", "250
 //! ok"])`. A script is consumed one reply at a time; then the server accepts again. Tests wait for what the server has
-//! seen, and never for time to pass.
+//! received, and never for time to pass.
 
 mod connection;
 mod script;
@@ -23,26 +23,26 @@ use super::certificate::Certificate;
 
 /// A message that the server accepted with 2xx.
 #[derive(Debug, Clone)]
-pub struct ReceivedMail {
-    /// Between the angle brackets of MAIL.
+pub struct ReceivedMessage {
+    /// The address in MAIL.
     pub from: String,
-    /// Between the angle brackets of each RCPT that was answered 2xx.
+    /// The addresses in the RCPT commands that got a 2xx reply.
     pub to: Vec<String>,
     /// The whole MAIL command.
     pub mail_command: String,
     /// The message, with dots unstuffed, without the terminator.
     pub raw: Vec<u8>,
-    /// 1 for the server's first connection.
+    /// The number of the connection, from 1.
     pub connection: usize,
     pub tls: bool,
 }
 
-/// A line that the server has read: commands and the final dot, but no lines of messages.
+/// A line that the server has read: a command or the final dot, but not a line of a message.
 #[derive(Debug, Clone)]
 pub struct Line {
     pub connection: usize,
     pub text: String,
-    /// Whether more arrived with it: the client did not wait for the reply.
+    /// Whether more bytes arrived with it, because the client did not wait for the reply.
     pub more_behind: bool,
 }
 
@@ -58,11 +58,11 @@ struct Log {
     extensions: Vec<String>,
     acceptor: Option<TlsAcceptor>,
     implicit_tls: bool,
-    mails: Vec<ReceivedMail>,
+    messages: Vec<ReceivedMessage>,
     lines: Vec<Line>,
     connections: usize,
     open: usize,
-    most_open: usize,
+    max_open: usize,
 }
 
 impl Shared {
@@ -138,7 +138,7 @@ impl SmtpServer {
         self.script(Stage::Auth)
     }
 
-    /// What follows the answer to a challenge after AUTH.
+    /// The reply to the response to a challenge after AUTH.
     pub fn after_auth(&self) -> Script<'_> {
         self.script(Stage::AfterAuth)
     }
@@ -147,7 +147,7 @@ impl SmtpServer {
         self.script(Stage::Mail)
     }
 
-    /// RCPT for this address.
+    /// The reply to RCPT for this address.
     pub fn rcpt(&self, address: &str) -> Script<'_> {
         self.script(Stage::Rcpt(address.into()))
     }
@@ -156,12 +156,12 @@ impl SmtpServer {
         self.script(Stage::Data)
     }
 
-    /// The answer to the final dot.
+    /// The reply to the final dot.
     pub fn dot(&self) -> Script<'_> {
         self.script(Stage::FinalDot)
     }
 
-    /// The stage of this name; `address` is the recipient of RCPT.
+    /// Returns the script of the stage with this name; `address` is the recipient of RCPT.
     pub fn stage(&self, name: &str, address: &str) -> Script<'_> {
         match name {
             "greeting" => self.greeting(),
@@ -178,23 +178,23 @@ impl SmtpServer {
         Script { shared: &self.shared, stage }
     }
 
-    /// Every message so far.
-    pub fn mails(&self) -> Vec<ReceivedMail> {
-        self.shared.log().mails.clone()
+    /// Returns every message so far.
+    pub fn messages(&self) -> Vec<ReceivedMessage> {
+        self.shared.log().messages.clone()
     }
 
     /// Waits until there are `count` messages, and returns them all.
-    pub async fn received(&self, count: usize) -> Vec<ReceivedMail> {
-        self.until("mails", |log| log.mails.len() >= count).await;
-        self.mails()
+    pub async fn received(&self, count: usize) -> Vec<ReceivedMessage> {
+        self.until("messages", |log| log.messages.len() >= count).await;
+        self.messages()
     }
 
-    /// Every line so far.
+    /// Returns every line so far.
     pub fn lines(&self) -> Vec<Line> {
         self.shared.log().lines.clone()
     }
 
-    /// How many lines with this prefix were read.
+    /// Returns the number of lines with this prefix.
     pub fn count(&self, start: &str) -> usize {
         self.lines().iter().filter(|line| line.text.starts_with(start)).count()
     }
@@ -204,23 +204,23 @@ impl SmtpServer {
         self.until(start, |log| log.lines.iter().filter(|line| line.text.starts_with(start)).count() >= count).await;
     }
 
-    /// Connections accepted so far.
+    /// Returns the number of connections accepted so far.
     pub fn connections(&self) -> usize {
         self.shared.log().connections
     }
 
-    /// Connections open now.
+    /// Returns the number of open connections.
     pub fn open_connections(&self) -> usize {
         self.shared.log().open
     }
 
-    /// The largest number of connections that were open at the same time.
-    pub fn most_open(&self) -> usize {
-        self.shared.log().most_open
+    /// Returns the largest number of connections that were open at the same time.
+    pub fn max_open(&self) -> usize {
+        self.shared.log().max_open
     }
 
     /// Waits until no connection is open.
-    pub async fn left_alone(&self) {
+    pub async fn all_connections_closed(&self) {
         self.until("no open connection", |log| log.connections > 0 && log.open == 0).await;
     }
 
@@ -232,7 +232,7 @@ impl SmtpServer {
     }
 }
 
-/// Three servers at the same port: addresses ending in 1, 2 and 3.
+/// Starts three servers at the same port of 127.0.0.1, 127.0.0.2 and 127.0.0.3.
 pub async fn three() -> [SmtpServer; 3] {
     loop {
         let first = SmtpServer::start().await;
@@ -259,7 +259,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         shared.note(|log| {
             log.connections += 1;
             log.open += 1;
-            log.most_open = log.most_open.max(log.open);
+            log.max_open = log.max_open.max(log.open);
         });
         let (number, shared) = (shared.log().connections, shared.clone());
         connections.spawn(async move {

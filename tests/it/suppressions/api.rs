@@ -5,15 +5,15 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
+use crate::support::client::ApiResponse;
 use crate::support::clock::{hours, minutes};
 
 const PATH: &str = "/v1/suppressions";
 
 async fn add(app: &TestApp, entries: Value) -> Value {
-    let answer = app.post(PATH, &entries).await;
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    answer.body
+    let response = app.post(PATH, &entries).await;
+    assert_eq!(response.status, 200, "{}", response.body);
+    response.body
 }
 
 fn counts(added: u64, updated: u64, unchanged: u64) -> Value {
@@ -25,7 +25,7 @@ fn addresses(page: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn an_address_is_added_read_and_removed_however_it_is_written() {
+async fn address_spelling_does_not_matter() {
     let app = TestApp::start().await;
     assert_eq!(add(&app, json!("Ann@Example.TEST")).await, counts(1, 0, 0));
     assert_eq!(
@@ -49,7 +49,7 @@ async fn an_address_is_added_read_and_removed_however_it_is_written() {
 }
 
 #[tokio::test]
-async fn an_address_has_an_entry_for_each_stream_and_one_for_all() {
+async fn address_has_entries_per_stream_and_one_for_all() {
     let app = TestApp::start().await;
     let entries = json!([
         {"address": "ann@example.test", "stream": "bulk", "reason": "unsubscribe"}, "ann@example.test",
@@ -77,7 +77,7 @@ async fn an_address_has_an_entry_for_each_stream_and_one_for_all() {
 }
 
 #[tokio::test]
-async fn the_list_has_pages_and_filters() {
+async fn list_has_pages_and_filters() {
     let app = TestApp::start().await;
     for n in 0..5 {
         let reason = if n % 2 == 0 { "manual" } else { "complaint" };
@@ -112,23 +112,30 @@ async fn the_list_has_pages_and_filters() {
         ("limit=0", "limit"),
         ("sort=up", "sort"),
     ] {
-        let answer = app.get(&format!("{PATH}?{query}")).await;
+        let response = app.get(&format!("{PATH}?{query}")).await;
         if query == "after=MQphCmI" {
-            assert_eq!((answer.status, addresses(&answer.body).len()), (200, 0), "a place before all entries");
+            assert_eq!(
+                (response.status, addresses(&response.body).len()),
+                (200, 0),
+                "a valid cursor without entries after it"
+            );
             continue;
         }
-        assert_eq!((answer.status, answer.faults()[0].0), (422, pointer), "{query}");
+        assert_eq!((response.status, response.faults()[0].0), (422, pointer), "{query}");
     }
 }
 
 #[tokio::test]
-async fn what_has_expired_no_longer_counts_and_is_removed_by_a_chore() {
+async fn expired_entry_has_no_effect_and_is_deleted_later() {
     let app = TestApp::start().await;
     let until = app.clock.text_in(hours(1));
     add(&app, json!([{"address": "ann@example.test", "expires_at": until}, "bo@example.test"])).await;
     app.clock.advance(minutes(59));
     assert_eq!(
-        (app.get(&format!("{PATH}/ann@example.test")).await.status, app.worker.forget_expired().await.unwrap()),
+        (
+            app.get(&format!("{PATH}/ann@example.test")).await.status,
+            app.worker.remove_expired_suppressions().await.unwrap()
+        ),
         (200, 0)
     );
     app.clock.advance(minutes(1));
@@ -137,14 +144,20 @@ async fn what_has_expired_no_longer_counts_and_is_removed_by_a_chore() {
     assert_eq!(app.delete(&format!("{PATH}/ann@example.test")).await.status, 404);
     add(&app, json!({"address": "ann@example.test", "expires_at": app.clock.text_in(minutes(1))})).await;
     app.clock.advance(minutes(1));
-    assert_eq!(add(&app, json!("ann@example.test")).await, counts(0, 1, 0), "one that has expired is as good as none");
+    assert_eq!(add(&app, json!("ann@example.test")).await, counts(0, 1, 0), "an expired entry is replaced");
     add(&app, json!({"address": "cy@example.test", "expires_at": app.clock.text_in(minutes(1))})).await;
     app.clock.advance(minutes(1));
-    assert_eq!((app.worker.forget_expired().await.unwrap(), app.worker.forget_expired().await.unwrap()), (1, 0));
+    assert_eq!(
+        (
+            app.worker.remove_expired_suppressions().await.unwrap(),
+            app.worker.remove_expired_suppressions().await.unwrap()
+        ),
+        (1, 0)
+    );
 }
 
 #[tokio::test]
-async fn scopes_say_who_may_do_what() {
+async fn scopes_determine_the_allowed_calls() {
     let app = TestApp::start().await;
     add(&app, json!("ann@example.test")).await;
     let calls = [
@@ -157,45 +170,45 @@ async fn scopes_say_who_may_do_what() {
         (Method::DELETE, format!("{PATH}/nobody@example.test"), Scope::Admin),
     ];
     for scope in Scope::ALL {
-        let api = app.allowed(&[scope]).await;
+        let api = app.with_scopes(&[scope]).await;
         for (method, path, needed) in &calls {
-            let answer = Answer::to(api.request(method.clone(), path).json(&json!([]))).await;
+            let response = ApiResponse::to(api.request(method.clone(), path).json(&json!([]))).await;
             let allowed = scope == *needed || scope == Scope::Admin;
-            assert_eq!(answer.status != 403, allowed, "{scope:?}: {method} {path} is {}", answer.status);
+            assert_eq!(response.status != 403, allowed, "{scope:?}: {method} {path} is {}", response.status);
         }
     }
 }
 
 #[tokio::test]
-async fn an_application_can_add_and_frees_nobody_by_it() {
+async fn send_key_can_only_extend_suppressions() {
     let app = TestApp::start().await;
-    let shop = app.allowed(&[Scope::Send]).await;
+    let shop = app.with_scopes(&[Scope::Send]).await;
     let entry = |reason: &str, expires_at: Option<String>| json!({"address": "ann@example.test", "reason": reason, "expires_at": expires_at});
-    let of_ann = async || app.get(&format!("{PATH}/ann@example.test")).await.body["data"][0].clone();
+    let anns_entry = async || app.get(&format!("{PATH}/ann@example.test")).await.body["data"][0].clone();
     assert_eq!(shop.post(PATH, &entry("unsubscribe", Some(app.clock.text_in(hours(1))))).await.body, counts(1, 0, 0));
     assert_eq!(shop.post(PATH, &entry("manual", Some(app.clock.text_in(minutes(1))))).await.body, counts(0, 0, 1));
-    assert_eq!(of_ann().await["reason"], "unsubscribe");
-    assert_eq!(shop.post(PATH, &entry("complaint", None)).await.body, counts(0, 1, 0), "it lasts longer");
+    assert_eq!(anns_entry().await["reason"], "unsubscribe");
+    assert_eq!(shop.post(PATH, &entry("complaint", None)).await.body, counts(0, 1, 0), "the new entry lasts longer");
     assert_eq!(shop.post(PATH, &entry("manual", Some(app.clock.text_in(hours(9))))).await.body, counts(0, 0, 1));
-    assert_eq!((&of_ann().await["reason"], &of_ann().await["expires_at"]), (&json!("complaint"), &json!(null)));
+    assert_eq!((&anns_entry().await["reason"], &anns_entry().await["expires_at"]), (&json!("complaint"), &json!(null)));
     let until = app.clock.text_in(hours(9));
     assert_eq!(add(&app, entry("manual", Some(until))).await, counts(0, 1, 0), "an administrator may shorten");
-    assert_eq!(of_ann().await["expires_at"], "2026-11-23T21:00:00Z");
+    assert_eq!(anns_entry().await["expires_at"], "2026-11-23T21:00:00Z");
 }
 
 #[tokio::test]
-async fn a_key_of_some_domains_suppresses_nobody_for_the_others() {
+async fn key_with_sender_domains_cannot_suppress() {
     let app = TestApp::start().await;
-    let shop = app.allowed_from(&["acme.test"]).await;
+    let shop = app.with_sender_domains(&["acme.test"]).await;
     let refused = shop.post(PATH, &json!("ann@example.test")).await;
     assert_eq!((refused.status, refused.problem().1), (403, "forbidden"));
     assert!(refused.body["detail"].as_str().unwrap().contains("sender_domains"), "{}", refused.body);
-    let operator = app.allowed(&[Scope::Admin]).await;
+    let operator = app.with_scopes(&[Scope::Admin]).await;
     assert_eq!(operator.post(PATH, &json!("ann@example.test")).await.body, counts(1, 0, 0));
 }
 
 #[tokio::test]
-async fn an_entry_that_changes_while_it_is_removed_is_removed() {
+async fn entry_changed_during_its_removal_is_removed() {
     let app = TestApp::start().await;
     add(&app, json!("ann@example.test")).await;
     let mut other = app.database.connect().await;
@@ -214,14 +227,14 @@ async fn an_entry_that_changes_while_it_is_removed_is_removed() {
 }
 
 #[tokio::test]
-async fn every_fault_is_told_with_its_place() {
+async fn every_fault_is_reported_with_its_pointer() {
     let app = TestApp::start().await;
     let body = json!([
         "x", {"address": "ann@example.test", "reason": "rude", "stream": "none", "expires_at": "yesterday", "x": 1},
         {"address": "Ann <ann@example.test>", "note": "a\nb"}, 5,
     ]);
-    let answer = app.post(PATH, &body).await;
-    let mut faults = answer.faults();
+    let response = app.post(PATH, &body).await;
+    let mut faults = response.faults();
     faults.sort_unstable();
     let expected = [
         ("/0", "invalid_address"),
@@ -233,8 +246,8 @@ async fn every_fault_is_told_with_its_place() {
         ("/2/note", "control_character"),
         ("/3", "invalid_type"),
     ];
-    assert_eq!((answer.status, faults), (422, expected.to_vec()));
-    assert_eq!(addresses(&app.get(PATH).await.body).len(), 0, "all or none");
+    assert_eq!((response.status, faults), (422, expected.to_vec()));
+    assert_eq!(addresses(&app.get(PATH).await.body).len(), 0, "no entry is added if one is invalid");
     let many: Vec<String> = (0..1_001).map(|n| format!("a{n}@example.test")).collect();
     assert_eq!(app.post(PATH, &json!(many)).await.faults(), [("", "too_many")]);
     assert_eq!(add(&app, json!(many[..1_000])).await, counts(1_000, 0, 0));
@@ -243,12 +256,12 @@ async fn every_fault_is_told_with_its_place() {
         [("/0/address", "invalid_type")]
     );
     let text = app.request(Method::POST, PATH).header("content-type", "text/plain").body("ann@example.test");
-    assert_eq!(Answer::to(text).await.status, 415);
+    assert_eq!(ApiResponse::to(text).await.status, 415);
     assert_eq!(app.post(&format!("{PATH}/remove"), &json!(many[..1_000])).await.body, json!({"removed": 1_000}));
 }
 
 #[tokio::test]
-async fn replicas_that_add_the_same_at_one_time_make_one_entry_each() {
+async fn concurrent_adds_create_one_entry_per_address() {
     let app = TestApp::start().await;
     let (_other, other) = app.another_api().await;
     let forth: Vec<String> = (0..200).map(|n| format!("a{n:03}@example.test")).collect();
@@ -260,11 +273,11 @@ async fn replicas_that_add_the_same_at_one_time_make_one_entry_each() {
         }
     }
     let (mut added, mut unchanged) = (0, 0);
-    while let Some(answer) = tasks.join_next().await {
-        let answer = answer.unwrap();
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        added += answer.body["added"].as_u64().unwrap();
-        unchanged += answer.body["unchanged"].as_u64().unwrap();
+    while let Some(response) = tasks.join_next().await {
+        let response = response.unwrap();
+        assert_eq!(response.status, 200, "{}", response.body);
+        added += response.body["added"].as_u64().unwrap();
+        unchanged += response.body["unchanged"].as_u64().unwrap();
     }
     assert_eq!((added, unchanged), (200, 200 * (2 * rounds - 1)));
 }

@@ -5,31 +5,31 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
-use crate::support::client::Answer;
+use crate::support::client::ApiResponse;
 use crate::support::clock::hours;
 
 const PATH: &str = "/v1/suppressions";
 const NDJSON: &str = "application/x-ndjson";
 const CSV: &str = "text/csv; charset=utf-8";
 
-async fn import(app: &TestApp, kind: &str, body: impl Into<reqwest::Body>) -> Answer {
+async fn import(app: &TestApp, kind: &str, body: impl Into<reqwest::Body>) -> ApiResponse {
     let request = app.request(Method::POST, &format!("{PATH}/import")).header("content-type", kind);
-    Answer::to(request.body(body)).await
+    ApiResponse::to(request.body(body)).await
 }
 
 async fn export(app: &TestApp, kind: &str) -> String {
     let request = app.request(Method::GET, &format!("{PATH}/export")).header("accept", kind);
-    let answer = Answer::to(request).await;
-    assert_eq!(answer.status, 200);
-    assert!(answer.headers["content-type"].to_str().unwrap().starts_with(kind), "{:?}", answer.headers);
-    String::from_utf8(answer.octets).unwrap()
+    let response = ApiResponse::to(request).await;
+    assert_eq!(response.status, 200);
+    assert!(response.headers["content-type"].to_str().unwrap().starts_with(kind), "{:?}", response.headers);
+    String::from_utf8(response.bytes).unwrap()
 }
 
 fn summary(body: &Value) -> [u64; 5] {
     ["lines", "added", "updated", "unchanged", "refused"].map(|name| body[name].as_u64().unwrap())
 }
 
-/// 10,000 lines, of which each hundredth is invalid.
+/// Returns 10,000 lines, of which every hundredth is invalid.
 fn lines() -> Vec<String> {
     let line = |n: u32| match n {
         n if n % 100 == 0 => format!("{{\"address\": \"no address {n}\"}}"),
@@ -42,9 +42,9 @@ fn lines() -> Vec<String> {
 }
 
 #[tokio::test]
-async fn ten_thousand_lines_are_imported_and_the_bad_ones_are_told_of() {
+async fn invalid_lines_of_an_import_are_reported() {
     let app = TestApp::start().await;
-    // As it arrives from a pipe: without a length, in pieces that end anywhere.
+    // The body has no length, and its pieces end anywhere, as from a pipe.
     let body = lines().join("\n").into_bytes();
     let pieces: Vec<Result<Vec<u8>, std::io::Error>> = body.chunks(777).map(|piece| Ok(piece.to_vec())).collect();
     let stream = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));
@@ -52,18 +52,18 @@ async fn ten_thousand_lines_are_imported_and_the_bad_ones_are_told_of() {
     assert_eq!((first.status, summary(&first.body)), (200, [10_000, 9_900, 0, 0, 100]), "{}", first.body);
     let errors = first.body["errors"].as_array().unwrap();
     assert_eq!(errors.len(), 100);
-    let told = (&errors[1]["line"], &errors[1]["pointer"], &errors[1]["code"]);
-    assert_eq!(told, (&json!(200), &json!("/address"), &json!("invalid_address")));
+    let reported = (&errors[1]["line"], &errors[1]["pointer"], &errors[1]["code"]);
+    assert_eq!(reported, (&json!(200), &json!("/address"), &json!("invalid_address")));
     assert!(errors[1]["message"].is_string());
 
     let again = import(&app, NDJSON, body).await;
-    assert_eq!(summary(&again.body), [10_000, 0, 0, 9_900, 100], "a second time changes nothing");
+    assert_eq!(summary(&again.body), [10_000, 0, 0, 9_900, 100], "a second import changes nothing");
     let one = app.get(&format!("{PATH}/a7@example.test")).await.body["data"][0].clone();
     assert_eq!((&one["created_at"], &one["reason"]), (&json!("2025-05-05T05:05:05Z"), &json!("complaint")));
 }
 
 #[tokio::test]
-async fn what_is_exported_can_be_imported_as_it_is() {
+async fn export_can_be_imported_unchanged() {
     let app = TestApp::start().await;
     import(&app, NDJSON, lines().join("\n")).await;
     let more = json!([
@@ -74,14 +74,16 @@ async fn what_is_exported_can_be_imported_as_it_is() {
     app.smtp.rcpt("gone@example.test").replies(["550 5.1.1 no such user"]);
     app.send(json!({"to": "gone@example.test"})).await;
     app.run_until_idle().await;
-    let gone = app.get(&format!("{PATH}/gone@example.test")).await.body["data"][0].clone();
-    assert!(gone["message_id"].is_string());
+    let bounced = app.get(&format!("{PATH}/gone@example.test")).await.body["data"][0].clone();
+    assert!(bounced["message_id"].is_string());
 
     let (as_json, as_csv) = (export(&app, NDJSON).await, export(&app, "text/csv").await);
     assert_eq!((as_json.lines().count(), as_csv.lines().count()), (9_903, 9_904));
     assert!(as_csv.starts_with("address,stream,reason,note,created_at,expires_at,message_id,recipient_id\r\n"));
     let listed: Vec<Value> = as_json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(listed.contains(&gone) && listed.is_sorted_by_key(|entry| entry["address"].as_str().unwrap().to_owned()));
+    assert!(
+        listed.contains(&bounced) && listed.is_sorted_by_key(|entry| entry["address"].as_str().unwrap().to_owned())
+    );
     for (kind, text) in [(NDJSON, &as_json), (CSV, &as_csv)] {
         let unchanged = import(&app, kind, text.clone()).await;
         assert_eq!(summary(&unchanged.body), [9_903, 0, 0, 9_903, 0], "{:?}", unchanged.body["errors"][0]);
@@ -93,13 +95,13 @@ async fn what_is_exported_can_be_imported_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_csv_names_its_columns_or_has_those_of_an_export() {
+async fn csv_header_line_is_optional() {
     let app = TestApp::start().await;
     let named = "\u{feff}Reason,Address,Note\r\ncomplaint,ann@example.test,\"two\r\nlines\"\r\n\r\n,bo@example.test,\r\n\
                  rude,cy@example.test,\r\nmanual,dan@example.test,\"said \"\"no\"\", twice\"\r\nmanual,ann@example.test,,x\r\n";
-    let answer = import(&app, CSV, named).await;
-    assert_eq!(summary(&answer.body), [5, 2, 0, 0, 3], "{}", answer.body);
-    let errors: Vec<(u64, &str)> = answer.body["errors"]
+    let response = import(&app, CSV, named).await;
+    assert_eq!(summary(&response.body), [5, 2, 0, 0, 3], "{}", response.body);
+    let errors: Vec<(u64, &str)> = response.body["errors"]
         .as_array()
         .unwrap()
         .iter()
@@ -118,7 +120,7 @@ async fn a_csv_names_its_columns_or_has_those_of_an_export() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_imported_is_answered() {
+async fn invalid_imports_are_reported() {
     let app = TestApp::builder().config(|config: &mut Config| config.accept.max_body_mib = 1).start().await;
     for kind in ["application/json", "text/plain", ""] {
         assert_eq!(import(&app, kind, "{}").await.problem(), (415, "unsupported_media_type"), "{kind}");
@@ -129,9 +131,9 @@ async fn what_cannot_be_imported_is_answered() {
         "null\n\"ann@example.test\"\n{{\"address\": \"\\u0000@b.test\"}}\n\u{1}\n{{\"address\":\n{}\n",
         "x".repeat(20_000)
     );
-    let answer = import(&app, NDJSON, odd).await;
-    assert_eq!(summary(&answer.body), [6, 0, 0, 0, 6], "{}", answer.body);
-    assert_eq!(answer.body["errors"][5]["code"], "too_long");
+    let response = import(&app, NDJSON, odd).await;
+    assert_eq!(summary(&response.body), [6, 0, 0, 0, 6], "{}", response.body);
+    assert_eq!(response.body["errors"][5]["code"], "too_long");
     let not_utf8 = import(&app, CSV, b"address\n\xff\xfe@example.test\n".to_vec()).await;
     assert_eq!(summary(&not_utf8.body), [1, 0, 0, 0, 1], "{}", not_utf8.body);
     let large = vec![b'\n'; (1 << 20) + 1];
@@ -139,8 +141,8 @@ async fn what_cannot_be_imported_is_answered() {
     let unmeasured = reqwest::Body::wrap_stream(futures_util::stream::iter([Ok::<_, std::io::Error>(large)]));
     assert_eq!(import(&app, NDJSON, unmeasured).await.problem(), (413, "too_large"));
     let ancient = r#"{"address": "ann@example.test", "created_at": "0001-01-01T00:00:00Z"}"#;
-    let told = import(&app, NDJSON, ancient).await.body["errors"][0].clone();
-    assert_eq!((&told["pointer"], &told["code"]), (&json!("/created_at"), &json!("invalid_timestamp")));
+    let error = import(&app, NDJSON, ancient).await.body["errors"][0].clone();
+    assert_eq!((&error["pointer"], &error["code"]), (&json!("/created_at"), &json!("invalid_timestamp")));
     let past = r#"{"address": "ann@example.test", "expires_at": "2020-01-01T00:00:00Z"}"#;
     assert_eq!(import(&app, NDJSON, past).await.body["errors"][0]["pointer"], "/expires_at");
 }
@@ -148,8 +150,8 @@ async fn what_cannot_be_imported_is_answered() {
 #[tokio::test]
 async fn csv_lines_may_end_with_cr_and_formulas_survive() {
     let app = TestApp::start().await;
-    let answer = import(&app, CSV, "c20@x.test\rc21@x.test\r").await;
-    assert_eq!(summary(&answer.body), [2, 2, 0, 0, 0], "{}", answer.body);
+    let response = import(&app, CSV, "c20@x.test\rc21@x.test\r").await;
+    assert_eq!(summary(&response.body), [2, 2, 0, 0, 0], "{}", response.body);
     app.post(PATH, &json!([{"address": "+tag@x.test", "note": "=HYPERLINK(1)"}])).await;
     let exported = export(&app, CSV).await;
     assert!(exported.contains("'+tag@x.test,") && exported.contains("'=HYPERLINK(1)"), "{exported}");
@@ -158,7 +160,7 @@ async fn csv_lines_may_end_with_cr_and_formulas_survive() {
 }
 
 #[tokio::test]
-async fn csv_lines_that_are_not_read_are_reported() {
+async fn unread_csv_lines_are_reported() {
     let app = TestApp::start().await;
     let quote = import(&app, CSV, "a1@x.test,,,5\" pipe\na2@x.test\na3@x.test,,,6\" pipe\na4@x.test\n").await;
     assert_eq!((quote.status, quote.faults()), (422, vec![("", "invalid_value")]));
@@ -173,28 +175,28 @@ async fn csv_lines_that_are_not_read_are_reported() {
 }
 
 #[tokio::test]
-async fn an_unclosed_quote_names_all_lines_it_swallows() {
+async fn unclosed_quote_reports_all_lines_it_contains() {
     let app = TestApp::start().await;
     let text = "address,note\na1@x.test,ok\na2@x.test,\"open\na3@x.test,\na4@x.test,\n";
-    let answer = import(&app, CSV, text).await;
-    assert_eq!(summary(&answer.body), [2, 1, 0, 0, 1], "{}", answer.body);
-    let error = &answer.body["errors"][0];
+    let response = import(&app, CSV, text).await;
+    assert_eq!(summary(&response.body), [2, 1, 0, 0, 1], "{}", response.body);
+    let error = &response.body["errors"][0];
     assert_eq!(error["line"], 3);
     let message = error["message"].as_str().unwrap();
     assert!(message.contains("never closed") && message.contains("lines 3 to 5 were not read"), "{message}");
     let long = format!("address,note\na1@x.test,\"open\n{}", "a@x.test,\n".repeat(3_000));
-    let answer = import(&app, CSV, long).await;
-    let message = answer.body["errors"][0]["message"].as_str().unwrap();
+    let response = import(&app, CSV, long).await;
+    let message = response.body["errors"][0]["message"].as_str().unwrap();
     assert!(message.contains("lines 2 to 1"), "{message}");
-    assert_eq!(answer.body["added"], 1, "the lines behind are read: {}", answer.body);
+    assert_eq!(response.body["added"], 1, "the lines after it are read: {}", response.body);
 }
 
 #[tokio::test]
-async fn a_short_csv_row_is_refused_with_its_missing_column() {
+async fn short_csv_record_is_refused_with_its_missing_column() {
     let app = TestApp::start().await;
-    let answer = import(&app, CSV, "address,stream\na1@x.test,bulk\na2@x.test\na3@x.test,\n").await;
-    assert_eq!(summary(&answer.body), [3, 2, 0, 0, 1], "{}", answer.body);
-    let error = &answer.body["errors"][0];
+    let response = import(&app, CSV, "address,stream\na1@x.test,bulk\na2@x.test\na3@x.test,\n").await;
+    assert_eq!(summary(&response.body), [3, 2, 0, 0, 1], "{}", response.body);
+    let error = &response.body["errors"][0];
     assert_eq!((&error["line"], &error["pointer"], &error["code"]), (&json!(3), &json!("/stream"), &json!("required")));
     assert_eq!(app.get(&format!("{PATH}/a2@x.test")).await.status, 404);
     let header = import(&app, CSV, "address,x@y\na@x.test,b\n").await;
@@ -206,9 +208,9 @@ async fn a_short_csv_row_is_refused_with_its_missing_column() {
 async fn ndjson_lines_may_end_with_cr() {
     let app = TestApp::start().await;
     let body = "{\"address\": \"a1@x.test\"}\r{\"address\": \"a2@x.test\", \"note\": \"a\\rb\"}\r\n{\"address\": \"a3@x.test\"}\r";
-    let answer = import(&app, NDJSON, body).await;
-    assert_eq!(summary(&answer.body), [3, 2, 0, 0, 1], "{}", answer.body);
-    assert_eq!(answer.body["errors"][0]["line"], 2, "a note has no line ends");
+    let response = import(&app, NDJSON, body).await;
+    assert_eq!(summary(&response.body), [3, 2, 0, 0, 1], "{}", response.body);
+    assert_eq!(response.body["errors"][0]["line"], 2, "a note must not have line ends");
 }
 
 #[tokio::test]
@@ -223,7 +225,7 @@ async fn addresses_with_apostrophes_survive_an_export() {
 }
 
 #[tokio::test]
-async fn what_has_expired_is_not_exported() {
+async fn expired_entries_are_not_exported() {
     let app = TestApp::start().await;
     app.post(
         PATH,

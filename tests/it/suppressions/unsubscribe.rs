@@ -17,43 +17,43 @@ fn configured(config: &mut Config) {
     config.secret_key = Some(SecretKey::from("0123456789abcdef0123456789abcdef".to_owned()));
 }
 
-/// With a stream that has unsubscribe links.
+/// Starts the service with a stream whose messages have unsubscribe links.
 async fn start() -> TestApp {
     let app = TestApp::builder().config(configured).start().await;
-    let made = app.post("/v1/streams", &json!({"name": "news", "unsubscribe": true})).await;
-    assert_eq!((made.status, &made.body["unsubscribe"]), (201, &json!(true)), "{}", made.body);
+    let created = app.post("/v1/streams", &json!({"name": "news", "unsubscribe": true})).await;
+    assert_eq!((created.status, &created.body["unsubscribe"]), (201, &json!(true)), "{}", created.body);
     app
 }
 
-/// A message's header field, unfolded.
-fn field(mail: &[u8], name: &str) -> Option<String> {
-    let text = String::from_utf8_lossy(mail).replace("\r\n ", " ");
+/// Returns a message's header field, unfolded.
+fn field(raw: &[u8], name: &str) -> Option<String> {
+    let text = String::from_utf8_lossy(raw).replace("\r\n ", " ");
     let head = text.split("\r\n\r\n").next().unwrap();
     head.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")).map(str::to_owned))
 }
 
-/// The link's path in this process, which is behind a proxy.
-fn path(mail: &[u8]) -> String {
-    let link = field(mail, "List-Unsubscribe").expect("a link");
+/// Returns the link's path without the prefix that a proxy would remove.
+fn path(raw: &[u8]) -> String {
+    let link = field(raw, "List-Unsubscribe").expect("a link");
     let url = link.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).expect("angle brackets");
-    url.strip_prefix(PUBLIC).expect("our URL").to_owned()
+    url.strip_prefix(PUBLIC).expect("the public URL").to_owned()
 }
 
 /// Sends a message of the stream and returns its id and the path of its link.
 async fn sent(app: &TestApp, fields: Value) -> (String, String) {
     let mut all = json!({"stream": "news"});
     all.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-    let mail = app.send(all).await;
+    let accepted = app.send(all).await;
     app.run_until_idle().await;
-    let path = path(&app.smtp.mails().last().unwrap().raw);
-    (mail.id, path)
+    let path = path(&app.smtp.messages().last().unwrap().raw);
+    (accepted.id, path)
 }
 
 fn browser() -> Client {
     Client::builder().redirect(Policy::none()).build().unwrap()
 }
 
-/// As a mailbox provider posts it.
+/// Posts to the link as a mailbox provider does.
 async fn one_click(app: &TestApp, path: &str) -> Response {
     let request =
         browser().post(format!("{}{path}", app.base)).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
@@ -65,12 +65,12 @@ async fn entries(app: &TestApp) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn one_click_ends_the_stream_and_nothing_else() {
+async fn one_click_unsubscribes_from_one_stream_only() {
     let app = start().await;
     let (id, path) = sent(&app, json!({"to": "Ann@example.test"})).await;
-    let mail = app.smtp.mails()[0].raw.clone();
-    assert_eq!(field(&mail, "List-Unsubscribe-Post").as_deref(), Some("List-Unsubscribe=One-Click"));
-    assert_eq!(app.get(&format!("/v1/messages/{id}/raw")).await.octets, mail, "raw is what was sent");
+    let raw = app.smtp.messages()[0].raw.clone();
+    assert_eq!(field(&raw, "List-Unsubscribe-Post").as_deref(), Some("List-Unsubscribe=One-Click"));
+    assert_eq!(app.get(&format!("/v1/messages/{id}/raw")).await.bytes, raw, "the raw message equals the sent one");
 
     for _ in 0..2 {
         let done = one_click(&app, &path).await;
@@ -81,7 +81,7 @@ async fn one_click_ends_the_stream_and_nothing_else() {
     assert_eq!(list.len(), 1);
     let entry = (&list[0]["address"], &list[0]["stream"], &list[0]["reason"], &list[0]["message_id"]);
     assert_eq!(entry, (&json!("ann@example.test"), &json!("news"), &json!("unsubscribe"), &json!(id)));
-    assert_eq!(app.events(&id).await, ["accepted", "relayed", "unsubscribed"], "once");
+    assert_eq!(app.events(&id).await, ["accepted", "relayed", "unsubscribed"], "one event for two clicks");
     let event = app.event_list(&id).await[2]["data"].clone();
     assert_eq!((&event["recipient"], &event["attempt"]), (&json!("Ann@example.test"), &json!(null)));
 
@@ -94,7 +94,7 @@ async fn one_click_ends_the_stream_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn looking_at_the_link_changes_nothing() {
+async fn opening_the_link_changes_nothing() {
     let app = start().await;
     let (id, path) = sent(&app, json!({})).await;
     let url = format!("{}{path}", app.base);
@@ -120,7 +120,7 @@ async fn looking_at_the_link_changes_nothing() {
 }
 
 #[tokio::test]
-async fn forged_links_lead_nowhere() {
+async fn forged_links_are_not_found() {
     let app = start().await;
     let (_, path) = sent(&app, json!({})).await;
     let token = path.strip_prefix("/u/").unwrap();
@@ -140,7 +140,7 @@ async fn forged_links_lead_nowhere() {
 }
 
 #[tokio::test]
-async fn waiting_message_is_suppressed_and_link_outlives_its_message() {
+async fn link_works_after_its_message_was_deleted() {
     let app = start().await;
     let (_, path) = sent(&app, json!({})).await;
     let waiting = app.send(json!({"stream": "news", "scheduled_at": app.clock.text_in(hours(1))})).await;
@@ -162,7 +162,7 @@ async fn waiting_message_is_suppressed_and_link_outlives_its_message() {
 }
 
 #[tokio::test]
-async fn two_replicas_that_are_asked_at_one_time_tell_of_it_once() {
+async fn concurrent_clicks_on_two_replicas_are_one_event() {
     let app = start().await;
     let (id, path) = sent(&app, json!({})).await;
     let (_other, other) = app.another_api().await;
@@ -179,7 +179,7 @@ async fn two_replicas_that_are_asked_at_one_time_tell_of_it_once() {
 }
 
 #[tokio::test]
-async fn who_is_freed_and_unsubscribes_once_more_is_told_of_once_more() {
+async fn second_unsubscribe_after_removal_is_a_second_event() {
     let app = start().await;
     let (id, path) = sent(&app, json!({})).await;
     one_click(&app, &path).await;
@@ -198,7 +198,7 @@ async fn who_is_freed_and_unsubscribes_once_more_is_told_of_once_more() {
 }
 
 #[tokio::test]
-async fn only_mail_to_one_recipient_of_a_stream_that_asks_has_a_link() {
+async fn only_messages_to_one_recipient_have_a_link() {
     let app = start().await;
     for fields in [
         json!({"stream": "bulk"}),
@@ -210,14 +210,14 @@ async fn only_mail_to_one_recipient_of_a_stream_that_asks_has_a_link() {
         assert_eq!(warnings[0]["code"] == "unsubscribe_needs_one_recipient", is_news, "{warnings}");
     }
     app.run_until_idle().await;
-    for mail in app.smtp.mails() {
-        assert_eq!(field(&mail.raw, "List-Unsubscribe"), None);
-        assert_eq!(field(&mail.raw, "List-Unsubscribe-Post"), None);
+    for received in app.smtp.messages() {
+        assert_eq!(field(&received.raw, "List-Unsubscribe"), None);
+        assert_eq!(field(&received.raw, "List-Unsubscribe-Post"), None);
     }
-    let own = json!({"stream": "news", "headers": {"list-unsubscribe": "<mailto:off@acme.test>"}});
-    app.send(own).await;
+    let own_header = json!({"stream": "news", "headers": {"list-unsubscribe": "<mailto:off@acme.test>"}});
+    app.send(own_header).await;
     app.run_until_idle().await;
-    let raw = app.smtp.mails().last().unwrap().raw.clone();
+    let raw = app.smtp.messages().last().unwrap().raw.clone();
     assert_eq!(field(&raw, "list-unsubscribe").as_deref(), Some("<mailto:off@acme.test>"));
     assert_eq!((field(&raw, "List-Unsubscribe"), field(&raw, "List-Unsubscribe-Post")), (None, None));
 
@@ -237,29 +237,29 @@ async fn only_mail_to_one_recipient_of_a_stream_that_asks_has_a_link() {
 async fn every_attempt_sends_the_same_bytes_if_the_stream_changes() {
     let app = start().await;
     app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 later"]);
-    let mail = app.send(json!({"stream": "news"})).await;
+    let accepted = app.send(json!({"stream": "news"})).await;
     app.run_until_idle().await;
-    let before = app.get(&format!("/v1/messages/{}/raw", mail.id)).await.octets;
+    let before = app.get(&format!("/v1/messages/{}/raw", accepted.id)).await.bytes;
     let off = app.patch("/v1/streams/news", &json!({"unsubscribe": false})).await;
     assert_eq!((off.status, &off.body["unsubscribe"]), (200, &json!(false)));
     app.clock.advance(hours(1));
     app.run_until_idle().await;
-    assert_eq!(app.smtp.mails()[0].raw, before);
+    assert_eq!(app.smtp.messages()[0].raw, before);
     path(&before);
     app.send(json!({"stream": "news"})).await;
     app.run_until_idle().await;
-    assert_eq!(field(&app.smtp.mails()[1].raw, "List-Unsubscribe"), None, "from now on");
+    assert_eq!(field(&app.smtp.messages()[1].raw, "List-Unsubscribe"), None, "new messages have no link");
 }
 
 #[tokio::test]
-async fn without_the_settings_a_stream_cannot_ask_for_it() {
+async fn stream_cannot_enable_links_without_settings() {
     let app = TestApp::start().await;
-    for answer in [
+    for response in [
         app.post("/v1/streams", &json!({"name": "news", "unsubscribe": true})).await,
         app.patch("/v1/streams/bulk", &json!({"unsubscribe": true})).await,
     ] {
-        assert_eq!((answer.status, answer.faults()), (422, vec![("/unsubscribe", "not_configured")]));
-        let message = answer.body["errors"][0]["message"].as_str().unwrap();
+        assert_eq!((response.status, response.faults()), (422, vec![("/unsubscribe", "not_configured")]));
+        let message = response.body["errors"][0]["message"].as_str().unwrap();
         assert!(message.contains("POSTRIDER_PUBLIC_URL") && message.contains("POSTRIDER_SECRET_KEY"), "{message}");
     }
     assert_eq!(app.patch("/v1/streams/bulk", &json!({"unsubscribe": false})).await.status, 200);
@@ -277,14 +277,14 @@ async fn without_the_settings_a_stream_cannot_ask_for_it() {
 async fn worker_without_link_settings_makes_no_attempt() {
     let app = TestApp::start().await;
     app.sql("UPDATE streams SET unsubscribe = true WHERE name = 'bulk'").await;
-    let mail = app.send(json!({"stream": "bulk"})).await;
+    let accepted = app.send(json!({"stream": "bulk"})).await;
     app.run_until_idle().await;
-    let ann = app.recipient(&mail.id).await;
+    let ann = app.recipient(&accepted.id).await;
     assert_eq!((&ann["status"], &ann["attempts"], app.smtp.connections()), (&json!("queued"), &json!(0), 0));
-    assert_eq!((&ann["response"], app.events(&mail.id).await), (&json!(null), vec!["accepted".to_owned()]));
-    let told = app.get(&format!("/v1/messages/{}/explain", mail.id)).await.body["recipients"][0].clone();
-    assert_eq!(told["blocker"]["kind"], "put_off");
-    assert_eq!(app.get(&format!("/v1/messages/{}/raw", mail.id)).await.problem(), (409, "not_configured"));
+    assert_eq!((&ann["response"], app.events(&accepted.id).await), (&json!(null), vec!["accepted".to_owned()]));
+    let explained = app.get(&format!("/v1/messages/{}/explain", accepted.id)).await.body["recipients"][0].clone();
+    assert_eq!(explained["blocker"]["kind"], "put_off");
+    assert_eq!(app.get(&format!("/v1/messages/{}/raw", accepted.id)).await.problem(), (409, "not_configured"));
     let plan = app.post("/v1/messages?dry_run=true", &message(json!({"stream": "bulk"}))).await.body;
     assert_eq!(plan["warnings"][0]["code"], "not_configured");
 
@@ -292,10 +292,10 @@ async fn worker_without_link_settings_makes_no_attempt() {
     app.run_until_idle().await;
     app.clock.advance(minutes(2));
     app.run_until_idle().await;
-    assert_eq!(app.status(&short.id).await, "expired", "its time runs on");
-    let mut mended = app.config.clone();
-    configured(&mut mended);
+    assert_eq!(app.status(&short.id).await, "expired", "its expiry still applies");
+    let mut fixed = app.config.clone();
+    configured(&mut fixed);
     app.clock.advance(minutes(3));
-    app.worker_with(&mended).await.drain().await.unwrap();
-    assert_eq!(app.events(&mail.id).await, ["accepted", "relayed"]);
+    app.worker_with(&fixed).await.drain().await.unwrap();
+    assert_eq!(app.events(&accepted.id).await, ["accepted", "relayed"]);
 }

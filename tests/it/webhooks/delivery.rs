@@ -13,14 +13,14 @@ use crate::support::hooks::{self, Hook, SECRET};
 use crate::support::receiver::{Receiver, Reply};
 use crate::support::smtp::Gate;
 
-async fn mails(app: &TestApp, count: usize) {
+async fn send_messages(app: &TestApp, count: usize) {
     for n in 0..count {
         app.send(json!({"to": format!("r{n}@example.test")})).await;
     }
 }
 
 #[tokio::test]
-async fn an_event_arrives_signed_as_the_api_shows_it() {
+async fn posts_are_signed_and_equal_the_event_feed() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     let hook = Hook::add(&app, &receiver.url("/hook"), "").await;
     app.send(json!({"metadata": {"order": "42"}})).await;
@@ -41,53 +41,53 @@ async fn an_event_arrives_signed_as_the_api_shows_it() {
     assert_eq!((state.cursor, state.failures, state.is_leased), (2, 0, false));
     assert_eq!(hook.log(&app).await, [(Some(200), None, 1), (Some(200), None, 1)]);
     app.notify().await;
-    assert_eq!(receiver.posts("/hook").len(), 2, "nothing is posted twice");
+    assert_eq!(receiver.posts("/hook").len(), 2, "no event is posted twice");
 }
 
 #[tokio::test]
-async fn while_secrets_change_both_sign() {
+async fn both_secrets_sign_until_the_old_one_expires() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     let until = "old_secret = decode(repeat('01', 24), 'hex'), old_secret_until = '2026-11-23T13:00:00Z'";
     Hook::add(&app, &receiver.url("/hook"), until).await;
     app.send(json!({})).await;
     app.notify().await;
     app.run_until_idle().await;
-    app.notify_in(3_600).await;
+    app.notify_after(3_600).await;
     let signed =
         |secret: &[u8]| receiver.posts("/hook").iter().map(|post| post.is_signed_with(secret)).collect::<Vec<_>>();
     assert_eq!((signed(&SECRET), signed(&[1; 24])), (vec![true, true], vec![true, false]));
 }
 
 #[tokio::test]
-async fn an_endpoint_gets_what_it_asked_for_and_its_own_tests() {
+async fn endpoint_gets_its_event_types_and_its_test_events() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     let hook = Hook::add(&app, &receiver.url("/relayed"), "events = '{message.relayed}'").await;
     let all = Hook::add(&app, &receiver.url("/all"), "").await;
-    mails(&app, 2).await;
+    send_messages(&app, 2).await;
     app.run_until_idle().await;
-    hook.tell(&app, "webhook.test").await;
+    hook.insert_event(&app, "webhook.test").await;
     app.notify().await;
     let kinds = |path: &str| -> Vec<String> {
         receiver.posts(path).iter().map(|post| post.body["type"].as_str().unwrap().to_owned()).collect()
     };
-    // They are about different things, and posted at one time.
+    // The order is undefined: the events are about different objects and posted concurrently.
     let mut relayed = kinds("/relayed");
     relayed.sort();
     assert_eq!(relayed, ["message.relayed", "message.relayed", "webhook.test"]);
     let test = receiver.posts("/relayed").into_iter().find(|post| post.body["type"] == "webhook.test").unwrap();
     assert_eq!(test.body["data"]["endpoint_id"], hook.id.to_string());
-    let mut all_of_them = receiver.seqs("/all");
-    all_of_them.sort_unstable();
-    assert_eq!(all_of_them, [1, 2, 3, 4]);
+    let mut all_seqs = receiver.seqs("/all");
+    all_seqs.sort_unstable();
+    assert_eq!(all_seqs, [1, 2, 3, 4]);
     assert_eq!(
         (hook.state(&app).await.cursor, all.state(&app).await.cursor),
         (5, 5),
-        "what is unwanted is behind both"
+        "both cursors are after events that the endpoints do not get"
     );
 }
 
 #[tokio::test]
-async fn batches_hold_what_has_come_together_and_no_more_than_20_kb() {
+async fn batches_contain_waiting_events_up_to_20_kb() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     let hook = Hook::add(&app, &receiver.url("/hook"), "batch = 100, concurrency = 1").await;
     app.send(json!({})).await;
@@ -96,13 +96,13 @@ async fn batches_hold_what_has_come_together_and_no_more_than_20_kb() {
     }
     app.notify().await;
     let posts = receiver.posts("/hook");
-    let told: Vec<Vec<i64>> = posts
+    let batches: Vec<Vec<i64>> = posts
         .iter()
         .map(|post| {
             post.body["events"].as_array().unwrap().iter().map(|event| event["seq"].as_i64().unwrap()).collect()
         })
         .collect();
-    assert_eq!(told, [vec![1, 2, 3], vec![4]]);
+    assert_eq!(batches, [vec![1, 2, 3], vec![4]]);
     assert!(posts.iter().all(|post| post.body["type"] == "webhook.batch" && post.size() <= 20_000));
     let id = hook.id.0.simple();
     assert_eq!(
@@ -112,14 +112,14 @@ async fn batches_hold_what_has_come_together_and_no_more_than_20_kb() {
 }
 
 #[tokio::test]
-async fn events_of_one_recipient_stay_in_order_and_others_overtake() {
+async fn order_is_kept_per_recipient_only() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     Hook::add(&app, &receiver.url("/hook"), "concurrency = 8").await;
     app.send(json!({})).await;
     app.run_until_idle().await;
     app.send(json!({})).await;
     let gate = Gate::default();
-    receiver.answers("/hook", [Reply::Held(gate.clone())]);
+    receiver.script("/hook", [Reply::Held(gate.clone())]);
     let working = tokio::spawn({
         let worker = app.worker.clone();
         async move { worker.notify().await.unwrap() }
@@ -128,19 +128,19 @@ async fn events_of_one_recipient_stay_in_order_and_others_overtake() {
     let mut seqs: Vec<i64> =
         receiver.received("/hook", 2).await.iter().map(|post| post.body["seq"].as_i64().unwrap()).collect();
     seqs.sort_unstable();
-    assert_eq!(seqs, [1, 3], "2 tells of the mail that 1 tells of");
+    assert_eq!(seqs, [1, 3], "event 2 is about the same message as event 1, so it waits");
     gate.open();
     working.await.unwrap();
     assert_eq!(receiver.seqs("/hook").last(), Some(&2));
 }
 
 #[tokio::test]
-async fn what_a_dead_worker_left_is_posted_again_under_the_same_id() {
+async fn posts_of_a_dead_worker_are_repeated_with_the_same_id() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     let hook = Hook::add(&app, &receiver.url("/hook"), "").await;
-    mails(&app, 3).await;
+    send_messages(&app, 3).await;
     let gate = Gate::default();
-    receiver.answers("/hook", [Reply::Held(gate.clone())]);
+    receiver.script("/hook", [Reply::Held(gate.clone())]);
     let first = tokio::spawn({
         let worker = app.worker.clone();
         async move { worker.notify().await }
@@ -152,25 +152,25 @@ async fn what_a_dead_worker_left_is_posted_again_under_the_same_id() {
         "UPDATE workers SET heartbeat_at = now() - interval '1 day' WHERE id IN (SELECT lease FROM webhook_endpoints)",
     )
     .await;
-    assert_eq!(second.reap().await.unwrap().workers, 1);
+    assert_eq!(second.rescue_leases().await.unwrap().workers, 1);
     second.notify().await.unwrap();
     assert_eq!(hook.state(&app).await.cursor, 3);
     gate.open();
     first.await.unwrap().unwrap();
 
     let ids: BTreeSet<String> = receiver.posts("/hook").into_iter().map(|post| post.id).collect();
-    assert_eq!(ids.len(), 3, "each is known by its id");
+    assert_eq!(ids.len(), 3, "repeated posts have the same id");
     let state = hook.state(&app).await;
-    assert_eq!((state.cursor, state.is_leased), (3, false), "the first one's word no longer counts");
+    assert_eq!((state.cursor, state.is_leased), (3, false), "the outcome of the dead worker is ignored");
 }
 
 #[tokio::test]
-async fn a_worker_that_stops_finishes_what_is_under_way_and_lets_go() {
+async fn stopping_worker_finishes_its_posts_and_releases_leases() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     let hook = Hook::add(&app, &receiver.url("/hook"), "concurrency = 1").await;
-    mails(&app, 3).await;
+    send_messages(&app, 3).await;
     let (gate, stop) = (Gate::default(), CancellationToken::new());
-    receiver.answers("/hook", [Reply::Held(gate.clone())]);
+    receiver.script("/hook", [Reply::Held(gate.clone())]);
     let running = tokio::spawn({
         let (worker, stop) = (app.another_worker().await, stop.clone());
         async move { worker.run(stop).await }
@@ -185,11 +185,11 @@ async fn a_worker_that_stops_finishes_what_is_under_way_and_lets_go() {
     app.notify().await;
     let mut seqs = receiver.seqs("/hook");
     seqs.sort_unstable();
-    assert_eq!(seqs, [1, 2, 3, 4, 5, 6], "nothing twice and nothing missing");
+    assert_eq!(seqs, [1, 2, 3, 4, 5, 6], "each event is posted once");
 }
 
 #[tokio::test]
-async fn a_running_worker_hears_of_events_by_itself() {
+async fn running_worker_is_notified_of_new_events() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     Hook::add(&app, &receiver.url("/hook"), "").await;
     let stop = CancellationToken::new();
@@ -204,10 +204,10 @@ async fn a_running_worker_hears_of_events_by_itself() {
 }
 
 #[tokio::test]
-async fn no_more_are_posted_than_the_rate_allows() {
+async fn posts_do_not_exceed_the_rate() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     Hook::add(&app, &receiver.url("/hook"), "rate = 2").await;
-    mails(&app, 12).await;
+    send_messages(&app, 12).await;
     app.notify().await;
     app.notify().await;
     assert_eq!(receiver.posts("/hook").len(), 1);
@@ -215,5 +215,5 @@ async fn no_more_are_posted_than_the_rate_allows() {
         app.clock.advance(millis(100));
         app.notify().await;
     }
-    assert_eq!(receiver.posts("/hook").len(), 9, "two a second for four seconds");
+    assert_eq!(receiver.posts("/hook").len(), 9, "two per second for four seconds");
 }

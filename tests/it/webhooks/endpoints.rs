@@ -1,4 +1,4 @@
-//! The operator's calls for webhook endpoints. Delivery is tested elsewhere.
+//! The API calls for webhook endpoints. Deliveries are tested in other files.
 
 use std::sync::Arc;
 
@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::support::app::TestApp;
-use crate::support::client::{Answer, Api};
+use crate::support::client::{Api, ApiResponse};
 use crate::support::clock::{hours, minutes};
 
-/// Nobody listens there.
+/// A URL at which no server listens.
 const URL: &str = "http://127.0.0.1:9/hooks";
 const UNKNOWN: &str = "/v1/webhooks/wh_00000000000070008000000000000000";
 
@@ -29,7 +29,7 @@ async fn start() -> TestApp {
     TestApp::builder().config(|config| config.webhooks.allow_private = true).start().await
 }
 
-/// The response to the creation of an endpoint.
+/// Creates an endpoint, and returns the response.
 async fn made(api: &Api, fields: Value) -> Value {
     let mut body = json!({ "url": URL });
     body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
@@ -48,7 +48,7 @@ async fn shown(api: &Api, webhook: &Value) -> Value {
     answer.body
 }
 
-/// The secrets that sign, as libraries read them: the present one and the one before.
+/// Returns the current and the previous secret, in the form that libraries read.
 async fn secrets(app: &TestApp) -> [Option<String>; 2] {
     let text = "'whsec_' || replace(encode(";
     let query = format!(
@@ -63,7 +63,7 @@ async fn number(app: &TestApp, query: &'static str) -> i64 {
 }
 
 #[tokio::test]
-async fn a_webhook_is_made_changed_and_removed() {
+async fn endpoint_is_created_changed_and_removed() {
     let app = start().await;
     app.send(json!({})).await;
     let body = json!({"url": "http://127.0.0.1:9/hooks?key=1", "events": ["message.bounced", "webhook.disabled"],
@@ -77,15 +77,15 @@ async fn a_webhook_is_made_changed_and_removed() {
     }
     assert_eq!(made["secret"].as_str().unwrap().len(), "whsec_".len() + 44);
     assert_eq!([Some(made["secret"].as_str().unwrap().to_owned()), None], secrets(&app).await);
-    let fresh = json!({"state": "active", "cursor": 1, "behind": 0, "pending_retries": 0, "last_success_at": null,
+    let initial = json!({"state": "active", "cursor": 1, "behind": 0, "pending_retries": 0, "last_success_at": null,
                        "last_error": null, "failing_since": null, "failures": 0, "open_at": null, "disabled_at": null,
                        "disabled_reason": null, "old_secret_until": null});
-    for (name, value) in fresh.as_object().unwrap() {
+    for (name, value) in initial.as_object().unwrap() {
         assert_eq!(&made[name], value, "{name}");
     }
 
     let mut shown = shown(&app, &made).await;
-    assert_eq!(shown.get("secret"), None, "shown once");
+    assert_eq!(shown.get("secret"), None, "the secret is shown once");
     assert_eq!(app.get("/v1/webhooks").await.body["data"], json!([shown]));
     shown["secret"] = made["secret"].clone();
     assert_eq!(shown, made);
@@ -93,9 +93,9 @@ async fn a_webhook_is_made_changed_and_removed() {
     let change =
         json!({"url": "http://127.0.0.1:9/other", "events": null, "rate": null, "description": null, "batch": 5});
     let changed = app.patch(&path(&made), &change).await.body;
-    let told = ["url", "events", "rate", "description", "batch", "concurrency"].map(|name| changed[name].clone());
-    assert_eq!(told.to_vec(), json!(["http://127.0.0.1:9/other", null, null, "", 5, 2]).as_array().unwrap().clone());
-    assert_eq!(app.patch(&path(&made), &json!({})).await.body, changed, "what is missing stays");
+    let fields = ["url", "events", "rate", "description", "batch", "concurrency"].map(|name| changed[name].clone());
+    assert_eq!(fields.to_vec(), json!(["http://127.0.0.1:9/other", null, null, "", 5, 2]).as_array().unwrap().clone());
+    assert_eq!(app.patch(&path(&made), &json!({})).await.body, changed, "missing fields do not change");
 
     app.sql(
         "INSERT INTO webhook_retries (endpoint_id, tenant_id, seq, seqs, attempts, due_at)
@@ -107,11 +107,11 @@ async fn a_webhook_is_made_changed_and_removed() {
     assert_eq!(app.get(&path(&made)).await.problem(), (404, "not_found"));
     assert_eq!(app.delete(&path(&made)).await.problem(), (404, "not_found"));
     let left = number(&app, "SELECT count(*) FROM webhook_retries").await;
-    assert_eq!(left, 0, "its retries went with it");
+    assert_eq!(left, 0, "its retries are removed too");
 }
 
 #[tokio::test]
-async fn webhooks_come_in_pages() {
+async fn endpoints_are_listed_in_pages() {
     let app = start().await;
     for n in 0..4 {
         app.clock.advance(minutes(1));
@@ -130,7 +130,7 @@ async fn webhooks_come_in_pages() {
 }
 
 #[tokio::test]
-async fn what_is_not_valid_is_told_all_at_once() {
+async fn all_faults_are_reported_at_once() {
     let app = start().await;
     let body = json!({"url": "https://a:b@hooks.acme.test", "events": ["message.lost"], "description": "x".repeat(1_001),
                       "concurrency": 0, "rate": -1, "batch": 0, "disabled": true, "secret": "x"});
@@ -163,28 +163,28 @@ async fn what_is_not_valid_is_told_all_at_once() {
     for (method, body) in [(Method::POST, "{"), (Method::PATCH, "")] {
         let at = if method == Method::POST { "/v1/webhooks".to_owned() } else { path(&webhook) };
         let request = app.request(method, &at).header("content-type", "application/json").body(body);
-        assert_eq!(Answer::to(request).await.problem(), (400, "malformed_request"));
+        assert_eq!(ApiResponse::to(request).await.problem(), (400, "malformed_request"));
     }
 }
 
 #[tokio::test]
-async fn a_rotated_secret_signs_for_another_day() {
+async fn old_secret_signs_for_a_day_after_a_rotation() {
     let app = start().await;
     let webhook = made(&app, json!({})).await;
     let answer = app.post(&format!("{}/rotate-secret", path(&webhook)), &json!({})).await;
     assert_eq!((answer.status, &answer.headers["cache-control"]), (200, &"no-store".parse().unwrap()));
-    let told = |webhook: &Value| Some(webhook["secret"].as_str().unwrap().to_owned());
-    assert_ne!(told(&answer.body), told(&webhook));
-    assert_eq!(secrets(&app).await, [told(&answer.body), told(&webhook)]);
+    let fields = |webhook: &Value| Some(webhook["secret"].as_str().unwrap().to_owned());
+    assert_ne!(fields(&answer.body), fields(&webhook));
+    assert_eq!(secrets(&app).await, [fields(&answer.body), fields(&webhook)]);
     let until: chrono::DateTime<chrono::Utc> = answer.body["old_secret_until"].as_str().unwrap().parse().unwrap();
     assert_eq!(until.to_rfc3339(), app.clock.text_in(hours(24)));
     assert_eq!(shown(&app, &webhook).await.get("secret"), None);
     app.clock.advance(hours(24));
-    assert_eq!(shown(&app, &webhook).await["old_secret_until"], json!(null), "from then on one signs");
+    assert_eq!(shown(&app, &webhook).await["old_secret_until"], json!(null), "only the new secret signs now");
 }
 
 #[tokio::test]
-async fn one_that_was_disabled_goes_on_where_it_was() {
+async fn enabled_endpoint_continues_at_its_cursor() {
     let app = start().await;
     let webhook = made(&app, json!({})).await;
     app.send(json!({})).await;
@@ -194,32 +194,32 @@ async fn one_that_was_disabled_goes_on_where_it_was() {
     )
     .await;
     let failing = shown(&app, &webhook).await;
-    let told = |webhook: &Value| ["state", "failures", "last_error", "behind"].map(|name| webhook[name].clone());
-    assert_eq!(told(&failing), [json!("failing"), json!(7), json!("answered 500"), json!(1)]);
+    let fields = |webhook: &Value| ["state", "failures", "last_error", "behind"].map(|name| webhook[name].clone());
+    assert_eq!(fields(&failing), [json!("failing"), json!(7), json!("answered 500"), json!(1)]);
     assert_eq!([&failing["failing_since"], &failing["open_at"]], ["2026-11-20T00:00:00Z", "2026-11-24T00:00:00Z"]);
 
     let disabled = app.patch(&path(&webhook), &json!({"disabled": true})).await.body;
-    assert_eq!(told(&disabled), [json!("disabled"), json!(7), json!("answered 500"), json!(1)]);
+    assert_eq!(fields(&disabled), [json!("disabled"), json!(7), json!("answered 500"), json!(1)]);
     assert!(disabled["disabled_reason"].as_str().unwrap().contains("through the API"), "{disabled}");
     app.clock.advance(hours(1));
     let again = app.patch(&path(&webhook), &json!({"disabled": true})).await.body;
-    assert_eq!(again["disabled_at"], disabled["disabled_at"], "a second time changes nothing");
+    assert_eq!(again["disabled_at"], disabled["disabled_at"], "disabling again changes nothing");
     let refused = app.post(&format!("{}/test", path(&webhook)), &json!({})).await;
     assert_eq!(refused.problem(), (409, "webhook_disabled"));
 
     let enabled = app.patch(&path(&webhook), &json!({"disabled": false})).await.body;
-    assert_eq!(told(&enabled), [json!("active"), json!(0), json!(null), json!(1)]);
+    assert_eq!(fields(&enabled), [json!("active"), json!(0), json!(null), json!(1)]);
     for name in ["failing_since", "open_at", "disabled_at", "disabled_reason"] {
         assert_eq!(enabled[name], json!(null), "{name}");
     }
 }
 
 #[tokio::test]
-async fn what_a_worker_would_undo_takes_the_webhook_out_of_its_hand() {
+async fn changes_that_a_worker_could_undo_end_its_lease() {
     let app = start().await;
     let webhook = made(&app, json!({})).await;
     let (own, replay, rotate) = (path(&webhook), "/replay", "/rotate-secret");
-    for (method, rest, body, is_taken) in [
+    for (method, rest, body, ends_lease) in [
         (Method::PATCH, "", json!({"description": "x", "events": ["message.bounced"], "batch": 2, "url": URL}), false),
         (Method::POST, rotate, json!({}), false),
         (Method::PATCH, "", json!({"rate": null}), true),
@@ -229,19 +229,19 @@ async fn what_a_worker_would_undo_takes_the_webhook_out_of_its_hand() {
         (Method::POST, replay, json!({"after_seq": 0}), true),
     ] {
         app.sql("UPDATE webhook_endpoints SET lease = gen_random_uuid()").await;
-        let answer = Answer::to(app.request(method.clone(), &format!("{own}{rest}")).json(&body)).await;
+        let answer = ApiResponse::to(app.request(method.clone(), &format!("{own}{rest}")).json(&body)).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
         let left = number(&app, "SELECT count(lease) FROM webhook_endpoints").await;
-        assert_eq!(left == 0, is_taken, "{method} {rest} {body}");
+        assert_eq!(left == 0, ends_lease, "{method} {rest} {body}");
     }
 }
 
 #[tokio::test]
-async fn what_waits_for_another_try_is_tried_once_it_is_mended() {
+async fn enabling_or_a_new_url_makes_retries_due() {
     let app = start().await;
     let webhook = made(&app, json!({})).await;
     for (change, is_due) in
-        [(json!({"disabled": false}), 1), (json!({"url": "http://127.0.0.1:9/mended"}), 1), (json!({"batch": 2}), 0)]
+        [(json!({"disabled": false}), 1), (json!({"url": "http://127.0.0.1:9/fixed"}), 1), (json!({"batch": 2}), 0)]
     {
         app.sql(
             "DELETE FROM webhook_retries;
@@ -256,7 +256,7 @@ async fn what_waits_for_another_try_is_tried_once_it_is_mended() {
 }
 
 #[tokio::test]
-async fn another_rate_does_not_wait_for_the_turn_of_the_old_one() {
+async fn new_rate_applies_at_once() {
     let app = start().await;
     let webhook = made(&app, json!({"rate": 0.00001})).await;
     app.sql("UPDATE webhook_endpoints SET open_at = '2026-11-24T00:00Z'").await;
@@ -264,22 +264,22 @@ async fn another_rate_does_not_wait_for_the_turn_of_the_old_one() {
     assert_eq!(open_at(json!({"batch": 2})).await, "2026-11-24T00:00:00Z");
     assert_eq!(open_at(json!({"rate": null})).await, json!(null));
     app.sql("UPDATE webhook_endpoints SET open_at = '2026-11-24T00:00Z', failures = 1").await;
-    assert_eq!(open_at(json!({"rate": 5})).await, "2026-11-24T00:00:00Z", "it asked for time");
+    assert_eq!(open_at(json!({"rate": 5})).await, "2026-11-24T00:00:00Z", "the endpoint asked for this delay");
 }
 
 #[tokio::test]
-async fn another_url_has_not_failed_yet() {
+async fn new_url_resets_the_failing_state() {
     let app = start().await;
     let webhook = made(&app, json!({})).await;
     app.sql("UPDATE webhook_endpoints SET failing_since = '2026-11-20T00:00Z', open_at = '2026-11-24T00:00Z'").await;
     let changed = async |change: Value| app.patch(&path(&webhook), &change).await.body;
     assert_eq!(changed(json!({"description": "x", "url": URL})).await["state"], "failing");
-    let moved = changed(json!({"url": "http://127.0.0.1:9/mended"})).await;
+    let moved = changed(json!({"url": "http://127.0.0.1:9/fixed"})).await;
     assert_eq!([&moved["state"], &moved["open_at"]], [&json!("active"), &json!(null)]);
 }
 
 #[tokio::test]
-async fn a_replay_moves_the_cursor_back_and_never_forward() {
+async fn replay_moves_the_cursor_back_and_never_forward() {
     let app = start().await;
     let webhook = made(&app, json!({})).await;
     let replay = async |body: Value| app.post(&format!("{}/replay", path(&webhook)), &body).await;
@@ -293,18 +293,22 @@ async fn a_replay_moves_the_cursor_back_and_never_forward() {
          SELECT id, tenant_id, n, ARRAY[n], 1, now() FROM webhook_endpoints, generate_series(1, 3) n",
     )
     .await;
-    let told = |answer: &Answer| {
+    let fields = |answer: &ApiResponse| {
         assert_eq!(answer.status, 200, "{}", answer.body);
         ["cursor", "behind", "pending_retries"].map(|name| answer.body[name].as_i64().unwrap())
     };
-    assert_eq!(told(&replay(json!({"after_seq": 5})).await), [4, 1, 3], "those come in any case");
-    // The third event was written at this minute.
+    assert_eq!(fields(&replay(json!({"after_seq": 5})).await), [4, 1, 3], "these events are posted anyway");
+    // The time of the third event.
     let third = app.clock.text_in(minutes(-3));
-    assert_eq!(told(&replay(json!({ "since": third })).await), [2, 3, 2], "the third is the first that comes again");
-    assert_eq!(told(&replay(json!({"after_seq": 1})).await), [1, 4, 1]);
-    assert_eq!(told(&replay(json!({"after_seq": 3})).await), [1, 4, 1], "never forward");
-    assert_eq!(told(&replay(json!({"since": "1999-12-31T00:00:00Z"})).await), [0, 5, 0]);
-    assert_eq!(told(&replay(json!({ "since": app.clock.text_in(hours(1)) })).await), [0, 5, 0]);
+    assert_eq!(
+        fields(&replay(json!({ "since": third })).await),
+        [2, 3, 2],
+        "event 3 is the first one that is repeated"
+    );
+    assert_eq!(fields(&replay(json!({"after_seq": 1})).await), [1, 4, 1]);
+    assert_eq!(fields(&replay(json!({"after_seq": 3})).await), [1, 4, 1], "never forward");
+    assert_eq!(fields(&replay(json!({"since": "1999-12-31T00:00:00Z"})).await), [0, 5, 0]);
+    assert_eq!(fields(&replay(json!({ "since": app.clock.text_in(hours(1)) })).await), [0, 5, 0]);
 
     for (body, pointer, code) in [
         (json!({}), "/after_seq", "required"),
@@ -317,7 +321,7 @@ async fn a_replay_moves_the_cursor_back_and_never_forward() {
 }
 
 #[tokio::test]
-async fn a_test_is_an_event_of_this_webhook() {
+async fn test_creates_an_event_of_this_endpoint() {
     let app = start().await;
     let webhook = made(&app, json!({"events": ["message.bounced"]})).await;
     app.send(json!({})).await;
@@ -337,7 +341,7 @@ async fn a_test_is_an_event_of_this_webhook() {
 }
 
 #[tokio::test]
-async fn the_log_shows_every_post_newest_first() {
+async fn deliveries_are_listed_newest_first() {
     let app = start().await;
     let webhook = made(&app, json!({})).await;
     let other = made(&app, json!({})).await;
@@ -351,7 +355,7 @@ async fn the_log_shows_every_post_newest_first() {
          FROM (SELECT * FROM webhook_endpoints ORDER BY id LIMIT 1) e, generate_series(1, 3) n",
     )
     .await;
-    // The order of the two is undefined: both are of the same millisecond.
+    // The order of the two ids is undefined: both endpoints were created in the same millisecond.
     let [webhook, other] =
         if webhook["id"].as_str() < other["id"].as_str() { [webhook, other] } else { [other, webhook] };
     let first = app.get(&format!("{}/deliveries?limit=2", path(&webhook))).await.body;
@@ -379,7 +383,7 @@ async fn the_log_shows_every_post_newest_first() {
 }
 
 #[tokio::test]
-async fn a_key_needs_admin_to_change_and_read_to_read() {
+async fn changes_need_admin_and_reads_need_read() {
     let app = start().await;
     let webhook = path(&made(&app, json!({})).await);
     let calls = [
@@ -394,9 +398,9 @@ async fn a_key_needs_admin_to_change_and_read_to_read() {
         (Method::DELETE, webhook, Scope::Admin),
     ];
     for scope in Scope::ALL {
-        let api = app.allowed(&[scope]).await;
+        let api = app.with_scopes(&[scope]).await;
         for (method, path, needed) in &calls {
-            let answer = Answer::to(api.request(method.clone(), path).json(&json!({}))).await;
+            let answer = ApiResponse::to(api.request(method.clone(), path).json(&json!({}))).await;
             let allowed = scope == *needed || scope == Scope::Admin;
             assert_eq!(answer.status != 403, allowed, "{scope:?}: {method} {path} is {}", answer.status);
         }
@@ -404,7 +408,7 @@ async fn a_key_needs_admin_to_change_and_read_to_read() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_not_found() {
+async fn unknown_endpoint_is_not_found() {
     let app = start().await;
     for (method, rest, body) in [
         (Method::GET, "", json!({})),
@@ -416,13 +420,13 @@ async fn what_is_not_there_is_not_found() {
         (Method::GET, "/deliveries", json!({})),
     ] {
         for id in [UNKNOWN, "/v1/webhooks/key_00000000000070008000000000000000", "/v1/webhooks/x"] {
-            let answer = Answer::to(app.request(method.clone(), &format!("{id}{rest}")).json(&body)).await;
+            let answer = ApiResponse::to(app.request(method.clone(), &format!("{id}{rest}")).json(&body)).await;
             assert_eq!(answer.problem(), (404, "not_found"), "{method} {id}{rest}");
         }
     }
 }
 
-/// An API on the same database that uses `check` for the targets of webhooks.
+/// Starts an API on the same database that uses `check` for the URLs of webhook endpoints.
 async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
     let tasks = TaskTracker::new();
     let clock: postrider::clock::SharedClock = app.clock.clone();
@@ -437,7 +441,7 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
     );
     let delivery = Delivery {
         table: RouteTable::new(Vec::new(), RouteName::Mx),
-        ways: Vec::new(),
+        routes: Vec::new(),
         mx_tls: std::collections::BTreeMap::default(),
         connections: 1,
         mails_per_connection: 1,
@@ -470,7 +474,7 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
 }
 
 #[tokio::test]
-async fn a_target_that_is_denied_is_refused_when_it_is_set() {
+async fn denied_url_is_refused_when_it_is_set() {
     let app = start().await;
     let check = TargetCheck::new(|url| {
         Box::pin(async move {
@@ -482,11 +486,11 @@ async fn a_target_that_is_denied_is_refused_when_it_is_set() {
         })
     });
     let (_server, api) = with_check(&app, check).await;
-    let denied = |answer: &Answer| {
+    let denied = |answer: &ApiResponse| {
         assert_eq!((answer.status, answer.faults()), (422, vec![("/url", "denied_address")]));
         let message = answer.body["errors"][0]["message"].as_str().unwrap();
         let why = "10.0.0.1 is a private address: only `webhooks.allow_private` can permit that";
-        assert_eq!(message, format!("Webhooks may not use this URL: {why}."));
+        assert_eq!(message, format!("A webhook endpoint may not have this URL: {why}."));
     };
     denied(&api.post("/v1/webhooks", &json!({"url": "http://10.0.0.1/hooks"})).await);
     let webhook = made(&api, json!({})).await;

@@ -1,4 +1,4 @@
-//! The program is killed while it posts webhooks: the next process leaves no gap.
+//! The program is killed while it posts webhooks; the next process posts the remaining events.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::support::receiver::Receiver;
 use crate::support::smtp::SmtpServer;
 
 #[tokio::test]
-async fn killed_under_load_it_leaves_no_gap() {
+async fn no_event_is_lost_when_the_process_is_killed() {
     let (database, smtp, receiver) = (Database::new(), SmtpServer::start().await, Receiver::start().await);
     let command = || -> Command {
         let mut command = serve(&database.url, smtp.address(), &[]);
@@ -26,7 +26,7 @@ async fn killed_under_load_it_leaves_no_gap() {
     Hook::insert(&mut connection, SystemClock.now(), &receiver.url("/hook")).await;
     let service = Service::start(command()).await;
     let mut load = Load::start(&Api::new(service.address.clone().unwrap(), key(&database.url).await));
-    load.reaches(150).await;
+    load.wait_for(150).await;
     receiver.received("/hook", 50).await;
     service.kill().await;
     let acknowledged = load.end().await;
@@ -34,7 +34,7 @@ async fn killed_under_load_it_leaves_no_gap() {
     let again = Service::start(command()).await;
     let mut ids = BTreeMap::<i64, String>::new();
     let mut count = 0;
-    // Each message has an event when it is accepted and one when it is relayed.
+    // Each message has two events: accepted and relayed.
     while ids.len() < 2 * acknowledged.len() {
         let posts = receiver.received("/hook", count + 1).await;
         for post in &posts[count..] {
@@ -44,7 +44,7 @@ async fn killed_under_load_it_leaves_no_gap() {
         }
         count = posts.len();
     }
-    // What the killed process had leased is recovered last: its messages may also be unacknowledged ones.
+    // The leases of the killed process are rescued last. Its messages may include some that were not acknowledged.
     queue_is_empty(&mut connection).await;
     assert!(again.terminate().await.success());
     let last: i64 = sqlx::query_scalar("SELECT max(seq) FROM events").fetch_one(&mut connection).await.unwrap();

@@ -1,4 +1,4 @@
-//! Secrets of webhooks at rest: encrypted if there is a `secret_key`, and removed when they no longer sign.
+//! Stored secrets of webhook endpoints: encrypted if there is a `secret_key`, and removed when they no longer sign.
 
 use serde_json::{Value, json};
 use sqlx::Row as _;
@@ -20,7 +20,7 @@ fn bytes(webhook: &Value) -> Vec<u8> {
     STANDARD.decode(webhook["secret"].as_str().unwrap().strip_prefix("whsec_").unwrap()).unwrap()
 }
 
-/// The present secret and the one before, as they are stored.
+/// Returns the current and the previous secret, as they are stored.
 async fn stored(app: &TestApp) -> (Vec<u8>, Option<Vec<u8>>) {
     let query = sqlx::query("SELECT secret, old_secret FROM webhook_endpoints");
     let row = query.fetch_one(&mut app.database.connect().await).await.unwrap();
@@ -28,7 +28,7 @@ async fn stored(app: &TestApp) -> (Vec<u8>, Option<Vec<u8>>) {
 }
 
 #[tokio::test]
-async fn a_webhook_secret_is_stored_encrypted_and_still_signs() {
+async fn secret_is_stored_encrypted_and_signs() {
     let (app, receiver) = (start(Some("a secret of the tests, and of nobody else")).await, Receiver::start().await);
     let made = app.post("/v1/webhooks", &json!({"url": receiver.url("/a")})).await.body;
     let (secret, _) = stored(&app).await;
@@ -43,39 +43,39 @@ async fn a_webhook_secret_is_stored_encrypted_and_still_signs() {
     let (_, old) = stored(&app).await;
     assert!(old.unwrap().starts_with(MAGIC));
     app.clock.advance(hours(24));
-    app.worker.keep_secrets().await.unwrap();
-    assert_eq!(stored(&app).await.1, None, "removed after its day");
+    app.worker.encrypt_webhook_secrets().await.unwrap();
+    assert_eq!(stored(&app).await.1, None, "the old secret is removed after a day");
 }
 
 #[tokio::test]
-async fn clear_secrets_are_encrypted_once_every_worker_reads_that() {
+async fn secrets_are_encrypted_once_all_workers_support_it() {
     let app = start(Some("a secret of the tests, and of nobody else")).await;
     app.sql("UPDATE workers SET reads_sealed_secrets = false").await;
     let made = app.post("/v1/webhooks", &json!({"url": "http://127.0.0.1:9/"})).await.body;
-    app.worker.keep_secrets().await.unwrap();
+    app.worker.encrypt_webhook_secrets().await.unwrap();
     assert_eq!(stored(&app).await.0, bytes(&made), "a worker of an earlier version signs with it");
     app.sql("UPDATE workers SET reads_sealed_secrets = true").await;
-    app.worker.keep_secrets().await.unwrap();
+    app.worker.encrypt_webhook_secrets().await.unwrap();
     assert!(stored(&app).await.0.starts_with(MAGIC));
 }
 
 #[tokio::test]
-async fn without_a_secret_key_a_secret_stays_in_the_clear() {
+async fn secret_stays_unencrypted_without_a_secret_key() {
     let app = start(None).await;
     let made = app.post("/v1/webhooks", &json!({"url": "http://127.0.0.1:9/"})).await.body;
-    app.worker.keep_secrets().await.unwrap();
+    app.worker.encrypt_webhook_secrets().await.unwrap();
     assert_eq!(stored(&app).await.0, bytes(&made));
 }
 
 #[tokio::test]
-async fn nothing_is_posted_while_the_secret_cannot_be_read() {
+async fn unreadable_secret_stops_posts() {
     let (app, receiver) = (start(Some("a secret of the tests, and of nobody else")).await, Receiver::start().await);
     let made = app.post("/v1/webhooks", &json!({"url": receiver.url("/a")})).await.body;
     let mut config = app.config.clone();
     config.secret_key = Some("another secret of the tests, much too late".to_owned().into());
-    let stranger = app.worker_with(&config).await;
+    let worker_with_other_key = app.worker_with(&config).await;
     app.send(json!({})).await;
-    stranger.notify().await.unwrap();
+    worker_with_other_key.notify().await.unwrap();
     let shown = app.get(&format!("/v1/webhooks/{}", made["id"].as_str().unwrap())).await.body;
     assert!(shown["last_error"].as_str().unwrap().contains("previous_secret_keys"), "{shown}");
     assert_eq!(receiver.posts("/a").len(), 0);

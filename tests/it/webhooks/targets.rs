@@ -1,4 +1,4 @@
-//! Allowed targets of webhooks: public addresses and the configured ones, checked at every post.
+//! Allowed targets of webhooks: public and configured addresses, checked at every post.
 
 use postrider::app::guard;
 use postrider::webhook::Denied;
@@ -10,7 +10,7 @@ use crate::support::dns::DnsServer;
 use crate::support::hooks::Hook;
 use crate::support::receiver::Receiver;
 
-/// The result of a post to this URL: its error, and whether a connection was made.
+/// Posts to this URL. Returns the error, and whether the receiver got the post.
 async fn posted(app: &TestApp, receiver: &Receiver, url: &str) -> (Option<String>, bool) {
     let hook = Hook::add(app, url, "").await;
     app.notify().await;
@@ -19,7 +19,7 @@ async fn posted(app: &TestApp, receiver: &Receiver, url: &str) -> (Option<String
 }
 
 #[tokio::test]
-async fn our_own_network_is_refused_at_the_post_however_it_is_written() {
+async fn loopback_address_is_refused_in_every_notation() {
     let (app, receiver) = (TestApp::start().await, Receiver::start().await);
     app.send(json!({})).await;
     let port = receiver.port();
@@ -36,28 +36,28 @@ async fn our_own_network_is_refused_at_the_post_however_it_is_written() {
 }
 
 #[tokio::test]
-async fn a_name_that_comes_to_mean_us_is_refused_at_the_post() {
+async fn name_that_changes_to_loopback_is_refused_at_the_post() {
     let (dns, receiver) = (DnsServer::start().await, Receiver::start().await);
     let app = TestApp::builder().config(|config| config.dns = Some(dns.address())).start().await;
     app.send(json!({})).await;
     let url = format!("https://hook.test:{}/hook", receiver.port());
-    dns.has_address("hook.test", "1.1.1.1");
+    dns.add_address("hook.test", "1.1.1.1");
     let plain = app.post("/v1/webhooks", &json!({"url": url.replace("https", "http")})).await;
     assert_eq!(plain.faults(), [("/url", "denied_address")], "events must not cross the Internet in the clear");
     let made = app.post("/v1/webhooks", &json!({"url": url})).await;
     assert_eq!(made.status, 201, "{made:?}");
-    dns.moves("hook.test", "127.0.0.1");
+    dns.set_address("hook.test", "127.0.0.1");
     let (error, reached) = posted(&app, &receiver, &url).await;
     let error = error.unwrap_or_default();
     assert!(error.contains("hook.test is at 127.0.0.1, a loopback address") && !reached, "{error}");
 }
 
 #[tokio::test]
-async fn what_is_allowed_by_name_or_network_is_reached() {
+async fn targets_allowed_by_name_or_network_are_reached() {
     for rule in ["hook.test", "127.0.0.0/8", "127.0.0.1"] {
         let (dns, receiver) = (DnsServer::start().await, Receiver::start().await);
-        dns.has_address("hook.test", "10.0.0.1");
-        dns.moves("hook.test", "127.0.0.1");
+        dns.add_address("hook.test", "10.0.0.1");
+        dns.set_address("hook.test", "127.0.0.1");
         let config = |config: &mut postrider::config::Config| {
             config.dns = Some(dns.address());
             config.webhooks.allow = vec![rule.to_owned()];
@@ -70,10 +70,10 @@ async fn what_is_allowed_by_name_or_network_is_reached() {
 }
 
 #[tokio::test]
-async fn of_several_addresses_only_those_outside_are_connected_to() {
+async fn only_allowed_addresses_of_a_name_are_connected_to() {
     let (dns, receiver) = (DnsServer::start().await, Receiver::start().await);
     for ip in ["10.1.1.1", "127.0.0.1", "169.254.169.254"] {
-        dns.has_address("hook.test", ip);
+        dns.add_address("hook.test", ip);
     }
     let config = |config: &mut postrider::config::Config| {
         config.dns = Some(dns.address());
@@ -86,10 +86,10 @@ async fn of_several_addresses_only_those_outside_are_connected_to() {
 }
 
 #[tokio::test]
-async fn at_creation_the_dns_may_say_no_and_may_say_nothing() {
+async fn dns_failure_at_creation_is_not_a_refusal() {
     let dns = DnsServer::start().await;
     dns.servfail("broken.test");
-    dns.has_address("inside.test", "192.168.1.1");
+    dns.add_address("inside.test", "192.168.1.1");
     let mut config = postrider::config::Config { dns: Some(dns.address()), ..Default::default() };
     let admits = async |config: &postrider::config::Config, host: &str| {
         guard(config).unwrap().admits(&Url::parse(&format!("https://{host}/")).unwrap()).await

@@ -38,7 +38,7 @@ fn check<S: PartialSchema>(pointer: &str, valid: &Value, wrap: impl Fn(Value) ->
 }
 
 #[test]
-fn every_documented_field_is_read_and_no_other() {
+fn only_documented_fields_are_parsed() {
     check::<SendRequest>("", &with(&json!({})), |body| body);
     check::<AddressParts>("/cc", &json!({"email": "a@b"}), |address| with(&json!({"cc": address})));
     check::<AttachmentInput>("/attachments/0", &json!({"filename": "a", "content": ""}), |file| {
@@ -48,7 +48,7 @@ fn every_documented_field_is_read_and_no_other() {
 }
 
 #[test]
-fn the_reader_names_the_documented_fields() {
+fn parser_fields_are_the_documented_ones() {
     assert_eq!(properties::<SendRequest>(), sorted(send::FIELDS));
     assert_eq!(properties::<AddressParts>(), sorted(address::FIELDS));
     assert_eq!(properties::<AttachmentInput>(), sorted(attachments::FIELDS));
@@ -56,7 +56,7 @@ fn the_reader_names_the_documented_fields() {
 }
 
 #[test]
-fn the_schema_is_closed_and_requires_what_the_reader_requires() {
+fn schema_forbids_other_fields_and_requires_the_same() {
     let schema = serde_json::to_value(SendRequest::schema()).expect("a schema");
     assert_eq!(schema["additionalProperties"], false);
     assert_eq!(schema["required"], json!(["from", "subject"]));
@@ -66,7 +66,7 @@ fn the_schema_is_closed_and_requires_what_the_reader_requires() {
 }
 
 #[test]
-fn the_deny_list_is_published() {
+fn documentation_lists_every_denied_header() {
     let schema = serde_json::to_value(SendRequest::schema()).expect("a schema");
     let text = schema["properties"]["headers"]["description"].as_str().expect("a description");
     for denied in headers::DENIED {

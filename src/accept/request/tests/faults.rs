@@ -13,12 +13,12 @@ fn table(rows: &[(Value, &str, &str)]) {
     }
 }
 
-fn times<T: Clone>(value: T, count: usize) -> Vec<T> {
+fn repeated<T: Clone>(value: T, count: usize) -> Vec<T> {
     vec![value; count]
 }
 
 #[test]
-fn addresses() {
+fn invalid_addresses_are_reported() {
     let many: Vec<String> = (0..51).map(|n| format!("r{n}@example.test")).collect();
     table(&[
         (json!({"from": null}), "/from", "required"),
@@ -54,7 +54,7 @@ fn addresses() {
 }
 
 #[test]
-fn content_and_headers() {
+fn invalid_content_and_headers_are_reported() {
     table(&[
         (json!({"subject": null}), "/subject", "required"),
         (json!({"subject": 7}), "/subject", "invalid_type"),
@@ -89,7 +89,7 @@ fn content_and_headers() {
 }
 
 #[test]
-fn attachments() {
+fn invalid_attachments_are_reported() {
     let file = |change: &Value| {
         let mut file = json!({"filename": "a.txt", "content": "aGk="});
         file.as_object_mut().expect("an object").extend(change.as_object().expect("an object").clone());
@@ -98,7 +98,7 @@ fn attachments() {
     table(&[
         (json!({"attachments": {}}), "/attachments", "invalid_type"),
         (json!({"attachments": ["x"]}), "/attachments/0", "invalid_type"),
-        (json!({"attachments": times(json!({"filename": "a", "content": ""}), 21)}), "/attachments", "too_many"),
+        (json!({"attachments": repeated(json!({"filename": "a", "content": ""}), 21)}), "/attachments", "too_many"),
         (file(&json!({"filename": null})), "/attachments/0/filename", "required"),
         (file(&json!({"filename": ""})), "/attachments/0/filename", "required"),
         (file(&json!({"filename": "a\"\r\nX: y"})), "/attachments/0/filename", "control_character"),
@@ -122,7 +122,7 @@ fn attachments() {
         (file(&json!({"content_id": "a\nb"})), "/attachments/0/content_id", "control_character"),
         (file(&json!({"contentType": "a/b"})), "/attachments/0/contentType", "unknown_field"),
         (
-            json!({"attachments": times(json!({"filename": "a", "content": "", "content_id": "x"}), 2)}),
+            json!({"attachments": repeated(json!({"filename": "a", "content": "", "content_id": "x"}), 2)}),
             "/attachments/1/content_id",
             "duplicate_value",
         ),
@@ -130,7 +130,7 @@ fn attachments() {
 }
 
 #[test]
-fn the_rest() {
+fn other_invalid_fields_are_reported() {
     let wide: serde_json::Map<_, _> = (0..51).map(|n| (n.to_string(), json!("v"))).collect();
     table(&[
         (json!({"tags": {"kind": "invoice"}}), "/tags", "invalid_type"),
@@ -139,7 +139,7 @@ fn the_rest() {
         (json!({"tags": [{"name": "a b", "value": "v"}]}), "/tags/0/name", "invalid_value"),
         (json!({"tags": [{"name": "a", "value": "v\n"}]}), "/tags/0/value", "control_character"),
         (json!({"tags": [{"name": "a", "value": "v".repeat(257)}]}), "/tags/0/value", "too_long"),
-        (json!({"tags": times(json!({"name": "a", "value": "v"}), 21)}), "/tags", "too_many"),
+        (json!({"tags": repeated(json!({"name": "a", "value": "v"}), 21)}), "/tags", "too_many"),
         (json!({"metadata": "x"}), "/metadata", "invalid_type"),
         (json!({"metadata": {"order": 42}}), "/metadata/order", "invalid_type"),
         (json!({"metadata": {"": "x"}}), "/metadata/", "required"),
@@ -167,7 +167,7 @@ fn the_rest() {
 }
 
 #[test]
-fn a_body_that_is_not_an_object_or_names_a_field_twice() {
+fn non_objects_and_duplicate_fields_are_reported() {
     for body in ["[]", "\"x\"", "5", "null"] {
         assert_eq!(faults(body.as_bytes()), [(String::new(), "invalid_type")], "{body}");
     }
@@ -209,8 +209,8 @@ fn every_fault_is_reported_at_once() {
 }
 
 #[test]
-fn the_message_of_a_fault_says_how_to_fix_it() {
-    for (change, words) in [
+fn fault_message_explains_the_fix() {
+    for (change, expected) in [
         (json!({"to": "a@b.test, c@d.test"}), "array"),
         (json!({"scheduledAt": "x"}), "did you mean `scheduled_at`"),
         (json!({"headers": {"Reply-To": "x"}}), "use the field `reply_to`"),
@@ -223,12 +223,12 @@ fn the_message_of_a_fault_says_how_to_fix_it() {
         let Err(Rejection::Invalid(list)) = parse_bytes(with(&change).to_string().as_bytes()) else {
             panic!("{change}")
         };
-        assert!(list[0].message.contains(words), "{}", list[0].message);
+        assert!(list[0].message.contains(expected), "{}", list[0].message);
     }
 }
 
 #[test]
-fn a_flood_of_faults_gets_a_short_response() {
+fn number_and_length_of_faults_are_limited() {
     let unknown: serde_json::Map<_, _> = (0..5_000).map(|n| (format!("f{n}"), json!(1))).collect();
     let found = faults(with(&Value::Object(unknown)).to_string().as_bytes());
     assert_eq!(found.len(), 101);
@@ -240,7 +240,7 @@ fn a_flood_of_faults_gets_a_short_response() {
 }
 
 #[test]
-fn malformed_json_is_distinguished() {
+fn malformed_json_is_a_different_rejection() {
     for body in [b"{".as_slice(), b"", b"{\"subject\":\"\\ud800\"}", b"\xff", b"{'a':1}"] {
         assert!(matches!(parse_bytes(body), Err(Rejection::Malformed { .. })), "{body:?}");
     }

@@ -51,19 +51,19 @@ fn protocol_texts(message: &NewMessage) -> Vec<String> {
 
 proptest! {
     #[test]
-    fn any_bytes_are_handled(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn parsing_any_bytes_does_not_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = parse_bytes(&body);
     }
 
     #[test]
-    fn any_json_is_handled(body in tree()) {
+    fn parsing_any_json_does_not_panic(body in tree()) {
         if let Ok(message) = parse_bytes(body.to_string().as_bytes()) {
             prop_assert!(!message.recipients.is_empty());
         }
     }
 
     #[test]
-    fn no_change_to_a_message_smuggles_control_characters(name in name(), value in tree()) {
+    fn accepted_texts_have_no_control_characters(name in name(), value in tree()) {
         let mut body = with(&json!({}));
         body[&name] = value;
         if let Ok(message) = parse_bytes(body.to_string().as_bytes()) {
@@ -74,7 +74,7 @@ proptest! {
     }
 
     #[test]
-    fn a_valid_message_reads_back(
+    fn valid_message_is_parsed_unchanged(
         subject in "\\PC{0,60}", text in "[^\u{0}]{0,80}", html in proptest::option::of("[^\u{0}]{0,80}"),
         value in "\\PC{0,60}", filename in "\\PC{1,40}", name in "[^\\PC]{0}|\\PC{0,30}", key in "[!-9;-~]{1,70}",
     ) {

@@ -10,7 +10,7 @@ use crate::domain::message::RecipientKind::{Bcc, Cc, To};
 use crate::domain::outcome::OnUncertain;
 
 #[test]
-fn every_field_arrives() {
+fn every_field_is_parsed() {
     let message = accepted(&json!({
         "from": "Acme Billing <billing@acme.test>",
         "to": ["ann@example.test", {"email": "bo@example.test", "name": "Bo Å"}],
@@ -57,7 +57,7 @@ fn every_field_arrives() {
 }
 
 #[test]
-fn what_is_left_out_has_its_default() {
+fn omitted_fields_have_their_defaults() {
     let body = serde_json::to_value(SendRequest::plain("a@acme.test", "ann@example.test", "", "")).expect("JSON");
     let message = accepted(&body);
     assert_eq!((message.stream.as_str(), message.on_uncertain), ("transactional", OnUncertain::Retry));
@@ -66,7 +66,7 @@ fn what_is_left_out_has_its_default() {
 }
 
 #[test]
-fn a_blank_body_is_none_where_there_is_another() {
+fn blank_body_is_dropped_if_there_is_another() {
     let bodies = |text: &str, html: &str| {
         let content = accepted(&with(&json!({"text": text, "html": html}))).content;
         (content.text, content.html)
@@ -78,13 +78,13 @@ fn a_blank_body_is_none_where_there_is_another() {
 }
 
 #[test]
-fn headers_of_long_threads_and_attached_messages_are_valid() {
+fn long_headers_and_attached_messages_are_valid() {
     let thread = "<0123456789012345678901234567890123456789@a.test> ".repeat(100);
-    let mail = STANDARD.encode("From: a@b.test\n\nHi\n");
+    let attached = STANDARD.encode("From: a@b.test\n\nHi\n");
     let message = accepted(&with(&json!({
         "headers": {"References": thread, "List-Unsubscribe": format!("<https://a.test/{}>", "u".repeat(960))},
-        "attachments": [{"filename": "a.eml", "content": mail, "content_type": "message/rfc822"},
-                        {"filename": "b.eml", "content": mail}, {"filename": "c.eml", "content": "AA=="}],
+        "attachments": [{"filename": "a.eml", "content": attached, "content_type": "message/rfc822"},
+                        {"filename": "b.eml", "content": attached}, {"filename": "c.eml", "content": "AA=="}],
     })));
     assert_eq!(message.content.headers[1].value, thread);
     let types: Vec<&str> = message.attachments.iter().map(|file| &*file.description.content_type).collect();
@@ -92,21 +92,21 @@ fn headers_of_long_threads_and_attached_messages_are_valid() {
 }
 
 #[test]
-fn a_duplicate_address_is_kept_at_its_first_position() {
+fn duplicate_address_stays_at_its_first_position() {
     let message = accepted(&with(&json!({
         "to": ["Ann <ann@example.test>", "ann@EXAMPLE.test"], "cc": "ann@example.test", "bcc": ["Ann@example.test"],
     })));
-    let kept: Vec<_> = message.recipients.iter().map(|r| (r.kind, r.mailbox.to_string())).collect();
-    assert_eq!(kept, [(To, "Ann <ann@example.test>".to_owned()), (Bcc, "Ann@example.test".to_owned())]);
+    let recipients: Vec<_> = message.recipients.iter().map(|r| (r.kind, r.mailbox.to_string())).collect();
+    assert_eq!(recipients, [(To, "Ann <ann@example.test>".to_owned()), (Bcc, "Ann@example.test".to_owned())]);
 }
 
 #[test]
-fn a_recipient_in_cc_or_bcc_alone_is_enough() {
+fn bcc_recipient_alone_is_enough() {
     assert_eq!(accepted(&with(&json!({"to": null, "bcc": "x@example.test"}))).recipients[0].kind, Bcc);
 }
 
 #[test]
-fn an_attachment_is_body_enough() {
+fn attachment_may_replace_the_body() {
     let message = accepted(&with(&json!({"text": null, "attachments": [{"filename": "a", "content": ""}]})));
     assert_eq!((message.attachments.len(), message.attachments[0].description.size), (1, 0));
 }
@@ -134,7 +134,7 @@ fn base64_may_be_wrapped_and_escaped() {
 }
 
 #[test]
-fn the_limits_are_reached_and_not_passed() {
+fn message_at_every_limit_is_valid() {
     let all: Vec<String> = (0..50).map(|n| format!("r{n}@example.test")).collect();
     let message = accepted(&with(&json!({
         "to": all[..20], "cc": all[20..40], "bcc": all[40..], "subject": "é".repeat(998),

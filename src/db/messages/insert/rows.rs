@@ -1,5 +1,5 @@
-//! The statement that inserts the rows of a group of messages, and its columns: each field has the name of the column that
-//! the statement binds it to, in the same order.
+//! The statement that inserts the rows of a group of messages, and its parameters as columns. Each field has the name
+//! of the column that the statement binds it to; the order is the same.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -14,8 +14,8 @@ use crate::domain::message::{NewMessage, NewRecipient};
 use crate::domain::unsubscribe;
 
 /// Inserts all rows in one statement, because each statement costs a round trip. Returns the ids of messages that carry
-/// an unsubscribe link, and of recipients leased to their direct consumer: those whose lane is open, has no limit that
-/// a claim would check, and has nothing due in its queue. A worker that was declared dead gets no leases.
+/// an unsubscribe link, and of recipients leased to their direct consumer. A recipient is leased if its lane is open,
+/// has no due rows, and has no limit that a claim would check. A worker that was declared dead gets no leases.
 pub(super) async fn insert(
     connection: &mut PgConnection,
     group: &[&MessageInsert],
@@ -25,7 +25,7 @@ pub(super) async fn insert(
     let (content, message) = (Contents::new(group), Messages::new(group));
     let (recipient, queue) = (Recipients::new(group, suppressed), Queue::new(group, suppressed));
     let offer = &queue.offers;
-    // Finds the newest row version of a lane at the end of the index, as `lower_lanes` does.
+    // The subquery on `lanes` finds a lane's newest row version at the end of the index, as `lower_lanes` does.
     let marked = sqlx::query_scalar!(
         r#"WITH content AS (
                INSERT INTO contents (id, tenant_id, text, html, headers, attachments)
@@ -172,9 +172,9 @@ struct Messages<'a> {
 
 impl<'a> Messages<'a> {
     fn new(group: &[&'a MessageInsert]) -> Self {
-        let messages = || group.iter().map(|intake| &intake.message);
-        // An unsubscribe link is for one recipient; several recipients would each need a separate message.
-        let may_carry_link = |m: &NewMessage| m.recipients.len() == 1 && !unsubscribe::is_in(&m.content.headers);
+        let messages = || group.iter().map(|insert| &insert.message);
+        // An unsubscribe link identifies one recipient, so a message to several recipients carries none.
+        let may_carry_link = |m: &NewMessage| m.recipients.len() == 1 && !unsubscribe::has_link(&m.content.headers);
         Self {
             created_at: messages().map(|m| m.created_at).collect(),
             stream: messages().map(|m| m.stream.as_str()).collect(),
@@ -203,7 +203,7 @@ struct Recipients<'a> {
     kind: Vec<&'a str>,
     address: Vec<String>,
     name: Vec<Option<&'a str>>,
-    /// For suppressed recipients: when they ended, and the recorded reply text.
+    /// For suppressed recipients: the time of their end state, and the reason.
     finished_at: Vec<Option<DateTime<Utc>>>,
     response_text: Vec<Option<&'a str>>,
 }
@@ -212,26 +212,26 @@ impl<'a> Recipients<'a> {
     fn new(group: &[&'a MessageInsert], suppressed: &'a Suppressed) -> Self {
         let rows: Vec<(&MessageInsert, i16, &NewRecipient)> = group
             .iter()
-            .flat_map(|intake| {
-                (0i16..).zip(&intake.message.recipients).map(move |(n, recipient)| (*intake, n, recipient))
+            .flat_map(|insert| {
+                (0i16..).zip(&insert.message.recipients).map(move |(n, recipient)| (*insert, n, recipient))
             })
             .collect();
         let ended = |recipient: &NewRecipient| suppressed.get(&recipient.id);
         Self {
-            message_id: rows.iter().map(|(intake, ..)| intake.message.id.0).collect(),
+            message_id: rows.iter().map(|(insert, ..)| insert.message.id.0).collect(),
             id: rows.iter().map(|(.., recipient)| recipient.id.0).collect(),
-            tenant_id: rows.iter().map(|(intake, ..)| intake.tenant.0).collect(),
+            tenant_id: rows.iter().map(|(insert, ..)| insert.tenant.0).collect(),
             position: rows.iter().map(|(_, position, _)| *position).collect(),
             kind: rows.iter().map(|(.., recipient)| recipient.kind.as_str()).collect(),
             address: rows.iter().map(|(.., recipient)| recipient.mailbox.address.to_string()).collect(),
             name: rows.iter().map(|(.., recipient)| recipient.mailbox.name.as_deref()).collect(),
-            finished_at: rows.iter().map(|(intake, _, r)| ended(r).map(|_| intake.message.created_at)).collect(),
+            finished_at: rows.iter().map(|(insert, _, r)| ended(r).map(|_| insert.message.created_at)).collect(),
             response_text: rows.iter().map(|(.., r)| ended(r).map(|outcome| &*outcome.reply.text)).collect(),
         }
     }
 }
 
-/// `queue`, and the leases offered to workers.
+/// `queue`, and the leases to direct consumers.
 struct Queue {
     message_id: Vec<Uuid>,
     recipient_id: Vec<Uuid>,
@@ -239,12 +239,12 @@ struct Queue {
     lane_id: Vec<i64>,
     due_at: Vec<DateTime<Utc>>,
     expires_at: Vec<Option<DateTime<Utc>>>,
-    /// Index in `offers`, counted from 1.
+    /// Position in `offers`, counted from 1.
     offer: Vec<Option<i32>>,
     offers: Offers,
 }
 
-/// Each distinct pair of a worker and a lane whose messages it would lease.
+/// The distinct pairs of a worker and a lane, for recipients with a direct consumer.
 struct Offers {
     worker_id: Vec<Uuid>,
     lane_id: Vec<i64>,
@@ -254,28 +254,28 @@ impl Queue {
     fn new(group: &[&MessageInsert], suppressed: &Suppressed) -> Self {
         let rows: Vec<(&MessageInsert, &NewRecipient, i64)> = group
             .iter()
-            .flat_map(|intake| {
-                intake.message.recipients.iter().zip(&intake.lanes).map(move |(r, lane)| (*intake, r, lane.id))
+            .flat_map(|insert| {
+                insert.message.recipients.iter().zip(&insert.lanes).map(move |(r, lane)| (*insert, r, lane.id))
             })
             .filter(|(_, recipient, _)| !suppressed.contains_key(&recipient.id))
             .collect();
-        let offer = |intake: &MessageInsert, lane: i64| Some((intake.taker?, lane));
-        let places: BTreeMap<(Uuid, i64), i32> = rows
+        let offer = |insert: &MessageInsert, lane: i64| Some((insert.direct_consumer?, lane));
+        let positions: BTreeMap<(Uuid, i64), i32> = rows
             .iter()
-            .filter_map(|(intake, _, lane)| offer(intake, *lane))
+            .filter_map(|(insert, _, lane)| offer(insert, *lane))
             .collect::<BTreeSet<_>>()
             .into_iter()
             .zip(1..)
             .collect();
-        let (worker_id, lane_id) = places.keys().copied().unzip();
+        let (worker_id, lane_id) = positions.keys().copied().unzip();
         Self {
-            message_id: rows.iter().map(|(intake, ..)| intake.message.id.0).collect(),
+            message_id: rows.iter().map(|(insert, ..)| insert.message.id.0).collect(),
             recipient_id: rows.iter().map(|(_, recipient, _)| recipient.id.0).collect(),
-            tenant_id: rows.iter().map(|(intake, ..)| intake.tenant.0).collect(),
+            tenant_id: rows.iter().map(|(insert, ..)| insert.tenant.0).collect(),
             lane_id: rows.iter().map(|(.., lane)| *lane).collect(),
-            due_at: rows.iter().map(|(intake, ..)| intake.due_at()).collect(),
-            expires_at: rows.iter().map(|(intake, ..)| intake.message.expires_at).collect(),
-            offer: rows.iter().map(|(intake, _, lane)| places.get(&offer(intake, *lane)?).copied()).collect(),
+            due_at: rows.iter().map(|(insert, ..)| insert.due_at()).collect(),
+            expires_at: rows.iter().map(|(insert, ..)| insert.message.expires_at).collect(),
+            offer: rows.iter().map(|(insert, _, lane)| positions.get(&offer(insert, *lane)?).copied()).collect(),
             offers: Offers { worker_id, lane_id },
         }
     }

@@ -1,4 +1,4 @@
-//! Records a worker's progress on an endpoint in one short transaction.
+//! Records a worker's progress on an endpoint in one transaction.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use crate::db::{Db, DbError};
 use crate::domain::id::EndpointId;
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 
-/// A post, for the log.
+/// A delivery attempt, for the log.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// `UUIDv7` of its start time.
+    /// `UUIDv7` with its start time.
     pub id: Uuid,
     /// `seq` of its first event.
     pub seq: i64,
     /// Number of events.
     pub events: i16,
-    /// Number of the try, starting at 1.
+    /// Number of the delivery attempt, starting at 1.
     pub number: i16,
     /// Bytes of the request body.
     pub size: i32,
@@ -30,31 +30,31 @@ pub struct Attempt {
     pub status: Option<i16>,
     /// Start of the response body.
     pub answer: Option<String>,
-    /// Why there was no response, or why it counts as a failure.
+    /// Why there was no response, or why the response is a failure.
     pub error: Option<String>,
     /// Duration in milliseconds.
     pub duration_ms: i32,
-    /// When the next try is due.
+    /// When the next delivery attempt is due.
     pub next_attempt_at: Option<DateTime<Utc>>,
 }
 
 /// A worker's progress on an endpoint since the last record.
 #[derive(Debug, Default, Clone)]
 pub struct Progress {
-    /// Posts made.
+    /// Delivery attempts made.
     pub attempts: Vec<Attempt>,
-    /// Posts to retry, by their first event.
+    /// Deliveries to retry, by the `seq` of their first event.
     pub retries: BTreeMap<i64, Retry>,
-    /// Posts that need no further retry, by their first event.
+    /// Deliveries that need no further attempt, by the `seq` of their first event.
     pub settled: Vec<i64>,
-    /// Whether a failing endpoint responded: then all pending retries are due.
+    /// Whether a post to an endpoint that was down succeeded; all pending retries are then due now.
     pub is_back: bool,
     /// Why the endpoint is to be disabled.
     pub disabled: Option<String>,
 }
 
 impl Progress {
-    /// Returns whether nothing has to be recorded.
+    /// Returns whether there is nothing to record.
     pub fn is_empty(&self) -> bool {
         self.attempts.is_empty() && self.settled.is_empty()
     }
@@ -69,8 +69,8 @@ pub enum Hold {
     Release,
 }
 
-/// Records progress: the cursor, the endpoint's health, retries and the log, in one transaction. Returns the updated
-/// endpoint; `None`, with nothing recorded, if the worker no longer holds the lease.
+/// Records progress in one transaction: the cursor, the endpoint's health, retries and the log. Returns the updated
+/// endpoint; `None`, with nothing recorded, if the worker has lost the lease.
 pub async fn record(
     db: &Db,
     worker: Uuid,
@@ -84,11 +84,11 @@ pub async fn record(
         let Some(mut after) = advance(&mut tx, worker, endpoint, progress, hold, now).await? else {
             return Ok(None);
         };
-        let is_touched = !progress.retries.is_empty() || !progress.settled.is_empty();
+        let has_retry_changes = !progress.retries.is_empty() || !progress.settled.is_empty();
         if progress.is_back {
             make_due(&mut tx, endpoint.id, now).await?;
         }
-        if is_touched {
+        if has_retry_changes {
             settle(&mut tx, endpoint.id, &progress.settled).await?;
             reschedule(&mut tx, endpoint, &progress.retries).await?;
             after.retries = count(&mut tx, endpoint.id).await?;
@@ -189,7 +189,8 @@ async fn count(connection: &mut PgConnection, endpoint: EndpointId) -> Result<i6
         .await
 }
 
-/// Logs posts. Returns `false` if they are in the log already, because the response to an earlier commit was lost.
+/// Logs delivery attempts. Returns `false` if they are in the log already, because an earlier commit succeeded although
+/// its response was lost.
 async fn log(connection: &mut PgConnection, endpoint: &Endpoint, attempts: &[Attempt]) -> Result<bool, sqlx::Error> {
     if attempts.is_empty() {
         return Ok(true);
@@ -223,7 +224,7 @@ async fn log(connection: &mut PgConnection, endpoint: &Endpoint, attempts: &[Att
     .map(|done| done.rows_affected() > 0)
 }
 
-/// Posts as columns, in the order of the statement's parameters.
+/// Delivery attempts as columns, in the order of the statement's parameters.
 struct AttemptColumns<'a> {
     id: Vec<Uuid>,
     seq: Vec<i64>,
@@ -254,11 +255,11 @@ impl<'a> AttemptColumns<'a> {
     }
 }
 
-/// Returns the reason for disabling an endpoint as an outcome for the event.
+/// Returns the reason for disabling an endpoint as the outcome of the event.
 fn outcome(reason: &str) -> Outcome {
     Outcome {
         verdict: Verdict::Permanent,
-        reply: Reply::ours(reason),
+        reply: Reply::local_error(reason),
         peer: Peer::default(),
         duration: Duration::ZERO,
         stage: Stage::Connect,

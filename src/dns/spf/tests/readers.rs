@@ -1,6 +1,7 @@
-//! Evaluates the variants with mail-auth, as a second implementation beside ours.
+//! Evaluates the variants with mail-auth, as a second implementation.
 //!
-//! dkimpy signed the two messages. Names that the zone does not have are queried from a server that knows no names.
+//! The two messages were signed with dkimpy. Queries for names that are not in the zone go to a server that replies
+//! NXDOMAIN.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -30,10 +31,10 @@ pub(super) const RSA: &str = "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAjpleTu
 /// The key of `signed-ed25519.eml`.
 pub(super) const ED25519: &str = "zqn1Up5bkNe//YC8yOz7neGu9+n1isRqKtik/flPg+E=";
 
-/// A cache filled in advance.
-struct Known<K, V>(HashMap<K, V>);
+/// A DNS cache that is filled in advance.
+struct PrefilledCache<K, V>(HashMap<K, V>);
 
-impl<K: Eq + Hash, V: Clone> ResolverCache<K, V> for Known<K, V> {
+impl<K: Eq + Hash, V: Clone> ResolverCache<K, V> for PrefilledCache<K, V> {
     fn get<Q>(&self, name: &Q) -> Option<V>
     where
         K: Borrow<Q>,
@@ -53,10 +54,10 @@ impl<K: Eq + Hash, V: Clone> ResolverCache<K, V> for Known<K, V> {
     fn insert(&self, _: K, _: V, _: Instant) {}
 }
 
-/// Returns the records of one type, parsed by `read`.
-fn known<V>(zone: &Memory, kind: &str, read: impl Fn(&[String]) -> V) -> Known<Box<str>, V> {
+/// Returns a cache with the records of one type, parsed by `read`.
+fn cache<V>(zone: &Memory, kind: &str, read: impl Fn(&[String]) -> V) -> PrefilledCache<Box<str>, V> {
     let of_kind = zone.records.iter().filter(|((_, its), _)| its == kind);
-    Known(of_kind.map(|((name, _), values)| (format!("{name}.").into(), read(values))).collect())
+    PrefilledCache(of_kind.map(|((name, _), values)| (format!("{name}.").into(), read(values))).collect())
 }
 
 fn set<T>(records: Vec<T>) -> RecordSet<T> {
@@ -70,7 +71,7 @@ fn first<T: TxtRecordParser + Into<Txt>>(values: &[String]) -> Txt {
     read.find(Result::is_ok).or(last).expect("a value").into()
 }
 
-/// mail-auth with a resolver that knows no names.
+/// mail-auth with a resolver that replies NXDOMAIN to every query.
 pub(super) struct MailAuth(MessageAuthenticator);
 
 impl MailAuth {
@@ -80,7 +81,7 @@ impl MailAuth {
         tokio::spawn(async move {
             let mut packet = [0; 4_096];
             while let Ok((length, from)) = socket.recv_from(&mut packet).await {
-                // The query is sent back as a response with code NXDOMAIN.
+                // The server returns the query as a response with the code NXDOMAIN.
                 packet[2] |= 0x80;
                 packet[3] = 0x83;
                 let _ = socket.send_to(&packet[..length], from).await;
@@ -96,20 +97,21 @@ impl MailAuth {
         };
         let named =
             |values: &[String]| set(values.iter().map(|name| format!("{name}.").into()).collect::<Vec<Box<str>>>());
-        let pointed = zone.records.iter().filter(|((_, kind), _)| kind == "PTR");
-        let pointed = Known(pointed.map(|((address, _), names)| (address.parse().unwrap(), named(names))).collect());
+        let pointers = zone.records.iter().filter(|((_, kind), _)| kind == "PTR");
+        let pointers =
+            PrefilledCache(pointers.map(|((address, _), names)| (address.parse().unwrap(), named(names))).collect());
         let parameters = Parameters {
             params: SpfParameters::verify_mail_from(address, "acme.test", "receiver.test", "postmaster@acme.test"),
-            cache_txt: Some(&known(zone, "TXT", first::<Spf>)),
-            cache_mx: Some(&known(zone, "MX", exchangers)),
-            cache_ptr: Some(&pointed),
-            cache_ipv4: Some(&known(zone, "A", |values| set::<Ipv4Addr>(parse_all(values)))),
-            cache_ipv6: Some(&known(zone, "AAAA", |values| set::<Ipv6Addr>(parse_all(values)))),
+            cache_txt: Some(&cache(zone, "TXT", first::<Spf>)),
+            cache_mx: Some(&cache(zone, "MX", exchangers)),
+            cache_ptr: Some(&pointers),
+            cache_ipv4: Some(&cache(zone, "A", |values| set::<Ipv4Addr>(parse_all(values)))),
+            cache_ipv6: Some(&cache(zone, "AAAA", |values| set::<Ipv6Addr>(parse_all(values)))),
         };
         format!("{:?}", self.0.check_host(parameters).await.result()).to_lowercase()
     }
 
-    /// Returns whether a message signed with the key of this algorithm verifies.
+    /// Returns `ok` if the message signed with the key of this algorithm verifies, else `wrong`.
     pub(super) async fn dkim(&self, zone: &Memory, algorithm: Algorithm) -> &'static str {
         let signed = match algorithm {
             Algorithm::Rsa => include_str!("signed-rsa.eml"),
@@ -119,7 +121,7 @@ impl MailAuth {
         let message = AuthenticatedMessage::parse(message.as_bytes()).unwrap();
         let parameters = Parameters {
             params: &message,
-            cache_txt: Some(&known(zone, "TXT", first::<DomainKey>)),
+            cache_txt: Some(&cache(zone, "TXT", first::<DomainKey>)),
             cache_mx: None::<&NoCache<Box<str>, RecordSet<MX>>>,
             cache_ptr: None::<&NoCache<IpAddr, RecordSet<Box<str>>>>,
             cache_ipv4: None::<&NoCache<Box<str>, RecordSet<Ipv4Addr>>>,

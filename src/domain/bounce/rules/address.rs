@@ -4,7 +4,7 @@ use super::Rule;
 use crate::domain::bounce::BounceType::{Hard, Soft};
 use crate::domain::bounce::Category::{BadAddress, MailboxDisabled, Moved, Routing, UnknownUser};
 
-pub(super) const WORDS: &[Rule] = &[
+pub(super) const PHRASES: &[Rule] = &[
     Rule::new("words-disabled-for-now", Soft, MailboxDisabled).words(&[
         "temporarily disabled",
         "disabled temporar",
@@ -81,7 +81,7 @@ pub(super) const WORDS: &[Rule] = &[
         "changed*email address",
         "been replaced by",
     ]),
-    // Directory-based edge blocking of Exchange Online: it knows all its recipients, and this is not one.
+    // Directory-based edge blocking of Exchange Online: the address is not in its directory.
     Rule::new("outlook-edge", Hard, UnknownUser)
         .words(&["recipient address rejected: access denied"])
         .enhanced(&[(4, 1, 1)]),
@@ -97,8 +97,8 @@ pub(super) const WORDS: &[Rule] = &[
     ]),
     // iCloud replies 5.1.6 (moved) for deleted accounts.
     Rule::new("icloud-gone", Hard, UnknownUser).words(&["recipient no longer on server"]),
-    // Exim's phrase for an unknown user. In its own DSNs, without digits, it also means an unknown domain or a wrong
-    // configuration.
+    // Exim's phrase for an unknown user. In Exim's DSNs, without a reply code, it also means an unknown domain or a
+    // configuration error.
     Rule::new("exim-unknown", Hard, UnknownUser)
         .words(&["unrouteable address", "unroutable address"])
         .codes(&[(550, 550)]),

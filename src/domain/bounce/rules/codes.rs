@@ -1,5 +1,5 @@
-//! Rules for ambiguous texts: weak phrases, enhanced codes (RFC 3463, 7372, 7504, 7505 and Exchange Online's own), and
-//! finally the three digits.
+//! Rules for ambiguous texts: weak phrases, then enhanced codes (RFC 3463, 7372, 7504, 7505 and those of Exchange
+//! Online), then reply codes.
 
 use super::Rule;
 use crate::domain::bounce::BounceType::{Block, Hard, Soft, Undetermined};
@@ -9,8 +9,9 @@ use crate::domain::bounce::Category::{
     SenderRejected, Size, SpamContent, System, Tls, UnknownUser, Unreachable,
 };
 
-/// Weak phrases, before the codes, so that a refusal for other reasons with 5.1.1 does not suppress the address.
-pub(super) const WEAK_WORDS: &[Rule] = &[
+/// Rules for weak phrases. They come before the codes, so that a refusal with 5.1.1 for another reason does not
+/// suppress the address.
+pub(super) const WEAK_PHRASES: &[Rule] = &[
     Rule::new("hint-spam", Block, SpamContent).words(&["spam", "unsolicited", "junk"]).without(&["spamtrap"]),
     Rule::new("hint-policy", Block, Policy)
         .words(&[
@@ -46,11 +47,11 @@ pub(super) const WEAK_WORDS: &[Rule] = &[
             "access rule",
         ])
         .without(&["mailbox name"]),
-    // A code inside the text: the reply of another server behind this one.
+    // A code inside the text is the reply of another server, to which this server relays.
     Rule::new("code-in-text", Hard, UnknownUser).words(&["550 5.1.1", "550-5.1.1", "#5.1.1"]),
 ];
 
-/// Enhanced codes.
+/// Rules for enhanced codes.
 pub(super) const ENHANCED: &[Rule] = &[
     Rule::new("x.1.1", Hard, UnknownUser).enhanced(&[(1, 1, 1)]),
     Rule::new("x.1.2", Hard, BadDomain).enhanced(&[(1, 2, 2), (1, 10, 10), (4, 4, 4), (4, 310, 310)]),
@@ -83,10 +84,10 @@ pub(super) const ENHANCED: &[Rule] = &[
     Rule::new("x.7.1", Block, Policy).enhanced(&[(7, 0, 999)]),
 ];
 
-/// The remaining rules.
+/// Rules for reply codes.
 pub(super) const REST: &[Rule] = &[
-    // RFC 5321 §4.2.2 has these words for 550, "mailbox not found" first. It may also mean policy, so it does not
-    // suppress.
+    // RFC 5321 §4.2.2 uses this phrase for 550, for a missing mailbox or for policy, so it does not suppress the
+    // address.
     Rule::new("rfc5321-550", Hard, Other)
         .words(&[
             "action not taken: mailbox unavailable",
@@ -95,7 +96,7 @@ pub(super) const REST: &[Rule] = &[
             "mailbox @ is unavailable",
         ])
         .codes(&[(550, 550)]),
-    // Does not say why, so it does not suppress.
+    // The reply does not give a reason, so it does not suppress the address.
     Rule::new("recipient-rejected", Hard, Other)
         .words(&["recipient rejected", "recipient is rejected", "recipient was rejected"])
         .codes(&[(550, 550)]),

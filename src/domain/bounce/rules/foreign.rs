@@ -4,7 +4,7 @@ use super::Rule;
 use crate::domain::bounce::BounceType::{Block, Hard, Soft};
 use crate::domain::bounce::Category::{MailboxDisabled, MailboxFull, Size, SpamContent, UnknownUser};
 
-pub(super) const WORDS: &[Rule] = &[
+pub(super) const PHRASES: &[Rule] = &[
     Rule::new("foreign-spam", Block, SpamContent).words(&[
         "迷惑メール",
         "スパム",

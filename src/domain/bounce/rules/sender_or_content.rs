@@ -1,4 +1,5 @@
-//! Phrases that refuse the sender or the message, whatever the code: they say nothing about the address.
+//! Phrases with which a server refuses the sender or the message, whatever the code. They say nothing about the
+//! address.
 
 use super::Rule;
 use crate::domain::bounce::BounceType::{Block, Soft};
@@ -7,7 +8,7 @@ use crate::domain::bounce::Category::{
     SenderRejected, SpamContent,
 };
 
-pub(super) const WORDS: &[Rule] = &[
+pub(super) const PHRASES: &[Rule] = &[
     Rule::new("words-harmful", Block, HarmfulContent)
         .words(&[
             "virus",

@@ -4,7 +4,7 @@ use super::Rule;
 use crate::domain::bounce::BounceType::Soft;
 use crate::domain::bounce::Category::{Expired, MailboxFull, Size};
 
-pub(super) const WORDS: &[Rule] = &[
+pub(super) const PHRASES: &[Rule] = &[
     Rule::new("words-size", Soft, Size)
         .words(&[
             "message too large",

@@ -1,10 +1,10 @@
-//! Phrases about transport: names, routes, connections, TLS; and about a message whose form is refused.
+//! Phrases about transport (names, routes, connections, TLS) and about the message's format.
 
 use super::Rule;
 use crate::domain::bounce::BounceType::{Block, Hard, Soft};
 use crate::domain::bounce::Category::{BadDomain, Dns, Format, Routing, Tls, Unreachable};
 
-pub(super) const WORDS: &[Rule] = &[
+pub(super) const PHRASES: &[Rule] = &[
     Rule::new("words-dns", Soft, Dns)
         .words(&[
             "host not found, try again",

@@ -1,32 +1,32 @@
 //! Finds the recipients that a plain-text bounce is about.
 
-use super::{MOST, line_of};
+use super::{MAX_RECIPIENTS, line_of};
 use crate::mail::report::address;
 use crate::mail::report::fields::cut;
 use crate::mail::report::formats::{ANNOUNCEMENTS, LABELS, NOT_ABOUT, SENDERS, SUCCESSES};
-use crate::mail::report::parts::Mail;
+use crate::mail::report::parts::ReceivedMessage;
 use crate::mail::report::returned::Returned;
 
 /// Maximum bytes examined of a line before and after an address.
 const LINE: usize = 200;
 
-/// Returns the first of these that exist: the recipients in `X-Failed-Recipients`; those at the beginning of lines, below
-/// an announcement if there is one; those at the end of lines after a colon; any other; the only recipient of the
-/// returned message; an address in the subject.
-pub(super) fn recipients(mail: &Mail<'_>, returned: &Returned, notice: &str, rule: &str) -> Vec<String> {
+/// Returns the failed recipients, from the first of these sources that has any: `X-Failed-Recipients`; addresses at the
+/// beginning of lines, below an announcement if there is one; addresses at the end of lines, after a colon; any other
+/// address; the only recipient of the returned message; an address in the subject.
+pub(super) fn recipients(message: &ReceivedMessage<'_>, returned: &Returned, notice: &str, rule: &str) -> Vec<String> {
     let failed =
-        mail.fields.all("x-failed-recipients").flat_map(|value| address::all_in(value).map(|(_, found)| found));
+        message.fields.all("x-failed-recipients").flat_map(|value| address::all_in(value).map(|(_, found)| found));
     let failed = distinct(failed);
     if !failed.is_empty() {
         return failed;
     }
-    let own = own(mail, returned);
-    let is_theirs = |found: &str| {
+    let own = own(message, returned);
+    let is_candidate = |found: &str| {
         let lower = found.to_lowercase();
         !own.contains(&lower) && !SENDERS.contains(&lower.split('@').next().unwrap_or_default())
     };
     let all: Vec<(usize, &str)> =
-        address::all_in(notice).filter(|(at, found)| is_theirs(found) && !is_success(notice, *at, found)).collect();
+        address::all_in(notice).filter(|(at, found)| is_candidate(found) && !is_success(notice, *at, found)).collect();
     let leading: Vec<(usize, &str)> = all.iter().copied().filter(|(at, _)| is_leading(notice, *at)).collect();
     let announced = announcement(notice).map(|from| leading.iter().filter(move |(at, _)| *at >= from));
     let announced = announced.map(|found| distinct(found.map(|(_, found)| *found))).unwrap_or_default();
@@ -48,7 +48,7 @@ pub(super) fn recipients(mail: &Mail<'_>, returned: &Returned, notice: &str, rul
         }
     }
     if rule == "aol" {
-        let names = bare_names(mail, notice);
+        let names = bare_names(message, notice);
         if !names.is_empty() {
             return names;
         }
@@ -58,12 +58,13 @@ pub(super) fn recipients(mail: &Mail<'_>, returned: &Returned, notice: &str, rul
         return trailing;
     }
     let first = all.first().map(|(_, first)| (*first).to_owned()).or_else(|| returned.only_recipient());
-    let in_subject = || address::all_in(&mail.subject).find(|(_, found)| is_theirs(found)).map(|(_, to)| to.to_owned());
+    let in_subject =
+        || address::all_in(&message.subject).find(|(_, found)| is_candidate(found)).map(|(_, to)| to.to_owned());
     first.or_else(in_subject).into_iter().collect()
 }
 
-/// Returns whether the line of the address says that the message arrived, was forwarded or went to several others: a
-/// transcript may list successful recipients.
+/// Returns whether the line of the address reports that the message arrived, was forwarded or was expanded to several
+/// addresses: a transcript may list successful recipients.
 fn is_success(notice: &str, at: usize, found: &str) -> bool {
     let (before, after) = line_of(notice, at, found);
     let line = format!("{} {}", cut(before, LINE), cut(after, LINE)).to_lowercase();
@@ -75,28 +76,29 @@ pub(super) fn has_leading(notice: &str) -> bool {
     address::all_in(notice).any(|(at, _)| is_leading(notice, at))
 }
 
-/// Returns where the phrase that announces recipients begins.
+/// Returns the position of the phrase that announces recipients.
 fn announcement(notice: &str) -> Option<usize> {
     let plain = notice.to_ascii_lowercase().replace(['\n', '\r', '\t'], " ");
     ANNOUNCEMENTS.iter().filter_map(|words| plain.find(words)).min()
 }
 
+/// Returns the distinct addresses, at most [`MAX_RECIPIENTS`].
 fn distinct<'a>(found: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut distinct: Vec<String> = Vec::new();
     for address in found {
-        if !distinct.iter().any(|known| known.eq_ignore_ascii_case(address)) {
+        if !distinct.iter().any(|other| other.eq_ignore_ascii_case(address)) {
             distinct.push(address.to_owned());
         }
-        if distinct.len() >= MOST {
+        if distinct.len() >= MAX_RECIPIENTS {
             break;
         }
     }
     distinct
 }
 
-/// Returns the addresses of the report itself, in lower case: it is not about them.
-fn own(mail: &Mail<'_>, returned: &Returned) -> Vec<String> {
-    let fields = ["to", "delivered-to", "from"].into_iter().flat_map(|name| mail.fields.all(name));
+/// Returns the sender and the recipients of the report, in lower case: the report is not about them.
+fn own(message: &ReceivedMessage<'_>, returned: &Returned) -> Vec<String> {
+    let fields = ["to", "delivered-to", "from"].into_iter().flat_map(|name| message.fields.all(name));
     let sender = returned.0.get("from").into_iter();
     fields.chain(sender).flat_map(|value| address::all_in(value).map(|(_, found)| found.to_lowercase())).collect()
 }
@@ -104,14 +106,14 @@ fn own(mail: &Mail<'_>, returned: &Returned) -> Vec<String> {
 /// Returns whether the address begins its line, except for a label and brackets.
 pub(super) fn is_leading(notice: &str, at: usize) -> bool {
     let line = notice[..at].rsplit('\n').next().unwrap_or_default();
-    let is_said = line.trim_start().starts_with(">>>") || line.trim_start().starts_with("<<<");
+    let is_transcript = line.trim_start().starts_with(">>>") || line.trim_start().starts_with("<<<");
     let enclosing = |c: char| c.is_whitespace() || "<\"'-*(>:[・■●※【".contains(c);
     let line = line.trim_matches(enclosing).to_lowercase();
-    // A transcript lists all recipients of the session, failed or not.
-    line.is_empty() || !is_said && LABELS.contains(&line.as_str())
+    // A transcript lists all recipients of the session, including successful ones.
+    line.is_empty() || !is_transcript && LABELS.contains(&line.as_str())
 }
 
-/// Returns whether the line of the address is Sendmail's final result for it in a transcript: `550
+/// Returns whether the line of the address is Sendmail's final result for it in a transcript, such as `550
 /// <ann@example.test>... User unknown`.
 fn is_refused(notice: &str, at: usize, found: &str) -> bool {
     let (before, after) = line_of(notice, at, found);
@@ -128,14 +130,14 @@ fn is_trailing(notice: &str, at: usize, found: &str) -> bool {
     !last.is_empty() && !NOT_ABOUT.contains(&last.as_str()) && after.trim_matches(['>', '"', '.', ' ', '\r']).is_empty()
 }
 
-/// Returns names without a domain, alone on their lines, from a server that writes its own users this way.
-fn bare_names(mail: &Mail<'_>, notice: &str) -> Vec<String> {
-    let from = mail.fields.get("from").and_then(address::first_in).and_then(|from| from.split_once('@'));
+/// Returns the addresses of users that are written without a domain, each alone on a line.
+fn bare_names(message: &ReceivedMessage<'_>, notice: &str) -> Vec<String> {
+    let from = message.fields.get("from").and_then(address::first_in).and_then(|from| from.split_once('@'));
     let Some((_, domain)) = from else { return Vec::new() };
     let is_name = |line: &&str| {
         (2..=64).contains(&line.len()) && line.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
     };
     let lines = notice.lines().skip_while(|line| !line.trim_end().ends_with(':')).skip(1).map(str::trim);
-    let names = lines.skip_while(|line| line.is_empty()).take_while(is_name).take(MOST);
+    let names = lines.skip_while(|line| line.is_empty()).take_while(is_name).take(MAX_RECIPIENTS);
     names.map(|name| format!("{name}@{domain}")).collect()
 }

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use lettre::transport::smtp::authentication::Mechanism as Spoken;
+use lettre::transport::smtp::authentication::Mechanism as LettreMechanism;
 use secrecy::{ExposeSecret, SecretString};
 use std::fmt::Display;
 use std::time::Duration;
@@ -15,28 +15,28 @@ use crate::domain::relay::{Login, Mechanism, Password};
 /// Why authentication failed.
 #[derive(Debug)]
 pub(in crate::smtp) enum AuthError {
-    /// The server offers none of the mechanisms that may be used, which are these.
+    /// The server offers none of the allowed mechanisms, which the text lists.
     NoMechanism(String),
-    /// The password file gave no password, for this reason.
+    /// The token file has no usable token, for this reason.
     NoPassword(String),
-    /// The server refused, or sent a reply that is no part of the exchange.
+    /// The server refused the credentials, or sent an unexpected reply.
     Refused(RawReply),
     /// The connection failed, for this reason.
     Wire(String),
 }
 
-/// Authenticates. The caller has made sure that the connection may carry a password.
+/// Authenticates. The caller must have checked that the connection may carry a password.
 pub(in crate::smtp) async fn log_in(
     wire: &mut Wire,
     offer: &Capabilities,
     login: &Login,
     wait: Duration,
 ) -> Result<(), AuthError> {
-    let allowed: &[Spoken] = match login.mechanism {
-        None => &[Spoken::Plain, Spoken::Login],
-        Some(Mechanism::Plain) => &[Spoken::Plain],
-        Some(Mechanism::Login) => &[Spoken::Login],
-        Some(Mechanism::Xoauth2) => &[Spoken::Xoauth2],
+    let allowed: &[LettreMechanism] = match login.mechanism {
+        None => &[LettreMechanism::Plain, LettreMechanism::Login],
+        Some(Mechanism::Plain) => &[LettreMechanism::Plain],
+        Some(Mechanism::Login) => &[LettreMechanism::Login],
+        Some(Mechanism::Xoauth2) => &[LettreMechanism::Xoauth2],
     };
     let none = || AuthError::NoMechanism(allowed.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "));
     let mechanism = offer.mechanism(allowed).ok_or_else(none)?;
@@ -47,40 +47,40 @@ pub(in crate::smtp) async fn log_in(
 
 async fn exchange(
     wire: &mut Wire,
-    mechanism: Spoken,
+    mechanism: LettreMechanism,
     login: &Login,
     password: &SecretString,
     wait: Duration,
 ) -> Result<(), AuthError> {
     let (user, password) = (&login.user, password.expose_secret());
-    // LOGIN prompts for user and password in this order; the prompts' text differs from server to server.
-    let answers = match mechanism {
-        Spoken::Login => vec![user.clone(), password.to_owned()],
-        Spoken::Xoauth2 => vec![format!("user={user}\u{1}auth=Bearer {password}\u{1}\u{1}")],
-        Spoken::Plain => vec![format!("\0{user}\0{password}")],
+    // LOGIN prompts for the user and then for the password; the text of the prompts differs from server to server.
+    let responses = match mechanism {
+        LettreMechanism::Login => vec![user.clone(), password.to_owned()],
+        LettreMechanism::Xoauth2 => vec![format!("user={user}\u{1}auth=Bearer {password}\u{1}\u{1}")],
+        LettreMechanism::Plain => vec![format!("\0{user}\0{password}")],
     };
-    let mut answers = answers.into_iter().map(|answer| STANDARD.encode(answer)).peekable();
-    let (initial, is_plain) = (answers.peek().cloned().unwrap_or_default(), mechanism == Spoken::Plain);
+    let mut responses = responses.into_iter().map(|response| STANDARD.encode(response)).peekable();
+    let (initial, is_plain) = (responses.peek().cloned().unwrap_or_default(), mechanism == LettreMechanism::Plain);
     let mut command = format!("AUTH {mechanism} {initial}\r\n");
-    if mechanism == Spoken::Login || command.len() > LINE {
+    if mechanism == LettreMechanism::Login || command.len() > COMMAND_LIMIT {
         command = format!("AUTH {mechanism}\r\n");
     } else {
-        answers.next();
+        responses.next();
     }
     // Some servers ignore the initial response and send a challenge for it.
-    let again = (is_plain && answers.peek().is_none()).then_some(initial);
-    let mut reply = ask(wire, command, wait).await?;
-    for answer in answers.chain(again) {
+    let repeated = (is_plain && responses.peek().is_none()).then_some(initial);
+    let mut reply = send_line(wire, command, wait).await?;
+    for response in responses.chain(repeated) {
         if reply.code != 334 {
             break;
         }
-        reply = ask(wire, format!("{answer}\r\n"), wait).await?;
+        reply = send_line(wire, format!("{response}\r\n"), wait).await?;
     }
     match reply.code {
-        334 if mechanism == Spoken::Xoauth2 => Err(explained(wire, &reply, wait).await),
+        334 if mechanism == LettreMechanism::Xoauth2 => Err(token_refusal(wire, &reply, wait).await),
         334 => {
-            // The server sent a further challenge that has no response: cancel the exchange (RFC 4954 §4).
-            ask(wire, "*\r\n", wait).await?;
+            // There is no response to a further challenge: cancel the exchange (RFC 4954 §4).
+            send_line(wire, "*\r\n", wait).await?;
             Err(AuthError::Refused(reply))
         }
         200..300 => Ok(()),
@@ -88,18 +88,17 @@ async fn exchange(
     }
 }
 
-async fn ask(wire: &mut Wire, line: impl Display, wait: Duration) -> Result<RawReply, AuthError> {
-    wire.ask(line, wait).await.map_err(|error| AuthError::Wire(error.to_string()))
+async fn send_line(wire: &mut Wire, line: impl Display, wait: Duration) -> Result<RawReply, AuthError> {
+    wire.command(line, wait).await.map_err(|error| AuthError::Wire(error.to_string()))
 }
 
-/// Reads the refusal of a token. It comes as a challenge, which needs an empty response before the server sends its
-/// final reply.
-async fn explained(wire: &mut Wire, challenge: &RawReply, wait: Duration) -> AuthError {
-    let mut reply = match ask(wire, "\r\n", wait).await {
+/// Reads the refusal of a token. The server sends it as a challenge, and its final reply only after an empty response.
+async fn token_refusal(wire: &mut Wire, challenge: &RawReply, wait: Duration) -> AuthError {
+    let mut reply = match send_line(wire, "\r\n", wait).await {
         Ok(reply) => reply,
         Err(error) => return error,
     };
-    // A challenge that is too long has been truncated.
+    // A long challenge has been truncated, so only whole base64 groups are decoded.
     let text = challenge.text.trim();
     let whole = text.len() - text.len() % 4;
     if let Ok(decoded) = STANDARD.decode(text.get(..whole).unwrap_or_default()) {
@@ -109,16 +108,17 @@ async fn explained(wire: &mut Wire, challenge: &RawReply, wait: Duration) -> Aut
     AuthError::Refused(reply)
 }
 
-/// Secrets to remove from replies: some servers quote the command that they refuse, and replies are stored and shown.
+/// Secrets to remove from replies: some servers quote the command that they refuse, and replies are stored
+/// and returned by the API.
 struct Secrets(Vec<String>);
 
-/// Maximum length of a command line (RFC 5321 §4.5.3.1.4); a longer initial response goes in a line of its own (RFC
+/// Maximum length of a command line (RFC 5321 §4.5.3.1.4); a longer initial response goes in a separate line (RFC
 /// 4954 §4).
-const LINE: usize = 512;
+const COMMAND_LIMIT: usize = 512;
 /// Replacement for a secret.
 const REMOVED: &str = "[removed]";
-/// The shortest part of a secret that is removed.
-const SHORTEST: usize = 8;
+/// Minimum length of a part of a secret that is removed.
+const MIN_PART: usize = 8;
 
 impl Secrets {
     fn new(user: &str, password: &str) -> Self {
@@ -147,7 +147,7 @@ impl Secrets {
             text = text.replace(secret.as_str(), REMOVED);
         }
         let is_letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/');
-        let is_part = |word: &str| word.len() >= SHORTEST && self.0.iter().any(|secret| secret.contains(word));
+        let is_part = |word: &str| word.len() >= MIN_PART && self.0.iter().any(|secret| secret.contains(word));
         let mut stripped = String::with_capacity(text.len());
         for piece in text.split_inclusive(|c: char| !is_letter(c)) {
             let word = piece.trim_end_matches(|c: char| !is_letter(c));
@@ -177,14 +177,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_stripped_from_what_a_server_says() {
+    fn secrets_are_stripped_from_replies() {
         let secrets = Secrets::new("ann", "correct horse");
         let plain = STANDARD.encode("\0ann\0correct horse");
         let token = STANDARD.encode("user=ann\u{1}auth=Bearer correct horse\u{1}\u{1}");
-        for said in [plain.as_str(), token.as_str(), "correct horse", &plain[..12], &STANDARD.encode("correct horse")] {
-            let stripped = secrets.strip(&format!("bad command: AUTH PLAIN {said} from ann"));
-            let kept = stripped.replace('=', "");
-            assert_eq!(kept, "bad command: AUTH PLAIN [removed] from ann", "{said}");
+        for quoted in [plain.as_str(), token.as_str(), "correct horse", &plain[..12], &STANDARD.encode("correct horse")]
+        {
+            let stripped = secrets.strip(&format!("bad command: AUTH PLAIN {quoted} from ann"));
+            let unpadded = stripped.replace('=', "");
+            assert_eq!(unpadded, "bad command: AUTH PLAIN [removed] from ann", "{quoted}");
         }
         assert_eq!(secrets.strip("authentication failed"), "authentication failed");
     }

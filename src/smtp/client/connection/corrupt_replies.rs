@@ -1,4 +1,4 @@
-//! Corrupted server replies, for property tests of everything that reads replies.
+//! Corrupted server replies, for property tests of the code that reads replies.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 /// Valid streams, each of one or more replies.
-const SAYINGS: &[&[u8]] = &[
+const VALID_STREAMS: &[&[u8]] = &[
     b"220 mx.test ESMTP ready\r\n",
     b"250-mx.test greets you\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n250-STARTTLS\r\n\
       250-AUTH LOGIN PLAIN XOAUTH2\r\n250-AUTH=LOGIN\r\n250 SMTPUTF8\r\n",
@@ -28,8 +28,8 @@ enum Change {
 }
 
 impl Change {
-    fn make(&self, bytes: &mut Vec<u8>) {
-        let reach = |at: &Index, length: usize| -> Range<usize> {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        let range = |at: &Index, length: usize| -> Range<usize> {
             let start = at.index(bytes.len() + 1);
             start..(start + length).min(bytes.len())
         };
@@ -40,12 +40,12 @@ impl Change {
             }
             Self::Put(..) => {}
             Self::Insert(at, piece) => {
-                let at = reach(at, 0);
+                let at = range(at, 0);
                 bytes.splice(at, piece.iter().copied());
             }
-            Self::Remove(at, length) => drop(bytes.drain(reach(at, *length))),
+            Self::Remove(at, length) => drop(bytes.drain(range(at, *length))),
             Self::Repeat(at, length, times) => {
-                let part = reach(at, *length);
+                let part = range(at, *length);
                 let copies = bytes[part.clone()].repeat(*times);
                 bytes.splice(part, copies);
             }
@@ -66,13 +66,13 @@ fn change() -> impl Strategy<Value = Change> {
 
 /// Returns streams of corrupted replies, and of random bytes.
 pub(in crate::smtp) fn stream() -> impl Strategy<Value = Vec<u8>> {
-    let saying = prop_oneof![
-        8 => prop::collection::vec(select(SAYINGS), 1..4).prop_map(|sayings| sayings.concat()),
+    let original = prop_oneof![
+        8 => prop::collection::vec(select(VALID_STREAMS), 1..4).prop_map(|streams| streams.concat()),
         1 => prop::collection::vec(any::<u8>(), 0..300),
     ];
-    (saying, prop::collection::vec(change(), 0..6)).prop_map(|(mut bytes, changes)| {
+    (original, prop::collection::vec(change(), 0..6)).prop_map(|(mut bytes, changes)| {
         for change in &changes {
-            change.make(&mut bytes);
+            change.apply(&mut bytes);
         }
         bytes
     })

@@ -1,4 +1,4 @@
-//! What a server offers in its reply to EHLO (RFC 5321 §4.1.1.1).
+//! Parses the extensions that a server offers in its reply to EHLO (RFC 5321 §4.1.1.1).
 
 use lettre::transport::smtp::authentication::Mechanism;
 use lettre::transport::smtp::extension::{Extension, ServerInfo};
@@ -6,7 +6,7 @@ use lettre::transport::smtp::response::{Category, Code, Detail, Response, Severi
 
 use super::reply::RawReply;
 
-/// The extensions that the client uses. The default is a server that offers none, as after HELO.
+/// The offered extensions, as far as the client uses them. The default is none, as after HELO.
 #[derive(Debug, Clone, Default)]
 pub(in crate::smtp) struct Capabilities {
     info: ServerInfo,
@@ -25,7 +25,7 @@ pub(in crate::smtp) struct Capabilities {
 impl Capabilities {
     /// Parses the reply to EHLO. Keywords are case-insensitive; the first line is the server's name.
     pub fn parse(reply: &RawReply) -> Self {
-        // Some servers say `AUTH=LOGIN PLAIN`, alone or in addition, as in a draft before RFC 2554.
+        // Some servers send `AUTH=LOGIN PLAIN`, alone or in addition, as in a draft before RFC 2554.
         let keyword = |line: &str| {
             let line = line.trim().to_ascii_uppercase();
             line.strip_prefix("AUTH=").map(|mechanisms| format!("AUTH {mechanisms}")).unwrap_or(line)
@@ -44,7 +44,7 @@ impl Capabilities {
                 }
                 Some("AUTH") => {
                     for mechanism in words {
-                        if !offer.mechanisms.iter().any(|known| known == mechanism) {
+                        if !offer.mechanisms.iter().any(|listed| listed == mechanism) {
                             offer.mechanisms.push(mechanism.to_owned());
                         }
                     }
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn keywords_are_read_in_any_case() {
+    fn keywords_are_case_insensitive() {
         let offer = offer("mx.test\nPipelining\nsize 1000\n8bitmime\nSMTPUTF8\nSTARTTLS\nAUTH LOGIN plain");
         assert!(offer.pipelining && offer.eight_bit_mime() && offer.smtputf8() && offer.starttls());
         assert_eq!(offer.size_limit, Some(1_000));
@@ -101,14 +101,14 @@ mod tests {
     }
 
     #[test]
-    fn the_old_form_of_auth_is_read() {
+    fn auth_with_an_equals_sign_is_parsed() {
         let offer = offer("mx.test\nAUTH=LOGIN PLAIN\nAUTH CRAM-MD5 PLAIN");
         assert_eq!(offer.mechanism(&[Mechanism::Plain]), Some(Mechanism::Plain));
         assert_eq!(offer.mechanisms, ["LOGIN", "PLAIN", "CRAM-MD5"]);
     }
 
     #[test]
-    fn the_servers_name_offers_nothing() {
+    fn the_server_name_is_not_a_keyword() {
         let offer = offer("STARTTLS\nSIZE 0");
         assert!(!offer.starttls() && offer.size);
         assert_eq!(offer.size_limit, None, "SIZE 0 is no limit");
@@ -116,22 +116,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_survived(text in any::<String>()) {
+        fn any_text_is_parsed_without_a_panic(text in any::<String>()) {
             let _ = offer(&text);
         }
 
         #[test]
-        fn a_corrupt_ehlo_reply_offers_no_more_than_it_says(bytes in corrupt_replies::stream()) {
+        fn a_corrupt_reply_offers_only_the_keywords_it_contains(bytes in corrupt_replies::stream()) {
             let mut reader = ReplyReader::default();
             if let Ok((_, Some(reply))) = reader.feed(&bytes) {
                 let offer = Capabilities::parse(&reply);
-                let says = |keyword: &str| reply.text.to_ascii_uppercase().contains(keyword);
-                prop_assert!(!offer.starttls() || says("STARTTLS"));
-                prop_assert!(!offer.pipelining || says("PIPELINING"));
-                prop_assert!(!offer.dsn || says("DSN"));
-                prop_assert!(!offer.smtputf8() || says("SMTPUTF8"));
-                prop_assert!(!offer.eight_bit_mime() || says("8BITMIME"));
-                prop_assert!(offer.mechanism(&[Mechanism::Plain]).is_none() || says("PLAIN"));
+                let has = |keyword: &str| reply.text.to_ascii_uppercase().contains(keyword);
+                prop_assert!(!offer.starttls() || has("STARTTLS"));
+                prop_assert!(!offer.pipelining || has("PIPELINING"));
+                prop_assert!(!offer.dsn || has("DSN"));
+                prop_assert!(!offer.smtputf8() || has("SMTPUTF8"));
+                prop_assert!(!offer.eight_bit_mime() || has("8BITMIME"));
+                prop_assert!(offer.mechanism(&[Mechanism::Plain]).is_none() || has("PLAIN"));
             }
         }
     }

@@ -24,7 +24,7 @@ use crate::domain::relay::{Login, TlsMode};
 use crate::smtp::client::mx::mx_guard::MxGuard;
 use crate::smtp::client::settings::Timeouts;
 
-/// How sessions to one kind of destination are opened and kept.
+/// How sessions to one kind of destination are opened and reused.
 pub(in crate::smtp) struct Policy {
     /// Identifies the policy: only deliveries with the same policy share sessions.
     pub id: u32,
@@ -39,9 +39,13 @@ pub(in crate::smtp) struct Policy {
     pub dns: Option<TokioResolver>,
     /// Which addresses may be connected to; `None` for servers named in the configuration.
     pub guard: Option<Arc<MxGuard>>,
+    /// Maximum connections to one destination.
     pub connections: usize,
-    pub mails: u32,
+    /// Maximum messages over one connection.
+    pub max_messages: u32,
+    /// Maximum age of a connection.
     pub age: Duration,
+    /// Maximum idle time of a connection.
     pub idle: Duration,
     pub timeouts: Timeouts,
 }
@@ -57,14 +61,14 @@ pub(in crate::smtp) struct Refusal {
 impl Refusal {
     /// Returns the refusal for an empty list of servers.
     pub fn no_server() -> Self {
-        let reply = Reply::ours_with(4, 4, 4, "there is no server to try");
+        let reply = Reply::local_error_with(4, 4, 4, "there is no server to try");
         Self { peer: Peer::default(), stage: Stage::Connect, reply }
     }
 }
 
 /// Why a session could not be opened.
 enum Failure {
-    /// STARTTLS or the TLS handshake failed: opportunistic TLS continues without.
+    /// STARTTLS or the TLS handshake failed: opportunistic TLS continues in plain text.
     Tls(Reply),
     /// The TCP connection failed.
     Connect(Reply),
@@ -78,12 +82,12 @@ impl Failure {
     }
 
     fn wire(stage: &str, error: &WireError) -> Self {
-        Self::Other(Reply::ours_with(4, 4, 2, format!("at {stage}: {error}")))
+        Self::Other(Reply::local_error_with(4, 4, 2, format!("at {stage}: {error}")))
     }
 }
 
-/// Opens a session with `host` at `address` before the deadline. Without one, a server that is slow in every step could
-/// take an hour.
+/// Opens a session with `host` at `address`. The deadline is needed because a server that is slow in every step could
+/// otherwise take an hour.
 pub(in crate::smtp) async fn open(
     host: &str,
     address: SocketAddr,
@@ -91,8 +95,13 @@ pub(in crate::smtp) async fn open(
     deadline: Instant,
 ) -> Result<Session, Refusal> {
     let opening = Opening { host, address, policy };
-    let opened = timeout_at(deadline, opening.in_any_mode()).await.unwrap_or_else(|_| {
-        Err(Failure::Other(Reply::ours_with(4, 4, 2, format!("opening a session with {host} took too long in all"))))
+    let opened = timeout_at(deadline, opening.with_fallback()).await.unwrap_or_else(|_| {
+        Err(Failure::Other(Reply::local_error_with(
+            4,
+            4,
+            2,
+            format!("opening a session with {host} took too long in all"),
+        )))
     });
     opened.map_err(|failure| {
         let (stage, reply) = match failure {
@@ -115,14 +124,14 @@ impl Opening<'_> {
         Peer { mx, ip, tls, is_final: self.policy.is_final }
     }
 
-    async fn in_any_mode(&self) -> Result<Session, Failure> {
+    async fn with_fallback(&self) -> Result<Session, Failure> {
         match self.run(self.policy.mode).await {
             Err(Failure::Tls(why))
                 if self.policy.mode == TlsMode::Opportunistic && self.policy.credentials.is_none() =>
             {
                 match self.run(TlsMode::None).await {
                     Ok(session) => Ok(session.without_tls(why)),
-                    Err(Failure::Other(reply)) => Err(Failure::Other(reply.behind(&why))),
+                    Err(Failure::Other(reply)) => Err(Failure::Other(reply.after(&why))),
                     failed => failed,
                 }
             }
@@ -141,19 +150,19 @@ impl Opening<'_> {
         let (mut wire, mut offer) = self.or_quit(wire, greeted)?;
         let mut encrypted = self.policy.implicit_tls;
         if !encrypted && mode != TlsMode::None {
-            let asked = self.starttls(&mut wire, &offer, mode).await;
-            (wire, encrypted) = self.or_quit(wire, asked)?;
+            let accepted = self.starttls(&mut wire, &offer, mode).await;
+            (wire, encrypted) = self.or_quit(wire, accepted)?;
             if encrypted {
                 wire = Wire::new(self.encrypt(wire.into_link(), &mut cipher).await?);
-                // What was offered in plain text may have been forged (RFC 3207 §4.2).
+                // The capabilities offered in plain text may have been forged (RFC 3207 §4.2).
                 let greeted = self.hello(&mut wire).await;
                 (wire, offer) = self.or_quit(wire, greeted)?;
             }
         }
         if let Some(login) = &self.policy.credentials {
             let verified = encrypted && mode == TlsMode::Verified;
-            let known = self.authenticate(&mut wire, &offer, login, verified).await;
-            (wire, ()) = self.or_quit(wire, known)?;
+            let authenticated = self.authenticate(&mut wire, &offer, login, verified).await;
+            (wire, ()) = self.or_quit(wire, authenticated)?;
         }
         Ok(Session::new(wire, offer, self.peer(cipher)))
     }
@@ -161,7 +170,7 @@ impl Opening<'_> {
     /// Returns the connection and the result; on a refusal, quits the session.
     fn or_quit<T>(&self, wire: Wire, result: Result<T, Failure>) -> Result<(Wire, T), Failure> {
         match result {
-            Ok(got) => Ok((wire, got)),
+            Ok(value) => Ok((wire, value)),
             Err(failure) => {
                 if failure.may_quit() {
                     self.quit(wire);
@@ -177,8 +186,8 @@ impl Opening<'_> {
         tokio::spawn(async move {
             // The connection is closed whatever the reply is.
             let _ = timeout(wait, async {
-                wire.ask(Quit, wait).await?;
-                wire.end().await
+                wire.command(Quit, wait).await?;
+                wire.read_to_close().await
             })
             .await;
         });
@@ -186,7 +195,12 @@ impl Opening<'_> {
 
     async fn connect(&self) -> Result<TcpStream, Failure> {
         let failed = |reason: String| {
-            Failure::Connect(Reply::ours_with(4, 4, 1, format!("could not connect to {}: {reason}", self.address)))
+            Failure::Connect(Reply::local_error_with(
+                4,
+                4,
+                1,
+                format!("could not connect to {}: {reason}", self.address),
+            ))
         };
         if let Some(guard) = &self.policy.guard {
             guard.check_own(self.host, self.address.ip()).map_err(failed)?;
@@ -196,7 +210,7 @@ impl Opening<'_> {
             .await
             .map_err(|_| failed("it took too long".into()))?
             .map_err(|error| failed(words::io(&error)))?;
-        // Without TCP_NODELAY every message waits 40 ms for a delayed ACK.
+        // Without TCP_NODELAY, every message would wait 40 ms for a delayed ACK.
         stream.set_nodelay(true).map_err(|error| failed(words::io(&error)))?;
         Ok(stream)
     }
@@ -204,7 +218,7 @@ impl Opening<'_> {
     async fn encrypt(&self, link: Link, cipher: &mut Option<String>) -> Result<Link, Failure> {
         let Link::Plain(stream) = link else { return Ok(link) };
         let failed =
-            |reason: String| Failure::Tls(Reply::ours_with(4, 7, 5, format!("TLS handshake failed: {reason}")));
+            |reason: String| Failure::Tls(Reply::local_error_with(4, 7, 5, format!("TLS handshake failed: {reason}")));
         let handshake = self.policy.tls.connect(self.host, self.address.ip(), stream);
         let stream = timeout(self.policy.timeouts.tls, handshake).await;
         let stream =
@@ -228,7 +242,8 @@ impl Opening<'_> {
 
     async fn hello(&self, wire: &mut Wire) -> Result<Capabilities, Failure> {
         let (client, wait) = (&self.policy.client, self.policy.timeouts.ehlo);
-        let reply = wire.ask(Ehlo::new(client.clone()), wait).await.map_err(|error| Failure::wire("EHLO", &error))?;
+        let reply =
+            wire.command(Ehlo::new(client.clone()), wait).await.map_err(|error| Failure::wire("EHLO", &error))?;
         if reply.is_positive() {
             return Ok(Capabilities::parse(&reply));
         }
@@ -236,28 +251,30 @@ impl Opening<'_> {
             return Err(Failure::Other(reply.to_reply()));
         }
         let helo = format!("HELO {client}\r\n");
-        let reply = wire.ask(helo, wait).await.map_err(|error| Failure::wire("HELO", &error))?;
+        let reply = wire.command(helo, wait).await.map_err(|error| Failure::wire("HELO", &error))?;
         if reply.is_positive() { Ok(Capabilities::default()) } else { Err(Failure::Other(reply.to_reply())) }
     }
 
-    /// Requests TLS; returns whether the handshake comes next.
+    /// Requests TLS. Returns whether the handshake follows; if not, the session continues in plain text.
     async fn starttls(&self, wire: &mut Wire, offer: &Capabilities, mode: TlsMode) -> Result<bool, Failure> {
         let required = matches!(mode, TlsMode::Required | TlsMode::Verified);
         if !offer.starttls() {
-            let why = || Failure::Other(Reply::ours_with(4, 7, 10, "TLS is required and the server does not offer it"));
+            let why = || {
+                Failure::Other(Reply::local_error_with(4, 7, 10, "TLS is required and the server does not offer it"))
+            };
             return if required { Err(why()) } else { Ok(false) };
         }
-        let reply = wire.ask(Starttls, self.policy.timeouts.ehlo).await;
+        let reply = wire.command(Starttls, self.policy.timeouts.ehlo).await;
         // Some servers, and firewalls in front of them, offer TLS and drop the connection on STARTTLS.
-        let failed = |error: WireError| Failure::Tls(Reply::ours_with(4, 4, 2, format!("at STARTTLS: {error}")));
+        let failed = |error: WireError| Failure::Tls(Reply::local_error_with(4, 4, 2, format!("at STARTTLS: {error}")));
         let reply = reply.map_err(failed)?;
         if !reply.is_positive() {
             return if required || reply.closes() { Err(Failure::Other(reply.to_reply())) } else { Ok(false) };
         }
         if wire.has_leftovers() {
-            // An attacker may have injected plain text that would seem to come from inside the TLS session.
-            let why = "the server sent plain text behind its reply to STARTTLS";
-            return Err(Failure::Other(Reply::ours_with(4, 7, 0, why)));
+            // An attacker may have injected this plain text, which would seem to come from inside the TLS session.
+            let why = "the server sent plain text after its reply to STARTTLS";
+            return Err(Failure::Other(Reply::local_error_with(4, 7, 0, why)));
         }
         Ok(true)
     }
@@ -270,21 +287,21 @@ impl Opening<'_> {
         verified: bool,
     ) -> Result<(), Failure> {
         if !verified && !self.address.ip().is_loopback() {
-            let why = "user and password are not sent: the connection is not verified TLS";
-            return Err(Failure::Other(Reply::ours_with(4, 7, 10, why)));
+            let why = "credentials are not sent, because the connection does not use verified TLS";
+            return Err(Failure::Other(Reply::local_error_with(4, 7, 10, why)));
         }
         log_in(wire, offer, login, self.policy.timeouts.ehlo).await.map_err(|error| match error {
             AuthError::NoMechanism(wanted) => {
                 let offered = offer.mechanisms.join(" ");
                 let instead = if offered.is_empty() { "no AUTH at all".into() } else { format!("AUTH {offered}") };
                 let why = format!("the server does not offer AUTH {wanted}; it offers {instead}");
-                Failure::Other(Reply::ours_with(4, 7, 0, why))
+                Failure::Other(Reply::local_error_with(4, 7, 0, why))
             }
             AuthError::NoPassword(why) => {
-                Failure::Other(Reply::ours_with(4, 7, 0, format!("there is no token for AUTH: {why}")))
+                Failure::Other(Reply::local_error_with(4, 7, 0, format!("there is no token for AUTH: {why}")))
             }
             AuthError::Refused(reply) => Failure::Other(reply.to_reply()),
-            AuthError::Wire(why) => Failure::Other(Reply::ours_with(4, 4, 2, format!("at AUTH: {why}"))),
+            AuthError::Wire(why) => Failure::Other(Reply::local_error_with(4, 4, 2, format!("at AUTH: {why}"))),
         })
     }
 }

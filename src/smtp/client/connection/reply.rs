@@ -6,12 +6,12 @@
 
 use crate::domain::outcome::Reply;
 
-/// Maximum bytes kept of a line, without its ending. RFC 5321 §4.5.3.1.5 requires 512. Longer lines occur, such as
+/// Maximum bytes stored of a line, without its ending. RFC 5321 §4.5.3.1.5 requires 512. Longer lines occur, such as
 /// challenges of 12,288 bytes (RFC 4954 §4); they are truncated.
 pub(in crate::smtp) const LINE_LIMIT: usize = 2_048;
-/// Maximum lines kept of a reply.
+/// Maximum lines stored of a reply.
 const LINES_LIMIT: usize = 100;
-/// Maximum bytes kept of a reply, all lines together.
+/// Maximum bytes stored of a reply, all lines together.
 const TEXT_LIMIT: usize = 64 * 1_024;
 /// Maximum bytes read of a reply; a longer one is an error.
 pub(in crate::smtp) const REPLY_LIMIT: usize = 256 * 1_024;
@@ -64,7 +64,7 @@ impl RawReply {
     }
 }
 
-/// Why the bytes are not a reply.
+/// Why the bytes are not a valid reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(in crate::smtp) enum ReplyError {
     /// The reply is longer than the limit.
@@ -73,7 +73,7 @@ pub(in crate::smtp) enum ReplyError {
     /// A line does not start with a code.
     #[error("not a reply: {0:?}")]
     NoCode(String),
-    /// The lines of one reply have different codes.
+    /// The lines of one reply have codes of different classes.
     #[error("the lines of the reply have different codes, {0} and {1}: {2:?}")]
     CodeChanged(u16, u16, String),
 }
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_but_clear_replies_are_read() {
+    fn unusual_but_clear_replies_are_parsed() {
         assert_eq!(take(b"250\r\n"), Ok(Some(reply(250, ""))));
         assert_eq!(take(b"250 ok\n"), Ok(Some(reply(250, "ok"))), "bare LF");
         assert_eq!(take(b"250-\r\n250\r\n"), Ok(Some(reply(250, "\n"))));
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_reply_is_an_error() {
+    fn input_without_a_valid_code_is_an_error() {
         for bytes in ["\r\n", "25\r\n", "ok\r\n", "2500 ok\r\n", "100 go\r\n", "600 ?\r\n", "-50 ?\r\n", " 250 ok\r\n"]
         {
             assert!(matches!(take(bytes.as_bytes()), Err(ReplyError::NoCode(_))), "{bytes:?}");
@@ -229,15 +229,15 @@ mod tests {
     }
 
     #[test]
-    fn the_code_decides_whatever_stands_behind_it() {
+    fn the_code_decides_whatever_text_follows() {
         assert_eq!(take(b"250ok queued\r\n"), Ok(Some(reply(250, "ok queued"))));
         assert_eq!(take(b"250\tok\r\n"), Ok(Some(reply(250, "ok"))));
         assert_eq!(take(b"550: no\r\n"), Ok(Some(reply(550, ": no"))));
         let changed = RawReply { code: 251, first_code: 250, text: "a\nb".into() };
         assert_eq!(take(b"250-a\r\n251 b\r\n"), Ok(Some(changed.clone())));
         assert_eq!(changed.clone().unambiguous(), Ok(changed));
-        let torn = take(b"250-a\r\n550 b\r\n").unwrap().unwrap();
-        assert_eq!((torn.code, torn.unambiguous()), (550, Err(ReplyError::CodeChanged(250, 550, "b".into()))));
+        let merged = take(b"250-a\r\n550 b\r\n").unwrap().unwrap();
+        assert_eq!((merged.code, merged.unambiguous()), (550, Err(ReplyError::CodeChanged(250, 550, "b".into()))));
     }
 
     #[test]
@@ -274,21 +274,21 @@ mod tests {
     /// Reads all replies of a stream that arrives in these pieces, and the error that ended it. Asserts that the unread
     /// rest stays within the limit.
     fn read_all(pieces: &[Vec<u8>]) -> (Vec<RawReply>, Option<ReplyError>) {
-        let (mut reader, mut held, mut replies) = (ReplyReader::default(), Vec::new(), Vec::new());
+        let (mut reader, mut buffered, mut replies) = (ReplyReader::default(), Vec::new(), Vec::new());
         for piece in pieces {
-            held.extend_from_slice(piece);
+            buffered.extend_from_slice(piece);
             loop {
-                match reader.feed(&held) {
+                match reader.feed(&buffered) {
                     Err(error) => return (replies, Some(error)),
                     Ok((used, reply)) => {
-                        held.drain(..used);
+                        buffered.drain(..used);
                         let Some(reply) = reply else { break };
                         replies.push(reply);
                         reader = ReplyReader::default();
                     }
                 }
             }
-            assert!(held.len() <= LINE_LIMIT);
+            assert!(buffered.len() <= LINE_LIMIT);
         }
         (replies, None)
     }
@@ -310,7 +310,7 @@ mod tests {
         }
 
         #[test]
-        fn how_the_bytes_are_cut_makes_no_difference(
+        fn chunk_boundaries_do_not_matter(
             lines in prop::collection::vec("[ -~]{0,20}", 1..6),
             size in 1_usize..40,
         ) {
@@ -320,11 +320,11 @@ mod tests {
                 .enumerate()
                 .flat_map(|(n, text)| format!("451{}{text}\r\n", if n == last { ' ' } else { '-' }).into_bytes())
                 .collect();
-            let (mut reader, mut held, mut got) = (ReplyReader::default(), Vec::new(), None);
+            let (mut reader, mut buffered, mut got) = (ReplyReader::default(), Vec::new(), None);
             for piece in bytes.chunks(size) {
-                held.extend_from_slice(piece);
-                let (used, reply) = reader.feed(&held).unwrap();
-                held.drain(..used);
+                buffered.extend_from_slice(piece);
+                let (used, reply) = reader.feed(&buffered).unwrap();
+                buffered.drain(..used);
                 got = got.or(reply);
             }
             prop_assert_eq!(got, Some(reply(451, &lines.join("\n"))));

@@ -19,7 +19,7 @@ use super::words;
 use crate::domain::relay::TlsMode;
 use crate::smtp::client::settings::SetupError;
 
-/// Maximum length of a text about a certificate, in characters.
+/// Maximum length of a certificate's error text, in characters.
 const FAULT_LIMIT: usize = 200;
 
 /// A connector for one [`TlsMode`].
@@ -27,7 +27,7 @@ const FAULT_LIMIT: usize = 200;
 pub(in crate::smtp) struct Tls {
     connector: TlsConnector,
     /// Verifies certificates after a handshake that accepted any.
-    judge: Option<Arc<WebPkiServerVerifier>>,
+    verifier: Option<Arc<WebPkiServerVerifier>>,
 }
 
 impl Tls {
@@ -42,15 +42,15 @@ impl Tls {
             let verifier = Arc::new(AnyCertificate(provider));
             builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
         };
-        Ok(Self { connector: Arc::new(config).into(), judge: None })
+        Ok(Self { connector: Arc::new(config).into(), verifier: None })
     }
 
     /// Creates an opportunistic connector; [`Tls::fault`] then returns why a strict one would have failed.
     pub fn probing(ca_file: Option<&Path>) -> Result<Self, SetupError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let judge = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(ca_file)?), provider).build();
-        let judge = judge.map_err(|error| rustls::Error::General(error.to_string()))?;
-        Ok(Self { judge: Some(judge), ..Self::new(TlsMode::Opportunistic, None)? })
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(ca_file)?), provider).build();
+        let verifier = verifier.map_err(|error| rustls::Error::General(error.to_string()))?;
+        Ok(Self { verifier: Some(verifier), ..Self::new(TlsMode::Opportunistic, None)? })
     }
 
     /// Returns the TLS configuration.
@@ -63,12 +63,12 @@ impl Tls {
         self.connector.connect(server_name(host, ip), stream).await
     }
 
-    /// Returns what is wrong with the server's certificate, if it is checked only after the handshake.
+    /// Returns what is wrong with the server's certificate, for a connector created by [`Tls::probing`].
     pub fn fault(&self, host: &str, ip: IpAddr, stream: &TlsStream<TcpStream>) -> Option<String> {
-        let judge = self.judge.as_ref()?;
+        let verifier = self.verifier.as_ref()?;
         let (own, others) = stream.get_ref().1.peer_certificates()?.split_first()?;
-        let fault = judge.verify_server_cert(own, others, &server_name(host, ip), &[], UnixTime::now()).err()?;
-        // The error may repeat every name in the certificate, and there may be any number.
+        let fault = verifier.verify_server_cert(own, others, &server_name(host, ip), &[], UnixTime::now()).err()?;
+        // The error may list every name in the certificate, of which there may be any number.
         Some(words::tls(&fault).chars().filter(|c| !c.is_control()).take(FAULT_LIMIT).collect())
     }
 }

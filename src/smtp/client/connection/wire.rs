@@ -1,7 +1,7 @@
 //! One connection as a stream of bytes: a bounded input buffer, the replies read from it, and writes that report how
 //! many bytes were sent.
 //!
-//! Every call has one deadline for all of it, so that a server which sends a byte every ten seconds gains nothing.
+//! Every call has one deadline for the whole operation, which a server cannot extend by sending single bytes.
 
 use std::fmt::Display;
 use std::io;
@@ -18,12 +18,12 @@ use tokio_rustls::client::TlsStream;
 use super::reply::{LINE_LIMIT, REPLY_LIMIT, RawReply, ReplyError, ReplyReader};
 use super::words;
 
-/// Size of the buffer, half as large again as one line that is too long: [`ReplyReader`] consumes the line's beginning
-/// before the buffer is full.
+/// Size of the buffer, twice the line limit: [`ReplyReader`] consumes the beginning of a line that is too long before
+/// the buffer is full.
 const BUFFER: usize = LINE_LIMIT * 2;
 
 /// Maximum lines or replies that are skipped while waiting for the reply to the final dot.
-const PASSED_OVER: usize = 20;
+const MAX_SKIPPED: usize = 20;
 
 /// The reply to the final dot.
 #[derive(Debug)]
@@ -51,8 +51,8 @@ pub(in crate::smtp) enum WireError {
 }
 
 impl WireError {
-    /// Returns whether the server had disconnected, as servers do with connections that are idle for too long.
-    pub fn is_hangup(&self) -> bool {
+    /// Returns whether the server had disconnected, as servers do when a connection has been idle for too long.
+    pub fn is_disconnect(&self) -> bool {
         matches!(self, Self::Closed | Self::Io(_))
     }
 }
@@ -107,13 +107,13 @@ impl Wire {
         Ok(self.read_reply(&mut ReplyReader::default(), deadline).await?.unambiguous()?)
     }
 
-    /// Reads the reply that says whether the message was accepted. It must not be missed: each miss causes a duplicate.
-    /// The code of any line decides, even if the reply has no end; lines that are not replies, and 3yz replies, are
-    /// skipped if another reply follows within `patience`.
-    pub async fn final_reply(&mut self, deadline: Instant, patience: Duration) -> Result<FinalReply, WireError> {
+    /// Reads the reply to the final dot. A missed reply leads to a duplicate, so the code of any line decides, even if
+    /// the reply has no end. Lines that are not replies, and 3yz replies, are skipped if another reply follows within
+    /// `grace`.
+    pub async fn final_reply(&mut self, deadline: Instant, grace: Duration) -> Result<FinalReply, WireError> {
         let (mut until, mut is_clean) = (deadline, true);
-        let mut missed = None;
-        for _ in 0..PASSED_OVER {
+        let mut first_error = None;
+        for _ in 0..MAX_SKIPPED {
             let mut reader = ReplyReader::default();
             match self.read_reply(&mut reader, until).await {
                 Ok(reply) if reply.is_intermediate() => {}
@@ -124,19 +124,19 @@ impl Wire {
                 Err(error) => match (reader.so_far(&self.buffer[self.start..self.end]), error) {
                     (Some(reply), _) if !reply.is_intermediate() => return Ok(FinalReply { reply, is_clean: false }),
                     (None, WireError::Garbled(error @ ReplyError::NoCode(_))) => {
-                        until = until.min(Instant::now() + patience);
-                        missed.get_or_insert(WireError::Garbled(error));
+                        until = until.min(Instant::now() + grace);
+                        first_error.get_or_insert(WireError::Garbled(error));
                         if let Err(error) = self.skip_line(until).await {
-                            return Err(missed.unwrap_or(error));
+                            return Err(first_error.unwrap_or(error));
                         }
                     }
-                    (_, error) => return Err(missed.unwrap_or(error)),
+                    (_, error) => return Err(first_error.unwrap_or(error)),
                 },
             }
-            until = until.min(Instant::now() + patience);
+            until = until.min(Instant::now() + grace);
             is_clean = false;
         }
-        Err(missed.unwrap_or(WireError::TimedOut))
+        Err(first_error.unwrap_or(WireError::TimedOut))
     }
 
     /// Skips the rest of a line, up to the maximum length of a reply.
@@ -202,15 +202,15 @@ impl Wire {
         Err(WriteError { reached, error })
     }
 
-    /// Sends a command and reads its reply, all within `wait`.
-    pub async fn ask(&mut self, command: impl Display, wait: Duration) -> Result<RawReply, WireError> {
+    /// Sends a command and reads its reply within `wait`.
+    pub async fn command(&mut self, command: impl Display, wait: Duration) -> Result<RawReply, WireError> {
         let deadline = Instant::now() + wait;
         self.write(command.to_string().as_bytes(), deadline).await.map_err(|failure| failure.error)?;
         self.reply(deadline).await
     }
 
-    /// Reads and discards until the server has closed the connection.
-    pub async fn end(&mut self) -> Result<(), WireError> {
+    /// Reads and discards input until the server has closed the connection.
+    pub async fn read_to_close(&mut self) -> Result<(), WireError> {
         while self.link.read(&mut self.buffer[..]).await? > 0 {}
         Ok(())
     }
@@ -282,7 +282,7 @@ mod tests {
                 }
             }
         };
-        let saying = async {
+        let sending = async {
             for piece in pieces {
                 // The reader may have stopped.
                 let _ = far.write_all(&piece).await;
@@ -290,14 +290,14 @@ mod tests {
             }
             let _ = far.shutdown().await;
         };
-        tokio::join!(listening, saying).0
+        tokio::join!(listening, sending).0
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
 
         #[test]
-        fn a_corrupt_stream_ends(pieces in corrupt_replies::pieces()) {
+        fn reading_a_corrupt_stream_ends(pieces in corrupt_replies::pieces()) {
             let bytes = pieces.concat().len();
             let (replies, end) = Runtime::new().unwrap().block_on(listen(pieces));
             prop_assert!(replies.len() <= bytes / 4);

@@ -1,4 +1,4 @@
-//! Describes errors of the operating system and of TLS for people; the libraries' own texts contain type names.
+//! Describes errors of the operating system and of TLS in plain language; the libraries' own texts contain type names.
 
 use std::io;
 
@@ -6,10 +6,10 @@ use chrono::DateTime;
 use rustls::pki_types::UnixTime;
 use rustls::{CertificateError, Error};
 
-/// Maximum names of a certificate that are repeated.
-const NAMES: usize = 5;
+/// Maximum names of a certificate in a description.
+const MAX_NAMES: usize = 5;
 
-/// Describes why a connection failed, to follow a colon.
+/// Describes why a connection failed. The text is used after a colon.
 pub(in crate::smtp) fn io(error: &io::Error) -> String {
     if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         return tls(error);
@@ -26,7 +26,7 @@ pub(in crate::smtp) fn io(error: &io::Error) -> String {
 pub(in crate::smtp) fn tls(error: &Error) -> String {
     match error {
         Error::InvalidCertificate(error) => certificate(error),
-        Error::NoCertificatesPresented => "the server showed no certificate".into(),
+        Error::NoCertificatesPresented => "the server presented no certificate".into(),
         Error::AlertReceived(alert) => format!("the server refused it: {}", spaced(&format!("{alert:?}"))),
         Error::PeerIncompatible(_) => "the server offers no protocol version or cipher that is supported here".into(),
         Error::InvalidMessage(_) => "the server's response is not TLS".into(),
@@ -51,21 +51,21 @@ fn certificate(error: &CertificateError) -> String {
             format!("the certificate is not valid before {}", date(*not_before))
         }
         CertificateError::Revoked => "the certificate was revoked".into(),
-        CertificateError::UnknownIssuer => "the certificate was not issued by an authority that is trusted here".into(),
+        CertificateError::UnknownIssuer => "the certificate's issuer is not trusted here".into(),
         CertificateError::NotValidForName => "the certificate is not valid for the server's name".into(),
         CertificateError::NotValidForNameContext { expected, presented } => {
-            let names: Vec<&str> = presented.iter().take(NAMES).map(|name| plain(name)).collect();
-            let more = if presented.len() > NAMES { ", …" } else { "" };
+            let names: Vec<&str> = presented.iter().take(MAX_NAMES).map(|name| plain(name)).collect();
+            let more = if presented.len() > MAX_NAMES { ", …" } else { "" };
             let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") + more };
             format!("the certificate is valid for {names}, and not for {}", expected.to_str())
         }
         CertificateError::BadSignature => "the certificate's signature is wrong".into(),
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-            "the certificate is not meant for servers".into()
+            "the certificate is not issued for servers".into()
         }
         CertificateError::BadEncoding => "the certificate cannot be read".into(),
         CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
-            "the certificate is an authority's own and no server's".into()
+            "the certificate is a CA certificate, not a server's".into()
         }
         _ => "the certificate cannot be verified".into(),
     }
@@ -122,7 +122,7 @@ mod tests {
         let other = OtherError(std::sync::Arc::new(io::Error::other("CaUsedAsEndEntity")));
         assert_eq!(
             described(Error::InvalidCertificate(CertificateError::Other(other))),
-            "the certificate is an authority's own and no server's"
+            "the certificate is a CA certificate, not a server's"
         );
         assert_eq!(
             described(Error::AlertReceived(AlertDescription::HandshakeFailure)),

@@ -1,7 +1,7 @@
 //! Finds the mail exchangers of a domain (RFC 5321 §5.1, RFC 7505).
 //!
-//! They are sorted by preference and shuffled within equal ones. Without MX records the domain's own addresses are
-//! used; a null MX and a domain that does not exist are permanent failures; every failed DNS query is temporary.
+//! They are sorted by preference, and shuffled among equals. Without MX records, the domain's own addresses are used. A
+//! null MX and a domain that does not exist are permanent failures; every failed DNS query is a temporary one.
 
 pub(in crate::smtp) mod direct;
 pub(in crate::smtp) mod mx_guard;
@@ -16,15 +16,15 @@ use tokio::time::timeout;
 
 use super::outgoing_message::Judgement;
 use super::settings::Settings;
-use crate::dns::{resolver, words};
+use crate::dns::{describe_error, resolver};
 use crate::domain::outcome::{Reply, Stage, Verdict};
 use crate::smtp::sts;
 use mx_guard::MxGuard;
 
 /// Maximum addresses tried for one message (RFC 5321 §5.1 requires at least two).
-const ADDRESSES: usize = 5;
+const MAX_ADDRESSES: usize = 5;
 /// Maximum addresses of one host among them, so that a second host is tried too.
-const ADDRESSES_OF_A_HOST: usize = 3;
+const MAX_ADDRESSES_PER_HOST: usize = 3;
 
 /// One address of a mail exchanger.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(in crate::smtp) struct Exchanger {
 /// Finds mail exchangers in the DNS.
 pub(in crate::smtp) struct Resolver {
     dns: TokioResolver,
-    wait: std::time::Duration,
+    timeout: std::time::Duration,
     own_name: String,
     guard: MxGuard,
 }
@@ -45,7 +45,7 @@ impl Resolver {
     pub fn new(settings: &Settings) -> Result<Self, NetError> {
         Ok(Self {
             dns: resolver(settings.dns)?,
-            wait: settings.timeouts.dns,
+            timeout: settings.timeouts.dns,
             own_name: settings.hostname.trim_end_matches('.').to_ascii_lowercase(),
             guard: settings.mx_guard(),
         })
@@ -66,9 +66,9 @@ impl Resolver {
             }
             vec![Exchanger { host: domain.to_owned(), ip }]
         } else {
-            timeout(self.wait, self.look_up(domain, policy))
+            timeout(self.timeout, self.look_up(domain, policy))
                 .await
-                .map_err(|_| unanswered(domain, "it took too long"))??
+                .map_err(|_| lookup_failed(domain, "it took too long"))??
         };
         let (mut allowed, mut refused) = (Vec::with_capacity(found.len()), String::new());
         for mx in found {
@@ -79,7 +79,7 @@ impl Resolver {
         }
         if allowed.is_empty() {
             let why = format!("no mail exchanger of {domain} is at a permitted address: {refused}");
-            return Err(Judgement::new(Verdict::Temporary, Stage::Connect, Reply::ours_with(4, 4, 6, why)));
+            return Err(Judgement::new(Verdict::Temporary, Stage::Connect, Reply::local_error_with(4, 4, 6, why)));
         }
         Ok(allowed)
     }
@@ -97,84 +97,87 @@ impl Resolver {
                 .collect(),
             Err(error) if error.is_nx_domain() => return Err(no_such_domain(format!("{domain} does not exist"))),
             Err(error) if error.is_no_records_found() => Vec::new(),
-            Err(error) => return Err(unanswered(domain, &words(&error))),
+            Err(error) => return Err(lookup_failed(domain, &describe_error(&error))),
         };
-        let is_wanted = |host: &Name| policy.is_none_or(|policy| policy.allows(&host.to_ascii()));
+        let is_in_policy = |host: &Name| policy.is_none_or(|policy| policy.allows(&host.to_ascii()));
         if records.is_empty() {
-            return if is_wanted(&name) {
-                self.own_addresses(domain, name).await
+            return if is_in_policy(&name) {
+                self.domain_addresses(domain, name).await
             } else {
-                Err(unwanted(domain, &[name]))
+                Err(not_in_policy(domain, &[name]))
             };
         }
         if records.iter().all(|(_, host)| host.is_root()) {
             let why = format!("{domain} accepts no mail (null MX)");
-            return Err(Judgement::new(Verdict::Permanent, Stage::Connect, Reply::ours_with(5, 1, 10, why)));
+            return Err(Judgement::new(Verdict::Permanent, Stage::Connect, Reply::local_error_with(5, 1, 10, why)));
         }
-        let hosts = in_order(records, &self.own_name);
+        let hosts = by_preference(records, &self.own_name);
         if hosts.is_empty() {
             let why =
                 format!("this machine is the first mail exchanger of {domain}, so there is no server to relay to");
-            return Err(Judgement::new(Verdict::Temporary, Stage::Connect, Reply::ours_with(4, 4, 6, why)));
+            return Err(Judgement::new(Verdict::Temporary, Stage::Connect, Reply::local_error_with(4, 4, 6, why)));
         }
-        let (hosts, others): (Vec<Name>, Vec<Name>) = hosts.into_iter().partition(is_wanted);
+        let (hosts, others): (Vec<Name>, Vec<Name>) = hosts.into_iter().partition(is_in_policy);
         if hosts.is_empty() {
-            return Err(unwanted(domain, &others));
+            return Err(not_in_policy(domain, &others));
         }
         self.addresses(domain, hosts).await
     }
 
-    async fn own_addresses(&self, domain: &str, name: Name) -> Result<Vec<Exchanger>, Judgement> {
-        let error = match self.addresses_of(name.clone()).await {
+    async fn domain_addresses(&self, domain: &str, name: Name) -> Result<Vec<Exchanger>, Judgement> {
+        let error = match self.host_addresses(name.clone()).await {
             Ok(found) => return Ok(found),
             Err(error) if error.is_no_records_found() => match self.dns.ipv6_lookup(name).await {
-                // The result for IPv4 hides that of the IPv6 query; a bounce must rest on both.
+                // `lookup_ip` reports the IPv4 result only. The message bounces only if the IPv6 query finds nothing
+                // either.
                 Err(error) if error.is_no_records_found() => {
                     return Err(no_such_domain(format!("{domain} has neither mail exchangers nor an address")));
                 }
-                Err(error) => words(&error),
+                Err(error) => describe_error(&error),
                 Ok(_) => "its records have just changed".into(),
             },
-            Err(error) => words(&error),
+            Err(error) => describe_error(&error),
         };
-        Err(unanswered(domain, &error))
+        Err(lookup_failed(domain, &error))
     }
 
     async fn addresses(&self, domain: &str, hosts: Vec<Name>) -> Result<Vec<Exchanger>, Judgement> {
         let mut found = Vec::new();
-        let mut trouble = None;
+        let mut problem = None;
         for host in hosts {
-            if let Some(ip) = number(&host) {
-                trouble.get_or_insert_with(|| {
-                    format!("its MX record names the address {ip}, where the name of a host must stand (RFC 5321 §5.1)")
+            if let Some(ip) = ip_in_name(&host) {
+                problem.get_or_insert_with(|| {
+                    format!("its MX record names the address {ip}, but it must name a host (RFC 5321 §5.1)")
                 });
                 continue;
             }
-            match self.addresses_of(host.clone()).await {
+            match self.host_addresses(host.clone()).await {
                 Ok(addresses) => found.extend(addresses),
-                Err(error) => trouble = Some(format!("the mail exchanger {}: {}", text(&host), words(&error))),
+                Err(error) => {
+                    problem = Some(format!("the mail exchanger {}: {}", display_name(&host), describe_error(&error)))
+                }
             }
-            if found.len() >= ADDRESSES {
+            if found.len() >= MAX_ADDRESSES {
                 break;
             }
         }
-        found.truncate(ADDRESSES);
-        match trouble {
-            Some(trouble) if found.is_empty() => Err(unanswered(domain, &trouble)),
+        found.truncate(MAX_ADDRESSES);
+        match problem {
+            Some(problem) if found.is_empty() => Err(lookup_failed(domain, &problem)),
             _ => Ok(found),
         }
     }
 
-    async fn addresses_of(&self, host: Name) -> Result<Vec<Exchanger>, NetError> {
-        let text = text(&host);
+    async fn host_addresses(&self, host: Name) -> Result<Vec<Exchanger>, NetError> {
+        let name = display_name(&host);
         let lookup = self.dns.lookup_ip(host).await?;
-        Ok(lookup.iter().take(ADDRESSES_OF_A_HOST).map(|ip| Exchanger { host: text.clone(), ip }).collect())
+        Ok(lookup.iter().take(MAX_ADDRESSES_PER_HOST).map(|ip| Exchanger { host: name.clone(), ip }).collect())
     }
 }
 
-/// Sorts by preference, shuffles equal ones, and drops ourselves and everything behind us (RFC 5321 §5.1: that would
-/// loop).
-fn in_order(mut records: Vec<(u16, Name)>, own_name: &str) -> Vec<Name> {
+/// Sorts by preference, shuffles equals, and drops this server and all that are not preferred to it, since messages
+/// would loop between them (RFC 5321 §5.1).
+fn by_preference(mut records: Vec<(u16, Name)>, own_name: &str) -> Vec<Name> {
     let is_own = |host: &Name| host.to_ascii().trim_end_matches('.').eq_ignore_ascii_case(own_name);
     let own = records.iter().filter(|(_, host)| is_own(host)).map(|(preference, _)| *preference).min();
     records.retain(|(preference, host)| !host.is_root() && own.is_none_or(|own| *preference < own));
@@ -183,7 +186,7 @@ fn in_order(mut records: Vec<(u16, Name)>, own_name: &str) -> Vec<Name> {
     records.into_iter().map(|(_, host)| host).collect()
 }
 
-/// `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RFC 5321 §4.1.3).
+/// Parses an address literal: `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RFC 5321 §4.1.3).
 fn literal(domain: &str) -> Option<IpAddr> {
     let text = domain.strip_prefix('[')?.strip_suffix(']')?;
     match text.split_at_checked(5) {
@@ -193,39 +196,39 @@ fn literal(domain: &str) -> Option<IpAddr> {
 }
 
 /// Returns a host's name for display.
-fn text(host: &Name) -> String {
+fn display_name(host: &Name) -> String {
     host.to_ascii().trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// Returns the address that an MX record contains in place of a name.
-fn number(host: &Name) -> Option<IpAddr> {
+/// Returns the IP address that an MX record contains instead of a host name.
+fn ip_in_name(host: &Name) -> Option<IpAddr> {
     host.to_ascii().trim_end_matches('.').parse().ok()
 }
 
-/// Refuses an address literal permanently: it will not become a name later.
+/// Returns the permanent refusal of an address literal, which no later change of the DNS can permit.
 fn refused_literal(domain: &str) -> Judgement {
     let why = format!(
         "mail to address literals such as {domain} is not sent: only `delivery.allow_private_mx` can permit that"
     );
-    Judgement::new(Verdict::Permanent, Stage::Connect, Reply::ours_with(5, 7, 1, why))
+    Judgement::new(Verdict::Permanent, Stage::Connect, Reply::local_error_with(5, 7, 1, why))
 }
 
 fn no_such_domain(why: String) -> Judgement {
-    Judgement::new(Verdict::Permanent, Stage::Connect, Reply::ours_with(5, 1, 2, why))
+    Judgement::new(Verdict::Permanent, Stage::Connect, Reply::local_error_with(5, 1, 2, why))
 }
 
-/// The judgement if the policy names no exchanger. It is temporary, as all policy failures are: the domain may be about
-/// to change its MX records or its policy (RFC 8461 §5.1).
-fn unwanted(domain: &str, hosts: &[Name]) -> Judgement {
+/// Returns the judgement if the MTA-STS policy names no mail exchanger of the domain. It is temporary, like all policy
+/// failures: the domain may be about to change its MX records or its policy (RFC 8461 §5.1).
+fn not_in_policy(domain: &str, hosts: &[Name]) -> Judgement {
     let hosts: Vec<String> = hosts.iter().map(|host| host.to_ascii().trim_end_matches('.').to_owned()).collect();
     let why =
         format!("MTA-STS enforce: the policy of {domain} names none of its mail exchangers ({})", hosts.join(", "));
-    Judgement::new(Verdict::Temporary, Stage::Connect, Reply::ours_with(4, 4, 4, why))
+    Judgement::new(Verdict::Temporary, Stage::Connect, Reply::local_error_with(4, 4, 4, why))
 }
 
-fn unanswered(domain: &str, why: &str) -> Judgement {
+fn lookup_failed(domain: &str, why: &str) -> Judgement {
     let why = format!("cannot look up the mail exchangers of {domain}: {why}");
-    Judgement::new(Verdict::Temporary, Stage::Connect, Reply::ours_with(4, 4, 3, why))
+    Judgement::new(Verdict::Temporary, Stage::Connect, Reply::local_error_with(4, 4, 3, why))
 }
 
 #[cfg(test)]
@@ -234,11 +237,11 @@ mod tests {
 
     fn ordered(records: &[(u16, &str)], own: &str) -> Vec<String> {
         let records = records.iter().map(|(preference, host)| (*preference, Name::from_ascii(host).unwrap())).collect();
-        in_order(records, own).iter().map(Name::to_ascii).collect()
+        by_preference(records, own).iter().map(Name::to_ascii).collect()
     }
 
     #[test]
-    fn lower_preference_comes_first_and_equals_take_turns() {
+    fn lower_preference_comes_first_and_equals_are_shuffled() {
         let records = [(20, "c.test."), (10, "a.test."), (10, "b.test.")];
         let mut firsts: Vec<String> = Vec::new();
         for _ in 0..100 {
@@ -256,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn literals_are_read() {
+    fn address_literals_are_parsed() {
         assert_eq!(literal("[192.0.2.1]"), Some("192.0.2.1".parse().unwrap()));
         assert_eq!(literal("[IPv6:2001:db8::1]"), Some("2001:db8::1".parse().unwrap()));
         assert_eq!(literal("[ipv6:::1]"), Some("::1".parse().unwrap()));
@@ -266,8 +269,8 @@ mod tests {
     }
 
     #[test]
-    fn an_address_in_place_of_a_name_is_known() {
-        let ip = |name: &str| number(&Name::from_ascii(name).unwrap());
+    fn an_address_in_an_mx_record_is_detected() {
+        let ip = |name: &str| ip_in_name(&Name::from_ascii(name).unwrap());
         assert_eq!(ip("192.0.2.1."), Some("192.0.2.1".parse().unwrap()));
         assert_eq!((ip("mx.test."), ip("192.0.2.1.test.")), (None, None));
     }

@@ -1,49 +1,50 @@
-//! Which addresses messages may be sent to when the recipient's domain names them: public ones that are not this
-//! machine's, and those that the configuration allows. Otherwise anyone who can submit messages for any address could
-//! make this service connect to hosts inside our network, and read their replies.
+//! Decides which addresses a recipient domain's mail exchangers may have: public addresses other than this machine's,
+//! and addresses that the configuration allows. Otherwise anyone who can submit messages could make this service
+//! connect to hosts inside the operator's network, and read their replies.
 
 use std::net::IpAddr;
 
 use crate::dns;
-use crate::domain::network::{Allowed, Place};
+use crate::domain::network::{Allowed, IpClass};
 
 /// The configured exceptions.
 #[derive(Debug, Clone, Default)]
 pub(in crate::smtp) struct MxGuard {
-    /// Whether this machine is allowed.
+    /// Whether loopback addresses are allowed.
     pub loopback: bool,
     /// Private networks, and networks and names allowed individually.
     pub allowed: Allowed,
 }
 
 impl MxGuard {
-    /// Checks whether this address of `host` may be a mail exchanger's. The error says which setting would permit it.
+    /// Checks whether `host` may be a mail exchanger at this address. The error names the setting that would permit it.
     pub fn check(&self, host: &str, ip: IpAddr) -> Result<(), String> {
-        let place = Place::classify(ip);
-        let is_admitted = match place {
-            Place::Public => true,
-            Place::Loopback => self.loopback,
-            Place::Private => self.allowed.private,
+        let class = IpClass::classify(ip);
+        let is_admitted = match class {
+            IpClass::Public => true,
+            IpClass::Loopback => self.loopback,
+            IpClass::Private => self.allowed.private,
             _ => false,
         };
         if is_admitted || self.allowed.names(host, ip) {
             return Ok(());
         }
-        let setting = if place == Place::Loopback { "delivery.allow_loopback_mx" } else { "delivery.allow_private_mx" };
-        let at = if place == Place::Loopback { "this machine".to_owned() } else { format!("a {place} address") };
+        let setting =
+            if class == IpClass::Loopback { "delivery.allow_loopback_mx" } else { "delivery.allow_private_mx" };
+        let at = if class == IpClass::Loopback { "this machine".to_owned() } else { format!("a {class} address") };
         Err(format!("{host} is at {ip}, {at}: only `{setting}` can permit that"))
     }
 
-    /// Returns whether an address literal may be sent to: only if a setting covers its address.
+    /// Returns whether messages to an address literal may be sent, which requires a setting that covers the address.
     pub fn admits_literal(&self, literal: &str, ip: IpAddr) -> bool {
-        let is_public = Place::classify(ip) == Place::Public;
+        let is_public = IpClass::classify(ip) == IpClass::Public;
         (!is_public && self.check(literal, ip).is_ok()) || self.allowed.names(literal, ip)
     }
 
-    /// Checks an address that is about to be connected to. Makes system calls, so it runs once per connection and not
-    /// per message.
+    /// Checks that an address is not this machine's own. Makes system calls, so it is called once per connection, and
+    /// not once per message.
     pub fn check_own(&self, host: &str, ip: IpAddr) -> Result<(), String> {
-        if self.loopback || self.allowed.names(host, ip) || !dns::is_own(ip) {
+        if self.loopback || self.allowed.names(host, ip) || !dns::is_local_address(ip) {
             return Ok(());
         }
         Err(format!("{host} is at {ip}, an address of this machine: only `delivery.allow_private_mx` can permit that"))

@@ -1,6 +1,5 @@
-//! Limits the concurrent connections to one destination, and reserves the last ones for urgent messages. A destination
-//! that responds slowly soon has all connections in use for newsletters; a password reset must not wait for one of
-//! them.
+//! Limits the concurrent connections to one destination, and reserves the last ones for urgent messages. Newsletters
+//! soon use all connections to a slow destination, and a password reset must not wait for one of them.
 
 use tokio::sync::AcquireError;
 
@@ -11,15 +10,15 @@ use crate::limiter::{ReservedPermit, ReservedSemaphore};
 pub(in crate::smtp) struct ConnectionLimiter(ReservedSemaphore);
 
 impl ConnectionLimiter {
-    /// Creates a limiter with this number of connections, an eighth of which is reserved, at least one. A single
-    /// connection is not reserved.
+    /// Creates a limiter with this number of connections. An eighth of them, at least one, is reserved; a single
+    /// connection is not.
     pub fn new(connections: usize) -> Self {
         let reserved = if connections < 2 { 0 } else { (connections / 8).max(1) };
         Self(ReservedSemaphore::new(connections, reserved))
     }
 
     /// Waits for a connection. Returns an error if the limiter was closed.
-    pub async fn enter(&self, urgent: bool) -> Result<ReservedPermit<'_>, AcquireError> {
+    pub async fn acquire(&self, urgent: bool) -> Result<ReservedPermit<'_>, AcquireError> {
         self.0.acquire(1, urgent).await
     }
 
@@ -35,24 +34,24 @@ mod tests {
 
     use super::*;
 
-    /// Returns how many common and then urgent messages get a permit at once.
+    /// Returns how many other messages get a permit at once, and then how many urgent ones.
     fn admitted(connections: usize) -> (usize, usize) {
-        let gate = ConnectionLimiter::new(connections);
-        let mut inside = Vec::new();
+        let limiter = ConnectionLimiter::new(connections);
+        let mut permits = Vec::new();
         let mut fill = |urgent| {
-            let before = inside.len();
-            while let Some(Ok(pass)) = gate.enter(urgent).now_or_never() {
-                inside.push(pass);
+            let before = permits.len();
+            while let Some(Ok(permit)) = limiter.acquire(urgent).now_or_never() {
+                permits.push(permit);
             }
-            inside.len() - before
+            permits.len() - before
         };
         (fill(false), fill(true))
     }
 
     #[test]
     fn an_eighth_is_reserved_for_urgent_messages() {
-        for (connections, common, urgent) in [(1, 1, 0), (2, 1, 1), (8, 7, 1), (16, 14, 2), (100, 88, 12)] {
-            assert_eq!(admitted(connections), (common, urgent), "{connections}");
+        for (connections, other, urgent) in [(1, 1, 0), (2, 1, 1), (8, 7, 1), (16, 14, 2), (100, 88, 12)] {
+            assert_eq!(admitted(connections), (other, urgent), "{connections}");
         }
     }
 }

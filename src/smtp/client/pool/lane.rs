@@ -1,13 +1,14 @@
-//! The connections of one lane, counted over all servers that its messages go to.
+//! Counts and limits the connections of one lane, over all servers that its messages go to.
 //!
-//! A message acquires a turn before it gets a session, and every session holds a place from before it connects until it
-//! is closed. There are never more turns than places, so the holder of a turn finds an idle session to use or to close.
+//! A message acquires a [`MessagePermit`] before it gets a session. Every session holds a [`ConnectionPermit`] from
+//! before it connects until it is closed. Both have the same limit, so the holder of a message permit can always open a
+//! connection, or finds an idle session to use or to close.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// The counts of a lane.
+/// The permits of a lane.
 #[derive(Debug)]
 pub(in crate::smtp) struct Lane {
     pub id: i64,
@@ -17,21 +18,23 @@ pub(in crate::smtp) struct Lane {
 #[derive(Debug, Clone, Copy)]
 struct Counts {
     limit: usize,
-    turns: usize,
+    /// Message permits in use.
+    messages: usize,
+    /// Connection permits in use.
     open: usize,
 }
 
 /// The right to use one of the lane's sessions.
 #[derive(Debug)]
-pub(in crate::smtp) struct Turn(Arc<Lane>);
+pub(in crate::smtp) struct MessagePermit(Arc<Lane>);
 
 /// The right to have one connection open.
 #[derive(Debug)]
-pub(in crate::smtp) struct Place(Arc<Lane>);
+pub(in crate::smtp) struct ConnectionPermit(Arc<Lane>);
 
 impl Lane {
     pub fn new(id: i64) -> Self {
-        Self { id, counts: watch::Sender::new(Counts { limit: usize::MAX, turns: 0, open: 0 }) }
+        Self { id, counts: watch::Sender::new(Counts { limit: usize::MAX, messages: 0, open: 0 }) }
     }
 
     /// Sets the limit. Excess connections are closed as they become idle.
@@ -39,21 +42,21 @@ impl Lane {
         self.counts.send_if_modified(|counts| std::mem::replace(&mut counts.limit, limit) != limit);
     }
 
-    /// Waits for a turn.
-    pub async fn turn(self: &Arc<Self>) -> Turn {
-        self.when(|counts| (counts.turns < counts.limit).then(|| counts.turns += 1)).await;
-        Turn(self.clone())
+    /// Waits for a message permit.
+    pub async fn acquire_message(self: &Arc<Self>) -> MessagePermit {
+        self.wait_for(|counts| (counts.messages < counts.limit).then(|| counts.messages += 1)).await;
+        MessagePermit(self.clone())
     }
 
-    /// Acquires a place, if one is free.
-    pub fn place(self: &Arc<Self>) -> Option<Place> {
+    /// Acquires a connection permit, if one is free.
+    pub fn try_acquire_connection(self: &Arc<Self>) -> Option<ConnectionPermit> {
         self.change(|counts| (counts.open < counts.limit).then(|| counts.open += 1))?;
-        Some(Place(self.clone()))
+        Some(ConnectionPermit(self.clone()))
     }
 
-    /// Waits until a place may be free.
-    pub async fn has_place(&self) {
-        self.when(|counts| (counts.open < counts.limit).then_some(())).await;
+    /// Waits until a connection permit may be free.
+    pub async fn connection_available(&self) {
+        self.wait_for(|counts| (counts.open < counts.limit).then_some(())).await;
     }
 
     /// Returns the number of connections open beyond the limit.
@@ -67,15 +70,15 @@ impl Lane {
         self.counts.borrow().open
     }
 
-    async fn when(&self, mut reached: impl FnMut(&mut Counts) -> Option<()>) {
-        let mut news = self.counts.subscribe();
-        while self.change(&mut reached).is_none() {
+    async fn wait_for(&self, mut condition: impl FnMut(&mut Counts) -> Option<()>) {
+        let mut changes = self.counts.subscribe();
+        while self.change(&mut condition).is_none() {
             // The sender is in `self`, so it cannot be dropped.
-            let _ = news.changed().await;
+            let _ = changes.changed().await;
         }
     }
 
-    /// Changes the counts without waking waiters: acquiring frees nothing.
+    /// Changes the counts without waking waiters, since acquiring a permit frees none.
     fn change<T>(&self, change: impl FnOnce(&mut Counts) -> Option<T>) -> Option<T> {
         let mut changed = None;
         self.counts.send_if_modified(|counts| {
@@ -86,13 +89,13 @@ impl Lane {
     }
 }
 
-impl Drop for Turn {
+impl Drop for MessagePermit {
     fn drop(&mut self) {
-        self.0.counts.send_modify(|counts| counts.turns -= 1);
+        self.0.counts.send_modify(|counts| counts.messages -= 1);
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.counts.send_modify(|counts| counts.open -= 1);
     }
@@ -105,25 +108,25 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_turn_is_waited_for() {
+    async fn a_message_waits_for_its_permit() {
         let lane = Arc::new(Lane::new(1));
         lane.allow(1);
-        let first = lane.turn().await;
-        let mut second = Box::pin(lane.turn());
+        let first = lane.acquire_message().await;
+        let mut second = Box::pin(lane.acquire_message());
         assert!((&mut second).now_or_never().is_none());
         drop(first);
         assert!(second.now_or_never().is_some());
     }
 
     #[test]
-    fn a_lower_limit_closes_nothing_and_opens_nothing() {
+    fn a_lower_limit_keeps_open_connections_and_refuses_new_ones() {
         let lane = Arc::new(Lane::new(1));
         lane.allow(2);
-        let places = [lane.place(), lane.place()];
-        assert!(lane.place().is_none());
+        let permits = [lane.try_acquire_connection(), lane.try_acquire_connection()];
+        assert!(lane.try_acquire_connection().is_none());
         lane.allow(1);
         assert_eq!((lane.open(), lane.excess()), (2, 1));
-        drop(places);
-        assert_eq!((lane.open(), lane.excess(), lane.place().is_some()), (0, 0, true));
+        drop(permits);
+        assert_eq!((lane.open(), lane.excess(), lane.try_acquire_connection().is_some()), (0, 0, true));
     }
 }

@@ -1,5 +1,5 @@
-//! Idle sessions: `deadpool` pools, one per destination and one more for each lane with its own limits, and the sweep
-//! that ends sessions idle for too long.
+//! Keeps idle sessions in `deadpool` pools: one per destination, and one more for each lane with its own limits. A
+//! background task ends sessions that have been idle for too long.
 
 pub(in crate::smtp) mod connection_limiter;
 pub(in crate::smtp) mod lane;
@@ -20,21 +20,21 @@ use tokio_util::sync::CancellationToken;
 use super::connection::handshake::{self, Policy, Refusal};
 use super::connection::session::Session;
 use super::connection::words;
-use super::server_delivery::NotBegun;
+use super::server_delivery::NotAttempted;
 use crate::dns;
 use crate::domain::outcome::{Peer, Reply, Stage};
 use connection_limiter::ConnectionLimiter;
-use lane::{Lane, Place};
+use lane::{ConnectionPermit, Lane};
 
-/// How often idle sessions are checked.
-const SWEEP: Duration = Duration::from_secs(1);
+/// Interval at which idle sessions are checked.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum addresses of a relay that are tried.
-const RELAY_ADDRESSES: usize = 5;
+const MAX_RELAY_ADDRESSES: usize = 5;
 
-/// Servers or addresses that are tried in any case, however long each takes (RFC 5321 §5.1).
-pub(in crate::smtp) const AT_LEAST: usize = 2;
+/// Number of servers or addresses that are tried however long each takes (RFC 5321 §5.1).
+pub(in crate::smtp) const MIN_TRIED: usize = 2;
 
-/// The key by which sessions are shared.
+/// The key of a pool: messages with the same destination share sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(in crate::smtp) struct Destination {
     pub host: String,
@@ -49,7 +49,7 @@ pub(in crate::smtp) struct Destination {
 /// leaves no session in an unknown state.
 pub(in crate::smtp) struct Slot(pub Option<Session>);
 
-/// Opens and checks the sessions of one pool.
+/// Opens the sessions of one pool, and checks them before reuse.
 pub(in crate::smtp) struct Connector {
     destination: Destination,
     policy: Arc<Policy>,
@@ -65,7 +65,7 @@ pub(in crate::smtp) enum NoSession {
     /// The session could not be opened.
     Refused(Refusal),
     /// The lane's connections stayed in use.
-    NoPlace,
+    LaneBusy,
 }
 
 impl managed::Manager for Connector {
@@ -83,7 +83,7 @@ impl managed::Manager for Connector {
         if session.broken || !session.wire.is_quiet() {
             return unfit;
         }
-        if session.is_worn(&self.policy) {
+        if session.must_close(&self.policy) {
             session.quit(&self.policy).await;
             return unfit;
         }
@@ -97,40 +97,41 @@ impl managed::Manager for Connector {
 impl Connector {
     /// Opens a session with the first of the destination's addresses that accepts one.
     async fn open(&self) -> Result<Slot, NoSession> {
-        let place = match &self.lane {
-            Some(lane) => Some(self.place(lane).await?),
+        let permit = match &self.lane {
+            Some(lane) => Some(self.acquire_permit(lane).await?),
             None => None,
         };
         let host = &self.destination.host;
-        let (started, most) = (Instant::now(), self.policy.timeouts.session);
+        let (started, time_limit) = (Instant::now(), self.policy.timeouts.session);
         let mut last = None;
         for (tried, address) in self.addresses().await.map_err(NoSession::Refused)?.into_iter().enumerate() {
-            if tried >= AT_LEAST && started.elapsed() >= most {
+            if tried >= MIN_TRIED && started.elapsed() >= time_limit {
                 break;
             }
-            match handshake::open(host, address, &self.policy, Instant::now() + most).await {
-                Ok(session) => return Ok(Slot(Some(session.at(place)))),
+            match handshake::open(host, address, &self.policy, Instant::now() + time_limit).await {
+                Ok(session) => return Ok(Slot(Some(session.with_permit(permit)))),
                 Err(refusal) => last = Some(refusal),
             }
         }
         Err(NoSession::Refused(last.unwrap_or_else(|| self.refusal(format!("{host} has no address")))))
     }
 
-    /// Acquires a place of the lane, and may end an idle session with another server for it.
-    async fn place(&self, lane: &Arc<Lane>) -> Result<Place, NoSession> {
-        let place = async {
+    /// Acquires a connection permit of the lane. If none is free, ends one of the lane's idle sessions with another
+    /// server.
+    async fn acquire_permit(&self, lane: &Arc<Lane>) -> Result<ConnectionPermit, NoSession> {
+        let permit = async {
             loop {
-                if let Some(place) = lane.place() {
-                    return place;
+                if let Some(permit) = lane.try_acquire_connection() {
+                    return permit;
                 }
-                let idle = self.pools.upgrade().and_then(|pools| pools.take_idle_of(lane.id, 1).pop());
+                let idle = self.pools.upgrade().and_then(|pools| pools.take_idle_of_lane(lane.id, 1).pop());
                 match idle {
                     Some(idle) => quit(vec![idle]).await,
-                    None => lane.has_place().await,
+                    None => lane.connection_available().await,
                 }
             }
         };
-        timeout(self.policy.timeouts.slot, place).await.map_err(|_| NoSession::NoPlace)
+        timeout(self.policy.timeouts.slot, permit).await.map_err(|_| NoSession::LaneBusy)
     }
 
     async fn addresses(&self) -> Result<Vec<SocketAddr>, Refusal> {
@@ -142,22 +143,23 @@ impl Connector {
         if let Some(resolver) = self.policy.dns.as_ref().filter(|_| is_name(host)) {
             let found =
                 timeout(self.policy.timeouts.dns, resolver.lookup_ip(format!("{}.", host.trim_end_matches('.')))).await;
-            let found =
-                found.map_err(|_| failed("it took too long".into()))?.map_err(|error| failed(dns::words(&error)))?;
-            return Ok(found.iter().take(RELAY_ADDRESSES).map(|ip| SocketAddr::new(ip, *port)).collect());
+            let found = found
+                .map_err(|_| failed("it took too long".into()))?
+                .map_err(|error| failed(dns::describe_error(&error)))?;
+            return Ok(found.iter().take(MAX_RELAY_ADDRESSES).map(|ip| SocketAddr::new(ip, *port)).collect());
         }
         let found = timeout(self.policy.timeouts.dns, lookup_host((host.as_str(), *port))).await;
         let found = found.map_err(|_| failed("it took too long".into()))?.map_err(|error| failed(words::io(&error)))?;
-        Ok(found.take(RELAY_ADDRESSES).collect())
+        Ok(found.take(MAX_RELAY_ADDRESSES).collect())
     }
 
     fn refusal(&self, why: String) -> Refusal {
         let peer = Peer { mx: Some(self.destination.host.clone()), is_final: self.policy.is_final, ..Peer::default() };
-        Refusal { peer, stage: Stage::Connect, reply: Reply::ours_with(4, 4, 3, why) }
+        Refusal { peer, stage: Stage::Connect, reply: Reply::local_error_with(4, 4, 3, why) }
     }
 }
 
-/// Returns whether the DNS is to be queried: not for IP addresses and `localhost`.
+/// Returns whether the DNS must be queried for `host`: it is neither an IP address nor `localhost`.
 fn is_name(host: &str) -> bool {
     host.parse::<IpAddr>().is_err() && !host.trim_end_matches('.').eq_ignore_ascii_case("localhost")
 }
@@ -165,16 +167,16 @@ fn is_name(host: &str) -> bool {
 /// All pools of a sender.
 #[derive(Default)]
 pub(in crate::smtp) struct Pools {
-    sites: Mutex<HashMap<Destination, Site>>,
+    destinations: Mutex<HashMap<Destination, DestinationPools>>,
     lanes: Mutex<HashMap<i64, Arc<Lane>>>,
     sweeping: OnceLock<()>,
-    /// Cancelled when no more messages are begun.
+    /// Cancelled when no more messages may start.
     stopping: CancellationToken,
 }
 
 /// The pools of one destination.
-struct Site {
-    gate: Arc<ConnectionLimiter>,
+struct DestinationPools {
+    limiter: Arc<ConnectionLimiter>,
     /// The pools of lanes with their own connections; the shared pool has the key `None`.
     pools: HashMap<Option<i64>, Pool>,
 }
@@ -190,14 +192,14 @@ impl Pools {
     ) -> Result<(Pool, Arc<ConnectionLimiter>), managed::BuildError> {
         self.sweeping.get_or_init(|| drop(tokio::spawn(sweep(Arc::downgrade(self)))));
         let key = lane.map(|lane| lane.id);
-        let mut sites = self.lock();
-        if let Some(site) = sites.get(destination)
+        let mut destinations = self.lock();
+        if let Some(site) = destinations.get(destination)
             && let Some(pool) = site.pools.get(&key)
         {
-            return Ok((pool.clone(), site.gate.clone()));
+            return Ok((pool.clone(), site.limiter.clone()));
         }
-        let site = sites.entry(destination.clone()).or_insert_with(|| Site {
-            gate: Arc::new(ConnectionLimiter::new(policy.connections)),
+        let site = destinations.entry(destination.clone()).or_insert_with(|| DestinationPools {
+            limiter: Arc::new(ConnectionLimiter::new(policy.connections)),
             pools: HashMap::new(),
         });
         let connector = Connector {
@@ -209,13 +211,13 @@ impl Pools {
         let pool = Pool::builder(connector)
             .max_size(policy.connections)
             .wait_timeout(Some(policy.timeouts.slot))
-            // The session used last is the least likely to have been closed by the server, and the others can become
-            // idle.
+            // The most recently used session is the least likely to have been closed by the server; the others can
+            // become idle and be ended.
             .queue_mode(QueueMode::Lifo)
             .runtime(deadpool::Runtime::Tokio1)
             .build()?;
         site.pools.insert(key, pool.clone());
-        Ok((pool, site.gate.clone()))
+        Ok((pool, site.limiter.clone()))
     }
 
     /// Returns the lane of this id, and sets its limit.
@@ -230,69 +232,69 @@ impl Pools {
         self.lanes().get(&lane).map_or(0, |lane| lane.open())
     }
 
-    /// Begins no more messages from now on.
-    pub fn turn_away(&self) {
+    /// Stops starting messages.
+    pub fn stop_starting(&self) {
         self.stopping.cancel();
     }
 
-    /// Awaits a step before a message is begun, unless the service is stopping.
-    pub async fn before_mail<T>(&self, work: impl Future<Output = T>) -> Result<T, NotBegun> {
+    /// Awaits a step that precedes the sending of a message. Returns an error if the service is stopping.
+    pub async fn unless_stopping<T>(&self, work: impl Future<Output = T>) -> Result<T, NotAttempted> {
         let done = self.stopping.run_until_cancelled(work).await;
-        done.ok_or_else(|| NotBegun::because("the service is stopping"))
+        done.ok_or_else(|| NotAttempted::because("the service is stopping"))
     }
 
-    /// Ends every idle session and begins no more messages.
+    /// Stops starting messages, and ends every idle session.
     pub async fn close(&self) {
-        self.turn_away();
+        self.stop_starting();
         let mut idle = Vec::new();
         for site in self.lock().values() {
             for pool in site.pools.values() {
                 idle.extend(take_idle(pool, |_| false));
                 pool.close();
             }
-            site.gate.close();
+            site.limiter.close();
         }
         quit(idle).await;
     }
 
-    /// Removes at most `most` idle sessions of a lane from its pools.
-    fn take_idle_of(&self, lane: i64, most: usize) -> Vec<(Session, Arc<Policy>)> {
+    /// Removes at most `max` idle sessions of a lane from its pools.
+    fn take_idle_of_lane(&self, lane: i64, max: usize) -> Vec<(Session, Arc<Policy>)> {
         let mut taken = Vec::new();
         let pools: Vec<Pool> = self.lock().values().filter_map(|site| site.pools.get(&Some(lane)).cloned()).collect();
         for pool in pools {
-            let mut room = most - taken.len();
+            let mut remaining = max - taken.len();
             taken.extend(take_idle(&pool, |_| {
-                let keep = room == 0;
-                room = room.saturating_sub(1);
+                let keep = remaining == 0;
+                remaining = remaining.saturating_sub(1);
                 keep
             }));
         }
         taken
     }
 
-    /// Removes sessions that are worn or exceed a lane's limit, and forgets unused pools and lanes.
-    fn take_worn(&self) -> Vec<(Session, Arc<Policy>)> {
-        let mut worn = Vec::new();
+    /// Removes idle sessions that must close or exceed a lane's limit, and unused pools and lanes.
+    fn take_expired(&self) -> Vec<(Session, Arc<Policy>)> {
+        let mut expired = Vec::new();
         self.lock().retain(|_, site| {
             site.pools.retain(|_, pool| {
                 let policy = pool.manager().policy.clone();
-                worn.extend(take_idle(pool, |session| !session.is_worn(&policy)));
+                expired.extend(take_idle(pool, |session| !session.must_close(&policy)));
                 let status = pool.status();
                 pool.is_closed() || status.size > 0 || status.waiting > 0
             });
-            !site.pools.is_empty() || Arc::strong_count(&site.gate) > 1
+            !site.pools.is_empty() || Arc::strong_count(&site.limiter) > 1
         });
         let lanes: Vec<Arc<Lane>> = {
             let mut lanes = self.lanes();
             lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
             lanes.values().cloned().collect()
         };
-        worn.extend(lanes.iter().flat_map(|lane| self.take_idle_of(lane.id, lane.excess())));
-        worn
+        expired.extend(lanes.iter().flat_map(|lane| self.take_idle_of_lane(lane.id, lane.excess())));
+        expired
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Destination, Site>> {
-        self.sites.lock()
+    fn lock(&self) -> MutexGuard<'_, HashMap<Destination, DestinationPools>> {
+        self.destinations.lock()
     }
 
     fn lanes(&self) -> MutexGuard<'_, HashMap<i64, Arc<Lane>>> {
@@ -307,16 +309,16 @@ pub(in crate::smtp) fn take_idle(pool: &Pool, mut keep: impl FnMut(&Session) -> 
     removed.into_iter().filter_map(|slot| Some((slot.0?, policy.clone()))).collect()
 }
 
-/// Quits all sessions concurrently, within the time-out for QUIT.
+/// Ends all sessions concurrently, within the time-out for QUIT.
 async fn quit(sessions: Vec<(Session, Arc<Policy>)>) {
     join_all(sessions.into_iter().map(async |(mut session, policy)| session.quit(&policy).await)).await;
 }
 
-/// Runs until the pools are dropped.
+/// Ends expired sessions at intervals, until the pools are dropped.
 async fn sweep(pools: Weak<Pools>) {
     loop {
-        tokio::time::sleep(SWEEP).await;
-        let Some(worn) = pools.upgrade().map(|pools| pools.take_worn()) else { return };
-        quit(worn).await;
+        tokio::time::sleep(SWEEP_INTERVAL).await;
+        let Some(expired) = pools.upgrade().map(|pools| pools.take_expired()) else { return };
+        quit(expired).await;
     }
 }

@@ -1,7 +1,7 @@
-//! The message as sent after 354 (RFC 5321 §4.5.2): dots stuffed, ended by CRLF, dot, CRLF.
+//! Sends the message text after 354 (RFC 5321 §4.5.2): dots stuffed, ended by CRLF, dot, CRLF.
 //!
-//! It is sent in chunks of bounded size, so that a message of 40 MiB needs no second 40 MiB. The terminator is in the
-//! same chunk as the end of the message, because two small writes would wait 40 ms for each other (Nagle and delayed
+//! The text is sent in chunks of bounded size, so that a message of 40 MiB needs no second 40 MiB. The terminator is in
+//! the same chunk as the end of the message, because a second small write would be delayed by 40 ms (Nagle and delayed
 //! ACK).
 
 use memchr::memmem;
@@ -12,17 +12,17 @@ use crate::smtp::client::send_options::SendGuard;
 use crate::smtp::client::settings::Timeouts;
 
 /// Size of a chunk in bytes.
-const CHUNK: usize = 64 * 1_024;
+const CHUNK_BYTES: usize = 64 * 1_024;
 
-/// Minimum rate in bytes per second, below which a server counts as a tarpit; the whole message gets
-/// [`Timeouts::block`] plus its size over this rate.
-const SLOWEST: usize = 8 * 1_024;
+/// Minimum rate in bytes per second; a slower server counts as a tarpit. The time limit for the whole message is
+/// [`Timeouts::block`] plus its size divided by this rate.
+const MIN_RATE: usize = 8 * 1_024;
 
-/// Why the message was not written to its end.
+/// Why the message was not written completely.
 #[derive(Debug)]
 pub(in crate::smtp) enum BodyError {
-    /// The send guard stopped it.
-    CalledOff,
+    /// The send guard withdrew the message.
+    Withdrawn,
     /// The connection failed.
     Failed {
         /// Whether the server may have received the terminator, and so may have accepted the message.
@@ -37,17 +37,18 @@ pub(in crate::smtp) async fn send(
     wire: &mut Wire,
     mime: &[u8],
     timeouts: &Timeouts,
-    watch: &dyn SendGuard,
+    guard: &dyn SendGuard,
 ) -> Result<(), BodyError> {
-    let whole = Instant::now() + timeouts.block + std::time::Duration::from_secs((mime.len() / SLOWEST) as u64);
-    let mut chunks = Chunks::new(mime, CHUNK);
+    let total_deadline =
+        Instant::now() + timeouts.block + std::time::Duration::from_secs((mime.len() / MIN_RATE) as u64);
+    let mut chunks = Chunks::new(mime, CHUNK_BYTES);
     let mut is_first = true;
     while let Some(chunk) = chunks.next() {
-        if chunk.terminator_at.is_some() && !is_first && !watch.before_end() {
-            return Err(BodyError::CalledOff);
+        if chunk.terminator_at.is_some() && !is_first && !guard.may_finish() {
+            return Err(BodyError::Withdrawn);
         }
         is_first = false;
-        let deadline = whole.min(Instant::now() + timeouts.block);
+        let deadline = total_deadline.min(Instant::now() + timeouts.block);
         wire.write(chunk.bytes, deadline).await.map_err(|failure| BodyError::Failed {
             uncertain: chunk.terminator_at.is_some_and(|at| failure.reached > at),
             error: failure.error,
@@ -105,8 +106,8 @@ impl<'a> Chunks<'a> {
         if self.at_line_start && self.rest.first() == Some(&b'.') {
             self.buffer.push(b'.');
         }
-        let room = self.size.saturating_sub(self.buffer.len()).max(1).min(self.rest.len());
-        let take = memmem::find(&self.rest[..room], b"\n.").map_or(room, |at| at + 1);
+        let space = self.size.saturating_sub(self.buffer.len()).max(1).min(self.rest.len());
+        let take = memmem::find(&self.rest[..space], b"\n.").map_or(space, |at| at + 1);
         let (piece, rest) = self.rest.split_at(take);
         self.buffer.extend_from_slice(piece);
         self.at_line_start = piece.ends_with(b"\n");
@@ -120,40 +121,40 @@ mod tests {
 
     use super::*;
 
-    fn wired(mime: &[u8], size: usize) -> Vec<u8> {
+    fn encoded(mime: &[u8], size: usize) -> Vec<u8> {
         let mut chunks = Chunks::new(mime, size);
-        let mut wired = Vec::new();
+        let mut encoded = Vec::new();
         while let Some(chunk) = chunks.next() {
-            wired.extend_from_slice(chunk.bytes);
+            encoded.extend_from_slice(chunk.bytes);
         }
-        wired
+        encoded
     }
 
     /// Stuffs line by line, as described in RFC 5321 §4.5.2.
-    fn by_the_book(mime: &[u8]) -> Vec<u8> {
-        let mut wired = Vec::new();
+    fn reference_encoding(mime: &[u8]) -> Vec<u8> {
+        let mut encoded = Vec::new();
         for line in mime.split_inclusive(|byte| *byte == b'\n') {
             if line.starts_with(b".") {
-                wired.push(b'.');
+                encoded.push(b'.');
             }
-            wired.extend_from_slice(line);
+            encoded.extend_from_slice(line);
         }
         if !mime.is_empty() && !mime.ends_with(b"\r\n") {
-            wired.extend_from_slice(b"\r\n");
+            encoded.extend_from_slice(b"\r\n");
         }
-        wired.extend_from_slice(b".\r\n");
-        wired
+        encoded.extend_from_slice(b".\r\n");
+        encoded
     }
 
     #[test]
     fn dots_at_line_starts_are_doubled_and_no_others() {
-        assert_eq!(wired(b".a\r\n..b\r\nc.d\r\n.\r\n", 64), b"..a\r\n...b\r\nc.d\r\n..\r\n.\r\n");
-        assert_eq!(wired(b"", 64), b".\r\n");
-        assert_eq!(wired(b"no line end", 64), b"no line end\r\n.\r\n");
+        assert_eq!(encoded(b".a\r\n..b\r\nc.d\r\n.\r\n", 64), b"..a\r\n...b\r\nc.d\r\n..\r\n.\r\n");
+        assert_eq!(encoded(b"", 64), b".\r\n");
+        assert_eq!(encoded(b"no line end", 64), b"no line end\r\n.\r\n");
     }
 
     #[test]
-    fn the_end_and_the_terminator_leave_together() {
+    fn the_end_and_the_terminator_share_a_chunk() {
         let mut chunks = Chunks::new(b"0123456789", 4);
         let mut sizes = Vec::new();
         while let Some(chunk) = chunks.next() {
@@ -168,7 +169,7 @@ mod tests {
             mime in prop::collection::vec(prop::sample::select(b".\r\nab".to_vec()), 0..200),
             size in 1_usize..50,
         ) {
-            prop_assert_eq!(wired(&mime, size), by_the_book(&mime));
+            prop_assert_eq!(encoded(&mime, size), reference_encoding(&mime));
         }
     }
 }

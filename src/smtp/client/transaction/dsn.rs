@@ -1,7 +1,7 @@
 //! The parameters that request delivery status notifications (RFC 3461 §4, RFC 6533 §3).
 //!
-//! `RET=HDRS`: a bounce need not return the whole message. `ENVID` identifies the message, `ORCPT` the address that we
-//! sent to, so that the notification contains it even if the message was forwarded.
+//! `RET=HDRS`: a bounce need not return the whole message. `ENVID` identifies the message, `ORCPT` the address that
+//! the message was sent to, so that the notification contains it even if the message was forwarded.
 
 use std::fmt::Write as _;
 
@@ -10,8 +10,8 @@ use lettre::transport::smtp::extension::{MailParameter, RcptParameter};
 use crate::domain::address::Address;
 use crate::smtp::client::route::Dsn;
 
-/// Maximum length of ORCPT without its name (RFC 3461 §4.2).
-const LONGEST: usize = 500;
+/// Maximum length of ORCPT's value (RFC 3461 §4.2).
+const MAX_ORCPT: usize = 500;
 
 /// Returns the parameters of MAIL.
 pub(in crate::smtp) fn mail_parameters(dsn: &Dsn) -> [MailParameter; 2] {
@@ -26,13 +26,13 @@ pub(in crate::smtp) fn rcpt_parameters(dsn: &Dsn, to: &Address) -> Vec<RcptParam
     let notify = if dsn.success { "SUCCESS,FAILURE,DELAY" } else { "FAILURE,DELAY" };
     let original = original(to);
     let mut parameters = vec![other("NOTIFY", notify.into())];
-    if original.len() <= LONGEST {
+    if original.len() <= MAX_ORCPT {
         parameters.push(other("ORCPT", original));
     }
     parameters
 }
 
-/// Returns the address with its type; beyond ASCII in the seven-bit form, which every server accepts.
+/// Returns the address with its type. A non-ASCII address is encoded in seven bits, which every server accepts.
 fn original(to: &Address) -> String {
     let address = to.to_string();
     if address.is_ascii() {
@@ -59,8 +59,8 @@ mod tests {
     fn command(to: &str, success: bool) -> String {
         let to: Address = to.parse().unwrap();
         let dsn = Dsn { envelope_id: "x".into(), success };
-        let spoken = lettre::Address::new_dangerous(to.local(), to.domain());
-        Rcpt::new(spoken, rcpt_parameters(&dsn, &to)).to_string()
+        let address = lettre::Address::new_dangerous(to.local(), to.domain());
+        Rcpt::new(address, rcpt_parameters(&dsn, &to)).to_string()
     }
 
     #[test]

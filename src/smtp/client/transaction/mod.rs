@@ -1,10 +1,10 @@
 //! One message over one session: MAIL, RCPT, DATA, the text, the final dot (RFC 5321 §3.3). The commands up to DATA are
 //! sent in one write if the server supports pipelining (RFC 2920).
 //!
-//! Each recipient is judged by the reply to its command: one refused at RCPT by that reply, all others by the replies
-//! to the commands that concern the whole transaction. Recipients beyond the server's limit are left for the next
-//! transaction (RFC 5321 §4.5.3.1.10). The connection may fail anywhere; only [`Transaction::transfer`] decides what a
-//! failure during the text means.
+//! A recipient that was refused at RCPT is judged by that reply, all others by the replies to the commands that concern
+//! the whole transaction (MAIL, DATA and the final dot). Recipients beyond the server's limit are left for the next
+//! transaction (RFC 5321 §4.5.3.1.10). The connection may fail anywhere; only [`Transaction::transfer`] judges a
+//! failure during the text.
 
 pub(in crate::smtp) mod body;
 pub(in crate::smtp) mod dsn;
@@ -30,14 +30,14 @@ use crate::domain::refusal;
 use body::BodyError;
 use preflight::{preflight, size};
 
-/// Maximum recipients of a pipelined group; with more, both sides could wait for the other to read (RFC 2920 §3.1).
+/// Maximum recipients of a pipelined group. With more, each side could wait for the other to read (RFC 2920 §3.1).
 const PIPELINE_LIMIT: usize = 200;
 
 const DATA: &str = "DATA\r\n";
 /// Approximate length of a command in bytes.
 const COMMAND: usize = 96;
 
-/// Time that each recipient adds to the time limit for all commands of a message.
+/// Time that each recipient adds to the time limit of all commands of a message.
 const RECIPIENT_TIME: Duration = Duration::from_secs(10);
 
 /// Sends one message to the recipients of the batch. Marks the session as broken if it cannot continue.
@@ -46,64 +46,64 @@ pub(in crate::smtp) async fn run(
     message: OutgoingMessage<'_>,
     batch: Batch<'_>,
     timeouts: &Timeouts,
-    watch: &dyn SendGuard,
+    guard: &dyn SendGuard,
 ) -> Ending {
-    session.mails += 1;
-    let mut transaction = Transaction::new(session, message, batch, timeouts, watch);
-    let stopped = if transaction.open.is_empty() { Ok(()) } else { transaction.dialogue().await };
+    session.messages += 1;
+    let mut transaction = Transaction::new(session, message, batch, timeouts, guard);
+    let stopped = if transaction.open.is_empty() { Ok(()) } else { transaction.run_commands().await };
     transaction.session.broken |= stopped.is_err();
-    let whole = match stopped {
+    let shared = match stopped {
         Ok(()) => None,
-        Err(Stop::HungUp(reply)) => return Ending::HungUp(reply),
-        Err(Stop::CalledOff) => return Ending::CalledOff,
-        Err(Stop::Rest(_, reply)) if transaction.is_cut_short_by(&reply) => {
-            let reply = Judgement::new(Verdict::Temporary, Stage::Rcpt, reply);
-            return Ending::Judged(transaction.cut_short(&reply));
+        Err(Stop::ServerClosed(reply)) => return Ending::ServerClosed(reply),
+        Err(Stop::Withdrawn) => return Ending::Withdrawn,
+        Err(Stop::Judge(_, reply)) if transaction.hits_recipient_limit(&reply) => {
+            let judgement = Judgement::new(Verdict::Temporary, Stage::Rcpt, reply);
+            return Ending::Judged(transaction.leave_remaining(&judgement));
         }
-        Err(Stop::Rest(verdict, reply)) => Some(Judgement::new(verdict, transaction.stage, reply)),
-        Err(Stop::OutOfStep) => Some(transaction.forget_replies()),
+        Err(Stop::Judge(verdict, reply)) => Some(Judgement::new(verdict, transaction.stage, reply)),
+        Err(Stop::OutOfSync) => Some(transaction.discard_replies()),
     };
-    transaction.session.rest();
+    transaction.session.mark_used();
     let without_tls = transaction.session.without_tls.clone();
-    let mut judged = transaction.judged(whole);
+    let mut judged = transaction.judged(shared);
     if let Some(why) = without_tls {
-        judged.explain(&why);
+        judged.explain_missing_tls(&why);
     }
     Ending::Judged(judged)
 }
 
-/// Why the dialogue stopped; the session cannot continue either.
+/// Why the transaction stopped. The session cannot continue either.
 enum Stop {
-    HungUp(Reply),
-    CalledOff,
+    ServerClosed(Reply),
+    Withdrawn,
     /// All recipients without a judgement get this one.
-    Rest(Verdict, Reply),
-    /// The server has sent one reply too many, so replies cannot be matched to commands. No text was sent.
-    OutOfStep,
+    Judge(Verdict, Reply),
+    /// The server sent an extra reply, so replies cannot be matched to commands. No text was sent.
+    OutOfSync,
 }
 
 struct Transaction<'a> {
     session: &'a mut Session,
     message: OutgoingMessage<'a>,
     timeouts: &'a Timeouts,
-    watch: &'a dyn SendGuard,
-    is_further: bool,
+    guard: &'a dyn SendGuard,
+    is_continuation: bool,
     /// The current stage.
     stage: Stage,
     /// The recipients with a judgement.
     judged: Vec<(usize, Judgement)>,
     /// The recipients sent in RCPT.
     sent: Vec<usize>,
-    /// The recipients among them that were not refused.
+    /// The recipients in `sent` that were not refused.
     open: Vec<usize>,
     /// Number of recipients that the server accepted.
-    taken: usize,
+    accepted: usize,
     /// The recipients refused only because of their number.
-    over: Vec<(usize, Judgement)>,
+    over_limit: Vec<(usize, Judgement)>,
     /// The recipients not sent in RCPT.
-    unnamed: Vec<usize>,
-    /// Judgement of all recipients that were not refused at RCPT.
-    whole: Option<Judgement>,
+    not_sent: Vec<usize>,
+    /// The judgement of all recipients that were not refused at RCPT.
+    shared: Option<Judgement>,
     smtputf8: bool,
     pipelined: bool,
     deadline: Instant,
@@ -115,20 +115,20 @@ impl<'a> Transaction<'a> {
         message: OutgoingMessage<'a>,
         batch: Batch<'_>,
         timeouts: &'a Timeouts,
-        watch: &'a dyn SendGuard,
+        guard: &'a dyn SendGuard,
     ) -> Self {
         let to = &message.envelope.to;
-        let (mut judged, mut sent) = (Vec::new(), Vec::with_capacity(batch.places.len()));
-        for &place in batch.places {
-            match preflight(&session.offer, message, &to[place]) {
-                Some(judgement) => judged.push((place, judgement)),
-                None => sent.push(place),
+        let (mut judged, mut sent) = (Vec::new(), Vec::with_capacity(batch.positions.len()));
+        for &position in batch.positions {
+            match preflight(&session.offer, message, &to[position]) {
+                Some(judgement) => judged.push((position, judgement)),
+                None => sent.push(position),
             }
         }
-        let unnamed = sent.split_off(batch.most.min(sent.len()));
+        let not_sent = sent.split_off(batch.max_recipients.min(sent.len()));
         let needs_smtputf8 = message.eight_bit == EightBit::Header
             || message.envelope.from.as_ref().is_some_and(Address::needs_smtputf8)
-            || sent.iter().any(|place| to[*place].needs_smtputf8());
+            || sent.iter().any(|position| to[*position].needs_smtputf8());
         let smtputf8 = session.offer.smtputf8() && needs_smtputf8;
         let pipelined = session.offer.pipelining && sent.len() <= PIPELINE_LIMIT;
         let recipients = u32::try_from(sent.len()).unwrap_or(u32::MAX);
@@ -138,16 +138,16 @@ impl<'a> Transaction<'a> {
             session,
             message,
             timeouts,
-            watch,
-            is_further: batch.is_further,
+            guard,
+            is_continuation: batch.is_continuation,
             stage,
             judged,
             open: sent.clone(),
             sent,
-            taken: 0,
-            over: Vec::new(),
-            unnamed,
-            whole: None,
+            accepted: 0,
+            over_limit: Vec::new(),
+            not_sent,
+            shared: None,
             smtputf8,
             pipelined,
             deadline,
@@ -157,29 +157,30 @@ impl<'a> Transaction<'a> {
     /// Returns the result; recipients without a judgement get `stopped`.
     fn judged(mut self, stopped: Option<Judgement>) -> Judged {
         let is_stopped = stopped.is_some();
-        let whole = self.whole.take().or(stopped);
-        let allows_more = |whole: &Judgement| whole.verdict != Verdict::Temporary && whole.stage > Stage::Mail;
-        let may_go_on = !is_stopped && whole.as_ref().is_none_or(allows_more);
-        let unsent = || Judgement::new(Verdict::Temporary, self.stage, Reply::ours("not sent"));
-        let last = whole.unwrap_or_else(unsent);
-        let limit = (!self.over.is_empty()).then_some(self.taken).filter(|taken| *taken > 0);
-        self.judged.extend(self.open.iter().map(|place| (*place, last.clone())));
+        let shared = self.shared.take().or(stopped);
+        let allows_more = |shared: &Judgement| shared.verdict != Verdict::Temporary && shared.stage > Stage::Mail;
+        let has_next_transaction = !is_stopped && shared.as_ref().is_none_or(allows_more);
+        let unsent = || Judgement::new(Verdict::Temporary, self.stage, Reply::local_error("not sent"));
+        let last = shared.unwrap_or_else(unsent);
+        let limit = (!self.over_limit.is_empty()).then_some(self.accepted).filter(|accepted| *accepted > 0);
+        self.judged.extend(self.open.iter().map(|position| (*position, last.clone())));
         // A reply to MAIL applies to all recipients; a later one only to those sent in RCPT.
-        let others = match (last.stage, last.verdict, self.over.first()) {
+        let others = match (last.stage, last.verdict, self.over_limit.first()) {
             (Stage::Mail, ..) | (_, Verdict::Temporary, _) => last,
             (.., Some((_, first))) => first.clone(),
             (..) => Judgement { verdict: Verdict::Temporary, ..last },
         };
-        let mut left = self.over;
-        left.extend(self.unnamed.into_iter().map(|place| (place, others.clone())));
-        left.sort_unstable_by_key(|(place, _)| *place);
-        Judged { done: self.judged, left, may_go_on, limit }
+        let mut left = self.over_limit;
+        left.extend(self.not_sent.into_iter().map(|position| (position, others.clone())));
+        left.sort_unstable_by_key(|(position, _)| *position);
+        Judged { done: self.judged, left, has_next_transaction, limit }
     }
 
-    /// Withdraws the judgements made from replies that cannot be matched; returns the judgement for all others.
-    fn forget_replies(&mut self) -> Judgement {
+    /// Replaces the judgements made from replies that may belong to other commands. Returns the judgement of all other
+    /// recipients.
+    fn discard_replies(&mut self) -> Judgement {
         let why = "the server sent an unexpected reply";
-        let unknown = Judgement::new(Verdict::Temporary, self.stage, Reply::ours_with(4, 5, 0, why));
+        let unknown = Judgement::new(Verdict::Temporary, self.stage, Reply::local_error_with(4, 5, 0, why));
         let is_reply = |judgement: &&mut Judgement| judgement.reply.code.is_some();
         for judgement in self.judged.iter_mut().map(|(_, judgement)| judgement).filter(is_reply) {
             *judgement = unknown.clone();
@@ -188,53 +189,54 @@ impl<'a> Transaction<'a> {
     }
 
     /// Returns whether the server closed the connection because of the number of recipients, after it accepted some.
-    fn is_cut_short_by(&self, reply: &Reply) -> bool {
-        self.stage == Stage::Rcpt && self.taken > 0 && reply.code == Some(421) && refusal::is_recipient_limit(reply)
+    fn hits_recipient_limit(&self, reply: &Reply) -> bool {
+        self.stage == Stage::Rcpt && self.accepted > 0 && reply.code == Some(421) && refusal::is_recipient_limit(reply)
     }
 
-    /// Leaves the recipients for further transactions with fewer at a time.
-    fn cut_short(self, reply: &Judgement) -> Judged {
-        let again = self.open.into_iter().chain(self.unnamed).map(|place| (place, reply.clone()));
-        let mut left: Vec<_> = self.over.into_iter().chain(again).collect();
-        left.sort_unstable_by_key(|(place, _)| *place);
-        Judged { done: self.judged, left, may_go_on: true, limit: Some(self.taken) }
+    /// Leaves the remaining recipients for further transactions, with at most as many recipients as the server
+    /// accepted.
+    fn leave_remaining(self, judgement: &Judgement) -> Judged {
+        let again = self.open.into_iter().chain(self.not_sent).map(|position| (position, judgement.clone()));
+        let mut left: Vec<_> = self.over_limit.into_iter().chain(again).collect();
+        left.sort_unstable_by_key(|(position, _)| *position);
+        Judged { done: self.judged, left, has_next_transaction: true, limit: Some(self.accepted) }
     }
 
-    async fn dialogue(&mut self) -> Result<(), Stop> {
+    async fn run_commands(&mut self) -> Result<(), Stop> {
         if self.pipelined {
-            let group = self.group();
+            let group = self.pipelined_commands();
             let written = self.session.wire.write(group.as_bytes(), self.deadline).await;
-            written.map_err(|failure| silence("MAIL", &failure.error))?;
+            written.map_err(|failure| no_reply_to_mail(&failure.error))?;
         }
-        let greeted = self.mail().await?;
-        self.recipients(greeted).await?;
-        let accepted = greeted && !self.open.is_empty();
-        if !accepted && !self.pipelined {
-            self.session.must_reset = greeted;
+        let mail_accepted = self.mail().await?;
+        self.recipients(mail_accepted).await?;
+        let has_recipients = mail_accepted && !self.open.is_empty();
+        if !has_recipients && !self.pipelined {
+            self.session.must_reset = mail_accepted;
             return Ok(());
         }
         self.stage = Stage::Data;
         let reply = self.exchange("DATA", DATA, self.timeouts.data).await?;
-        match (reply.is_intermediate(), accepted) {
+        match (reply.is_intermediate(), has_recipients) {
             (true, true) => self.transfer().await,
-            (true, false) => self.transfer_nothing().await,
-            (false, _) if reply.is_positive() => Err(Stop::OutOfStep),
+            (true, false) => self.transfer_empty().await,
+            (false, _) if reply.is_positive() => Err(Stop::OutOfSync),
             (false, _) => {
-                self.expect_silence()?;
-                if accepted {
-                    self.judge_whole(&reply);
+                self.expect_no_leftovers()?;
+                if has_recipients {
+                    self.judge_open(&reply);
                 }
-                self.session.must_reset = greeted;
+                self.session.must_reset = mail_accepted;
                 Ok(())
             }
         }
     }
 
     /// Returns all commands up to DATA.
-    fn group(&self) -> String {
+    fn pipelined_commands(&self) -> String {
         let mut group = String::with_capacity(COMMAND * (self.sent.len() + 2));
         self.write_mail(&mut group);
-        self.sent.iter().for_each(|place| self.write_rcpt(&mut group, *place));
+        self.sent.iter().for_each(|position| self.write_rcpt(&mut group, *position));
         group.push_str(DATA);
         group
     }
@@ -258,8 +260,8 @@ impl<'a> Transaction<'a> {
         out.push_str("\r\n");
     }
 
-    fn write_rcpt(&self, out: &mut String, index: usize) {
-        let to = &self.message.envelope.to[index];
+    fn write_rcpt(&self, out: &mut String, position: usize) {
+        let to = &self.message.envelope.to[position];
         write_path(out, "RCPT TO:<", Some(to));
         if let Some(dsn) = self.dsn() {
             for parameter in dsn::rcpt_parameters(dsn, to) {
@@ -288,49 +290,49 @@ impl<'a> Transaction<'a> {
             Err(error) => Err(error),
         };
         match reply {
-            Err(error) => Err(silence("MAIL", &error)),
-            Ok(reply) if reply.closes() => Err(Stop::HungUp(reply.to_reply())),
-            Ok(reply) if reply.is_intermediate() => Err(Stop::Rest(Verdict::Temporary, reply.to_reply())),
+            Err(error) => Err(no_reply_to_mail(&error)),
+            Ok(reply) if reply.closes() => Err(Stop::ServerClosed(reply.to_reply())),
+            Ok(reply) if reply.is_intermediate() => Err(Stop::Judge(Verdict::Temporary, reply.to_reply())),
             Ok(reply) if reply.is_positive() => Ok(true),
-            // The session has carried as many messages as the server allows; a new one may carry this message.
-            Ok(reply) if self.session.mails > 1 && refusal::is_session_limit(&reply.to_reply()) => {
-                self.session.may_part = !self.pipelined;
-                Err(Stop::HungUp(reply.to_reply()))
+            // The session has carried as many messages as the server allows. A new session may carry this message.
+            Ok(reply) if self.session.messages > 1 && refusal::is_session_limit(&reply.to_reply()) => {
+                self.session.send_quit = !self.pipelined;
+                Err(Stop::ServerClosed(reply.to_reply()))
             }
             Ok(reply) => {
-                self.judge_whole(&reply);
+                self.judge_open(&reply);
                 Ok(false)
             }
         }
     }
 
     /// Sends RCPT for each recipient. A refusal applies to that recipient, unless it is only because of their number.
-    async fn recipients(&mut self, greeted: bool) -> Result<(), Stop> {
-        if !greeted && !self.pipelined {
+    async fn recipients(&mut self, mail_accepted: bool) -> Result<(), Stop> {
+        if !mail_accepted && !self.pipelined {
             return Ok(());
         }
-        if greeted {
+        if mail_accepted {
             self.stage = Stage::Rcpt;
         }
-        for position in 0..self.sent.len() {
-            let place = self.sent[position];
+        for index in 0..self.sent.len() {
+            let position = self.sent[index];
             let mut command = String::new();
             if !self.pipelined {
-                self.write_rcpt(&mut command, place);
+                self.write_rcpt(&mut command, position);
             }
             let reply = self.exchange("RCPT", &command, self.timeouts.rcpt).await?;
             if reply.is_intermediate() {
-                return Err(Stop::OutOfStep);
+                return Err(Stop::OutOfSync);
             }
             if reply.is_positive() {
-                self.taken += 1;
-            } else if greeted {
-                self.open.retain(|open| *open != place);
+                self.accepted += 1;
+            } else if mail_accepted {
+                self.open.retain(|open| *open != position);
                 let reply = reply.to_reply();
-                if (position > 0 || self.is_further) && refusal::is_recipient_limit(&reply) {
-                    self.over.push((place, Judgement::new(Verdict::Temporary, self.stage, reply)));
+                if (index > 0 || self.is_continuation) && refusal::is_recipient_limit(&reply) {
+                    self.over_limit.push((position, Judgement::new(Verdict::Temporary, self.stage, reply)));
                 } else {
-                    self.judged.push((place, Judgement::new(refusal::verdict(&reply), self.stage, reply)));
+                    self.judged.push((position, Judgement::new(refusal::verdict(&reply), self.stage, reply)));
                 }
             }
         }
@@ -339,80 +341,80 @@ impl<'a> Transaction<'a> {
 
     /// Sends the message and the final dot, and reads the reply.
     async fn transfer(&mut self) -> Result<(), Stop> {
-        self.expect_silence()?;
-        let watch = self.watch;
-        if !watch.before_text(&self.open).await {
-            return Err(Stop::CalledOff);
+        self.expect_no_leftovers()?;
+        let guard = self.guard;
+        if !guard.may_send_text(&self.open).await {
+            return Err(Stop::Withdrawn);
         }
-        let (wire, patience) = (&mut self.session.wire, self.timeouts.quit);
-        if let Err(failure) = body::send(wire, self.message.mime, self.timeouts, self.watch).await {
-            let BodyError::Failed { uncertain, error } = failure else { return Err(Stop::CalledOff) };
-            // A server that closes the connection has often sent the reason, and may have accepted a message that it
-            // received whole.
-            let said = wire.final_reply(Instant::now() + patience, patience).await;
-            let (stage, verdict, reply) = match said {
+        let (wire, grace) = (&mut self.session.wire, self.timeouts.quit);
+        if let Err(failure) = body::send(wire, self.message.mime, self.timeouts, self.guard).await {
+            let BodyError::Failed { uncertain, error } = failure else { return Err(Stop::Withdrawn) };
+            // A server that closes the connection has often sent the reason. If it received the whole message, it may
+            // also have accepted it.
+            let last_reply = wire.final_reply(Instant::now() + grace, grace).await;
+            let (stage, verdict, reply) = match last_reply {
                 Ok(FinalReply { reply, .. }) if reply.code >= 400 => {
                     let reply = reply.to_reply();
                     (Stage::Data, refusal::verdict(&reply), reply)
                 }
                 Ok(FinalReply { reply, .. }) if uncertain => (Stage::FinalDot, Verdict::Accepted, reply.to_reply()),
-                _ if uncertain => (Stage::FinalDot, Verdict::Uncertain, ours("the final dot", &error)),
-                _ => (Stage::Data, Verdict::Temporary, ours("the message text", &error)),
+                _ if uncertain => (Stage::FinalDot, Verdict::Uncertain, connection_failed("the final dot", &error)),
+                _ => (Stage::Data, Verdict::Temporary, connection_failed("the message text", &error)),
             };
             self.stage = stage;
-            return Err(Stop::Rest(verdict, reply));
+            return Err(Stop::Judge(verdict, reply));
         }
         self.stage = Stage::FinalDot;
-        match wire.final_reply(Instant::now() + self.timeouts.final_dot, patience).await {
-            Err(error) => Err(Stop::Rest(Verdict::Uncertain, ours("the final dot", &error))),
-            Ok(FinalReply { reply, .. }) if reply.closes() => Err(Stop::Rest(Verdict::Temporary, reply.to_reply())),
+        match wire.final_reply(Instant::now() + self.timeouts.final_dot, grace).await {
+            Err(error) => Err(Stop::Judge(Verdict::Uncertain, connection_failed("the final dot", &error))),
+            Ok(FinalReply { reply, .. }) if reply.closes() => Err(Stop::Judge(Verdict::Temporary, reply.to_reply())),
             Ok(FinalReply { reply, is_clean }) => {
-                self.judge_whole(&reply);
+                self.judge_open(&reply);
                 self.session.broken |= !is_clean;
                 Ok(())
             }
         }
     }
 
-    /// Sends an empty message after all recipients were refused; the reply concerns no one (RFC 2920 §3.1).
-    async fn transfer_nothing(&mut self) -> Result<(), Stop> {
+    /// Sends an empty message after all recipients were refused. The reply concerns no recipient (RFC 2920 §3.1).
+    async fn transfer_empty(&mut self) -> Result<(), Stop> {
         self.pipelined = false;
         self.exchange("the final dot", ".\r\n", self.timeouts.data).await?;
         Ok(())
     }
 
-    /// Returns an error if there is an extra reply, which would be taken for the reply to the next command. Only 421
-    /// may come unsolicited (RFC 5321 §3.8).
-    fn expect_silence(&mut self) -> Result<(), Stop> {
+    /// Returns an error if there is an extra reply, which would be read as the reply to the next command. Only 421 may
+    /// be unsolicited (RFC 5321 §3.8).
+    fn expect_no_leftovers(&mut self) -> Result<(), Stop> {
         match self.session.wire.leftovers() {
             [] => Ok(()),
             [b'4', b'2', b'1', ..] => {
                 self.session.broken = true;
                 Ok(())
             }
-            _ => Err(Stop::OutOfStep),
+            _ => Err(Stop::OutOfSync),
         }
     }
 
     /// Sends a command, unless it was part of the group, and reads its reply.
     async fn exchange(&mut self, stage: &str, command: &str, wait: Duration) -> Result<RawReply, Stop> {
         let deadline = self.deadline.min(Instant::now() + wait);
-        let lost = |error: &WireError| Stop::Rest(Verdict::Temporary, ours(stage, error));
+        let lost = |error: &WireError| Stop::Judge(Verdict::Temporary, connection_failed(stage, error));
         if !self.pipelined {
-            self.expect_silence()?;
+            self.expect_no_leftovers()?;
             let written = self.session.wire.write(command.as_bytes(), deadline).await;
             written.map_err(|failure| lost(&failure.error))?;
         }
         let reply = self.session.wire.reply(deadline).await.map_err(|error| lost(&error))?;
-        if reply.closes() { Err(Stop::Rest(Verdict::Temporary, reply.to_reply())) } else { Ok(reply) }
+        if reply.closes() { Err(Stop::Judge(Verdict::Temporary, reply.to_reply())) } else { Ok(reply) }
     }
 
-    /// Gives this reply to all recipients that were not refused.
-    fn judge_whole(&mut self, reply: &RawReply) {
+    /// Judges all recipients that were not refused by this reply.
+    fn judge_open(&mut self, reply: &RawReply) {
         let reply = reply.to_reply();
         let is_positive = reply.code.is_some_and(|code| (200..300).contains(&code));
         let verdict = if is_positive { Verdict::Accepted } else { refusal::verdict(&reply) };
-        self.whole = Some(Judgement::new(verdict, self.stage, reply));
+        self.shared = Some(Judgement::new(verdict, self.stage, reply));
     }
 }
 
@@ -432,12 +434,12 @@ fn write_parameter(out: &mut String, parameter: impl Display) {
     let _ = write!(out, " {parameter}");
 }
 
-fn ours(stage: &str, error: &WireError) -> Reply {
-    Reply::ours_with(4, 4, 2, format!("at {stage}: {error}"))
+fn connection_failed(stage: &str, error: &WireError) -> Reply {
+    Reply::local_error_with(4, 4, 2, format!("at {stage}: {error}"))
 }
 
 /// Classifies a missing reply to MAIL.
-fn silence(stage: &str, error: &WireError) -> Stop {
-    let reply = ours(stage, error);
-    if error.is_hangup() { Stop::HungUp(reply) } else { Stop::Rest(Verdict::Temporary, reply) }
+fn no_reply_to_mail(error: &WireError) -> Stop {
+    let reply = connection_failed("MAIL", error);
+    if error.is_disconnect() { Stop::ServerClosed(reply) } else { Stop::Judge(Verdict::Temporary, reply) }
 }

@@ -1,11 +1,11 @@
-//! Judges recipients before anything is sent to the server.
+//! Finds recipients and messages that the server cannot accept, before anything is sent to it.
 
 use crate::domain::address::Address;
 use crate::domain::outcome::{Reply, Stage, Verdict};
 use crate::smtp::client::connection::ehlo::Capabilities;
 use crate::smtp::client::outgoing_message::{EightBit, Judgement, OutgoingMessage};
 
-/// Returns the refusal of a recipient that this server cannot accept; nothing is sent for it.
+/// Returns the judgement of a recipient that this server cannot accept, to which nothing is sent.
 pub(in crate::smtp) fn preflight(
     offer: &Capabilities,
     message: OutgoingMessage<'_>,
@@ -13,7 +13,7 @@ pub(in crate::smtp) fn preflight(
 ) -> Option<Judgement> {
     let from = message.envelope.from.as_ref();
     let permanent = |subject, detail, why: String| {
-        let reply = Reply::ours_with(5, subject, detail, why);
+        let reply = Reply::local_error_with(5, subject, detail, why);
         Some(Judgement::new(Verdict::Permanent, Stage::Mail, reply))
     };
     let size = size(message.mime);
@@ -23,17 +23,16 @@ pub(in crate::smtp) fn preflight(
         return permanent(3, 4, format!("the message has {size} bytes and the server accepts at most {limit}"));
     }
     if breaks_commands(to) {
-        return permanent(1, 3, "the address cannot be given in SMTP".into());
+        return permanent(1, 3, "the address is not valid in an SMTP command".into());
     }
     if from.is_some_and(breaks_commands) {
-        return permanent(1, 7, "the return path cannot be given in SMTP".into());
+        return permanent(1, 7, "the return path is not valid in an SMTP command".into());
     }
     if !offer.smtputf8() && (to.needs_smtputf8() || from.is_some_and(Address::needs_smtputf8)) {
         return permanent(6, 7, "the address needs SMTPUTF8 and the server does not offer it".into());
     }
-    // A non-ASCII address in a header field concerns all recipients: the header must not go to this server (RFC 6531
-    // §3.2), whatever recipients the envelope has. Rewriting the header would drop a sender or recipient and break the
-    // signature.
+    // A header field with a non-ASCII address must not be sent to this server (RFC 6531 §3.2), so this concerns all
+    // recipients of the envelope. Rewriting the header would drop a sender or recipient, and break the signature.
     if message.eight_bit == EightBit::Header && !offer.smtputf8() {
         let why = "an address in the header fields needs SMTPUTF8 and the server does not offer it";
         return permanent(6, 7, why.into());
@@ -50,7 +49,7 @@ pub(in crate::smtp) fn size(mime: &[u8]) -> usize {
     if mime.is_empty() || mime.ends_with(b"\r\n") { mime.len() } else { mime.len() + 2 }
 }
 
-/// Returns whether an address could inject a second command; earlier checks already refuse such addresses.
+/// Returns whether an address could inject a second command. Earlier checks already refuse such addresses.
 fn breaks_commands(address: &Address) -> bool {
     [address.local(), address.domain()].iter().any(|part| part.is_empty() || part.chars().any(char::is_control))
 }

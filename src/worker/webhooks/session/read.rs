@@ -1,5 +1,5 @@
-//! Reads what is to be delivered next: failed deliveries that are due, then new events. For an endpoint that is down, one
-//! delivery.
+//! Reads the next events to deliver: failed deliveries that are due, then new events. For an endpoint that is down,
+//! reads one delivery.
 
 use tokio::time::Instant;
 
@@ -9,13 +9,13 @@ use super::Session;
 use crate::db::events;
 use crate::db::events::feed::Filter;
 use crate::db::webhooks;
-use crate::db::webhooks::delivery::{MOST_RETRIES, Retry};
+use crate::db::webhooks::delivery::{MAX_PENDING_RETRIES, Retry};
 use crate::db::{DbError, events::EventRow};
 use crate::domain::event::EventType;
 
-/// Smallest and largest number of events in memory.
+/// Minimum and maximum number of events in memory.
 const WINDOW: (usize, usize) = (256, 1_024);
-/// Failed deliveries read together.
+/// Number of failed deliveries that are read together.
 const RETRIES: usize = 100;
 /// Attempts after which a failed delivery is no longer the only probe of an endpoint that is down.
 const PROBE_ATTEMPTS: i16 = 2;
@@ -44,7 +44,7 @@ impl Session {
         while are_events_next(self)
             && self.has_more
             && self.queue.len() < window / 2
-            && self.has_room()
+            && self.may_have_more_retries()
             && self.is_open()
         {
             self.read_events(window).await?;
@@ -52,21 +52,26 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the endpoint may have more failed deliveries.
-    fn has_room(&self) -> bool {
+    /// Returns whether the endpoint may have more failed deliveries.
+    fn may_have_more_retries(&self) -> bool {
         let failed = i64::try_from(self.progress.retries.len()).unwrap_or(i64::MAX);
-        self.endpoint.retries.saturating_add(failed) < MOST_RETRIES
+        self.endpoint.retries.saturating_add(failed) < MAX_PENDING_RETRIES
     }
 
-    /// Reads one delivery to find out whether the endpoint is back: one that failed before, or a new event once those were
-    /// tried often enough, so that a single delivery that the endpoint rejects cannot keep it down.
+    /// Reads one delivery that probes whether the endpoint is available again: one that failed before, or a new event
+    /// once that one was tried often enough, so that a single delivery that the endpoint rejects cannot keep it closed.
     pub(super) async fn fill_with_probe(&mut self) -> Result<(), DbError> {
         if self.queue.len() > 0 || !self.posts.is_empty() {
             return Ok(());
         }
         let probe = self.query(webhooks::delivery::probe(&self.cx.db, self.endpoint.id)).await?;
-        let wants_new = probe.as_ref().is_none_or(|probe| probe.attempts >= PROBE_ATTEMPTS);
-        while wants_new && self.has_room() && self.has_more && self.queue.len() == 0 && self.is_open() {
+        let needs_new_event = probe.as_ref().is_none_or(|probe| probe.attempts >= PROBE_ATTEMPTS);
+        while needs_new_event
+            && self.may_have_more_retries()
+            && self.has_more
+            && self.queue.len() == 0
+            && self.is_open()
+        {
             self.read_events(1).await?;
         }
         if self.queue.len() == 0
@@ -77,7 +82,7 @@ impl Session {
         Ok(())
     }
 
-    /// Reads events behind the last one that was read.
+    /// Reads events after the last one that was read.
     async fn read_events(&mut self, limit: usize) -> Result<(), DbError> {
         let test = EventType::WebhookTest.as_str();
         let types = self.endpoint.types.clone().map(|mut types| {
@@ -86,17 +91,17 @@ impl Session {
         });
         let (filter, limit) = (Filter { types, ..Filter::default() }, i64::try_from(limit).unwrap_or(i64::MAX));
         let (db, tenant) = (&self.cx.db, self.endpoint.tenant);
-        let part = self.query(events::feed::part(db, tenant, &filter, self.queue.read(), limit)).await?;
-        self.has_more = part.has_more;
+        let page = self.query(events::feed::page(db, tenant, &filter, self.queue.read(), limit)).await?;
+        self.has_more = page.has_more;
         let own = Some(self.endpoint.id.0);
         let is_wanted = |event: &EventRow| event.kind != test || event.endpoint_id == own;
-        let posts = part.events.into_iter().filter(is_wanted).map(|event| Post::new(Item::from(event)));
-        self.queue.extend(posts, part.next);
+        let posts = page.events.into_iter().filter(is_wanted).map(|event| Post::new(Item::from(event)));
+        self.queue.extend(posts, page.next);
         Ok(())
     }
 
-    /// Inserts failed deliveries into the queue. Events that are no longer stored are dropped. Two deliveries may contain
-    /// the same event, since batches are composed again when a new session reads an endpoint's events.
+    /// Inserts failed deliveries into the queue. Events that are no longer stored are dropped. Two deliveries may
+    /// contain the same event, since batches are composed again when a new session reads an endpoint's events.
     async fn insert_retries(&mut self, retries: Vec<Retry>) -> Result<(), DbError> {
         let seqs: Vec<i64> = retries.iter().flat_map(|retry| retry.seqs.iter().copied()).collect();
         if seqs.is_empty() {

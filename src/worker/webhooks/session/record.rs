@@ -1,4 +1,4 @@
-//! Records outcomes: what they say about the endpoint, and which deliveries are retried when.
+//! Records outcomes: the attempts, the health of the endpoint, and the deliveries that must be retried.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::task::JoinError;
 use tokio::time::Instant;
 
 use super::super::RETRY_PAUSE;
-use super::{Done, Session};
+use super::{FinishedPost, Session};
 use crate::db::webhooks;
 use crate::db::webhooks::delivery::{Attempt, Endpoint, Hold, Progress, Retry};
 use crate::domain::gcra::Gcra;
@@ -17,12 +17,12 @@ use crate::webhook::Verdict;
 
 /// How long outcomes wait to be recorded together.
 const RECORD_INTERVAL: Duration = Duration::from_millis(100);
-/// Pause of an endpoint whose progress the database refuses: what is not recorded is posted again.
+/// Pause of an endpoint whose progress the database refuses. Deliveries that are not recorded are repeated.
 const REFUSED_PAUSE: Duration = Duration::from_mins(1);
 
 impl Session {
-    /// Notes the outcome of a post.
-    pub(super) fn note(&mut self, done: Result<Done, JoinError>) {
+    /// Processes the outcome of a post.
+    pub(super) fn note(&mut self, done: Result<FinishedPost, JoinError>) {
         let done = match done {
             Ok(done) => done,
             Err(error) if error.is_cancelled() => return,
@@ -33,7 +33,7 @@ impl Session {
                     %error,
                     "a webhook delivery panicked; repeating it in a new session"
                 );
-                self.is_lost = true;
+                self.is_aborted = true;
                 return self.posts.abort_all();
             }
         };
@@ -48,18 +48,18 @@ impl Session {
             None
         } else {
             let failure = Failure {
-                tries: attempts.unsigned_abs().into(),
+                attempts: attempts.unsigned_abs().into(),
                 is_probe: self.probe == Some(done.number),
-                asked: done.outcome.retry_after,
-                error: done.outcome.words(),
+                retry_after: done.outcome.retry_after,
+                error: done.outcome.summary(),
             };
             let next_attempt_at = health.failed(failure, now, rand::random());
-            let is_over = health.is_over(now);
+            let is_over = health.must_disable(now);
             if done.outcome.verdict == Verdict::Gone {
-                self.disable("the endpoint answered 410 Gone: it wants no more events".into());
+                self.disable("the endpoint responded 410 Gone, so it wants no more events".into());
             } else if is_over {
-                let words = done.outcome.words();
-                self.disable(format!("no post has succeeded for 5 days; the last one: {words}"));
+                let summary = done.outcome.summary();
+                self.disable(format!("no post has succeeded for 5 days; the last one: {summary}"));
             }
             next_attempt_at
         };
@@ -74,14 +74,14 @@ impl Session {
         }
     }
 
-    /// Stops posting. The first reason counts, however many posts were in flight.
+    /// Stops posting. Only the first reason is kept, however many posts were in flight.
     fn disable(&mut self, reason: String) {
         if !std::mem::replace(&mut self.is_disabled, true) {
             self.progress.disabled = Some(reason);
         }
     }
 
-    fn add_attempt(&mut self, done: Done, seqs: &[i64], number: i16, next_attempt_at: Option<DateTime<Utc>>) {
+    fn add_attempt(&mut self, done: FinishedPost, seqs: &[i64], number: i16, next_attempt_at: Option<DateTime<Utc>>) {
         let outcome = done.outcome;
         self.record_at.get_or_insert_with(|| Instant::now() + RECORD_INTERVAL);
         self.progress.attempts.push(Attempt {
@@ -91,14 +91,14 @@ impl Session {
             number,
             size: i32::try_from(done.size).unwrap_or(i32::MAX),
             status: outcome.status.and_then(|status| i16::try_from(status).ok()),
-            answer: outcome.answer,
+            answer: outcome.response_body,
             error: outcome.error,
             duration_ms: i32::try_from(outcome.duration.as_millis()).unwrap_or(i32::MAX),
             next_attempt_at: next_attempt_at.filter(|_| !self.is_disabled),
         });
     }
 
-    /// Records the progress, retrying until the database confirms it. Returns `false` where the endpoint is no longer
+    /// Records the progress, retrying until the database confirms it. Returns `false` if the endpoint is no longer
     /// leased to this worker.
     pub(super) async fn record(&mut self, hold: Hold) -> bool {
         let now = self.cx.clock.now();
@@ -116,13 +116,13 @@ impl Session {
                     return true;
                 }
                 Ok(None) => break,
-                Err(error) if error.is_passing() => {
+                Err(error) if error.is_temporary() => {
                     tracing::debug!(
                         event = "webhook_record_failed",
                         %error,
                         "failed to record webhook deliveries; trying again"
                     );
-                    if !self.cx.leases.identity.holds(self.worker) {
+                    if !self.cx.leases.identity.is_valid(self.worker) {
                         break;
                     }
                     tokio::time::sleep(RETRY_PAUSE).await;
@@ -139,20 +139,20 @@ impl Session {
                 }
             }
         }
-        self.is_lost = true;
+        self.is_aborted = true;
         self.posts.abort_all();
         false
     }
 
-    /// Continues with the endpoint as it is now: its settings may have been changed.
+    /// Continues with the stored endpoint, whose settings may have changed.
     fn update(&mut self, endpoint: Endpoint) {
         if self.progress.is_back {
-            // Failed deliveries are due now, and come first.
+            // Failed deliveries are due now, and are delivered first.
             self.has_due = true;
         }
         self.rate = match (self.rate, endpoint.rate) {
             (Some(current), Some(rate)) => Some(current.with_rate(rate)),
-            (_, rate) => rate.map(|rate| Gcra::since(rate, endpoint.health.open_at)),
+            (_, rate) => rate.map(|rate| Gcra::restore(rate, endpoint.health.open_at)),
         };
         self.endpoint = endpoint;
         self.progress = Progress::default();

@@ -1,13 +1,13 @@
-//! The faults. Each function injects one once.
+//! The faults. Each function injects one fault once.
 
 use std::time::Duration;
 
 use sqlx::Connection as _;
 
 use crate::support::fleet::{Fleet, LEASE, SIZE};
-use crate::support::sink::Manner;
+use crate::support::sink::Behavior;
 
-fn any() -> usize {
+fn random_replica() -> usize {
     rand::random_range(0..SIZE)
 }
 
@@ -20,7 +20,7 @@ pub async fn nothing(_: &mut Fleet) {
 }
 
 pub async fn kill_one(fleet: &mut Fleet) {
-    fleet.kill(any()).await;
+    fleet.kill(random_replica()).await;
     fleet.start_missing().await;
 }
 
@@ -45,13 +45,13 @@ pub async fn kill_all(fleet: &mut Fleet) {
 }
 
 pub async fn terminate_one(fleet: &mut Fleet) {
-    assert!(fleet.take(any()).terminate().await.success());
+    assert!(fleet.take(random_replica()).terminate().await.success());
     fleet.start_missing().await;
 }
 
 pub async fn terminate_and_kill(fleet: &mut Fleet) {
-    let service = fleet.take(any());
-    service.ask_to_stop().await;
+    let service = fleet.take(random_replica());
+    service.send_sigterm().await;
     pause(100).await;
     service.kill().await;
     fleet.kills += 1;
@@ -67,7 +67,7 @@ pub async fn freeze_long(fleet: &mut Fleet) {
 }
 
 async fn freeze(fleet: &mut Fleet, time: Duration) {
-    let number = any();
+    let number = random_replica();
     fleet.replica(number).freeze().await;
     tokio::time::sleep(time).await;
     fleet.replica(number).thaw().await;
@@ -103,7 +103,7 @@ pub async fn restart_postgres(fleet: &mut Fleet) {
 
 pub async fn kill_postgres_and_replica(fleet: &mut Fleet) {
     fleet.postgres.kill().await;
-    fleet.kill(any()).await;
+    fleet.kill(random_replica()).await;
     fleet.kills += 1;
     fleet.postgres.start_again().await;
     fleet.start_missing().await;
@@ -187,28 +187,28 @@ pub async fn kill_sink(fleet: &mut Fleet) {
     pause(300).await;
 }
 
-async fn misbehaves(fleet: &mut Fleet, manner: Manner) {
-    fleet.sink.is(manner);
+async fn misbehaves(fleet: &mut Fleet, manner: Behavior) {
+    fleet.sink.set_behavior(manner);
     pause(1_500).await;
-    fleet.sink.is(Manner::Friendly);
+    fleet.sink.set_behavior(Behavior::Friendly);
 }
 
 pub async fn busy_sink(fleet: &mut Fleet) {
-    misbehaves(fleet, Manner::Busy).await;
+    misbehaves(fleet, Behavior::Busy).await;
 }
 
 pub async fn later_sink(fleet: &mut Fleet) {
-    misbehaves(fleet, Manner::Later).await;
+    misbehaves(fleet, Behavior::Later).await;
 }
 
 pub async fn hanging_up_sink(fleet: &mut Fleet) {
-    misbehaves(fleet, Manner::HangsUp).await;
+    misbehaves(fleet, Behavior::Disconnects).await;
 }
 
 pub async fn taking_sink(fleet: &mut Fleet) {
-    misbehaves(fleet, Manner::TakesAndHangsUp).await;
+    misbehaves(fleet, Behavior::AcceptsAndDisconnects).await;
 }
 
 pub async fn slow_sink(fleet: &mut Fleet) {
-    misbehaves(fleet, Manner::Slow).await;
+    misbehaves(fleet, Behavior::Slow).await;
 }

@@ -7,12 +7,12 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWrite
 use tokio::net::TcpStream;
 
 use super::script::{Action, Stage};
-use super::{Line, ReceivedMail, Shared};
+use super::{Line, ReceivedMessage, Shared};
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// Ends the connection after QUIT or an error.
+/// An error ends the connection; QUIT is reported as one.
 type Flow = io::Result<()>;
 
 fn hang_up<T>() -> io::Result<T> {
@@ -42,18 +42,18 @@ struct Connection<'a> {
     number: usize,
     shared: &'a Shared,
     tls: bool,
-    mail: Option<ReceivedMail>,
+    mail: Option<ReceivedMessage>,
 }
 
 impl Connection<'_> {
     async fn run(&mut self) -> Flow {
-        self.answer(Stage::Greeting, "220 mx.test ESMTP").await?;
+        self.reply(Stage::Greeting, "220 mx.test ESMTP").await?;
         loop {
             let line = self.line().await?;
             let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
             match verb.as_str() {
                 "EHLO" => self.ehlo().await?,
-                "HELO" => drop(self.answer(Stage::Other, "250 mx.test").await?),
+                "HELO" => drop(self.reply(Stage::Other, "250 mx.test").await?),
                 "STARTTLS" => self.starttls().await?,
                 "AUTH" => self.auth(&line).await?,
                 "MAIL" => self.begin(&line).await?,
@@ -61,23 +61,23 @@ impl Connection<'_> {
                 "DATA" => self.data().await?,
                 "RSET" => {
                     self.mail = None;
-                    self.answer(Stage::Other, "250 2.0.0 ok").await?;
+                    self.reply(Stage::Other, "250 2.0.0 ok").await?;
                 }
                 "QUIT" => {
-                    self.answer(Stage::Other, "221 2.0.0 bye").await?;
+                    self.reply(Stage::Other, "221 2.0.0 bye").await?;
                     return hang_up();
                 }
-                _ => drop(self.answer(Stage::Other, "500 5.5.1 what?").await?),
+                _ => drop(self.reply(Stage::Other, "500 5.5.1 what?").await?),
             }
         }
     }
 
     async fn line(&mut self) -> io::Result<String> {
-        let mut octets = Vec::new();
-        if self.stream.read_until(b'\n', &mut octets).await? == 0 {
+        let mut bytes = Vec::new();
+        if self.stream.read_until(b'\n', &mut bytes).await? == 0 {
             return hang_up();
         }
-        let text = String::from_utf8_lossy(&octets).trim_end().to_owned();
+        let text = String::from_utf8_lossy(&bytes).trim_end().to_owned();
         self.note(&text);
         Ok(text)
     }
@@ -88,50 +88,50 @@ impl Connection<'_> {
         self.shared.note(|log| log.lines.push(line));
     }
 
-    async fn say(&mut self, octets: &[u8]) -> Flow {
-        self.stream.write_all(octets).await?;
+    async fn write(&mut self, bytes: &[u8]) -> Flow {
+        self.stream.write_all(bytes).await?;
         self.stream.flush().await
     }
 
-    /// Replies as scripted, or else as usual. Returns the first digit of the reply.
-    async fn answer(&mut self, stage: Stage, usual: &str) -> io::Result<u8> {
+    /// Sends the scripted reply, or else the usual one. Returns the first digit of the reply.
+    async fn reply(&mut self, stage: Stage, usual: &str) -> io::Result<u8> {
         let action = self.shared.log().scripts.get_mut(&stage).and_then(std::collections::VecDeque::pop_front);
-        let octets = match action {
+        let bytes = match action {
             None => format!("{usual}\r\n").into_bytes(),
             Some(Action::Reply(reply)) => format!("{reply}\r\n").into_bytes(),
             Some(Action::ReplyAfter(reply, wait)) => {
                 tokio::time::sleep(wait).await;
                 format!("{reply}\r\n").into_bytes()
             }
-            Some(Action::Octets(octets)) => octets,
-            Some(Action::OctetsThenDrop(octets)) => {
-                self.say(&octets).await?;
+            Some(Action::Bytes(bytes)) => bytes,
+            Some(Action::BytesThenDrop(bytes)) => {
+                self.write(&bytes).await?;
                 return hang_up();
             }
             Some(Action::Pieces(pieces)) => {
                 for piece in pieces {
-                    self.say(piece.as_bytes()).await?;
+                    self.write(piece.as_bytes()).await?;
                     tokio::task::yield_now().await;
                 }
                 return Ok(pieces[0].as_bytes()[0]);
             }
             Some(Action::Drop) => return hang_up(),
             Some(Action::ReplyThenDrop(reply)) => {
-                self.say(format!("{reply}\r\n").as_bytes()).await?;
+                self.write(format!("{reply}\r\n").as_bytes()).await?;
                 return hang_up();
             }
-            Some(Action::Endless(octets)) => loop {
-                self.say(octets).await?;
+            Some(Action::Endless(bytes)) => loop {
+                self.write(bytes).await?;
             },
-            Some(Action::Trickle(octets, period)) => self.trickle(octets, period).await?,
-            Some(Action::DropAfterReading(count, words)) => {
-                self.say(b"354 go ahead\r\n").await?;
+            Some(Action::Trickle(bytes, period)) => self.trickle(bytes, period).await?,
+            Some(Action::DropAfterReading(count, reply)) => {
+                self.write(b"354 go ahead\r\n").await?;
                 self.stream.read_exact(&mut vec![0; count]).await?;
-                self.say(words.as_bytes()).await?;
+                self.write(reply.as_bytes()).await?;
                 return hang_up();
             }
             Some(Action::StopReading) => {
-                self.say(b"354 go ahead\r\n").await?;
+                self.write(b"354 go ahead\r\n").await?;
                 std::future::pending().await
             }
             Some(Action::Stall(gate)) => {
@@ -139,15 +139,15 @@ impl Connection<'_> {
                 format!("{usual}\r\n").into_bytes()
             }
         };
-        self.say(&octets).await?;
-        Ok(octets.first().copied().unwrap_or_default())
+        self.write(&bytes).await?;
+        Ok(bytes.first().copied().unwrap_or_default())
     }
 
-    async fn trickle<T>(&mut self, octets: &[u8], period: Duration) -> io::Result<T> {
+    async fn trickle<T>(&mut self, bytes: &[u8], period: Duration) -> io::Result<T> {
         let mut ticks = tokio::time::interval(period);
-        for octet in octets.iter().cycle() {
+        for byte in bytes.iter().cycle() {
             ticks.tick().await;
-            self.say(&[*octet]).await?;
+            self.write(&[*byte]).await?;
         }
         hang_up()
     }
@@ -162,11 +162,11 @@ impl Connection<'_> {
             usual += line;
             usual += if last { "" } else { "\r\n" };
         }
-        self.answer(Stage::Ehlo, &usual).await.map(drop)
+        self.reply(Stage::Ehlo, &usual).await.map(drop)
     }
 
     async fn starttls(&mut self) -> Flow {
-        if self.answer(Stage::Starttls, "220 2.0.0 go ahead").await? != b'2' {
+        if self.reply(Stage::Starttls, "220 2.0.0 go ahead").await? != b'2' {
             return Ok(());
         }
         let Some(acceptor) = self.shared.log().acceptor.clone() else { return hang_up() };
@@ -180,21 +180,21 @@ impl Connection<'_> {
     async fn auth(&mut self, line: &str) -> Flow {
         if line.eq_ignore_ascii_case("AUTH LOGIN") {
             for prompt in ["334 VXNlcm5hbWU6\r\n", "334 UGFzc3dvcmQ6\r\n"] {
-                self.say(prompt.as_bytes()).await?;
+                self.write(prompt.as_bytes()).await?;
                 self.line().await?;
             }
         }
-        if self.answer(Stage::Auth, "235 2.7.0 welcome").await? == b'3' {
+        if self.reply(Stage::Auth, "235 2.7.0 welcome").await? == b'3' {
             self.line().await?;
-            self.answer(Stage::AfterAuth, "235 2.7.0 welcome").await?;
+            self.reply(Stage::AfterAuth, "235 2.7.0 welcome").await?;
         }
         Ok(())
     }
 
     async fn begin(&mut self, line: &str) -> Flow {
         let usual = if self.mail.is_some() { "503 5.5.1 nested MAIL" } else { "250 2.1.0 ok" };
-        if self.answer(Stage::Mail, usual).await? == b'2' {
-            self.mail = Some(ReceivedMail {
+        if self.reply(Stage::Mail, usual).await? == b'2' {
+            self.mail = Some(ReceivedMessage {
                 from: bracketed(line),
                 to: Vec::new(),
                 mail_command: line.to_owned(),
@@ -209,29 +209,29 @@ impl Connection<'_> {
     async fn recipient(&mut self, line: &str) -> Flow {
         let address = bracketed(line);
         let usual = if self.mail.is_some() { "250 2.1.5 ok" } else { "503 5.5.1 MAIL first" };
-        let taken = self.answer(Stage::Rcpt(address.clone()), usual).await? == b'2';
-        if let Some(mail) = self.mail.as_mut().filter(|_| taken) {
+        let is_accepted = self.reply(Stage::Rcpt(address.clone()), usual).await? == b'2';
+        if let Some(mail) = self.mail.as_mut().filter(|_| is_accepted) {
             mail.to.push(address);
         }
         Ok(())
     }
 
     async fn data(&mut self) -> Flow {
-        let anyone = self.mail.as_ref().is_some_and(|mail| !mail.to.is_empty());
-        let usual = if anyone { "354 go ahead" } else { "554 5.5.1 no valid recipients" };
-        if self.answer(Stage::Data, usual).await? != b'3' {
+        let has_recipient = self.mail.as_ref().is_some_and(|mail| !mail.to.is_empty());
+        let usual = if has_recipient { "354 go ahead" } else { "554 5.5.1 no valid recipients" };
+        if self.reply(Stage::Data, usual).await? != b'3' {
             return Ok(());
         }
         let raw = self.text().await?;
         self.note(".");
-        let taken = self.answer(Stage::FinalDot, "250 2.0.0 queued").await? == b'2';
-        if let Some(mail) = self.mail.take().filter(|mail| taken && !mail.to.is_empty()) {
-            self.shared.note(|log| log.mails.push(ReceivedMail { raw, ..mail }));
+        let is_accepted = self.reply(Stage::FinalDot, "250 2.0.0 queued").await? == b'2';
+        if let Some(mail) = self.mail.take().filter(|mail| is_accepted && !mail.to.is_empty()) {
+            self.shared.note(|log| log.messages.push(ReceivedMessage { raw, ..mail }));
         }
         Ok(())
     }
 
-    /// Reads the message up to exactly CRLF, dot, CRLF.
+    /// Reads the message up to CRLF, dot, CRLF.
     async fn text(&mut self) -> io::Result<Vec<u8>> {
         let mut raw = Vec::new();
         loop {

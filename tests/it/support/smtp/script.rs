@@ -28,27 +28,27 @@ pub(super) enum Stage {
 pub enum Action {
     /// This reply; what follows depends on its first digit.
     Reply(String),
-    /// The same after a delay.
+    /// This reply, after a delay.
     ReplyAfter(String, Duration),
     /// These bytes, treated as a reply by their first digit.
-    Octets(Vec<u8>),
-    /// The same, and the connection closed.
-    OctetsThenDrop(Vec<u8>),
+    Bytes(Vec<u8>),
+    /// These bytes; then the connection is closed.
+    BytesThenDrop(Vec<u8>),
     /// These bytes, each piece in a separate packet.
     Pieces(&'static [&'static str]),
-    /// These bytes repeatedly until the client hangs up.
+    /// These bytes repeatedly until the client disconnects.
     Endless(&'static [u8]),
-    /// These bytes repeatedly, one per interval, until the client hangs up.
+    /// These bytes repeatedly, one byte per interval, until the client disconnects.
     Trickle(&'static [u8], Duration),
-    /// No reply, and the connection closed.
+    /// No reply; the connection is closed.
     Drop,
-    /// A reply, and the connection closed.
+    /// This reply; then the connection is closed.
     ReplyThenDrop(String),
-    /// For DATA: 354, then this reply and the connection closed after this many bytes of the message.
+    /// For DATA: 354; after this many bytes of the message, this reply, and the connection is closed.
     DropAfterReading(usize, &'static str),
-    /// For DATA: 354, and then no byte of the message is read.
+    /// For DATA: 354; then the server stops reading.
     StopReading,
-    /// No reply before the test opens the gate; then the usual one.
+    /// No reply until the test opens the gate; then the usual reply.
     Stall(Gate),
 }
 
@@ -67,17 +67,17 @@ pub struct Script<'a> {
 }
 
 impl Script<'_> {
-    /// Adds these replies, one for each time.
+    /// Adds these replies, one for each occurrence of the stage.
     pub fn replies<const N: usize>(self, replies: [&str; N]) {
         self.does(replies.map(Action::from));
     }
 
-    /// The same with other things than replies among them.
+    /// Adds these actions, one for each occurrence of the stage.
     pub fn does<const N: usize>(self, actions: [Action; N]) {
         self.shared.log().scripts.entry(self.stage).or_default().extend(actions);
     }
 
-    /// Sends no reply until the gate is opened.
+    /// Adds an action that sends no reply until the gate is opened.
     pub fn stalls(self) -> Gate {
         let gate = Gate::default();
         self.does([Action::Stall(gate.clone())]);
@@ -99,7 +99,7 @@ impl Default for Gate {
 }
 
 impl Gate {
-    /// Waits until the server has reached it.
+    /// Waits until the server has reached the gate.
     pub async fn reached(&self) {
         self.arrived.acquire().await.unwrap().forget();
     }
