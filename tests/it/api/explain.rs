@@ -268,7 +268,7 @@ async fn estimate_uses_the_throughput_of_the_lane() {
         let second = app.send(json!({"to": to})).await;
         let estimate = explained(&app, &second.id).await["estimate"].clone();
         let text = estimate["explanation"].as_str().unwrap();
-        assert!(text.contains(&format!(", {sent_count} were messages of this lane that were sent")), "{text}");
+        assert!(text.contains(&format!(", {sent_count} were sent messages of this lane")), "{text}");
         assert_eq!(estimate["basis"], "lane_rate");
     }
     app.run_until_idle().await;
