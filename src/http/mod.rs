@@ -219,7 +219,7 @@ pub fn public(api: Api) -> Router {
     with_layer(health.merge(unsubscribe::router().with_state(api)), responses)
 }
 
-/// Adds the fallbacks and the [`ApiLayer`] to the router of the standalone inbox.
+/// Adds the fallbacks and the API layer to the router of the standalone inbox.
 pub fn finish(router: Router) -> Router {
     with_layer(router, ResponseMemory::new(INBOX_MEMORY))
 }

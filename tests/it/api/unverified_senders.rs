@@ -82,7 +82,7 @@ async fn unverified_domain_is_refused_if_configured() {
     let app = with_secret(&dns).config(|config| config.domains.unverified = Unverified::Refuse).start().await;
     let send = async |from: &str, path: &str| app.post(path, &message(json!({"from": from}))).await;
     let refused = |response: &ApiResponse| {
-        assert_eq!((response.status, response.faults()), (422, vec![("/from", "unverified_domain")]))
+        assert_eq!((response.status, response.faults()), (422, vec![("/from", "unverified_domain")]));
     };
     refused(&send("a@acme.test", "/v1/messages").await);
     let created = registered(&app, "acme.test").await;

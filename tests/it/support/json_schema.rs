@@ -68,10 +68,10 @@ fn check_value(schema: &Value, value: &Value, at: &str, faults: &mut Vec<String>
             "minimum" if !number(|value, least| value >= least) => fault!("{value} is below {wanted}"),
             "maximum" if !number(|value, most| value <= most) => fault!("{value} is above {wanted}"),
             "minLength" | "minItems" if length.is_some_and(|length| length < limit()) => {
-                fault!("too short for {wanted}")
+                fault!("too short for {wanted}");
             }
             "maxLength" | "maxItems" if length.is_some_and(|length| length > limit()) => {
-                fault!("too long for {wanted}")
+                fault!("too long for {wanted}");
             }
             "required" => {
                 for name in wanted.as_array().unwrap().iter().filter_map(Value::as_str) {

@@ -16,6 +16,7 @@ use crate::domain::unsubscribe;
 /// Inserts all rows in one statement, because each statement costs a round trip. Returns the ids of messages that carry
 /// an unsubscribe link, and of recipients leased to their direct consumer. A recipient is leased if its lane is open,
 /// has no due rows, and has no limit that a claim would check. A worker that was declared dead gets no leases.
+#[expect(clippy::too_many_lines, reason = "it is one statement with its parameters")]
 pub(super) async fn insert(
     connection: &mut PgConnection,
     group: &[&MessageInsert],

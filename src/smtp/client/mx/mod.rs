@@ -154,7 +154,7 @@ impl Resolver {
             match self.host_addresses(host.clone()).await {
                 Ok(addresses) => found.extend(addresses),
                 Err(error) => {
-                    problem = Some(format!("the mail exchanger {}: {}", display_name(&host), describe_error(&error)))
+                    problem = Some(format!("the mail exchanger {}: {}", display_name(&host), describe_error(&error)));
                 }
             }
             if found.len() >= MAX_ADDRESSES {
