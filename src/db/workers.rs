@@ -161,8 +161,8 @@ async fn release_all(tx: &mut PgConnection, dead: &[Uuid], now: DateTime<Utc>) -
     let released = sqlx::query!(
             r#"UPDATE queue SET lease = NULL, begun = false, crashes = blamed.crashes,
                    held = CASE WHEN blamed.crashes >= $3::smallint
-                          THEN 'held: ' || blamed.crashes || ' workers died while they had this message in hand: it may be what '
-                               || 'ends them. Look at the end of their logs, then retry the message or cancel it' END,
+                          THEN 'held: ' || blamed.crashes || ' workers crashed while they were sending this message, which may be '
+                               || 'the cause. Read the end of their logs, then retry or cancel the message' END,
                    due_at = CASE WHEN blamed.crashes >= $3::smallint THEN timestamptz 'infinity' ELSE $2::timestamptz END
                FROM (SELECT message_id, recipient_id, crashes + (crashes = 0 OR begun)::integer AS crashes
                      FROM queue WHERE lease = ANY ($1) AND NOT data_started FOR UPDATE) AS blamed

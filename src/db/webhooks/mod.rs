@@ -201,15 +201,15 @@ async fn set(
              disabled_at = CASE $12 /* disabled */ WHEN true THEN coalesce(disabled_at, $13 /* now */) WHEN false THEN NULL ELSE disabled_at END,
              disabled_reason = CASE $12 WHEN true THEN coalesce(disabled_reason, $14 /* BY_HAND */) WHEN false THEN NULL
                                         ELSE disabled_reason END,
-             open_at = CASE WHEN old.anew OR $9 AND failures = 0 THEN '-infinity' ELSE open_at END,
-             failing_since = CASE WHEN old.anew THEN NULL ELSE failing_since END,
-             failures = CASE WHEN old.anew THEN 0 ELSE failures END,
-             last_error = CASE WHEN old.anew THEN NULL ELSE last_error END,
-             lease = CASE WHEN old.anew OR $9 OR $12 THEN NULL ELSE lease END
-         FROM (SELECT coalesce(NOT $12::boolean, false) OR url <> coalesce($3, url) AS anew FROM webhook_endpoints
+             open_at = CASE WHEN old.restarts OR $9 AND failures = 0 THEN '-infinity' ELSE open_at END,
+             failing_since = CASE WHEN old.restarts THEN NULL ELSE failing_since END,
+             failures = CASE WHEN old.restarts THEN 0 ELSE failures END,
+             last_error = CASE WHEN old.restarts THEN NULL ELSE last_error END,
+             lease = CASE WHEN old.restarts OR $9 OR $12 THEN NULL ELSE lease END
+         FROM (SELECT coalesce(NOT $12::boolean, false) OR url <> coalesce($3, url) AS restarts FROM webhook_endpoints
                WHERE id = $2 AND tenant_id = $1 FOR NO KEY UPDATE) old
          WHERE e.id = $2 /* id */ AND e.tenant_id = $1 /* tenant */
-         RETURNING old.anew AS "anew!""#,
+         RETURNING old.restarts AS "restarts!""#,
         tenant.0,
         id.0,
         url.as_ref().map(Url::as_str),

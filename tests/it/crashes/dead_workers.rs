@@ -77,7 +77,7 @@ async fn message_in_flight_at_three_crashes_is_held() {
     app.run_until_idle().await;
     let ann = app.recipient(&message.id).await;
     assert_eq!((&ann["status"], &ann["next_attempt_at"]), (&json!("queued"), &json!(null)));
-    assert!(ann["held"].as_str().unwrap().contains("3 workers died"), "{ann}");
+    assert!(ann["held"].as_str().unwrap().contains("3 workers crashed"), "{ann}");
     assert_eq!(app.smtp.messages().len(), 0);
 
     assert_eq!(app.post(&format!("/v1/messages/{}/retry", message.id), &json!({})).await.status, 200);

@@ -73,7 +73,7 @@ async fn crashing_message_is_held_after_three_crashes_others_are_sent() {
     crashing_gate.reached().await;
     assert_eq!(worker.crash(&app, &rescuer).await, RescuedLeases { workers: 1, released: 1, held: 1, uncertain: 0 });
     let held = app.recipient(&crashing.id).await["held"].as_str().unwrap().to_owned();
-    assert!(held.starts_with("held: 3 workers died") && held.contains("retry the message or cancel it"), "{held}");
+    assert!(held.starts_with("held: 3 workers crashed") && held.contains("retry or cancel the message"), "{held}");
     assert_eq!(crashes_by_address(&app).await["innocent@example.test"], 2);
 
     app.run_until_idle().await;
