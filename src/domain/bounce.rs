@@ -139,7 +139,9 @@ pub fn judge(reply: &Reply) -> Judgement {
 pub fn judge_with_notice(reply: &Reply, notice: Option<&str>) -> Judgement {
     let text = Text::new(&reply.text);
     // A reply to MAIL is not about the recipient, even if it says that something does not exist.
-    let is_about_sender = is_reply_to_mail(&text) || notice.is_some_and(|notice| is_reply_to_mail(&Text::new(notice)));
+    let is_about_sender = is_code_about_sender(reply)
+        || is_reply_to_mail(&text)
+        || notice.is_some_and(|notice| is_reply_to_mail(&Text::new(notice)));
     let is_candidate = |rule: &&Rule| !(is_about_sender && rule.kind == BounceType::Hard);
     let mut rules = rules::RULES.iter().copied().flatten().filter(is_candidate);
     let Some(rule) = rules.find(|rule| rule.matches(reply, &text)) else {
@@ -153,6 +155,13 @@ pub fn judge_with_notice(reply: &Reply, notice: Option<&str>) -> Judgement {
     let is_permanent = matches!(rule.kind, BounceType::Hard | BounceType::Block);
     let kind = if is_temporary && is_permanent { BounceType::Soft } else { rule.kind };
     Judgement { kind, category: rule.category, rule: rule.name }
+}
+
+/// Returns whether a code refuses the sender: a reply about authentication (RFC 4954), or an enhanced code for the
+/// sender's address (RFC 3463, RFC 7505).
+fn is_code_about_sender(reply: &Reply) -> bool {
+    matches!(reply.code, Some(530 | 534 | 535 | 538))
+        || reply.enhanced.is_some_and(|code| matches!((code.subject, code.detail), (1, 7 | 8) | (7, 8 | 9 | 27)))
 }
 
 /// Returns whether the text says that the reply was to MAIL, in the phrases of Exim or Postfix.

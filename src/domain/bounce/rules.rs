@@ -41,6 +41,8 @@ pub struct Rule {
     pub words: &'static [&'static str],
     /// Phrases that the text must not contain.
     pub without: &'static [&'static str],
+    /// Whether the rule does not match a text about the sender's account, host or connection.
+    pub is_about_recipient: bool,
     /// Ranges of enhanced codes of class 4 and 5: subject, first and last detail. Empty matches any code.
     pub enhanced: &'static [(u16, u16, u16)],
     /// Ranges of reply codes: first and last. Empty matches any code.
@@ -49,7 +51,7 @@ pub struct Rule {
 
 impl Rule {
     const fn new(name: &'static str, kind: BounceType, category: Category) -> Self {
-        Self { name, kind, category, words: &[], without: &[], enhanced: &[], codes: &[] }
+        Self { name, kind, category, words: &[], without: &[], is_about_recipient: false, enhanced: &[], codes: &[] }
     }
 
     const fn words(mut self, words: &'static [&'static str]) -> Self {
@@ -59,6 +61,11 @@ impl Rule {
 
     const fn without(mut self, words: &'static [&'static str]) -> Self {
         self.without = words;
+        self
+    }
+
+    const fn about_recipient(mut self) -> Self {
+        self.is_about_recipient = true;
         self
     }
 
@@ -87,5 +94,6 @@ impl Rule {
                     .any(|(first, last)| reply.code.is_some_and(|code| (*first..=*last).contains(&code))))
             && (self.words.is_empty() || has(self.words))
             && !has(self.without)
+            && !(self.is_about_recipient && has(sender_or_content::ABOUT_SENDER))
     }
 }

@@ -30,6 +30,13 @@ impl Text {
                     || matches!(letter, '*' | '(' | ')' | '[' | ']' | '{' | '}' | ',' | ';' | ':') =>
                 {
                     plain.push_str(if word.contains('@') { "@" } else { &word });
+                    // Some servers write no space after the address: `ann@example.test...User unknown`.
+                    if let Some((_, rest)) =
+                        word.split_once("...").filter(|(address, rest)| address.contains('@') && !rest.is_empty())
+                    {
+                        plain.push(' ');
+                        plain.push_str(rest);
+                    }
                     word.clear();
                     let letter = if letter.is_whitespace() || letter == '*' { ' ' } else { letter };
                     if letter != ' ' || !plain.ends_with(' ') {
@@ -93,6 +100,8 @@ mod tests {
     fn addresses_quotes_and_line_ends_are_removed() {
         let text = Text::new("User <Spam@Virus.test>\r\n  doesn’t \"EXIST\" (blocked@x.test): bye*");
         assert_eq!(text.text, "user @ doesnt exist (@): bye ");
+        assert_eq!(Text::new("<ann@x.test>...User unknown").text, "@ user unknown ");
+        assert_eq!(Text::new("<ann@x.test>... User unknown").text, "@ user unknown ");
     }
 
     #[test]

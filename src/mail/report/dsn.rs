@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use mail_parser::decoders::base64::base64_decode;
 
 use super::address;
-use super::fields::{Fields, cut};
+use super::fields::{Fields, cut, split_field};
 use super::notice;
 use super::parts::ReceivedMessage;
 use super::returned::Returned;
@@ -38,7 +38,8 @@ pub(super) fn read(message: &ReceivedMessage<'_>) -> Option<Report> {
     };
     let returned = Returned::find(message);
     let text = message.text();
-    let notice = Some(notice::split(&text).0);
+    let notice = notice::split(&text).0;
+    let notice = Some(if rule == "rfc3464-in-text" { before_fields(notice) } else { notice });
     let is_only = groups.iter().filter(|group| is_about_recipient(group)).count() == 1;
     let mut recipients: Vec<ReportedRecipient> = groups
         .iter()
@@ -104,6 +105,16 @@ fn in_text(message: &ReceivedMessage<'_>) -> Option<Vec<Fields>> {
         let groups = Fields::groups(&text);
         groups.iter().any(|g| g.get("final-recipient").is_some() && g.get("action").is_some()).then_some(groups)
     })
+}
+
+/// Returns the text before the fields of a report. Otherwise, a field below an address would be the text about it.
+fn before_fields(text: &str) -> &str {
+    const FIELDS: [&str; 4] = ["reporting-mta", "original-envelope-id", "original-recipient", "final-recipient"];
+    let is_field = |line: &str| {
+        split_field(line).is_some_and(|(name, _)| FIELDS.iter().any(|field| name.eq_ignore_ascii_case(field)))
+    };
+    let before = text.split_inclusive('\n').take_while(|line| !is_field(line)).map(str::len).sum();
+    &text[..before]
 }
 
 fn recipient(

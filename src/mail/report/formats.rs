@@ -2,7 +2,7 @@
 
 /// Formats: the name of the rule, and the phrases that each identify the format, in lower case and on one line. The
 /// first match is used.
-pub(super) const FORMATS: [(&str, &[&str]); 21] = [
+pub(super) const FORMATS: [(&str, &[&str]); 23] = [
     (
         "qmail",
         &[
@@ -72,7 +72,7 @@ pub(super) const FORMATS: [(&str, &[&str]); 21] = [
     ("domino", &["your message subject:", "your document:", "was not delivered to:"]),
     ("ses", &["an error occurred while trying to deliver the mail to the following recipients"]),
     ("aol", &["your mail to the following recipients could not be delivered"]),
-    ("qq", &["抱歉，您的邮件被退回来了", "退信", "sorry, your mail has been returned"]),
+    ("qq", &["抱歉，您的邮件被退回来了", "退信", "sorry, your mail has been returned", "bounce reason: the recipient"]),
     (
         "yandex",
         &[
@@ -85,6 +85,8 @@ pub(super) const FORMATS: [(&str, &[&str]); 21] = [
         "mailru",
         &["это письмо создано автоматически сервером mail.ru", "this message was created automatically by mail.ru"],
     ),
+    ("dovecot", &["your message was automatically rejected by dovecot"]),
+    ("comsat", &["a copy of your message is being returned, because"]),
     (
         "mailer",
         &[
@@ -101,6 +103,8 @@ pub(super) const FORMATS: [(&str, &[&str]); 21] = [
             "your mail was not delivered to",
             "could not be delivered to:",
             "rejected recipient <",
+            "this is the mailer daemon program at",
+            "able to deliver your mail to:",
             "unable to deliver message to",
             "送信できませんでした",
             "配信できませんでした",
@@ -135,7 +139,7 @@ pub(super) const FORMATS: [(&str, &[&str]); 21] = [
 ];
 
 /// Phrases in the subjects of bounces, in lower case.
-pub(super) const SUBJECTS: [&str; 63] = [
+pub(super) const SUBJECTS: [&str; 72] = [
     "undeliver",
     "delivery status notification",
     "delivery failure",
@@ -199,6 +203,15 @@ pub(super) const SUBJECTS: [&str; 63] = [
     "não entregue",
     "投递失败",
     "доставк",
+    "system bounce",
+    "bounce notification",
+    "bounced mail",
+    "bounced message",
+    "recipient does not exist",
+    "recipient not found",
+    "recipient unknown",
+    "unknown recipient",
+    "user does not exist",
 ];
 
 /// Local parts of the addresses from which servers send bounces.
@@ -233,7 +246,7 @@ pub(super) const DELAYS: [&str; 14] = [
 ];
 
 /// Lines that announce a returned message.
-pub(super) const SEPARATORS: [&str; 32] = [
+pub(super) const SEPARATORS: [&str; 33] = [
     "--- below this line is a copy of the message",
     "------ this is a copy of",
     "--- the header of the original message",
@@ -266,6 +279,7 @@ pub(super) const SEPARATORS: [&str; 32] = [
     "a copy of the original message below this line",
     "original message details:",
     "included is a copy of the message header",
+    "============ failed message follows",
 ];
 
 /// Text that may precede an address on its line.

@@ -42,9 +42,10 @@ fn code(text: &str, may_succeed: bool) -> Option<(u16, usize)> {
         let is_alone = before.is_none_or(|b| !b.is_ascii_alphanumeric() && !b".@_/$+-=&%".contains(b))
             && after.is_none_or(|b| b.is_ascii_whitespace() || b"-:;,)]".contains(b));
         let code = is_alone.then(|| std::str::from_utf8(digits).ok()?.parse::<u16>().ok()).flatten()?;
-        // A number with a unit is not a code.
-        let is_quantity =
-            [" sec", " min", " hour", " day", " message", " byte", " kb", " mb", " user", " recipient", " times"]
+        // A number with a unit is not a code, except at the start of a line: `550 messages from you are refused`.
+        let is_first = before.is_none_or(|byte| *byte == b'\n');
+        let is_quantity = !is_first
+            && [" sec", " min", " hour", " day", " messages", " byte", " kb", " mb", " users", " recipients", " times"]
                 .iter()
                 .any(|unit| text.get(at + 3..).is_some_and(|rest| rest.starts_with(unit)));
         let is_code = matches!(code, 421..=479 | 500..=579) || may_succeed && matches!(code, 250..=252);
@@ -125,6 +126,10 @@ mod tests {
                 "Sorry, no mailbox here by that name. (#5.1.1)",
             ),
             ("550 no", "5.1.1", Some(550), "5.1.1", "no"),
+            ("450 user unknown", "5.0.0", Some(450), "5.0.0", "user unknown"),
+            ("550 messages are refused", "", Some(550), "", "messages are refused"),
+            ("said: 450 recipient unknown", "", Some(450), "", "said: 450 recipient unknown"),
+            ("sent to 450 recipients", "", None, "", "sent to 450 recipients"),
             ("550 5.0.0 no", "5.1.1", Some(550), "5.1.1", "no"),
             ("450 4.1.1 unknown", "5.4.7", Some(450), "5.4.7", "unknown"),
             (

@@ -58,7 +58,7 @@ pub(super) const ENHANCED: &[Rule] = &[
     Rule::new("x.1.3", Hard, BadAddress).enhanced(&[(1, 0, 0), (1, 3, 4)]),
     Rule::new("x.1.6", Hard, Moved).enhanced(&[(1, 6, 6)]),
     Rule::new("x.1.8", Block, SenderRejected).enhanced(&[(1, 7, 9), (7, 27, 27)]),
-    Rule::new("x.2.1", Hard, MailboxDisabled).enhanced(&[(2, 1, 1)]),
+    Rule::new("x.2.1", Hard, MailboxDisabled).enhanced(&[(2, 1, 1)]).without(&["tempor", "try again", "try later"]),
     Rule::new("x.2.2", Soft, MailboxFull).enhanced(&[(2, 2, 2)]),
     Rule::new("x.2.3", Soft, Size).enhanced(&[(2, 3, 3), (3, 4, 4)]),
     Rule::new("x.3", Soft, System).enhanced(&[(3, 0, 3), (3, 5, 999), (2, 4, 4), (4, 5, 5), (4, 0, 0)]),
@@ -94,7 +94,10 @@ pub(super) const REST: &[Rule] = &[
             "action not taken: mailbox is unavailable",
             "mailbox @ unavailable",
             "mailbox @ is unavailable",
+            "user account is unavailable",
+            "user account unavailable",
         ])
+        .without(&["tempor", "try again", "try later"])
         .codes(&[(550, 550)]),
     // The reply does not give a reason, so it does not suppress the address.
     Rule::new("recipient-rejected", Hard, Other)
@@ -139,6 +142,22 @@ pub(super) const REST: &[Rule] = &[
         "command failed",
         "command died",
         "pipe to",
+        "read-only file system",
+        "read-only filesystem",
+        "input/output error",
+        "i/o error",
+        "stale nfs",
+        "stale file handle",
+        "no such file or directory",
+        "too many open files",
+        "cannot allocate memory",
+        "cannot fork",
+        "unable to fork",
+        "unable to chdir",
+        "unable to open",
+        "could not lock",
+        "unable to lock",
+        "locked by another",
     ]),
     Rule::new("words-protocol", Undetermined, Protocol).words(&[
         "syntax error",

@@ -9,6 +9,8 @@ use crate::mail::report::status;
 
 /// Maximum mentions of one recipient that are examined.
 const MENTIONS: usize = 20;
+/// Maximum lines between an address and the heading of its list.
+const MAX_HEADING_DISTANCE: usize = 200;
 /// Maximum paragraphs that are examined.
 const PARAGRAPHS: usize = 50;
 
@@ -63,7 +65,7 @@ fn mentions<'a>(text: &'a str, recipient: &'a str) -> impl Iterator<Item = usize
 /// Returns the lines of a text that are about an address, the first of these that exists: a reply that contains the
 /// address, with the server's lines above it; the text after the address, with the lines below up to an empty line or
 /// another address; the text before the address on its line; the lines above it; for the only recipient, the paragraph
-/// after the next empty line, if it quotes a code.
+/// after the next empty line, if it quotes a code; the heading of the list that contains the address.
 pub(in crate::mail::report) fn lines_about(text: &str, recipient: &str, is_only: bool) -> Option<String> {
     let mut all: Vec<usize> = mentions(text, recipient).collect();
     if all.is_empty() {
@@ -88,6 +90,7 @@ pub(in crate::mail::report) fn lines_about(text: &str, recipient: &str, is_only:
         .or(label)
         .or_else(|| above(text, at))
         .or_else(|| is_only.then(|| next_paragraph(text, at, recipient)).flatten())
+        .or_else(|| heading(text, at))
 }
 
 /// Returns the reply that contains the address, and the lines of a transcript (`<<<`) above it: `550 5.1.1 <ann@…>...
@@ -132,6 +135,14 @@ fn above(text: &str, at: usize) -> Option<String> {
     let mut lines: Vec<&str> = text[..start].lines().rev().take_while(is_own).take(MAX_LINES).map(str::trim).collect();
     lines.reverse();
     (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+/// Returns the line above a list of addresses, if it gives the reason: `The following recipients are unknown:`.
+fn heading(text: &str, at: usize) -> Option<String> {
+    let start = text[..at].rfind('\n')?;
+    let is_item = |line: &&str| line.trim().is_empty() || address::all_in(line).next().is_some();
+    let line = text[..start].lines().rev().take(MAX_HEADING_DISTANCE).find(|line| !is_item(line))?.trim();
+    (line.ends_with(':') && bounce::judge(&Reply::local_error(line)).rule != "none").then(|| line.to_owned())
 }
 
 /// Returns the next paragraph, if it quotes a code.
