@@ -43,7 +43,7 @@ pub const PRIORITY: RangeInclusive<u64> = 0..=100;
 /// Allowed weights of a stream, which determine its share among streams of the same priority.
 pub const WEIGHT: RangeInclusive<u64> = 1..=1_000;
 
-/// The limits of a lane itself, for all replicas together; `None` if the lane has no limit of its own.
+/// The limits of a lane itself, for all replicas together; `None` if the lane itself is not limited.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LaneLimits {
     /// Maximum concurrent connections.

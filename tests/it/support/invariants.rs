@@ -1,12 +1,13 @@
 //! The invariants of the database (ARCHITECTURE.md, "Invariants").
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::PgConnection;
 
+use super::until::until;
+
 /// Time limit for the queue to become empty. It is longer than the leases of a killed process.
 const LIMIT: Duration = Duration::from_mins(1);
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The invariant of lanes, which holds at any time, also under load.
 const LANES: (&str, &str) = (
@@ -116,12 +117,12 @@ pub async fn no_lane_wakes_late(connection: &mut PgConnection) {
 
 /// Waits until no recipient is queued.
 pub async fn queue_is_empty(connection: &mut PgConnection) {
-    let started = Instant::now();
-    let waiting = "SELECT count(*) FROM queue";
-    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut *connection).await.expect("queue") > 0 {
-        assert!(started.elapsed() < LIMIT, "recipients are still queued after {LIMIT:?}");
-        tokio::time::sleep(POLL_INTERVAL).await;
-    }
+    until("the queue is empty", LIMIT, async || {
+        let query = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM queue");
+        let count = query.fetch_one(&mut *connection).await.expect("queue");
+        if count == 0 { Ok(()) } else { Err(format!("{count} queued recipients")) }
+    })
+    .await;
 }
 
 async fn hold((rule, query): (&str, &'static str), connection: &mut PgConnection) {

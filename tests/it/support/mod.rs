@@ -27,3 +27,4 @@ pub mod sending;
 pub mod sink;
 pub mod site;
 pub mod smtp;
+pub mod until;

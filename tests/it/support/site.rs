@@ -18,6 +18,7 @@ use super::client::{Api, message};
 use super::invariants;
 use super::own_postgres::OwnPostgres;
 use super::smtp::SmtpServer;
+use super::until::until;
 
 /// The time limit of Postrider's database calls.
 pub const TIMEOUT: Duration = Duration::from_secs(4);
@@ -121,10 +122,11 @@ impl Site {
     /// Waits until messages are accepted and sent. Panics after a time limit.
     pub async fn wait_until_working(&self) {
         let started = Instant::now();
-        while self.readiness().await.0 != 200 {
-            assert!(started.elapsed() < RECOVERY, "not ready again: {:?}", self.readiness().await);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until("the service is ready", RECOVERY, async || {
+            let (status, detail) = self.readiness().await;
+            if status == 200 { Ok(()) } else { Err(format!("{status} {detail:?}")) }
+        })
+        .await;
         let count = self.smtp.messages().len();
         self.api.send(json!({"subject": "after"})).await;
         self.smtp.received(count + 1).await;

@@ -1,0 +1,15 @@
+//! The one way to wait for a condition that sends no signal.
+
+use std::time::{Duration, Instant};
+
+/// Time between two checks.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Checks a condition until it holds. Panics with what was last seen instead if the time limit passes.
+pub async fn until<S: std::fmt::Display>(label: &str, limit: Duration, mut check: impl AsyncFnMut() -> Result<(), S>) {
+    let started = Instant::now();
+    while let Err(seen) = check().await {
+        assert!(started.elapsed() < limit, "{label}: still {seen} after {limit:?}");
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
