@@ -146,11 +146,11 @@ impl Caller {
     }
 
     /// Fails if the key is limited to sender domains: for data that all of them share, such as the suppression list.
-    /// `what` begins the error's sentence.
-    pub fn require_all_domains(&self, what: &str) -> Result<(), ApiError> {
+    /// `reason` is the first sentence of the error.
+    pub fn require_all_domains(&self, reason: &str) -> Result<(), ApiError> {
         let Some(domains) = self.sender_domains() else { return Ok(()) };
         Err(self.forbidden(format!(
-            "{what} all sender domains. This key is limited to {}; use a key without `sender_domains`.",
+            "{reason} This key is limited to {}; use a key without `sender_domains`.",
             domains.join(", ")
         )))
     }

@@ -113,7 +113,7 @@ pub struct WaitingCounts {
 )]
 pub async fn get(State(api): State<Api>, caller: Caller, mut params: Params) -> Result<Json<Ledger>, ApiError> {
     caller.require(Scope::Read)?;
-    caller.require_all_domains("The ledger counts the messages of")?;
+    caller.require_all_domains("The ledger counts the messages of all sender domains.")?;
     let (since, until) = (params.timestamp("since"), params.timestamp("until"));
     params.finish()?;
     let now = api.clock.now();

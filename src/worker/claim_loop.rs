@@ -22,8 +22,8 @@ const MIN_CLAIM_INTERVAL: Duration = Duration::from_millis(10);
 const IDLE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The same for a worker at its capacity, which is notified when capacity is free.
 const FULL_POLL_INTERVAL: Duration = Duration::from_secs(10);
-/// Maximum number of consecutive claims that allocate capacity left over by the claim before. Each of them skips the
-/// lanes that did not use their quotas.
+/// Maximum number of consecutive claims. Each one after the first allocates the capacity that the one before left over,
+/// and skips the lanes that did not use their quotas.
 const ALLOCATION_ROUNDS: usize = 4;
 
 /// The result of a claim.
@@ -31,7 +31,8 @@ const ALLOCATION_ROUNDS: usize = 4;
 pub(crate) enum ClaimResult {
     /// Recipients were claimed: claim again at once.
     Recipients,
-    /// No recipient was claimed, although some may be due in lanes that cannot be claimed from now.
+    /// No recipient was claimed, or the claimed messages could not be loaded. Recipients may still be due, for example
+    /// in lanes at their limits.
     Nothing,
     /// No recipient is due.
     NothingDue,
@@ -111,7 +112,7 @@ impl ClaimLoop {
     async fn claim_once(&mut self) -> Result<ClaimResult, DbError> {
         let leases = self.claim.leases.clone();
         let Some(worker) = leases.worker() else {
-            // The next heartbeat confirms this id or registers another.
+            // This worker's lease may have expired. The next heartbeat confirms its id or registers a new one.
             return Ok(ClaimResult::Nothing);
         };
         leases.return_permits(|lane| self.claim.sender.open_connections(lane)).await?;
@@ -124,16 +125,16 @@ impl ClaimLoop {
         let mut claimed = ClaimResult::Nothing;
         for round in 0..ALLOCATION_ROUNDS {
             let claim = self.claimer.claim(worker, &skip, now).await?;
-            let (recipients, took_all) = (claim.recipients, claim.took_all);
+            let (recipients, claimed_all_due) = (claim.recipients, claim.claimed_all_due);
             let (below_quota, has_unserved_lanes) = (claim.below_quota.clone(), claim.has_unserved_lanes);
             let is_loaded = self.start(claim, now).await;
-            // Only the first round decides: later rounds skip lanes.
+            // Only the first round shows whether recipients remain due: later rounds skip lanes.
             if round == 0 {
-                self.gate.set_open(took_all);
+                self.gate.set_open(claimed_all_due);
             }
             if recipients > 0 {
                 claimed = ClaimResult::Recipients;
-            } else if round == 0 && took_all {
+            } else if round == 0 && claimed_all_due {
                 claimed = ClaimResult::NothingDue;
             }
             if !is_loaded {
@@ -144,7 +145,8 @@ impl ClaimLoop {
             }
             skip.extend(below_quota);
         }
-        Ok(if self.claimer.take_unused() { ClaimResult::Recipients } else { claimed })
+        // Other lanes of a limited stream can use the capacity that the claimed lanes left: claim again at once.
+        Ok(if self.claimer.take_unused_stream_capacity() { ClaimResult::Recipients } else { claimed })
     }
 
     /// Starts the deliveries of a claim. Returns `false` if the database is unreachable.

@@ -97,28 +97,28 @@ pub fn parse(body: &[u8], context: &Context<'_>) -> Result<NewMessage, Rejection
     validate(json::read(body, json::MAX_VALUES)?, context)
 }
 
-/// Parses the body of a request with an `Idempotency-Key`, and computes its fingerprints.
-pub fn parse_keyed(body: &[u8], context: &Context<'_>) -> Result<(NewMessage, Fingerprints), Rejection> {
+/// Parses the body of a request with an `Idempotency-Key`, and computes its hashes.
+pub fn parse_keyed(body: &[u8], context: &Context<'_>) -> Result<(NewMessage, RequestHashes), Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
-    let fingerprints = Fingerprints { bytes: Sha256::digest(body).into(), parsed: digest::digest(&value) };
-    Ok((validate(value, context)?, fingerprints))
+    let hashes = RequestHashes { fingerprint: Sha256::digest(body).into(), digest: digest::digest(&value) };
+    Ok((validate(value, context)?, hashes))
 }
 
-/// Returns the fingerprints by which requests with the same `Idempotency-Key` are compared. Unlike [`parse_keyed`], it
+/// Returns the hashes by which requests with the same `Idempotency-Key` are compared. Unlike [`parse_keyed`], it
 /// accepts a request that is no longer valid, such as one whose `expires_at` has passed: a repeated request gets the
 /// first response.
-pub fn fingerprints(body: &[u8]) -> Result<Fingerprints, Rejection> {
+pub fn hashes(body: &[u8]) -> Result<RequestHashes, Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
-    Ok(Fingerprints { bytes: Sha256::digest(body).into(), parsed: digest::digest(&value) })
+    Ok(RequestHashes { fingerprint: Sha256::digest(body).into(), digest: digest::digest(&value) })
 }
 
-/// Two digests of a request.
+/// Two hashes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fingerprints {
+pub struct RequestHashes {
     /// SHA-256 of the request's bytes, which earlier versions of Postrider compare.
-    pub bytes: [u8; 32],
+    pub fingerprint: [u8; 32],
     /// SHA-256 of the request's parsed content.
-    pub parsed: [u8; 32],
+    pub digest: [u8; 32],
 }
 
 fn validate(value: serde_json_borrow::Value<'_>, context: &Context<'_>) -> Result<NewMessage, Rejection> {

@@ -48,7 +48,7 @@ pub struct Grant {
     /// Lanes that had fewer due recipients than requested.
     pub emptied: Vec<i64>,
     /// Whether a limited stream has capacity left that the claimed lanes did not use and other lanes of it could.
-    pub is_unused: bool,
+    pub has_unused_stream_capacity: bool,
     /// Lanes whose permits are all used by other workers.
     pub full: Vec<i64>,
     /// When the lanes and streams whose rate is used up open again.
@@ -88,7 +88,8 @@ pub async fn claim(
             i32::try_from(rows).is_ok_and(|rows| rows < quota.rows)
         };
         grant.emptied = quotas.iter().filter(is_emptied).map(|quota| quota.lane).collect();
-        grant.is_unused = quotas.len() < requests.len() && !grant.emptied.is_empty() && grant.opens_at.is_empty();
+        grant.has_unused_stream_capacity =
+            quotas.len() < requests.len() && !grant.emptied.is_empty() && grant.opens_at.is_empty();
         claimed.extend(rest);
         grant.claimed = claimed;
         Ok(grant)

@@ -120,7 +120,7 @@ pub(super) async fn find(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
     /// Keep it unless the new entry expires later, so that adding an entry never shortens a suppression.
-    Kept,
+    KeptUnlessShorter,
     /// Replace it.
     Replaced,
 }
@@ -280,7 +280,7 @@ pub(super) async fn add_recipients(
             Some((TenantId(row.tenant_id), entry))
         })
         .collect();
-    add(connection, &entries, Existing::Kept, now).await.map(|_| ())
+    add(connection, &entries, Existing::KeptUnlessShorter, now).await.map(|_| ())
 }
 
 /// Maximum number of entries removed per statement.

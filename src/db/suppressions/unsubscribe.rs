@@ -26,7 +26,7 @@ pub async fn unsubscribe(db: &Db, ticket: &Ticket, now: DateTime<Utc>) -> Result
     };
     db.timed("unsubscribe", async {
         let mut tx = db.pool.begin().await?;
-        let done = suppressions::add(&mut tx, &[(ticket.tenant, entry)], Existing::Kept, now).await?;
+        let done = suppressions::add(&mut tx, &[(ticket.tenant, entry)], Existing::KeptUnlessShorter, now).await?;
         // `add` has locked the entry's row, so the query for the event sees the result of concurrent unsubscribes.
         if done != (Added { unchanged: 1, ..Added::default() }) || !has_event(&mut tx, ticket).await? {
             let recipient =

@@ -40,7 +40,7 @@ pub async fn list(
     mut params: Params,
 ) -> Result<Json<Page<LaneView>>, ApiError> {
     caller.require(Scope::Read)?;
-    caller.require_all_domains("Lanes hold the messages of")?;
+    caller.require_all_domains("Lanes hold the messages of all sender domains.")?;
     let limit = params.limit();
     let filter = filter(&mut params);
     params.finish()?;
@@ -66,7 +66,7 @@ pub async fn get(
     PathId(id): PathId<LaneId>,
 ) -> Result<Json<LaneView>, ApiError> {
     caller.require(Scope::Read)?;
-    caller.require_all_domains("Lanes hold the messages of")?;
+    caller.require_all_domains("Lanes hold the messages of all sender domains.")?;
     load_one(&api, caller.tenant(), id).await.map(Json)
 }
 

@@ -13,7 +13,7 @@ use super::sender::{self, Warning};
 use super::view::Accepted;
 use crate::accept;
 use crate::accept::request::schema::SendRequest;
-use crate::accept::request::{self, Context, Fingerprints, Rejection};
+use crate::accept::request::{self, Context, Rejection, RequestHashes};
 use crate::db::messages;
 use crate::db::messages::idempotency::KeyUse;
 use crate::db::messages::insert::IdempotencyKey;
@@ -42,7 +42,7 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
         ("Idempotency-Key" = Option<String>, Header,
          description = "1–256 characters. Repeating a request with the same key returns the first response again, with `Idempotent-Replayed: true`; the order of JSON fields and white space do not matter. Each API key has its own idempotency keys. Ignored in a dry run."),
         ("dry_run" = Option<bool>, Query,
-         description = "`true`: validates the request and returns 200 with a delivery plan; nothing is stored or sent. Queue positions, destinations' replies and reasons of pauses are included only to keys with the scope `read` and without `sender_domains`."),
+         description = "`true`: validates the request and returns 200 with a delivery plan; nothing is stored or sent. Queue positions, destinations' replies and reasons of pauses are included only for keys with the scope `read` and without `sender_domains`."),
     ),
     request_body = SendRequest,
     responses(
@@ -67,7 +67,7 @@ pub async fn create(
     let read = api.bodies.message(Some(caller.key_id()), &headers, body).await?;
     if dry_run == Some(true) {
         let message = parse(&api, caller.tenant(), read.bytes).await?;
-        admit(&caller, &message)?;
+        require_permission(&caller, &message)?;
         return plan::respond(&api, &caller, message, read.reservation).await;
     }
     let key = idempotency::key(&headers)?;
@@ -82,7 +82,7 @@ pub async fn create(
             .map(|(message, idempotency)| (message, Some(idempotency)))?,
         None => (parse(&api, caller.tenant(), read.bytes).await?, None),
     };
-    admit(&caller, &message)?;
+    require_permission(&caller, &message)?;
     let (_, mut warnings) = sender::admit(&api, caller.tenant(), message.from.address.domain()).await?;
     if sender::has_no_unsubscribe_link(&message)
         && api.acceptor.has_unsubscribe_links(caller.tenant(), &message.stream).await?
@@ -103,7 +103,7 @@ pub async fn create(
 }
 
 /// Fails if the key may not send this message.
-fn admit(caller: &Caller, message: &NewMessage) -> Result<(), ApiError> {
+fn require_permission(caller: &Caller, message: &NewMessage) -> Result<(), ApiError> {
     caller.require_sender_domain(message.from.address.domain())?;
     if message.ignore_suppression && !caller.has_scope(Scope::Admin) {
         return Err(caller.forbidden_field(Fault {
@@ -132,9 +132,8 @@ async fn parse_keyed(
     let streams: Arc<[String]> = api.acceptor.streams(caller.tenant()).await?;
     let (now, limits) = (api.clock.now(), api.limits.clone());
     let work = move |body: &[u8]| request::parse_keyed(body, &Context { now, limits: &limits, streams: &streams });
-    let (message, Fingerprints { bytes, parsed }) = process(body, work).await?;
-    let idempotency =
-        IdempotencyKey { key: key.to_owned(), owner: caller.key_id(), fingerprint: bytes, digest: parsed };
+    let (message, RequestHashes { fingerprint, digest }) = process(body, work).await?;
+    let idempotency = IdempotencyKey { key: key.to_owned(), owner: caller.key_id(), fingerprint, digest };
     Ok((message, idempotency))
 }
 
@@ -151,8 +150,8 @@ async fn process<T: Send + 'static>(
 
 /// Returns the response to a request whose `Idempotency-Key` was used before.
 async fn replay_if_same(api: &Api, caller: &Caller, first: &KeyUse, body: Vec<u8>) -> Result<Response, ApiError> {
-    let Fingerprints { bytes, parsed } = process(body, request::fingerprints).await?;
-    if first.fingerprint == bytes || first.digest.as_deref() == Some(&parsed[..]) {
+    let RequestHashes { fingerprint, digest } = process(body, request::hashes).await?;
+    if first.fingerprint == fingerprint || first.digest.as_deref() == Some(&digest[..]) {
         return replay(api, caller, MessageId(first.message_id)).await;
     }
     Err(ApiError::KeyReused)

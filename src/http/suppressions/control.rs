@@ -37,13 +37,13 @@ pub async fn add(
     body: Body,
 ) -> Result<Json<AddedView>, ApiError> {
     caller.require(Scope::Send)?;
-    caller.require_all_domains("The suppression list applies to")?;
+    caller.require_all_domains("The suppression list applies to all sender domains.")?;
     let body = api.bodies.json(&headers, body).await?;
     let (now, streams) = (api.clock.now(), api.acceptor.streams(caller.tenant()).await?);
     let context = Context { now, limits: &api.limits, streams: &streams };
     let entries = suppression::parse(&body.bytes, &context)?;
     let count = entries.len();
-    let existing = if caller.has_scope(Scope::Admin) { Existing::Replaced } else { Existing::Kept };
+    let existing = if caller.has_scope(Scope::Admin) { Existing::Replaced } else { Existing::KeptUnlessShorter };
     let added = suppressions::put(&api.db, caller.tenant(), entries, existing, now).await?;
     let view = AddedView::from(added);
     tracing::info!(event = "suppressions_added", by = %caller.key_id(), entries = count, "added suppressions");

@@ -44,7 +44,7 @@ pub async fn list(
     mut params: Params,
 ) -> Result<Json<Page<SuppressionView>>, ApiError> {
     caller.require(Scope::Read)?;
-    caller.require_all_domains("The suppression list applies to")?;
+    caller.require_all_domains("The suppression list applies to all sender domains.")?;
     let limit = params.limit();
     let filter = filter(&mut params);
     params.finish()?;
@@ -106,7 +106,7 @@ pub async fn get(
     PathAddress(address): PathAddress,
 ) -> Result<Json<SuppressedAddress>, ApiError> {
     caller.require(Scope::Read)?;
-    caller.require_all_domains("The suppression list applies to")?;
+    caller.require_all_domains("The suppression list applies to all sender domains.")?;
     let entries = suppressions::list::for_address(&api.db, caller.tenant(), &address, api.clock.now()).await?;
     if entries.is_empty() {
         return Err(NOT_SUPPRESSED);

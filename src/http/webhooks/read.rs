@@ -30,7 +30,7 @@ pub async fn list(
     mut params: Params,
 ) -> Result<Json<Page<WebhookView>>, ApiError> {
     caller.require(Scope::Read)?;
-    caller.require_all_domains("Webhooks receive the events of")?;
+    caller.require_all_domains("Webhooks receive the events of all sender domains.")?;
     let limit = params.limit();
     let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());
     params.finish()?;
@@ -53,6 +53,6 @@ pub async fn get(
     PathId(id): PathId<EndpointId>,
 ) -> Result<Json<WebhookView>, ApiError> {
     caller.require(Scope::Read)?;
-    caller.require_all_domains("Webhooks receive the events of")?;
+    caller.require_all_domains("Webhooks receive the events of all sender domains.")?;
     load_view(&api, caller.tenant(), id).await.map(Json)
 }

@@ -36,8 +36,8 @@ struct LimitedLanes {
     opens_at: BTreeSet<DateTime<Utc>>,
     /// Limited lanes with fewer due recipients than their limits allowed.
     emptied: Vec<i64>,
-    /// Whether other lanes may use what the emptied lanes left.
-    is_unused: bool,
+    /// Whether other lanes of a limited stream can use the capacity that the emptied lanes left.
+    has_unused_stream_capacity: bool,
 }
 
 /// The result of one claim.
@@ -56,7 +56,7 @@ pub(crate) struct Claim {
     /// Whether lanes with due recipients got no quota, and could use one.
     pub has_unserved_lanes: bool,
     /// Whether no lane has more due recipients than were claimed, and none has limits.
-    pub took_all: bool,
+    pub claimed_all_due: bool,
 }
 
 /// The result of a claim for one lane.
@@ -96,9 +96,10 @@ impl Claimer {
         [self.limited.skipped(), self.cx.lane_stats.avoided(now)].concat()
     }
 
-    /// Returns and resets whether limited lanes left something unused, so that another claim is worthwhile.
-    pub(crate) fn take_unused(&mut self) -> bool {
-        std::mem::take(&mut self.limited.is_unused)
+    /// Returns and resets whether a limited stream has capacity left that its other lanes can use, so that another
+    /// claim is worthwhile.
+    pub(crate) fn take_unused_stream_capacity(&mut self) -> bool {
+        std::mem::take(&mut self.limited.has_unused_stream_capacity)
     }
 
     /// Allocates the free capacity among the lanes with due recipients, except those to `skip`, and claims.
@@ -113,13 +114,13 @@ impl Claimer {
         let recent = cx.recent(&ready, &in_flight, now);
         let quotas = allocation::allocate(&ready, &cx.capacity(free, &in_flight, &recent));
         if quotas.is_empty() {
-            return Ok(Claim { took_all: ready.is_empty(), ..Claim::default() });
+            return Ok(Claim { claimed_all_due: ready.is_empty(), ..Claim::default() });
         }
         let leased = self.lease(worker, &quotas, now).await.inspect_err(|error| leases.note_failed_claim(error))?;
         let count = |lane: i64| leased.by_lane.get(&lane).copied().unwrap_or(0);
         let below_quota: Vec<i64> =
             quotas.iter().filter(|quota| count(quota.lane.id) < quota.recipients).map(|quota| quota.lane.id).collect();
-        let took_all = below_quota.len() == ready.len() && !ready.iter().any(|lane| lane.is_limited());
+        let claimed_all_due = below_quota.len() == ready.len() && !ready.iter().any(|lane| lane.is_limited());
         let has_quota = |lane: &ReadyLane| quotas.iter().any(|quota| quota.lane.id == lane.id);
         let others: Vec<Arc<ReadyLane>> = ready.iter().filter(|lane| !has_quota(lane)).cloned().collect();
         let left = cx.capacity(leases.in_flight.free(), &in_flight, &recent);
@@ -129,7 +130,7 @@ impl Claimer {
             new: leased.new,
             below_quota,
             has_unserved_lanes: !allocation::allocate(&others, &left).is_empty(),
-            took_all,
+            claimed_all_due,
             ready,
         })
     }
@@ -157,7 +158,7 @@ impl Claimer {
             Ok(granted) => {
                 self.limited.opens_at.extend(granted.opens_at);
                 self.limited.emptied = granted.emptied;
-                self.limited.is_unused |= granted.is_unused;
+                self.limited.has_unused_stream_capacity |= granted.has_unused_stream_capacity;
                 self.limited.full.extend(granted.full.iter().map(|lane| (*lane, Instant::now())));
                 leases.permits.add(&granted.connections, granted.in_flight);
                 leased.add(&cx, granted.claimed, &lanes);

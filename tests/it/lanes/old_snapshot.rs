@@ -34,13 +34,13 @@ async fn hold_everything(app: &TestApp) -> PgConnection {
 #[tokio::test]
 async fn cost_of_event_numbers_does_not_grow() {
     let app = TestApp::start().await;
-    let (held, mut taking) = (hold_everything(&app).await, app.database.connect().await);
+    let (held, mut connection) = (hold_everything(&app).await, app.database.connect().await);
     let take = "SELECT take_event_numbers('00000000-0000-0000-0000-000000000000', 0)";
-    pages(&mut taking, take).await;
-    let before = pages(&mut taking, take).await;
+    pages(&mut connection, take).await;
+    let before = pages(&mut connection, take).await;
     let many = "SELECT take_event_numbers('00000000-0000-0000-0000-000000000000', 0) FROM generate_series(1, 20000)";
-    sqlx::raw_sql(many).execute(&mut taking).await.unwrap();
-    let after = pages(&mut taking, take).await;
+    sqlx::raw_sql(many).execute(&mut connection).await.unwrap();
+    let after = pages(&mut connection, take).await;
     assert!(after <= before + 10, "{before} pages before, {after} after");
 
     let sent = app.send(json!({})).await;

@@ -22,7 +22,7 @@ type Act = for<'a> fn(&'a mut Fleet) -> BoxFuture<'a, ()>;
 
 struct Fault {
     name: &'static str,
-    /// Whether a message may arrive twice, because its body was sent and the process that sent it ended.
+    /// Whether a message may arrive twice, because the fault can lose the outcome of an attempt that sent the message.
     copies: bool,
     rounds: usize,
     layout: Layout,
@@ -72,8 +72,8 @@ const FAULTS: &[Fault] = &[
     fault!("SIGKILL of the sink", Whole, true, 25, acts::kill_sink),
     fault!("the sink replies 421", Whole, false, 3, acts::busy_sink),
     fault!("the sink replies 451", Whole, false, 3, acts::later_sink),
-    fault!("the sink closes at the final dot", Whole, false, 3, acts::hanging_up_sink),
-    fault!("the sink accepts and closes", Whole, true, 3, acts::taking_sink),
+    fault!("the sink closes at the final dot", Whole, false, 3, acts::closing_sink),
+    fault!("the sink accepts and closes", Whole, true, 3, acts::accepting_and_closing_sink),
     fault!("the sink needs 1 s for the final dot", Whole, false, 3, acts::slow_sink),
 ];
 

@@ -201,11 +201,11 @@ pub async fn later_sink(fleet: &mut Fleet) {
     misbehaves(fleet, Behavior::Later).await;
 }
 
-pub async fn hanging_up_sink(fleet: &mut Fleet) {
+pub async fn closing_sink(fleet: &mut Fleet) {
     misbehaves(fleet, Behavior::Disconnects).await;
 }
 
-pub async fn taking_sink(fleet: &mut Fleet) {
+pub async fn accepting_and_closing_sink(fleet: &mut Fleet) {
     misbehaves(fleet, Behavior::AcceptsAndDisconnects).await;
 }
 
