@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 
-/// The modules under test, at the same paths as in Postrider.
+/// Modules of Postrider, under the paths by which they import each other.
 #[path = "../../src/domain"]
 mod domain {
     pub mod bounce;

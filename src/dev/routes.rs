@@ -58,10 +58,12 @@ struct ListQuery {
     /// Only messages with a number below this one: the `next` of the previous page.
     #[param(example = 21)]
     before: Option<u64>,
-    /// Only messages to this recipient: a whole address, or a part of one without `@`.
+    /// Only messages to this recipient. A value with `@` matches a whole address, a value without `@` any part of an
+    /// address.
     #[param(example = "ann@example.test")]
     to: Option<String>,
-    /// Only messages with this `From`: a whole address, or a part of the header without `@`.
+    /// Only messages from this sender. A value with `@` matches the whole address in the `From` header, a value without
+    /// `@` any part of the header.
     #[param(example = "billing@acme.test")]
     from: Option<String>,
     /// Only messages whose subject contains this; letter case does not matter.
@@ -70,7 +72,7 @@ struct ListQuery {
     /// Only messages with a number above this one.
     #[param(example = 1)]
     after: Option<u64>,
-    /// Seconds to wait for the first such message, at most 60; 0 by default.
+    /// Seconds to wait if no message matches yet, at most 60; 0 by default. Ignored with `before`.
     #[param(maximum = 60, example = 10)]
     wait: Option<u64>,
 }
@@ -80,10 +82,12 @@ struct ListQuery {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct LatestQuery {
-    /// Only messages to this recipient: a whole address, or a part of one without `@`.
+    /// Only messages to this recipient. A value with `@` matches a whole address, a value without `@` any part of an
+    /// address.
     #[param(example = "ann@example.test")]
     to: Option<String>,
-    /// Only messages with this `From`: a whole address, or a part of the header without `@`.
+    /// Only messages from this sender. A value with `@` matches the whole address in the `From` header, a value without
+    /// `@` any part of the header.
     #[param(example = "billing@acme.test")]
     from: Option<String>,
     /// Only messages whose subject contains this; letter case does not matter.
@@ -92,7 +96,7 @@ struct LatestQuery {
     /// Only messages with a number above this one.
     #[param(example = 1)]
     after: Option<u64>,
-    /// Seconds to wait for such a message, at most 60; 0 by default.
+    /// Seconds to wait if no message matches yet, at most 60; 0 by default.
     #[param(maximum = 60, example = 10)]
     wait: Option<u64>,
 }

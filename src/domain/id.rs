@@ -136,9 +136,9 @@ pub struct RecipientKey {
 }
 
 impl EndpointId {
-    /// Returns the `webhook-id` of a delivery of `events` events that starts at event `seq`. It is the same on every
-    /// attempt, even after a crash. The id of a batch includes the number of events: a batch may grow after a crash,
-    /// and a receiver that has processed the smaller batch must not skip the new events.
+    /// Returns the `webhook-id` of a delivery of `events` events that starts at event `seq`. The id of a single event
+    /// is the same on every attempt, even after a crash. The id of a batch includes the number of events: a batch may
+    /// grow after a crash, and a receiver that has processed the smaller batch must not skip the new events.
     pub fn webhook_id(self, seq: i64, events: usize) -> String {
         let id = format!("evt_{}_{seq}", self.0.simple());
         if events > 1 { format!("{id}_{events}") } else { id }

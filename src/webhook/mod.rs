@@ -1,6 +1,5 @@
-//! Posts to webhook endpoints as specified by Standard Webhooks 1.0. This is the only client that connects to addresses
-//! chosen by API users. [`Guard`] decides which addresses are allowed, when an endpoint is created and at every
-//! connection.
+//! Posts to webhook endpoints as specified by Standard Webhooks 1.0. API users choose the URLs of endpoints, so
+//! [`Guard`] decides which addresses are allowed, when an endpoint is created and at every connection.
 
 mod guard;
 mod send;

@@ -2,7 +2,7 @@
 //!
 //! A change that a worker would overwrite (cursor, health, `open_at`) or would not notice (disabling) also releases the
 //! worker's `lease`. The worker's later commits then change nothing, and the next worker reads the endpoint again. At
-//! worst, a post in flight is repeated with the same `webhook-id`. A worker reads all other changes with every commit.
+//! worst, a post in flight is repeated. A worker reads all other changes with every commit.
 
 pub mod delivery;
 pub mod log;

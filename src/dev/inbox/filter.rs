@@ -5,9 +5,11 @@ use super::Summary;
 /// Conditions that a message must all meet. Letter case does not matter.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// A recipient of the envelope: the whole address, or a part of it if this has no `@`.
+    /// A recipient of the envelope. A value with `@` matches a whole address, a value without `@` any part of an
+    /// address.
     pub to: Option<String>,
-    /// The sender: the address in the `From` header, or a part of that header if this has no `@`.
+    /// The sender. A value with `@` matches the whole address in the `From` header, a value without `@` any part of the
+    /// header.
     pub from: Option<String>,
     /// A part of the subject.
     pub subject: Option<String>,

@@ -62,7 +62,7 @@ pub(super) fn attempts(count: i16) -> String {
 /// Formats how many messages are before a recipient, as a clause.
 pub(super) fn before(ahead: Option<Count>) -> String {
     match ahead {
-        None => "how many messages of its lane are before it was not counted".into(),
+        None => "the messages before it in its lane were not counted".into(),
         Some(Count { number, is_more: true }) => format!("more than {number} messages of its lane are before it"),
         Some(Count { number: 0, .. }) => "it is the next of its lane".into(),
         Some(Count { number: 1, .. }) => "1 message of its lane is before it".into(),

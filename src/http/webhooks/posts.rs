@@ -68,7 +68,7 @@ fn headers() -> [Parameter; 3] {
     [
         header(
             "webhook-id",
-            "The id of the delivery, the same in every attempt; use it to detect duplicates",
+            "The id of the delivery, the same in every attempt; use it to detect duplicates. In a batch, use each event's `seq`",
             "evt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7c_123",
         ),
         header("webhook-timestamp", "The time of the attempt, in seconds since 1970", "1795510800"),

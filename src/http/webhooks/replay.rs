@@ -33,9 +33,9 @@ pub struct ReplayBody {
 
 /// Replay events
 ///
-/// Moves the endpoint's cursor back, never forward, so that the events after it are delivered again. They have the same
-/// `webhook-id` as before, so that receivers can detect duplicates. A disabled endpoint receives them once it is
-/// enabled.
+/// Moves the endpoint's cursor back, never forward, so that the events after it are delivered again. An event has the
+/// same `webhook-id` as before, so that receivers can detect duplicates. A batch may have other events and another
+/// `webhook-id`: compare each event's `seq`. A disabled endpoint receives the events once it is enabled.
 #[utoipa::path(
     post, path = "/v1/webhooks/{id}/replay", tag = "webhooks", operation_id = "replay_webhook",
     params(("id" = String, Path, description = "The id of the webhook endpoint")),

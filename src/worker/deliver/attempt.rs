@@ -175,8 +175,8 @@ fn log_preparation_failure(cx: &DeliverContext, message: &LoadedMessage, error: 
     }
 }
 
-/// Reserves the memory that a large message needs while it is built: once as attachments, and once as MIME, which is a
-/// third larger. It is signed in place.
+/// Reserves memory to build and send a large message: for its attachments, and for its MIME form, which is about a
+/// third larger. Signing needs no copy.
 async fn reserve_memory<'a>(cx: &'a DeliverContext, message: &LoadedMessage) -> ReservedPermit<'a> {
     let bytes = u64::try_from(message.stored.row.size).unwrap_or(0).saturating_mul(5) / 2;
     let lane = message.claimed.first().and_then(|row| cx.leases.in_flight.lane(row.lane_id));
@@ -191,7 +191,7 @@ async fn fail(cx: &DeliverContext, message: &LoadedMessage, reason: &str, start:
         event = "message_not_prepared",
         message_id = %id,
         reason,
-        "cannot prepare a message; trying it again as after a temporary failure"
+        "cannot prepare a message; counting a temporary failure and trying again later"
     );
     complete_all(cx, message, message.claimed.clone(), &local_failure(reason, start), start).await;
 }

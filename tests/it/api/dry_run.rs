@@ -117,7 +117,7 @@ async fn send_only_key_sees_no_counts_or_replies_in_the_plan() {
         (&limited_plan["blocker"]["kind"], &limited_plan["first_attempt"]["at"]),
         (&json!("queued"), &json!(null))
     );
-    assert!(limited_plan["summary"].as_str().unwrap().contains("was not counted"), "{limited_plan}");
+    assert!(limited_plan["summary"].as_str().unwrap().contains("were not counted"), "{limited_plan}");
 
     app.sql(
         "UPDATE lanes SET blocked_since = '2026-11-23T11:00:00Z', block_failures = 3, block_reply = 'a secret',

@@ -1,5 +1,5 @@
 //! Rules for ambiguous texts: weak phrases, then enhanced codes (RFC 3463, 7372, 7504, 7505 and those of Exchange
-//! Online), then reply codes.
+//! Online), then phrases without a clear reason and reply codes.
 
 use super::Rule;
 use crate::domain::bounce::BounceType::{Block, Hard, Soft, Undetermined};
@@ -84,7 +84,7 @@ pub(super) const ENHANCED: &[Rule] = &[
     Rule::new("x.7.1", Block, Policy).enhanced(&[(7, 0, 999)]),
 ];
 
-/// Rules for reply codes.
+/// Rules for what the codes above leave open: phrases without a clear reason, then protocol errors and reply codes.
 pub(super) const REST: &[Rule] = &[
     // RFC 5321 §4.2.2 uses this phrase for 550, for a missing mailbox or for policy, so it does not suppress the
     // address.

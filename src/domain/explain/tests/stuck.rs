@@ -1,4 +1,4 @@
-//! Tests of explanations with several blockers, and of errors of this installation.
+//! Tests of explanations of failed attempts, and of messages that cannot be prepared.
 
 use super::*;
 

@@ -56,7 +56,7 @@ impl Session {
         Self { without_tls: Some(why), ..self }
     }
 
-    /// Returns the session with its connection permit of the lane.
+    /// Returns the session with the connection permit that its lane granted.
     pub fn with_permit(self, permit: Option<ConnectionPermit>) -> Self {
         Self { _permit: permit, ..self }
     }
