@@ -59,7 +59,7 @@ pub enum MxTarget {
 pub fn judge(record: Record, at: &str, answer: Answer, evidence: &Evidence) -> Finding {
     let values = match answer {
         Ok(values) => values,
-        Err(why) => return unanswered(record, at, &why),
+        Err(why) => return unanswered(record, &format!("the DNS query for {at} failed ({why})")),
     };
     let (mut found, others): (Vec<String>, Vec<String>) =
         values.into_iter().partition(|value| has_purpose(record.purpose, value));
@@ -72,15 +72,17 @@ pub fn judge(record: Record, at: &str, answer: Answer, evidence: &Evidence) -> F
     if found.is_empty()
         && let Some(near) = others.iter().find(|value| is_malformed(record.purpose, value))
     {
-        let start = if record.purpose == Purpose::Dmarc { "v=DMARC1;" } else { "v=spf1 " };
+        let (start, separator) = match record.purpose {
+            Purpose::Dmarc => ("v=DMARC1;", " Semicolons separate its tags."),
+            _ => ("v=spf1 ", ""),
+        };
         judged = Judged::wrong(format!(
-            "Receivers do not recognise it: it must begin with exactly `{start}`, without quotation marks, and the tags of a DMARC \
-             record are separated by semicolons."
+            "Receivers do not recognise it: it must begin with exactly `{start}`, without quotation marks.{separator}"
         ));
         found.push(near.clone());
     }
     if judged.status == RecordStatus::Unanswered {
-        return unanswered(record, at, judged.fix.as_deref().unwrap_or_default());
+        return unanswered(record, judged.fix.as_deref().unwrap_or_default());
     }
     let mut finding = record.found(judged.status, found, judged.fix);
     finding.warning = judged.warning;
@@ -90,9 +92,10 @@ pub fn judge(record: Record, at: &str, answer: Answer, evidence: &Evidence) -> F
     finding
 }
 
-fn unanswered(record: Record, at: &str, why: &str) -> Finding {
+fn unanswered(record: Record, why: &str) -> Finding {
     let fix = format!(
-        "The DNS query for {at} failed ({why}). The result of the last successful check still applies; check again later."
+        "This record could not be checked: {why}. The result of the last successful check still applies; check again \
+         later."
     );
     record.found(RecordStatus::Unanswered, Vec::new(), Some(fix))
 }
@@ -123,6 +126,7 @@ fn is_malformed(purpose: Purpose, value: &str) -> bool {
 /// A status with its fix and warning.
 struct Judged {
     status: RecordStatus,
+    /// The fix; for [`RecordStatus::Unanswered`], the reason why the record could not be judged.
     fix: Option<String>,
     warning: Option<String>,
 }
@@ -259,7 +263,8 @@ fn exchanger(record: &Record, found: &[String], evidence: &Evidence) -> Judged {
         return Judged::wrong(format!("{name} has no address, so bounces do not arrive: publish an A record for it."));
     }
     if exchangers.iter().any(|(name, target)| *target == MxTarget::Unanswered && *name != own) {
-        return Judged { status: RecordStatus::Unanswered, ..Judged::wrong("the address of a mail exchanger") };
+        let why = "the address of a mail exchanger could not be looked up";
+        return Judged { status: RecordStatus::Unanswered, ..Judged::wrong(why) };
     }
     if exchangers.iter().all(|(name, target)| *target == MxTarget::ThisServer || *name == own) {
         return Judged::OK;
