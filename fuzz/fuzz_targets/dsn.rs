@@ -1,11 +1,11 @@
-//! Parses DSNs with any delivery-status part: the fields of the message and the recipients, and the quoted replies,
-//! which are also classified.
+//! Parses DSNs whose delivery-status part has any content: the fields of the message, the fields of each recipient, and
+//! the replies in them. Each reply is also classified.
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the files are included unchanged")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// The modules under test, at the same paths as in Postrider.
+/// Modules of Postrider, under the paths by which they import each other.
 #[path = "../../src/domain"]
 mod domain {
     pub mod bounce;

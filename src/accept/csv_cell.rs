@@ -1,7 +1,7 @@
 //! Prefixes CSV cells that a spreadsheet would run as a formula with an apostrophe, as OWASP recommends against CSV
 //! injection. Reading removes it, so that importing an export yields the same values.
 
-/// First characters with which spreadsheets read a cell as a formula, or split it.
+/// First characters that make a spreadsheet read a cell as a formula, or split it.
 const FORMULA: [char; 6] = ['=', '+', '-', '@', '\t', '\r'];
 
 /// Returns whether the value starts like a formula, leading apostrophes ignored.

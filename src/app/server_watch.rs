@@ -17,8 +17,8 @@ use crate::domain::connection_share::Share;
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of consecutive polls that must allow more connections before more are opened.
 const POLLS_TO_GROW: u32 = 3;
-/// Number of free connections on the server with which the share is not reduced: a rolling restart briefly has one
-/// replica more.
+/// The share is not reduced while the server has at least this many free connections: a rolling restart briefly runs
+/// one more replica.
 const ENOUGH_FREE: u32 = 10;
 /// Interval of the comparison with other replicas.
 const COMPARE_INTERVAL: Duration = Duration::from_mins(1);

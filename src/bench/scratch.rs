@@ -1,5 +1,5 @@
-//! The temporary directory of the bench's Postgres. It is removed even if this process is killed: a shell waits until a
-//! pipe closes that only this process holds open, and until Postgres has ended, and then removes it.
+//! The temporary directory of the bench's Postgres. It is removed even if this process is killed: a shell waits for the
+//! end of a pipe that only this process holds open, then until Postgres has ended, and removes the directory.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

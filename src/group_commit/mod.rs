@@ -138,8 +138,8 @@ struct Signals {
 }
 
 impl Signals {
-    /// Updates outcomes to the newest claims: a worker may have claimed a recipient again that it still has in flight,
-    /// and an outcome with the older claim would change nothing.
+    /// Updates outcomes to the newest claims: a worker may have claimed a recipient again while it still had it in
+    /// flight, and an outcome with the older claim would change nothing.
     fn adopt_claims(&self, outcomes: &mut [Finished]) {
         if let Some(claims) = &self.claims {
             for finished in outcomes {

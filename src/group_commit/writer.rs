@@ -152,8 +152,8 @@ impl Writer {
         Some(group)
     }
 
-    /// Delays outcomes if others were committed a moment ago, until the interval has passed or a message arrives that
-    /// they can be committed with.
+    /// Delays outcomes if others were committed a moment ago, until the interval has passed, or until a message
+    /// arrives, which is committed with them.
     async fn wait_for_more(&self, group: &mut Group) {
         let last = *self.last_outcomes_only.lock();
         let Some(due) = last.map(|last| last + MIN_OUTCOME_INTERVAL).filter(|due| *due > Instant::now()) else {

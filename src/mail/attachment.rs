@@ -109,9 +109,9 @@ impl<'a> File<'a> {
     }
 }
 
-/// Returns whether a file may be declared as the given `message/*` type: ASCII without NUL, in lines that can be sent
-/// unencoded. `message/global` and similar types may be encoded (RFC 6532 §3.7).
-pub fn may_be_declared(content_type: &str, data: &[u8]) -> bool {
+/// Returns whether a file can be sent with this media type. A `message/*` type requires ASCII without NUL, in lines
+/// that can be sent unencoded. `message/global` and similar types may be encoded (RFC 6532 §3.7).
+pub fn is_sendable_as(content_type: &str, data: &[u8]) -> bool {
     let is_message = content_type.get(..8).is_some_and(|kind| kind.eq_ignore_ascii_case("message/"));
     !is_message || is_global(content_type) || as_message(data).is_some()
 }
@@ -289,9 +289,9 @@ mod tests {
         let long = format!("A: {}", "x".repeat(996));
         for data in ["From: \u{e9}@b.test\n\n", &long, "A: a\0b", "hello", "", "A: b\n\n--=_boundary"] {
             assert_eq!(body("message/rfc822", data).0, "base64", "{data:?}");
-            assert_eq!(may_be_declared("Message/RFC822", data.as_bytes()), data.contains("--"), "{data:?}");
+            assert_eq!(is_sendable_as("Message/RFC822", data.as_bytes()), data.contains("--"), "{data:?}");
         }
-        assert!(may_be_declared("message/global-headers", "\u{e9}".as_bytes()) && may_be_declared("a/b", &[0]));
+        assert!(is_sendable_as("message/global-headers", "\u{e9}".as_bytes()) && is_sendable_as("a/b", &[0]));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Renders a draft as a message: its header, and its body as a tree of parts (RFC 2046 §5.1, RFC 2387):
+//! Renders a [`Draft`] as a message: its header, and its body as a tree of parts (RFC 2046 §5.1, RFC 2387):
 //!
 //! ```text
 //! mixed ─┬─ alternative ─┬─ text
@@ -21,7 +21,7 @@ use crate::domain::message::{Attachment, Draft};
 /// Capacity in bytes reserved for the DKIM signatures, which are prepended to the message.
 const SIGNATURE_CAPACITY: usize = 2 << 10;
 
-/// Renders a draft as it is sent after `DATA`, without dot-stuffing.
+/// Renders a message as it is sent after `DATA`, without dot-stuffing.
 ///
 /// Allocates one buffer of the message's size. Custom headers that this module writes itself, `Bcc`, and invalid header
 /// names are left out; the API already refuses a message with such headers.

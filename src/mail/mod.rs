@@ -1,6 +1,6 @@
 //! Renders messages as MIME and parses reports. Uses no sockets, SQL, clock or randomness.
 //!
-//! [`build`] guarantees for any draft:
+//! [`build`] renders a [`Draft`](crate::domain::message::Draft), and guarantees:
 //! - the same draft renders the same bytes, so that every attempt sends the same message;
 //! - every line ends in CRLF, has at most 998 bytes (RFC 5322 §2.1.1) and is 7-bit, except for header lines with an
 //!   address whose local part is not ASCII (RFC 6532; such messages need SMTPUTF8 anyway);
@@ -26,6 +26,6 @@ mod text;
 #[cfg(test)]
 mod tests;
 
-pub use attachment::may_be_declared;
+pub use attachment::is_sendable_as;
 pub use build::build;
 pub use header::message_id;

@@ -105,7 +105,7 @@ impl Guard {
     /// Checks whether this URL may be posted to. A DNS failure does not refuse it, because every post resolves the name
     /// again.
     pub async fn admits(&self, url: &Url) -> Result<(), Denied> {
-        let Some(host) = self.name(url)? else { return Ok(()) };
+        let Some(host) = self.check_url(url)? else { return Ok(()) };
         match timeout(DNS_TIMEOUT, self.for_scheme(url).addresses(&host)).await {
             Ok(Err(Refusal::Denied(denied))) => Err(denied),
             Ok(Ok(_) | Err(Refusal::Dns(_))) | Err(_) => Ok(()),
@@ -113,7 +113,7 @@ impl Guard {
     }
 
     /// Makes the checks that need no DNS. Returns the name to resolve, or `None` for an IP address.
-    pub(super) fn name(&self, url: &Url) -> Result<Option<String>, Denied> {
+    pub(super) fn check_url(&self, url: &Url) -> Result<Option<String>, Denied> {
         if !matches!(url.scheme(), "https" | "http") {
             return Err(Denied::Scheme);
         }

@@ -45,7 +45,7 @@ pub struct Post<'a> {
 pub enum Verdict {
     /// The status is 2xx.
     Success,
-    /// Any other status, or no response.
+    /// The status is neither 2xx nor 410, or there was no response.
     Failed,
     /// The status is 410: the endpoint accepts no more events.
     Gone,
@@ -128,7 +128,7 @@ impl Poster {
     async fn request(&self, post: Post<'_>) -> Result<Response<Incoming>, String> {
         let url = Url::parse(post.url).map_err(|error| format!("the URL is not valid: {error}"))?;
         // The client does not resolve IP addresses in the URL, so it would not call the guard for them.
-        self.guard.name(&url).map_err(|denied| denied.to_string())?;
+        self.guard.check_url(&url).map_err(|denied| denied.to_string())?;
         let timestamp = post.now.timestamp();
         let signed = signature(post.secrets.into_iter(), &post.id, timestamp, post.body.as_bytes());
         let client = if url.scheme() == "http" { &self.plain } else { &self.client };

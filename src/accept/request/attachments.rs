@@ -54,7 +54,7 @@ fn attachment(node: Node<'_, '_>, faults: &mut Faults) -> Option<NewAttachment> 
     let content_type = match given_type {
         Some(given) => check_declared_type(given?, &data, &at, faults)?,
         None => Some(guess_type(&filename))
-            .filter(|kind| mail::may_be_declared(kind, &data))
+            .filter(|kind| mail::is_sendable_as(kind, &data))
             .unwrap_or(UNKNOWN_TYPE)
             .to_owned(),
     };
@@ -79,7 +79,7 @@ fn guess_type(filename: &str) -> &'static str {
 
 /// Checks that the content can be sent with the given media type.
 fn check_declared_type(given: String, data: &[u8], at: &Pointer<'_>, faults: &mut Faults) -> Option<String> {
-    if mail::may_be_declared(&given, data) {
+    if mail::is_sendable_as(&given, data) {
         return Some(given);
     }
     let at = Pointer::Field(at, "content_type");

@@ -1,5 +1,5 @@
-//! Ends another process when this one ends, even if it is killed: a shell waits until a pipe closes that only this
-//! process holds open.
+//! Ends another process when this one ends, even if this one is killed: a shell waits for the end of a pipe that only
+//! this process holds open.
 
 use std::process::Stdio;
 

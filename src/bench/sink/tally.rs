@@ -31,8 +31,8 @@ impl Tally {
         SinkReport::Numbers { count: self.count.get(), numbers: self.numbers.borrow().to_text() }
     }
 
-    /// Returns whether to refuse a recipient. The choice depends only on the number; messages that are announced are
-    /// never refused.
+    /// Returns whether to refuse a recipient. The choice depends only on the number; messages that are reported one by
+    /// one (`--announce`) are never refused.
     pub(super) fn must_refuse(&self, recipient: Recipient) -> bool {
         match (self.args.refuse, recipient) {
             (Some(nth), Recipient::Numbered { number, .. }) => number >= self.args.announce && number % nth == nth - 1,
@@ -40,7 +40,7 @@ impl Tally {
         }
     }
 
-    /// Returns whether to drop the connection instead of replying to this message.
+    /// Counts a message, and returns whether to drop the connection instead of replying to it.
     pub(super) fn must_disconnect(&self) -> bool {
         let messages = self.messages.get() + 1;
         self.messages.set(messages);
@@ -50,12 +50,12 @@ impl Tally {
     /// Counts a message to these recipients. `head` is the beginning of the message.
     pub(super) fn record(&self, head: &[u8], recipients: &[Recipient], first_byte: Duration) {
         let (mut count, mut numbers) = (self.count.get(), self.numbers.borrow_mut());
-        let named = mail::number(head);
+        let header_number = mail::number(head);
         count.signed += u64::from(head.starts_with(b"DKIM-Signature:"));
         for recipient in recipients {
             match *recipient {
                 Recipient::Numbered { number, position }
-                    if named == Some(number) && position < self.args.recipients =>
+                    if header_number == Some(number) && position < self.args.recipients =>
                 {
                     if numbers.add(number * u64::from(self.args.recipients) + u64::from(position)) {
                         count.arrived += 1;
@@ -64,12 +64,12 @@ impl Tally {
                         count.duplicates += 1;
                     }
                 }
-                Recipient::Backlog(_) if named.is_none() => count.backlog += 1,
+                Recipient::Backlog(_) if header_number.is_none() => count.backlog += 1,
                 _ => count.misdelivered += 1,
             }
         }
         self.count.set(count);
-        if let Some(number) = named.filter(|number| *number < self.args.announce) {
+        if let Some(number) = header_number.filter(|number| *number < self.args.announce) {
             // If this fails, the bench stops waiting after its time limit.
             let _ = super::print_report(&SinkReport::Arrived { number, first_byte });
         }

@@ -13,9 +13,9 @@ use crate::db::overview::{self, Overview, Stopped};
 use crate::db::pool::server;
 use crate::db::{Db, DbError, workers};
 
-/// Age of the oldest due message from which on the backlog is reported. Workers that keep up stay below it.
+/// The backlog is reported if its oldest due message is older than this. Workers that keep up stay below it.
 const BACKLOG: TimeDelta = TimeDelta::minutes(5);
-/// Clock skew from which on it is reported.
+/// Clock skew above this is reported.
 const SKEW: TimeDelta = TimeDelta::seconds(2);
 
 pub(super) async fn check(config: &Config, db: &Db, report: &mut Report) {

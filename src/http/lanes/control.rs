@@ -205,8 +205,8 @@ pub struct LaneRetried {
 
 /// Retry a lane now
 ///
-/// Makes recipients due that are deferred or could not be prepared, and probes an unreachable destination. Rates,
-/// connection limits and pauses still apply. Recipients that wait for their `scheduled_at`, are held, or are
+/// Makes deferred recipients and those that could not be prepared due now, and probes an unreachable destination.
+/// Rates, connection limits and pauses still apply. Recipients that wait for their `scheduled_at`, are held, or are
 /// quarantined after a crash do not change.
 #[utoipa::path(
     post, path = "/v1/lanes/{id}/retry", tag = "lanes", operation_id = "retry_lane",

@@ -120,9 +120,10 @@ pub async fn reschedule(
 
 /// Retry a message now
 ///
-/// Makes recipients due that are deferred, held, could not be prepared, or are `uncertain` with `on_uncertain: hold`.
-/// Other recipients do not change. If there is no such recipient and an attempt is in progress, returns 409
-/// `in_flight`. An unreachable destination is probed at once. Paused lanes and streams stay paused.
+/// Makes these recipients due now: deferred ones, held ones, those that could not be prepared, and those that are
+/// `uncertain` with `on_uncertain: hold`. Other recipients do not change. If there is no such recipient and an attempt
+/// is in progress, returns 409 `in_flight`. An unreachable destination is probed at once. Paused lanes and streams stay
+/// paused.
 #[utoipa::path(
     post, path = "/v1/messages/{id}/retry", tag = "messages", operation_id = "retry_message",
     params(("id" = String, Path, description = "The id of the message")),

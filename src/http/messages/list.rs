@@ -64,7 +64,7 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
         Message::from_row(row, message_recipients, &bounces)
     });
     if let (None, Some(horizon)) = (&page.next, horizon) {
-        // Older messages exist that this request did not scan.
+        // There are older messages, which this request did not scan.
         (page.has_more, page.next) = (true, Some(MessageId::first_at(horizon).to_string()));
     }
     Ok(Json(page))

@@ -219,7 +219,7 @@ fn can_see_other_senders(caller: &Caller) -> bool {
     caller.has_scope(Scope::Read) && caller.sender_domains().is_none()
 }
 
-/// Builds the draft as from a stored message, with unsubscribe headers.
+/// Returns the input of the MIME builder, as for a stored message, with unsubscribe headers.
 fn draft(mut message: NewMessage, unsubscribe: Vec<Header>) -> Draft {
     message.content.headers.extend(unsubscribe);
     let named = |kind: RecipientKind| {

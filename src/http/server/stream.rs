@@ -21,12 +21,12 @@ pub(super) struct TimedStream {
     stream: TcpStream,
     activity: Arc<Activity>,
     limits: Limits,
-    /// The idle period for which `reading` is set.
+    /// The idle period that `reading` limits, as [`Activity::idle_since`] identifies it; `None` during a request.
     idle: Option<u64>,
     /// The deadline of a request's head, or of the next request.
     reading: Timer,
     is_in_head: bool,
-    /// The idle period before the first request.
+    /// The idle period before the first request, as [`Activity::idle_since`] identifies it.
     first: Option<u64>,
     /// The deadline for the client to read the next 64 KiB.
     writing: Timer,

@@ -90,8 +90,8 @@ impl ClientLimits {
         }
     }
 
-    /// Returns the time by which the limits count. It is based on the monotonic clock, so changes of the system time do
-    /// not affect the limits.
+    /// Converts an instant to the time that the rate limits use. It is based on the monotonic clock, so changes of the
+    /// system time do not affect the limits.
     fn time(&self, now: Instant) -> DateTime<Utc> {
         DateTime::UNIX_EPOCH + now.saturating_duration_since(self.started)
     }

@@ -9,7 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 const WINDOW: i64 = 10;
 /// Seconds after which an unused lane is removed, once many lanes are tracked.
 const EXPIRY: i64 = 600;
-/// Minimum number of tracked lanes at which unused ones are removed.
+/// With fewer tracked lanes than this, unused ones are not removed.
 const MIN_SWEEP: usize = 4_096;
 /// How long a lane that only this worker cannot reach is left to other workers.
 const AVOIDANCE: TimeDelta = TimeDelta::seconds(60);
@@ -23,7 +23,7 @@ pub(crate) struct LaneStats(Mutex<Lanes>);
 #[derive(Debug, Default)]
 struct Lanes {
     by_id: HashMap<i64, History>,
-    /// Number of tracked lanes at which unused ones are removed next.
+    /// Unused lanes are removed again once this many are tracked.
     sweep_at: usize,
     /// Lanes left to other workers, and until when.
     avoided: HashMap<i64, DateTime<Utc>>,

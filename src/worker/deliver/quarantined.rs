@@ -15,9 +15,9 @@ use crate::domain::id::MessageId;
 use crate::worker::lease::crash_quarantine::Slot;
 use crate::worker::lease::release::{NOT_STORED, RETRY_PAUSE};
 
-/// Delay of messages for which the quarantine has no slot. As many as there are slots are due together, and the next
-/// ones after the same delay again.
-const FULL_DELAY: TimeDelta = TimeDelta::seconds(1);
+/// Delay of recipients for which the quarantine has no slot. They are rescheduled in chunks, one recipient for each
+/// slot of the quarantine, and each chunk is due this long after the previous one.
+const NO_SLOT_DELAY: TimeDelta = TimeDelta::seconds(1);
 
 /// Starts a task for each message that was in flight at a crash, and returns the other recipients.
 pub(crate) fn start(cx: &Arc<DeliverContext>, claimed: Vec<Claimed>) -> Vec<Claimed> {
@@ -29,14 +29,14 @@ pub(crate) fn start(cx: &Arc<DeliverContext>, claimed: Vec<Claimed>) -> Vec<Clai
     let mut refused = BTreeMap::<Option<i64>, Vec<Claimed>>::new();
     for rows in by_message.into_values() {
         let lane = rows.first().and_then(|row| cx.leases.in_flight.lane(row.lane_id));
-        let domain = lane.filter(|lane| lane.is_mx()).map(|lane| lane.id);
-        match cx.quarantine.admit(domain) {
+        let mx_lane = lane.filter(|lane| lane.is_mx()).map(|lane| lane.id);
+        match cx.quarantine.admit(mx_lane) {
             Some(slot) => drop(cx.tasks.spawn(deliver(cx.clone(), rows, slot))),
-            None => refused.entry(domain).or_default().extend(rows),
+            None => refused.entry(mx_lane).or_default().extend(rows),
         }
     }
-    for (domain, rows) in refused {
-        let slots = cx.quarantine.capacity(domain.is_some());
+    for (mx_lane, rows) in refused {
+        let slots = cx.quarantine.capacity(mx_lane.is_some());
         cx.tasks.spawn(delay(cx.clone(), rows, slots));
     }
     rest
@@ -45,13 +45,13 @@ pub(crate) fn start(cx: &Arc<DeliverContext>, claimed: Vec<Claimed>) -> Vec<Clai
 async fn delay(cx: Arc<DeliverContext>, rows: Vec<Claimed>, slots: usize) {
     let mut until = cx.clock.now();
     for chunk in rows.chunks(slots) {
-        until += FULL_DELAY;
+        until += NO_SLOT_DELAY;
         let to = Rescheduled { until: Some(until), problem: None };
         cx.leases.reschedule(chunk.to_vec(), to).await;
     }
 }
 
-/// Waits until the quarantine permits one message, and delivers it. Returns once its outcome is recorded.
+/// Waits until the quarantine permits this message, and delivers it. Returns once its outcome is recorded.
 async fn deliver(cx: Arc<DeliverContext>, mut claimed: Vec<Claimed>, slot: Slot) {
     let crashes = claimed.iter().map(|row| row.crashes).max().unwrap_or(0);
     let permit = cx.closing.run_until_cancelled(cx.quarantine.permit(&slot, crashes)).await;
@@ -66,7 +66,7 @@ async fn deliver(cx: Arc<DeliverContext>, mut claimed: Vec<Claimed>, slot: Slot)
             tracing::warn!(
                 event = "quarantine_mark_failed",
                 %error,
-                "failed to record that a quarantined message is tried; releasing it"
+                "failed to record that a quarantined message is being tried; releasing it"
             );
             tokio::time::sleep(RETRY_PAUSE).await;
             return cx.leases.release(claimed).await;
@@ -87,7 +87,7 @@ async fn deliver(cx: Arc<DeliverContext>, mut claimed: Vec<Claimed>, slot: Slot)
         }
         cx.leases.hold(orphans, NOT_STORED).await;
     }
-    // Until its outcome is recorded the message is marked as being tried, and a crash that the next one causes would
-    // count against it.
+    // The permit is kept until the outcome is recorded: until then the message is marked as being tried, so a crash
+    // caused by the next quarantined message would count against this one too.
     cx.leases.in_flight.wait_until_released(&all).await;
 }

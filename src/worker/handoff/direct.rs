@@ -1,9 +1,9 @@
 //! Sends new messages of this process without a claim: the transaction that commits them also leases them to this
 //! worker, and they are in memory already.
 //!
-//! This happens only while no older recipient waits that could be sent: older recipients are sent first, and capacity
-//! is allocated among all recipients that wait ([`crate::worker::claim::allocation`]). So the first messages after an
-//! idle time are claimed, and so are all messages while capacity is short.
+//! This happens only while there is no older recipient to send: older recipients are sent first, and capacity is
+//! allocated among all that wait ([`crate::worker::claim::allocation`]). Therefore the first messages after an idle
+//! time are claimed, and so are all messages while capacity is short.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -81,8 +81,8 @@ impl DirectConsumer for DirectHandoff {
             }
         }
         if !refused.is_empty() {
-            // A recipient that was claimed during the commit was in flight already, so that the claim started no task
-            // for it.
+            // A recipient that was claimed during the commit has no task: the claim started none, because the
+            // recipient was in flight already. It goes back to the queue.
             let claimed = leases.in_flight.release(refused.iter());
             if !claimed.is_empty() {
                 let leases = leases.clone();
@@ -115,9 +115,9 @@ async fn start(cx: Arc<DeliverContext>, mut messages: Vec<LoadedMessage>) {
     dispatch::start(&cx, Loaded { messages, orphans: Vec::new() }).await;
 }
 
-/// Queries the result of a commit without a response, until it can no longer be committed, and releases the recipients
-/// that it leased to this worker, because no other worker may claim them. Until then they stay in flight, so that they
-/// do not count as lost.
+/// Resolves a commit whose response was lost: releases the recipients that the commit leased to this worker, because no
+/// other worker may claim them. Queries the database until the transaction can no longer be committed. The recipients
+/// stay in flight meanwhile, so that they do not count as lost.
 async fn resolve(cx: Arc<DeliverContext>, mut rows: Vec<Claimed>) {
     let started = Instant::now();
     while !rows.is_empty() {
@@ -142,7 +142,7 @@ async fn resolve(cx: Arc<DeliverContext>, mut rows: Vec<Claimed>) {
     }
 }
 
-/// Returns how many recipients of each of these lanes may be in flight in addition now.
+/// Returns how many more recipients of each of these lanes may be in flight now.
 fn quotas(cx: &ClaimContext, lanes: &[Arc<ReadyLane>], now: DateTime<Utc>) -> HashMap<i64, usize> {
     let in_flight = cx.leases.in_flight.by_lane();
     let recent = cx.recent(lanes, &in_flight, now);

@@ -19,17 +19,17 @@ const MAX_ENTRIES: usize = 8_192;
 /// may have been removed: after that time its next message is handed off again.
 const CACHE_TTL: Duration = Duration::from_secs(10);
 
-/// The results of claims by which messages are handed off.
+/// Decides which messages may be handed off, from what the latest claims found.
 #[derive(Debug, Default)]
 pub(crate) struct HandoffGate {
-    /// Whether the last claim took everything that is due.
+    /// Whether the last claim took every due recipient.
     is_open: AtomicBool,
     lanes: Mutex<Lanes>,
 }
 
 #[derive(Debug, Default)]
 struct Lanes {
-    /// The priorities of streams without limits as of their latest claim, by tenant and name.
+    /// The priority of each stream that had no limits when a claim last read it, by tenant and name.
     streams: HashMap<Uuid, HashMap<String, (Instant, Priority)>>,
     /// Lanes whose messages are not handed off, with the time at which they were closed.
     closed: HashMap<i64, Instant>,
@@ -57,8 +57,8 @@ impl HandoffGate {
         insert_bounded(&mut self.lanes().closed, lane, Instant::now());
     }
 
-    /// Opens the gate if a claim that starts now would find nothing older than messages accepted now, and closes it
-    /// otherwise.
+    /// Opens or closes the gate. It must be open only while a claim would find no recipients older than the messages
+    /// that are accepted now.
     pub(crate) fn set_open(&self, is_open: bool) {
         self.is_open.store(is_open, Ordering::Relaxed);
     }
@@ -68,8 +68,8 @@ impl HandoffGate {
         self.is_open.load(Ordering::Relaxed)
     }
 
-    /// Returns the lanes whose messages may be handed off, as far as this process knows. The transaction checks whether
-    /// they are open, without limits and empty.
+    /// Returns the lanes whose messages may be handed off, as far as this process knows. The transaction that commits
+    /// the messages checks whether these lanes are in fact open, without limits and empty.
     pub(crate) fn open_lanes<'a>(&self, lanes: impl Iterator<Item = &'a NamedLane>) -> HashMap<i64, Arc<ReadyLane>> {
         let mut open = HashMap::new();
         {

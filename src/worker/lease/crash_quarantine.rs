@@ -13,10 +13,10 @@ use crate::limiter::{KeyedPermit, KeyedSemaphore};
 
 /// Maximum number of quarantined messages that are tried at a time.
 const CONCURRENCY: u32 = 8;
-/// The part of them that may go to the servers of one domain: if these are unreachable, each attempt takes its full
-/// timeout.
+/// Maximum number of these messages that go to the servers of one domain: if the servers are unreachable, each attempt
+/// takes its full timeout.
 const DOMAIN_CONCURRENCY: usize = 2;
-/// Messages of one domain in quarantine, for each one that is being tried.
+/// Maximum number of messages of one domain in quarantine, for each that may be tried at a time.
 const SLOTS_PER_PERMIT: usize = 4;
 
 /// Maximum number of messages of one domain in quarantine.
@@ -36,7 +36,8 @@ pub(crate) struct CrashQuarantine {
 /// A message's slot in quarantine, until dropped.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    domain: Option<i64>,
+    /// The lane, if the message goes directly to the servers of a domain.
+    mx_lane: Option<i64>,
     _permit: KeyedPermit<i64>,
 }
 
@@ -51,24 +52,24 @@ impl CrashQuarantine {
         }
     }
 
-    /// Returns a slot for a message, if there is one. `domain` is the lane of a message that goes directly to the
+    /// Returns a slot for a message, if there is one. `mx_lane` is the lane of a message that goes directly to the
     /// servers of a domain.
-    pub(crate) fn admit(&self, domain: Option<i64>) -> Option<Slot> {
-        let permit = self.slots.try_acquire(domain).ok()?;
-        Some(Slot { domain, _permit: permit })
+    pub(crate) fn admit(&self, mx_lane: Option<i64>) -> Option<Slot> {
+        let permit = self.slots.try_acquire(mx_lane).ok()?;
+        Some(Slot { mx_lane, _permit: permit })
     }
 
     /// Returns how many messages, of one domain or of all, can be in quarantine.
-    pub(crate) fn capacity(&self, is_domain: bool) -> usize {
-        if is_domain { DOMAIN_CAPACITY.min(self.capacity) } else { self.capacity }
+    pub(crate) fn capacity(&self, of_one_domain: bool) -> usize {
+        if of_one_domain { DOMAIN_CAPACITY.min(self.capacity) } else { self.capacity }
     }
 
-    /// Waits until a message may be tried that was in flight at this many crashes; it may be tried until the permit is
-    /// dropped. The semaphore is never closed.
+    /// Waits until a message that was in flight at this many crashes may be tried, and returns the permit to hold
+    /// during the attempt. The semaphore is never closed.
     pub(crate) async fn permit(&self, slot: &Slot, crashes: i16) -> Result<KeyedPermit<i64>, AcquireError> {
         // The message is tried alone if one more crash would hold it.
         let permits = if crashes + 1 >= CRASHES_TO_HOLD { CONCURRENCY } else { 1 };
-        self.permits.acquire(slot.domain, permits).await
+        self.permits.acquire(slot.mx_lane, permits).await
     }
 }
 

@@ -1,8 +1,8 @@
 //! The recipients that this worker has in flight, in total and by lane.
 //!
-//! Each recipient belongs to one task at a time. When the worker claims a recipient again that one of its tasks still
-//! has, because the first lease was lost, no second task starts: the newer claim replaces the older one, and the task
-//! continues under it ([`InFlight::adopt_claim`]).
+//! Each recipient belongs to one task at a time. If a lease was lost, the worker may claim the recipient again while a
+//! task still has it. No second task starts then: the newer claim replaces the older one, and the task continues under
+//! it ([`InFlight::adopt_claim`]).
 
 use std::collections::HashMap;
 use std::pin::pin;

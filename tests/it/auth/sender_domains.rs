@@ -71,7 +71,7 @@ async fn message_of_another_domain_is_not_found() {
 }
 
 #[tokio::test]
-async fn replies_and_notes_about_other_domains_are_hidden() {
+async fn notes_on_shared_resources_are_hidden() {
     let app = TestApp::start().await;
     let shop = limited(&app).await;
     let note = json!([{"address": "ann@example.test", "note": "private note"}]);

@@ -27,7 +27,8 @@ fn with<const N: usize>(relays: &[String; N], settings: Settings) -> Sender {
     sender(Settings { routes: [("news".to_owned(), relays)].into(), ..settings })
 }
 
-/// Returns a sender with one connection per relay, which waits at most this long for it if another relay is left.
+/// Returns a sender with one connection per relay. A message waits at most `slot_or_next` for the connection before it
+/// goes to the next relay, if there is one.
 fn with_one_connection<const N: usize>(relays: &[String; N], slot_or_next: Duration) -> Sender {
     let timeouts = Timeouts { slot_or_next, ..Timeouts::default() };
     with(relays, Settings { connections: 1, timeouts, ..Settings::default() })

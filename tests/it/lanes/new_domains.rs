@@ -160,7 +160,7 @@ async fn first_message_to_a_domain_is_handed_off() {
     let dns = dns().await;
     let app = TestApp::builder().direct(&dns).with_all_roles().start().await;
     let mut connection = app.database.connect().await;
-    // This message is claimed, by which the process learns the priority of the stream.
+    // This message is claimed, and the claim tells the process the priority of the stream.
     let first = app.send(json!({"to": "ann@seen.test"})).await;
     has_states(&app, &first, &["delivered"]).await;
     wait_until_idle(&mut connection).await;

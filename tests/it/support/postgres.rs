@@ -23,7 +23,7 @@ const SWEEPER: &str = r#"read -r _; while [ -e "$1/data/postmaster.pid" ]; do sl
 struct Cluster {
     postgres: Postgres,
     databases: AtomicUsize,
-    /// Keeps the pipe open whose end the sweeper waits for.
+    /// Holds the pipe open. The sweeper waits for its end.
     _sweeper: Child,
 }
 

@@ -131,7 +131,8 @@ impl ReplyReader {
         self.finish()
     }
 
-    /// Adds one line without its LF, of which `length` bytes were read just now; returns whether it was the last.
+    /// Adds one line without its LF. `length` is the number of its bytes that were not counted yet. Returns whether it
+    /// was the last line.
     fn line(&mut self, line: &[u8], length: usize) -> Result<bool, ReplyError> {
         let (code, last, text) = split(line.strip_suffix(b"\r").unwrap_or(line))?;
         self.count(length)?;
