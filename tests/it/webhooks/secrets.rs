@@ -72,7 +72,7 @@ async fn unreadable_secret_stops_posts() {
     let (app, receiver) = (start(Some("a secret of the tests, and of nobody else")).await, Receiver::start().await);
     let made = app.post("/v1/webhooks", &json!({"url": receiver.url("/a")})).await.body;
     let mut config = app.config.clone();
-    config.secret_key = Some("another secret key of the tests".to_owned().into());
+    config.secret_key = Some("another secret key of the tests, not the one that encrypted it".to_owned().into());
     let worker_with_other_key = app.worker_with(&config).await;
     app.send(json!({})).await;
     worker_with_other_key.notify().await.unwrap();
