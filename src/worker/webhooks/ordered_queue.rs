@@ -13,18 +13,18 @@ use super::post::{Post, Subject};
 /// The queue of one endpoint.
 #[derive(Debug, Default)]
 pub(super) struct OrderedQueue {
-    /// All events up to this number have been read.
+    /// All events up to this `seq` have been read.
     read: i64,
     waiting: VecDeque<Post>,
     in_flight: HashMap<u64, InFlightPost>,
-    /// The number of posts that were started, and the number of the last one.
+    /// The number of posts started so far; each post's number is the value after its start.
     started: u64,
 }
 
 /// A post in flight.
 #[derive(Debug)]
 pub(super) struct InFlightPost {
-    /// The numbers (`seq`) of its events.
+    /// The `seq` of each of its events.
     pub seqs: Vec<i64>,
     /// The number of attempts before this one.
     pub attempts: i16,
@@ -37,7 +37,7 @@ impl OrderedQueue {
         Self { read: cursor, ..Self::default() }
     }
 
-    /// Returns the number up to which events have been read.
+    /// Returns the `seq` up to which events have been read.
     pub fn read(&self) -> i64 {
         self.read
     }
@@ -47,7 +47,7 @@ impl OrderedQueue {
         self.waiting.len()
     }
 
-    /// Returns the numbers of the first events of the retries that wait or are in flight.
+    /// Returns the `seq` of the first event of each retry that waits or is in flight.
     pub fn retries(&self) -> Vec<i64> {
         let waiting = self.waiting.iter().filter(|post| post.attempts > 0).map(Post::seq);
         let in_flight = self.in_flight.values().filter(|post| post.attempts > 0).map(InFlightPost::seq);
@@ -60,7 +60,7 @@ impl OrderedQueue {
         self.read = read;
     }
 
-    /// Inserts a post that failed before, by the number of its first event.
+    /// Inserts a post that failed before, by the `seq` of its first event.
     pub fn insert(&mut self, post: Post) {
         let position = self.waiting.partition_point(|other| other.seq() < post.seq());
         self.waiting.insert(position, post);
@@ -118,7 +118,7 @@ impl OrderedQueue {
         self.in_flight.remove(&number)
     }
 
-    /// Returns the event number up to which every event has had its first attempt.
+    /// Returns the `seq` up to which every event has had its first attempt.
     pub fn cursor(&self) -> i64 {
         let waiting = self.waiting.iter().filter(|post| post.attempts == 0).map(Post::seq);
         let in_flight = self.in_flight.values().filter(|post| post.attempts == 0).map(InFlightPost::seq);
@@ -127,7 +127,7 @@ impl OrderedQueue {
 }
 
 impl InFlightPost {
-    /// Returns the number of its first event.
+    /// Returns the `seq` of its first event.
     pub fn seq(&self) -> i64 {
         self.seqs.first().copied().unwrap_or(0)
     }
@@ -146,7 +146,7 @@ struct Busy {
 impl Busy {
     fn blocks(&self, post: &Post) -> bool {
         post.items.iter().any(|item| match item.subject {
-            Subject::Nothing => false,
+            Subject::NoMessage => false,
             Subject::Message(message) => self.any.contains(&message),
             Subject::Recipient(message, recipient) => {
                 self.whole.contains(&message) || self.recipients.contains(&(message, recipient))
@@ -157,7 +157,7 @@ impl Busy {
     fn add<'a>(&mut self, subjects: impl Iterator<Item = &'a Subject>) {
         for subject in subjects {
             match *subject {
-                Subject::Nothing => {}
+                Subject::NoMessage => {}
                 Subject::Message(message) => {
                     self.any.insert(message);
                     self.whole.insert(message);
@@ -242,7 +242,7 @@ mod tests {
     proptest! {
         #[test]
         fn each_event_is_taken_once_in_order_of_its_recipient(
-            subjects in prop::collection::vec(prop::sample::select(vec![A, A1, A2, B1, Subject::Nothing]), 1..60),
+            subjects in prop::collection::vec(prop::sample::select(vec![A, A1, A2, B1, Subject::NoMessage]), 1..60),
             most in 1_usize..5, batch in 1_usize..4, ends in prop::collection::vec(any::<prop::sample::Index>(), 200)
         ) {
             let mut queue = queue(&subjects);

@@ -14,8 +14,8 @@ const BATCH: (&str, &str) = (r#"{"type":"webhook.batch","events":["#, "]}");
 /// The subject of an event. Events about the same subject are posted one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Subject {
-    /// No message.
-    Nothing,
+    /// The event is not about a message.
+    NoMessage,
     /// A message as a whole, with all of its recipients.
     Message(Uuid),
     /// A recipient of a message.
@@ -33,7 +33,7 @@ pub(super) struct Item {
 impl From<EventRow> for Item {
     fn from(row: EventRow) -> Self {
         let subject = match (row.message_id, row.recipient_id) {
-            (None, _) => Subject::Nothing,
+            (None, _) => Subject::NoMessage,
             (Some(message), None) => Subject::Message(message),
             (Some(message), Some(recipient)) => Subject::Recipient(message, recipient),
         };
@@ -42,32 +42,33 @@ impl From<EventRow> for Item {
     }
 }
 
-/// One delivery, with at least one event.
+/// A delivery: one event or a batch, sent in one POST request per attempt.
 #[derive(Debug)]
 pub(super) struct Post {
-    /// In the order of their numbers.
+    /// In the order of their `seq`.
     pub items: Vec<Item>,
     /// The number of attempts so far.
     pub attempts: i16,
 }
 
 impl Post {
-    /// Creates a delivery of an event that was not attempted yet.
+    /// Creates a delivery of one event, without an attempt so far.
     pub fn new(item: Item) -> Self {
         Self { items: vec![item], attempts: 0 }
     }
 
-    /// Returns the number of its first event.
+    /// Returns the `seq` of its first event.
     pub fn seq(&self) -> i64 {
         self.items.first().map_or(0, |item| item.seq)
     }
 
-    /// Returns the numbers of all its events.
+    /// Returns the `seq` of each of its events.
     pub fn seqs(&self) -> Vec<i64> {
         self.items.iter().map(|item| item.seq).collect()
     }
 
-    /// Appends the events of another delivery, if all fit into one delivery of at most `max_events` events.
+    /// Appends the events of another delivery. Returns that delivery if either was attempted before, or if the events
+    /// do not fit into one body or are more than `max_events`.
     pub fn join(&mut self, other: Self, max_events: usize) -> Result<(), Self> {
         let size = |post: &Self| post.items.iter().map(|item| item.json.len() + 1).sum::<usize>();
         let is_first_attempt = self.attempts == 0 && other.attempts == 0;
@@ -110,12 +111,12 @@ mod tests {
 
     #[test]
     fn batch_is_json_and_has_its_own_id() {
-        let mut post = Post::about(7, Subject::Nothing, 1);
+        let mut post = Post::about(7, Subject::NoMessage, 1);
         let endpoint = EndpointId(Uuid::nil());
         let single = post.webhook_id(endpoint);
         assert_eq!((single.as_str(), post.body(false).as_str()), ("evt_00000000000000000000000000000000_7", "1"));
         assert_eq!(post.body(true), r#"{"type":"webhook.batch","events":[1]}"#);
-        post.join(Post::about(9, Subject::Nothing, 2), 100).unwrap();
+        post.join(Post::about(9, Subject::NoMessage, 2), 100).unwrap();
         assert_eq!(post.webhook_id(endpoint), single + "_2");
         assert_eq!(post.body(true), r#"{"type":"webhook.batch","events":[1,11]}"#);
         assert_eq!(post.seqs(), [7, 9]);
@@ -123,14 +124,14 @@ mod tests {
 
     #[test]
     fn batch_has_no_more_events_and_bytes_than_allowed() {
-        let mut post = Post::about(1, Subject::Nothing, 10);
-        post.join(Post::about(2, Subject::Nothing, 10), 2).unwrap();
-        assert!(post.join(Post::about(3, Subject::Nothing, 10), 2).is_err());
-        let mut post = Post::about(1, Subject::Nothing, 10_000);
-        assert!(post.join(Post::about(2, Subject::Nothing, 10_000), 100).is_err());
-        post.join(Post::about(2, Subject::Nothing, 9_900), 100).unwrap();
+        let mut post = Post::about(1, Subject::NoMessage, 10);
+        post.join(Post::about(2, Subject::NoMessage, 10), 2).unwrap();
+        assert!(post.join(Post::about(3, Subject::NoMessage, 10), 2).is_err());
+        let mut post = Post::about(1, Subject::NoMessage, 10_000);
+        assert!(post.join(Post::about(2, Subject::NoMessage, 10_000), 100).is_err());
+        post.join(Post::about(2, Subject::NoMessage, 9_900), 100).unwrap();
         assert!(post.body(true).len() <= MAX_BODY_BYTES);
-        let mut retry = Post { attempts: 1, ..Post::about(1, Subject::Nothing, 1) };
-        assert!(retry.join(Post::about(2, Subject::Nothing, 1), 100).is_err(), "a retry repeats the same events");
+        let mut retry = Post { attempts: 1, ..Post::about(1, Subject::NoMessage, 1) };
+        assert!(retry.join(Post::about(2, Subject::NoMessage, 1), 100).is_err(), "a retry repeats the same events");
     }
 }

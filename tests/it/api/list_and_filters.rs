@@ -193,7 +193,7 @@ async fn message_returns_the_submitted_fields() {
 }
 
 #[tokio::test]
-async fn search_for_rare_status_scans_bounded_pages() {
+async fn each_page_examines_a_bounded_number_of_messages() {
     let app = TestApp::start().await;
     app.send(json!({"subject": "old"})).await;
     app.run_until_idle().await;

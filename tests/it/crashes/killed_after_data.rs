@@ -161,7 +161,7 @@ async fn message_without_an_attempt_is_retried_after_a_pause() {
     .await;
     let (message, started) = (app.send(json!({"on_uncertain": "hold"})).await, Instant::now());
     let working = app.start_working();
-    app.smtp.read("DATA", 3).await;
+    app.smtp.wait_for_lines("DATA", 3).await;
     assert!(started.elapsed() >= Duration::from_secs(2), "{:?}", started.elapsed());
     app.sql("DROP TRIGGER refuse ON queue").await;
     working.await.unwrap().unwrap();

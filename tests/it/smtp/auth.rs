@@ -136,10 +136,10 @@ async fn a_refused_session_ends_with_quit() {
     let sender = sender(with_login(&smtp, "tls=none"));
     smtp.auth().replies(["535 5.7.8 no"]);
     send_one(&sender).await;
-    smtp.read("QUIT", 1).await;
+    smtp.wait_for_lines("QUIT", 1).await;
     smtp.greeting().replies(["554 5.7.1 not you"]);
     send_one(&sender).await;
-    smtp.read("QUIT", 2).await;
+    smtp.wait_for_lines("QUIT", 2).await;
     smtp.all_connections_closed().await;
 }
 

@@ -90,7 +90,7 @@ async fn a_lower_limit_closes_excess_idle_connections() {
     .unwrap();
     assert_eq!(sender.open_connections(1), 2);
     send(&sender, &route, &lane(1)).await.unwrap();
-    smtp.read("QUIT", 1).await;
+    smtp.wait_for_lines("QUIT", 1).await;
     assert_eq!(smtp.connections(), 2);
 }
 

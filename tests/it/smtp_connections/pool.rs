@@ -46,7 +46,7 @@ async fn an_idle_session_is_ended_with_quit() {
     let smtp = SmtpServer::start().await;
     let sender = sender(Settings { relay_idle: Duration::from_millis(1), ..relay(&smtp) });
     send_one(&sender).await;
-    smtp.read("QUIT", 1).await;
+    smtp.wait_for_lines("QUIT", 1).await;
     smtp.all_connections_closed().await;
 }
 

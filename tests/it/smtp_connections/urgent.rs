@@ -27,7 +27,7 @@ async fn urgent_message_is_sent_while_all_connections_are_stalled() {
             tokio::spawn(async move { send(&sender, false).await })
         })
         .collect();
-    smtp.read("MAIL", 7).await;
+    smtp.wait_for_lines("MAIL", 7).await;
 
     let NotAttempted(why) = send(&sender, false).await.expect_err("no connection is free for an eighth message");
     assert!(why.text.contains("stayed in use"), "{why:?}");

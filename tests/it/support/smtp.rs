@@ -46,14 +46,14 @@ pub struct Line {
     pub more_behind: bool,
 }
 
-/// The state that the connections share with the test.
+/// What the connections share with the test.
 struct Shared {
-    log: Mutex<Log>,
+    state: Mutex<State>,
     changed: watch::Sender<()>,
 }
 
 #[derive(Default)]
-struct Log {
+struct State {
     scripts: Scripts,
     extensions: Vec<String>,
     acceptor: Option<TlsAcceptor>,
@@ -66,12 +66,12 @@ struct Log {
 }
 
 impl Shared {
-    fn log(&self) -> MutexGuard<'_, Log> {
-        self.log.lock().unwrap()
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
     }
 
-    fn note(&self, change: impl FnOnce(&mut Log)) {
-        change(&mut self.log());
+    fn update(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state());
         self.changed.send_replace(());
     }
 }
@@ -93,8 +93,8 @@ impl SmtpServer {
         let listener = TcpListener::bind(address).await.expect("an address to listen at");
         let address = listener.local_addr().unwrap();
         let extensions = ["PIPELINING", "SIZE 52428800", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"];
-        let log = Log { extensions: extensions.map(str::to_owned).to_vec(), ..Log::default() };
-        let shared = Arc::new(Shared { log: Mutex::new(log), changed: watch::Sender::new(()) });
+        let state = State { extensions: extensions.map(str::to_owned).to_vec(), ..State::default() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: watch::Sender::new(()) });
         let task = tokio::spawn(accept(listener, shared.clone()));
         Self { address, shared, task }
     }
@@ -105,21 +105,21 @@ impl SmtpServer {
 
     /// Replaces the extensions in the reply to EHLO.
     pub fn offers<const N: usize>(&self, extensions: [&str; N]) {
-        self.shared.log().extensions = extensions.map(str::to_owned).to_vec();
+        self.shared.state().extensions = extensions.map(str::to_owned).to_vec();
     }
 
     /// Offers STARTTLS with this certificate.
     pub fn starttls_with(&self, certificate: &Certificate) {
-        let mut log = self.shared.log();
-        log.acceptor = Some(certificate.acceptor());
-        log.extensions.push("STARTTLS".into());
+        let mut state = self.shared.state();
+        state.acceptor = Some(certificate.acceptor());
+        state.extensions.push("STARTTLS".into());
     }
 
     /// Uses TLS from the first byte.
     pub fn implicit_tls_with(&self, certificate: &Certificate) {
-        let mut log = self.shared.log();
-        log.acceptor = Some(certificate.acceptor());
-        log.implicit_tls = true;
+        let mut state = self.shared.state();
+        state.acceptor = Some(certificate.acceptor());
+        state.implicit_tls = true;
     }
 
     pub fn greeting(&self) -> Script<'_> {
@@ -180,53 +180,54 @@ impl SmtpServer {
 
     /// Returns every message so far.
     pub fn messages(&self) -> Vec<ReceivedMessage> {
-        self.shared.log().messages.clone()
+        self.shared.state().messages.clone()
     }
 
     /// Waits until there are `count` messages, and returns them all.
     pub async fn received(&self, count: usize) -> Vec<ReceivedMessage> {
-        self.until("messages", |log| log.messages.len() >= count).await;
+        self.until("messages", |state| state.messages.len() >= count).await;
         self.messages()
     }
 
     /// Returns every line so far.
     pub fn lines(&self) -> Vec<Line> {
-        self.shared.log().lines.clone()
+        self.shared.state().lines.clone()
     }
 
     /// Returns the number of lines with this prefix.
-    pub fn count(&self, start: &str) -> usize {
-        self.lines().iter().filter(|line| line.text.starts_with(start)).count()
+    pub fn count(&self, prefix: &str) -> usize {
+        self.lines().iter().filter(|line| line.text.starts_with(prefix)).count()
     }
 
     /// Waits until `count` lines with this prefix were read.
-    pub async fn read(&self, start: &str, count: usize) {
-        self.until(start, |log| log.lines.iter().filter(|line| line.text.starts_with(start)).count() >= count).await;
+    pub async fn wait_for_lines(&self, prefix: &str, count: usize) {
+        self.until(prefix, |state| state.lines.iter().filter(|line| line.text.starts_with(prefix)).count() >= count)
+            .await;
     }
 
     /// Returns the number of connections accepted so far.
     pub fn connections(&self) -> usize {
-        self.shared.log().connections
+        self.shared.state().connections
     }
 
     /// Returns the number of open connections.
     pub fn open_connections(&self) -> usize {
-        self.shared.log().open
+        self.shared.state().open
     }
 
     /// Returns the largest number of connections that were open at the same time.
     pub fn max_open(&self) -> usize {
-        self.shared.log().max_open
+        self.shared.state().max_open
     }
 
     /// Waits until no connection is open.
     pub async fn all_connections_closed(&self) {
-        self.until("no open connection", |log| log.connections > 0 && log.open == 0).await;
+        self.until("no open connection", |state| state.connections > 0 && state.open == 0).await;
     }
 
-    async fn until(&self, what: &str, reached: impl Fn(&Log) -> bool) {
+    async fn until(&self, what: &str, reached: impl Fn(&State) -> bool) {
         let mut changes = self.shared.changed.subscribe();
-        let waiting = changes.wait_for(|()| reached(&self.shared.log()));
+        let waiting = changes.wait_for(|()| reached(&self.shared.state()));
         let reached = tokio::time::timeout(Duration::from_secs(20), waiting).await;
         assert!(reached.is_ok(), "still waiting for {what}; so far: {:#?}", self.lines());
     }
@@ -256,15 +257,15 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     // Dropped with this task, and every connection with it.
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        shared.note(|log| {
-            log.connections += 1;
-            log.open += 1;
-            log.max_open = log.max_open.max(log.open);
+        shared.update(|state| {
+            state.connections += 1;
+            state.open += 1;
+            state.max_open = state.max_open.max(state.open);
         });
-        let (number, shared) = (shared.log().connections, shared.clone());
+        let (number, shared) = (shared.state().connections, shared.clone());
         connections.spawn(async move {
             connection::serve(stream, number, &shared).await;
-            shared.note(|log| log.open -= 1);
+            shared.update(|state| state.open -= 1);
         });
     }
 }

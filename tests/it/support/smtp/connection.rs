@@ -22,8 +22,8 @@ fn hang_up<T>() -> io::Result<T> {
 pub(super) async fn serve(stream: TcpStream, number: usize, shared: &Shared) {
     let _ = stream.set_nodelay(true);
     let (acceptor, implicit) = {
-        let log = shared.log();
-        (log.acceptor.clone(), log.implicit_tls)
+        let state = shared.state();
+        (state.acceptor.clone(), state.implicit_tls)
     };
     let stream: Box<dyn Stream> = match acceptor.filter(|_| implicit) {
         None => Box::new(stream),
@@ -85,7 +85,7 @@ impl Connection<'_> {
     fn note(&self, text: &str) {
         let more_behind = !self.stream.buffer().is_empty();
         let line = Line { connection: self.number, text: text.to_owned(), more_behind };
-        self.shared.note(|log| log.lines.push(line));
+        self.shared.update(|state| state.lines.push(line));
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Flow {
@@ -95,7 +95,7 @@ impl Connection<'_> {
 
     /// Sends the scripted reply, or else the usual one. Returns the first digit of the reply.
     async fn reply(&mut self, stage: Stage, usual: &str) -> io::Result<u8> {
-        let action = self.shared.log().scripts.get_mut(&stage).and_then(std::collections::VecDeque::pop_front);
+        let action = self.shared.state().scripts.get_mut(&stage).and_then(std::collections::VecDeque::pop_front);
         let bytes = match action {
             None => format!("{usual}\r\n").into_bytes(),
             Some(Action::Reply(reply)) => format!("{reply}\r\n").into_bytes(),
@@ -153,7 +153,7 @@ impl Connection<'_> {
     }
 
     async fn ehlo(&mut self) -> Flow {
-        let mut extensions = self.shared.log().extensions.clone();
+        let mut extensions = self.shared.state().extensions.clone();
         extensions.retain(|extension| !(self.tls && extension == "STARTTLS"));
         let mut usual = String::new();
         for (index, line) in std::iter::once("mx.test").chain(extensions.iter().map(String::as_str)).enumerate() {
@@ -169,7 +169,7 @@ impl Connection<'_> {
         if self.reply(Stage::Starttls, "220 2.0.0 go ahead").await? != b'2' {
             return Ok(());
         }
-        let Some(acceptor) = self.shared.log().acceptor.clone() else { return hang_up() };
+        let Some(acceptor) = self.shared.state().acceptor.clone() else { return hang_up() };
         let plain = std::mem::replace(&mut self.stream, BufReader::new(Box::new(tokio::io::empty())));
         let stream: Box<dyn Stream> = Box::new(acceptor.accept(plain.into_inner()).await?);
         self.stream = BufReader::with_capacity(1 << 16, stream);
@@ -226,7 +226,7 @@ impl Connection<'_> {
         self.note(".");
         let is_accepted = self.reply(Stage::FinalDot, "250 2.0.0 queued").await? == b'2';
         if let Some(mail) = self.mail.take().filter(|mail| is_accepted && !mail.to.is_empty()) {
-            self.shared.note(|log| log.messages.push(ReceivedMessage { raw, ..mail }));
+            self.shared.update(|state| state.messages.push(ReceivedMessage { raw, ..mail }));
         }
         Ok(())
     }

@@ -74,7 +74,7 @@ impl Script<'_> {
 
     /// Adds these actions, one for each occurrence of the stage.
     pub fn does<const N: usize>(self, actions: [Action; N]) {
-        self.shared.log().scripts.entry(self.stage).or_default().extend(actions);
+        self.shared.state().scripts.entry(self.stage).or_default().extend(actions);
     }
 
     /// Adds an action that sends no reply until the gate is opened.
