@@ -6,7 +6,7 @@
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-/// A module that the included file needs, at the same path as in Postrider.
+/// The included file imports `crate::domain`, which this makes available.
 use postrider::domain;
 
 /// The reply reader is private to `smtp`, so its file is included.

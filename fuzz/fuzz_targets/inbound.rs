@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 
-/// Modules of Postrider, under the paths by which they import each other.
+/// Modules of Postrider, at the same paths as in its crate, because they import each other by these paths.
 #[path = "../../src/smtp/inbound"]
 mod inbound {
     mod command;
@@ -48,22 +48,32 @@ mod inbound {
     pub fn check(bytes: &[u8], size: usize) {
         let all = lines(bytes, bytes.len().max(1));
         // The position at which an endless line is refused depends on the split, but the valid lines do not.
-        let good = |lines: &[Result<Vec<u8>, LineFault>]| lines.iter().filter_map(|line| line.clone().ok()).collect::<Vec<_>>();
+        let good = |lines: &[Result<Vec<u8>, LineFault>]| {
+            lines.iter().filter_map(|line| line.clone().ok()).collect::<Vec<_>>()
+        };
         assert_eq!(good(&all), good(&lines(bytes, size)));
         for line in good(&all) {
             assert!(!line.contains(&b'\n') && line.len() <= line::LINE_LIMIT);
-            if let Ok(command::Command::Mail(command::MailCommand { from: path, .. }) | command::Command::Rcpt(path)) = command::parse(&line) {
+            if let Ok(command::Command::Mail(command::MailCommand { from: path, .. }) | command::Command::Rcpt(path)) =
+                command::parse(&line)
+            {
                 assert!(!path.chars().any(char::is_control) && path.len() <= 256);
             }
         }
         let whole = message(bytes, bytes.len().max(1));
         assert_eq!(whole, message(bytes, size));
-        let end = if bytes.starts_with(b".\r\n") { Some(3) } else { bytes.windows(5).position(|five| five == b"\r\n.\r\n").map(|at| at + 5) };
+        let end = if bytes.starts_with(b".\r\n") {
+            Some(3)
+        } else {
+            bytes.windows(5).position(|five| five == b"\r\n.\r\n").map(|at| at + 5)
+        };
         assert_eq!(whole.as_ref().map(|(_, total)| *total), end);
         if let Some((Ok(message), total)) = whole {
             assert!(message.len() <= LIMIT.min(total));
             assert!(message.is_empty() || message.ends_with(b"\r\n"));
-            assert!(!message.iter().enumerate().any(|(at, byte)| *byte == b'\n' && (at == 0 || message[at - 1] != b'\r')));
+            assert!(
+                !message.iter().enumerate().any(|(at, byte)| *byte == b'\n' && (at == 0 || message[at - 1] != b'\r'))
+            );
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 
-/// Modules of Postrider, under the paths by which they import each other.
+/// Modules of Postrider, at the same paths as in its crate, because they import each other by these paths.
 #[path = "../../src/domain"]
 mod domain {
     pub mod bounce;

@@ -1,10 +1,10 @@
-//! Parses bounces in plain text with any content. The whole text is also classified as a reply.
+//! Parses plain-text bounces whose body is any text. The whole body is also classified as a reply.
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the files are included unchanged")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// Modules of Postrider, under the paths by which they import each other.
+/// Modules of Postrider, at the same paths as in its crate, because they import each other by these paths.
 #[path = "../../src/domain"]
 mod domain {
     pub mod bounce;
@@ -20,8 +20,8 @@ mod mail {
 fuzz_target!(|bytes: &[u8]| {
     const START: &[u8] =
         b"Return-Path: <>\r\nFrom: mailer-daemon@mx.test\r\nTo: b+t@c.test\r\nSubject: failure notice\r\n\r\n";
-    let mail = [START, bytes].concat();
-    let report = mail::report::read(&mail);
+    let message = [START, bytes].concat();
+    let report = mail::report::read(&message);
     assert!(report.references.len() <= 32 && report.recipients.len() <= 1_001);
     for recipient in &report.recipients {
         assert!(!recipient.recipient.is_empty() && !recipient.recipient.contains(char::is_control));

@@ -1,11 +1,11 @@
-//! Parses SMTP replies with any content: memory is bounded, the result does not depend on how the bytes are split, and
+//! Parses any bytes as SMTP replies: memory is bounded, the result does not depend on how the bytes are split, and
 //! EHLO capabilities are parsed. The first byte of the input is the size of the pieces.
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the files are included unchanged")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// Modules of Postrider, under the paths by which they import each other.
+/// Modules of Postrider, at the same paths as in its crate, because they import each other by these paths.
 #[path = "../../src/domain"]
 mod domain {
     pub mod outcome;

@@ -1,10 +1,10 @@
-//! Parses return paths: any text is handled, and only tokens that were made with the secret are accepted.
+//! Parses any text as a return path, without a panic. Only tokens that were made with the secret are accepted.
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the files are included unchanged")]
 
 use libfuzzer_sys::fuzz_target;
 
-/// Modules of Postrider, under the paths by which they import each other.
+/// Modules of Postrider, at the same paths as in its crate, because they import each other by these paths.
 #[path = "../../src/domain"]
 mod domain {
     pub mod address;

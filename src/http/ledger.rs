@@ -49,11 +49,11 @@ pub struct Ledger {
     /// Recipients that were canceled.
     #[schema(example = 2)]
     pub canceled: i64,
-    /// Recipients whose connection dropped between the message body and the server's reply, if the message is not
-    /// retried then.
+    /// Recipients whose connection dropped between the message body and the server's reply, unless `on_uncertain` is
+    /// `retry`.
     #[schema(example = 0)]
     pub uncertain: i64,
-    /// Recipients without an end state, counted from the queue: the sum of `waiting`.
+    /// Recipients in the queue, whether an attempt is in progress or not: the sum of `waiting`.
     #[schema(example = 13)]
     pub in_flight: i64,
     /// The recipients in the queue, by state.
@@ -62,8 +62,8 @@ pub struct Ledger {
     /// to a recipient without an end state.
     #[schema(example = true)]
     pub balanced: bool,
-    /// `accepted` minus the sum of the other counts: lost recipients if positive, surplus queue
-    /// rows if negative.
+    /// `accepted` minus the sum of the other counts: lost recipients if positive, stray queue rows
+    /// if negative.
     #[schema(example = 0)]
     pub difference: i64,
     /// Queue rows whose recipient has an end state or does not exist, plus messages without recipients.

@@ -1,4 +1,4 @@
-//! Limits log lines about one key, such as a domain or a stream, which many messages would otherwise repeat.
+//! Limits how often a problem with one key, such as a domain or a stream, is logged, however many messages it affects.
 
 use std::time::Duration;
 

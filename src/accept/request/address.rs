@@ -50,8 +50,8 @@ fn object(value: Value<'_>, at: &Pointer<'_>, faults: &mut Faults) -> Option<Mai
     }
 }
 
-/// Parses a mailbox in `from` or `reply_to`. Some mail clients show an address inside a quoted local part as the
-/// sender, such as in `"a> <b@other.test"@acme.test`, which a key limited to `acme.test` must not be able to send.
+/// Parses a mailbox in `from` or `reply_to`. Refuses special characters in a quoted local part: some mail clients show
+/// `"a> <b@other.test"@acme.test` as sent by `b@other.test`, even if the API key is limited to `acme.test`.
 pub fn sender(node: Node<'_, '_>, faults: &mut Faults) -> Option<Mailbox> {
     let at = node.at;
     let mailbox = mailbox(node, faults)?;

@@ -12,7 +12,7 @@ use crate::domain::id::{EndpointId, MessageId, RecipientId};
 /// An event.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct Event {
-    /// The event's number: ascending, without gaps. Use it as the cursor.
+    /// The event's sequence number in the tenant: ascending, without gaps. Use it as the cursor.
     #[schema(example = 123)]
     pub seq: i64,
     /// The event's type.

@@ -84,7 +84,7 @@ fn filter(params: &mut Params) -> Filter {
     }
 }
 
-/// Returns a domain in A-labels, as lanes store it; an invalid domain unchanged, which matches no lane.
+/// Returns a domain in A-labels, as lanes store it. An invalid domain is returned unchanged; it matches no lane.
 fn a_label(domain: &str) -> String {
     let address = format!("postmaster@{domain}").parse::<crate::domain::address::Address>();
     address.map_or_else(|_| domain.to_owned(), |address| address.domain().to_owned())

@@ -27,7 +27,7 @@ pub(super) struct ClientLimits {
     max_connections: usize,
     /// The message limit of a network that has sent no message yet; `None` if messages are not limited.
     initial_limit: Option<Gcra>,
-    /// The zero of [`ClientLimits::time`].
+    /// The instant that [`ClientLimits::time`] counts from.
     started: Instant,
     state: Mutex<State>,
     rejected_clients: RateLimitedLog,
@@ -150,7 +150,8 @@ impl Drop for ClientConnection {
 
 /// Returns a limit of this many messages per minute, all of which may arrive at once.
 fn per_minute(messages_per_minute: u32) -> Gcra {
-    // The limit counts whole microseconds; rounding down lets all messages of a minute fit into it.
+    // The time that one message uses up, in whole microseconds, because `Gcra` rounds to them. It is rounded down, so
+    // that all messages of a minute together use no more than the burst of one minute.
     let cost = (MINUTE.as_seconds_f64() * 1e6 / f64::from(messages_per_minute.max(1))).floor().max(1.0);
     Gcra::new(1e6 / cost, DateTime::<Utc>::MIN_UTC).with_burst(MINUTE)
 }

@@ -92,7 +92,7 @@ async fn lost_and_stray_recipients_are_reported() {
     assert_eq!(counts(&lost, &["accepted", "in_flight", "difference", "stray"]), [2, 1, 1, 0]);
     assert_eq!(lost["balanced"], false);
 
-    // A lost recipient and a surplus one must not cancel out.
+    // A lost recipient and a stray queue row must not cancel each other out.
     app.sql(
         "INSERT INTO queue SELECT * FROM saved_queue ON CONFLICT DO NOTHING;
          UPDATE queue SET recipient_id = gen_random_uuid() WHERE recipient_id = (SELECT max(recipient_id::text)::uuid FROM queue)",

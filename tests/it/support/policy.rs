@@ -92,7 +92,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<Mutex<S
     }
 }
 
-/// Serves one request. A client that rejects the certificate closes the connection before.
+/// Serves one request. A client that rejects the certificate closes the connection before it sends a request.
 async fn serve(stream: TcpStream, acceptor: TlsAcceptor, state: Arc<Mutex<State>>) -> std::io::Result<()> {
     let mut stream = BufReader::new(acceptor.accept(stream).await?);
     let (mut line, mut request) = (String::new(), Vec::new());
