@@ -1,8 +1,8 @@
 -- Messages, their recipients and their content.
 --
 -- contents, messages and recipients are partitioned by week (see ensure_partition), so that old data can be deleted by dropping
--- partitions. The partition key is a UUIDv7, which begins with the time. The primary keys begin with the partition key and not
--- with tenant_id: a new partition has no statistics, and the planner would assume that tenant_id alone selects few rows.
+-- partitions. The time inside their UUIDv7 keys is the partition key. Their primary keys begin with that key and end with
+-- tenant_id: a new partition has no statistics, and the planner would otherwise assume that tenant_id selects few rows.
 
 -- Attachments. A tenant's attachment is stored once, even if several messages refer to it. The row is inserted after the last
 -- chunk.
@@ -85,7 +85,7 @@ CREATE TABLE messages (
     on_uncertain text NOT NULL CHECK (on_uncertain IN ('retry', 'hold', 'fail')),
     -- Sum of the bytes of text, html and attachments.
     size bigint NOT NULL,
-    -- Whether the message, such as a legal notice, is sent to suppressed addresses too. Setting it needs the scope admin.
+    -- Whether the message is sent to suppressed addresses too, such as a legal notice. Setting it needs the scope admin.
     ignore_suppression boolean NOT NULL DEFAULT false,
     -- Whether the message carries an unsubscribe link. Fixed at acceptance (see streams.unsubscribe), so that every attempt
     -- sends the same bytes.

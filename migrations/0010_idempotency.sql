@@ -1,8 +1,8 @@
--- Idempotency keys. A request that repeats the key and the body of an earlier request creates no message and gets the earlier
--- response.
+-- Idempotency keys. A request that repeats a key and the body of an earlier request creates no message: its response is that of
+-- the message that the earlier request created.
 CREATE TABLE idempotency_keys (
     tenant_id uuid NOT NULL,
-    -- The value of the Idempotency-Key header. If another API key of the tenant used the same value first: api_key_id in
+    -- The value of the Idempotency-Key header. If another API key of the tenant used the same value first: this API key's id in
     -- hexadecimal, a unit separator (U+001F, which no header can contain), and the value.
     key text NOT NULL CONSTRAINT idempotency_keys_key_check CHECK (length(key) BETWEEN 1 AND 289),
     -- SHA-256 of the request body's bytes.
