@@ -9,8 +9,8 @@ use super::range::{within, within_time};
 /// Limits on HTTP connections.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Http {
-    /// Maximum number of concurrent connections, 16–100000. Lowered at the start if the process may not open that many
-    /// files. At the limit, the connection that has been idle longest is closed.
+    /// Maximum number of concurrent connections, 16–100000. Lowered at startup if the process may not open that many
+    /// files. At the limit, an idle connection of the address that has the most is closed.
     pub max_connections: u32,
     /// Maximum number of concurrent connections from one address (IPv6: one /64), 1–100000. Behind a proxy, all
     /// connections come from its address.

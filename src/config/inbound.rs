@@ -26,7 +26,7 @@ pub struct Inbound {
     pub connections_per_peer: u32,
     /// Maximum number of messages per minute from one address (IPv6: one /64), 1–1000000.
     pub mails_per_minute: u32,
-    /// The certificate chain (PEM) for STARTTLS, read at the start. Without it, STARTTLS is not offered.
+    /// The certificate chain (PEM) for STARTTLS, read at startup. Without it, STARTTLS is not offered.
     pub cert_file: Option<PathBuf>,
     /// Its private key (PEM).
     pub key_file: Option<PathBuf>,

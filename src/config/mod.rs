@@ -1,4 +1,4 @@
-//! The configuration: a typed structure of plain data, read once at the start.
+//! The configuration: a typed structure of plain data, read once at startup.
 //!
 //! There are three sources, of which later ones win: the defaults, `postrider.toml` (or the file given by `--config`),
 //! and the environment. A key `section.name` is the variable `POSTRIDER_SECTION__NAME`; `DATABASE_URL` stands for

@@ -3,8 +3,8 @@
 //!
 //! - No deadlock: memory is granted only if all holders can still get the rest of their need in some order (the
 //!   banker's algorithm). So an upload that has just started blocks only requests that need all of the memory.
-//! - No monopoly: a key may begin another large body only while all of its bodies fit into three quarters of the
-//!   memory, and callers without a key into one quarter. A single body may have any size.
+//! - No monopoly: a key may have several bodies at once only if together they fit into three quarters of the memory.
+//!   All callers without a key share one quarter in the same way. A single body may have any size.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(super) struct MemoryLimit {
 
 #[derive(Debug, Default)]
 struct State {
-    last: u64,
+    last_number: u64,
     holders: BTreeMap<u64, Holder>,
 }
 
@@ -62,8 +62,8 @@ impl MemoryLimit {
     /// Begins an empty reservation for a body that may need up to `need` bytes, capped at the capacity.
     pub(super) fn begin(self: &Arc<Self>, owner: Owner, need: u64) -> Reservation {
         let mut state = self.state();
-        state.last += 1;
-        let number = state.last;
+        state.last_number += 1;
+        let number = state.last_number;
         let holder = Holder { owner, reserved: 0, need: need.min(self.capacity), is_waiting: false };
         state.holders.insert(number, holder);
         Reservation { limit: self.clone(), number }
@@ -189,7 +189,7 @@ impl State {
     }
 
     /// Returns whether the owner may begin another reservation. A reservation of more than a quarter of the memory must
-    /// also let the waiting reservations of other owners begin first.
+    /// also let earlier reservations of other owners begin first, if they wait.
     fn can_begin(&self, number: u64, new: &Holder, capacity: u64) -> bool {
         let quarter = capacity / 4;
         let others = self.holders.values().filter(|holder| holder.reserved > 0 && holder.owner == new.owner);

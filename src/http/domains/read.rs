@@ -1,4 +1,4 @@
-//! `GET /v1/domains`.
+//! `GET /v1/domains` and `GET /v1/domains/{name}`.
 
 use std::collections::HashMap;
 

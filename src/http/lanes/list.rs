@@ -1,4 +1,4 @@
-//! `GET /v1/lanes`.
+//! `GET /v1/lanes` and `GET /v1/lanes/{id}`.
 
 use axum::Json;
 use axum::extract::State;

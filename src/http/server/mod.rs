@@ -79,7 +79,7 @@ impl Server {
         if tokio::time::timeout(grace, self.running).await.is_err() {
             tracing::warn!(
                 event = "http_stop_timeout",
-                "requests did not end within the grace period; closing their connections"
+                "requests did not end within the grace period; continuing with the shutdown"
             );
             abort.abort();
         }

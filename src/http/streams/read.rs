@@ -1,4 +1,4 @@
-//! `GET /v1/streams`.
+//! `GET /v1/streams` and `GET /v1/streams/{name}`.
 
 use axum::Json;
 use axum::extract::State;
@@ -47,7 +47,7 @@ pub async fn get(
     Ok(Json(for_caller(&caller, stream)))
 }
 
-/// Hides the reason of a pause from keys with `sender_domains`, as `explain` does.
+/// Hides the reason of a pause from keys with `sender_domains`, as a dry run does.
 fn for_caller(caller: &Caller, mut stream: StreamView) -> StreamView {
     if let Some(paused) = &mut stream.paused
         && caller.sender_domains().is_some()

@@ -1,4 +1,4 @@
-//! `GET /v1/webhooks`.
+//! `GET /v1/webhooks` and `GET /v1/webhooks/{id}`.
 
 use axum::Json;
 use axum::extract::State;

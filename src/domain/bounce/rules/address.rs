@@ -172,8 +172,8 @@ pub(super) const PHRASES: &[Rule] = &[
     Rule::new("outlook-edge", Hard, UnknownUser)
         .words(&["recipient address rejected: access denied", "all recipient addresses rejected*access denied"])
         .enhanced(&[(4, 1, 1)]),
-    // Used by outlook.com and hotmail.com (with a code such as S2017062302) and by GMX, web.de and mail.com for an
-    // unknown address; others use it for anything.
+    // outlook.com, hotmail.com (with a code such as S2017062302), GMX, web.de and mail.com reply "mailbox unavailable"
+    // for an unknown address. Other servers use the phrase for any refusal.
     Rule::new("provider-unavailable", Hard, UnknownUser).words(&[
         "mailbox unavailable*outlook.com",
         "mailbox unavailable (s20",
