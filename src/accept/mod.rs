@@ -8,10 +8,10 @@
 mod blobs;
 pub mod csv_cell;
 pub mod import;
-mod in_flight;
 mod lanes;
 pub mod record_splitter;
 pub mod request;
+mod reserved_keys;
 mod streams;
 mod wake_notifier;
 
@@ -29,8 +29,8 @@ use crate::domain::routing::RouteTable;
 use crate::group_commit::GroupCommit;
 
 use blobs::Blobs;
-use in_flight::ReservedKeys;
 use lanes::Lanes;
+use reserved_keys::ReservedKeys;
 use streams::Streams;
 pub use wake_notifier::WakeNotifier;
 

@@ -10,11 +10,11 @@ use crate::domain::id::KeyId;
 
 type Keys = Arc<Mutex<HashSet<(KeyId, String)>>>;
 
-/// The keys that are in use.
+/// The idempotency keys in use, each with its API key.
 #[derive(Debug, Default)]
 pub(super) struct ReservedKeys(Keys);
 
-/// Releases the key when dropped.
+/// A reserved idempotency key, released when dropped.
 #[derive(Debug)]
 pub(super) struct KeyGuard {
     keys: Keys,
@@ -22,7 +22,7 @@ pub(super) struct KeyGuard {
 }
 
 impl ReservedKeys {
-    /// Reserves a key, unless it is in use.
+    /// Reserves the idempotency key `key` of the API key `owner`. Returns `None` if it is in use.
     pub(super) fn reserve(&self, owner: KeyId, key: &str) -> Option<KeyGuard> {
         let key = (owner, key.to_owned());
         let is_new = self.0.lock().insert(key.clone());

@@ -115,7 +115,8 @@ impl serde::Serialize for LaneId {
     }
 }
 
-/// The id of a tenant. Every table has this column, so that the schema can be sharded by tenant.
+/// The id of a tenant. Every table with data of a tenant has it as a column, so that the schema can be sharded by
+/// tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantId(pub Uuid);
 
@@ -153,13 +154,6 @@ impl PostId {
     }
 }
 
-impl MessageId {
-    /// Returns the time at which the message was accepted, in milliseconds, from the id's time part.
-    pub fn time(self) -> DateTime<Utc> {
-        PostId(self.0).time()
-    }
-}
-
 /// Creates a `UUIDv7` whose time part is `at`.
 pub fn uuid_at(at: DateTime<Utc>) -> Uuid {
     let millis = u64::try_from(at.timestamp_millis()).unwrap_or(0);
@@ -168,9 +162,10 @@ pub fn uuid_at(at: DateTime<Utc>) -> Uuid {
 }
 
 impl MessageId {
-    /// Returns the time at which the message was accepted, in milliseconds; `None` if the time part is out of range.
-    pub fn accepted_at(self) -> Option<DateTime<Utc>> {
-        DateTime::from_timestamp_millis(i64::try_from(self.0.as_u128() >> 80).ok()?)
+    /// Returns the time at which the message was accepted, in milliseconds, from the id's time part.
+    pub fn accepted_at(self) -> DateTime<Utc> {
+        let millis = i64::try_from(self.0.as_u128() >> 80).ok();
+        millis.and_then(DateTime::from_timestamp_millis).unwrap_or_default()
     }
 
     /// Returns the smallest possible id with this time part.
@@ -205,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn webhook_id_is_the_same_on_every_attempt() {
+    fn webhook_id_has_the_first_event_and_the_batch_size() {
         let endpoint: EndpointId = "wh_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b".parse().unwrap();
         assert_eq!(endpoint.webhook_id(42, 1), "evt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b_42");
         assert_eq!(endpoint.webhook_id(42, 3), "evt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b_42_3");

@@ -204,7 +204,7 @@ pub async fn horizon(db: &Db, tenant: TenantId, filter: &Filter) -> Result<Optio
         MAX_EXAMINED
     );
     let id = db.timed("messages.horizon", query.fetch_optional(&db.pool)).await?;
-    Ok(id.and_then(|id| MessageId(id).accepted_at()).filter(|at| filter.created_after.is_none_or(|after| after < *at)))
+    Ok(id.map(|id| MessageId(id).accepted_at()).filter(|at| filter.created_after.is_none_or(|after| after < *at)))
 }
 
 /// Returns a page of messages, newest first.

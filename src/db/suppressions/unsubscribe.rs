@@ -46,7 +46,7 @@ async fn has_event(connection: &mut PgConnection, ticket: &Ticket) -> Result<boo
         ticket.tenant.0,
         ticket.message.0,
         ticket.recipient.0,
-        ticket.message.time()
+        ticket.message.accepted_at()
     )
     .fetch_one(connection)
     .await

@@ -77,7 +77,7 @@ async fn guard_is_called_once_per_message_and_commands_are_pipelined() {
     let (sender, guard) = (sender(relay(&smtp)), TextGuard::new(true));
     assert!(send(&sender, &guard).await);
     assert_eq!(guard.calls(), 1);
-    let together: Vec<bool> = smtp.lines().iter().map(|line| line.more_behind).collect();
+    let together: Vec<bool> = smtp.lines().iter().map(|line| line.is_pipelined).collect();
     assert_eq!(together, [false, true, true, true, false, false], "MAIL, RCPT, RCPT, DATA in one write");
 }
 

@@ -20,7 +20,7 @@ async fn a_message_to_two_recipients_is_pipelined() {
         ("bounce@acme.test", vec!["ann@example.test".into(), "bo@example.test".into()])
     );
     assert_eq!((message.raw.as_slice(), message.tls), (MAIL, false));
-    let waits: Vec<(String, bool)> = smtp.lines().into_iter().map(|line| (line.text, !line.more_behind)).collect();
+    let waits: Vec<(String, bool)> = smtp.lines().into_iter().map(|line| (line.text, !line.is_pipelined)).collect();
     let texts: Vec<(&str, bool)> = waits.iter().map(|(text, waits)| (text.as_str(), *waits)).collect();
     assert_eq!(
         texts,
@@ -56,7 +56,7 @@ async fn a_server_without_pipelining_gets_single_commands() {
     let outcomes = send(&sender(relay(&smtp)), ["ann@example.test", "bo@example.test"]).await;
 
     assert_eq!(verdicts(&outcomes), [Accepted, Permanent]);
-    assert!(smtp.lines().iter().all(|line| !line.more_behind));
+    assert!(smtp.lines().iter().all(|line| !line.is_pipelined));
     assert_eq!(smtp.count("MAIL FROM:<bounce@acme.test>"), 1);
 }
 

@@ -42,8 +42,8 @@ pub struct ReceivedMessage {
 pub struct Line {
     pub connection: usize,
     pub text: String,
-    /// Whether more bytes arrived with it, because the client did not wait for the reply.
-    pub more_behind: bool,
+    /// Whether the client sent more bytes without waiting for the reply to this line.
+    pub is_pipelined: bool,
 }
 
 /// What the connections share with the test.

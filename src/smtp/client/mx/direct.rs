@@ -16,7 +16,7 @@ use crate::smtp::sts::{self, Policies};
 pub(in crate::smtp) struct Direct {
     resolver: Resolver,
     /// MTA-STS policies; `None` if MTA-STS is disabled.
-    policies: Option<Arc<Policies>>,
+    mta_sts: Option<Arc<Policies>>,
     port: u16,
     tls_policies: MxPolicies,
     /// Health of the mail exchangers.
@@ -35,17 +35,17 @@ pub(in crate::smtp) struct MxPlan {
 
 impl Direct {
     pub fn new(settings: &Settings, resolver: Resolver, tls_policies: MxPolicies) -> Self {
-        let policies = if settings.mta_sts.enabled {
+        let mta_sts = if settings.mta_sts.enabled {
             Some(Arc::new(Policies::new(settings, resolver.dns(), tls_policies.verified.tls.config())))
         } else {
             None
         };
-        Self { resolver, policies, port: settings.mx_port, tls_policies, server_health: ServerHealthMap::default() }
+        Self { resolver, mta_sts, port: settings.mx_port, tls_policies, server_health: ServerHealthMap::default() }
     }
 
-    /// Finds the domain's servers; returns a judgement for the recipients if there are none.
+    /// Finds the domain's servers. If there are none or the lookup fails, returns a judgement for the recipients.
     pub async fn plan(&self, domain: &str) -> Result<MxPlan, Judgement> {
-        let sts = match &self.policies {
+        let sts = match &self.mta_sts {
             Some(policies) => policies.get(domain).await,
             None => None,
         };

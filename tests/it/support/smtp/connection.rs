@@ -83,8 +83,8 @@ impl Connection<'_> {
     }
 
     fn note(&self, text: &str) {
-        let more_behind = !self.stream.buffer().is_empty();
-        let line = Line { connection: self.number, text: text.to_owned(), more_behind };
+        let is_pipelined = !self.stream.buffer().is_empty();
+        let line = Line { connection: self.number, text: text.to_owned(), is_pipelined };
         self.shared.update(|state| state.lines.push(line));
     }
 
