@@ -24,7 +24,7 @@ use crate::domain::explain::{
 };
 use crate::domain::id::{LaneId, MessageId, RecipientId, TenantId};
 use crate::domain::key::Scope;
-use crate::domain::lane::{Lane, Learned, State as LaneState, Unreachable};
+use crate::domain::lane::{Lane, Learned, Paused, State as LaneState, Unreachable};
 use crate::domain::outcome::OnUncertain;
 use crate::domain::retry::Policy;
 use crate::domain::suppression::{AddressKey, Suppression};
@@ -143,8 +143,8 @@ pub async fn get(
     let mut context = ExplainContext::load(&api, tenant, &message, &rows, now).await?;
     let mut entries = suppressions(&api, tenant, &message, &rows, now).await?;
     if caller.sender_domains().is_some() {
-        // Lanes and suppressions are shared: hides the replies to other senders' messages.
-        context.lanes = context.lanes.drain().map(|(id, lane)| (id, without_replies(lane))).collect();
+        // Lanes and suppressions are shared: hides operators' notes and the replies to other senders' messages.
+        context.lanes = context.lanes.drain().map(|(id, lane)| (id, without_replies_and_reasons(lane))).collect();
         entries.values_mut().for_each(without_origin);
     }
     let has_bounced = rows.iter().any(|row| row.status == Status::Bounced.as_str());
@@ -165,10 +165,13 @@ pub async fn get(
     }))
 }
 
-/// Removes the destination's replies from a lane, since they may be about another sender's message.
-pub(super) fn without_replies(mut lane: Lane) -> Lane {
+/// Removes the destination's replies from a lane, since they may be about another sender's message, and the operators'
+/// reasons for a pause.
+pub(super) fn without_replies_and_reasons(mut lane: Lane) -> Lane {
     lane.unreachable = lane.unreachable.map(|unreachable| Unreachable { reply: None, host: None, ..unreachable });
     lane.learned = lane.learned.map(|learned| Learned { reply: None, ..learned });
+    lane.paused = lane.paused.map(Paused::without_reason);
+    lane.stream_limits.paused = lane.stream_limits.paused.map(Paused::without_reason);
     lane
 }
 

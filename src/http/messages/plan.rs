@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::explain::{LaneRef, without_origin, without_replies};
+use super::explain::{LaneRef, without_origin, without_replies_and_reasons};
 use super::sender::{self, PlannedSignature, Warning};
 use crate::db::lanes;
 use crate::db::lanes::overview::Filter;
@@ -389,13 +389,6 @@ impl Lanes {
             stream_limits: self.stream_limits.clone(),
         }
     }
-}
-
-/// Removes destinations' replies and operators' reasons from a lane.
-fn without_replies_and_reasons(mut lane: Lane) -> Lane {
-    lane.paused = lane.paused.map(Paused::without_reason);
-    lane.stream_limits.paused = lane.stream_limits.paused.map(Paused::without_reason);
-    without_replies(lane)
 }
 
 /// Returns a recipient in the state right after acceptance.

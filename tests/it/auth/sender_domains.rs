@@ -88,6 +88,10 @@ async fn notes_on_shared_resources_are_hidden() {
         let (limited, whole) = (shop.get(path).await.body.to_string(), app.get(path).await.body.to_string());
         assert!(!limited.contains("private note") && whole.contains("private note"), "{path}: {limited}");
     }
+    let id = shop.send(json!({"to": "bo@example.test", "stream": "bulk"})).await.id;
+    let path = format!("/v1/messages/{id}/explain");
+    let (limited, whole) = (shop.get(&path).await.body.to_string(), app.get(&path).await.body.to_string());
+    assert!(!limited.contains("private note") && whole.contains("private note"), "{limited}");
     let refused = shop.get("/v1/lanes").await;
     assert_eq!(refused.problem(), (403, "forbidden"));
     assert!(refused.body["detail"].as_str().unwrap().contains("acme.test"), "{}", refused.body);
