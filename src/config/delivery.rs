@@ -16,13 +16,13 @@ use super::routes::ascii;
 /// The workers' settings.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Delivery {
-    /// Maximum number of messages in flight in this process, 1–10000.
+    /// Maximum number of SMTP transactions of this process at a time, 1–10000.
     pub concurrency: u32,
     /// Maximum number of SMTP connections of this process to one destination, 1–1000.
     pub connections: u32,
     /// Number of messages sent over one connection before it is closed, 1–100000.
     pub mails_per_connection: u32,
-    /// Total memory for messages while they are sent, in MiB, 1–65536. A single larger message is sent alone.
+    /// Total memory for messages in flight, in MiB, 1–65536. A single larger message is sent alone.
     pub memory_mib: u32,
     /// How long a worker's leases last without a heartbeat, 1s–1h. After a crash, the messages that the process had
     /// leased are sent again after this time.

@@ -1,6 +1,8 @@
 //! A semaphore of which a part is reserved for urgent users.
 
-use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
+use std::sync::Arc;
+
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 /// A semaphore of which a part is reserved for urgent users.
 #[derive(Debug)]
@@ -13,14 +15,14 @@ pub struct ReservedSemaphore {
 #[derive(Debug)]
 struct Pool {
     size: usize,
-    free: Semaphore,
+    free: Arc<Semaphore>,
 }
 
 /// Acquired permits, released when dropped.
 #[derive(Debug)]
-pub struct ReservedPermit<'a> {
-    _common: Option<SemaphorePermit<'a>>,
-    _all: SemaphorePermit<'a>,
+pub struct ReservedPermit {
+    _common: Option<OwnedSemaphorePermit>,
+    _all: OwnedSemaphorePermit,
 }
 
 impl ReservedSemaphore {
@@ -32,10 +34,17 @@ impl ReservedSemaphore {
 
     /// Waits until `count` permits are free. A caller that requests more than all permits waits until it is the only
     /// one. Returns an error if the semaphore was closed.
-    pub async fn acquire(&self, count: usize, urgent: bool) -> Result<ReservedPermit<'_>, AcquireError> {
+    pub async fn acquire(&self, count: usize, urgent: bool) -> Result<ReservedPermit, AcquireError> {
         // Common permits are acquired first, so that a caller that waits for them holds no other permits.
         let common = if urgent { None } else { Some(self.common.acquire(count).await?) };
         Ok(ReservedPermit { _common: common, _all: self.all.acquire(count).await? })
+    }
+
+    /// Acquires `count` permits if they are free and no caller waits for permits. A request for more than all permits
+    /// fails.
+    pub fn try_acquire(&self, count: usize, urgent: bool) -> Option<ReservedPermit> {
+        let common = if urgent { None } else { Some(self.common.try_acquire(count)?) };
+        Some(ReservedPermit { _common: common, _all: self.all.try_acquire(count)? })
     }
 
     /// Refuses all current and future waiters.
@@ -47,11 +56,16 @@ impl ReservedSemaphore {
 
 impl Pool {
     fn new(size: usize) -> Self {
-        Self { size, free: Semaphore::new(size) }
+        Self { size, free: Arc::new(Semaphore::new(size)) }
     }
 
-    async fn acquire(&self, count: usize) -> Result<SemaphorePermit<'_>, AcquireError> {
-        self.free.acquire_many(u32::try_from(count.min(self.size)).unwrap_or(u32::MAX)).await
+    async fn acquire(&self, count: usize) -> Result<OwnedSemaphorePermit, AcquireError> {
+        let count = u32::try_from(count.min(self.size)).unwrap_or(u32::MAX);
+        self.free.clone().acquire_many_owned(count).await
+    }
+
+    fn try_acquire(&self, count: usize) -> Option<OwnedSemaphorePermit> {
+        self.free.clone().try_acquire_many_owned(u32::try_from(count).ok()?).ok()
     }
 }
 
@@ -62,7 +76,7 @@ mod tests {
     use super::*;
 
     /// Acquires permits if they are free.
-    fn acquire(semaphore: &ReservedSemaphore, count: usize, urgent: bool) -> Option<ReservedPermit<'_>> {
+    fn acquire(semaphore: &ReservedSemaphore, count: usize, urgent: bool) -> Option<ReservedPermit> {
         semaphore.acquire(count, urgent).now_or_never()?.ok()
     }
 

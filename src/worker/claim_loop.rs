@@ -90,6 +90,10 @@ impl ClaimLoop {
                 () = in_flight.requeued() => {}
                 () = tokio::time::sleep(pause) => {}
             }
+            if !is_idle {
+                // Recipients are released all the time.
+                tokio::time::sleep_until(started + MIN_CLAIM_INTERVAL).await;
+            }
         }
     }
 

@@ -21,7 +21,7 @@ use crate::webhook::Poster;
 /// The settings of a worker.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Maximum number of recipients in flight.
+    /// Maximum number of SMTP transactions at a time.
     pub concurrency: usize,
     /// Maximum number of connections of this process to one destination.
     pub connections: usize,

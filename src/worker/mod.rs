@@ -70,6 +70,11 @@ use outcome::recorder::OutcomeRecorder;
 use outcome::retry_policy_cache::RetryPolicyCache;
 use webhooks::WebhookContext;
 
+/// Maximum number of recipients in flight for each SMTP transaction that the process may run: most of them wait for a
+/// connection to a fast destination. Measured: with one, a relay that takes 5,000 messages per second runs dry while new
+/// messages are committed, and messages that are accepted meanwhile have to be claimed.
+const IN_FLIGHT_PER_TRANSACTION: usize = 8;
+
 /// A worker. A process has one, which sends many messages at a time.
 #[derive(Debug, Clone)]
 pub struct Worker {
@@ -105,7 +110,7 @@ impl Worker {
         let retry_policies = RetryPolicyCache::load(&db, settings.policy, clock.now()).await?;
         let leases = Arc::new(Leases {
             identity: Identity::register(&db, settings.lease, settings.fingerprints).await?,
-            in_flight: InFlight::new(settings.concurrency),
+            in_flight: InFlight::new(settings.concurrency.saturating_mul(IN_FLIGHT_PER_TRANSACTION)),
             permits: Permits::default(),
             duration: settings.lease,
             claim_lost: Notify::new(),
@@ -128,6 +133,7 @@ impl Worker {
             leases: leases.clone(),
             lane_stats,
             sender: sender.clone(),
+            concurrency: settings.concurrency,
             connections: settings.connections,
             one_recipient_per_envelope: settings.returns.as_ref().is_some_and(|returns| returns.verp),
         });

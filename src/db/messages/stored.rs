@@ -48,7 +48,7 @@ pub struct StoredMessage {
     pub row: DeliveryRow,
     /// Recipients in the order of the request.
     pub addressees: Vec<AddresseeRow>,
-    /// Content, unless the message is large.
+    /// Content, if it is in memory.
     content: Option<ContentRow>,
     /// Attachment bytes in memory, by SHA-256.
     files: HashMap<String, Vec<u8>>,
@@ -59,12 +59,23 @@ pub fn fits_inline(size: u64) -> bool {
     size <= INLINE_LIMIT.unsigned_abs()
 }
 
-/// Loads messages of one tenant. The result does not contain missing messages.
-pub async fn load(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<StoredMessage>, DbError> {
+/// Loads messages of one tenant, with the content of those small ones that `keeps_content` returns true for. The result
+/// does not contain missing messages.
+pub async fn load(
+    db: &Db,
+    tenant: TenantId,
+    ids: &[Uuid],
+    mut keeps_content: impl FnMut(&DeliveryRow) -> bool + Send,
+) -> Result<Vec<StoredMessage>, DbError> {
     let (rows, addressees) =
         tokio::try_join!(messages::for_delivery(db, tenant, ids), messages::addressees(db, tenant, ids))?;
-    let small: BTreeSet<Uuid> = rows.iter().filter(|row| row.size <= INLINE_LIMIT).map(|row| row.content_id).collect();
-    let contents = messages::contents(db, tenant, &small.into_iter().collect::<Vec<_>>()).await?;
+    let kept: HashMap<Uuid, Uuid> = rows
+        .iter()
+        .filter(|row| row.size <= INLINE_LIMIT && keeps_content(row))
+        .map(|row| (row.id, row.content_id))
+        .collect();
+    let content_ids: BTreeSet<Uuid> = kept.values().copied().collect();
+    let contents = messages::contents(db, tenant, &content_ids.into_iter().collect::<Vec<_>>()).await?;
     let contents: HashMap<Uuid, ContentRow> = contents.into_iter().map(|content| (content.id, content)).collect();
     let mut addressed = HashMap::<Uuid, Vec<AddresseeRow>>::new();
     for addressee in addressees {
@@ -73,7 +84,7 @@ pub async fn load(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<StoredM
     let stored = rows.into_iter().map(|row| StoredMessage {
         addressees: addressed.remove(&row.id).unwrap_or_default(),
         // Cloned, because several messages may refer to one content.
-        content: contents.get(&row.content_id).cloned(),
+        content: kept.get(&row.id).and_then(|content_id| contents.get(content_id)).cloned(),
         files: HashMap::new(),
         row,
     });
@@ -121,9 +132,15 @@ impl StoredMessage {
         }
     }
 
-    /// Returns whether the content is not in memory and must be fetched.
-    pub fn is_large(&self) -> bool {
-        self.row.size > INLINE_LIMIT
+    /// Returns whether the content is in memory. Otherwise [`draft`](Self::draft) reads it from the database.
+    pub fn has_content(&self) -> bool {
+        self.content.is_some()
+    }
+
+    /// Removes the content from memory.
+    pub fn unload(&mut self) {
+        self.content = None;
+        self.files = HashMap::new();
     }
 
     /// Returns a recipient's address.

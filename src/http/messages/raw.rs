@@ -42,7 +42,7 @@ const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachmen
 )]
 pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<MessageId>) -> Result<Response, ApiError> {
     caller.require(Scope::Read)?;
-    let mut stored = messages::stored::load(&api.db, caller.tenant(), &[id.0]).await?.pop().ok_or(NO_MESSAGE)?;
+    let mut stored = messages::stored::load(&api.db, caller.tenant(), &[id.0], |_| true).await?.pop().ok_or(NO_MESSAGE)?;
     if !caller.can_see(&stored.row.from_address) {
         return Err(NO_MESSAGE);
     }
@@ -52,7 +52,7 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
     let size = u64::try_from(stored.row.size).unwrap_or(0);
     let need = size.saturating_mul(5) / 2;
     let reservation =
-        if stored.is_large() { Some(api.responses.reserve(Some(caller.key_id()), need).await?) } else { None };
+        if !stored.has_content() { Some(api.responses.reserve(Some(caller.key_id()), need).await?) } else { None };
     let draft = stored.draft(&api.db, api.links.as_ref()).await?;
     let sender_status = api.domains.senders.get(caller.tenant(), draft.from.address.domain()).await?;
     let build = move || plan::build_mime(&draft, sender_status.signer().as_deref());

@@ -2,8 +2,12 @@
 //!
 //! The most urgent priority comes first. Within one priority the free capacity is divided in three levels: among the
 //! routes, among each route's streams by weight, among each stream's lanes; on each level by weighted max-min fairness,
-//! so that those with little in flight come first. No lane gets more than it can use: recipients that only wait for a
-//! connection would use up capacity that other lanes need.
+//! so that those with little in flight come first.
+//!
+//! The capacity is a number of SMTP transactions. A destination uses at most as much of it as its connections need;
+//! further recipients in flight only wait for these connections, and use nothing but memory. They are allocated
+//! afterwards, up to what the destination handles in a fraction of a second, so that they are sent without a pause. They
+//! have an upper limit of their own.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,7 +16,7 @@ use super::lane_stats::RecentStats;
 use crate::db::lanes::ReadyLane;
 use crate::db::lanes::limits::PIPELINE_DEPTH;
 use crate::domain::fair_share::{self, Claimant};
-use crate::worker::lease::in_flight::LaneInFlight;
+use crate::worker::lease::in_flight::LaneUsage;
 
 /// Priorities up to this number are urgent: their lanes may use the whole capacity, and the other lanes leave a quarter
 /// of it to them.
@@ -22,18 +26,22 @@ const PROBE_CONCURRENCY: usize = 4;
 /// Seconds of a route's traffic that may be in flight beyond what its connections need: it is sent while the next claim
 /// runs.
 const PREFETCH: f64 = 0.1;
+/// The same for urgent lanes of a relay. A new message that exceeds it is claimed, which costs more than to hand it off.
+const URGENT_PREFETCH: f64 = 0.5;
 
 /// The capacity to allocate.
 #[derive(Debug)]
 pub(crate) struct Capacity<'a> {
-    /// Recipients that may be in flight.
+    /// SMTP transactions of this process at a time.
     pub total: usize,
-    /// Of those, how many may be claimed now.
+    /// Recipients that may be in flight, including those that wait for a connection.
+    pub recipients: usize,
+    /// Of those, how many are free.
     pub free: usize,
     /// Connections of this process to one destination.
     pub connections: usize,
     /// The recipients in flight, by lane.
-    pub in_flight: &'a HashMap<i64, LaneInFlight>,
+    pub in_flight: &'a HashMap<i64, LaneUsage>,
     /// Recent statistics of the lanes.
     pub recent: &'a HashMap<i64, RecentStats>,
 }
@@ -51,20 +59,33 @@ pub(crate) fn allocate(ready: &[Arc<ReadyLane>], capacity: &Capacity) -> Vec<Lan
     for lane in ready {
         by_priority.entry(lane.priority).or_default().push(lane);
     }
-    let mut free = capacity.free;
+    let (mut free_slots, mut free) = (capacity.free_slots(), capacity.free);
     let mut quotas = Vec::new();
     for (priority, lanes) in by_priority {
         // The last quarter is for urgent lanes; the last eighth for destinations that have nothing in flight yet.
-        let mut usable = usable_by(priority, capacity.total, free);
+        let mut usable =
+            usable_by(priority, capacity.total, free_slots).min(usable_by(priority, capacity.recipients, free));
         let for_idle = usable.min(capacity.total / 8);
         usable -= for_idle;
         let routes = Routes::new(priority, &lanes, capacity);
-        let mut allocated = routes.divide(usable, |_| true);
-        let left = usable - allocated.values().sum::<usize>() + for_idle;
+        let slots = capacity.slots_per_destination();
+        let mut allocated = routes.divide(usable, &Allocated::new(), |route| slots.saturating_sub(route.in_flight));
+        let left = usable - sum(&allocated) + for_idle;
         let is_idle = |route: &Route| route.in_flight == 0 && !allocated.contains_key(&route.first_lane());
-        let more = routes.divide(left, is_idle);
+        let more = routes.divide(left, &Allocated::new(), |route| if is_idle(route) { slots } else { 0 });
         allocated.extend(more);
-        free -= allocated.values().sum::<usize>();
+        free_slots = free_slots.saturating_sub(sum(&allocated));
+        free = free.saturating_sub(sum(&allocated));
+        // Recipients that wait for the connections of their destination.
+        let waiting = usable_by(priority, capacity.recipients, free).saturating_sub(capacity.recipients / 8);
+        let more = routes.divide(waiting, &allocated, |route| {
+            let has_all_slots = route.in_flight + route.allocated(&allocated) >= slots;
+            if has_all_slots { usize::MAX } else { 0 }
+        });
+        free = free.saturating_sub(sum(&more));
+        for (lane, recipients) in more {
+            *allocated.entry(lane).or_default() += recipients;
+        }
         quotas.extend(
             lanes
                 .into_iter()
@@ -81,6 +102,13 @@ pub(crate) fn usable_by_all(total: usize, free: usize, quotas: &[LaneQuota]) -> 
 
 fn usable_by(priority: i16, total: usize, free: usize) -> usize {
     free.saturating_sub(if priority > URGENT { total / 4 } else { 0 })
+}
+
+/// The number of recipients allocated to each lane.
+type Allocated = BTreeMap<i64, usize>;
+
+fn sum(allocated: &Allocated) -> usize {
+    allocated.values().sum()
 }
 
 /// The destinations of one priority: a relay with all of its lanes is one, and so is each lane that goes directly to
@@ -115,21 +143,28 @@ impl<'a> Routes<'a> {
         Self(by_route.into_iter().map(route).collect())
     }
 
-    /// Returns the share of `total` that each lane gets.
-    fn divide(&self, total: usize, includes: impl Fn(&Route) -> bool) -> BTreeMap<i64, usize> {
-        let routes: Vec<&Route> = self.0.iter().filter(|route| includes(route)).collect();
-        let claimants: Vec<Claimant> = routes.iter().map(|route| route.claimant()).collect();
-        let mut allocated = BTreeMap::new();
-        for (route, total) in routes.into_iter().zip(fair_share::divide(total, &claimants)) {
-            let claimants: Vec<Claimant> = route.streams.iter().map(Stream::claimant).collect();
+    /// Returns the share of `total` that each lane gets in addition to what it has in flight and what was `allocated`
+    /// to it before. No route gets more than `limit` returns for it.
+    fn divide(&self, total: usize, allocated: &Allocated, limit: impl Fn(&Route) -> usize) -> Allocated {
+        let limited = |route: &Route| {
+            let claimant = route.claimant(allocated);
+            Claimant { demand: claimant.demand.min(limit(route)), ..claimant }
+        };
+        let claimants: Vec<Claimant> = self.0.iter().map(limited).collect();
+        let mut shares = Allocated::new();
+        for (route, total) in self.0.iter().zip(fair_share::divide(total, &claimants)) {
+            if total == 0 {
+                continue;
+            }
+            let claimants: Vec<Claimant> = route.streams.iter().map(|stream| stream.claimant(allocated)).collect();
             for (stream, total) in route.streams.iter().zip(fair_share::divide(total, &claimants)) {
-                let claimants: Vec<Claimant> = stream.lanes.iter().map(|(_, claimant)| *claimant).collect();
+                let claimants: Vec<Claimant> = stream.lane_claimants(allocated).collect();
                 let ids = stream.lanes.iter().map(|(lane, _)| lane.id);
-                let shares = ids.zip(fair_share::divide(total, &claimants));
-                allocated.extend(shares.filter(|(_, recipients)| *recipients > 0));
+                let lanes = ids.zip(fair_share::divide(total, &claimants));
+                shares.extend(lanes.filter(|(_, recipients)| *recipients > 0));
             }
         }
-        allocated
+        shares
     }
 }
 
@@ -144,7 +179,7 @@ impl<'a> Route<'a> {
     /// Creates the route through a relay. `in_flight` may contain lanes of other routes.
     fn through_relay(
         priority: i16,
-        in_flight: &[(&ReadyLane, &LaneInFlight)],
+        in_flight: &[(&ReadyLane, &LaneUsage)],
         route: &str,
         streams: impl Iterator<Item = Vec<&'a ReadyLane>>,
         capacity: &Capacity,
@@ -167,9 +202,13 @@ impl<'a> Route<'a> {
         Self { in_flight, demand: wanted.min(limit.saturating_sub(in_flight)), streams }
     }
 
-    fn claimant(&self) -> Claimant {
-        let weight = self.streams.iter().map(|stream| stream.weight).sum();
-        Claimant { in_use: self.in_flight, demand: self.demand, weight }
+    fn claimant(&self, allocated: &Allocated) -> Claimant {
+        let (more, weight) = (self.allocated(allocated), self.streams.iter().map(|stream| stream.weight).sum());
+        Claimant { in_use: self.in_flight + more, demand: self.demand.saturating_sub(more), weight }
+    }
+
+    fn allocated(&self, allocated: &Allocated) -> usize {
+        self.streams.iter().map(|stream| stream.allocated(allocated)).sum()
     }
 
     fn first_lane(&self) -> i64 {
@@ -191,8 +230,20 @@ impl<'a> Stream<'a> {
         self.lanes.iter().map(|(_, claimant)| claimant.demand).sum()
     }
 
-    fn claimant(&self) -> Claimant {
-        Claimant { in_use: self.in_flight, demand: self.demand(), weight: self.weight }
+    fn claimant(&self, allocated: &Allocated) -> Claimant {
+        let more = self.allocated(allocated);
+        Claimant { in_use: self.in_flight + more, demand: self.demand().saturating_sub(more), weight: self.weight }
+    }
+
+    fn lane_claimants(&self, allocated: &Allocated) -> impl Iterator<Item = Claimant> {
+        self.lanes.iter().map(|(lane, claimant)| {
+            let more = allocated.get(&lane.id).copied().unwrap_or(0);
+            Claimant { in_use: claimant.in_use + more, demand: claimant.demand.saturating_sub(more), weight: 1 }
+        })
+    }
+
+    fn allocated(&self, allocated: &Allocated) -> usize {
+        self.lanes.iter().filter_map(|(lane, _)| allocated.get(&lane.id)).sum()
     }
 }
 
@@ -202,42 +253,68 @@ impl Capacity<'_> {
         self.in_flight.get(&lane).map_or(0, |in_lane| in_lane.recipients)
     }
 
+    /// Returns how many recipients of a destination use the capacity: twice as many as it has connections, so that none
+    /// of these is idle between two messages.
+    fn slots_per_destination(&self) -> usize {
+        self.connections * PIPELINE_DEPTH
+    }
+
+    /// Returns how much of the capacity is free.
+    fn free_slots(&self) -> usize {
+        let mut by_relay = HashMap::<&str, usize>::new();
+        let (slots, mut used) = (self.slots_per_destination(), 0);
+        for in_lane in self.in_flight.values() {
+            match in_lane.lane.as_deref() {
+                Some(lane) if !lane.is_mx() => *by_relay.entry(&lane.route).or_default() += in_lane.recipients,
+                _ => used += in_lane.recipients.min(slots),
+            }
+        }
+        used += by_relay.values().map(|recipients| (*recipients).min(slots)).sum::<usize>();
+        self.total.saturating_sub(used)
+    }
+
     /// Returns the relays' lanes of this priority that have recipients in flight.
-    fn through_relays(&self, priority: i16) -> Vec<(&ReadyLane, &LaneInFlight)> {
+    fn through_relays(&self, priority: i16) -> Vec<(&ReadyLane, &LaneUsage)> {
         let lanes = self.in_flight.values().filter_map(|in_lane| Some((in_lane.lane.as_deref()?, in_lane)));
         lanes.filter(|(lane, _)| lane.priority == priority && !lane.is_mx()).collect()
     }
 
     /// Returns how many recipients a relay's lanes can have in flight.
-    fn relay_limit(&self, priority: i16, in_flight: &[(&ReadyLane, &LaneInFlight)]) -> usize {
-        if priority <= URGENT {
-            return self.total;
-        }
+    fn relay_limit(&self, priority: i16, in_flight: &[(&ReadyLane, &LaneUsage)]) -> usize {
         let attempts_per_second: f64 =
             in_flight.iter().filter_map(|(lane, _)| self.recent.get(&lane.id)).map(|recent| recent.attempted).sum();
-        let (recipients, messages) =
-            in_flight.iter().fold((0, 0), |(r, m), (_, in_lane)| (r + in_lane.recipients, m + in_lane.message_count()));
+        let (recipients, messages_in_flight) =
+            in_flight.iter().fold((0, 0), |(r, m), (_, in_lane)| (r + in_lane.recipients, m + in_lane.messages));
         // A message with many recipients uses one connection like any other.
-        (self.connections * PIPELINE_DEPTH + prefetched(attempts_per_second))
-            * recipients_per_message(recipients, messages)
+        let connections = self.slots_per_destination();
+        let messages = if priority <= URGENT {
+            self.total.max(connections + prefetched(attempts_per_second, URGENT_PREFETCH))
+        } else {
+            connections + prefetched(attempts_per_second, PREFETCH)
+        };
+        messages * recipients_per_message(recipients, messages_in_flight)
     }
 
     /// Returns how many more recipients a lane can have in flight. For a lane with limits the number counts messages:
     /// the other due recipients of each message are claimed with it.
     fn lane_demand(&self, lane: &ReadyLane) -> usize {
         let (recipients, messages) =
-            self.in_flight.get(&lane.id).map_or((0, 0), |in_lane| (in_lane.recipients, in_lane.message_count()));
+            self.in_flight.get(&lane.id).map_or((0, 0), |in_lane| (in_lane.recipients, in_lane.messages));
         let limit = |limit: Option<i32>| limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
         let most = limit(lane.connections).saturating_mul(PIPELINE_DEPTH).min(limit(lane.stream_concurrency));
         let successes = self.recent.get(&lane.id).map_or(0, |recent| recent.sessions_since_failure);
         if lane.blocked_since.is_some() || (lane.is_mx() && successes == 0) {
             // Probes are counted in recipients: everything in flight to an unreachable server waits for its timeout.
-            return most.min(PROBE_CONCURRENCY).saturating_sub(recipients).min(self.total.saturating_sub(recipients));
+            return most
+                .min(PROBE_CONCURRENCY)
+                .saturating_sub(recipients)
+                .min(self.recipients.saturating_sub(recipients));
         }
         // Slow start: the first messages to a server that fails wait for its timeout.
         let most = if lane.is_mx() {
             let attempts_per_second = self.recent.get(&lane.id).map_or(0.0, |recent| recent.attempted);
-            let usable = self.connections * PIPELINE_DEPTH + prefetched(attempts_per_second).min(self.total / 8);
+            let prefetched = prefetched(attempts_per_second, PREFETCH).min(self.recipients / 8);
+            let usable = self.slots_per_destination() + prefetched;
             most.min(usable).min(successes.saturating_mul(2).saturating_add(PROBE_CONCURRENCY))
         } else {
             most
@@ -247,14 +324,14 @@ impl Capacity<'_> {
         } else {
             most.saturating_mul(recipients_per_message(recipients, messages)).saturating_sub(recipients)
         };
-        more.min(self.total.saturating_sub(recipients))
+        more.min(self.recipients.saturating_sub(recipients))
     }
 }
 
-/// Returns how many messages may be in flight beyond what connections need, at this rate.
+/// Returns how many messages are attempted in these `seconds` at this rate.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "far below 2^52, and not negative")]
-fn prefetched(attempts_per_second: f64) -> usize {
-    (attempts_per_second * PREFETCH) as usize
+fn prefetched(attempts_per_second: f64, seconds: f64) -> usize {
+    (attempts_per_second * seconds) as usize
 }
 
 /// Returns the average number of recipients per message in flight, rounded up.
@@ -263,168 +340,4 @@ fn recipients_per_message(recipients: usize, messages: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use chrono::DateTime;
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::db::queue::Claimed;
-    use crate::worker::lease::in_flight::InFlight;
-
-    /// A process with 256 recipients in flight at most, and 16 connections to each destination.
-    struct Setup {
-        lanes: Vec<Arc<ReadyLane>>,
-        in_flight: InFlight,
-        recent: HashMap<i64, RecentStats>,
-        claimed: u128,
-    }
-
-    fn lane(id: i64, stream: &str, priority: i16, route: &str) -> ReadyLane {
-        ReadyLane {
-            id,
-            tenant_id: Uuid::nil(),
-            stream: stream.into(),
-            route: route.into(),
-            domain: if route == "mx" { format!("{id}.test") } else { "*".into() },
-            priority,
-            weight: 10,
-            ready_at: DateTime::UNIX_EPOCH,
-            connections: None,
-            mails_per_connection: None,
-            rate: None,
-            learned_rate: None,
-            blocked_since: None,
-            stream_rate: None,
-            stream_concurrency: None,
-        }
-    }
-
-    impl Setup {
-        fn new(lanes: impl IntoIterator<Item = ReadyLane>) -> Self {
-            let lanes = lanes.into_iter().map(Arc::new).collect();
-            Self { lanes, in_flight: InFlight::new(256), recent: HashMap::new(), claimed: 0 }
-        }
-
-        /// Puts messages of a lane in flight, each with this many recipients.
-        fn with_messages(mut self, lane: i64, messages: usize, recipients: usize) -> Self {
-            for _ in 0..messages {
-                self.claimed += 1;
-                let row = |n| Claimed {
-                    message_id: Uuid::from_u128(self.claimed),
-                    recipient_id: Uuid::from_u128(n as u128),
-                    tenant_id: Uuid::nil(),
-                    lane_id: lane,
-                    attempts: 0,
-                    crashes: 0,
-                    first_due_at: DateTime::UNIX_EPOCH,
-                    lease: Uuid::nil(),
-                    claims: 1,
-                };
-                self.in_flight.insert((0..recipients).map(row).collect(), &self.lanes);
-            }
-            self
-        }
-
-        fn with_sessions(mut self, lanes: impl IntoIterator<Item = i64>) -> Self {
-            let recent = RecentStats { sessions_since_failure: 1_000, ..RecentStats::default() };
-            self.recent.extend(lanes.into_iter().map(|lane| (lane, recent)));
-            self
-        }
-
-        /// Returns the quotas by lane.
-        fn allocate(&self) -> BTreeMap<i64, usize> {
-            let capacity = Capacity {
-                total: 256,
-                free: self.in_flight.free(),
-                connections: 16,
-                in_flight: &self.in_flight.by_lane(),
-                recent: &self.recent,
-            };
-            allocate(&self.lanes, &capacity).into_iter().map(|quota| (quota.lane.id, quota.recipients)).collect()
-        }
-    }
-
-    fn quotas<const N: usize>(quotas: [(i64, usize); N]) -> BTreeMap<i64, usize> {
-        quotas.into()
-    }
-
-    #[test]
-    fn bulk_is_limited_by_its_connections_and_urgent_is_not() {
-        let setup = Setup::new([lane(1, "bulk", 50, "relay"), lane(2, "transactional", 10, "relay")]);
-        assert_eq!(setup.allocate(), quotas([(1, 32), (2, 224)]).into_iter().filter(|(id, _)| *id == 2).collect());
-        let setup = Setup::new([lane(1, "bulk", 50, "relay")]);
-        assert_eq!(setup.allocate(), quotas([(1, 32)]));
-        assert_eq!(setup.with_messages(1, 32, 1).allocate(), quotas([]));
-    }
-
-    #[test]
-    fn fast_relay_has_more_in_flight() {
-        let mut setup = Setup::new([lane(1, "bulk", 50, "relay")]).with_messages(1, 32, 1);
-        setup.recent.insert(1, RecentStats { attempted: 400.0, ..RecentStats::default() });
-        assert_eq!(setup.allocate(), quotas([(1, 40)]));
-    }
-
-    #[test]
-    fn fast_domain_has_more_in_flight_but_not_everything() {
-        let mut setup = Setup::new([lane(1, "bulk", 50, "mx")]).with_sessions([1]);
-        for (attempted, quota) in [(0.0, 32), (200.0, 52), (4_000.0, 64)] {
-            setup.recent.insert(1, RecentStats { attempted, sessions_since_failure: 1_000, ..RecentStats::default() });
-            assert_eq!(setup.allocate(), quotas([(1, quota)]), "{attempted} per second");
-        }
-    }
-
-    #[test]
-    fn message_with_many_recipients_uses_one_connection() {
-        let setup = Setup::new([lane(1, "bulk", 50, "relay")]).with_messages(1, 4, 5);
-        assert_eq!(setup.allocate(), quotas([(1, 140)]));
-    }
-
-    #[test]
-    fn connection_limit_counts_messages_and_not_recipients() {
-        let limited = ReadyLane { connections: Some(3), ..lane(1, "bulk", 50, "relay") };
-        assert_eq!(Setup::new([limited.clone()]).with_messages(1, 1, 50).allocate(), quotas([(1, 5)]));
-        assert_eq!(Setup::new([limited]).with_messages(1, 6, 2).allocate(), quotas([]));
-        let domain = || Setup::new([lane(1, "bulk", 50, "mx")]).with_sessions([1]);
-        assert_eq!(
-            domain().with_messages(1, 2, 10).allocate(),
-            quotas([(1, 140)]),
-            "16 connections for twice as many messages of ten"
-        );
-    }
-
-    #[test]
-    fn streams_of_one_priority_share_by_weight() {
-        let light = ReadyLane { weight: 10, ..lane(1, "news", 50, "relay") };
-        let heavy = ReadyLane { weight: 30, ..lane(2, "digest", 50, "relay") };
-        assert_eq!(Setup::new([light.clone(), heavy.clone()]).allocate(), quotas([(1, 8), (2, 24)]));
-        assert_eq!(Setup::new([light, heavy]).with_messages(1, 20, 1).allocate(), quotas([(2, 12)]));
-    }
-
-    #[test]
-    fn unknown_domain_starts_with_few_recipients() {
-        let setup = Setup::new([lane(1, "bulk", 50, "mx"), lane(2, "bulk", 50, "mx")]);
-        assert_eq!(setup.allocate(), quotas([(1, 4), (2, 4)]));
-        assert_eq!(setup.with_sessions([2]).allocate(), quotas([(1, 4), (2, 32)]));
-    }
-
-    #[test]
-    fn slow_domains_leave_an_eighth_to_idle_destinations() {
-        let slow = (1..=10).map(|id| lane(id, "bulk", 50, "mx"));
-        let setup = Setup::new(slow.chain([lane(11, "bulk", 50, "mx")])).with_sessions(1..=11);
-        let setup = (1..=10).fold(setup, |setup, id| setup.with_messages(id, 16, 1));
-        assert_eq!(setup.allocate(), quotas([(11, 32)]));
-    }
-
-    #[test]
-    fn unreachable_lanes_are_probed_with_few_recipients() {
-        let unreachable = ReadyLane { blocked_since: Some(DateTime::UNIX_EPOCH), ..lane(1, "bulk", 50, "relay") };
-        assert_eq!(Setup::new([unreachable]).allocate(), quotas([(1, 4)]));
-        let limited = ReadyLane { connections: Some(3), ..lane(1, "bulk", 50, "relay") };
-        assert_eq!(Setup::new([limited]).with_messages(1, 2, 1).allocate(), quotas([(1, 4)]));
-        // The limit counts recipients, also those of one message.
-        let unreachable = ReadyLane { blocked_since: Some(DateTime::UNIX_EPOCH), ..lane(1, "bulk", 50, "relay") };
-        assert_eq!(Setup::new([unreachable.clone()]).with_messages(1, 1, 3).allocate(), quotas([(1, 1)]));
-        assert_eq!(Setup::new([unreachable]).with_messages(1, 1, 4).allocate(), quotas([]));
-        assert_eq!(Setup::new([lane(1, "bulk", 50, "mx")]).with_messages(1, 1, 4).allocate(), quotas([]));
-    }
-}
+mod tests;

@@ -108,7 +108,7 @@ impl Claimer {
         let leases = &cx.leases;
         // Counted before the lanes are read: a recipient that failed and was released since has closed its lane, so
         // that its capacity does not lead to another claim from that lane.
-        let (in_flight, free) = (leases.in_flight.by_lane(), leases.in_flight.free());
+        let (in_flight, free) = (leases.in_flight.usage(), leases.in_flight.free());
         let ready = lanes::ready(&cx.db, now, MAX_LANES_PER_STREAM, skip).await?;
         let ready: Vec<Arc<ReadyLane>> = ready.into_iter().map(Arc::new).collect();
         let recent = cx.recent(&ready, &in_flight, now);
@@ -123,7 +123,8 @@ impl Claimer {
         let claimed_all_due = below_quota.len() == ready.len() && !ready.iter().any(|lane| lane.is_limited());
         let has_quota = |lane: &ReadyLane| quotas.iter().any(|quota| quota.lane.id == lane.id);
         let others: Vec<Arc<ReadyLane>> = ready.iter().filter(|lane| !has_quota(lane)).cloned().collect();
-        let left = cx.capacity(leases.in_flight.free(), &in_flight, &recent);
+        let (in_flight, free) = (leases.in_flight.usage(), leases.in_flight.free());
+        let left = cx.capacity(free, &in_flight, &recent);
         Ok(Claim {
             recipients: leased.by_lane.values().sum(),
             lanes: self.lane_claims(&quotas, count),

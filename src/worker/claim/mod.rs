@@ -12,7 +12,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::lease::Leases;
-use super::lease::in_flight::LaneInFlight;
+use super::lease::in_flight::LaneUsage;
 use crate::clock::SharedClock;
 use crate::db::Db;
 use crate::db::lanes::ReadyLane;
@@ -28,6 +28,8 @@ pub(crate) struct ClaimContext {
     pub leases: Arc<Leases>,
     pub lane_stats: Arc<LaneStats>,
     pub sender: Arc<smtp::Sender>,
+    /// Maximum number of SMTP transactions of this process at a time.
+    pub concurrency: usize,
     /// Connections of this process to one destination.
     pub connections: usize,
     /// Whether each recipient gets a separate envelope (VERP).
@@ -39,7 +41,7 @@ impl ClaimContext {
     pub(crate) fn recent(
         &self,
         lanes: &[Arc<ReadyLane>],
-        in_flight: &HashMap<i64, LaneInFlight>,
+        in_flight: &HashMap<i64, LaneUsage>,
         now: DateTime<Utc>,
     ) -> HashMap<i64, RecentStats> {
         let ids = lanes.iter().map(|lane| lane.id).chain(in_flight.keys().copied());
@@ -50,9 +52,10 @@ impl ClaimContext {
     pub(crate) fn capacity<'a>(
         &self,
         free: usize,
-        in_flight: &'a HashMap<i64, LaneInFlight>,
+        in_flight: &'a HashMap<i64, LaneUsage>,
         recent: &'a HashMap<i64, RecentStats>,
     ) -> Capacity<'a> {
-        Capacity { total: self.leases.in_flight.capacity(), free, connections: self.connections, in_flight, recent }
+        let (total, recipients) = (self.concurrency, self.leases.in_flight.capacity());
+        Capacity { total, recipients, free, connections: self.connections, in_flight, recent }
     }
 }

@@ -19,15 +19,14 @@ use crate::domain::id::MessageId;
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 use crate::limiter::ReservedPermit;
 use crate::smtp::NotAttempted;
-use crate::worker::claim::allocation::URGENT;
 use crate::worker::lease::release::RETRY_PAUSE;
 
 /// A message that is ready to be sent.
-struct Prepared<'a> {
+struct Prepared {
     mime: Vec<u8>,
     envelopes: Vec<Envelope>,
     /// Reserved until the message is sent.
-    _memory: Option<ReservedPermit<'a>>,
+    _memory: ReservedPermit,
 }
 
 const LOAD_FAILED_REPLY: &str = "postrider failed to read this message from its database; see its log";
@@ -96,9 +95,13 @@ async fn take_expired(cx: &DeliverContext, message: &mut LoadedMessage, start: A
 }
 
 /// Builds the message once for all of its routes.
-async fn prepare<'a>(cx: &'a DeliverContext, message: &mut LoadedMessage) -> Result<Prepared<'a>, StoredMessageError> {
+async fn prepare(cx: &DeliverContext, message: &mut LoadedMessage) -> Result<Prepared, StoredMessageError> {
     let recipients = message.recipients()?;
-    let memory = if message.stored.is_large() { Some(reserve_memory(cx, message).await) } else { None };
+    let memory = match message.memory.take() {
+        Some(memory) => memory,
+        // Boxed, because most messages have reserved it, and each would carry the size of this future.
+        None => Box::pin(cx.reserve_memory(message.stored.row.size, &message.claimed)).await,
+    };
     let draft = message.stored.draft(&cx.db, cx.links.as_ref()).await?;
     let envelopes = envelopes(cx, message, &draft.from.address, recipients, cx.clock.now());
     let mime = cx.signing.build(&message.stored, &draft).await?;
@@ -173,14 +176,6 @@ fn log_preparation_failure(cx: &DeliverContext, message: &LoadedMessage, error: 
             "cannot prepare messages; deferring them until this is fixed"
         );
     }
-}
-
-/// Reserves memory to build and send a large message: for its attachments, and for its MIME form, which is about a
-/// third larger. Signing needs no copy.
-async fn reserve_memory<'a>(cx: &'a DeliverContext, message: &LoadedMessage) -> ReservedPermit<'a> {
-    let bytes = u64::try_from(message.stored.row.size).unwrap_or(0).saturating_mul(5) / 2;
-    let lane = message.claimed.first().and_then(|row| cx.leases.in_flight.lane(row.lane_id));
-    cx.memory.reserve(bytes, lane.is_some_and(|lane| lane.priority <= URGENT)).await
 }
 
 /// Completes a message of which nothing was sent because of a local failure. The attempt counts, so that it is not

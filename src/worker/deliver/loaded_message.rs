@@ -6,18 +6,21 @@ use uuid::Uuid;
 
 use super::{DeliverContext, suppression_check};
 use crate::db::DbError;
-use crate::db::messages;
 use crate::db::messages::stored::{StoredMessage, StoredMessageError};
+use crate::db::messages::{self, DeliveryRow};
 use crate::db::queue::Claimed;
 use crate::domain::address::Address;
 use crate::domain::id::TenantId;
 use crate::domain::outcome::OnUncertain;
+use crate::limiter::ReservedPermit;
 
 /// One message and those of its recipients that were claimed.
 #[derive(Debug)]
 pub(crate) struct LoadedMessage {
     pub stored: StoredMessage,
     pub claimed: Vec<Claimed>,
+    /// The memory reserved for it; `None` if its content is not in memory.
+    pub memory: Option<ReservedPermit>,
 }
 
 /// The messages of a claim.
@@ -39,10 +42,16 @@ pub(crate) async fn load(cx: &DeliverContext, claimed: &[Claimed]) -> Result<Loa
     let mut messages = Vec::with_capacity(by_message.len());
     for (tenant, ids) in by_tenant {
         let ids: Vec<Uuid> = ids.into_iter().collect();
-        let stored = messages::stored::load(&cx.db, TenantId(tenant), &ids).await?;
+        let mut reserved = HashMap::new();
+        let reserve = |row: &DeliveryRow| {
+            let claimed = by_message.get(&row.id).map_or(&[][..], Vec::as_slice);
+            let memory = cx.try_reserve_memory(row.size, claimed);
+            memory.map(|memory| reserved.insert(row.id, memory)).is_some()
+        };
+        let stored = messages::stored::load(&cx.db, TenantId(tenant), &ids, reserve).await?;
         messages.extend(stored.into_iter().filter_map(|stored| {
-            let claimed = by_message.remove(&stored.row.id)?;
-            Some(LoadedMessage { stored, claimed })
+            let (claimed, memory) = (by_message.remove(&stored.row.id)?, reserved.remove(&stored.row.id));
+            Some(LoadedMessage { stored, claimed, memory })
         }));
     }
     suppression_check::end_suppressed(cx, &mut messages).await?;

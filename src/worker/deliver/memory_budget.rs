@@ -1,9 +1,15 @@
-//! The memory that large messages may use together. A quarter is reserved for urgent ones: a newsletter with a large
+//! The memory that messages in flight may use together. A quarter is reserved for urgent ones: a newsletter with a large
 //! attachment to a slow server must not delay an invoice.
+//!
+//! A small message reserves its memory when it is claimed or handed off, if there is enough; its content then stays in
+//! memory until it is sent. The others reserve it when they are sent, and read their content from the database then.
 
 use tokio::sync::Semaphore;
 
 use crate::limiter::{ReservedPermit, ReservedSemaphore};
+
+/// Bytes of a message in flight besides its content.
+const MESSAGE_OVERHEAD: u64 = 4 << 10;
 
 /// A semaphore that counts kibibytes, because semaphores count in `u32`.
 #[derive(Debug)]
@@ -17,7 +23,7 @@ impl MemoryBudget {
 
     /// Waits until this many bytes are free. A message that needs more than the whole budget waits until it is the only
     /// one.
-    pub(crate) async fn reserve(&self, bytes: u64, urgent: bool) -> ReservedPermit<'_> {
+    pub(crate) async fn reserve(&self, bytes: u64, urgent: bool) -> ReservedPermit {
         loop {
             // The semaphore is never closed.
             if let Ok(permit) = self.0.acquire(kibibytes(bytes), urgent).await {
@@ -25,6 +31,17 @@ impl MemoryBudget {
             }
         }
     }
+
+    /// Reserves this many bytes if they are free.
+    pub(crate) fn try_reserve(&self, bytes: u64, urgent: bool) -> Option<ReservedPermit> {
+        self.0.try_acquire(kibibytes(bytes), urgent)
+    }
+}
+
+/// Returns the memory that a message with `size` bytes of content needs until it is sent: its content, which exists twice
+/// while the MIME, a third larger, is built from it, and its fixed-size parts.
+pub(crate) fn message_bytes(size: i64) -> u64 {
+    u64::try_from(size).unwrap_or(0).saturating_mul(5) / 2 + MESSAGE_OVERHEAD
 }
 
 fn kibibytes(bytes: u64) -> usize {

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::claim::allocation::URGENT;
 use super::lease::Leases;
 use super::lease::crash_quarantine::CrashQuarantine;
 use super::outcome::recorder::OutcomeRecorder;
@@ -25,8 +26,10 @@ use super::outcome::retry_policy_cache::RetryPolicyCache;
 use crate::clock::SharedClock;
 use crate::db::Db;
 use crate::db::lanes::dedicated::DedicatedLanes;
+use crate::db::queue::Claimed;
 use crate::domain::routing::RouteTable;
 use crate::domain::unsubscribe::Links;
+use crate::limiter::ReservedPermit;
 use crate::smtp;
 use crate::telemetry::KeyedLogLimit;
 use envelopes::Returns;
@@ -58,6 +61,21 @@ pub(crate) struct DeliverContext {
 }
 
 impl DeliverContext {
+    /// Reserves the memory for a message with `size` bytes of content, if it is free. `claimed` are its recipients.
+    pub(crate) fn try_reserve_memory(&self, size: i64, claimed: &[Claimed]) -> Option<ReservedPermit> {
+        self.memory.try_reserve(memory_budget::message_bytes(size), self.is_urgent(claimed))
+    }
+
+    /// Waits until the memory for a message with `size` bytes of content is free, and reserves it.
+    pub(crate) async fn reserve_memory(&self, size: i64, claimed: &[Claimed]) -> ReservedPermit {
+        self.memory.reserve(memory_budget::message_bytes(size), self.is_urgent(claimed)).await
+    }
+
+    fn is_urgent(&self, claimed: &[Claimed]) -> bool {
+        let lane = claimed.first().and_then(|row| self.leases.in_flight.lane(row.lane_id));
+        lane.is_some_and(|lane| lane.priority <= URGENT)
+    }
+
     /// Prevents new attempts: a message that waits for a connection, for memory or in quarantine is released at once.
     pub(crate) fn close(&self) {
         self.closing.cancel();

@@ -76,8 +76,13 @@ impl DirectConsumer for DirectHandoff {
                 claims(&insert).into_iter().partition(|row| leased.contains(&RecipientId(row.recipient_id)));
             refused.extend(others);
             if !claimed.is_empty() {
-                let stored = StoredMessage::from_new(insert.tenant, insert.message, unsubscribe);
-                messages.push(LoadedMessage { stored, claimed });
+                let mut stored = StoredMessage::from_new(insert.tenant, insert.message, unsubscribe);
+                let size = stored.row.size;
+                let memory = stored.has_content().then(|| self.deliver.try_reserve_memory(size, &claimed)).flatten();
+                if memory.is_none() {
+                    stored.unload();
+                }
+                messages.push(LoadedMessage { stored, claimed, memory });
             }
         }
         if !refused.is_empty() {
@@ -144,7 +149,7 @@ async fn resolve(cx: Arc<DeliverContext>, mut rows: Vec<Claimed>) {
 
 /// Returns how many more recipients of each of these lanes may be in flight now.
 fn quotas(cx: &ClaimContext, lanes: &[Arc<ReadyLane>], now: DateTime<Utc>) -> HashMap<i64, usize> {
-    let in_flight = cx.leases.in_flight.by_lane();
+    let in_flight = cx.leases.in_flight.usage();
     let recent = cx.recent(lanes, &in_flight, now);
     let capacity = cx.capacity(cx.leases.in_flight.free(), &in_flight, &recent);
     allocation::allocate(lanes, &capacity).into_iter().map(|quota| (quota.lane.id, quota.recipients)).collect()

@@ -49,6 +49,17 @@ pub(crate) struct LaneInFlight {
     pub lane: Option<Arc<ReadyLane>>,
 }
 
+/// The number of recipients and messages of one lane that are in flight.
+#[derive(Debug, Clone)]
+pub(crate) struct LaneUsage {
+    /// The number of recipients.
+    pub recipients: usize,
+    /// The number of messages; each uses one connection at a time.
+    pub messages: usize,
+    /// The lane as of its latest claim, or `None` if it was closed.
+    pub lane: Option<Arc<ReadyLane>>,
+}
+
 impl LaneInFlight {
     /// Returns how many messages there are; each uses one connection at a time.
     pub(crate) fn message_count(&self) -> usize {
@@ -95,6 +106,16 @@ impl InFlight {
     /// Returns the recipients in flight, by lane.
     pub(crate) fn by_lane(&self) -> HashMap<i64, LaneInFlight> {
         self.with(|state| state.by_lane.clone())
+    }
+
+    /// Returns how much each lane has in flight, without the ids of its messages.
+    pub(crate) fn usage(&self) -> HashMap<i64, LaneUsage> {
+        let usage = |in_lane: &LaneInFlight| LaneUsage {
+            recipients: in_lane.recipients,
+            messages: in_lane.messages.len(),
+            lane: in_lane.lane.clone(),
+        };
+        self.with(|state| state.by_lane.iter().map(|(id, in_lane)| (*id, usage(in_lane))).collect())
     }
 
     /// Returns a lane with recipients in flight, as of its latest claim.

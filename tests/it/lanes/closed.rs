@@ -56,7 +56,7 @@ async fn recipients_in_a_closed_lane_expire_in_time() {
 
 #[tokio::test]
 async fn expiry_of_many_leaves_capacity_for_urgent_messages() {
-    let app = TestApp::builder().config(|config| config.delivery.concurrency = 16).start().await;
+    let app = TestApp::builder().config(|config| config.delivery.concurrency = 2).start().await;
     let to: Vec<String> = (0..40).map(|n| format!("{n}@example.test")).collect();
     let bulk = app.send(json!({"stream": "bulk", "to": to, "expires_at": app.clock.text_in(hours(1))})).await;
     let reset = app.send(json!({})).await;

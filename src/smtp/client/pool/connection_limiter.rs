@@ -18,7 +18,7 @@ impl ConnectionLimiter {
     }
 
     /// Waits for a connection. Returns an error if the limiter was closed.
-    pub async fn acquire(&self, urgent: bool) -> Result<ReservedPermit<'_>, AcquireError> {
+    pub async fn acquire(&self, urgent: bool) -> Result<ReservedPermit, AcquireError> {
         self.0.acquire(1, urgent).await
     }
 

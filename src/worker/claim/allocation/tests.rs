@@ -1,0 +1,164 @@
+use chrono::DateTime;
+use uuid::Uuid;
+
+use super::*;
+use crate::db::queue::Claimed;
+use crate::worker::lease::in_flight::InFlight;
+
+/// A process with 256 recipients in flight at most, and 16 connections to each destination.
+struct Setup {
+    lanes: Vec<Arc<ReadyLane>>,
+    in_flight: InFlight,
+    recent: HashMap<i64, RecentStats>,
+    claimed: u128,
+}
+
+fn lane(id: i64, stream: &str, priority: i16, route: &str) -> ReadyLane {
+    ReadyLane {
+        id,
+        tenant_id: Uuid::nil(),
+        stream: stream.into(),
+        route: route.into(),
+        domain: if route == "mx" { format!("{id}.test") } else { "*".into() },
+        priority,
+        weight: 10,
+        ready_at: DateTime::UNIX_EPOCH,
+        connections: None,
+        mails_per_connection: None,
+        rate: None,
+        learned_rate: None,
+        blocked_since: None,
+        stream_rate: None,
+        stream_concurrency: None,
+    }
+}
+
+impl Setup {
+    fn new(lanes: impl IntoIterator<Item = ReadyLane>) -> Self {
+        let lanes = lanes.into_iter().map(Arc::new).collect();
+        Self { lanes, in_flight: InFlight::new(256), recent: HashMap::new(), claimed: 0 }
+    }
+
+    /// Puts messages of a lane in flight, each with this many recipients.
+    fn with_messages(mut self, lane: i64, messages: usize, recipients: usize) -> Self {
+        for _ in 0..messages {
+            self.claimed += 1;
+            let row = |n| Claimed {
+                message_id: Uuid::from_u128(self.claimed),
+                recipient_id: Uuid::from_u128(n as u128),
+                tenant_id: Uuid::nil(),
+                lane_id: lane,
+                attempts: 0,
+                crashes: 0,
+                first_due_at: DateTime::UNIX_EPOCH,
+                lease: Uuid::nil(),
+                claims: 1,
+            };
+            self.in_flight.insert((0..recipients).map(row).collect(), &self.lanes);
+        }
+        self
+    }
+
+    fn with_sessions(mut self, lanes: impl IntoIterator<Item = i64>) -> Self {
+        let recent = RecentStats { sessions_since_failure: 1_000, ..RecentStats::default() };
+        self.recent.extend(lanes.into_iter().map(|lane| (lane, recent)));
+        self
+    }
+
+    /// Returns the quotas by lane.
+    fn allocate(&self) -> BTreeMap<i64, usize> {
+        let capacity = Capacity {
+            total: 256,
+            recipients: self.in_flight.capacity(),
+            free: self.in_flight.free(),
+            connections: 16,
+            in_flight: &self.in_flight.usage(),
+            recent: &self.recent,
+        };
+        allocate(&self.lanes, &capacity).into_iter().map(|quota| (quota.lane.id, quota.recipients)).collect()
+    }
+}
+
+fn quotas<const N: usize>(quotas: [(i64, usize); N]) -> BTreeMap<i64, usize> {
+    quotas.into()
+}
+
+#[test]
+fn bulk_is_limited_by_its_connections_and_urgent_is_not() {
+    let setup = Setup::new([lane(1, "bulk", 50, "relay"), lane(2, "transactional", 10, "relay")]);
+    assert_eq!(setup.allocate(), quotas([(1, 32), (2, 224)]).into_iter().filter(|(id, _)| *id == 2).collect());
+    let setup = Setup::new([lane(1, "bulk", 50, "relay")]);
+    assert_eq!(setup.allocate(), quotas([(1, 32)]));
+    assert_eq!(setup.with_messages(1, 32, 1).allocate(), quotas([]));
+}
+
+#[test]
+fn fast_relay_has_more_in_flight() {
+    let mut setup = Setup::new([lane(1, "bulk", 50, "relay")]).with_messages(1, 32, 1);
+    setup.recent.insert(1, RecentStats { attempted: 400.0, ..RecentStats::default() });
+    assert_eq!(setup.allocate(), quotas([(1, 40)]));
+}
+
+#[test]
+fn fast_domain_has_more_in_flight_but_not_everything() {
+    let mut setup = Setup::new([lane(1, "bulk", 50, "mx")]).with_sessions([1]);
+    for (attempted, quota) in [(0.0, 32), (200.0, 52), (4_000.0, 64)] {
+        setup.recent.insert(1, RecentStats { attempted, sessions_since_failure: 1_000, ..RecentStats::default() });
+        assert_eq!(setup.allocate(), quotas([(1, quota)]), "{attempted} per second");
+    }
+}
+
+#[test]
+fn message_with_many_recipients_uses_one_connection() {
+    let setup = Setup::new([lane(1, "bulk", 50, "relay")]).with_messages(1, 4, 5);
+    assert_eq!(setup.allocate(), quotas([(1, 140)]));
+}
+
+#[test]
+fn connection_limit_counts_messages_and_not_recipients() {
+    let limited = ReadyLane { connections: Some(3), ..lane(1, "bulk", 50, "relay") };
+    assert_eq!(Setup::new([limited.clone()]).with_messages(1, 1, 50).allocate(), quotas([(1, 5)]));
+    assert_eq!(Setup::new([limited]).with_messages(1, 6, 2).allocate(), quotas([]));
+    let domain = || Setup::new([lane(1, "bulk", 50, "mx")]).with_sessions([1]);
+    assert_eq!(
+        domain().with_messages(1, 2, 10).allocate(),
+        quotas([(1, 140)]),
+        "16 connections for twice as many messages of ten"
+    );
+}
+
+#[test]
+fn streams_of_one_priority_share_by_weight() {
+    let light = ReadyLane { weight: 10, ..lane(1, "news", 50, "relay") };
+    let heavy = ReadyLane { weight: 30, ..lane(2, "digest", 50, "relay") };
+    assert_eq!(Setup::new([light.clone(), heavy.clone()]).allocate(), quotas([(1, 8), (2, 24)]));
+    assert_eq!(Setup::new([light, heavy]).with_messages(1, 20, 1).allocate(), quotas([(2, 12)]));
+}
+
+#[test]
+fn unknown_domain_starts_with_few_recipients() {
+    let setup = Setup::new([lane(1, "bulk", 50, "mx"), lane(2, "bulk", 50, "mx")]);
+    assert_eq!(setup.allocate(), quotas([(1, 4), (2, 4)]));
+    assert_eq!(setup.with_sessions([2]).allocate(), quotas([(1, 4), (2, 32)]));
+}
+
+#[test]
+fn slow_domains_leave_an_eighth_to_idle_destinations() {
+    let slow = (1..=10).map(|id| lane(id, "bulk", 50, "mx"));
+    let setup = Setup::new(slow.chain([lane(11, "bulk", 50, "mx")])).with_sessions(1..=11);
+    let setup = (1..=10).fold(setup, |setup, id| setup.with_messages(id, 16, 1));
+    assert_eq!(setup.allocate(), quotas([(11, 32)]));
+}
+
+#[test]
+fn unreachable_lanes_are_probed_with_few_recipients() {
+    let unreachable = ReadyLane { blocked_since: Some(DateTime::UNIX_EPOCH), ..lane(1, "bulk", 50, "relay") };
+    assert_eq!(Setup::new([unreachable]).allocate(), quotas([(1, 4)]));
+    let limited = ReadyLane { connections: Some(3), ..lane(1, "bulk", 50, "relay") };
+    assert_eq!(Setup::new([limited]).with_messages(1, 2, 1).allocate(), quotas([(1, 4)]));
+    // The limit counts recipients, also those of one message.
+    let unreachable = ReadyLane { blocked_since: Some(DateTime::UNIX_EPOCH), ..lane(1, "bulk", 50, "relay") };
+    assert_eq!(Setup::new([unreachable.clone()]).with_messages(1, 1, 3).allocate(), quotas([(1, 1)]));
+    assert_eq!(Setup::new([unreachable]).with_messages(1, 1, 4).allocate(), quotas([]));
+    assert_eq!(Setup::new([lane(1, "bulk", 50, "mx")]).with_messages(1, 1, 4).allocate(), quotas([]));
+}
