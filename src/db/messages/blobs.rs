@@ -41,11 +41,14 @@ pub async fn find_and_touch(
 pub const CHUNK_BYTES: usize = 1 << 20;
 
 /// Stores one blob unless it exists: first its chunks, then its row in `blobs`. If a crash prevents the latter, the
-/// chunks are reused when the same bytes are stored again.
+/// chunks are reused when the same bytes are stored again. Only the row's commit waits until the WAL is flushed, which
+/// includes the chunks.
 pub async fn insert(db: &Db, tenant: TenantId, sha256: &str, data: &[u8], now: DateTime<Utc>) -> Result<(), DbError> {
     for (n, chunk) in (0i32..).zip(data.chunks(CHUNK_BYTES)) {
         let query = sqlx::query!(
-            "INSERT INTO blob_chunks (tenant_id, sha256, n, data) VALUES ($1, decode($2, 'hex'), $3, $4)
+            "WITH unflushed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+             INSERT INTO blob_chunks (tenant_id, sha256, n, data)
+             SELECT $1::uuid, decode($2::text, 'hex'), $3::integer, $4::bytea FROM unflushed
              ON CONFLICT DO NOTHING",
             tenant.0,
             sha256,
@@ -69,8 +72,9 @@ pub async fn insert(db: &Db, tenant: TenantId, sha256: &str, data: &[u8], now: D
 /// deadlock.
 pub type Group = BTreeMap<(TenantId, String), Arc<Vec<u8>>>;
 
-/// Stores blobs of at most one chunk each in one statement, and updates `used_at` of existing ones. Uses a connection
-/// with cached plans, because a custom plan would contain all bytes several times.
+/// Stores blobs of at most one chunk each in one statement, and updates `used_at` of existing ones. Does not wait until
+/// the WAL is flushed: the commit of the message, which comes later in the WAL, does. Uses a connection with cached
+/// plans, because a custom plan would contain all bytes several times.
 pub async fn insert_group(db: &Db, group: &Group, now: DateTime<Utc>) -> Result<(), DbError> {
     let keys: Vec<(TenantId, String)> = group.keys().cloned().collect();
     let data: Vec<&[u8]> = group.values().map(|blob| blob.as_slice()).collect();
@@ -80,13 +84,15 @@ pub async fn insert_group(db: &Db, group: &Group, now: DateTime<Utc>) -> Result<
     // `unnest` is in the select list, where Postgres produces row by row; in FROM, it would materialise all bytes
     // first.
     let query = sqlx::query!(
-        r#"WITH chunks AS (
+        r#"WITH unflushed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
+           chunks AS (
                INSERT INTO blob_chunks (tenant_id, sha256, n, data)
                SELECT unnest($1::uuid[]), decode(unnest($2::text[]), 'hex'), 0, unnest($3::bytea[])
+               FROM unflushed
                ON CONFLICT DO NOTHING
            )
            INSERT INTO blobs (tenant_id, sha256, size, used_at)
-           SELECT unnest($1::uuid[]), decode(unnest($2::text[]), 'hex'), unnest($4::bigint[]), $5
+           SELECT unnest($1::uuid[]), decode(unnest($2::text[]), 'hex'), unnest($4::bigint[]), $5 FROM unflushed
            ON CONFLICT DO NOTHING
            RETURNING tenant_id, encode(sha256, 'hex') AS "digest!""#,
         &tenants,

@@ -60,7 +60,8 @@ async fn load_one_by_one(cx: &Arc<DeliverContext>, claimed: Vec<Claimed>) {
 pub(crate) async fn start(cx: &Arc<DeliverContext>, loaded: Loaded) {
     let Loaded { messages, orphans } = move_to_dedicated_lanes(cx, loaded).await;
     for message in messages {
-        cx.tasks.spawn(attempt::run(cx.clone(), message));
+        // Boxed, because the future is large and would be moved several times.
+        cx.tasks.spawn(Box::pin(attempt::run(cx.clone(), message)));
     }
     if !orphans.is_empty() {
         let leases = cx.leases.clone();
