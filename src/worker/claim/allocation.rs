@@ -266,7 +266,9 @@ impl Capacity<'_> {
         for in_lane in self.in_flight.values() {
             match in_lane.lane.as_deref() {
                 Some(lane) if !lane.is_mx() => *by_relay.entry(&lane.route).or_default() += in_lane.recipients,
-                _ => used += in_lane.recipients.min(slots),
+                Some(_) => used += in_lane.recipients.min(slots),
+                // The lane is closed: its recipients only expire.
+                None => {}
             }
         }
         used += by_relay.values().map(|recipients| (*recipients).min(slots)).sum::<usize>();
