@@ -320,6 +320,7 @@ async fn worker(
         dns_settings: domains::dns_settings(config),
         fingerprints: fingerprints::from_config(config),
         keyring: config.keyring(),
+        unused_blobs: config.retention.unused_blobs,
     };
     let dependencies = worker::Dependencies {
         sender: Arc::new(smtp::Sender::new(sender_settings(config)?)?),
@@ -374,10 +375,12 @@ fn api_settings(config: &Config, db: &Db, clock: &SharedClock) -> anyhow::Result
     Ok(http::Settings {
         max_body: u64::from(config.accept.max_body_mib) << 20,
         max_inbound: config.inbound.max_message(),
+        max_upload: u64::from(config.accept.max_upload_mib) << 20,
         body_memory: u64::from(config.accept.body_memory_mib) << 20,
         limits: Limits {
             recipients: config.accept.max_recipients as usize,
             attachments: config.accept.max_attachments as usize,
+            attachment_bytes: u64::from(config.accept.max_upload_mib.max(config.accept.max_body_mib)) << 20,
             ..Limits::default()
         },
         delivery: delivery::delivery_info(config)?,

@@ -1,30 +1,34 @@
-//! Stores the bytes of attachments in the database.
+//! Stores the bytes of attachments in the database, and the references of messages to them.
 //!
 //! Small attachments that arrive while a statement runs are stored together by the next statement: a separate
 //! statement, with its plan, round trip and `fsync`, costs more than the bytes. Large attachments are stored
 //! individually, chunk by chunk, so that they delay no other request. A query first finds out which of them the
 //! database already has, because most large attachments are sent repeatedly.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::batcher::{BatchLimit, Batcher, Reply, Requests, reply_all};
 use crate::clock::SharedClock;
-use crate::db::messages::blobs::{self, CHUNK_BYTES};
+use crate::db::messages::blobs::{self, CHUNK_BYTES, SmallBlob};
+use crate::db::messages::uploads::{Completed, Upload};
 use crate::db::{Db, DbError};
-use crate::domain::id::TenantId;
+use crate::domain::id::{MessageId, TenantId};
 use crate::domain::message::NewAttachment;
 
 /// Size in bytes up to which sending a blob costs less than asking whether the database already has it.
-const SMALL_BLOB_BYTES: usize = 128 << 10;
+pub(super) const SMALL_BLOB_BYTES: usize = 128 << 10;
 /// A statement stores up to the size of one chunk of a large blob.
 static BATCH_LIMIT: BatchLimit<Blob> =
     BatchLimit { items: usize::MAX, bytes: CHUNK_BYTES as u64, size: |blob| blob.data.len() as u64 };
 /// Capacity of the writer's queue, in blobs.
 const QUEUE_CAPACITY: usize = 256;
+/// How often completing an upload is tried again if another transaction stores or deletes the same blob.
+const COMPLETE_TRIES: usize = 3;
 
 type Key = (TenantId, String);
 type Stored = Result<(), Arc<DbError>>;
@@ -35,13 +39,15 @@ struct Blob {
     tenant: TenantId,
     digest: String,
     data: Arc<Vec<u8>>,
+    /// The content that will refer to it.
+    content: Option<Uuid>,
 }
 
 /// Stores attachments.
 #[derive(Debug)]
 pub(super) struct Blobs {
-    db: Db,
-    clock: SharedClock,
+    pub(super) db: Db,
+    pub(super) clock: SharedClock,
     small: Batcher<Blob, Stored>,
 }
 
@@ -53,37 +59,60 @@ impl Blobs {
         Self { db: db.clone(), clock, small }
     }
 
-    /// Stores the bytes of attachments that the database does not have yet, and drops them from memory. With
-    /// `keep_small`, small attachments keep their bytes.
+    /// Stores the bytes of a message's attachments that the database does not have yet, and drops them from memory.
+    /// With `keep_small`, small attachments keep their bytes. Adds references from the message's content to all of its
+    /// attachments.
     pub(super) async fn store(
         &self,
         tenant: TenantId,
+        message: MessageId,
         attachments: &mut [NewAttachment],
         keep_small: bool,
-    ) -> Result<(), Arc<DbError>> {
-        let (small, large): (Vec<_>, Vec<_>) = attachments.iter_mut().partition(|a| a.data.len() <= SMALL_BLOB_BYTES);
-        try_join_all(small.into_iter().map(|attachment| self.store_small(tenant, attachment, keep_small))).await?;
-        let large = large.into_iter().map(|a| (a.description.sha256.clone(), std::mem::take(&mut a.data)));
-        Ok(self.store_large(tenant, large.collect()).await?)
+    ) -> Stored {
+        let (small, others): (Vec<_>, Vec<_>) =
+            attachments.iter_mut().partition(|a| !a.is_stored() && a.data.len() <= SMALL_BLOB_BYTES);
+        try_join_all(small.into_iter().map(|attachment| self.store_kept(tenant, message, attachment, keep_small)))
+            .await?;
+        if others.is_empty() {
+            return Ok(());
+        }
+        let digests: BTreeSet<String> = others.iter().map(|a| a.description.sha256.clone()).collect();
+        let large = others.into_iter().filter(|attachment| !attachment.is_stored());
+        let large = large.map(|a| (a.description.sha256.clone(), std::mem::take(&mut a.data)));
+        self.store_large(tenant, large.collect()).await?;
+        let digests: Vec<String> = digests.into_iter().collect();
+        Ok(blobs::refer(&self.db, tenant, message.0, &digests).await?)
     }
 
-    async fn store_small(
+    async fn store_kept(
         &self,
         tenant: TenantId,
+        message: MessageId,
         attachment: &mut NewAttachment,
         keep_small: bool,
-    ) -> Result<(), Arc<DbError>> {
+    ) -> Stored {
         let digest = attachment.description.sha256.clone();
         let data = Arc::new(std::mem::take(&mut attachment.data));
-        let stored = self.small.submit(Blob { tenant, digest, data: data.clone() }).await;
-        stored.ok_or_else(|| Arc::new(DbError::closed("blobs.insert_group")))??;
+        self.store_small(tenant, digest, data.clone(), Some(message.0)).await?;
         if keep_small {
             attachment.data = Arc::unwrap_or_clone(data);
         }
         Ok(())
     }
 
-    async fn store_large(&self, tenant: TenantId, large: Vec<(String, Vec<u8>)>) -> Result<(), DbError> {
+    /// Stores a blob of at most [`SMALL_BLOB_BYTES`], together with others.
+    pub(super) async fn store_small(
+        &self,
+        tenant: TenantId,
+        digest: String,
+        data: Arc<Vec<u8>>,
+        content: Option<Uuid>,
+    ) -> Stored {
+        let stored = self.small.submit(Blob { tenant, digest, data, content }).await;
+        stored.ok_or_else(|| Arc::new(DbError::closed("blobs.insert_group")))?
+    }
+
+    async fn store_large(&self, tenant: TenantId, large: Vec<(String, Vec<u8>)>) -> Stored {
         if large.is_empty() {
             return Ok(());
         }
@@ -91,11 +120,41 @@ impl Blobs {
         let digests: Vec<String> = large.iter().map(|(digest, _)| digest.clone()).collect();
         let existing = blobs::find_and_touch(&self.db, tenant, &digests, now).await?;
         for (digest, data) in large {
-            if !existing.contains(&digest) {
+            if existing.contains_key(&digest) {
+                continue;
+            }
+            if data.len() <= CHUNK_BYTES {
                 blobs::insert(&self.db, tenant, &digest, &data, now).await?;
+                continue;
+            }
+            let mut upload = Upload::new(tenant, now);
+            for chunk in data.chunks(CHUNK_BYTES) {
+                upload.add(&self.db, chunk, self.clock.now()).await?;
+            }
+            if !self.complete(tenant, upload, &digest).await? {
+                return Err(Arc::new(DbError::not_found("uploads.complete")));
             }
         }
         Ok(())
+    }
+
+    /// Completes an upload, or discards it if the blob is already stored. Returns `false` if the upload has expired.
+    pub(super) async fn complete(&self, tenant: TenantId, upload: Upload, digest: &str) -> Result<bool, DbError> {
+        let digests = [digest.to_owned()];
+        for _ in 0..COMPLETE_TRIES {
+            match upload.complete(&self.db, digest, self.clock.now()).await? {
+                Completed::New => return Ok(true),
+                Completed::Expired => return Ok(false),
+                Completed::Existing => {}
+            }
+            let now = self.clock.now();
+            if blobs::find(&self.db, tenant, &digests, now).await?.contains_key(digest) {
+                upload.discard(&self.db, now).await?;
+                return Ok(true);
+            }
+            // It was deleted in between.
+        }
+        Ok(false)
     }
 }
 
@@ -109,9 +168,10 @@ impl Writer {
     async fn run(self) {
         while let Some(batch) = self.requests.next_batch().await {
             let (mut group, mut replies) = (blobs::Group::new(), Vec::new());
-            for (Blob { tenant, digest, data }, reply) in batch {
+            for (Blob { tenant, digest, data, content }, reply) in batch {
                 replies.push(((tenant, digest.clone()), reply));
-                group.insert((tenant, digest), data);
+                let blob = group.entry((tenant, digest)).or_insert(SmallBlob { data, contents: BTreeSet::new() });
+                blob.contents.extend(content);
             }
             match blobs::insert_group(&self.db, &group, self.clock.now()).await {
                 Err(DbError::Refused { .. }) if group.len() > 1 => self.one_by_one(group, replies).await,
@@ -128,8 +188,8 @@ impl Writer {
     /// Stores each blob individually, so that one blob that Postgres refuses does not fail the rest of its group.
     async fn one_by_one(&self, group: blobs::Group, replies: Vec<(Key, Reply<Stored>)>) {
         let mut results = BTreeMap::new();
-        for (key, data) in group {
-            let single = blobs::Group::from([(key.clone(), data)]);
+        for (key, blob) in group {
+            let single = blobs::Group::from([(key.clone(), blob)]);
             let result = blobs::insert_group(&self.db, &single, self.clock.now()).await.map_err(Arc::new);
             results.insert(key, result);
         }

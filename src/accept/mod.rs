@@ -13,6 +13,7 @@ pub mod record_splitter;
 pub mod request;
 mod reserved_keys;
 mod streams;
+pub mod upload;
 mod wake_notifier;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::SharedClock;
+use crate::db::messages::blobs::Sizes;
 use crate::db::messages::idempotency::KeyUse;
 use crate::db::messages::insert::{Committed, IdempotencyKey, MessageInsert};
 use crate::db::{self, Db, DbError};
@@ -32,6 +34,7 @@ use blobs::Blobs;
 use lanes::Lanes;
 use reserved_keys::ReservedKeys;
 use streams::Streams;
+use upload::Upload;
 pub use wake_notifier::WakeNotifier;
 
 /// Why a valid message was not accepted.
@@ -136,6 +139,22 @@ impl Acceptor {
         db::messages::idempotency::find(&self.db, tenant, owner, key).await
     }
 
+    /// Returns those of these digests, SHA-256 in hexadecimal, whose blob is stored. They stay stored for at least
+    /// several hours.
+    pub async fn find_blobs(&self, tenant: TenantId, digests: &[String]) -> Result<Sizes, DbError> {
+        db::messages::blobs::find(&self.db, tenant, digests, self.blobs.clock.now()).await
+    }
+
+    /// Starts to receive a file.
+    pub fn upload(&self, tenant: TenantId) -> Upload<'_> {
+        Upload::new(&self.blobs, tenant, false)
+    }
+
+    /// Starts to receive a file that is stored already: its digest is verified.
+    pub fn verify(&self, tenant: TenantId) -> Upload<'_> {
+        Upload::new(&self.blobs, tenant, true)
+    }
+
     /// Commits a message. Once this returns `Ok`, the service is responsible for the message.
     pub async fn accept(
         &self,
@@ -157,7 +176,8 @@ impl Acceptor {
             None => None,
         };
         let keep_small = db::messages::stored::fits_inline(message.size()) && self.group_commit.has_consumer();
-        self.blobs.store(tenant, &mut message.attachments, keep_small).await.map_err(AcceptError::Db)?;
+        let id = message.id;
+        self.blobs.store(tenant, id, &mut message.attachments, keep_small).await.map_err(AcceptError::Db)?;
         let lanes = self.lanes.for_message(tenant, &message).await.map_err(AcceptError::Db)?;
         let requested = idempotency.clone();
         let insert = MessageInsert { tenant, message, lanes, idempotency, direct_consumer: None };

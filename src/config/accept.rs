@@ -9,6 +9,9 @@ use super::range::within;
 pub struct Accept {
     /// Maximum size of a request body, in MiB, 1–100. Larger bodies get 413.
     pub max_body_mib: u32,
+    /// Maximum size of an uploaded file, and of all files of a form together, in MiB, 1–1024. Larger ones get 413. The
+    /// attachments of one message may have this size together, or that of a request body if it is larger.
+    pub max_upload_mib: u32,
     /// Total memory for large request bodies, received and decoded, in MiB, 1–65536, not less than `max_body_mib`.
     /// Further requests wait for free memory; a single larger one is read alone.
     pub body_memory_mib: u32,
@@ -21,6 +24,7 @@ pub struct Accept {
 impl Accept {
     pub(super) fn check(&self) -> Result<(), String> {
         within(self.max_body_mib, 1..=100)?;
+        within(self.max_upload_mib, 1..=1_024)?;
         within(self.body_memory_mib, 1..=65_536)?;
         within(self.max_recipients, 1..=1_000)?;
         within(self.max_attachments, 0..=1_000)

@@ -24,6 +24,7 @@ mod load;
 mod log;
 mod problem;
 mod range;
+mod retention;
 mod return_path;
 mod routes;
 mod secret_key;
@@ -55,6 +56,7 @@ pub use http::Http;
 pub use inbound::Inbound;
 pub use log::{Format, Log};
 pub use problem::{ConfigErrors, Origin, Problem};
+pub use retention::Retention;
 pub use return_path::ReturnPath;
 pub use routes::Route;
 pub use secret_key::SecretKey;
@@ -97,6 +99,8 @@ pub struct Config {
     pub http: Http,
     /// Limits on requests.
     pub accept: Accept,
+    /// How long data is kept.
+    pub retention: Retention,
     /// Delivery and retries.
     pub delivery: Delivery,
     /// The return path of messages.
@@ -161,6 +165,7 @@ impl Config {
         self.database.check()?;
         self.http.check()?;
         self.accept.check()?;
+        self.retention.check()?;
         self.delivery.check()?;
         self.return_path.check()?;
         self.inbound.check()?;

@@ -41,6 +41,14 @@ words! {
         InvalidTimestamp = "invalid_timestamp",
         /// There is no stream of this name.
         UnknownStream = "unknown_stream",
+        /// No file with this SHA-256 is stored: it was not uploaded, or was deleted because no message used it.
+        UnknownBlob = "unknown_blob",
+        /// The request is not a form, or the form has no part of this name.
+        UnknownPart = "unknown_part",
+        /// No attachment refers to this part of the form.
+        UnusedPart = "unused_part",
+        /// The body does not have the SHA-256 in the path.
+        DigestMismatch = "digest_mismatch",
         /// The value is not allowed; the message says which values are.
         InvalidValue = "invalid_value",
         /// The search took too long; the message says how to narrow it.
@@ -71,7 +79,8 @@ impl From<Code> for &'static str {
 /// A fault in the request's body, headers or query string.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Fault {
-    /// A JSON pointer to the invalid value, such as `/to/0`; or the name of the query parameter or header.
+    /// A JSON pointer to the invalid value, such as `/to/0`; or the name of the query parameter, header or part of a
+    /// form.
     #[schema(example = "/to/0")]
     pub pointer: String,
     /// A stable, machine-readable code, such as `invalid_address`.

@@ -129,13 +129,20 @@ impl NewMessage {
     }
 }
 
-/// An attachment that is not stored yet.
+/// An attachment of a message that is not committed yet.
 #[derive(Debug, Clone)]
 pub struct NewAttachment {
     /// Name, type, digest and size.
     pub description: Attachment,
-    /// The decoded bytes.
+    /// The decoded bytes; empty if the blob is stored already.
     pub data: Vec<u8>,
+}
+
+impl NewAttachment {
+    /// Returns whether the bytes are not in memory, because the blob was stored before the request was parsed.
+    pub fn is_stored(&self) -> bool {
+        self.data.len() as u64 != self.description.size
+    }
 }
 
 /// Everything that a message's MIME depends on, so that every attempt and every `GET …/raw` renders the same bytes.

@@ -1,7 +1,7 @@
 //! Reads request bodies with a size limit, a shared memory limit, a time limit and a minimum speed, so that neither a
 //! few large requests nor many slow ones exhaust the memory or block others.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes};
@@ -16,7 +16,9 @@ use super::memory_limit::{MemoryLimit, Owner, Reservation};
 /// Bodies up to this many bytes do not count against the shared memory, so small requests never wait for large ones.
 pub(super) const SMALL_BODY_BYTES: u64 = 64 << 10;
 /// Maximum size of JSON bodies, except for messages.
-const MAX_JSON_BYTES: u64 = 1 << 20;
+pub(super) const MAX_JSON_BYTES: u64 = 1 << 20;
+/// Memory of an upload, of any size: a chunk, and its copies for the database connection.
+const UPLOAD_MEMORY: u64 = 4 << 20;
 /// Maximum time for a body to arrive.
 const MAX_ARRIVAL: Duration = Duration::from_mins(2);
 /// Maximum time that a large body waits for memory.
@@ -51,19 +53,38 @@ impl Bodies {
 
     /// Reads the JSON body of any request except one that sends a message.
     pub(super) async fn json(&self, headers: &HeaderMap, body: Body) -> Result<ReadBody, ApiError> {
-        self.read_json(None, headers, body, MAX_JSON_BYTES.min(self.max)).await
+        if !has_content_type(headers, "application/json") {
+            return Err(ApiError::UnsupportedMediaType("application/json"));
+        }
+        self.read(None, headers, body, MAX_JSON_BYTES.min(self.max)).await
     }
 
     /// Reads the JSON body of a message.
     pub(super) async fn message(&self, owner: Owner, headers: &HeaderMap, body: Body) -> Result<ReadBody, ApiError> {
-        self.read_json(owner, headers, body, self.max).await
+        if !has_content_type(headers, "application/json") {
+            return Err(ApiError::UnsupportedMediaType("application/json or multipart/form-data"));
+        }
+        self.read(owner, headers, body, self.max).await
     }
 
-    async fn read_json(&self, owner: Owner, headers: &HeaderMap, body: Body, max: u64) -> Result<ReadBody, ApiError> {
-        if !has_content_type(headers, "application/json") {
-            return Err(ApiError::UnsupportedMediaType("application/json"));
+    /// Returns a body of at most `max` bytes, which the caller stores as it arrives and of which it buffers at most
+    /// `buffered` bytes besides the upload's chunk.
+    pub(super) fn upload(
+        &self,
+        owner: Owner,
+        headers: &HeaderMap,
+        body: Body,
+        max: u64,
+        buffered: u64,
+    ) -> Result<UploadBody, ApiError> {
+        check_encoding(headers)?;
+        if length(headers).is_some_and(|length| length > max) {
+            return Err(ApiError::TooLarge(max));
         }
-        self.read(owner, headers, body, max).await
+        let need = UPLOAD_MEMORY + memory_need(buffered);
+        let (memory, reservation) = (self.memory.clone(), Arc::default());
+        let chunks = BodyChunks::new(body, max, MAX_ARRIVAL);
+        Ok(UploadBody { chunks, memory, owner, need, received: 0, reservation })
     }
 
     /// Reads an inbound MIME message of at most `max` bytes.
@@ -116,6 +137,39 @@ impl Bodies {
             return Err(ApiError::TooLarge(self.max));
         }
         Ok(BodyChunks::new(body, self.max, Duration::MAX))
+    }
+}
+
+/// The body of an upload, with a minimum speed. Once it is large, it has reserved a fixed amount of memory.
+#[derive(Debug)]
+pub(super) struct UploadBody {
+    chunks: BodyChunks,
+    memory: Arc<MemoryLimit>,
+    owner: Owner,
+    need: u64,
+    received: u64,
+    reservation: Arc<OnceLock<Reservation>>,
+}
+
+impl UploadBody {
+    /// Returns the next bytes; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        let chunk = self.chunks.next_for(self.reservation.get()).await?;
+        self.received += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        if self.received > SMALL_BODY_BYTES && self.reservation.get().is_none() {
+            let reservation = self.memory.begin(self.owner, self.need);
+            reservation.grow(self.need, MAX_WAIT).await.map_err(|_| out_of_memory())?;
+            let _ = self.reservation.set(reservation);
+            // From now on, only the minimum speed limits the time.
+            self.chunks.remaining_time = Duration::MAX;
+        }
+        Ok(chunk)
+    }
+
+    /// Returns the memory reservation, which is empty while the body is small. It is released when the body and the
+    /// returned value have been dropped.
+    pub(super) fn reservation(&self) -> Arc<OnceLock<Reservation>> {
+        self.reservation.clone()
     }
 }
 
@@ -242,7 +296,12 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
 
 /// Returns whether the content type is `expected`, with or without parameters, or is missing.
 fn has_content_type(headers: &HeaderMap, expected: &str) -> bool {
-    headers.get(header::CONTENT_TYPE).is_none_or(|value| {
+    !headers.contains_key(header::CONTENT_TYPE) || is_type(headers, expected)
+}
+
+/// Returns whether the content type is given and is `expected`, with or without parameters.
+pub(super) fn is_type(headers: &HeaderMap, expected: &str) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
         let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
         essence.eq_ignore_ascii_case(expected)
     })

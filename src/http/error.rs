@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use super::RETRY_AFTER;
 use crate::accept::AcceptError;
 use crate::accept::request::Rejection;
+use crate::accept::upload::UploadError;
 use crate::db::messages::stored::StoredMessageError;
 use crate::db::{DbError, Trouble};
 use crate::domain::fault::{Code, Fault};
@@ -43,6 +44,8 @@ pub enum ApiError {
     },
     /// 413, with the limit in bytes.
     TooLarge(u64),
+    /// 413: a part of the body, described by the text, is larger than this limit in bytes.
+    PartTooLarge(&'static str, u64),
     /// 415, with the expected content type.
     UnsupportedMediaType(&'static str),
     /// 415: the body has a `Content-Encoding`.
@@ -67,7 +70,7 @@ impl ApiError {
             Self::MethodNotAllowed => ProblemCode::MethodNotAllowed,
             Self::BodyTimeout => ProblemCode::BodyTimeout,
             Self::Conflict { code, .. } => *code,
-            Self::TooLarge(_) => ProblemCode::TooLarge,
+            Self::TooLarge(_) | Self::PartTooLarge(..) => ProblemCode::TooLarge,
             Self::UnsupportedMediaType(_) | Self::UnsupportedCoding => ProblemCode::UnsupportedMediaType,
             Self::Invalid(_) => ProblemCode::InvalidRequest,
             Self::KeyReused => ProblemCode::IdempotencyKeyReused,
@@ -85,6 +88,9 @@ impl ApiError {
             Self::BodyTimeout => "The request body did not arrive in time.".into(),
             Self::TooLarge(limit) => {
                 format!("The request body may be at most {limit} bytes ({} MiB).", limit >> 20).into()
+            }
+            Self::PartTooLarge(what, limit) => {
+                format!("{what} may have at most {limit} bytes ({} MiB).", limit >> 20).into()
             }
             Self::UnsupportedMediaType(expected) => format!("Send the body as {expected}.").into(),
             Self::UnsupportedCoding => "`Content-Encoding` is not supported; send the body uncompressed.".into(),
@@ -195,11 +201,32 @@ impl From<AcceptError> for ApiError {
     }
 }
 
+impl From<UploadError> for ApiError {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Mismatch(digest) => Self::Invalid(vec![Fault {
+                pointer: "sha256".into(),
+                code: Code::DigestMismatch.as_str(),
+                message: format!("The body has the SHA-256 {digest}. Nothing was stored."),
+            }]),
+            UploadError::Expired => Self::BodyTimeout,
+            UploadError::Db(error) => Self::from(error.as_ref()),
+        }
+    }
+}
+
 impl From<Rejection> for ApiError {
     fn from(rejection: Rejection) -> Self {
         match rejection {
             Rejection::Invalid(faults) => Self::Invalid(faults),
             malformed @ Rejection::Malformed { .. } => Self::Malformed(malformed.to_string()),
+            Rejection::NeedsBlobs(_) => {
+                tracing::error!(
+                    event = "blobs_not_looked_up",
+                    "request refers to blobs that were not looked up; returned 500"
+                );
+                Self::Internal
+            }
         }
     }
 }

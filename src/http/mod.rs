@@ -2,12 +2,14 @@
 //! 9457 problems, which only `error` builds.
 
 mod auth;
+mod blobs;
 mod body;
 mod concurrency_limit;
 mod delivery;
 mod domains;
 mod error;
 mod events;
+mod form;
 mod health;
 mod idempotency;
 mod inbound;
@@ -24,6 +26,7 @@ mod request_id;
 mod response;
 mod security;
 mod security_log;
+mod send_body;
 mod server;
 mod streams;
 mod suppressions;
@@ -84,6 +87,8 @@ pub struct Shared {
     feedback: Arc<Feedback>,
     /// Maximum size in bytes of an inbound report.
     max_inbound: u64,
+    /// Maximum size in bytes of an uploaded file.
+    max_upload: u64,
     keys: Arc<KeyCache>,
     bodies: Arc<Bodies>,
     limits: Limits,
@@ -107,6 +112,8 @@ pub struct Settings {
     pub max_body: u64,
     /// Maximum size in bytes of an inbound report.
     pub max_inbound: u64,
+    /// Maximum size in bytes of an uploaded file, and of all files of a form together.
+    pub max_upload: u64,
     /// Memory in bytes for all large request bodies together.
     pub body_memory: u64,
     /// Limits on counts and sizes within one message.
@@ -149,6 +156,7 @@ impl Api {
             acceptor,
             feedback,
             max_inbound: settings.max_inbound,
+            max_upload: settings.max_upload,
         }))
     }
 }
@@ -164,6 +172,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(messages::raw::attachment))
         .routes(routes!(messages::control::cancel))
         .routes(routes!(messages::control::retry))
+        .routes(routes!(blobs::put, blobs::head))
         .routes(routes!(lanes::list::list, lanes::control::put))
         .routes(routes!(lanes::list::get, lanes::control::change))
         .routes(routes!(lanes::control::pause))

@@ -45,6 +45,8 @@ pub struct Settings {
     pub fingerprints: Fingerprints,
     /// Decrypts webhook secrets, if configured.
     pub keyring: Option<Keyring>,
+    /// How long after its last use a blob that no message refers to is kept.
+    pub unused_blobs: Duration,
 }
 
 /// The other parts of the service that a worker uses.

@@ -61,6 +61,8 @@ use lease::identity::Identity;
 use lease::in_flight::InFlight;
 use lease::permits::Permits;
 use lease::{Leases, heartbeat, lost_claims, rescue};
+pub use maintenance::cleanup::CleanedUp;
+use maintenance::cleanup::{self, Cleanup};
 use maintenance::domain_checks::{self, DomainChecks};
 use maintenance::expire_closed_lanes::{self, ClosedLaneExpiry};
 use maintenance::expired_suppressions;
@@ -93,6 +95,7 @@ struct Inner {
     expiry: Arc<ClosedLaneExpiry>,
     domain_checks: Arc<DomainChecks>,
     webhook_secrets: Arc<WebhookSecrets>,
+    cleanup: Arc<Cleanup>,
     sender: Arc<smtp::Sender>,
     grace: Duration,
 }
@@ -160,6 +163,7 @@ impl Worker {
         let secrets = WebhookSecrets { db: db.clone(), clock: clock.clone(), keyring: settings.keyring };
         let gate = Arc::new(HandoffGate::default());
         let handoff = DirectHandoff { claim: claim.clone(), deliver: deliver.clone(), gate: gate.clone() };
+        let cleanup = Cleanup::new(db.clone(), clock.clone(), settings.unused_blobs);
         let inner = Inner {
             leases,
             claim,
@@ -169,6 +173,7 @@ impl Worker {
             expiry: Arc::new(ClosedLaneExpiry::new(deliver.clone())),
             domain_checks: Arc::new(DomainChecks { db, clock, dns, dns_settings: settings.dns_settings }),
             webhook_secrets: Arc::new(secrets),
+            cleanup: Arc::new(cleanup),
             deliver,
             sender,
             grace: settings.grace,
@@ -219,6 +224,7 @@ impl Worker {
             until_stop().run_until_cancelled_owned(expired_suppressions::run(leases.db.clone(), leases.clock.clone())),
         );
         tasks.spawn(until_stop().run_until_cancelled_owned(webhook_secrets::run(self.inner.webhook_secrets.clone())));
+        tasks.spawn(until_stop().run_until_cancelled_owned(cleanup::run(self.inner.cleanup.clone())));
         tasks.spawn({
             let (deliver, stop) = (deliver.clone(), stop.clone());
             async move {
@@ -293,6 +299,15 @@ impl Worker {
     pub async fn remove_expired_suppressions(&self) -> Result<u64, DbError> {
         let Leases { db, clock, .. } = &*self.inner.leases;
         expired_suppressions::once(db, clock).await
+    }
+
+    /// Deletes unused blobs, abandoned uploads and idempotency keys of deleted messages once, as a running worker does
+    /// periodically.
+    pub async fn clean_up(&self) -> Result<CleanedUp, DbError> {
+        match self.inner.cleanup.once().await {
+            (done, None) => Ok(done),
+            (_, Some(error)) => Err(error),
+        }
     }
 
     /// Encrypts webhook secrets and removes old ones once, as a running worker does periodically.

@@ -1,5 +1,5 @@
-//! Parses attachments and inline images: decodes base64, and determines the name, the media type, the size and the
-//! digest.
+//! Parses attachments and inline images: decodes base64 or finds the file that an attachment refers to, and determines
+//! the name, the media type, the size and the digest.
 
 use std::borrow::Cow;
 
@@ -8,15 +8,19 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
 use super::fields::Fields;
-use super::pointer::Pointer;
+use super::files::{self, Files};
+use super::pointer::{Pointer, cut};
 use super::walk::Node;
+use super::{Context, Limits};
 use crate::domain::fault::{Code, Faults};
 use crate::domain::key::hex;
 use crate::domain::message::{Attachment, NewAttachment};
 use crate::mail;
 
 /// The fields of an attachment.
-pub const FIELDS: &[&str] = &["filename", "content", "content_type", "content_id"];
+pub const FIELDS: &[&str] = &["filename", "content", "sha256", "part", "content_type", "content_id"];
+/// The fields with the bytes of an attachment, of which it has one.
+const SOURCES: [&str; 3] = ["content", "sha256", "part"];
 
 /// The media type of content of unknown type.
 const UNKNOWN_TYPE: &str = "application/octet-stream";
@@ -26,12 +30,14 @@ const MAX_CONTENT_TYPE: usize = 255;
 const MAX_CONTENT_ID: usize = 128;
 
 /// Parses the array `attachments` and returns the attachments in its order.
-pub fn attachments(node: Option<Node<'_, '_>>, limit: usize, faults: &mut Faults) -> Vec<NewAttachment> {
+pub fn attachments(node: Option<Node<'_, '_>>, context: &Context<'_>, faults: &mut Faults) -> Vec<NewAttachment> {
     let mut list: Vec<NewAttachment> = Vec::new();
     let Some(node) = node else { return list };
+    let Limits { attachments: limit, attachment_bytes: max_bytes, .. } = *context.limits;
+    let at_all = node.at;
     node.each(limit, format_args!("at most {limit} attachments are allowed"), faults, |item, faults| {
         let at = item.at;
-        let Some(new) = attachment(item, faults) else { return };
+        let Some(new) = attachment(item, context.files, faults) else { return };
         let id = &new.description.content_id;
         if id.is_some() && list.iter().any(|earlier| earlier.description.content_id == *id) {
             let at = Pointer::Field(&at, "content_id");
@@ -39,37 +45,107 @@ pub fn attachments(node: Option<Node<'_, '_>>, limit: usize, faults: &mut Faults
         }
         list.push(new);
     });
+    let bytes: u64 = list.iter().map(|file| file.description.size).fold(0, u64::saturating_add);
+    if bytes > max_bytes {
+        let message = format_args!("must have at most {max_bytes} bytes together, not {bytes}");
+        at_all.fault(faults, Code::TooLarge, message);
+    }
     list
 }
 
-fn attachment(node: Node<'_, '_>, faults: &mut Faults) -> Option<NewAttachment> {
+/// The bytes of an attachment.
+enum Source {
+    /// Bytes in the request.
+    Bytes(Vec<u8>),
+    /// A stored blob.
+    Blob { sha256: String, size: u64 },
+}
+
+fn attachment(node: Node<'_, '_>, files: &Files, faults: &mut Faults) -> Option<NewAttachment> {
     let Node { value, at } = node;
     let mut fields = Fields::open(value, &at, FIELDS, faults)?;
     let filename = fields.require("filename", faults).and_then(|node| node.line(1..=MAX_FILENAME, faults));
-    let data = fields.require("content", faults).and_then(|node| decode(node, faults));
+    let source = source(&mut fields, &at, files, faults);
     // The outer option means "given", the inner one "valid": an invalid value must not be treated as an absent field.
     let given_type = fields.take("content_type").map(|node| content_type(node, faults));
     let given_id = fields.take("content_id").map(|node| content_id(node, faults));
-    let (filename, data) = (filename?, data?);
+    let (filename, source) = (filename?, source?);
+    // The bytes of a blob are not checked: one that cannot be sent as its type is sent as `application/octet-stream`.
+    let is_sendable_as = |kind: &str| match &source {
+        Source::Bytes(data) => mail::is_sendable_as(kind, data),
+        Source::Blob { .. } => true,
+    };
     let content_type = match given_type {
-        Some(given) => check_declared_type(given?, &data, &at, faults)?,
-        None => Some(guess_type(&filename))
-            .filter(|kind| mail::is_sendable_as(kind, &data))
-            .unwrap_or(UNKNOWN_TYPE)
-            .to_owned(),
+        Some(given) => check_declared_type(given?, is_sendable_as, &at, faults)?,
+        None => Some(guess_type(&filename)).filter(|kind| is_sendable_as(kind)).unwrap_or(UNKNOWN_TYPE).to_owned(),
     };
     let content_id = match given_id {
         Some(given) => Some(given?),
         None => None,
     };
-    let description = Attachment {
-        filename: filename.into_owned(),
-        content_type,
-        content_id,
-        sha256: hex(&Sha256::digest(&data)),
-        size: data.len() as u64,
+    let (sha256, size, data) = match source {
+        Source::Bytes(data) => (hex(&Sha256::digest(&data)), data.len() as u64, data),
+        Source::Blob { sha256, size } => (sha256, size, Vec::new()),
     };
+    let description = Attachment { filename: filename.into_owned(), content_type, content_id, sha256, size };
     Some(NewAttachment { description, data })
+}
+
+/// Parses the field with the bytes.
+fn source(fields: &mut Fields<'_, '_>, at: &Pointer<'_>, files: &Files, faults: &mut Faults) -> Option<Source> {
+    let mut given = SOURCES.iter().filter_map(|name| Some((*name, fields.take(name)?))).collect::<Vec<_>>().into_iter();
+    let Some((name, node)) = given.next() else {
+        let message = "`content`, `sha256` or `part` is required";
+        Pointer::Field(at, "content").fault(faults, Code::Required, message);
+        return None;
+    };
+    let others = given.fold(0, |count, (_, other)| {
+        let message = format_args!("must not be given together with `{name}`: use `content`, `sha256` or `part`");
+        other.at.fault(faults, Code::InvalidValue, message);
+        count + 1
+    });
+    let source = match name {
+        "content" => decode(node, faults).map(Source::Bytes),
+        "sha256" => blob(node, files, faults),
+        _ => part(node, files, faults),
+    };
+    source.filter(|_| others == 0)
+}
+
+/// Finds the blob that an attachment refers to.
+fn blob(node: Node<'_, '_>, files: &Files, faults: &mut Faults) -> Option<Source> {
+    let at = node.at;
+    let text = node.string(faults)?;
+    let Some(sha256) = files::digest(&text) else {
+        at.fault(faults, Code::InvalidValue, "must be the SHA-256 of the file, as 64 hexadecimal digits");
+        return None;
+    };
+    let Some(size) = files.blob_size(&sha256) else {
+        let message = "no file with this SHA-256 is stored; upload it with `PUT /v1/blobs/{sha256}`";
+        at.fault(faults, Code::UnknownBlob, message);
+        return None;
+    };
+    Some(Source::Blob { sha256, size })
+}
+
+/// Finds the part of the form that an attachment refers to.
+fn part(node: Node<'_, '_>, files: &Files, faults: &mut Faults) -> Option<Source> {
+    let at = node.at;
+    let name = node.string(faults)?;
+    match files.part(&name) {
+        Some(part) if part.data.len() as u64 == part.size => Some(Source::Bytes(part.data.clone())),
+        Some(part) => Some(Source::Blob { sha256: part.sha256.clone(), size: part.size }),
+        None if files.parts.is_some() => {
+            let message = format_args!("the form has no part `{}`; add the file as a part with this name", cut(&name));
+            at.fault(faults, Code::UnknownPart, message);
+            None
+        }
+        None => {
+            let message = "only a form has parts; send the request as `multipart/form-data`, or use `content`";
+            at.fault(faults, Code::UnknownPart, message);
+            None
+        }
+    }
 }
 
 /// Guesses the media type from the file's extension.
@@ -78,8 +154,13 @@ fn guess_type(filename: &str) -> &'static str {
 }
 
 /// Checks that the content can be sent with the given media type.
-fn check_declared_type(given: String, data: &[u8], at: &Pointer<'_>, faults: &mut Faults) -> Option<String> {
-    if mail::is_sendable_as(&given, data) {
+fn check_declared_type(
+    given: String,
+    is_sendable_as: impl Fn(&str) -> bool,
+    at: &Pointer<'_>,
+    faults: &mut Faults,
+) -> Option<String> {
+    if is_sendable_as(&given) {
         return Some(given);
     }
     let at = Pointer::Field(at, "content_type");

@@ -9,16 +9,19 @@
 //! KiB: 8 µs; some ms per MiB of attachment): parse large bodies off the async threads.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde_json_borrow::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::domain::fault::{Fault, Faults};
 use crate::domain::message::NewMessage;
+use files::Files;
 
 pub mod address;
 pub mod attachments;
 pub mod digest;
 pub mod domain;
 pub mod fields;
+pub mod files;
 pub mod headers;
 pub mod json;
 pub mod key;
@@ -49,6 +52,8 @@ pub struct Limits {
     pub recipients: usize,
     /// Maximum number of attachments and inline parts of one message.
     pub attachments: usize,
+    /// Maximum number of bytes of all attachments of one message.
+    pub attachment_bytes: u64,
     /// Maximum number of custom headers of one message.
     pub headers: usize,
     /// Maximum number of tags of one message.
@@ -59,7 +64,14 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { recipients: 50, attachments: 20, headers: 50, tags: 20, schedule_ahead: TimeDelta::days(365) }
+        Self {
+            recipients: 50,
+            attachments: 20,
+            attachment_bytes: 40 << 20,
+            headers: 50,
+            tags: 20,
+            schedule_ahead: TimeDelta::days(365),
+        }
     }
 }
 
@@ -72,6 +84,8 @@ pub struct Context<'a> {
     pub limits: &'a Limits,
     /// The names of all streams.
     pub streams: &'a [String],
+    /// The files that attachments may refer to; [`files::NO_FILES`] for requests without attachments.
+    pub files: &'a Files,
 }
 
 /// Why a body is not a valid request.
@@ -90,6 +104,9 @@ pub enum Rejection {
     /// The body is JSON, but not a valid request (HTTP 422). Contains every fault, up to [`Faults::LIMIT`].
     #[error("{} faults, the first at {:?}", .0.len(), .0.first().map_or("", |fault| fault.pointer.as_str()))]
     Invalid(Vec<Fault>),
+    /// The request refers to these blobs, which must be looked up before it is parsed again ([`Files::blobs`]).
+    #[error("blobs are not looked up yet")]
+    NeedsBlobs(Vec<String>),
 }
 
 /// Parses the body of `POST /v1/messages`.
@@ -100,29 +117,40 @@ pub fn parse(body: &[u8], context: &Context<'_>) -> Result<NewMessage, Rejection
 /// Parses the body of a request with an `Idempotency-Key`, and computes its hashes.
 pub fn parse_keyed(body: &[u8], context: &Context<'_>) -> Result<(NewMessage, RequestHashes), Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
-    let hashes = RequestHashes { fingerprint: Sha256::digest(body).into(), digest: digest::digest(&value) };
+    let hashes = RequestHashes::new(body, &value, context.files);
     Ok((validate(value, context)?, hashes))
 }
 
 /// Returns the hashes by which requests with the same `Idempotency-Key` are compared. Unlike [`parse_keyed`], it
 /// accepts a request that is no longer valid, such as one whose `expires_at` has passed: a repeated request gets the
 /// first response.
-pub fn hashes(body: &[u8]) -> Result<RequestHashes, Rejection> {
+pub fn hashes(body: &[u8], files: &Files) -> Result<RequestHashes, Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
-    Ok(RequestHashes { fingerprint: Sha256::digest(body).into(), digest: digest::digest(&value) })
+    Ok(RequestHashes::new(body, &value, files))
 }
 
 /// Two hashes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestHashes {
-    /// SHA-256 of the request's bytes, which earlier versions of Postrider compare.
+    /// SHA-256 of the request's bytes, which earlier versions of Postrider compare. For a form, it equals `digest`: the
+    /// bytes of its JSON do not determine its files.
     pub fingerprint: [u8; 32],
     /// SHA-256 of the request's parsed content.
     pub digest: [u8; 32],
 }
 
-fn validate(value: serde_json_borrow::Value<'_>, context: &Context<'_>) -> Result<NewMessage, Rejection> {
+impl RequestHashes {
+    /// Computes the hashes of a request with this JSON.
+    pub fn new(body: &[u8], value: &Value<'_>, files: &Files) -> Self {
+        let digest = digest::with_files(value, files);
+        let fingerprint = if files.parts.is_some() { digest } else { Sha256::digest(body).into() };
+        Self { fingerprint, digest }
+    }
+}
+
+fn validate(value: Value<'_>, context: &Context<'_>) -> Result<NewMessage, Rejection> {
     let mut faults = Faults::default();
+    files::check(&value, context.files, &mut faults)?;
     match send::message(walk::Node::root(value), context, &mut faults) {
         Some(message) if faults.is_empty() => Ok(message),
         _ => Err(Rejection::Invalid(faults.into_vec())),

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::domain::binary::Binary;
 use crate::domain::outcome::OnUncertain;
 
 /// One message to send.
@@ -50,7 +51,7 @@ pub struct SendRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = json!({"X-Entity-Ref": "42"}))]
     pub headers: Option<BTreeMap<String, String>>,
-    /// Up to 20 files and inline images.
+    /// Up to 20 files and inline images, together up to 40 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 20)]
     pub attachments: Option<Vec<AttachmentInput>>,
@@ -88,6 +89,17 @@ pub struct SendRequest {
     pub ignore_suppression: Option<bool>,
 }
 
+/// A message with its files, as a form. An attachment in `message` refers to a file by the name of its part:
+/// `{"filename": "invoice.pdf", "part": "invoice"}`. The parts may have any order.
+#[derive(Debug, ToSchema)]
+pub struct MessageForm {
+    /// The message, as JSON of up to 1 MiB.
+    pub message: SendRequest,
+    /// The files. Every part must be used by an attachment. Their own file names and types are ignored.
+    #[serde(flatten)]
+    pub files: BTreeMap<String, Binary>,
+}
+
 /// An address, with or without a name.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
@@ -122,7 +134,7 @@ pub enum AddressesInput {
     Many(Vec<AddressInput>),
 }
 
-/// An attached file, or an image inside the HTML.
+/// An attached file, or an image inside the HTML. Its bytes are given by one of `content`, `sha256` and `part`.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AttachmentInput {
@@ -130,8 +142,18 @@ pub struct AttachmentInput {
     #[schema(example = "invoice.pdf", min_length = 1, max_length = 255)]
     pub filename: String,
     /// The content in base64 (RFC 4648 §4: standard alphabet, padded). White space is skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "JVBERi0xLjcK")]
-    pub content: String,
+    pub content: Option<String>,
+    /// The SHA-256 of a file that was uploaded with `PUT /v1/blobs/{sha256}`, or attached to an earlier message, as 64
+    /// hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[0-9A-Fa-f]{64}$")]
+    pub sha256: Option<String>,
+    /// The name of a file part of the form, if the request is `multipart/form-data`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 200)]
+    pub part: Option<String>,
     /// The media type; by default it is guessed from the file name.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "application/pdf", max_length = 255)]

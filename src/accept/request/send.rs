@@ -69,7 +69,7 @@ pub fn message(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -
         );
     }
     let headers = headers::headers(fields.take("headers"), context.limits.headers, faults);
-    let attachments = attachments::attachments(files, context.limits.attachments, faults);
+    let attachments = attachments::attachments(files, context, faults);
     let tags = tags::tags(fields.take("tags"), context.limits.tags, faults);
     let metadata = metadata::metadata(fields.take("metadata"), faults);
     let stream = stream(fields.take("stream"), context.streams, faults);

@@ -1,6 +1,11 @@
-//! The tables `blobs` and `blob_chunks`: attachments, stored once per tenant. Digests are SHA-256 in hexadecimal.
+//! The tables `blobs`, `blob_chunks` and `blob_references`: attachments, stored once per tenant. Digests are SHA-256 in
+//! hexadecimal. [`super::uploads`] stores blobs of more than one chunk, [`super::blob_cleanup`] deletes unused ones.
+//!
+//! A blob cannot be deleted while a request uses it: a request finds it and updates `used_at` in one statement, or
+//! inserts it, and adds a reference before its message is committed. Only blobs without references whose `used_at` is
+//! longer than a day ago are deleted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -12,111 +17,167 @@ use crate::domain::id::TenantId;
 /// Minimum interval between updates of `used_at`.
 const TOUCH_INTERVAL: TimeDelta = TimeDelta::hours(6);
 
-/// Returns those of these digests whose blob is stored, and updates their `used_at`. May omit a digest whose `used_at`
-/// another transaction is updating.
+/// Time from the insertion of a blob to the first check whether it is unused; the minimum of the time after which
+/// unused blobs are deleted.
+pub const FIRST_CHECK: TimeDelta = TimeDelta::days(1);
+
+/// Sizes of blobs in bytes, by digest.
+pub type Sizes = HashMap<String, u64>;
+
+/// Returns those of these digests whose blob is stored, and updates their `used_at`.
+pub async fn find(db: &Db, tenant: TenantId, digests: &[String], now: DateTime<Utc>) -> Result<Sizes, DbError> {
+    let mut found = find_and_touch(db, tenant, digests, now).await?;
+    if found.len() < digests.len() {
+        let missing: Vec<String> = digests.iter().filter(|digest| !found.contains_key(*digest)).cloned().collect();
+        // Another transaction may have updated `used_at` in the meantime.
+        found.extend(find_and_touch(db, tenant, &missing, now).await?);
+    }
+    Ok(found)
+}
+
+/// Like [`find`], but may omit a digest whose `used_at` another transaction is updating.
 pub async fn find_and_touch(
     db: &Db,
     tenant: TenantId,
     digests: &[String],
     now: DateTime<Utc>,
-) -> Result<Vec<String>, DbError> {
-    let query = sqlx::query_scalar!(
-        r#"WITH marked AS (
-               UPDATE blobs SET used_at = $3
-               WHERE tenant_id = $1 AND sha256 = ANY (SELECT decode(unnest($2::text[]), 'hex')) AND used_at < $4
-               RETURNING sha256
+) -> Result<Sizes, DbError> {
+    if digests.is_empty() {
+        return Ok(Sizes::new());
+    }
+    // Locks the rows in the order of their keys, so that two requests that use the same blobs cannot deadlock.
+    let query = sqlx::query!(
+        r#"WITH stale AS (
+               SELECT sha256 FROM blobs
+               WHERE tenant_id = $1 AND sha256 = ANY (ARRAY(SELECT decode(unnest($2::text[]), 'hex'))) AND used_at < $4
+               ORDER BY sha256 FOR NO KEY UPDATE
+           ),
+           marked AS (
+               UPDATE blobs b SET used_at = $3 FROM stale WHERE b.tenant_id = $1 AND b.sha256 = stale.sha256
+               RETURNING b.sha256, b.size
            )
-           SELECT encode(sha256, 'hex') AS "digest!" FROM blobs
-           WHERE tenant_id = $1 AND sha256 = ANY (SELECT decode(unnest($2::text[]), 'hex')) AND used_at >= $4
-           UNION ALL SELECT encode(sha256, 'hex') FROM marked"#,
+           SELECT encode(sha256, 'hex') AS "digest!", size AS "size!" FROM blobs
+           WHERE tenant_id = $1 AND sha256 = ANY (ARRAY(SELECT decode(unnest($2::text[]), 'hex'))) AND used_at >= $4
+           UNION ALL SELECT encode(sha256, 'hex'), size FROM marked"#,
         tenant.0,
         digests,
         now,
         now - TOUCH_INTERVAL
     );
-    db.timed("blobs.find_and_touch", query.fetch_all(&db.pool)).await
+    let rows = db.timed("blobs.find_and_touch", query.fetch_all(&db.pool)).await?;
+    Ok(rows.into_iter().map(|row| (row.digest, u64::try_from(row.size).unwrap_or(0))).collect())
 }
 
 /// Bytes per chunk.
 pub const CHUNK_BYTES: usize = 1 << 20;
 
-/// Stores one blob unless it exists: first its chunks, then its row in `blobs`. If a crash prevents the latter, the
-/// chunks are reused when the same bytes are stored again. Only the row's commit waits until the WAL is flushed, which
-/// includes the chunks.
-pub async fn insert(db: &Db, tenant: TenantId, sha256: &str, data: &[u8], now: DateTime<Utc>) -> Result<(), DbError> {
-    for (n, chunk) in (0i32..).zip(data.chunks(CHUNK_BYTES)) {
-        let query = sqlx::query!(
-            "WITH unflushed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
-             INSERT INTO blob_chunks (tenant_id, sha256, n, data)
-             SELECT $1::uuid, decode($2::text, 'hex'), $3::integer, $4::bytea FROM unflushed
-             ON CONFLICT DO NOTHING",
-            tenant.0,
-            sha256,
-            n,
-            chunk
-        );
-        db.timed("blobs.insert_chunk", query.execute(&db.pool)).await?;
-    }
-    let query = sqlx::query!(
-        "INSERT INTO blobs (tenant_id, sha256, size, used_at) VALUES ($1, decode($2, 'hex'), $3, $4)
-         ON CONFLICT (tenant_id, sha256) DO UPDATE SET used_at = EXCLUDED.used_at",
-        tenant.0,
-        sha256,
-        i64::try_from(data.len()).unwrap_or(i64::MAX),
-        now
-    );
-    db.timed("blobs.insert", query.execute(&db.pool)).await.map(|_| ())
+/// A blob of at most one chunk to store.
+#[derive(Debug, Clone)]
+pub struct SmallBlob {
+    /// The bytes.
+    pub data: Arc<Vec<u8>>,
+    /// The contents that will refer to it.
+    pub contents: BTreeSet<Uuid>,
 }
 
 /// Small blobs to store together, ordered by tenant and digest, so that two processes that store the same blobs cannot
 /// deadlock.
-pub type Group = BTreeMap<(TenantId, String), Arc<Vec<u8>>>;
+pub type Group = BTreeMap<(TenantId, String), SmallBlob>;
 
-/// Stores blobs of at most one chunk each in one statement, and updates `used_at` of existing ones. Does not wait until
-/// the WAL is flushed: the commit of the message, which comes later in the WAL, does. Uses a connection with cached
-/// plans, because a custom plan would contain all bytes several times.
+/// Stores blobs of at most one chunk each in one statement, with references to them, and updates `used_at` of existing
+/// ones. Does not wait until the WAL is flushed: the commit of the message, which comes later in the WAL, does. Uses a
+/// connection with cached plans, because a custom plan would contain all bytes several times.
 pub async fn insert_group(db: &Db, group: &Group, now: DateTime<Utc>) -> Result<(), DbError> {
-    let keys: Vec<(TenantId, String)> = group.keys().cloned().collect();
-    let data: Vec<&[u8]> = group.values().map(|blob| blob.as_slice()).collect();
-    let (tenants, digests): (Vec<Uuid>, Vec<String>) =
-        keys.iter().map(|(tenant, digest)| (tenant.0, digest.clone())).unzip();
+    let keys: Vec<&(TenantId, String)> = group.keys().collect();
+    let data: Vec<&[u8]> = group.values().map(|blob| blob.data.as_slice()).collect();
+    let (tenants, digests): (Vec<Uuid>, Vec<&str>) =
+        keys.iter().map(|(tenant, digest)| (tenant.0, digest.as_str())).unzip();
     let sizes: Vec<i64> = data.iter().map(|data| i64::try_from(data.len()).unwrap_or(i64::MAX)).collect();
+    let references = || group.iter().flat_map(|(key, blob)| blob.contents.iter().map(move |content| (key, content)));
+    let from_tenants: Vec<Uuid> = references().map(|((tenant, _), _)| tenant.0).collect();
+    let to: Vec<&str> = references().map(|((_, digest), _)| digest.as_str()).collect();
+    let contents: Vec<Uuid> = references().map(|(_, content)| *content).collect();
     // `unnest` is in the select list, where Postgres produces row by row; in FROM, it would materialise all bytes
-    // first.
+    // first. The condition on `blob` makes Postgres insert the rows of `blobs` before the chunks: an insert waits for a
+    // transaction that deletes the same blob, and only then are its chunks gone.
     let query = sqlx::query!(
         r#"WITH unflushed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
+           blob AS (
+               INSERT INTO blobs (tenant_id, sha256, size, used_at, check_at)
+               SELECT unnest($1::uuid[]), decode(unnest($2::text[]), 'hex'), unnest($4::bigint[]), $5, $6 FROM unflushed
+               ON CONFLICT DO NOTHING
+               RETURNING tenant_id, sha256
+           ),
            chunks AS (
                INSERT INTO blob_chunks (tenant_id, sha256, n, data)
                SELECT unnest($1::uuid[]), decode(unnest($2::text[]), 'hex'), 0, unnest($3::bytea[])
-               FROM unflushed
+               WHERE (SELECT count(*) FROM blob) >= 0
+               ON CONFLICT DO NOTHING
+           ),
+           new_references AS (
+               INSERT INTO blob_references (tenant_id, sha256, content_id)
+               SELECT unnest($7::uuid[]), decode(unnest($8::text[]), 'hex'), unnest($9::uuid[])
                ON CONFLICT DO NOTHING
            )
-           INSERT INTO blobs (tenant_id, sha256, size, used_at)
-           SELECT unnest($1::uuid[]), decode(unnest($2::text[]), 'hex'), unnest($4::bigint[]), $5 FROM unflushed
-           ON CONFLICT DO NOTHING
-           RETURNING tenant_id, encode(sha256, 'hex') AS "digest!""#,
+           SELECT tenant_id AS "tenant_id!", encode(sha256, 'hex') AS "digest!" FROM blob"#,
         &tenants,
-        &digests,
+        &digests as _,
         &data as _,
         &sizes,
-        now
+        now,
+        now + FIRST_CHECK,
+        &from_tenants,
+        &to as _,
+        &contents
     );
     let new = db.timed("blobs.insert_group", query.fetch_all(&db.pool.hot())).await?;
-    let new: BTreeSet<_> = new.into_iter().map(|row| (TenantId(row.tenant_id), row.digest)).collect();
+    let new: BTreeSet<(Uuid, &str)> = new.iter().map(|row| (row.tenant_id, row.digest.as_str())).collect();
     let mut existing = BTreeMap::<TenantId, Vec<String>>::new();
-    for (tenant, digest) in keys.iter().filter(|key| !new.contains(key)) {
+    for (tenant, digest) in keys.iter().filter(|(tenant, digest)| !new.contains(&(tenant.0, digest.as_str()))) {
         existing.entry(*tenant).or_default().push(digest.clone());
     }
     for (tenant, digests) in existing {
         let found = find_and_touch(db, tenant, &digests, now).await?;
         for (key, data) in keys.iter().zip(&data) {
             // Another transaction is updating its `used_at`, or it was deleted.
-            if key.0 == tenant && digests.contains(&key.1) && !found.contains(&key.1) {
+            if key.0 == tenant && digests.contains(&key.1) && !found.contains_key(&key.1) {
                 insert(db, tenant, &key.1, data, now).await?;
             }
         }
     }
     Ok(())
+}
+
+/// Stores one blob of at most one chunk, or updates its `used_at` if it exists.
+pub async fn insert(db: &Db, tenant: TenantId, sha256: &str, data: &[u8], now: DateTime<Utc>) -> Result<(), DbError> {
+    let query = sqlx::query!(
+        "WITH blob AS (
+             INSERT INTO blobs (tenant_id, sha256, size, used_at, check_at) VALUES ($1, decode($2, 'hex'), $4, $5, $6)
+             ON CONFLICT (tenant_id, sha256) DO UPDATE SET used_at = greatest(blobs.used_at, EXCLUDED.used_at)
+             RETURNING tenant_id, sha256
+         )
+         INSERT INTO blob_chunks (tenant_id, sha256, n, data) SELECT tenant_id, sha256, 0, $3 FROM blob
+         ON CONFLICT DO NOTHING",
+        tenant.0,
+        sha256,
+        data,
+        i64::try_from(data.len()).unwrap_or(i64::MAX),
+        now,
+        now + FIRST_CHECK
+    );
+    db.timed("blobs.insert", query.execute(&db.pool)).await.map(|_| ())
+}
+
+/// Adds references from a content, which need not be committed yet, to blobs.
+pub async fn refer(db: &Db, tenant: TenantId, content: Uuid, digests: &[String]) -> Result<(), DbError> {
+    let query = sqlx::query!(
+        "INSERT INTO blob_references (tenant_id, sha256, content_id)
+         SELECT $1, decode(unnest($2::text[]), 'hex'), $3 ON CONFLICT DO NOTHING",
+        tenant.0,
+        digests,
+        content
+    );
+    db.timed("blobs.refer", query.execute(&db.pool)).await.map(|_| ())
 }
 
 /// Returns one chunk of a blob, counted from 0.

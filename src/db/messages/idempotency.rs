@@ -4,6 +4,7 @@
 //! value is stored unchanged, so that earlier versions, which ignore the API key, find it. For every other API key, it
 //! is stored as returned by `scoped`.
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::db::{Db, DbError};
@@ -44,4 +45,45 @@ pub async fn find(db: &Db, tenant: TenantId, owner: KeyId, key: &str) -> Result<
         owner.0
     );
     db.timed("idempotency.find", query.fetch_optional(&db.pool)).await
+}
+
+/// Blocks of the table (8 KiB each) that one step of the cleanup reads.
+const BLOCKS_PER_STEP: i64 = 64;
+
+/// A step of the cleanup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CleanupStep {
+    /// Number of deleted keys.
+    pub removed: u64,
+    /// The block with which the next step begins; `None` at the end of the table.
+    pub next: Option<i64>,
+}
+
+/// Deletes the idempotency keys that were stored before `before` and whose messages have all been deleted, in a few
+/// blocks of the table from `first_block` on. There is no index on the time, because it would cost every request with
+/// a key; instead, the table is read block by block.
+pub async fn remove_expired(db: &Db, first_block: i64, before: DateTime<Utc>) -> Result<CleanupStep, DbError> {
+    let next_block = first_block.saturating_add(BLOCKS_PER_STEP);
+    db.timed("idempotency.remove_expired", async {
+        // Each message is looked up by its key: because of LIMIT, the planner cannot choose another join.
+        let removed = sqlx::query!(
+            "DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
+                 SELECT k.ctid FROM idempotency_keys k
+                 WHERE k.ctid >= format('(%s,0)', $1::bigint)::tid AND k.ctid < format('(%s,0)', $2::bigint)::tid
+                   AND k.created_at < $3
+                   AND NOT EXISTS (SELECT FROM unnest(k.message_ids) AS u (id) CROSS JOIN LATERAL (
+                           SELECT FROM messages m WHERE m.id = u.id AND m.tenant_id = k.tenant_id LIMIT 1) m)
+                 FOR UPDATE OF k SKIP LOCKED))",
+            first_block,
+            next_block,
+            before
+        );
+        let removed = removed.execute(&db.pool).await?.rows_affected();
+        let blocks = sqlx::query_scalar!(
+            r#"SELECT pg_relation_size('idempotency_keys') / current_setting('block_size')::bigint AS "blocks!""#
+        );
+        let blocks = blocks.fetch_one(&db.pool).await?;
+        Ok(CleanupStep { removed, next: (next_block < blocks).then_some(next_block) })
+    })
+    .await
 }

@@ -1,12 +1,14 @@
 //! Queries on `messages`, `contents` and `recipients`: one message, a page of messages, and the data for sending.
 
 pub mod actions;
+pub mod blob_cleanup;
 pub mod blobs;
 pub(super) mod columns;
 pub mod explain;
 pub mod idempotency;
 pub mod insert;
 pub mod stored;
+pub mod uploads;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;

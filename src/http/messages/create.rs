@@ -1,7 +1,5 @@
 //! `POST /v1/messages`.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -12,22 +10,22 @@ use super::plan::{self, Plan};
 use super::sender::{self, Warning};
 use super::view::Accepted;
 use crate::accept;
-use crate::accept::request::schema::SendRequest;
-use crate::accept::request::{self, Context, Rejection, RequestHashes};
+use crate::accept::request;
+use crate::accept::request::schema::{MessageForm, SendRequest};
 use crate::db::messages;
 use crate::db::messages::idempotency::KeyUse;
 use crate::db::messages::insert::IdempotencyKey;
 use crate::domain::fault::{Code, Fault};
-use crate::domain::id::{MessageId, TenantId};
+use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
 use crate::domain::message::NewMessage;
 use crate::http::auth::Caller;
+use crate::http::form::FormLimits;
 use crate::http::located::with_location;
 use crate::http::params::Params;
+use crate::http::send_body::SendBody;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, idempotency};
 
-/// Larger bodies are parsed on a blocking thread: parsing takes about 1 ms per megabyte.
-const LARGE_BODY_BYTES: usize = 256 << 10;
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Send a message
@@ -35,16 +33,17 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// Returns 202 after the message has been committed to the database, never before. Delivery continues in the
 /// background; `GET /v1/messages/{id}` returns its status. A recipient on the suppression list is not sent to and is
 /// `suppressed` from the start; the message is `suppressed` if all of its recipients are. This is not an error: the
-/// message is stored and can be explained.
+/// message is stored and can be explained. Large attachments are best sent as a form, or uploaded first with
+/// `PUT /v1/blobs/{sha256}`: they are stored as they arrive.
 #[utoipa::path(
     post, path = "/v1/messages", tag = "messages", operation_id = "send_message",
     params(
         ("Idempotency-Key" = Option<String>, Header,
          description = "1–256 characters. Repeating a request with the same key returns the first response again, with `Idempotent-Replayed: true`; the order of JSON fields and white space do not matter. Each API key has its own idempotency keys. Ignored in a dry run."),
         ("dry_run" = Option<bool>, Query,
-         description = "`true`: validates the request and returns 200 with a delivery plan; nothing is stored or sent. Queue positions, destinations' replies and reasons of pauses are included only for keys with the scope `read` and without `sender_domains`."),
+         description = "`true`: validates the request and returns 200 with a delivery plan; no message is stored or sent (files of a form are stored like uploads). Queue positions, destinations' replies and reasons of pauses are included only for keys with the scope `read` and without `sender_domains`."),
     ),
-    request_body = SendRequest,
+    request_body(content((SendRequest = "application/json"), (MessageForm = "multipart/form-data"))),
     responses(
         (status = 200, description = "Dry run: the delivery plan", body = Plan),
         (status = 202, description = "The accepted message", body = Accepted,
@@ -64,23 +63,25 @@ pub async fn create(
     caller.require(Scope::Send)?;
     let dry_run = params.read("dry_run", "Pass `true` or `false`.", |text| text.parse::<bool>().ok());
     params.finish()?;
-    let read = api.bodies.message(Some(caller.key_id()), &headers, body).await?;
+    let mut body = SendBody::read(&api, &caller, &headers, body, FormLimits::message(&api)).await?;
     if dry_run == Some(true) {
-        let message = parse(&api, caller.tenant(), read.bytes).await?;
+        let message = body.parse(&api, caller.tenant(), request::parse).await?;
         require_permission(&caller, &message)?;
-        return plan::respond(&api, &caller, message, read.reservation).await;
+        return plan::respond(&api, &caller, message, body.reservation).await;
     }
     let key = idempotency::key(&headers)?;
     if let Some(key) = key
         && let Some(first) = api.acceptor.first_use(caller.tenant(), caller.key_id(), key).await?
     {
-        return replay_if_same(&api, &caller, &first, read.bytes).await;
+        return replay_if_same(&api, &caller, &first, body).await;
     }
     let (message, idempotency) = match key {
-        Some(key) => parse_keyed(&api, &caller, read.bytes, key)
-            .await
-            .map(|(message, idempotency)| (message, Some(idempotency)))?,
-        None => (parse(&api, caller.tenant(), read.bytes).await?, None),
+        Some(key) => {
+            let (message, hashes) = body.parse(&api, caller.tenant(), request::parse_keyed).await?;
+            let request::RequestHashes { fingerprint, digest } = hashes;
+            (message, Some(IdempotencyKey { key: key.to_owned(), owner: caller.key_id(), fingerprint, digest }))
+        }
+        None => (body.parse(&api, caller.tenant(), request::parse).await?, None),
     };
     require_permission(&caller, &message)?;
     let (_, mut warnings) = sender::admit(&api, caller.tenant(), message.from.address.domain()).await?;
@@ -92,7 +93,7 @@ pub async fn create(
     let mut view = Accepted { warnings, ..Accepted::from_new(&message) };
     let accepted = api.acceptor.accept(caller.tenant(), message, idempotency).await?;
     // Holds the memory of a large body until its attachments are stored.
-    drop(read.reservation);
+    drop(body.reservation);
     match accepted {
         accept::Accepted::New { suppressed } => {
             view.suppress(&suppressed);
@@ -115,43 +116,10 @@ fn require_permission(caller: &Caller, message: &NewMessage) -> Result<(), ApiEr
     Ok(())
 }
 
-/// Parses the body, and frees its memory.
-async fn parse(api: &Api, tenant: TenantId, body: Vec<u8>) -> Result<NewMessage, ApiError> {
-    let streams: Arc<[String]> = api.acceptor.streams(tenant).await?;
-    let (now, limits) = (api.clock.now(), api.limits.clone());
-    process(body, move |body| request::parse(body, &Context { now, limits: &limits, streams: &streams })).await
-}
-
-/// Parses the body of a request with an `Idempotency-Key`.
-async fn parse_keyed(
-    api: &Api,
-    caller: &Caller,
-    body: Vec<u8>,
-    key: &str,
-) -> Result<(NewMessage, IdempotencyKey), ApiError> {
-    let streams: Arc<[String]> = api.acceptor.streams(caller.tenant()).await?;
-    let (now, limits) = (api.clock.now(), api.limits.clone());
-    let work = move |body: &[u8]| request::parse_keyed(body, &Context { now, limits: &limits, streams: &streams });
-    let (message, RequestHashes { fingerprint, digest }) = process(body, work).await?;
-    let idempotency = IdempotencyKey { key: key.to_owned(), owner: caller.key_id(), fingerprint, digest };
-    Ok((message, idempotency))
-}
-
-/// Processes a body; a large one on a blocking thread.
-async fn process<T: Send + 'static>(
-    body: Vec<u8>,
-    work: impl FnOnce(&[u8]) -> Result<T, Rejection> + Send + 'static,
-) -> Result<T, ApiError> {
-    if body.len() > LARGE_BODY_BYTES {
-        return Ok(tokio::task::spawn_blocking(move || work(&body)).await.map_err(|_| ApiError::Internal)??);
-    }
-    Ok(work(&body)?)
-}
-
 /// Returns the response to a request whose `Idempotency-Key` was used before.
-async fn replay_if_same(api: &Api, caller: &Caller, first: &KeyUse, body: Vec<u8>) -> Result<Response, ApiError> {
-    let RequestHashes { fingerprint, digest } = process(body, request::hashes).await?;
-    if first.fingerprint == fingerprint || first.digest.as_deref() == Some(&digest[..]) {
+async fn replay_if_same(api: &Api, caller: &Caller, first: &KeyUse, mut body: SendBody) -> Result<Response, ApiError> {
+    let hashes = body.hashes().await?;
+    if first.fingerprint == hashes.fingerprint || first.digest.as_deref() == Some(&hashes.digest[..]) {
         return replay(api, caller, MessageId(first.message_id)).await;
     }
     Err(ApiError::KeyReused)

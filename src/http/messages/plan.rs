@@ -15,6 +15,7 @@ use super::explain::{LaneRef, without_origin, without_replies_and_reasons};
 use super::sender::{self, PlannedSignature, Warning};
 use crate::db::lanes;
 use crate::db::lanes::overview::Filter;
+use crate::db::messages::blobs;
 use crate::db::messages::explain as queue_state;
 use crate::db::messages::stored::StoredMessageError;
 use crate::db::streams;
@@ -26,7 +27,7 @@ use crate::domain::id::LaneId;
 use crate::domain::key::Scope;
 use crate::domain::lane::{Lane, Paused, State as LaneState, StreamLimits};
 use crate::domain::limits::LaneLimits;
-use crate::domain::message::{Draft, Header, NewMessage, NewRecipient, RecipientKind};
+use crate::domain::message::{Attachment, Draft, Header, NewMessage, NewRecipient, RecipientKind};
 use crate::domain::retry::Policy;
 use crate::domain::routing::RouteName;
 use crate::domain::suppression::{AddressKey, Suppression};
@@ -120,7 +121,7 @@ pub struct PlannedRecipient {
 pub(super) async fn respond(
     api: &Api,
     caller: &Caller,
-    message: NewMessage,
+    mut message: NewMessage,
     body: Option<Reservation>,
 ) -> Result<Response, ApiError> {
     let now = message.created_at;
@@ -139,6 +140,13 @@ pub(super) async fn respond(
     warnings.extend(link_warnings);
     let relays = api.delivery.relays(&route).to_vec();
     let size = message.size();
+    // MIME and JSON are in memory at the same time, in addition to the attachments in `body`, or to stored ones.
+    let need = size.saturating_mul(3).saturating_add(stored_bytes(&message));
+    let reservation = match size {
+        0..=LARGE_MESSAGE_BYTES => None,
+        _ => Some(api.responses.reserve(Some(caller.key_id()), need).await?),
+    };
+    load_stored(api, caller, &mut message).await?;
     let work = move || {
         serde_json::to_vec(&Plan {
             dry_run: true,
@@ -153,11 +161,9 @@ pub(super) async fn respond(
         })
     };
     let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    if size <= LARGE_MESSAGE_BYTES {
+    let Some(reservation) = reservation else {
         return Ok((kind, work().map_err(|_| ApiError::Internal)?).into_response());
-    }
-    // MIME and JSON are in memory at the same time, in addition to the attachments in `body`.
-    let reservation = api.responses.reserve(Some(caller.key_id()), size.saturating_mul(3)).await?;
+    };
     let json = tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::Internal)?;
     drop(body);
     let json = json.map_err(|_| ApiError::Internal)?;
@@ -169,6 +175,21 @@ pub(super) async fn respond(
 
 /// Larger messages are built on a blocking thread, with a memory reservation.
 const LARGE_MESSAGE_BYTES: u64 = 64 << 10;
+
+/// Returns the size of the attachments that are not in memory.
+fn stored_bytes(message: &NewMessage) -> u64 {
+    message.attachments.iter().filter(|file| file.is_stored()).map(|file| file.description.size).sum()
+}
+
+/// Loads the attachments that are not in memory.
+async fn load_stored(api: &Api, caller: &Caller, message: &mut NewMessage) -> Result<(), ApiError> {
+    for file in message.attachments.iter_mut().filter(|file| file.is_stored()) {
+        let Attachment { sha256, size, .. } = &file.description;
+        let missing = || ApiError::from(StoredMessageError::MissingBlob(sha256.clone()));
+        file.data = blobs::get(&api.db, caller.tenant(), sha256, *size).await?.ok_or_else(missing)?;
+    }
+    Ok(())
+}
 
 /// Builds the MIME message as a worker would. If signing fails, returns the message without signatures; a worker would
 /// defer it.

@@ -29,6 +29,17 @@ pub(super) fn add(document: &mut Document) {
 
 fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
     Some(match (method, path, content_type) {
+        ("POST", "/v1/messages", "multipart/form-data") => json!({
+            "message": {
+                "from": "Acme Billing <billing@acme.test>",
+                "to": "ann@example.test",
+                "subject": "Your invoice",
+                "text": "It is attached.",
+                "attachments": [{"filename": "invoice.pdf", "part": "invoice"}],
+            },
+            "invoice": "%PDF-1.4 …",
+        }),
+        ("PUT", "/v1/blobs/{sha256}", _) => json!("%PDF-1.4 …"),
         ("POST", "/v1/messages", _) => json!({
             "from": "Acme Billing <billing@acme.test>",
             "to": ["ann@example.test", {"email": "bo@example.test", "name": "Bo Å"}],

@@ -25,6 +25,7 @@ const KEY: &str = "key";
     ),
     tags(
         (name = "messages", description = "Send, list, explain, cancel, reschedule and retry messages"),
+        (name = "blobs", description = "Files that are uploaded once and attached to messages by their SHA-256"),
         (name = "lanes", description = "Queues, one per stream, route and destination: state, limits, pauses and retries"),
         (name = "streams", description = "Kinds of traffic, with priority, limits and retry policy"),
         (name = "events", description = "The event feed: all events of all messages, in order and without gaps"),
@@ -65,6 +66,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut O
         ("POST", &mut item.post),
         ("DELETE", &mut item.delete),
         ("PATCH", &mut item.patch),
+        ("HEAD", &mut item.head),
     ];
     all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
 }

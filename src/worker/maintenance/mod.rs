@@ -1,5 +1,6 @@
 //! Periodic tasks besides deliveries.
 
+pub(crate) mod cleanup;
 pub(crate) mod domain_checks;
 pub(crate) mod expire_closed_lanes;
 pub(crate) mod expired_suppressions;

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
 use crate::support::client::ApiResponse;
+use crate::support::form::{self, Form};
+use crate::support::uploads::sha256;
 
 /// Returns the operations with a body; those that create the objects in later paths come first.
 fn bodies() -> Vec<(Method, String, String, Value)> {
@@ -28,6 +30,16 @@ fn bodies() -> Vec<(Method, String, String, Value)> {
     found
 }
 
+/// Returns the form that an example describes: its texts are files.
+fn form(example: &Value) -> Vec<u8> {
+    let parts = example.as_object().unwrap().iter();
+    let form = parts.fold(Form::default(), |form, (name, value)| match value {
+        Value::String(text) => form.file(name, text.as_bytes()),
+        json => form.part(&format!("Content-Disposition: form-data; name=\"{name}\""), json.to_string().as_bytes()),
+    });
+    form.bytes()
+}
+
 #[tokio::test]
 async fn every_request_example_is_accepted() {
     let app = TestApp::builder().with_inbound().config(|config| config.webhooks.this_machine_only = true).start().await;
@@ -35,11 +47,16 @@ async fn every_request_example_is_accepted() {
     let soon = app.clock.now() + chrono::TimeDelta::hours(1);
     let scheduled = app.send(json!({"scheduled_at": soon.to_rfc3339()})).await.id;
     let mut ids = HashMap::from([("/v1/streams", json!("bulk")), ("/v1/messages", json!(scheduled))]);
+    let blob = |example: &Value| sha256(example.as_str().unwrap_or_default().as_bytes());
     for (method, template, content_type, example) in bodies() {
         let resource = template.split("/{").next().unwrap();
         let id = ids.get(resource).and_then(Value::as_str).unwrap_or_default();
-        let path = template.replace("{id}", id).replace("{name}", id);
-        let body = example.as_str().map_or_else(|| example.to_string(), str::to_owned);
+        let path = template.replace("{id}", id).replace("{name}", id).replace("{sha256}", &blob(&example));
+        let (content_type, body) = if content_type == "multipart/form-data" {
+            (form::content_type(), form(&example))
+        } else {
+            (content_type, example.as_str().map_or_else(|| example.to_string(), str::to_owned).into_bytes())
+        };
         let request = app.request(method.clone(), &path).header(CONTENT_TYPE, &content_type).body(body);
         let response = ApiResponse::to(request).await;
         assert!((200..300).contains(&response.status), "{method} {path} {content_type}: {}", response.body);

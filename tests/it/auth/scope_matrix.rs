@@ -36,6 +36,8 @@ const TABLE: &[(&str, Needs)] = &[
     ("reschedule_message", Needs::Send("own")),
     ("cancel_message", Needs::Send("own")),
     ("retry_message", Needs::Send("own")),
+    ("put_blob", Needs::Send("ok")),
+    ("head_blob", Needs::Send("ok")),
     ("add_suppressions", Needs::Send("403")),
     ("list_messages", Needs::Read("own")),
     ("get_message", Needs::Read("own")),

@@ -10,11 +10,13 @@ use tokio::process::Command;
 use crate::support::dev::{Dev, directory};
 
 const README: &str = include_str!("../../../README.md");
+const ATTACHMENTS: &str = include_str!("../../../docs/attachments.md");
 
 /// Pages of `docs/` whose shell blocks call the API of `postrider dev`.
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "getting-started",
     "sending",
+    "attachments",
     "webhooks",
     "api-keys",
     "domains",
@@ -50,6 +52,12 @@ async fn paste(script: &str, dir: &Path) -> String {
 
 fn is_installed(program: &str) -> bool {
     std::process::Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+}
+
+/// Returns whether Python has the package `requests`.
+fn has_requests() -> bool {
+    let mut command = std::process::Command::new("python3");
+    command.args(["-c", "import requests"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
 #[tokio::test]
@@ -98,24 +106,32 @@ async fn documentation_examples_work_when_pasted() {
 
 #[tokio::test]
 async fn python_and_node_examples_send_a_message() {
-    let programs = [("python3", "python", "-c", "From Python"), ("node", "js", "-e", "From Node")];
+    let programs = [("python3", "python", "-c"), ("node", "js", "-e")];
     let dir = directory();
     let dev = Dev::start(dir.path()).await;
-    for (program, language, option, subject) in programs {
+    // A file that examples send.
+    std::fs::write(dir.path().join("invoice.pdf"), "%PDF-1.4 an invoice").unwrap();
+    for (program, language, option) in programs {
         if !is_installed(program) {
-            eprintln!("skipped: the example in {language} needs {program}");
+            eprintln!("skipped: the examples in {language} need {program}");
             continue;
         }
-        let example = blocks(README, language)[0];
-        let mut command = Command::new(program);
-        // Node allows a top-level `await` only in modules.
-        if program == "node" {
-            command.arg("--input-type=module");
+        let examples = [README, ATTACHMENTS].into_iter().flat_map(|page| blocks(page, language));
+        for example in examples {
+            if example.contains("import json, os, requests") && !has_requests() {
+                eprintln!("skipped: an example needs the Python package requests");
+                continue;
+            }
+            let mut command = Command::new(program);
+            // Node allows a top-level `await` only in modules.
+            if program == "node" {
+                command.arg("--input-type=module");
+            }
+            let command = command.args([option, example]).current_dir(dir.path());
+            let output = command.env("API", dev.fact("api")).env("KEY", dev.fact("api_key")).output().await.unwrap();
+            let stdout = String::from_utf8_lossy(&output.stdout);
+            assert!(stdout.starts_with("msg_"), "{example}: {stdout}{}", String::from_utf8_lossy(&output.stderr));
         }
-        let command = command.args([option, example]).env("API", dev.fact("api")).env("KEY", dev.fact("api_key"));
-        let output = command.output().await.unwrap();
-        let stdout = String::from_utf8_lossy(&output.stdout);
-        assert!(stdout.starts_with("msg_"), "{subject}: {stdout}{}", String::from_utf8_lossy(&output.stderr));
     }
     assert!(dev.stop().await.success());
 }

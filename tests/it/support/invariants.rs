@@ -98,6 +98,23 @@ const RULES: &[(&str, &str)] = &[
          WHERE NOT EXISTS (SELECT FROM webhook_endpoints e WHERE e.id = r.endpoint_id AND e.tenant_id = r.tenant_id)",
     ),
     (
+        "each attachment of a message has a blob, and a reference to it",
+        "SELECT count(*) FROM contents c CROSS JOIN LATERAL jsonb_array_elements(c.attachments) a
+         WHERE NOT EXISTS (SELECT FROM blobs b WHERE b.tenant_id = c.tenant_id
+                           AND b.sha256 = decode(a ->> 'sha256', 'hex') AND b.size = (a ->> 'size')::bigint)
+            OR NOT EXISTS (SELECT FROM blob_references r WHERE r.tenant_id = c.tenant_id AND r.content_id = c.id
+                           AND r.sha256 = decode(a ->> 'sha256', 'hex'))",
+    ),
+    (
+        "each blob is complete, and each other chunk belongs to an upload",
+        "SELECT (SELECT count(*) FROM blobs b WHERE b.size <> (
+                     SELECT coalesce(sum(octet_length(c.data)), 0) FROM blob_chunks c
+                     WHERE c.tenant_id = b.tenant_id AND c.sha256 = b.sha256))
+              + (SELECT count(*) FROM blob_chunks c
+                 WHERE NOT EXISTS (SELECT FROM blobs b WHERE b.tenant_id = c.tenant_id AND b.sha256 = c.sha256)
+                   AND NOT EXISTS (SELECT FROM uploads u WHERE u.tenant_id = c.tenant_id AND uuid_send(u.id) = c.sha256))",
+    ),
+    (
         "each idempotency key has an existing message",
         "SELECT count(*) FROM idempotency_keys k WHERE NOT EXISTS (SELECT FROM messages m WHERE m.id = ANY (k.message_ids))",
     ),

@@ -451,6 +451,7 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
     let settings = Settings {
         max_body: 1 << 20,
         max_inbound: 1 << 20,
+        max_upload: 1 << 20,
         body_memory: 1 << 20,
         limits: Limits::default(),
         delivery,

@@ -1,0 +1,138 @@
+//! Receives a file piece by piece, computes its digest, and stores it as a blob. At most one chunk is in memory.
+
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use super::blobs::{Blobs, SMALL_BLOB_BYTES};
+use crate::db::DbError;
+use crate::db::messages::blobs::{self, CHUNK_BYTES};
+use crate::db::messages::uploads;
+use crate::domain::id::TenantId;
+use crate::domain::key::hex;
+
+/// A file that is being received.
+pub struct Upload<'a> {
+    blobs: &'a Blobs,
+    tenant: TenantId,
+    hash: Sha256,
+    size: u64,
+    /// Bytes that are not stored yet, at most one chunk.
+    buffer: Vec<u8>,
+    /// The stored chunks, once the file is larger than one chunk.
+    stored: Option<uploads::Upload>,
+    /// Whether the bytes are only hashed, because the blob is stored already.
+    is_only_hashed: bool,
+}
+
+/// A received file.
+#[derive(Debug)]
+pub struct Uploaded {
+    /// SHA-256 of the bytes, in hexadecimal.
+    pub sha256: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// The bytes, if they are not stored.
+    pub data: Option<Vec<u8>>,
+}
+
+/// Why a file was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// The bytes have another digest than expected.
+    #[error("the file has the SHA-256 {0}")]
+    Mismatch(String),
+    /// The upload took too long.
+    #[error("the upload took too long")]
+    Expired,
+    /// The database failed.
+    #[error(transparent)]
+    Db(Arc<DbError>),
+}
+
+impl From<DbError> for UploadError {
+    fn from(error: DbError) -> Self {
+        Self::Db(Arc::new(error))
+    }
+}
+
+impl<'a> Upload<'a> {
+    pub(super) fn new(blobs: &'a Blobs, tenant: TenantId, is_only_hashed: bool) -> Self {
+        Self { blobs, tenant, hash: Sha256::new(), size: 0, buffer: Vec::new(), stored: None, is_only_hashed }
+    }
+
+    /// Adds the next bytes. Stores a chunk when the following one begins.
+    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), UploadError> {
+        self.hash.update(bytes);
+        self.size += bytes.len() as u64;
+        while !bytes.is_empty() && !self.is_only_hashed {
+            if self.buffer.len() == CHUNK_BYTES {
+                self.store_chunk().await?;
+            }
+            let (now, rest) = bytes.split_at(bytes.len().min(CHUNK_BYTES - self.buffer.len()));
+            self.buffer.extend_from_slice(now);
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    async fn store_chunk(&mut self) -> Result<(), UploadError> {
+        let Blobs { db, clock, .. } = self.blobs;
+        let now = clock.now();
+        let upload = self.stored.get_or_insert_with(|| uploads::Upload::new(self.tenant, now));
+        let is_stored = upload.add(db, &self.buffer, now).await?;
+        self.buffer.clear();
+        if is_stored { Ok(()) } else { Err(UploadError::Expired) }
+    }
+
+    /// Stores the file. Fails if its digest is not `expected`.
+    pub async fn finish(self, expected: Option<&str>) -> Result<Uploaded, UploadError> {
+        self.finish_keeping(None, expected).await
+    }
+
+    /// Stores the file, unless it has at most `keep` bytes, which are returned instead.
+    pub async fn finish_or_keep(self, keep: usize) -> Result<Uploaded, UploadError> {
+        self.finish_keeping(Some(keep), None).await
+    }
+
+    async fn finish_keeping(mut self, keep: Option<usize>, expected: Option<&str>) -> Result<Uploaded, UploadError> {
+        let sha256 = hex(&std::mem::take(&mut self.hash).finalize());
+        let uploaded = Uploaded { sha256, size: self.size, data: None };
+        if expected.is_some_and(|expected| expected != uploaded.sha256) {
+            self.discard().await;
+            return Err(UploadError::Mismatch(uploaded.sha256));
+        }
+        if self.is_only_hashed {
+            return Ok(uploaded);
+        }
+        if self.stored.is_some() {
+            self.store_chunk().await?;
+        }
+        let Self { blobs: store, tenant, buffer, stored, .. } = self;
+        if let Some(upload) = stored {
+            let is_complete = store.complete(tenant, upload, &uploaded.sha256).await?;
+            return if is_complete { Ok(uploaded) } else { Err(UploadError::Expired) };
+        }
+        if keep.is_some_and(|keep| buffer.len() <= keep) {
+            return Ok(Uploaded { data: Some(buffer), ..uploaded });
+        }
+        if buffer.len() <= SMALL_BLOB_BYTES {
+            let stored = store.store_small(tenant, uploaded.sha256.clone(), Arc::new(buffer), None);
+            stored.await.map_err(UploadError::Db)?;
+        } else {
+            blobs::insert(&store.db, tenant, &uploaded.sha256, &buffer, store.clock.now()).await?;
+        }
+        Ok(uploaded)
+    }
+
+    /// Ends the upload; a worker deletes the chunks that it stored. An upload that is only dropped is deleted once it
+    /// has expired.
+    pub async fn discard(self) {
+        let Self { blobs: Blobs { db, clock, .. }, stored, .. } = self;
+        if let Some(upload) = stored
+            && let Err(error) = upload.discard(db, clock.now()).await
+        {
+            tracing::debug!(%error, "failed to discard an upload; it is deleted once it has expired");
+        }
+    }
+}

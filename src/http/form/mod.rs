@@ -1,0 +1,218 @@
+//! Reads a `multipart/form-data` request (RFC 7578): the JSON in the part `message`, and files in all other parts, in any
+//! order. Files are stored as they arrive, so the memory does not depend on their size; small ones stay in memory until
+//! their message is stored.
+
+mod disposition;
+mod source;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use axum::body::Body;
+use axum::http::{HeaderMap, header};
+use multer::{Field, Multipart};
+
+use super::auth::Caller;
+use super::body::MAX_JSON_BYTES;
+use super::memory_limit::Reservation;
+use super::{Api, ApiError};
+use crate::accept::request::files::FilePart;
+use crate::accept::request::pointer::cut;
+use crate::accept::upload::Upload;
+use crate::domain::fault::{Code, Fault};
+use source::Source;
+
+/// The name of the part with the JSON.
+const MESSAGE: &str = "message";
+/// Maximum length of a boundary (RFC 2046 §5.1.1).
+const MAX_BOUNDARY: usize = 70;
+/// Maximum length of the name of a part, in bytes.
+const MAX_NAME: usize = 200;
+/// Bytes of the files that stay in memory together: a message of this size is sent without loading them.
+const KEPT_BYTES: usize = 256 << 10;
+/// Bytes allowed for the boundary and the headers of each part, in addition to the limits of its content.
+const OVERHEAD: u64 = 4 << 10;
+
+/// Limits of a form.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FormLimits {
+    /// Maximum number of files.
+    pub files: usize,
+    /// Maximum number of bytes of all files together.
+    pub file_bytes: u64,
+    /// Maximum number of bytes of the JSON. It is buffered, so concurrent forms reserve memory for it.
+    pub json_bytes: u64,
+}
+
+impl FormLimits {
+    /// Returns the limits of a form with one message.
+    pub(super) fn message(api: &Api) -> Self {
+        Self { files: api.limits.attachments, file_bytes: api.max_upload, json_bytes: MAX_JSON_BYTES }
+    }
+
+    fn body_bytes(self) -> u64 {
+        self.file_bytes + self.json_bytes + OVERHEAD * (self.files as u64 + 2)
+    }
+}
+
+/// The content of a form.
+#[derive(Debug)]
+pub(super) struct Form {
+    /// The JSON in the part `message`.
+    pub json: Vec<u8>,
+    /// The files by the names of their parts.
+    pub parts: BTreeMap<String, FilePart>,
+    /// The memory that they take, unless the form is small.
+    pub reservation: Option<Reservation>,
+}
+
+/// Reads a form. Fails on the first fault of the form itself.
+pub(super) async fn read(
+    api: &Api,
+    caller: &Caller,
+    headers: &HeaderMap,
+    body: Body,
+    limits: FormLimits,
+) -> Result<Form, ApiError> {
+    let boundary = boundary(headers)?;
+    let max = limits.body_bytes();
+    let body = api.bodies.upload(Some(caller.key_id()), headers, body, max, limits.json_bytes)?;
+    let reservation: Arc<OnceLock<Reservation>> = body.reservation();
+    let source = Source::new(body);
+    let mut form = Multipart::new(source.clone(), boundary);
+    let mut reader = Reader { api, caller, limits, json: None, parts: BTreeMap::new(), file_bytes: 0, kept: 0 };
+    while let Some(part) = source.next_part(&mut form).await? {
+        reader.part(part, &source).await?;
+    }
+    drop(form);
+    source.finish().await?;
+    drop(source);
+    // A body may take minutes to arrive; the key may have been revoked in the meantime.
+    api.keys.recheck(headers).await?;
+    let Reader { json, parts, .. } = reader;
+    let json = json.ok_or_else(|| {
+        let message = "the form needs a part `message` with the JSON of the message";
+        fault(MESSAGE, Code::Required, message)
+    })?;
+    let reservation = Arc::into_inner(reservation).and_then(OnceLock::into_inner);
+    Ok(Form { json, parts, reservation })
+}
+
+fn boundary(headers: &HeaderMap) -> Result<String, ApiError> {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let boundary = multer::parse_boundary(value).unwrap_or_default();
+    if (1..=MAX_BOUNDARY).contains(&boundary.len()) {
+        return Ok(boundary);
+    }
+    let detail = format!(
+        "The `Content-Type` of a form needs a `boundary` of 1 to {MAX_BOUNDARY} characters. HTTP libraries set it: do not \
+         set this header yourself."
+    );
+    Err(ApiError::Malformed(detail))
+}
+
+fn fault(pointer: &str, code: Code, message: impl Into<String>) -> ApiError {
+    ApiError::Invalid(vec![Fault { pointer: cut(pointer).into_owned(), code: code.as_str(), message: message.into() }])
+}
+
+/// The parts that have been read.
+struct Reader<'a> {
+    api: &'a Api,
+    caller: &'a Caller,
+    limits: FormLimits,
+    json: Option<Vec<u8>>,
+    parts: BTreeMap<String, FilePart>,
+    /// Bytes of all files.
+    file_bytes: u64,
+    /// Bytes of the files in memory.
+    kept: usize,
+}
+
+impl Reader<'_> {
+    async fn part(&mut self, field: Field<'_>, source: &Source) -> Result<(), ApiError> {
+        let name = name(&field)?;
+        check_encoding(&field, &name)?;
+        if self.parts.contains_key(&name) || (name == MESSAGE && self.json.is_some()) {
+            return Err(fault(
+                &name,
+                Code::DuplicateField,
+                "the form has two parts with this name; names must be unique",
+            ));
+        }
+        if name == MESSAGE {
+            self.json = Some(self.json(field, source).await?);
+            return Ok(());
+        }
+        let max = self.limits.files;
+        if self.parts.len() == max {
+            let message = format!("at most {max} files are allowed in a form, in addition to the part `message`");
+            return Err(fault(&name, Code::TooMany, message));
+        }
+        let api = self.api;
+        let mut upload = api.acceptor.upload(self.caller.tenant());
+        if let Err(error) = self.receive(field, source, &mut upload).await {
+            upload.discard().await;
+            return Err(error);
+        }
+        let uploaded = upload.finish_or_keep(KEPT_BYTES - self.kept).await?;
+        let data = uploaded.data.unwrap_or_default();
+        self.kept += data.len();
+        self.parts.insert(name, FilePart { sha256: uploaded.sha256, size: uploaded.size, data });
+        Ok(())
+    }
+
+    /// Receives a file.
+    async fn receive(
+        &mut self,
+        mut field: Field<'_>,
+        source: &Source,
+        upload: &mut Upload<'_>,
+    ) -> Result<(), ApiError> {
+        while let Some(bytes) = source.next_bytes(&mut field).await? {
+            self.file_bytes += bytes.len() as u64;
+            if self.file_bytes > self.limits.file_bytes {
+                return Err(ApiError::PartTooLarge("The files of a form together", self.limits.file_bytes));
+            }
+            upload.write(&bytes).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the JSON.
+    async fn json(&self, mut field: Field<'_>, source: &Source) -> Result<Vec<u8>, ApiError> {
+        let (mut json, max) = (Vec::new(), self.limits.json_bytes);
+        while let Some(bytes) = source.next_bytes(&mut field).await? {
+            if (json.len() + bytes.len()) as u64 > max {
+                return Err(ApiError::PartTooLarge("The part `message` of a form", max));
+            }
+            json.extend_from_slice(&bytes);
+        }
+        Ok(json)
+    }
+}
+
+/// Returns the name of a part.
+fn name(field: &Field<'_>) -> Result<String, ApiError> {
+    let value = field.headers().get(header::CONTENT_DISPOSITION).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let name = value.and_then(|value| disposition::name(&value)).unwrap_or_default();
+    if (1..=MAX_NAME).contains(&name.len()) {
+        return Ok(name);
+    }
+    let detail = format!(
+        "Part {} of the form needs the header `Content-Disposition: form-data; name=\"…\"` with a name of 1 to {MAX_NAME} bytes.",
+        field.index() + 1
+    );
+    Err(ApiError::Malformed(detail))
+}
+
+/// Fails if the content of a part is encoded, which RFC 7578 §4.7 deprecates and no HTTP library does.
+fn check_encoding(field: &Field<'_>, name: &str) -> Result<(), ApiError> {
+    let encoding = field.headers().get(header::HeaderName::from_static("content-transfer-encoding"));
+    let encoding = encoding.map_or(&b"binary"[..], |value| value.as_bytes()).trim_ascii();
+    if [&b"binary"[..], b"8bit", b"7bit"].iter().any(|plain| encoding.eq_ignore_ascii_case(plain)) {
+        return Ok(());
+    }
+    let name = cut(name);
+    let detail = format!("Part `{name}` of the form has a `Content-Transfer-Encoding`; send its bytes unencoded.");
+    Err(ApiError::Malformed(detail))
+}
