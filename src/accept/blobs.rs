@@ -6,6 +6,7 @@
 //! database already has, because most large attachments are sent repeatedly.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
@@ -25,6 +26,8 @@ static BATCH_LIMIT: BatchLimit<Blob> =
     BatchLimit { items: usize::MAX, bytes: CHUNK_BYTES as u64, size: |blob| blob.data.len() as u64 };
 /// Capacity of the writer's queue, in blobs.
 const QUEUE_CAPACITY: usize = 256;
+/// Number of small attachments of one batch that wait for the writer at the same time.
+const PART: usize = 64;
 
 type Key = (TenantId, String);
 type Stored = Result<(), Arc<DbError>>;
@@ -67,6 +70,38 @@ impl Blobs {
         Ok(self.store_large(tenant, large.collect()).await?)
     }
 
+    /// Stores the attachments of several messages as [`store`](Self::store) does, each content once.
+    pub(super) async fn store_all(
+        &self,
+        tenant: TenantId,
+        attachments: impl Iterator<Item = &mut NewAttachment>,
+        keep_small: bool,
+    ) -> Result<(), Arc<DbError>> {
+        let (mut small, mut large) = (BTreeMap::new(), BTreeMap::new());
+        for attachment in attachments {
+            let is_small = attachment.data.len() <= SMALL_BLOB_BYTES;
+            let contents = if is_small { &mut small } else { &mut large };
+            let is_kept = is_small && keep_small;
+            match contents.entry(attachment.description.sha256.clone()) {
+                Entry::Vacant(entry) if is_kept => drop(entry.insert(attachment.data.clone())),
+                Entry::Vacant(entry) => drop(entry.insert(std::mem::take(&mut attachment.data))),
+                Entry::Occupied(_) if is_kept => {}
+                Entry::Occupied(_) => attachment.data = Vec::new(),
+            }
+        }
+        let mut small = small.into_iter();
+        loop {
+            // Not all at once: the attachments of other requests would wait behind them.
+            let part: Vec<(String, Vec<u8>)> = small.by_ref().take(PART).collect();
+            if part.is_empty() {
+                break;
+            }
+            let stored = part.into_iter().map(|(digest, data)| self.submit(tenant, digest, Arc::new(data)));
+            try_join_all(stored).await?;
+        }
+        Ok(self.store_large(tenant, large.into_iter().collect()).await?)
+    }
+
     async fn store_small(
         &self,
         tenant: TenantId,
@@ -75,12 +110,17 @@ impl Blobs {
     ) -> Result<(), Arc<DbError>> {
         let digest = attachment.description.sha256.clone();
         let data = Arc::new(std::mem::take(&mut attachment.data));
-        let stored = self.small.submit(Blob { tenant, digest, data: data.clone() }).await;
-        stored.ok_or_else(|| Arc::new(DbError::closed("blobs.insert_group")))??;
+        self.submit(tenant, digest, data.clone()).await?;
         if keep_small {
             attachment.data = Arc::unwrap_or_clone(data);
         }
         Ok(())
+    }
+
+    /// Passes a small attachment to the writer.
+    async fn submit(&self, tenant: TenantId, digest: String, data: Arc<Vec<u8>>) -> Stored {
+        let stored = self.small.submit(Blob { tenant, digest, data }).await;
+        stored.ok_or_else(|| Arc::new(DbError::closed("blobs.insert_group")))?
     }
 
     async fn store_large(&self, tenant: TenantId, large: Vec<(String, Vec<u8>)>) -> Result<(), DbError> {

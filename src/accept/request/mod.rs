@@ -16,6 +16,7 @@ use crate::domain::message::NewMessage;
 
 pub mod address;
 pub mod attachments;
+pub mod batch;
 pub mod digest;
 pub mod domain;
 pub mod fields;

@@ -27,8 +27,10 @@ use crate::http::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, idempotency};
 
 /// Larger bodies are parsed on a blocking thread: parsing takes about 1 ms per megabyte.
-const LARGE_BODY_BYTES: usize = 256 << 10;
-const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+pub(super) const LARGE_BODY_BYTES: usize = 256 << 10;
+/// Why a key without the scope `admin` may not send a message.
+pub(super) const IGNORES_SUPPRESSION: &str = "This key lacks the scope `admin`, which `ignore_suppression` requires.";
+pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Send a message
 ///
@@ -106,11 +108,11 @@ pub async fn create(
 fn require_permission(caller: &Caller, message: &NewMessage) -> Result<(), ApiError> {
     caller.require_sender_domain(message.from.address.domain())?;
     if message.ignore_suppression && !caller.has_scope(Scope::Admin) {
-        return Err(caller.forbidden_field(Fault {
+        return Err(caller.forbidden_fields(vec![Fault {
             pointer: "/ignore_suppression".into(),
             code: Code::Forbidden.as_str(),
-            message: "This key lacks the scope `admin`, which `ignore_suppression` requires.".into(),
-        }));
+            message: IGNORES_SUPPRESSION.into(),
+        }]));
     }
     Ok(())
 }
@@ -142,10 +144,18 @@ async fn process<T: Send + 'static>(
     body: Vec<u8>,
     work: impl FnOnce(&[u8]) -> Result<T, Rejection> + Send + 'static,
 ) -> Result<T, ApiError> {
-    if body.len() > LARGE_BODY_BYTES {
-        return Ok(tokio::task::spawn_blocking(move || work(&body)).await.map_err(|_| ApiError::Internal)??);
+    run(body.len(), move || work(&body)).await
+}
+
+/// Runs work on a body of this size; on a blocking thread if it is large.
+pub(super) async fn run<T: Send + 'static>(
+    size: usize,
+    work: impl FnOnce() -> Result<T, Rejection> + Send + 'static,
+) -> Result<T, ApiError> {
+    if size > LARGE_BODY_BYTES {
+        return Ok(tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::Internal)??);
     }
-    Ok(work(&body)?)
+    Ok(work()?)
 }
 
 /// Returns the response to a request whose `Idempotency-Key` was used before.
