@@ -5,6 +5,7 @@
 //! individually, chunk by chunk, so that they delay no other request. A query first finds out which of them the
 //! database already has, because most large attachments are sent repeatedly.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -29,6 +30,8 @@ static BATCH_LIMIT: BatchLimit<Blob> =
 const QUEUE_CAPACITY: usize = 256;
 /// How often completing an upload is tried again if another transaction stores or deletes the same blob.
 const COMPLETE_TRIES: usize = 3;
+/// Number of small attachments of one batch that wait for the writer at the same time.
+const PART: usize = 64;
 
 type Key = (TenantId, String);
 type Stored = Result<(), Arc<DbError>>;
@@ -82,6 +85,46 @@ impl Blobs {
         self.store_large(tenant, large.collect()).await?;
         let digests: Vec<String> = digests.into_iter().collect();
         Ok(blobs::refer(&self.db, tenant, message.0, &digests).await?)
+    }
+
+    /// Stores the attachments of several messages as [`store`](Self::store) does, each content once.
+    pub(super) async fn store_all<'a>(
+        &self,
+        tenant: TenantId,
+        attachments: impl Iterator<Item = (MessageId, &'a mut NewAttachment)>,
+        keep_small: bool,
+    ) -> Stored {
+        let (mut small, mut large, mut references) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        for (message, attachment) in attachments {
+            references.insert((attachment.description.sha256.clone(), message.0));
+            if attachment.is_stored() {
+                continue;
+            }
+            let is_small = attachment.data.len() <= SMALL_BLOB_BYTES;
+            let contents = if is_small { &mut small } else { &mut large };
+            let is_kept = is_small && keep_small;
+            match contents.entry(attachment.description.sha256.clone()) {
+                Entry::Vacant(entry) if is_kept => drop(entry.insert(attachment.data.clone())),
+                Entry::Vacant(entry) => drop(entry.insert(std::mem::take(&mut attachment.data))),
+                Entry::Occupied(_) if is_kept => {}
+                Entry::Occupied(_) => attachment.data = Vec::new(),
+            }
+        }
+        let mut small = small.into_iter();
+        loop {
+            // Not all at once: the attachments of other requests would wait behind them.
+            let part: Vec<(String, Vec<u8>)> = small.by_ref().take(PART).collect();
+            if part.is_empty() {
+                break;
+            }
+            let stored = part.into_iter().map(|(digest, data)| self.store_small(tenant, digest, Arc::new(data), None));
+            try_join_all(stored).await?;
+        }
+        self.store_large(tenant, large.into_iter().collect()).await?;
+        if references.is_empty() {
+            return Ok(());
+        }
+        Ok(blobs::refer_all(&self.db, tenant, references).await?)
     }
 
     async fn store_kept(

@@ -3,7 +3,7 @@
 //! With one lane per domain, many new lanes may be needed at once. Lookups that arrive while a statement runs share the
 //! next statement.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
@@ -57,6 +57,25 @@ impl Lanes {
         let from = message.from.address.domain();
         let lane = |domain| self.for_domain(tenant, &message.stream, from, domain);
         try_join_all(message.recipients.iter().map(|recipient| lane(recipient.mailbox.address.domain()))).await
+    }
+
+    /// Returns the lanes of several messages' recipients, each list in the order of the recipients. Each lane is looked
+    /// up once.
+    pub(super) async fn for_messages(
+        &self,
+        tenant: TenantId,
+        messages: &[&NewMessage],
+    ) -> Result<Vec<Vec<NamedLane>>, Arc<DbError>> {
+        let distinct: BTreeSet<Place<'_>> = messages.iter().flat_map(|message| places(message)).collect();
+        let distinct: Vec<Place<'_>> = distinct.into_iter().collect();
+        let mut lanes = HashMap::with_capacity(distinct.len());
+        // Not all at once: the lookups of other requests would wait behind them.
+        for part in distinct.chunks(BATCH_LIMIT.items) {
+            let lookups = part.iter().map(|(stream, from, domain)| self.for_domain(tenant, stream, from, domain));
+            lanes.extend(part.iter().copied().zip(try_join_all(lookups).await?));
+        }
+        let lanes_of = |message: &NewMessage| places(message).filter_map(|place| lanes.get(&place).cloned()).collect();
+        Ok(messages.iter().map(|message| lanes_of(message)).collect())
     }
 
     /// Returns the lane of messages from `sender_domain` to `domain` in a stream. A route through relays has one lane
@@ -115,6 +134,15 @@ impl Lanes {
 }
 
 const LOOKUP: &str = "lanes.find";
+
+/// What a lane depends on: the stream, the sender's domain and the recipient's domain.
+type Place<'a> = (&'a str, &'a str, &'a str);
+
+/// Returns the places of a message's recipients, in the order of the recipients.
+fn places(message: &NewMessage) -> impl Iterator<Item = Place<'_>> {
+    let (stream, from) = (message.stream.as_str(), message.from.address.domain());
+    message.recipients.iter().map(move |recipient| (stream, from, recipient.mailbox.address.domain()))
+}
 
 /// Pending lookups by lane.
 type PendingLookups = BTreeMap<Arc<LaneName>, Vec<Reply<LookupResult>>>;

@@ -5,6 +5,7 @@
 //! moment ([`GroupCommit`]). A request with an `Idempotency-Key` creates at most one message, no matter how many
 //! replicas receive it.
 
+pub mod batch;
 mod blobs;
 pub mod csv_cell;
 pub mod import;

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 /// Time limit of a request.
 const LIMIT: Duration = Duration::from_mins(1);
 /// Size limit of a response.
-const RESPONSE_LIMIT: usize = 1 << 20;
+const RESPONSE_LIMIT: usize = 16 << 20;
 
 /// A connection to an API.
 #[derive(Debug)]

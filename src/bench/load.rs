@@ -32,7 +32,7 @@ pub(super) struct LoadResult {
     pub accepted: NumberSet,
     /// The number of messages that were answered 202.
     pub count: u64,
-    /// Times from the first byte sent to the complete response, of accepted messages.
+    /// Times from the first byte sent to the complete response, of accepted requests.
     pub latency: Histogram,
     /// When the load started, since boot.
     pub started: Duration,
@@ -58,6 +58,8 @@ struct Shared {
     next: AtomicU64,
     end: u64,
     first: u64,
+    /// Messages per request.
+    batch: u64,
     started: Uptime,
     duration: Option<Duration>,
     rate: Option<f64>,
@@ -75,6 +77,7 @@ impl Load {
             next: AtomicU64::new(first),
             end: first + options.max_messages(),
             first,
+            batch: options.messages_per_request(),
             started: Uptime::now(),
             duration: options.duration,
             rate: options.rate.map(f64::from),
@@ -86,7 +89,7 @@ impl Load {
             .iter()
             .cycle()
             .take(options.connections.into())
-            .map(|api| (*api, Request::new(options, &api.to_string(), key)))
+            .map(|api| (*api, Request::new(options, options.batch, &api.to_string(), key)))
             .collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.doing("create a runtime")?;
@@ -139,7 +142,7 @@ async fn send(shared: &Shared, api: SocketAddr, mut request: Request) {
             };
             let open = connection.insert(open);
             let started = Uptime::now();
-            let status = open.exchange(request.for_message(number)).await?;
+            let status = open.exchange(request.starting_at(number)).await?;
             std::io::Result::Ok((status, started.elapsed()))
         };
         match done.await {
@@ -169,12 +172,13 @@ impl Shared {
         with(&mut self.result.lock())
     }
 
-    /// Waits until the rate allows the next message, and returns its number; `None` at the end of the load.
+    /// Waits until the rate allows the next request, and returns the number of its first message; `None` at the end of
+    /// the load.
     async fn next(&self) -> Option<u64> {
         if self.duration.is_some_and(|duration| self.started.elapsed() >= duration) {
             return None;
         }
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = self.next.fetch_add(self.batch, Ordering::Relaxed);
         if number >= self.end {
             return None;
         }
@@ -186,11 +190,13 @@ impl Shared {
         Some(number)
     }
 
-    fn accept(&self, number: u64, time: Duration) {
-        self.accepted.fetch_add(1, Ordering::Relaxed);
+    fn accept(&self, first: u64, time: Duration) {
+        self.accepted.fetch_add(self.batch, Ordering::Relaxed);
         self.record(|result| {
-            result.accepted.add(number);
-            result.count += 1;
+            for number in first..first + self.batch {
+                result.accepted.add(number);
+            }
+            result.count += self.batch;
             result.latency.add(time);
             result.last = Uptime::now().since_boot();
         });

@@ -1,5 +1,5 @@
 //! The requests: one is built per connection, and each message's number is written over that of the last. Also parses
-//! the numbers for the sink.
+//! the numbers for the sink. With `--batch`, the messages of a request have successive numbers.
 //!
 //! A message's number is in the header `X-Bench-Id` and in the address of each of its recipients,
 //! `nNUMBER.POSITION@dDOMAIN.bench.test`, so that the sink can check that each recipient gets its own message.
@@ -28,64 +28,94 @@ const FILE: &str = "@@FILE_START@@@@";
 /// The part of a request after its last number is shared if it is larger than this; otherwise one write is cheaper.
 const SHARED_FROM: usize = 16 << 10;
 
-/// A request for a message.
+/// A request for a message, or for a batch of messages.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
-    /// The part that differs between messages.
+    /// The part that differs between requests.
     own: Vec<u8>,
     /// The part that follows, which is the same in all requests.
     shared: Arc<[u8]>,
-    numbers: Vec<usize>,
-    domains: Vec<usize>,
-    file: Option<usize>,
+    messages: Vec<Places>,
     domain_count: u64,
 }
 
+/// Where a message's number, the number of its domain and the start of its file are.
+#[derive(Debug, Clone)]
+struct Places {
+    numbers: Vec<usize>,
+    domains: Vec<usize>,
+    file: Option<usize>,
+}
+
 impl Request {
-    /// Builds the request, for an API at `host` and with this key.
-    pub(super) fn new(options: &Options, host: &str, key: &str) -> Self {
-        let body = body(options);
+    /// Builds the request, for an API at `host` and with this key. `batch` is the number of messages of a batch.
+    pub(super) fn new(options: &Options, batch: Option<u16>, host: &str, key: &str) -> Self {
+        let (message, count) = (message(options), batch.map_or(1, usize::from));
+        let (path, body) = match batch {
+            Some(_) => ("/v1/messages/batch", format!("[{}]", vec![message; count].join(","))),
+            None => ("/v1/messages", message),
+        };
         let head = format!(
-            "POST /v1/messages HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\n\
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
         let mut own = [head, body].concat().into_bytes();
         let all = |mark: &str| memmem::find_iter(&own, mark).collect::<Vec<_>>();
-        let (numbers, domains) = (all(NUMBER), all(DOMAIN));
-        let file = memmem::find(&own, FILE.as_bytes());
-        let last = numbers.iter().copied().chain(file.map(|at| at + FILE.len())).max().unwrap_or(0) + DIGITS;
+        let (numbers, domains, files) = (all(NUMBER), all(DOMAIN), all(FILE));
+        // All messages are the same here, so each has the same number of marks.
+        let part = |marks: &[usize], n: usize| marks.chunks(marks.len() / count).nth(n).unwrap_or_default().to_vec();
+        let places = |n| Places { numbers: part(&numbers, n), domains: part(&domains, n), file: files.get(n).copied() };
+        let messages = (0..count).map(places).collect();
+        let last_file = files.last().map(|at| at + FILE.len());
+        let last = numbers.last().copied().into_iter().chain(last_file).max().unwrap_or(0) + DIGITS;
         let mut shared: Arc<[u8]> = Arc::default();
         if own.len() > last + SHARED_FROM {
             shared = own.split_off(last).into();
         }
-        let mut request = Self { own, shared, numbers, domains, file, domain_count: options.domains.into() };
-        request.for_message(0);
-        // With --same-attachment, the file does not change from now on.
-        request.file = file.filter(|_| !options.same_attachment);
+        let mut request = Self { own, shared, messages, domain_count: options.domains.into() };
+        request.starting_at(0);
+        if options.same_attachment {
+            // From now on, the files do not change.
+            request.copy_first_file();
+        }
         request
     }
 
-    /// Returns the request for the message with this number, in two parts, which are sent one after the other.
-    pub(super) fn for_message(&mut self, number: u64) -> (&[u8], &[u8]) {
-        let digits = format!("{number:010}");
-        let domain = format!("d{:05}", number % self.domain_count);
-        for at in &self.numbers {
-            self.own[*at..*at + DIGITS].copy_from_slice(digits.as_bytes());
-        }
-        for at in &self.domains {
-            self.own[*at..*at + DOMAIN.len()].copy_from_slice(domain.as_bytes());
-        }
-        if let Some(at) = self.file {
-            let start = STANDARD.encode(format!("{number:012}"));
-            self.own[at..at + FILE.len()].copy_from_slice(start.as_bytes());
+    /// Returns the request for the message with this number, or for a batch that starts with it, in two parts, which
+    /// are sent one after the other.
+    pub(super) fn starting_at(&mut self, first: u64) -> (&[u8], &[u8]) {
+        for (number, Places { numbers, domains, file }) in (first..).zip(&self.messages) {
+            let digits = format!("{number:010}");
+            let domain = format!("d{:05}", number % self.domain_count);
+            for at in numbers {
+                self.own[*at..*at + DIGITS].copy_from_slice(digits.as_bytes());
+            }
+            for at in domains {
+                self.own[*at..*at + DOMAIN.len()].copy_from_slice(domain.as_bytes());
+            }
+            if let Some(at) = *file {
+                self.own[at..at + FILE.len()].copy_from_slice(file_start(number).as_bytes());
+            }
         }
         (&self.own, &self.shared)
     }
+
+    /// Gives all messages the file of the first one, for good.
+    fn copy_first_file(&mut self) {
+        for at in self.messages.iter_mut().filter_map(|places| places.file.take()) {
+            self.own[at..at + FILE.len()].copy_from_slice(file_start(0).as_bytes());
+        }
+    }
 }
 
-/// Returns the JSON, with the attachment last.
-fn body(options: &Options) -> String {
+/// Returns the start of a message's file in base64.
+fn file_start(number: u64) -> String {
+    STANDARD.encode(format!("{number:012}"))
+}
+
+/// Returns the JSON of a message, with the attachment last.
+fn message(options: &Options) -> String {
     let to: Vec<String> =
         (0..options.recipients).map(|position| format!("\"n{NUMBER}.{position:03}@{DOMAIN}.{RECIPIENTS}\"")).collect();
     let mut body = format!(
@@ -199,12 +229,13 @@ mod tests {
 
     fn request(line: &str) -> Request {
         let words = std::iter::once("bench").chain(line.split_whitespace());
-        Request::new(&Line::try_parse_from(words).unwrap().options, "127.0.0.1:1", "pr_key")
+        let options = Line::try_parse_from(words).unwrap().options;
+        Request::new(&options, options.batch, "127.0.0.1:1", "pr_key")
     }
 
     /// The JSON of a request.
     fn sent(request: &mut Request, number: u64) -> Value {
-        let (own, shared) = request.for_message(number);
+        let (own, shared) = request.starting_at(number);
         let whole = [own, shared].concat();
         let end = memmem::find(&whole, b"\r\n\r\n").unwrap() + 4;
         let length = format!("Content-Length: {}\r\n", whole.len() - end);
@@ -230,6 +261,21 @@ mod tests {
         assert_ne!(file(&first), file(&second));
         let mut same = super::tests::request("--attachment 1000 --same-attachment");
         assert_eq!(file(&sent(&mut same, 1)), file(&sent(&mut same, 2)));
+    }
+
+    #[test]
+    fn each_message_of_a_batch_has_its_own_number() {
+        let mut request = request("--batch 3 --recipients 2 --domains 2 --attachment 50000");
+        for first in [0, 7] {
+            let messages = sent(&mut request, first);
+            let messages = messages.as_array().unwrap();
+            let ids: Vec<&str> = messages.iter().map(|message| message["headers"][HEADER].as_str().unwrap()).collect();
+            assert_eq!(ids, [0, 1, 2].map(|n| format!("{:010}", first + n)));
+            assert_eq!(messages[2]["to"][1], format!("n{:010}.001@d{:05}.bench.test", first + 2, first % 2));
+            assert_ne!(file(&messages[0]), file(&messages[1]));
+        }
+        let same = sent(&mut super::tests::request("--batch 2 --attachment 1000 --same-attachment"), 5);
+        assert_eq!((file(&same[0]), &same[1]["headers"][HEADER]), (file(&same[1]), &"0000000006".into()));
     }
 
     #[test]

@@ -108,10 +108,10 @@ async fn idle(options: &Options, stage: &mut Stage) -> Result<Vec<Duration>, Ben
     progress::step("sending single messages while the service is idle");
     let doing = "send a message";
     let mut connection = Connection::open(service.api).await.doing(doing)?;
-    let mut request = Request::new(options, &service.api.to_string(), &stage.key);
+    let mut request = Request::new(options, None, &service.api.to_string(), &stage.key);
     let mut waits = Vec::new();
     for number in 0..IDLE_MESSAGES {
-        let status = connection.exchange(request.for_message(number)).await.doing(doing)?;
+        let status = connection.exchange(request.starting_at(number)).await.doing(doing)?;
         let responded = Uptime::now().since_boot();
         if status != 202 {
             let body = String::from_utf8_lossy(connection.body());

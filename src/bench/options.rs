@@ -32,6 +32,10 @@ pub struct Options {
     /// Recipients of each message
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=50))]
     pub recipients: u16,
+    /// Send batches of this many messages (POST /v1/messages/batch). The number of messages is rounded up to whole
+    /// batches; the times in the results are those of requests, everything else is per message
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub batch: Option<u16>,
     /// HTTP connections, each with one request at a time
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub connections: u16,
@@ -117,9 +121,10 @@ impl Options {
     /// Checks combinations of options.
     pub(super) fn check(&self) -> Result<(), BenchError> {
         // A larger message would be answered 413, because the body is base64.
-        let body = u64::from(self.attachment) * 4 / 3 + u64::from(self.size);
+        let body = (u64::from(self.attachment) * 4 / 3 + u64::from(self.size)) * self.messages_per_request();
         if body > 39 << 20 {
-            return BenchError::refused("--attachment and --size together exceed the size of a request (40 MiB)", None);
+            let options = "--attachment, --size and --batch";
+            return BenchError::refused(format!("{options} together exceed the size of a request (40 MiB)"), None);
         }
         if self.direct && self.backlog > 0 && self.backlog_kind == Backlog::Due && self.domains > 10_000 {
             return BenchError::refused("--backlog-kind due allows up to 10000 domains", None);
@@ -135,7 +140,13 @@ impl Options {
 
     /// Returns the maximum number of messages that the run may send.
     pub(super) fn max_messages(&self) -> u64 {
-        self.messages.unwrap_or(if self.duration.is_some() { MAX_MESSAGES } else { 50_000 })
+        let messages = self.messages.unwrap_or(if self.duration.is_some() { MAX_MESSAGES } else { 50_000 });
+        messages.next_multiple_of(self.messages_per_request())
+    }
+
+    /// Returns the number of messages of each request.
+    pub(super) fn messages_per_request(&self) -> u64 {
+        self.batch.map_or(1, u64::from)
     }
 
     /// Returns whether the bench's sink receives the messages.

@@ -13,7 +13,8 @@ pub struct Accept {
     /// attachments of one message may have this size together, or that of a request body if it is larger.
     pub max_upload_mib: u32,
     /// Total memory for large request bodies, received and decoded, in MiB, 1–65536, not less than `max_body_mib`.
-    /// Further requests wait for free memory; a single larger one is read alone.
+    /// Further requests wait for free memory; a single larger one is read alone. Batches use up to as much again for
+    /// their messages.
     pub body_memory_mib: u32,
     /// Maximum number of recipients in one message, to, cc and bcc together, 1–1000.
     pub max_recipients: u32,

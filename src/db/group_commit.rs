@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 
+use super::messages::insert::batch::{self, BatchCommitted, BatchInsert};
 use super::messages::insert::{self, Committed, MessageInsert};
 use super::queue::{self, Finished};
 use super::{Db, DbError, events};
@@ -47,6 +48,17 @@ pub enum LockTimeout {
     Long,
 }
 
+impl LockTimeout {
+    /// Returns the statements that begin the transaction, in one round trip. The commit is synchronous regardless of
+    /// the session's settings.
+    fn begin(self) -> &'static str {
+        match self {
+            Self::Short => "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '1s'",
+            Self::Long => "BEGIN; SET LOCAL synchronous_commit = on",
+        }
+    }
+}
+
 /// Commits messages and outcomes, all or nothing. No two of the messages may have the same idempotency key.
 pub async fn commit(
     db: &Db,
@@ -60,14 +72,9 @@ pub async fn commit(
         (_, []) => "group_commit.messages",
         _ => "group_commit.both",
     };
-    // One round trip. The commit is synchronous regardless of the session's settings.
-    let begin = match lock_timeout {
-        LockTimeout::Short => "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '1s'",
-        LockTimeout::Long => "BEGIN; SET LOCAL synchronous_commit = on",
-    };
     let is_committing = AtomicBool::new(false);
     db.timed(name, async {
-        let mut tx = db.pool.begin_hot(begin).await?;
+        let mut tx = db.pool.begin_hot(lock_timeout.begin()).await?;
         let stored = insert::store(&mut tx, accepted, now).await?;
         let ended = queue::end(&mut tx, outcomes, now).await?;
         queue::ready_at::lower(&mut tx, stored.waiting.iter().copied().chain(ended.retries())).await?;
@@ -77,6 +84,27 @@ pub async fn commit(
         is_committing.store(true, Ordering::Relaxed);
         tx.commit().await?;
         Ok(Done { accepted: stored.results, recorded: ended.recorded.len(), waited })
+    })
+    .await
+    .map_err(|error| CommitError { may_be_done: is_committing.load(Ordering::Relaxed) && error.may_be_done(), error })
+}
+
+/// Commits the batches whose idempotency keys are free, each as a whole. If this fails, none of them is committed.
+pub async fn commit_batches(
+    db: &Db,
+    batches: &[BatchInsert],
+    now: DateTime<Utc>,
+    lock_timeout: LockTimeout,
+) -> Result<Vec<BatchCommitted>, CommitError> {
+    let is_committing = AtomicBool::new(false);
+    db.timed("group_commit.batches", async {
+        let mut tx = db.pool.begin_hot(lock_timeout.begin()).await?;
+        let (stored, is_free) = batch::store_batches(&mut tx, batches, now).await?;
+        queue::ready_at::lower(&mut tx, stored.waiting.iter().copied()).await?;
+        events::append(&mut tx, now, stored.events().collect()).await?;
+        is_committing.store(true, Ordering::Relaxed);
+        tx.commit().await?;
+        Ok(batch::results_by_batch(batches, is_free, stored.results))
     })
     .await
     .map_err(|error| CommitError { may_be_done: is_committing.load(Ordering::Relaxed) && error.may_be_done(), error })

@@ -65,6 +65,10 @@ words! {
         Forbidden = "forbidden",
         /// The request needs a setting that is not configured; the message names it.
         NotConfigured = "not_configured",
+        /// The message's `idempotency_key` was used with a different message.
+        IdempotencyKeyReused = "idempotency_key_reused",
+        /// A request with the message's `idempotency_key` is still in progress; repeat the message later.
+        IdempotencyKeyInFlight = "idempotency_key_in_flight",
         /// There are more faults than the response lists.
         TooManyFaults = "too_many_faults",
     }
@@ -105,20 +109,33 @@ impl Fault {
 
 /// Collects the faults of one request, so that the response lists all of them.
 ///
-/// Stores only the first [`Faults::LIMIT`] faults, so that the response to a large invalid request stays short.
-#[derive(Debug, Default)]
+/// Stores only the first faults up to a limit, so that the response to a large invalid request stays short.
+#[derive(Debug)]
 pub struct Faults {
     listed: Vec<Fault>,
     dropped: usize,
+    limit: usize,
+}
+
+impl Default for Faults {
+    /// Creates an empty list of at most [`Faults::LIMIT`] faults.
+    fn default() -> Self {
+        Self::with_limit(Self::LIMIT)
+    }
 }
 
 impl Faults {
-    /// The maximum number of faults listed.
+    /// The maximum number of faults listed for one object.
     pub const LIMIT: usize = 100;
+
+    /// Creates an empty list of at most `limit` faults.
+    pub fn with_limit(limit: usize) -> Self {
+        Self { listed: Vec::new(), dropped: 0, limit }
+    }
 
     /// Adds a fault.
     pub fn push(&mut self, pointer: impl Into<String>, code: impl Into<&'static str>, message: impl Into<String>) {
-        if self.listed.len() < Self::LIMIT {
+        if self.listed.len() < self.limit {
             self.listed.push(Fault { pointer: pointer.into(), code: code.into(), message: message.into() });
         } else {
             self.dropped += 1;
@@ -141,10 +158,15 @@ impl Faults {
     }
 
     /// Returns the faults in the order in which they were added. If some were dropped, the last entry says so.
-    pub fn into_vec(mut self) -> Vec<Fault> {
+    pub fn into_vec(self) -> Vec<Fault> {
+        self.into_vec_at(String::new())
+    }
+
+    /// Like [`into_vec`](Self::into_vec), for the faults of the object at `pointer`.
+    pub fn into_vec_at(mut self, pointer: String) -> Vec<Fault> {
         if self.is_full() {
-            let message = format!("only the first {} faults are listed; fix these to see the rest", Self::LIMIT);
-            self.listed.push(Fault { pointer: String::new(), code: Code::TooManyFaults.as_str(), message });
+            let message = format!("only the first {} faults are listed; fix these to see the rest", self.limit);
+            self.listed.push(Fault { pointer, code: Code::TooManyFaults.as_str(), message });
         }
         self.listed
     }

@@ -60,6 +60,13 @@ pub struct Content {
     pub headers: Vec<Header>,
 }
 
+impl Content {
+    /// Returns the size of text and html, in bytes.
+    pub fn size(&self) -> usize {
+        [&self.text, &self.html].into_iter().flatten().map(String::len).sum()
+    }
+}
+
 /// An attachment's description; the bytes are in the blob named by `sha256`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Attachment {
@@ -124,8 +131,7 @@ pub struct NewMessage {
 impl NewMessage {
     /// Returns the size of text, html and attachments, in bytes.
     pub fn size(&self) -> u64 {
-        let bodies = [&self.content.text, &self.content.html].into_iter().flatten().map(String::len).sum::<usize>();
-        bodies as u64 + self.attachments.iter().map(|attachment| attachment.description.size).sum::<u64>()
+        self.content.size() as u64 + self.attachments.iter().map(|attachment| attachment.description.size).sum::<u64>()
     }
 }
 

@@ -7,10 +7,14 @@
 //! back. Messages for which the worker has no capacity, and messages behind older ones in their lane, wait in the
 //! queue.
 //!
+//! Batches (`POST /v1/messages/batch`) have a separate writer (`batches`).
+//!
 //! The group commit offers messages to the worker, and the worker submits outcomes to the group commit. Therefore the
 //! channel of outcomes is created first ([`outcomes`]): the worker is built with one end, and the group commit is
 //! started with the other ([`LocalWorker`]).
 
+mod batches;
+mod direct;
 mod writer;
 
 use std::fmt;
@@ -21,6 +25,7 @@ use tokio::sync::Notify;
 
 use crate::batcher::Batcher;
 use crate::clock::SharedClock;
+use crate::db::messages::insert::batch::{BatchCommitted, BatchInsert};
 use crate::db::messages::insert::{Committed, MessageInsert};
 use crate::db::queue::{Claimed, Finished};
 use crate::db::{Db, DbError};
@@ -28,6 +33,8 @@ use crate::domain::id::RecipientId;
 
 /// Capacity of the channel of messages that wait for a writer.
 const QUEUE_CAPACITY: usize = 1_024;
+/// Capacity of the channel of batches that wait for their writer.
+const BATCH_QUEUE_CAPACITY: usize = 64;
 
 /// The worker that gets new messages at once (direct handoff).
 pub trait DirectConsumer: fmt::Debug + Send + Sync {
@@ -122,6 +129,7 @@ pub struct PendingOutcomes {
 #[derive(Debug)]
 pub struct GroupCommit {
     accepted: Batcher<MessageInsert, Accepted>,
+    batches: Batcher<BatchInsert, batches::BatchResult>,
     signals: Arc<Signals>,
 }
 
@@ -162,6 +170,7 @@ impl GroupCommit {
     /// pending is committed. They notify `wake`, which is held weakly, of new messages that wait in the queue.
     pub fn start(db: &Db, clock: &SharedClock, wake: Vec<Weak<Notify>>, worker: Option<LocalWorker>) -> Arc<Self> {
         let (accepted, inserts) = Batcher::new(QUEUE_CAPACITY, &writer::BATCH_LIMIT);
+        let (batches, pending_batches) = Batcher::new(BATCH_QUEUE_CAPACITY, &batches::BATCH_LIMIT);
         let (claims, consumer, outcomes) = match worker {
             Some(LocalWorker { outcomes, claims, consumer }) => (Some(claims), Some(consumer), outcomes),
             None => (None, None, outcomes().1),
@@ -175,7 +184,15 @@ impl GroupCommit {
             recorded: outcomes.record,
             signals: signals.clone(),
         });
-        Arc::new(Self { accepted, signals })
+        let batch_writer = batches::BatchWriter {
+            db: db.clone(),
+            clock: clock.clone(),
+            batches: pending_batches,
+            signals: signals.clone(),
+            fallback_lock: Arc::default(),
+        };
+        tokio::spawn(batch_writer.run());
+        Arc::new(Self { accepted, batches, signals })
     }
 
     /// Returns whether a worker is offered new messages (direct handoff).
@@ -187,5 +204,11 @@ impl GroupCommit {
     pub async fn accept(&self, insert: MessageInsert) -> Result<Committed, Arc<DbError>> {
         let committed = self.accepted.submit(insert).await;
         committed.ok_or_else(|| Arc::new(DbError::closed("group_commit.messages")))?
+    }
+
+    /// Commits a batch. Returns when it is committed or the transaction has failed.
+    pub async fn accept_batch(&self, batch: BatchInsert) -> Result<BatchCommitted, Arc<DbError>> {
+        let committed = self.batches.submit(batch).await;
+        committed.ok_or_else(|| Arc::new(DbError::closed("group_commit.batches")))?
     }
 }

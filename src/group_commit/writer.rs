@@ -1,21 +1,17 @@
 //! The writer tasks of the group commit.
 
-use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
 
-use super::{Accepted, Confirmed, Recorded, Signals};
+use super::{Accepted, Recorded, Signals, direct};
 use crate::batcher::{self, Batch, BatchLimit, Requests, reply_all};
 use crate::clock::SharedClock;
 use crate::db::group_commit::{self, CommitError, Done, LockTimeout};
 use crate::db::messages::insert::{Committed, MessageInsert};
 use crate::db::queue::Finished;
 use crate::db::{Db, DbError};
-use crate::domain::id::RecipientId;
 
 /// Number of writers. Measured: a second writer uses the time that the first one waits for its `fsync`; a third gains
 /// nothing.
@@ -173,7 +169,7 @@ impl Writer {
         }
         let WriterContext { db, clock, signals, .. } = &self.cx;
         let now = clock.now();
-        reserve(signals, &mut inserts, now);
+        direct::reserve(signals, &mut inserts, now);
         signals.adopt_claims(&mut outcomes);
         match group_commit::commit(db, &inserts, &outcomes, now, LockTimeout::Short).await {
             Ok(Done { accepted, recorded, waited }) => {
@@ -245,30 +241,8 @@ impl OneByOneFallback {
     }
 }
 
-/// Offers messages to the worker before they are committed.
-fn reserve(signals: &Signals, inserts: &mut [MessageInsert], now: DateTime<Utc>) {
-    let Some(consumer) = signals.consumer().filter(|_| !inserts.is_empty()) else { return };
-    if guarded(|| consumer.reserve(inserts, now)).is_none() {
-        for insert in inserts {
-            insert.direct_consumer = None;
-        }
-    }
-}
-
-/// Calls the worker, catching panics so that the writer continues.
-fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
-    let done = catch_unwind(AssertUnwindSafe(work)).ok();
-    if done.is_none() {
-        tracing::error!(
-            event = "direct_handoff_panicked",
-            "direct handoff panicked; its messages may stay leased until this process ends; restart it"
-        );
-    }
-    done
-}
-
 /// Returns whether everything was rolled back, so that parts of it might succeed.
-fn is_rolled_back(failed: &CommitError) -> bool {
+pub(super) fn is_rolled_back(failed: &CommitError) -> bool {
     failed.error.is_undone() && !failed.may_be_done
 }
 
@@ -287,52 +261,18 @@ fn report_failure(
 ) -> Arc<DbError> {
     let CommitError { error, may_be_done } = failed;
     let error = Arc::new(error);
-    let reserved: Vec<MessageInsert> = inserts.into_iter().filter(|insert| insert.direct_consumer.is_some()).collect();
-    if let Some(consumer) = signals.consumer().filter(|_| !reserved.is_empty()) {
-        let not_committed = |insert| Confirmed { insert, leased: Vec::new(), waiting: Vec::new(), unsubscribe: false };
-        guarded(|| {
-            if may_be_done {
-                consumer.unknown(reserved);
-            } else {
-                consumer.confirm(reserved.into_iter().map(not_committed).collect());
-            }
-        });
-    }
+    direct::report_failure(signals, inserts, may_be_done);
     reply_all(replies, &Err(error.clone()));
     error
 }
 
-/// Returns the recipients of a message that are in neither list.
-fn others(insert: &MessageInsert, suppressed: &[RecipientId], leased: &[RecipientId]) -> Vec<RecipientId> {
-    let recipients = &insert.message.recipients;
-    if suppressed.len() + leased.len() == recipients.len() {
-        return Vec::new();
-    }
-    let done: HashSet<&RecipientId> = suppressed.iter().chain(leased).collect();
-    recipients.iter().map(|recipient| recipient.id).filter(|id| !done.contains(id)).collect()
-}
-
 /// Reports to callers and the worker what was committed.
 fn report(signals: &Signals, inserts: Vec<MessageInsert>, results: Vec<Committed>, replies: Vec<Reply>) {
-    let mut is_any_waiting = false;
-    let mut reserved = Vec::new();
+    let mut report = direct::Report::default();
     for ((insert, result), reply) in inserts.into_iter().zip(results).zip(replies) {
-        let mut confirmed = Confirmed { insert, leased: Vec::new(), waiting: Vec::new(), unsubscribe: false };
-        if let Committed::New { suppressed, leased, unsubscribe } = &result {
-            confirmed.waiting = others(&confirmed.insert, suppressed, leased);
-            (confirmed.leased, confirmed.unsubscribe) = (leased.clone(), *unsubscribe);
-        }
-        is_any_waiting |= !confirmed.waiting.is_empty();
+        let confirmed = direct::confirmed(insert, &result);
         reply.send(Ok(result));
-        if confirmed.insert.direct_consumer.is_some() {
-            reserved.push(confirmed);
-        }
+        report.add(confirmed);
     }
-    if let Some(consumer) = signals.consumer().filter(|_| !reserved.is_empty()) {
-        guarded(|| consumer.confirm(reserved));
-    }
-    // Wake after confirming, when unreserved recipients are no longer in flight.
-    if is_any_waiting {
-        signals.wake();
-    }
+    report.send(signals);
 }

@@ -163,13 +163,14 @@ impl Caller {
 
     /// Fails if the key may not send from this domain.
     pub fn require_sender_domain(&self, domain: &str) -> Result<(), ApiError> {
-        match self.sender_domains() {
-            Some(domains) if !domains.iter().any(|allowed| allowed == domain) => {
-                let domains = domains.join(", ");
-                Err(self.forbidden(format!("This key may send only from {domains}, not from {domain}.")))
-            }
-            _ => Ok(()),
-        }
+        self.sender_domain_refusal(domain).map_or(Ok(()), |reason| Err(self.forbidden(reason)))
+    }
+
+    /// Returns the reason why the key may not send from this domain, if it may not.
+    pub fn sender_domain_refusal(&self, domain: &str) -> Option<String> {
+        let domains = self.sender_domains()?;
+        let is_allowed = domains.iter().any(|allowed| allowed == domain);
+        (!is_allowed).then(|| format!("This key may send only from {}, not from {domain}.", domains.join(", ")))
     }
 
     fn forbidden(&self, detail: String) -> ApiError {
@@ -177,10 +178,11 @@ impl Caller {
         ApiError::Forbidden(detail)
     }
 
-    /// Logs a forbidden field and returns the error.
-    pub fn forbidden_field(&self, fault: Fault) -> ApiError {
-        self.log.refused(Refusal::Forbidden, Some(&self.key), &fault.message);
-        ApiError::ForbiddenField(fault)
+    /// Logs forbidden fields and returns the error.
+    pub fn forbidden_fields(&self, faults: Vec<Fault>) -> ApiError {
+        let reason = faults.first().map_or("", |fault| fault.message.as_str());
+        self.log.refused(Refusal::Forbidden, Some(&self.key), reason);
+        ApiError::ForbiddenFields(faults)
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) struct Bodies {
     keys: Arc<KeyCache>,
     max: u64,
     memory: Arc<MemoryLimit>,
+    /// Memory for the messages of batches, once their bodies have been parsed.
+    batches: Arc<MemoryLimit>,
 }
 
 /// A body that has been read, and its memory reservation, which is released when dropped.
@@ -48,7 +50,8 @@ pub(super) struct ReadBody {
 impl Bodies {
     pub(super) fn new(keys: Arc<KeyCache>, max: u64, memory: u64) -> Self {
         // One body of the maximum size must always fit.
-        Self { keys, max, memory: MemoryLimit::new(memory.max(max)) }
+        let memory = memory.max(max);
+        Self { keys, max, memory: MemoryLimit::new(memory), batches: MemoryLimit::new(memory) }
     }
 
     /// Reads the JSON body of any request except one that sends a message.
@@ -128,6 +131,11 @@ impl Bodies {
         // A body may take minutes to arrive; the key may have been revoked in the meantime.
         self.keys.recheck(headers).await?;
         Ok(ReadBody { bytes, reservation })
+    }
+
+    /// Reserves memory for the messages of a batch, whose body has been read.
+    pub(super) async fn reserve_for_batch(&self, owner: Owner, need: u64) -> Result<Reservation, ApiError> {
+        self.batches.reserve(owner, need, MAX_WAIT).await.map_err(|_| out_of_memory())
     }
 
     /// Returns a body that the caller processes as it arrives. It is not buffered, so it reserves no memory.

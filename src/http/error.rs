@@ -25,8 +25,8 @@ pub enum ApiError {
     Unauthorized(&'static str),
     /// 403: insufficient scope.
     Forbidden(String),
-    /// 403: the key does not allow the value of one field.
-    ForbiddenField(Fault),
+    /// 403: the key does not allow the values of these fields.
+    ForbiddenFields(Vec<Fault>),
     /// 404: the object or the endpoint does not exist.
     NotFound(&'static str),
     /// 405: the endpoint does not support the method.
@@ -65,7 +65,7 @@ impl ApiError {
         match self {
             Self::Malformed(_) => ProblemCode::MalformedRequest,
             Self::Unauthorized(_) => ProblemCode::Unauthorized,
-            Self::Forbidden(_) | Self::ForbiddenField(_) => ProblemCode::Forbidden,
+            Self::Forbidden(_) | Self::ForbiddenFields(_) => ProblemCode::Forbidden,
             Self::NotFound(_) => ProblemCode::NotFound,
             Self::MethodNotAllowed => ProblemCode::MethodNotAllowed,
             Self::BodyTimeout => ProblemCode::BodyTimeout,
@@ -82,7 +82,10 @@ impl ApiError {
     fn detail(&self) -> Cow<'static, str> {
         match self {
             Self::Malformed(detail) | Self::Forbidden(detail) | Self::Conflict { detail, .. } => detail.clone().into(),
-            Self::ForbiddenField(fault) => fault.sentence().into(),
+            Self::ForbiddenFields(faults) => match faults.as_slice() {
+                [one] => one.sentence().into(),
+                many => format!("This key does not allow {} values; `errors` lists them.", many.len()).into(),
+            },
             Self::Unauthorized(detail) | Self::NotFound(detail) | Self::Unavailable(detail) => (*detail).into(),
             Self::MethodNotAllowed => "Method not allowed; see the `Allow` header.".into(),
             Self::BodyTimeout => "The request body did not arrive in time.".into(),
@@ -131,8 +134,7 @@ impl IntoResponse for ApiError {
         }
         let (title, detail) = (status.canonical_reason().unwrap_or("Error"), self.detail());
         let errors = match self {
-            Self::Invalid(faults) => faults,
-            Self::ForbiddenField(fault) => vec![fault],
+            Self::Invalid(faults) | Self::ForbiddenFields(faults) => faults,
             _ => Vec::new(),
         };
         response.extensions_mut().insert(Problem::new(code, title, detail, errors));

@@ -165,6 +165,7 @@ impl Api {
 fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(messages::create::create, messages::list::list))
+        .routes(routes!(messages::batch::create))
         .routes(routes!(messages::read::get, messages::control::reschedule))
         .routes(routes!(messages::read::events))
         .routes(routes!(messages::explain::get))

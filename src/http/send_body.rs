@@ -16,7 +16,7 @@ use crate::accept::request::{self, Context, Rejection, RequestHashes};
 use crate::domain::id::TenantId;
 
 /// Larger bodies are parsed on a blocking thread: parsing takes about 1 ms per megabyte.
-const LARGE_BODY_BYTES: usize = 256 << 10;
+pub(super) const LARGE_BODY_BYTES: usize = 256 << 10;
 
 /// A body that has been read.
 #[derive(Debug)]

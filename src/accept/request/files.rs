@@ -62,8 +62,7 @@ pub fn digest(text: &str) -> Option<String> {
 /// called with the whole body, before it is parsed.
 pub fn check(value: &Value<'_>, files: &Files, faults: &mut Faults) -> Result<(), Rejection> {
     if files.blobs.is_none() {
-        let digests: BTreeSet<String> =
-            attachments(value).filter_map(|file| digest(field(file, "sha256")?)).take(MAX_DIGESTS).collect();
+        let digests = digests(value);
         if !digests.is_empty() {
             return Err(Rejection::NeedsBlobs(digests.into_iter().collect()));
         }
@@ -76,6 +75,11 @@ pub fn check(value: &Value<'_>, files: &Files, faults: &mut Faults) -> Result<()
         faults.push(name, Code::UnusedPart, message);
     }
     Ok(())
+}
+
+/// Returns the digests of the blobs that a body refers to, at most [`MAX_DIGESTS`].
+pub fn digests(value: &Value<'_>) -> BTreeSet<String> {
+    attachments(value).filter_map(|file| digest(field(file, "sha256")?)).take(MAX_DIGESTS).collect()
 }
 
 fn field<'v>(object: &'v Value<'v>, name: &'static str) -> Option<&'v str> {

@@ -4,6 +4,8 @@
 //! tree is built. The parser bounds the depth (127). Duplicate names stay in the tree; [`super::fields`] and
 //! [`super::walk`] report them. A byte order mark is skipped, as RFC 8259 §8.1 allows.
 
+use std::ops::Range;
+
 use memchr::{memchr_iter, memchr2};
 use serde_json_borrow::Value;
 
@@ -14,20 +16,43 @@ pub const MAX_VALUES: usize = 20_000;
 
 /// Parses a body as one JSON value of at most `max_values` values, including itself.
 pub fn read(body: &[u8], max_values: usize) -> Result<Value<'_>, Rejection> {
+    let text = text(body)?;
+    read_part(text, 0..text.len(), max_values)
+}
+
+/// Returns the text of a body without its byte order mark. Fails if it is empty or not UTF-8.
+pub fn text(body: &[u8]) -> Result<&str, Rejection> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let text = std::str::from_utf8(body)
         .map_err(|error| malformed_at(body, error.valid_up_to(), "the body must be UTF-8".into()))?;
     if text.trim_ascii().is_empty() {
         return Err(malformed_at(body, 0, "the body must not be empty".into()));
     }
-    if let Some(offset) = excess_offset(body, max_values) {
-        return Err(malformed_at(body, offset, format!("the body must not have more than {max_values} JSON values")));
+    Ok(text)
+}
+
+/// Parses a part of a text as one JSON value of at most `max_values` values. Positions refer to the whole text.
+pub fn read_part(text: &str, part: Range<usize>, max_values: usize) -> Result<Value<'_>, Rejection> {
+    let (start, part) = (part.start, text.get(part).unwrap_or_default());
+    if let Some(offset) = excess_offset(part.as_bytes(), max_values) {
+        let what = if part.len() == text.len() { "the body" } else { "a message" };
+        let message = format!("{what} must not have more than {max_values} JSON values");
+        return Err(malformed_at(text.as_bytes(), start + offset, message));
     }
-    serde_json::from_str(text).map_err(|error| Rejection::Malformed {
-        line: error.line(),
-        column: error.column(),
-        message: describe(&error),
+    serde_json::from_str(part).map_err(|error| {
+        let mut rejection = malformed(&error);
+        if let (Rejection::Malformed { line, column, .. }, true) = (&mut rejection, start > 0) {
+            let before = text[..start].as_bytes();
+            *column += if *line == 1 { start - line_start(before) } else { 0 };
+            *line += memchr_iter(b'\n', before).count();
+        }
+        rejection
     })
+}
+
+/// Returns the rejection for an error of the parser.
+pub fn malformed(error: &serde_json::Error) -> Rejection {
+    Rejection::Malformed { line: error.line(), column: error.column(), message: describe(error) }
 }
 
 /// Returns the offset at which the body exceeds `max` values: all but the first follow a `[`, a `{` or a `,`.
@@ -81,8 +106,13 @@ fn describe(error: &serde_json::Error) -> String {
 fn malformed_at(body: &[u8], offset: usize, message: String) -> Rejection {
     let before = &body[..offset.min(body.len())];
     let line = memchr_iter(b'\n', before).count() + 1;
-    let column = before.len() - memchr::memrchr(b'\n', before).map_or(0, |index| index + 1) + 1;
+    let column = before.len() - line_start(before) + 1;
     Rejection::Malformed { line, column, message }
+}
+
+/// Returns the offset at which the last line starts.
+fn line_start(text: &[u8]) -> usize {
+    memchr::memrchr(b'\n', text).map_or(0, |index| index + 1)
 }
 
 #[cfg(test)]
@@ -127,6 +157,20 @@ mod tests {
         assert!(refusal(over.as_bytes()).2.contains("more than 100"));
         let text = format!("{{\"a\":\"{}\\\"{}\\\\\"}}", ",".repeat(500), "[".repeat(500));
         assert!(read(text.as_bytes(), 100).is_ok());
+    }
+
+    #[test]
+    fn positions_in_a_part_refer_to_the_whole_text() {
+        let text = "[1,\n {\"a\": 1},\n {\"b\": 1e999}, {\"c\":\n 1e999}]";
+        for (part, line, column) in [("{\"b\": 1e999}", 3, 12), ("{\"c\":\n 1e999}", 4, 6)] {
+            let start = text.find(part).expect("a part");
+            match read_part(text, start..start + part.len(), 100) {
+                Err(Rejection::Malformed { line: at_line, column: at_column, message }) => {
+                    assert_eq!((at_line, at_column), (line, column), "{message}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[test]

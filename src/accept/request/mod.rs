@@ -18,6 +18,7 @@ use files::Files;
 
 pub mod address;
 pub mod attachments;
+pub mod batch;
 pub mod digest;
 pub mod domain;
 pub mod fields;

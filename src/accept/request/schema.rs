@@ -1,13 +1,17 @@
-//! The body of `POST /v1/messages` for the API documentation, and for Rust programs that create one.
+//! The bodies of `POST /v1/messages` and `POST /v1/messages/batch` for the API documentation, and for Rust programs that
+//! create one.
 //!
-//! [`super::send`] parses the body; a test checks that both have the same fields.
+//! [`super::send`] and [`super::batch`] parse the bodies; a test checks that both have the same fields.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
+use super::batch::Validation;
 use crate::domain::binary::Binary;
 use crate::domain::outcome::OnUncertain;
 
@@ -217,5 +221,71 @@ impl SendRequest {
             on_uncertain: None,
             ignore_suppression: None,
         }
+    }
+}
+
+/// A batch of messages.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum BatchRequest {
+    /// The messages, and what happens if some of them are not valid.
+    Object(BatchInput),
+    /// Only the messages, with strict validation.
+    Messages(Vec<BatchMessageInput>),
+}
+
+/// Messages to send, and what happens if some of them are not valid.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BatchInput {
+    /// 1 to 1,000 messages.
+    #[schema(max_items = 1_000, min_items = 1)]
+    pub messages: Vec<BatchMessageInput>,
+    /// `strict` by default: all messages are accepted, or none. With `permissive`, the valid messages are accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Validation>,
+}
+
+/// One message of a batch: everything that a single message may have, and its idempotency key.
+#[derive(Debug, Clone, Serialize)]
+pub struct BatchMessageInput {
+    /// The message.
+    #[serde(flatten)]
+    pub message: SendRequest,
+    /// The idempotency key.
+    #[serde(flatten)]
+    pub key: MessageKeyInput,
+}
+
+/// The fields of a message of a batch that a single message does not have.
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
+pub struct MessageKeyInput {
+    /// 1 to 256 printable ASCII characters. If a message with this key was accepted earlier, in a batch or with the
+    /// header `Idempotency-Key`, and is equal to this one, the batch's response refers to that message, and this one is
+    /// not sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "order-42", min_length = 1, max_length = 256)]
+    pub idempotency_key: Option<String>,
+}
+
+impl PartialSchema for BatchMessageInput {
+    fn schema() -> RefOr<Schema> {
+        // One object, because each of two combined ones would forbid the fields of the other.
+        let (mut schema, key) = (SendRequest::schema(), MessageKeyInput::schema());
+        if let (RefOr::T(Schema::Object(schema)), RefOr::T(Schema::Object(key))) = (&mut schema, key) {
+            schema.properties.extend(key.properties);
+            schema.description = Some("One message of a batch.".into());
+        }
+        schema
+    }
+}
+
+impl ToSchema for BatchMessageInput {
+    fn name() -> Cow<'static, str> {
+        "BatchMessageInput".into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        SendRequest::schemas(schemas);
     }
 }

@@ -1,4 +1,4 @@
-//! Parses a message: the body of `POST /v1/messages`, and each item of a batch.
+//! Parses a message: the body of `POST /v1/messages`, and each message of a batch.
 
 use std::borrow::Cow;
 
@@ -33,6 +33,20 @@ pub const FIELDS: &[&str] = &[
     "ignore_suppression",
 ];
 
+/// The field of a message of a batch with its idempotency key, which the caller of [`batch_message`] reads.
+pub const IDEMPOTENCY_KEY: &str = "idempotency_key";
+
+/// The fields of a message of a batch.
+pub const BATCH_FIELDS: &[&str] = &{
+    let mut fields = [IDEMPOTENCY_KEY; FIELDS.len() + 1];
+    let mut n = 0;
+    while n < FIELDS.len() {
+        fields[n] = FIELDS[n];
+        n += 1;
+    }
+    fields
+};
+
 /// The stream of a message without the field `stream`.
 pub const DEFAULT_STREAM: &str = "transactional";
 
@@ -41,9 +55,23 @@ const MAX_SUBJECT: usize = 998;
 
 /// Parses a message. Returns `None` exactly when it has added a fault.
 pub fn message(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -> Option<NewMessage> {
+    parse(node, FIELDS, context, faults)
+}
+
+/// Parses a message of a batch. Returns `None` exactly when it has added a fault.
+pub fn batch_message(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -> Option<NewMessage> {
+    parse(node, BATCH_FIELDS, context, faults)
+}
+
+fn parse(
+    node: Node<'_, '_>,
+    allowed: &'static [&'static str],
+    context: &Context<'_>,
+    faults: &mut Faults,
+) -> Option<NewMessage> {
     let before = faults.len();
     let Node { value, at } = node;
-    let mut fields = Fields::open(value, &at, FIELDS, faults)?;
+    let mut fields = Fields::open(value, &at, allowed, faults)?;
 
     let from = fields.require("from", faults).and_then(|node| address::sender(node, faults));
     let recipients_before = faults.len();

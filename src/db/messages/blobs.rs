@@ -180,6 +180,19 @@ pub async fn refer(db: &Db, tenant: TenantId, content: Uuid, digests: &[String])
     db.timed("blobs.refer", query.execute(&db.pool)).await.map(|_| ())
 }
 
+/// Adds references from several contents to blobs: pairs of a digest and the content's id.
+pub async fn refer_all(db: &Db, tenant: TenantId, references: BTreeSet<(String, Uuid)>) -> Result<(), DbError> {
+    let (digests, contents): (Vec<String>, Vec<Uuid>) = references.into_iter().unzip();
+    let query = sqlx::query!(
+        "INSERT INTO blob_references (tenant_id, sha256, content_id)
+         SELECT $1, decode(unnest($2::text[]), 'hex'), unnest($3::uuid[]) ON CONFLICT DO NOTHING",
+        tenant.0,
+        &digests,
+        &contents
+    );
+    db.timed("blobs.refer_all", query.execute(&db.pool)).await.map(|_| ())
+}
+
 /// Returns one chunk of a blob, counted from 0.
 pub async fn chunk(db: &Db, tenant: TenantId, sha256: &str, n: i32) -> Result<Option<Vec<u8>>, DbError> {
     let query = sqlx::query_scalar!(

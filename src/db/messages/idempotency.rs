@@ -3,8 +3,11 @@
 //! An idempotency key belongs to the API key that used it. For the first API key of a tenant that uses a value, the
 //! value is stored unchanged, so that earlier versions, which ignore the API key, find it. For every other API key, it
 //! is stored as returned by `scoped`.
+//!
+//! A key belongs to a single message, or to a call of `POST /v1/messages/batch`.
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::db::{Db, DbError};
@@ -86,4 +89,61 @@ pub async fn remove_expired(db: &Db, first_block: i64, before: DateTime<Utc>) ->
         Ok(CleanupStep { removed, next: (next_block < blocks).then_some(next_block) })
     })
     .await
+}
+
+/// Returns the first use of each of these idempotency keys, as [`find`] does, with the key's position in the list. Keys
+/// that are not used are left out.
+pub async fn find_all(db: &Db, tenant: TenantId, owner: KeyId, keys: &[&str]) -> Result<Vec<(usize, KeyUse)>, DbError> {
+    let scoped_keys: Vec<String> = keys.iter().map(|key| scoped(owner, key)).collect();
+    let query = sqlx::query!(
+        r#"SELECT u.n AS "n!", k.message_id AS "message_id!", k.owner, k.fingerprint AS "fingerprint!", k.digest
+           FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS u (key, scoped_key, n)
+           CROSS JOIN LATERAL (
+               SELECT message_ids[1] AS message_id, api_key_id AS owner, fingerprint, request_digest AS digest
+               FROM idempotency_keys i
+               WHERE i.tenant_id = $1 AND i.key = ANY (ARRAY[u.key, u.scoped_key]) AND coalesce(i.api_key_id, $4) = $4
+               ORDER BY i.key = u.scoped_key DESC LIMIT 1) k"#,
+        tenant.0,
+        keys as _,
+        &scoped_keys,
+        owner.0
+    );
+    let rows = db.timed("idempotency.find_all", query.fetch_all(&db.pool)).await?;
+    let found = rows.into_iter().filter_map(|row| {
+        let position = usize::try_from(row.n - 1).ok()?;
+        let (message_id, owner) = (row.message_id, row.owner);
+        Some((position, KeyUse { message_id, owner, fingerprint: row.fingerprint, digest: row.digest }))
+    });
+    Ok(found.collect())
+}
+
+/// The use of an idempotency key by a whole request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallUse {
+    /// The messages created by the request, in its order.
+    pub message_ids: Vec<Uuid>,
+    /// SHA-256 of the request's body.
+    pub fingerprint: Vec<u8>,
+    /// SHA-256 of the parsed request; `None` if an earlier version stored it.
+    pub digest: Option<Vec<u8>>,
+    /// What else the response to a call of `POST /v1/messages/batch` had (see the migration); `None` if the request was
+    /// a single message.
+    pub batch_response: Option<Value>,
+}
+
+/// Returns the first use of an idempotency key, as [`find`] does, with everything that the response to a call of
+/// `POST /v1/messages/batch` is built from.
+pub async fn find_call(db: &Db, tenant: TenantId, owner: KeyId, key: &str) -> Result<Option<CallUse>, DbError> {
+    let query = sqlx::query_as!(
+        CallUse,
+        "SELECT message_ids, fingerprint, request_digest AS digest, batch_response
+         FROM idempotency_keys
+         WHERE tenant_id = $1 AND key = ANY (ARRAY[$2, $3]) AND coalesce(api_key_id, $4) = $4
+         ORDER BY key = $3 DESC LIMIT 1",
+        tenant.0,
+        key,
+        scoped(owner, key),
+        owner.0
+    );
+    db.timed("idempotency.find_call", query.fetch_optional(&db.pool)).await
 }

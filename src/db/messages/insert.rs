@@ -1,16 +1,17 @@
 //! Inserts accepted messages: the contents, messages, recipients and queue rows of a group of requests at once. The API
 //! responds with 202 after the transaction ([`crate::db::group_commit`]) has committed.
 
+pub mod batch;
+mod keys;
 mod rows;
 
-use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::idempotency::{self, KeyUse};
+use super::idempotency::KeyUse;
 use crate::db::events::NewEvent;
 use crate::db::lanes::NamedLane;
 use crate::db::queue::ready_at::DueRow;
@@ -20,6 +21,11 @@ use crate::domain::message::NewMessage;
 use crate::domain::outcome::Outcome;
 use crate::domain::suppression::AddressKey;
 use rows::insert;
+
+/// Maximum number of messages that one statement inserts.
+const MAX_STATEMENT_MESSAGES: usize = 256;
+/// Bytes of text and HTML after which a statement inserts no further message.
+const MAX_STATEMENT_BYTES: usize = 4 << 20;
 
 /// A message to insert.
 #[derive(Debug)]
@@ -65,6 +71,13 @@ pub enum Committed {
     KeyUsed(KeyUse),
 }
 
+impl Committed {
+    /// Creates the result for a message that is about to be inserted.
+    fn new() -> Self {
+        Self::New { suppressed: Vec::new(), leased: Vec::new(), unsubscribe: false }
+    }
+}
+
 impl MessageInsert {
     /// Returns the time from which the first attempt may start.
     pub fn due_at(&self) -> DateTime<Utc> {
@@ -97,15 +110,33 @@ pub(in crate::db) async fn store<'a>(
     group: &'a [MessageInsert],
     now: DateTime<Utc>,
 ) -> Result<Inserted<'a>, sqlx::Error> {
-    let results = claim_keys(connection, group, now).await?;
+    let results = keys::claim_for_messages(connection, group, now).await?;
+    insert_new(connection, &group.iter().collect::<Vec<_>>(), results, now).await
+}
+
+/// Inserts the messages of the group whose result is [`Committed::New`], and completes these results.
+async fn insert_new<'a>(
+    connection: &mut PgConnection,
+    group: &[&'a MessageInsert],
+    results: Vec<Committed>,
+    now: DateTime<Utc>,
+) -> Result<Inserted<'a>, sqlx::Error> {
     let is_new = |result: &Committed| matches!(result, Committed::New { .. });
-    let new = group.iter().zip(&results).filter(|(_, result)| is_new(result)).map(|(insert, _)| insert).collect();
+    let new = group.iter().zip(&results).filter(|(_, result)| is_new(result)).map(|(insert, _)| *insert).collect();
     let mut stored = Inserted { results, new, suppressed: Suppressed::new(), waiting: Vec::new() };
     if stored.new.is_empty() {
         return Ok(stored);
     }
     stored.suppressed = suppressed(connection, &stored.new).await?;
-    let marked = insert(connection, &stored.new, &stored.suppressed, now).await?;
+    let mut marked = HashSet::new();
+    for part in parts(&stored.new) {
+        let more = insert(connection, part, &stored.suppressed, now).await?;
+        if marked.is_empty() {
+            marked = more;
+        } else {
+            marked.extend(more);
+        }
+    }
     for (insert, result) in group.iter().zip(&mut stored.results) {
         if let Committed::New { suppressed, leased, unsubscribe } = result {
             *unsubscribe = marked.contains(&insert.message.id.0);
@@ -123,118 +154,23 @@ pub(in crate::db) async fn store<'a>(
     Ok(stored)
 }
 
-async fn claim_keys(
-    connection: &mut PgConnection,
-    group: &[MessageInsert],
-    now: DateTime<Utc>,
-) -> Result<Vec<Committed>, sqlx::Error> {
-    let new = Committed::New { suppressed: Vec::new(), leased: Vec::new(), unsubscribe: false };
-    let mut results = vec![new; group.len()];
-    let mut keyed: Vec<KeyedInsert<'_>> = group
-        .iter()
-        .enumerate()
-        .filter_map(|(n, insert)| insert.idempotency.as_ref().map(|with| KeyedInsert::new(n, insert, with)))
-        .collect();
-    if keyed.is_empty() {
-        return Ok(results);
+/// Divides a group into parts, each of which is inserted by one statement: the rows of a statement are in memory
+/// several times, in this process and in Postgres.
+fn parts<'a, 'b>(mut group: &'b [&'a MessageInsert]) -> Vec<&'b [&'a MessageInsert]> {
+    let mut parts = Vec::new();
+    while !group.is_empty() {
+        let mut bytes = 0;
+        let is_last = |insert: &&MessageInsert| {
+            bytes += insert.message.content.size();
+            bytes >= MAX_STATEMENT_BYTES
+        };
+        let end =
+            group.iter().take(MAX_STATEMENT_MESSAGES).position(is_last).map_or(MAX_STATEMENT_MESSAGES, |at| at + 1);
+        let (part, rest) = group.split_at(end.min(group.len()));
+        parts.push(part);
+        group = rest;
     }
-    let first = claim(connection, &keyed, now).await?;
-    // If another API key used the value first, this API key's use is stored under the value that `scoped` returns.
-    let is_other_api_key =
-        |keyed: &KeyedInsert<'_>, used: &KeyUse| used.owner.is_some_and(|owner| owner != keyed.with.owner.0);
-    let mut scoped_keys = Vec::new();
-    for (keyed, used) in keyed.drain(..).zip(first) {
-        match used {
-            Some(used) if is_other_api_key(&keyed, &used) => {
-                scoped_keys.push(KeyedInsert { key: keyed.scoped(), ..keyed });
-            }
-            used => results[keyed.n] = keyed.result(used),
-        }
-    }
-    if !scoped_keys.is_empty() {
-        let first = claim(connection, &scoped_keys, now).await?;
-        for (keyed, used) in scoped_keys.iter().zip(first) {
-            results[keyed.n] = keyed.result(used);
-        }
-    }
-    Ok(results)
-}
-
-/// A message of the group with an idempotency key.
-struct KeyedInsert<'a> {
-    n: usize,
-    insert: &'a MessageInsert,
-    with: &'a IdempotencyKey,
-    /// The value to store.
-    key: Cow<'a, str>,
-}
-
-impl<'a> KeyedInsert<'a> {
-    fn new(n: usize, insert: &'a MessageInsert, with: &'a IdempotencyKey) -> Self {
-        Self { n, insert, with, key: Cow::Borrowed(&with.key) }
-    }
-
-    fn scoped(&self) -> Cow<'a, str> {
-        Cow::Owned(idempotency::scoped(self.with.owner, &self.with.key))
-    }
-
-    fn result(&self, used: Option<KeyUse>) -> Committed {
-        match used {
-            Some(used) if used.message_id != self.insert.message.id.0 => Committed::KeyUsed(used),
-            _ => Committed::New { suppressed: Vec::new(), leased: Vec::new(), unsubscribe: false },
-        }
-    }
-}
-
-/// Inserts idempotency keys that are not used yet. Returns the stored use of each key.
-async fn claim(
-    connection: &mut PgConnection,
-    keyed: &[KeyedInsert<'_>],
-    now: DateTime<Utc>,
-) -> Result<Vec<Option<KeyUse>>, sqlx::Error> {
-    let tenants: Vec<Uuid> = keyed.iter().map(|one| one.insert.tenant.0).collect();
-    let keys: Vec<&str> = keyed.iter().map(|one| &*one.key).collect();
-    let fingerprints: Vec<&[u8]> = keyed.iter().map(|one| &one.with.fingerprint[..]).collect();
-    let digests: Vec<&[u8]> = keyed.iter().map(|one| &one.with.digest[..]).collect();
-    let owners: Vec<Uuid> = keyed.iter().map(|one| one.with.owner.0).collect();
-    let messages: Vec<Uuid> = keyed.iter().map(|one| one.insert.message.id.0).collect();
-    // In a fixed order, so that two replicas that insert the same keys cannot deadlock.
-    sqlx::query!(
-        "INSERT INTO idempotency_keys (tenant_id, key, fingerprint, message_ids, created_at, api_key_id, request_digest)
-         SELECT tenant_id, key, fingerprint, ARRAY[message_id], $5, owner, digest
-         FROM unnest($1::uuid[], $2::text[], $3::bytea[], $4::uuid[], $6::uuid[], $7::bytea[])
-              AS u (tenant_id, key, fingerprint, message_id, owner, digest)
-         ORDER BY tenant_id, key ON CONFLICT DO NOTHING",
-        &tenants,
-        &keys as _,
-        &fingerprints as _,
-        &messages,
-        now,
-        &owners,
-        &digests as _
-    )
-    .execute(&mut *connection)
-    .await?;
-    let rows = sqlx::query!(
-        r#"SELECT u.n AS "n!", k.message_ids[1] AS "message_id!", k.api_key_id, k.fingerprint, k.request_digest
-           FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS u (tenant_id, key, n)
-           JOIN idempotency_keys k ON k.tenant_id = ANY (ARRAY[u.tenant_id]) AND k.key = u.key"#,
-        &tenants,
-        &keys as _
-    )
-    .fetch_all(connection)
-    .await?;
-    let mut found = vec![None; keyed.len()];
-    for row in rows {
-        let Some(slot) = usize::try_from(row.n - 1).ok().and_then(|index| found.get_mut(index)) else { continue };
-        *slot = Some(KeyUse {
-            message_id: row.message_id,
-            owner: row.api_key_id,
-            fingerprint: row.fingerprint,
-            digest: row.request_digest,
-        });
-    }
-    Ok(found)
+    parts
 }
 
 /// Suppressed recipients with their outcomes.

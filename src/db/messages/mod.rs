@@ -101,6 +101,19 @@ pub async fn get(db: &Db, tenant: TenantId, id: MessageId) -> Result<Option<Mess
     db.timed("messages.get", query.fetch_optional(&db.pool)).await
 }
 
+/// Returns the messages with these ids, in any order. The result does not contain missing messages.
+pub async fn get_all(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<MessageRow>, DbError> {
+    let query = sqlx::query_as!(
+        MessageRow,
+        "SELECT id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata, scheduled_at,
+                expires_at, on_uncertain, ignore_suppression, size
+         FROM messages WHERE tenant_id = $1 AND id = ANY ($2)",
+        tenant.0,
+        ids
+    );
+    db.timed("messages.get_all", query.fetch_all(&db.pool)).await
+}
+
 /// Returns the recipients of these messages, by message id and in the order of the requests.
 pub async fn recipients(
     db: &Db,

@@ -77,10 +77,10 @@ struct Current {
     opened_at: Instant,
 }
 
-/// Number of connections of the hot path, part of the maximum. In the API, the two writers of the group commit and the
-/// one-by-one fallback use them; in the worker, a claim with its lookups. Lane lookups and small attachments use one
-/// for a single statement.
-const HOT_CONNECTIONS: u32 = 4;
+/// Number of connections of the hot path, part of the maximum. In the API, the two writers of the group commit, the
+/// one-by-one fallback and the writer of batches use them; in the worker, a claim with its lookups. Lane lookups and
+/// small attachments use one for a single statement.
+const HOT_CONNECTIONS: u32 = 5;
 
 impl Current {
     /// Creates the pools without connecting yet.

@@ -10,7 +10,7 @@ use super::plan::{self, Plan};
 use super::sender::{self, Warning};
 use super::view::Accepted;
 use crate::accept;
-use crate::accept::request;
+use crate::accept::request::{self, Rejection};
 use crate::accept::request::schema::{MessageForm, SendRequest};
 use crate::db::messages;
 use crate::db::messages::idempotency::KeyUse;
@@ -23,10 +23,12 @@ use crate::http::auth::Caller;
 use crate::http::form::FormLimits;
 use crate::http::located::with_location;
 use crate::http::params::Params;
-use crate::http::send_body::SendBody;
+use crate::http::send_body::{LARGE_BODY_BYTES, SendBody};
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, idempotency};
 
-const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// Why a key without the scope `admin` may not send a message.
+pub(super) const IGNORES_SUPPRESSION: &str = "This key lacks the scope `admin`, which `ignore_suppression` requires.";
+pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Send a message
 ///
@@ -107,13 +109,24 @@ pub async fn create(
 fn require_permission(caller: &Caller, message: &NewMessage) -> Result<(), ApiError> {
     caller.require_sender_domain(message.from.address.domain())?;
     if message.ignore_suppression && !caller.has_scope(Scope::Admin) {
-        return Err(caller.forbidden_field(Fault {
+        return Err(caller.forbidden_fields(vec![Fault {
             pointer: "/ignore_suppression".into(),
             code: Code::Forbidden.as_str(),
-            message: "This key lacks the scope `admin`, which `ignore_suppression` requires.".into(),
-        }));
+            message: IGNORES_SUPPRESSION.into(),
+        }]));
     }
     Ok(())
+}
+
+/// Runs work on a body of this size; on a blocking thread if it is large.
+pub(super) async fn run<T: Send + 'static>(
+    size: usize,
+    work: impl FnOnce() -> Result<T, Rejection> + Send + 'static,
+) -> Result<T, ApiError> {
+    if size > LARGE_BODY_BYTES {
+        return Ok(tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::Internal)??);
+    }
+    Ok(work()?)
 }
 
 /// Returns the response to a request whose `Idempotency-Key` was used before.

@@ -71,20 +71,33 @@ impl PlannedSignature {
 
 /// Returns the sender domain's state and warnings about it. Fails if the configuration refuses unverified domains.
 pub(super) async fn admit(api: &Api, tenant: TenantId, domain: &str) -> Result<(SenderStatus, Vec<Warning>), ApiError> {
+    let (sender_status, warnings) = check(api, tenant, domain).await?;
+    let invalid = |message| {
+        let fault = Fault { pointer: "/from".into(), code: Code::UnverifiedDomain.as_str(), message };
+        ApiError::Invalid(vec![fault])
+    };
+    Ok((sender_status, warnings.map_err(invalid)?))
+}
+
+/// Returns the sender domain's state, and warnings about it or the reason why messages from it are refused.
+pub(super) async fn check(
+    api: &Api,
+    tenant: TenantId,
+    domain: &str,
+) -> Result<(SenderStatus, Result<Vec<Warning>, String>), ApiError> {
     let sender_status = api.domains.senders.get(tenant, domain).await?;
     let is_verified = matches!(&sender_status, SenderStatus::Registered(sender) if sender.status.counts_as_verified());
     if api.domains.refuses_unverified && !is_verified {
-        let message = match &sender_status {
+        let reason = match &sender_status {
             SenderStatus::Registered(sender) => {
                 format!("{0} is not verified; POST /v1/domains/{0}/verify returns the reason", sender.domain)
             }
             _ => format!("{domain} is not registered; register it with POST /v1/domains"),
         };
-        let fault = Fault { pointer: "/from".into(), code: Code::UnverifiedDomain.as_str(), message };
-        return Err(ApiError::Invalid(vec![fault]));
+        return Ok((sender_status, Err(reason)));
     }
     let warnings = warnings(&api.domains, domain, &sender_status);
-    Ok((sender_status, warnings))
+    Ok((sender_status, Ok(warnings)))
 }
 
 /// Returns warnings about the sender's domain; none if the tenant has not registered any domain.

@@ -17,7 +17,7 @@ use crate::domain::id::{MessageId, RecipientId};
 use crate::domain::message::NewMessage;
 
 /// The response to an accepted message.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 #[schema(as = AcceptedMessage)]
 pub struct Accepted {
     /// The message's id.
@@ -38,7 +38,7 @@ pub struct Accepted {
 }
 
 /// A recipient of an accepted message.
-#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct AcceptedRecipient {
     /// The recipient's id.
     #[schema(value_type = String, example = "rcp_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]

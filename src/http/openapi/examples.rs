@@ -50,6 +50,16 @@ fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
             "tags": [{"name": "kind", "value": "invoice"}],
             "metadata": {"order": "42"},
         }),
+        ("POST", "/v1/messages/batch", _) => json!({
+            "messages": [
+                {"from": "billing@acme.test", "to": "ann@example.test", "subject": "Invoice 41", "text": "It is due."},
+                {
+                    "from": "billing@acme.test", "to": ["bo@example.test"], "subject": "Invoice 42", "text": "It is due.",
+                    "idempotency_key": "invoice-42",
+                },
+            ],
+            "validation": "strict",
+        }),
         ("PATCH", "/v1/messages/{id}", _) => json!({"scheduled_at": "2026-12-01T09:00:00Z"}),
         ("POST", "/v1/inbound", _) => json!(BOUNCE),
         ("PUT", "/v1/lanes", _) => {

@@ -33,6 +33,7 @@ const TABLE: &[(&str, Needs)] = &[
     ("list_received_hooks", Needs::Nothing),
     ("clear_received_hooks", Needs::Nothing),
     ("send_message", Needs::Send("own")),
+    ("send_batch", Needs::Send("own")),
     ("reschedule_message", Needs::Send("own")),
     ("cancel_message", Needs::Send("own")),
     ("retry_message", Needs::Send("own")),
@@ -142,6 +143,7 @@ impl Site {
         let path = path.replace("{n}", "0").replace("{i}", "0");
         let body = match (method.as_str(), &*path) {
             ("POST", "/v1/messages") => message(json!({"from": format!("a@{}", self.domain)})),
+            ("POST", "/v1/messages/batch") => json!([message(json!({"from": format!("a@{}", self.domain)}))]),
             _ => json!({}),
         };
         let request =

@@ -77,6 +77,17 @@ async fn small_run_reports_every_figure_and_cleans_up() {
 }
 
 #[tokio::test]
+async fn batches_are_measured_per_message() {
+    let database = Database::empty();
+    let options = ["--messages", "250", "--batch", "20", "--recipients", "2", "--database-url", &database.url];
+    let output = run(bench(&options)).await;
+    let results = figures(&output);
+    assert!(output.status.success(), "{}", stderr_of(&output));
+    assert_eq!((&results["accepted"], &results["arrived"]), (&json!(260), &json!(520)), "whole batches");
+    assert_eq!((&results["lost"], &results["duplicates"], &results["misdelivered"]), (&json!(0), &json!(0), &json!(0)));
+}
+
+#[tokio::test]
 async fn missing_messages_are_counted_as_lost() {
     let database = Database::empty();
     let options = ["--messages", "40", "--recipients", "2", "--patience", "1s", "--sink-refuses", "4"];

@@ -10,13 +10,16 @@ use tokio::process::Command;
 use crate::support::dev::{Dev, directory};
 
 const README: &str = include_str!("../../../README.md");
-const ATTACHMENTS: &str = include_str!("../../../docs/attachments.md");
+/// Pages with examples in Python and in Node, each of which prints a message's id first.
+const LANGUAGE_PAGES: [&str; 3] =
+    [README, include_str!("../../../docs/attachments.md"), include_str!("../../../docs/batch.md")];
 
 /// Pages of `docs/` whose shell blocks call the API of `postrider dev`.
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     "getting-started",
     "sending",
     "attachments",
+    "batch",
     "webhooks",
     "api-keys",
     "domains",
@@ -116,7 +119,7 @@ async fn python_and_node_examples_send_a_message() {
             eprintln!("skipped: the examples in {language} need {program}");
             continue;
         }
-        let examples = [README, ATTACHMENTS].into_iter().flat_map(|page| blocks(page, language));
+        let examples = LANGUAGE_PAGES.into_iter().flat_map(|page| blocks(page, language));
         for example in examples {
             if example.contains("import json, os, requests") && !has_requests() {
                 eprintln!("skipped: an example needs the Python package requests");

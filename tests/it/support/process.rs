@@ -147,9 +147,18 @@ impl Service {
 
     /// Returns the resident memory in MiB.
     pub fn memory(&self) -> u64 {
+        self.status_in_mib("VmRSS:")
+    }
+
+    /// Returns the maximum of the resident memory so far, in MiB.
+    pub fn peak_memory(&self) -> u64 {
+        self.status_in_mib("VmHWM:")
+    }
+
+    fn status_in_mib(&self, field: &str) -> u64 {
         let pid = self.child.id().expect("a running process");
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a size");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") >> 10
     }
 

@@ -1,0 +1,66 @@
+//! Inserts batches: the messages of a call of `POST /v1/messages/batch`, all or none.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgConnection;
+
+use super::{Committed, IdempotencyKey, Inserted, MessageInsert, insert_new, keys};
+
+/// The messages of a call, which are inserted together or not at all.
+#[derive(Debug)]
+pub struct BatchInsert {
+    /// The messages, at least one. No two of them have the same idempotency key, nor does one have that of the call.
+    pub messages: Vec<MessageInsert>,
+    /// The idempotency key of the whole call.
+    pub call: Option<CallKey>,
+}
+
+/// The idempotency key of a call, and what its response had besides the new messages.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallKey {
+    /// The key.
+    pub key: IdempotencyKey,
+    /// `idempotency_keys.batch_response`.
+    pub response: Value,
+}
+
+/// The result for one batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BatchCommitted {
+    /// All messages were inserted. Contains a [`Committed::New`] for each.
+    Inserted(Vec<Committed>),
+    /// Nothing was inserted: a concurrent request used one of the idempotency keys.
+    KeyUsed,
+}
+
+/// Inserts the batches whose idempotency keys are free. The caller must then lower the lanes' `ready_at` and append the
+/// events, in this order.
+pub(in crate::db) async fn store_batches<'a>(
+    connection: &mut PgConnection,
+    batches: &'a [BatchInsert],
+    now: DateTime<Utc>,
+) -> Result<(Inserted<'a>, Vec<bool>), sqlx::Error> {
+    let is_free = keys::claim_for_batches(connection, batches, now).await?;
+    let free = batches.iter().zip(&is_free).filter(|(_, is_free)| **is_free);
+    let group: Vec<&MessageInsert> = free.flat_map(|(batch, _)| &batch.messages).collect();
+    let results = vec![Committed::new(); group.len()];
+    let inserted = insert_new(connection, &group, results, now).await?;
+    Ok((inserted, is_free))
+}
+
+/// Divides the results of messages among their batches.
+pub(in crate::db) fn results_by_batch(
+    batches: &[BatchInsert],
+    is_free: Vec<bool>,
+    results: Vec<Committed>,
+) -> Vec<BatchCommitted> {
+    let mut results = results.into_iter();
+    let result = |(batch, is_free): (&BatchInsert, bool)| {
+        if is_free {
+            BatchCommitted::Inserted(results.by_ref().take(batch.messages.len()).collect())
+        } else {
+            BatchCommitted::KeyUsed
+        }
+    };
+    batches.iter().zip(is_free).map(result).collect()
+}

@@ -1,0 +1,164 @@
+//! `POST /v1/messages/batch`.
+
+mod admission;
+mod replay;
+mod view;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+
+use super::create::run;
+use crate::accept::batch::BatchAccepted;
+use crate::accept::request::batch::{self, Batch, Layout, Refused, Validation};
+use crate::accept::request::schema::BatchRequest;
+use crate::accept::request::files::Files;
+use crate::accept::request::{Context, Rejection, RequestHashes};
+use crate::db::messages::insert::IdempotencyKey;
+use crate::domain::fault::{Code, Fault};
+use crate::domain::key::Scope;
+use crate::http::auth::Caller;
+use crate::http::body::ReadBody;
+use crate::http::params::Params;
+use crate::http::{Api, ApiError, AuthErrors, JsonErrors, idempotency};
+
+use view::{AcceptedBatch, ResponseMemory};
+
+/// Send a batch of messages
+///
+/// Accepts up to 1,000 messages in one request, each with everything that a single message may have. The body is an
+/// object with `messages`, or only the array of messages.
+///
+/// With `strict` validation, all messages are accepted, or none: if one is not valid, the response is 422 and lists the
+/// faults of all messages, with pointers such as `/messages/17/to/0`. With `permissive` validation, the valid messages
+/// are accepted, and `errors` lists the others; the response is 202 even if no message is valid. With both, all
+/// accepted messages have been committed to the database in one transaction when the response is sent.
+///
+/// A message may have its own `idempotency_key`, which has the same effect as the header of a single message. Two
+/// messages of a request with the same key are accepted as one if they are equal; otherwise the second one is not
+/// valid.
+#[utoipa::path(
+    post, path = "/v1/messages/batch", tag = "messages", operation_id = "send_batch",
+    params(
+        ("Idempotency-Key" = Option<String>, Header,
+         description = "1–256 characters, for the whole request. Repeating a request with the same key returns the first response again, with `Idempotent-Replayed: true`; the order of JSON fields, white space and the form of the body do not matter, the order of the messages does. A request that creates no message does not use its key. Each API key has its own idempotency keys."),
+    ),
+    request_body = BatchRequest,
+    responses(
+        (status = 202, description = "The accepted messages and, with permissive validation, the refused ones", body = AcceptedBatch),
+        AuthErrors, JsonErrors,
+        (status = 409, description = "A request with this `Idempotency-Key`, or with the `idempotency_key` of one of these messages, is still in progress"),
+        (status = 503, description = "The database is unavailable. The messages may or may not have been accepted; retry the request with the same `Idempotency-Key`"),
+    ),
+)]
+pub async fn create(
+    State(api): State<Api>,
+    caller: Caller,
+    mut params: Params,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    caller.require(Scope::Send)?;
+    let dry_run = params.read("dry_run", "Leave it out.", |text| text.parse::<bool>().ok());
+    params.finish()?;
+    if dry_run == Some(true) {
+        return Err(no_dry_run());
+    }
+    let read = api.bodies.message(Some(caller.key_id()), &headers, body).await?;
+    let key = idempotency::key(&headers)?;
+    if let Some(key) = key
+        && let Some(first) = api.acceptor.first_call(caller.tenant(), caller.key_id(), key).await?
+    {
+        return replay::replay_if_same(&api, &caller, first, read.bytes).await;
+    }
+    // Boxed, because the future is large.
+    Box::pin(accept(&api, &caller, read, key)).await
+}
+
+fn no_dry_run() -> ApiError {
+    let message = "A dry run plans one message: send it to POST /v1/messages?dry_run=true.";
+    ApiError::Invalid(vec![Fault {
+        pointer: "dry_run".into(),
+        code: Code::NotAvailable.as_str(),
+        message: message.into(),
+    }])
+}
+
+async fn accept(api: &Api, caller: &Caller, read: ReadBody, key: Option<&str>) -> Result<Response, ApiError> {
+    let ReadBody { bytes, reservation: body_memory } = read;
+    let (size, owner) = (bytes.len(), Some(caller.key_id()));
+    let (bytes, layout) = run(size, move || Layout::read(&bytes).map(|layout| (bytes, layout))).await?;
+    let most = Batch::max_memory(size, layout.count(), api.limits.recipients);
+    let memory = api.bodies.reserve_for_batch(owner, most).await?;
+    let (mut batch, layout) = parse(api, caller, bytes, layout, key.is_some()).await?;
+    drop(body_memory);
+    memory.shrink(batch.memory(size));
+
+    let is_strict = layout.validation == Validation::Strict;
+    let key = key.zip(batch.hashes.take());
+    let admitted = admission::admit(api, caller, batch, layout.list()).await?;
+    if is_strict && !admitted.refused.is_empty() {
+        return Err(refusal(caller, admitted.refused));
+    }
+    // Before the commit: afterwards, the request must not fail any more.
+    let response_memory = ResponseMemory::reserve(api, caller, &admitted).await?;
+    let key = key.map(|(key, RequestHashes { fingerprint, digest })| IdempotencyKey {
+        key: key.to_owned(),
+        owner: caller.key_id(),
+        fingerprint,
+        digest,
+    });
+    let (views, call) = admitted.into_call(caller, key, is_strict, layout.list());
+    let accepted = api.acceptor.accept_batch(call).await?;
+    drop(memory);
+    match accepted {
+        BatchAccepted::Accepted { messages, refused } => {
+            let refused = (!is_strict).then_some(refused);
+            let data = view::accepted(api, caller, messages, views).await?;
+            view::respond(AcceptedBatch::new(data, refused), response_memory, false).await
+        }
+        BatchAccepted::Refused(refused) => Err(refusal(caller, refused)),
+        BatchAccepted::Replayed(first) => replay::replay(api, caller, first).await,
+    }
+}
+
+/// Parses the messages of a body, and frees its memory.
+async fn parse(
+    api: &Api,
+    caller: &Caller,
+    mut body: Vec<u8>,
+    mut layout: Layout,
+    is_keyed: bool,
+) -> Result<(Batch, Layout), ApiError> {
+    let streams = api.acceptor.streams(caller.tenant()).await?;
+    let now = api.clock.now();
+    let mut files = Files::default();
+    loop {
+        let (streams, limits, size) = (streams.clone(), api.limits.clone(), body.len());
+        let work = move || {
+            let context = Context { now, limits: &limits, streams: &streams, files: &files };
+            let parsed = batch::parse(&body, &layout, &context, is_keyed);
+            Ok((parsed, body, layout, files))
+        };
+        let parsed;
+        (parsed, body, layout, files) = run(size, work).await?;
+        match parsed {
+            Err(Rejection::NeedsBlobs(digests)) if files.blobs.is_none() => {
+                files.blobs = Some(api.acceptor.find_blobs(caller.tenant(), &digests).await?);
+            }
+            Err(rejection) => return Err(rejection.into()),
+            Ok(batch) => return Ok((batch, layout)),
+        }
+    }
+}
+
+/// Returns the error of a strict call with refused messages: 403 if only the key does not allow them.
+fn refusal(caller: &Caller, refused: Vec<Refused>) -> ApiError {
+    let faults = batch::all_faults(Vec::new(), refused);
+    if faults.iter().all(|fault| fault.code == Code::Forbidden.as_str()) {
+        caller.forbidden_fields(faults)
+    } else {
+        ApiError::Invalid(faults)
+    }
+}

@@ -1,0 +1,47 @@
+//! Returns the first response again to a call whose `Idempotency-Key` was used before.
+
+use std::collections::HashSet;
+
+use axum::response::Response;
+
+use super::view::{self, AcceptedBatch, BatchEntry, ResponseMemory};
+use crate::accept::batch::StoredResponse;
+use crate::accept::request::batch::{self, Layout};
+use crate::db::messages::idempotency::CallUse;
+use crate::http::auth::Caller;
+use crate::http::messages::create::run;
+use crate::http::{Api, ApiError};
+
+/// Returns the first response again if the body is that of the first call.
+pub(super) async fn replay_if_same(
+    api: &Api,
+    caller: &Caller,
+    first: CallUse,
+    body: Vec<u8>,
+) -> Result<Response, ApiError> {
+    let hashes = run(body.len(), move || batch::hashes(&body, &Layout::read(&body)?)).await?;
+    if first.fingerprint == hashes.fingerprint || first.digest.as_deref() == Some(&hashes.digest[..]) {
+        return replay(api, caller, first).await;
+    }
+    Err(ApiError::KeyReused)
+}
+
+/// Returns the first response again.
+pub(super) async fn replay(api: &Api, caller: &Caller, first: CallUse) -> Result<Response, ApiError> {
+    let StoredResponse { ids, errors } = StoredResponse::read(&first);
+    let ids = ids.unwrap_or_else(|| first.message_ids.iter().copied().map(Some).collect());
+    // The rows of up to 1,000 messages.
+    let _permit = api.slow_queries.acquire(caller.key_id()).await?;
+    let distinct: HashSet<_> = ids.iter().copied().flatten().collect();
+    let stored = view::stored(api, caller, &distinct.into_iter().collect::<Vec<_>>()).await?;
+    let mut unseen: HashSet<_> = first.message_ids.into_iter().collect();
+    let mut data = Vec::with_capacity(ids.len());
+    for (index, id) in ids.into_iter().enumerate() {
+        let Some(id) = id else { continue };
+        let deleted = ApiError::NotFound("A message of this `Idempotency-Key` has been deleted.");
+        let message = stored.get(&id).cloned().ok_or(deleted)?;
+        data.push(BatchEntry { index, message, replayed: !unseen.remove(&id) });
+    }
+    let memory = ResponseMemory::reserve_for(api, caller, data.iter().map(|entry| &entry.message), 0).await?;
+    view::respond(AcceptedBatch { data, errors }, memory, true).await
+}
