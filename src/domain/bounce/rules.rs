@@ -7,20 +7,25 @@
 
 mod address;
 mod codes;
+mod disabled;
 mod foreign;
 mod sender_or_content;
 mod temporary;
 mod transport;
+mod unknown_user;
 
 use super::text::Text;
 use super::{BounceType, Category};
 use crate::domain::outcome::Reply;
 
 /// All rules, in the order in which they are tried.
-pub const RULES: [&[Rule]; 8] = [
+pub const RULES: [&[Rule]; 11] = [
     sender_or_content::PHRASES,
     temporary::PHRASES,
     transport::PHRASES,
+    disabled::PHRASES,
+    unknown_user::PHRASES,
+    disabled::WEAK_PHRASES,
     address::PHRASES,
     foreign::PHRASES,
     codes::WEAK_PHRASES,

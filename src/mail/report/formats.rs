@@ -2,7 +2,7 @@
 
 /// Formats: the name of the rule, and the phrases that each identify the format, in lower case and on one line. The
 /// first match is used.
-pub(super) const FORMATS: [(&str, &[&str]); 23] = [
+pub(super) const FORMATS: [(&str, &[&str]); 24] = [
     (
         "qmail",
         &[
@@ -106,36 +106,66 @@ pub(super) const FORMATS: [(&str, &[&str]); 23] = [
             "this is the mailer daemon program at",
             "able to deliver your mail to:",
             "unable to deliver message to",
-            "送信できませんでした",
-            "配信できませんでした",
-            "配送できませんでした",
-            "届けられませんでした",
-            "届けることができませんでした",
-            "お届けできませんでした",
-            "配達できませんでした",
-            "无法投递",
-            "無法投遞",
-            "未能投递",
-            "konnte nicht zugestellt werden",
-            "konnten nicht zugestellt werden",
-            "konnte nicht übermittelt werden",
-            "n'a pas pu être remis",
-            "n'a pas été remis",
-            "n'a pu être délivré",
-            "n'ont pas pu être remis",
-            "no se pudo entregar",
-            "no se ha podido entregar",
-            "non è stato recapitato",
-            "impossibile recapitare",
-            "não pôde ser entregue",
-            "não foi entregue",
-            "не удалось доставить",
-            "не может быть доставлено",
-            "kon niet worden afgeleverd",
-            "kunde inte levereras",
-            "nie można dostarczyć",
         ],
     ),
+    ("mailer", &FOREIGN_FAILURES),
+];
+
+/// Phrases of failures in languages other than English, in lower case.
+pub(super) const FOREIGN_FAILURES: [&str; 28] = [
+    "送信できませんでした",
+    "配信できませんでした",
+    "配送できませんでした",
+    "届けられませんでした",
+    "届けることができませんでした",
+    "お届けできませんでした",
+    "配達できませんでした",
+    "无法投递",
+    "無法投遞",
+    "未能投递",
+    "konnte nicht zugestellt werden",
+    "konnten nicht zugestellt werden",
+    "konnte nicht übermittelt werden",
+    "n'a pas pu être remis",
+    "n'a pas été remis",
+    "n'a pu être délivré",
+    "n'ont pas pu être remis",
+    "no se pudo entregar",
+    "no se ha podido entregar",
+    "non è stato recapitato",
+    "impossibile recapitare",
+    "não pôde ser entregue",
+    "não foi entregue",
+    "не удалось доставить",
+    "не может быть доставлено",
+    "kon niet worden afgeleverd",
+    "kunde inte levereras",
+    "nie można dostarczyć",
+];
+
+/// Phrases of [`FORMATS`] that name the program, but do not say that a delivery failed: the program also sends
+/// receipts, and other programs use its phrases.
+pub(super) const INTRODUCTIONS: [&str; 20] = [
+    "this is the qmail-send program",
+    "this is the mail delivery agent at",
+    "hi. this is the",
+    "this is the mailer-daemon, please do not reply",
+    "this is the james mail server",
+    "this is the postfix program at",
+    "this is the mail system at host",
+    "this message was created automatically by mail delivery software",
+    "this message was created automatically by the smtp relay",
+    "----- transcript of session follows",
+    "----- the following addresses had",
+    "the following addresses had",
+    "the original message was received at",
+    "this is a delivery status notification from",
+    "your message subject:",
+    "your document:",
+    "this is the mail delivery system at yandex",
+    "this is the mail system at yandex",
+    "this message was created automatically by mail.ru",
+    "this is the mailer daemon program at",
 ];
 
 /// Phrases in the subjects of bounces, in lower case.
@@ -227,24 +257,6 @@ pub(super) const SENDERS: [&str; 9] = [
     "microsoftexchange",
 ];
 
-/// Phrases of a delay notice.
-pub(super) const DELAYS: [&str; 14] = [
-    "warning message only",
-    "will be retried",
-    "still trying",
-    "will keep trying",
-    "will continue to try",
-    "not yet been delivered",
-    "not been delivered yet",
-    "has been delayed",
-    "is delayed",
-    "delivery delayed",
-    "do not need to resend",
-    "delivery incomplete",
-    "delivery attempts will continue",
-    "temporarily delayed",
-];
-
 /// Lines that announce a returned message.
 pub(super) const SEPARATORS: [&str; 33] = [
     "--- below this line is a copy of the message",
@@ -329,33 +341,8 @@ pub(super) const ANNOUNCEMENTS: [&str; 14] = [
     "following recipients failed",
 ];
 
-/// Phrases that report success: the message arrived, was forwarded or was expanded to several addresses.
-pub(super) const SUCCESSES: [&str; 17] = [
-    "return receipt",
-    "delivery receipt",
-    "successful mail delivery",
-    "successfully delivered",
-    "successfully relayed",
-    "successfully sent",
-    "was successfully",
-    "been successfully",
-    "delivered successfully",
-    "delivery successful",
-    "successful delivery",
-    "expanded to multiple addresses",
-    "expanded by the mailing list",
-    "relayed to non-dsn",
-    "will not be notified of delivery",
-    "delivery to the following recipients succeeded",
-    "has been delivered to the mailbox",
-];
-
-/// Beginnings of the subjects of receipts, in lower case.
-pub(super) const RECEIPTS: [&str; 8] =
-    ["read: ", "delivered: ", "relayed: ", "expanded: ", "gelesen: ", "lu : ", "leído: ", "letto: "];
-
 /// Phrases that occur only in reports of failures.
-pub(super) const FAILURES: [&str; 40] = [
+pub(super) const FAILURES: [&str; 43] = [
     "undeliver",
     "not be delivered",
     "not been delivered",
@@ -396,6 +383,9 @@ pub(super) const FAILURES: [&str; 40] = [
     "encountered an error",
     "unknown host",
     "did not receive this message",
+    "unsuccessful",
+    "not successfully",
+    "not be successfully",
 ];
 
 /// Words before addresses that are not failed recipients.
@@ -417,3 +407,31 @@ pub(super) const NOT_ABOUT: [&str; 16] = [
     "mailto",
     "list",
 ];
+
+/// Words that negate the phrase after them.
+const NEGATIONS: [&str; 14] =
+    ["no", "not", "never", "nicht", "ne", "pas", "non", "não", "nao", "niet", "inte", "ikke", "nie", "не"];
+
+/// Returns whether a text in lower case contains one of the phrases, not negated (`no se entregó`) and not within a
+/// word (`unsuccessful delivery`).
+pub(super) fn states(text: &str, phrases: &[&str]) -> bool {
+    let is_negated = |before: &str| {
+        let word = before.trim_end().rsplit(char::is_whitespace).next().unwrap_or_default();
+        before.ends_with(char::is_whitespace) && NEGATIONS.contains(&word)
+    };
+    let is_own = |before: &str| !before.ends_with(|c: char| c.is_ascii_alphabetic()) && !is_negated(before);
+    phrases.iter().any(|words| text.match_indices(words).any(|(at, _)| is_own(&text[..at])))
+}
+
+/// Returns whether a text in lower case contains a phrase of a failure.
+pub(super) fn states_failure(text: &str) -> bool {
+    FAILURES.iter().chain(&FOREIGN_FAILURES).any(|words| text.contains(words))
+}
+
+/// Returns the name of the format that a text in lower case has, and whether its phrases say that a delivery failed.
+pub(super) fn format(text: &str) -> Option<(&'static str, bool)> {
+    let found = |words: &&&str| text.contains(**words);
+    let (name, _) = FORMATS.iter().find(|(_, phrases)| phrases.iter().any(|words| found(&words)))?;
+    let all = FORMATS.iter().flat_map(|(_, phrases)| phrases.iter());
+    Some((*name, all.filter(found).any(|words| !INTRODUCTIONS.contains(words))))
+}

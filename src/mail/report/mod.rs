@@ -3,20 +3,24 @@
 //! [`read`] returns a report for any bytes in bounded time and memory: the parts of a message that it examines are
 //! limited in size, number and depth (`parts`). Its result is not trusted: `feedback` identifies the message that a
 //! report is about by the signed token in [`Report::references`]. [`read`] recognizes, in this order: a DSN by its
-//! status part (RFC 3464, 6533), a complaint (RFC 5965 and older forms), a read receipt (RFC 8098), a bounce with the
-//! standard text of a mail server, an automatic reply (RFC 3834), and finally any text that looks like a bounce.
+//! status part (RFC 3464, 6533), a complaint (RFC 5965 and older forms), a read receipt (RFC 8098), a challenge to
+//! the sender, a bounce with the standard text of a mail server, an automatic reply (RFC 3834), and finally any text
+//! that looks like a bounce.
 
 mod address;
 mod arf;
 mod auto_reply;
+mod challenge;
 #[cfg(test)]
 mod corpus;
+mod delays;
 mod dsn;
 mod fields;
 mod formats;
 mod notice;
 mod parts;
 mod provider;
+mod receipts;
 mod returned;
 mod status;
 #[cfg(test)]
@@ -36,6 +40,7 @@ pub fn read(mime: &[u8]) -> Report {
         .or_else(|| provider::read(&message))
         .or_else(|| nested(&message))
         .or_else(|| auto_reply::receipt(&message))
+        .or_else(|| challenge::read(&message))
         .or_else(|| notice::read(&message, notice::Evidence::Format))
         .or_else(|| notice::read(&message, notice::Evidence::Server))
         .or_else(|| auto_reply::read(&message))

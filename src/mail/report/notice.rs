@@ -4,10 +4,13 @@ mod said;
 mod whom;
 
 use super::auto_reply;
+use super::delays::is_delay;
 use super::fields::{Fields, cut, split_field};
-use super::formats::{DELAYS, FAILURES, FORMATS, RECEIPTS, SENDERS, SEPARATORS, SUBJECTS, SUCCESSES};
+use super::formats::{SENDERS, SEPARATORS, SUBJECTS, format, states_failure};
 use super::parts::ReceivedMessage;
+use super::receipts::is_receipt;
 use super::returned::Returned;
+use super::status;
 use crate::domain::bounce::{self, BounceType};
 use crate::domain::outcome::Reply;
 use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
@@ -38,14 +41,10 @@ pub(super) enum Evidence {
 pub(super) fn read(message: &ReceivedMessage<'_>, evidence: Evidence) -> Option<Report> {
     let text = message.text();
     let (notice, quoted) = split(&text);
-    // Quoted lines are ignored: people quote bounces, servers do not.
-    let lines = notice.lines().filter(|line| !line.starts_with('>'));
-    let lower = lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ").to_lowercase();
+    let lower = one_line(notice);
     let rule = rule(message, evidence, &lower, notice)?;
     let returned = Returned(if quoted.len() > 0 { quoted } else { Returned::find(message).0 });
-    let is_delay =
-        DELAYS.iter().any(|words| lower.contains(words)) || message.subject.to_lowercase().contains("delayed");
-    let action = if is_delay { Action::Delayed } else { Action::Failed };
+    let action = if is_delay(&message.subject, &lower) { Action::Delayed } else { Action::Failed };
     let recipients = recipients(message, &returned, notice, rule, action);
     if recipients.is_empty() {
         return None;
@@ -59,16 +58,23 @@ pub(super) fn read(message: &ReceivedMessage<'_>, evidence: Evidence) -> Option<
     })
 }
 
+/// Returns a notice in lower case and on one line. Quoted lines are ignored: people quote bounces, servers do not.
+pub(super) fn one_line(notice: &str) -> String {
+    let lines = notice.lines().filter(|line| !line.starts_with('>'));
+    lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
 /// Returns the rule that identifies a message as a bounce.
 fn rule(message: &ReceivedMessage<'_>, evidence: Evidence, lower: &str, notice: &str) -> Option<&'static str> {
-    if is_receipt(message, lower) || evidence != Evidence::Format && auto_reply::is_vacation(&message.subject) {
+    if is_receipt(message, notice, lower) || evidence != Evidence::Format && auto_reply::is_vacation(&message.subject) {
         return None;
     }
     let failed = message.fields.get("x-failed-recipients");
-    let has = |words: &[&str]| words.iter().any(|words| lower.contains(words));
-    let format = FORMATS.iter().find(|(_, words)| has(words)).map(|(name, _)| *name);
+    let is_stated = has_subject(message) || states_failure(lower) || is_delay(&message.subject, lower);
+    // A program's introduction is not sufficient.
+    let format = format(lower).filter(|(_, fails)| *fails || is_stated || quotes_reply(notice)).map(|(name, _)| name);
     let by_daemon = || {
-        let is_about_failure = has_subject(message) || has(&FAILURES) || format.is_some();
+        let is_about_failure = is_stated || format.is_some();
         let is_bounce = is_daemon(message) && is_about_failure && (whom::has_leading(notice) || has_subject(message));
         (is_bounce || has_null_sender(message) && is_refusal(notice)).then_some("text")
     };
@@ -107,16 +113,10 @@ fn recipients(
     reported.collect()
 }
 
-/// Returns whether the text is a receipt: the message arrived, was forwarded or was expanded to several addresses, and
-/// no delivery failed.
-pub(super) fn is_receipt(message: &ReceivedMessage<'_>, lower: &str) -> bool {
-    let subject = message.subject.to_lowercase();
-    // A receipt quotes the subject of the message, which may be anything.
-    if RECEIPTS.iter().any(|words| subject.starts_with(words)) {
-        return !FAILURES.iter().any(|words| lower.contains(words));
-    }
-    let contains = |words: &[&str]| words.iter().any(|words| lower.contains(words) || subject.contains(words));
-    contains(&SUCCESSES) && !contains(&FAILURES)
+/// Returns whether a text quotes the reply of a server, or a reason that is known.
+fn quotes_reply(notice: &str) -> bool {
+    let reply = status::refusal(notice, None);
+    reply.code.is_some() || reply.enhanced.is_some() || bounce::judge(&Reply::local_error(notice)).rule != "none"
 }
 
 /// Returns whether the sender is a mail server.

@@ -8,7 +8,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::read;
-use crate::domain::report::{Report, ReportKind};
+use crate::domain::report::{Action, Report, ReportKind};
 
 fn samples() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/mail/report/samples"))
@@ -193,10 +193,135 @@ fn receipts_and_absence_notices_are_not_failures() {
         ("Delivery Status Notification (Relay)", "It has been successfully relayed to\n\n   ann@example.test"),
         ("Return receipt", "<list@example.test>... expanded to multiple addresses"),
         ("Out of office: Mail delivery", "I am away. Write to bo@example.test instead."),
+        (
+            "Message status - delivered",
+            "The message that you sent was delivered to the following:\n\n\tann@example.test",
+        ),
+        ("Message status - opened", "The message that you sent was opened by the following:\n\n\tann@example.test"),
+        (
+            "Delivery report",
+            "The original message was received at 10:00\n\n   ----- The following addresses had successful delivery \
+             notifications -----\n<ann@example.test>  (relayed to non-DSN-aware mailer)",
+        ),
+        (
+            "Delivery Status Notification",
+            "Delivery to these recipients or groups is complete, but no delivery notification was sent by the \
+             destination server:\n\nann@example.test",
+        ),
+        ("Zustellungsbericht", "Ihre Nachricht wurde den folgenden Empfängern zugestellt:\n\nann@example.test"),
+        ("Relayé : Facture", "Votre message a été relayé vers :\n\nann@example.test"),
+        ("Entregado: Factura", "El mensaje se entregó a los siguientes destinatarios:\n\nann@example.test"),
     ] {
         let report = read_notice(subject, text);
         assert!(report.recipients.is_empty() && report.kind != ReportKind::Dsn, "{subject}: {report:?}");
     }
     let report = read_notice("Undelivered Mail", "<ann@example.test>: 550 5.1.1 user unknown");
     assert_eq!((report.kind, report.recipients.len()), (ReportKind::Dsn, 1));
+}
+
+#[test]
+fn negated_success_is_a_failure() {
+    for text in [
+        "The message was not delivered to the following:\n\nann@example.test",
+        "The message was not successfully delivered to\n\nann@example.test",
+        "Unsuccessful delivery:\n\nann@example.test",
+        "El mensaje no se entregó a los siguientes destinatarios:\n\nann@example.test",
+        "Il messaggio non è stato recapitato a:\n\nann@example.test",
+        "The message was delivered to mx.test, which replied\n\nann@example.test: no mailbox here by that name",
+        "The message was delivered to mx.test, which replied\n\nann@example.test: 5.7.1 no",
+    ] {
+        let report = read_notice("Mail delivery", text);
+        let actions: Vec<_> = report.recipients.iter().map(|one| one.action).collect();
+        assert_eq!((report.kind, actions), (ReportKind::Dsn, vec![Action::Failed]), "{text}");
+    }
+}
+
+#[test]
+fn recipients_listed_as_delivered_are_not_failures() {
+    for text in [
+        "could not be delivered to the following:\n\n  ann@example.test\n\nwas delivered to the following:\n\n  bo@example.test",
+        "was relayed to the following\nrecipients:\n\n  bo@example.test\n  cy@example.test\n\n\
+         could not be delivered to the following:\n\n  ann@example.test",
+    ] {
+        let report = read_notice("Message status", &format!("The message that you sent\n{text}\n"));
+        let named: Vec<_> = report.recipients.iter().map(|one| one.recipient.as_str()).collect();
+        assert_eq!(named, ["ann@example.test"], "{text}");
+    }
+}
+
+#[test]
+fn challenges_are_automatic_replies() {
+    for (subject, text) in [
+        (
+            "Please confirm your message",
+            "This message was created automatically by mail delivery software.\n\nYour message is being held because the \
+             address <b@acme.test> has not been verified.\n\nTo release your message for delivery, send an empty message \
+             to\n\n  ann-confirm-1042.abc@example.test\n\nIf you do not respond, your message will not be delivered.",
+        ),
+        (
+            "Delivery status: Invoice",
+            "Your message is pending.\n\nann@example.test\n\nreceives messages only from known senders. Reply to this \
+             message to confirm that you are a person.",
+        ),
+        ("Mail delivery: message held", "The message to\n\nann@example.test\n\nhas been held. Click the link below."),
+        ("Demande d'authentification", "ann@example.test est protégé. Merci de vous authentifier en cliquant ici."),
+    ] {
+        let report = read_notice(subject, text);
+        assert_eq!((report.kind, report.recipients.len()), (ReportKind::AutoReply, 0), "{subject}: {report:?}");
+    }
+    let refused = "ann@example.test: 550 5.7.1 Message held: confirm your message";
+    assert_eq!(read_notice("Undelivered Mail", refused).kind, ReportKind::Dsn);
+}
+
+#[test]
+fn introduction_of_a_mail_program_is_not_a_failure() {
+    for introduction in [
+        "This message was created automatically by mail delivery software.",
+        "Hi. This is the mail program at mx.test.",
+        "This is the mail system at host mx.test.",
+        "The original message was received at 10:00",
+    ] {
+        let notice = |text: &str| {
+            let header = "Return-Path: <>\nFrom: ann@example.test\nSubject: Your message";
+            read(format!("{header}\n\n{introduction}\n\n{text}\n").as_bytes())
+        };
+        assert_eq!(notice("ann@example.test\nhas a new telephone number.").kind, ReportKind::Unknown, "{introduction}");
+        let failed = notice("bo@example.test\n  550 5.1.1 no");
+        assert_eq!((failed.kind, failed.recipients.len()), (ReportKind::Dsn, 1), "{introduction}");
+    }
+}
+
+#[test]
+fn delay_notices_in_other_languages_are_not_failures() {
+    for (subject, text) in [
+        ("Retraso en la entrega: Factura", "Se retrasó la entrega a estos destinatarios o grupos:"),
+        ("Verzögert: Rechnung", "Die Nachricht wurde noch nicht zugestellt. Es wird weiterhin versucht."),
+        ("Remise", "La remise a été retardée. Le serveur continuera d'essayer."),
+        ("Entrega", "A mensagem ainda não foi entregue. O servidor continuará tentando."),
+        ("Consegna", "Il messaggio non è ancora stato recapitato."),
+        ("Bezorging", "Het bericht is nog niet bezorgd. De server blijft proberen."),
+        ("配信", "メールの配信が遅れています。"),
+    ] {
+        let report = read_notice(subject, &format!("{text}\n\nann@example.test (ann@example.test)"));
+        let actions: Vec<_> = report.recipients.iter().map(|one| one.action).collect();
+        assert_eq!((report.kind, actions), (ReportKind::Dsn, vec![Action::Delayed]), "{subject}");
+    }
+    let report = read_notice("Entrega", "No se seguirá intentando la entrega.\n\nann@example.test");
+    assert_eq!(report.recipients[0].action, Action::Failed);
+}
+
+#[test]
+fn all_recipients_with_the_same_label_are_found() {
+    for label in ["Recipient: [SMTP:", "To: <mailto:", "[smtp:", "Mailbox of addressee "] {
+        let one = |name: &str, reason: &str| format!("\t{label}{name}@example.test]\n\tReason: {reason}\n\n");
+        let text = format!(
+            "The following recipient(s) could not be reached:\n\n{}{}Contact: postmaster of cy@example.test\n",
+            one("ann", "550 5.1.1 user unknown"),
+            one("bo", "552 5.2.2 mailbox full")
+        );
+        let report = read_notice("Message Delivery Failure", &text);
+        let named: Vec<_> =
+            report.recipients.iter().map(|one| (one.recipient.as_str(), one.reply.code.unwrap_or_default())).collect();
+        assert_eq!(named, [("ann@example.test", 550), ("bo@example.test", 552)], "{label}");
+    }
 }

@@ -99,6 +99,39 @@ pub(super) const REST: &[Rule] = &[
         ])
         .without(&["tempor", "try again", "try later"])
         .codes(&[(550, 550)]),
+    // The reply does not say why, so it does not suppress the address.
+    Rule::new("user-unavailable", Hard, Other)
+        .words(&[
+            "unavailable mail user",
+            "unavailable user",
+            "unavailable recipient",
+            "unavailable mailbox",
+            "unavailable account",
+            "user unavailable",
+            "user is unavailable",
+            "user @ unavailable",
+            "user @ is unavailable",
+            "recipient unavailable",
+            "recipient is unavailable",
+            "account unavailable",
+            "account is unavailable",
+        ])
+        .without(&[
+            "tempor",
+            "try again",
+            "try later",
+            "retry",
+            "currently",
+            "at this time",
+            "at the moment",
+            "right now",
+            "momentarily",
+            "database",
+            "server",
+            "lookup",
+        ])
+        .codes(&[(550, 550)])
+        .about_recipient(),
     // The reply does not give a reason, so it does not suppress the address.
     Rule::new("recipient-rejected", Hard, Other)
         .words(&["recipient rejected", "recipient is rejected", "recipient was rejected"])
@@ -158,6 +191,23 @@ pub(super) const REST: &[Rule] = &[
         "could not lock",
         "unable to lock",
         "locked by another",
+    ]),
+    Rule::new("words-all-servers", Soft, Unreachable).words(&[
+        "too many failures",
+        "tried all mx",
+        "tried all mail",
+        "tried all servers",
+        "tried all hosts",
+        "all mxs failed",
+        "all mx hosts failed",
+        "all mx servers failed",
+        "all mail exchangers failed",
+        "all mail servers failed",
+        "all hosts failed",
+        "no more mx",
+        "no more mail servers to try",
+        "no more hosts to try",
+        "no more servers to try",
     ]),
     Rule::new("words-protocol", Undetermined, Protocol).words(&[
         "syntax error",

@@ -3,12 +3,19 @@
 use super::{MAX_RECIPIENTS, line_of};
 use crate::mail::report::address;
 use crate::mail::report::fields::cut;
-use crate::mail::report::formats::{ANNOUNCEMENTS, LABELS, NOT_ABOUT, SENDERS, SUCCESSES};
+use crate::mail::report::formats::{ANNOUNCEMENTS, LABELS, NOT_ABOUT, SENDERS};
 use crate::mail::report::parts::ReceivedMessage;
+use crate::mail::report::receipts;
 use crate::mail::report::returned::Returned;
 
 /// Maximum bytes examined of a line before and after an address.
 const LINE: usize = 200;
+/// Maximum lines between an address and the heading of its list.
+const MAX_HEADING_DISTANCE: usize = 200;
+/// Maximum lines of a heading.
+const MAX_HEADING_LINES: usize = 3;
+/// Types that may precede an address: `[SMTP:ann@example.test]`.
+const TYPES: [&str; 2] = ["smtp", "mailto"];
 
 /// Returns the failed recipients, from the first of these sources that has any: `X-Failed-Recipients`; addresses at the
 /// beginning of lines, below an announcement if there is one; addresses at the end of lines, after a colon; any other
@@ -33,9 +40,10 @@ pub(super) fn recipients(message: &ReceivedMessage<'_>, returned: &Returned, not
     if !announced.is_empty() {
         return announced;
     }
-    let below = announcement(notice).and_then(|from| all.iter().find(|(at, _)| *at >= from));
-    if let Some((_, below)) = below {
-        return vec![(*below).to_owned()];
+    let below = announcement(notice).map(|from| all.iter().copied().filter(move |(at, _)| *at >= from));
+    let below = below.map(|found| same_label(notice, found)).unwrap_or_default();
+    if !below.is_empty() {
+        return below;
     }
     if !leading.is_empty() {
         return distinct(leading.iter().map(|(_, found)| *found));
@@ -67,8 +75,28 @@ pub(super) fn recipients(message: &ReceivedMessage<'_>, returned: &Returned, not
 /// addresses: a transcript may list successful recipients.
 fn is_success(notice: &str, at: usize, found: &str) -> bool {
     let (before, after) = line_of(notice, at, found);
-    let line = format!("{} {}", cut(before, LINE), cut(after, LINE)).to_lowercase();
-    SUCCESSES.iter().any(|words| line.contains(words))
+    let line = format!("{} {}", cut(before, LINE), cut(after, LINE));
+    receipts::is_success(&line) || receipts::is_success(&heading(notice, at))
+}
+
+/// Returns the lines above the list that contains the address, if they end with a colon: `The message was delivered to
+/// the following:`.
+fn heading(notice: &str, at: usize) -> String {
+    let above = notice[..at].rfind('\n').map_or("", |start| &notice[..start]);
+    let lines = above.lines().rev().take(MAX_HEADING_DISTANCE).map(|line| cut(line, LINE).trim());
+    let lines = lines.skip_while(|line| line.is_empty() || line.contains('@'));
+    let mut heading: Vec<&str> =
+        lines.take_while(|line| !line.is_empty() && !line.contains('@')).take(MAX_HEADING_LINES).collect();
+    heading.reverse();
+    Some(heading.join(" ")).filter(|heading| heading.ends_with(':')).unwrap_or_default()
+}
+
+/// Returns the addresses that have the same text before them on their lines as the first one.
+fn same_label<'a>(notice: &str, found: impl Iterator<Item = (usize, &'a str)>) -> Vec<String> {
+    let mut found = found.map(|(at, address)| (line_of(notice, at, address).0.trim(), address));
+    let Some((label, first)) = found.next() else { return Vec::new() };
+    let others = found.filter(|(other, _)| !label.is_empty() && label.len() <= LINE && *other == label);
+    distinct(std::iter::once(first).chain(others.map(|(_, address)| address)))
 }
 
 /// Returns whether a line begins with an address.
@@ -109,8 +137,10 @@ pub(super) fn is_leading(notice: &str, at: usize) -> bool {
     let is_transcript = line.trim_start().starts_with(">>>") || line.trim_start().starts_with("<<<");
     let enclosing = |c: char| c.is_whitespace() || "<\"'-*(>:[・■●※【".contains(c);
     let line = line.trim_matches(enclosing).to_lowercase();
+    let label = TYPES.iter().find_map(|kind| line.strip_suffix(*kind));
+    let line = label.map_or(line.as_str(), |label| label.trim_end_matches(enclosing));
     // A transcript lists all recipients of the session, including successful ones.
-    line.is_empty() || !is_transcript && LABELS.contains(&line.as_str())
+    line.is_empty() || !is_transcript && LABELS.contains(&line)
 }
 
 /// Returns whether the line of the address is Sendmail's final result for it in a transcript, such as `550
