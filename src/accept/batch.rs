@@ -194,10 +194,11 @@ impl Acceptor {
         let size = |message: &NewMessage| message.attachments.iter().map(|file| file.description.size).sum::<u64>();
         let is_small = messages.iter().map(size).sum::<u64>() <= MAX_KEPT_BYTES
             && messages.iter().all(|message| stored::fits_inline(message.size()));
-        let attachments = messages.iter_mut().flat_map(|message| {
+        let mut attachments = Vec::new();
+        for message in &mut messages {
             let id = message.id;
-            message.attachments.iter_mut().map(move |attachment| (id, attachment))
-        });
+            attachments.extend(message.attachments.iter_mut().map(|attachment| (id, attachment)));
+        }
         let keep_small = is_small && self.group_commit.has_consumer();
         self.blobs.store_all(tenant, attachments, keep_small).await.map_err(AcceptError::Db)?;
         let lanes = self.lanes.for_messages(tenant, &messages.iter().collect::<Vec<_>>()).await;

@@ -88,10 +88,10 @@ impl Blobs {
     }
 
     /// Stores the attachments of several messages as [`store`](Self::store) does, each content once.
-    pub(super) async fn store_all<'a>(
+    pub(super) async fn store_all(
         &self,
         tenant: TenantId,
-        attachments: impl Iterator<Item = (MessageId, &'a mut NewAttachment)>,
+        attachments: Vec<(MessageId, &mut NewAttachment)>,
         keep_small: bool,
     ) -> Stored {
         let (mut small, mut large, mut references) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());

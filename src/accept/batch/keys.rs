@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::BatchCall;
-use crate::accept::reserved_keys::KeyGuard;
 use crate::accept::request::batch::{BatchMessage, MessageKey, Refused};
+use crate::accept::reserved_keys::KeyGuard;
 use crate::accept::{AcceptError, Acceptor};
 use crate::db::messages::idempotency;
 use crate::domain::fault::{Code, Fault};

@@ -42,7 +42,8 @@ const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachmen
 )]
 pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<MessageId>) -> Result<Response, ApiError> {
     caller.require(Scope::Read)?;
-    let mut stored = messages::stored::load(&api.db, caller.tenant(), &[id.0], |_| true).await?.pop().ok_or(NO_MESSAGE)?;
+    let mut stored =
+        messages::stored::load(&api.db, caller.tenant(), &[id.0], |_| true).await?.pop().ok_or(NO_MESSAGE)?;
     if !caller.can_see(&stored.row.from_address) {
         return Err(NO_MESSAGE);
     }

@@ -19,8 +19,9 @@ use crate::domain::id::MessageId;
 use crate::http::auth::Caller;
 use crate::http::body::SMALL_BODY_BYTES;
 use crate::http::memory_limit::Reservation;
-use crate::http::messages::create::{LARGE_BODY_BYTES, REPLAYED};
+use crate::http::messages::create::REPLAYED;
 use crate::http::messages::view::Accepted;
+use crate::http::send_body::LARGE_BODY_BYTES;
 use crate::http::{Api, ApiError, response};
 
 /// The response to an accepted batch.
@@ -107,7 +108,7 @@ pub(super) async fn stored(api: &Api, caller: &Caller, ids: &[Uuid]) -> Result<H
 
 /// Returns what is known of a message that was accepted earlier and has been deleted.
 fn deleted(id: MessageId) -> Accepted {
-    Accepted { id, status: Status::Queued, created_at: id.time(), recipients: Vec::new(), warnings: Vec::new() }
+    Accepted { id, status: Status::Queued, created_at: id.accepted_at(), recipients: Vec::new(), warnings: Vec::new() }
 }
 
 /// Memory for a response, reserved before the response is built.
