@@ -13,6 +13,7 @@ mod lanes;
 pub mod record_splitter;
 pub mod request;
 mod streams;
+mod thread;
 mod wake_notifier;
 
 use std::sync::Arc;
@@ -134,6 +135,17 @@ impl Acceptor {
     /// Returns the first use of an API key's idempotency key, if there is one.
     pub async fn first_use(&self, tenant: TenantId, owner: KeyId, key: &str) -> Result<Option<KeyUse>, DbError> {
         db::messages::idempotency::find(&self.db, tenant, owner, key).await
+    }
+
+    /// Sets the headers of a message that replies to an earlier one (`in_reply_to`). Returns `false` if there is no such
+    /// message from a sender for which `can_see` returns `true`.
+    pub async fn set_thread_headers(
+        &self,
+        tenant: TenantId,
+        message: &mut NewMessage,
+        can_see: impl Fn(&str) -> bool,
+    ) -> Result<bool, DbError> {
+        thread::set_headers(&self.db, tenant, message, can_see).await
     }
 
     /// Commits a message. Once this returns `Ok`, the service is responsible for the message.

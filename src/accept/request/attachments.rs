@@ -62,14 +62,14 @@ fn attachment(node: Node<'_, '_>, faults: &mut Faults) -> Option<NewAttachment> 
         Some(given) => Some(given?),
         None => None,
     };
-    let description = Attachment {
-        filename: filename.into_owned(),
-        content_type,
-        content_id,
-        sha256: hex(&Sha256::digest(&data)),
-        size: data.len() as u64,
-    };
-    Some(NewAttachment { description, data })
+    let description = Attachment { filename: filename.into_owned(), content_type, content_id, ..Attachment::default() };
+    Some(with_digest(description, data))
+}
+
+/// Returns an attachment with the digest and size of its bytes.
+pub(super) fn with_digest(description: Attachment, data: Vec<u8>) -> NewAttachment {
+    let (sha256, size) = (hex(&Sha256::digest(&data)), data.len() as u64);
+    NewAttachment { description: Attachment { sha256, size, ..description }, data }
 }
 
 /// Guesses the media type from the file's extension.
@@ -83,9 +83,9 @@ fn check_declared_type(given: String, data: &[u8], at: &Pointer<'_>, faults: &mu
         return Some(given);
     }
     let at = Pointer::Field(at, "content_type");
-    let message = "an attached message is sent unencoded (RFC 2046 §5.2.1), so it must begin with a header, and be \
-                   ASCII without NUL in lines of at most 998 characters: encode its parts first, or declare it \
-                   as `application/octet-stream`";
+    let message = "an attached message is sent unencoded (RFC 2046 §5.2.1), so it must begin with header fields in \
+                   ASCII, and have lines of at most 998 bytes without NUL; a type other than `message/rfc822` must be \
+                   ASCII: encode its parts first, or declare it as `application/octet-stream`";
     at.fault(faults, Code::InvalidContentType, message);
     None
 }
@@ -123,7 +123,7 @@ fn why_not_base64(text: &str) -> Cow<'static, str> {
 }
 
 /// Parses a media type with optional parameters (RFC 2045 §5.1).
-fn content_type(node: Node<'_, '_>, faults: &mut Faults) -> Option<String> {
+pub(super) fn content_type(node: Node<'_, '_>, faults: &mut Faults) -> Option<String> {
     let at = node.at;
     let text = node.line(1..=MAX_CONTENT_TYPE, faults)?;
     let text = text.trim();

@@ -11,6 +11,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::idempotency::{self, KeyUse};
+use super::message_ids;
 use crate::db::events::NewEvent;
 use crate::db::lanes::NamedLane;
 use crate::db::queue::ready_at::DueRow;
@@ -106,6 +107,7 @@ pub(in crate::db) async fn store<'a>(
     }
     stored.suppressed = suppressed(connection, &stored.new).await?;
     let marked = insert(connection, &stored.new, &stored.suppressed, now).await?;
+    message_ids::insert(connection, &stored.new).await?;
     for (insert, result) in group.iter().zip(&mut stored.results) {
         if let Committed::New { suppressed, leased, unsubscribe } = result {
             *unsubscribe = marked.contains(&insert.message.id.0);

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::db::{Db, DbError};
 
 /// Partitioned tables.
-const TABLES: [&str; 5] = ["contents", "messages", "recipients", "events", "webhook_attempts"];
+const TABLES: [&str; 6] = ["contents", "messages", "custom_message_ids", "recipients", "events", "webhook_attempts"];
 /// How far ahead partitions are created.
 const WEEKS_AHEAD: i32 = 2;
 /// Maximum number of tries per partition, while another transaction has locked its table or creates the partition.

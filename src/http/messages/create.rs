@@ -1,4 +1,4 @@
-//! `POST /v1/messages`.
+//! `POST /v1/messages`, with a JSON body; [`finished`](super::finished) handles finished MIME.
 
 use std::sync::Arc;
 
@@ -11,23 +11,27 @@ use axum::response::Response;
 use super::plan::{self, Plan};
 use super::sender::{self, Warning};
 use super::view::Accepted;
+use super::{finished, reply};
 use crate::accept;
 use crate::accept::request::schema::SendRequest;
 use crate::accept::request::{self, Context, Rejection, RequestHashes};
 use crate::db::messages;
 use crate::db::messages::idempotency::KeyUse;
 use crate::db::messages::insert::IdempotencyKey;
+use crate::domain::binary::Binary;
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::key::Scope;
 use crate::domain::message::NewMessage;
 use crate::http::auth::Caller;
+use crate::http::body::is_finished;
 use crate::http::located::with_location;
+use crate::http::memory_limit::Reservation;
 use crate::http::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, idempotency};
 
 /// Larger bodies are parsed on a blocking thread: parsing takes about 1 ms per megabyte.
-const LARGE_BODY_BYTES: usize = 256 << 10;
+pub(super) const LARGE_BODY_BYTES: usize = 256 << 10;
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Send a message
@@ -36,6 +40,11 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// background; `GET /v1/messages/{id}` returns its status. A recipient on the suppression list is not sent to and is
 /// `suppressed` from the start; the message is `suppressed` if all of its recipients are. This is not an error: the
 /// message is stored and can be explained.
+///
+/// With `Content-Type: message/rfc822`, the body is a finished MIME message, and query parameters take the place of the
+/// JSON fields. It is sent as it is, signed with DKIM, except that line ends become CRLF, the header fields `Bcc`,
+/// `Resent-Bcc`, `Return-Path` and `X-Postrider-*` are removed, and `Date`, `Message-ID` and the stream's unsubscribe
+/// link are added if they are missing.
 #[utoipa::path(
     post, path = "/v1/messages", tag = "messages", operation_id = "send_message",
     params(
@@ -43,14 +52,24 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
          description = "1–256 characters. Repeating a request with the same key returns the first response again, with `Idempotent-Replayed: true`; the order of JSON fields and white space do not matter. Each API key has its own idempotency keys. Ignored in a dry run."),
         ("dry_run" = Option<bool>, Query,
          description = "`true`: validates the request and returns 200 with a delivery plan; nothing is stored or sent. Queue positions, destinations' replies and reasons of pauses are included only for keys with the scope `read` and without `sender_domains`."),
+        ("to" = Option<Vec<String>>, Query, description = "Only for finished MIME: the recipients, one per parameter; by default those in the header fields `To`, `Cc` and `Bcc`"),
+        ("from" = Option<String>, Query, description = "Only for finished MIME: the envelope sender if no return path is configured; by default the address in `From`"),
+        ("stream" = Option<String>, Query, description = "Only for finished MIME, as the JSON field"),
+        ("tag" = Option<Vec<String>>, Query, description = "Only for finished MIME: a tag as `name:value`; may be repeated"),
+        ("metadata" = Option<Vec<String>>, Query, description = "Only for finished MIME: metadata as `name:value`; may be repeated"),
+        ("scheduled_at" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Only for finished MIME, as the JSON field"),
+        ("expires_at" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Only for finished MIME, as the JSON field"),
+        ("on_uncertain" = Option<crate::domain::outcome::OnUncertain>, Query, description = "Only for finished MIME, as the JSON field"),
+        ("ignore_suppression" = Option<bool>, Query, description = "Only for finished MIME, as the JSON field"),
     ),
-    request_body = SendRequest,
+    request_body(content((SendRequest = "application/json"), (inline(Binary) = "message/rfc822"))),
     responses(
         (status = 200, description = "Dry run: the delivery plan", body = Plan),
         (status = 202, description = "The accepted message", body = Accepted,
          headers(("Location" = String, description = "The path of the message"))),
         AuthErrors, JsonErrors,
         (status = 409, description = "A request with this `Idempotency-Key` is still in progress"),
+        (status = 415, description = "The content type is neither `application/json` nor `message/rfc822`"),
         (status = 503, description = "The database is unavailable. The message may or may not have been accepted; retry the request with the same `Idempotency-Key`"),
     ),
 )]
@@ -63,11 +82,19 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     caller.require(Scope::Send)?;
     let dry_run = params.read("dry_run", "Pass `true` or `false`.", |text| text.parse::<bool>().ok());
+    if is_finished(&headers) {
+        // Boxed, because this future is moved for every message.
+        return Box::pin(finished::create(api, caller, dry_run == Some(true), params, headers, body)).await;
+    }
+    if !params.is_empty() {
+        finished::refuse_parameters(&mut params);
+    }
     params.finish()?;
     let read = api.bodies.message(Some(caller.key_id()), &headers, body).await?;
     if dry_run == Some(true) {
-        let message = parse(&api, caller.tenant(), read.bytes).await?;
+        let mut message = parse(&api, caller.tenant(), read.bytes).await?;
         require_permission(&caller, &message)?;
+        reply::set_headers(&api, &caller, &mut message).await?;
         return plan::respond(&api, &caller, message, read.reservation).await;
     }
     let key = idempotency::key(&headers)?;
@@ -76,14 +103,27 @@ pub async fn create(
     {
         return replay_if_same(&api, &caller, &first, read.bytes).await;
     }
-    let (message, idempotency) = match key {
+    let (mut message, idempotency) = match key {
         Some(key) => parse_keyed(&api, &caller, read.bytes, key)
             .await
             .map(|(message, idempotency)| (message, Some(idempotency)))?,
         None => (parse(&api, caller.tenant(), read.bytes).await?, None),
     };
     require_permission(&caller, &message)?;
-    let (_, mut warnings) = sender::admit(&api, caller.tenant(), message.from.address.domain()).await?;
+    reply::set_headers(&api, &caller, &mut message).await?;
+    commit(&api, &caller, message, idempotency, read.reservation).await
+}
+
+/// Commits a valid message that the caller may send, and returns the response. `body` is the memory reservation of the
+/// request body.
+pub(super) async fn commit(
+    api: &Api,
+    caller: &Caller,
+    message: NewMessage,
+    idempotency: Option<IdempotencyKey>,
+    body: Option<Reservation>,
+) -> Result<Response, ApiError> {
+    let (_, mut warnings) = sender::admit(api, caller.tenant(), message.from.address.domain()).await?;
     if sender::has_no_unsubscribe_link(&message)
         && api.acceptor.has_unsubscribe_links(caller.tenant(), &message.stream).await?
     {
@@ -92,18 +132,18 @@ pub async fn create(
     let mut view = Accepted { warnings, ..Accepted::from_new(&message) };
     let accepted = api.acceptor.accept(caller.tenant(), message, idempotency).await?;
     // Holds the memory of a large body until its attachments are stored.
-    drop(read.reservation);
+    drop(body);
     match accepted {
         accept::Accepted::New { suppressed } => {
             view.suppress(&suppressed);
             Ok(accepted_response(&view, false))
         }
-        accept::Accepted::Replayed(first) => replay(&api, &caller, first).await,
+        accept::Accepted::Replayed(first) => replay(api, caller, first).await,
     }
 }
 
 /// Fails if the key may not send this message.
-fn require_permission(caller: &Caller, message: &NewMessage) -> Result<(), ApiError> {
+pub(super) fn require_permission(caller: &Caller, message: &NewMessage) -> Result<(), ApiError> {
     caller.require_sender_domain(message.from.address.domain())?;
     if message.ignore_suppression && !caller.has_scope(Scope::Admin) {
         return Err(caller.forbidden_field(Fault {
@@ -150,7 +190,18 @@ async fn process<T: Send + 'static>(
 
 /// Returns the response to a request whose `Idempotency-Key` was used before.
 async fn replay_if_same(api: &Api, caller: &Caller, first: &KeyUse, body: Vec<u8>) -> Result<Response, ApiError> {
-    let RequestHashes { fingerprint, digest } = process(body, request::hashes).await?;
+    let hashes = process(body, request::hashes).await?;
+    replay_same(api, caller, first, hashes).await
+}
+
+/// Returns the first response again if the request has these hashes.
+pub(super) async fn replay_same(
+    api: &Api,
+    caller: &Caller,
+    first: &KeyUse,
+    hashes: RequestHashes,
+) -> Result<Response, ApiError> {
+    let RequestHashes { fingerprint, digest } = hashes;
     if first.fingerprint == fingerprint || first.digest.as_deref() == Some(&digest[..]) {
         return replay(api, caller, MessageId(first.message_id)).await;
     }

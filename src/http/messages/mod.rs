@@ -3,9 +3,11 @@
 pub(super) mod control;
 pub(super) mod create;
 pub(super) mod explain;
+mod finished;
 pub(super) mod list;
 mod plan;
 pub(super) mod raw;
 pub(super) mod read;
+mod reply;
 mod sender;
 mod view;

@@ -100,7 +100,7 @@ async fn prepare<'a>(cx: &'a DeliverContext, message: &mut LoadedMessage) -> Res
     let recipients = message.recipients()?;
     let memory = if message.stored.is_large() { Some(reserve_memory(cx, message).await) } else { None };
     let draft = message.stored.draft(&cx.db, cx.links.as_ref()).await?;
-    let envelopes = envelopes(cx, message, &draft.from.address, recipients, cx.clock.now());
+    let envelopes = envelopes(cx, message, &draft, recipients, cx.clock.now());
     let mime = cx.signing.build(&message.stored, &draft).await?;
     Ok(Prepared { mime, envelopes, _memory: memory })
 }
