@@ -10,11 +10,21 @@ use tokio::process::Command;
 use crate::support::dev::{Dev, directory};
 
 const README: &str = include_str!("../../../README.md");
+/// Pages with an example in Python and one in Node, each of which prints a message's id first.
+const LANGUAGE_PAGES: [&str; 4] = [
+    README,
+    include_str!("../../../docs/mime.md"),
+    include_str!("../../../docs/threads.md"),
+    include_str!("../../../docs/invitations.md"),
+];
 
 /// Pages of `docs/` whose shell blocks call the API of `postrider dev`.
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 12] = [
     "getting-started",
     "sending",
+    "mime",
+    "threads",
+    "invitations",
     "webhooks",
     "api-keys",
     "domains",
@@ -106,16 +116,17 @@ async fn python_and_node_examples_send_a_message() {
             eprintln!("skipped: the example in {language} needs {program}");
             continue;
         }
-        let example = blocks(README, language)[0];
-        let mut command = Command::new(program);
-        // Node allows a top-level `await` only in modules.
-        if program == "node" {
-            command.arg("--input-type=module");
+        for page in LANGUAGE_PAGES {
+            let mut command = Command::new(program);
+            // Node allows a top-level `await` only in modules.
+            if program == "node" {
+                command.arg("--input-type=module");
+            }
+            command.args([option, blocks(page, language)[0]]);
+            let output = command.env("API", dev.fact("api")).env("KEY", dev.fact("api_key")).output().await.unwrap();
+            let stdout = String::from_utf8_lossy(&output.stdout);
+            assert!(stdout.starts_with("msg_"), "{subject}: {stdout}{}", String::from_utf8_lossy(&output.stderr));
         }
-        let command = command.args([option, example]).env("API", dev.fact("api")).env("KEY", dev.fact("api_key"));
-        let output = command.output().await.unwrap();
-        let stdout = String::from_utf8_lossy(&output.stdout);
-        assert!(stdout.starts_with("msg_"), "{subject}: {stdout}{}", String::from_utf8_lossy(&output.stderr));
     }
     assert!(dev.stop().await.success());
 }
