@@ -22,6 +22,7 @@ fn draft(text: &str, html: &str, file: Option<Vec<u8>>) -> Draft {
             content_id: None,
             sha256: "0".repeat(64),
             size: data.len() as u64,
+            ..Attachment::default()
         };
         (description, data)
     };

@@ -14,6 +14,7 @@ pub mod record_splitter;
 pub mod request;
 mod reserved_keys;
 mod streams;
+mod thread;
 pub mod upload;
 mod wake_notifier;
 
@@ -154,6 +155,17 @@ impl Acceptor {
     /// Starts to receive a file that is stored already: its digest is verified.
     pub fn verify(&self, tenant: TenantId) -> Upload<'_> {
         Upload::new(&self.blobs, tenant, true)
+    }
+
+    /// Sets the headers of a message that replies to an earlier one (`in_reply_to`). Returns `false` if there is no such
+    /// message from a sender for which `can_see` returns `true`.
+    pub async fn set_thread_headers(
+        &self,
+        tenant: TenantId,
+        message: &mut NewMessage,
+        can_see: impl Fn(&str) -> bool,
+    ) -> Result<bool, DbError> {
+        thread::set_headers(&self.db, tenant, message, can_see).await
     }
 
     /// Commits a message. Once this returns `Ok`, the service is responsible for the message.

@@ -87,7 +87,7 @@ impl EventType {
             Self::Canceled | Self::Expired | Self::Unsubscribed => &[],
         };
         let recipient: &[&str] = if self.has_recipient() { &["recipient_id", "recipient"] } else { &[] };
-        [&["message_id", "from", "subject", "stream"], recipient, always].concat()
+        [&["message_id", "internet_message_id", "from", "subject", "stream"], recipient, always].concat()
     }
 }
 

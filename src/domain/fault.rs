@@ -49,6 +49,8 @@ words! {
         UnusedPart = "unused_part",
         /// The body does not have the SHA-256 in the path.
         DigestMismatch = "digest_mismatch",
+        /// There is no message with this id from a sender that the API key may use.
+        UnknownMessage = "unknown_message",
         /// The value is not allowed; the message says which values are.
         InvalidValue = "invalid_value",
         /// The search took too long; the message says how to narrow it.
@@ -83,8 +85,8 @@ impl From<Code> for &'static str {
 /// A fault in the request's body, headers or query string.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Fault {
-    /// A JSON pointer to the invalid value, such as `/to/0`; or the name of the query parameter, header or part of a
-    /// form.
+    /// A JSON pointer to the invalid value, such as `/to/0`; or the name of the query parameter, the HTTP header, the part
+    /// of a form, or the header field of a MIME message.
     #[schema(example = "/to/0")]
     pub pointer: String,
     /// A stable, machine-readable code, such as `invalid_address`.

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::address::Mailbox;
+use super::address::{Address, Mailbox};
 use super::id::{MessageId, RecipientId};
 use super::outcome::OnUncertain;
 
@@ -67,10 +67,31 @@ impl Content {
     }
 }
 
+/// What the bytes of an attachment are in the message.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachmentRole {
+    /// A file or an inline part.
+    #[default]
+    File,
+    /// Another form of the text, such as an invitation: a part of `multipart/alternative`, without a disposition.
+    Alternative,
+    /// The whole message as finished MIME, which is sent as it is, with the fields that it lacks. It is the message's
+    /// only attachment.
+    Mime,
+}
+
+impl AttachmentRole {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+    fn is_file(&self) -> bool {
+        *self == Self::File
+    }
+}
+
 /// An attachment's description; the bytes are in the blob named by `sha256`.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Attachment {
-    /// File name that the reader sees, 1–255 characters.
+    /// File name that the reader sees, 1–255 characters; empty for an alternative that is not a file.
     pub filename: String,
     /// Media type such as `application/pdf` (RFC 2045 §5.1), including any parameters that the sender set.
     pub content_type: String,
@@ -80,6 +101,20 @@ pub struct Attachment {
     pub sha256: String,
     /// Size in bytes.
     pub size: u64,
+    /// What the bytes are in the message.
+    #[serde(default, skip_serializing_if = "AttachmentRole::is_file")]
+    pub role: AttachmentRole,
+}
+
+impl Attachment {
+    /// Returns whether the API lists it among the message's attachments: the application passed it as a file.
+    pub fn is_listed(&self) -> bool {
+        match self.role {
+            AttachmentRole::File => true,
+            AttachmentRole::Alternative => !self.filename.is_empty(),
+            AttachmentRole::Mime => false,
+        }
+    }
 }
 
 /// One recipient of a new message.
@@ -126,6 +161,11 @@ pub struct NewMessage {
     pub on_uncertain: OnUncertain,
     /// Whether the message is also sent to suppressed addresses.
     pub ignore_suppression: bool,
+    /// The Message-ID in its finished MIME, without angle brackets; `None` means that it is derived from the message's
+    /// id (see [`message_id`](super::message_id)).
+    pub message_id: Option<String>,
+    /// The earlier message that this one replies to. Its headers are set from it before the message is committed.
+    pub in_reply_to: Option<MessageId>,
 }
 
 impl NewMessage {
@@ -172,4 +212,24 @@ pub struct Draft {
     pub content: Content,
     /// Attachments and inline parts with their bytes.
     pub attachments: Vec<(Attachment, Vec<u8>)>,
+}
+
+/// The header in which a message with finished MIME keeps the envelope sender that the application passed. It is never
+/// sent: only the receiving server writes it (RFC 5321 §4.4).
+pub const ENVELOPE_SENDER: &str = "Return-Path";
+
+impl Draft {
+    /// Returns the finished MIME of the message, if the application passed it.
+    pub fn mime(&self) -> Option<&[u8]> {
+        let mime = self.attachments.iter().find(|(file, _)| file.role == AttachmentRole::Mime);
+        mime.map(|(_, data)| data.as_slice())
+    }
+
+    /// Returns the envelope sender for when no return path is configured: the address in `From`, unless the application
+    /// passed finished MIME with another one.
+    pub fn envelope_sender(&self) -> Address {
+        let given = self.content.headers.iter().find(|header| header.name == ENVELOPE_SENDER);
+        let given = given.filter(|_| self.mime().is_some()).and_then(|header| header.value.parse().ok());
+        given.unwrap_or_else(|| self.from.address.clone())
+    }
 }

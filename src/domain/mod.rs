@@ -22,6 +22,7 @@ pub mod keyring;
 pub mod lane;
 pub mod limits;
 pub mod message;
+pub mod message_id;
 pub mod network;
 pub mod outcome;
 pub mod pause;

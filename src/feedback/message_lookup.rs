@@ -6,8 +6,10 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::db::delivery_reports::{self, ReportedMessageRecipient};
+use crate::db::messages::message_ids;
 use crate::db::{Db, DbError};
 use crate::domain::id::{MessageId, TenantId};
+use crate::domain::message_id::parse_derived;
 use crate::domain::report::Report;
 use crate::domain::return_path::{ReturnPaths, Token, TokenFault};
 
@@ -101,7 +103,7 @@ pub(super) async fn message(
 ) -> Result<Result<FoundMessage, NotFound>, DbError> {
     let (message, position, basis) = match by_token(paths, origin, report, now) {
         Ok((token, basis)) => (token.message, token.position, basis),
-        Err(fault) => match by_message_id(origin, report) {
+        Err(fault) => match by_message_id(db, origin, report).await? {
             Some(message) => (message, None, Basis::MessageId),
             None => return Ok(Err(NotFound::Token(fault))),
         },
@@ -138,13 +140,20 @@ fn by_token(
 }
 
 /// Returns the message named by its Message-ID, if the caller has an admin key. A forged or expired return path is
-/// ignored, because the key vouches for the report.
-fn by_message_id(origin: &Origin<'_>, report: &Report) -> Option<MessageId> {
-    let Origin::Key { .. } = origin else { return None };
-    let id = report.original_message_id.as_deref()?.trim().trim_start_matches('<');
-    let (id, _) = id.split_once('@')?;
-    let is_message_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_message_id.then(|| Uuid::try_parse(id).ok().map(MessageId)).flatten()
+/// ignored, because the key vouches for the report. Of several messages with the same Message-ID, none is meant.
+async fn by_message_id(db: &Db, origin: &Origin<'_>, report: &Report) -> Result<Option<MessageId>, DbError> {
+    let (Origin::Key { tenant, .. }, Some(id)) = (origin, report.original_message_id.as_deref()) else {
+        return Ok(None);
+    };
+    let found = message_ids::find(db, *tenant, id).await?;
+    let only = <[Uuid; 1]>::try_from(found).ok().map(|[id]| MessageId(id));
+    // Some servers change the domain.
+    Ok(only.or_else(|| derived_from(id)))
+}
+
+/// Returns the message that a Message-ID is derived from.
+fn derived_from(id: &str) -> Option<MessageId> {
+    parse_derived(id).map(|(message, _)| message)
 }
 
 #[cfg(test)]
@@ -152,19 +161,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn message_id_identifies_a_message_only_with_a_key() {
-        let key = Origin::Key { tenant: TenantId::DEFAULT, to: None };
+    fn derived_message_id_identifies_a_message() {
         let id = MessageId::new(DateTime::UNIX_EPOCH);
-        let report = |text: String| Report { original_message_id: Some(text), ..Report::unknown() };
         for text in [format!("{}@acme.test", id.0.simple()), format!("<{}@x>", id.0.simple())] {
-            assert_eq!(by_message_id(&key, &report(text.clone())), Some(id));
-            assert_eq!(
-                by_message_id(&Origin::Smtp { to: &[], peer: ([192, 0, 2, 1], 25).into() }, &report(text)),
-                None
-            );
+            assert_eq!(derived_from(&text), Some(id));
         }
         for text in [format!("{}@acme.test", id.0), id.0.simple().to_string(), "x@y".into(), String::new()] {
-            assert_eq!(by_message_id(&key, &report(text)), None);
+            assert_eq!(derived_from(&text), None);
         }
     }
 }

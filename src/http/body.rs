@@ -59,15 +59,15 @@ impl Bodies {
         if !has_content_type(headers, "application/json") {
             return Err(ApiError::UnsupportedMediaType("application/json"));
         }
-        self.read(None, headers, body, MAX_JSON_BYTES.min(self.max)).await
+        self.read(None, headers, body, MAX_JSON_BYTES.min(self.max), memory_need).await
     }
 
     /// Reads the JSON body of a message.
     pub(super) async fn message(&self, owner: Owner, headers: &HeaderMap, body: Body) -> Result<ReadBody, ApiError> {
         if !has_content_type(headers, "application/json") {
-            return Err(ApiError::UnsupportedMediaType("application/json or multipart/form-data"));
+            return Err(ApiError::UnsupportedMediaType("application/json, multipart/form-data or message/rfc822"));
         }
-        self.read(owner, headers, body, self.max).await
+        self.read(owner, headers, body, self.max, memory_need).await
     }
 
     /// Returns a body of at most `max` bytes, which the caller stores as it arrives and of which it buffers at most
@@ -90,6 +90,17 @@ impl Bodies {
         Ok(UploadBody { chunks, memory, owner, need, received: 0, reservation })
     }
 
+    /// Reads a message that is finished MIME.
+    pub(super) async fn finished(&self, owner: Owner, headers: &HeaderMap, body: Body) -> Result<ReadBody, ApiError> {
+        // Its copy with CRLF line ends is in memory at the same time.
+        self.read(owner, headers, body, self.max, |length| length * 9 / 4).await
+    }
+
+    /// Returns the maximum size of a message in bytes.
+    pub(super) fn max_message(&self) -> u64 {
+        self.max
+    }
+
     /// Reads an inbound MIME message of at most `max` bytes.
     pub(super) async fn mime(
         &self,
@@ -102,17 +113,25 @@ impl Bodies {
         if !kinds.iter().any(|kind| has_content_type(headers, kind)) {
             return Err(ApiError::UnsupportedMediaType("message/rfc822"));
         }
-        self.read(owner, headers, body, max).await
+        self.read(owner, headers, body, max, memory_need).await
     }
 
-    async fn read(&self, owner: Owner, headers: &HeaderMap, body: Body, max: u64) -> Result<ReadBody, ApiError> {
+    /// Reads a body. `need` returns the memory that a body of some length takes while it is processed.
+    async fn read(
+        &self,
+        owner: Owner,
+        headers: &HeaderMap,
+        body: Body,
+        max: u64,
+        need: fn(u64) -> u64,
+    ) -> Result<ReadBody, ApiError> {
         check_encoding(headers)?;
         let length = length(headers);
         if length.is_some_and(|length| length > max) {
             return Err(ApiError::TooLarge(max));
         }
         // Without a Content-Length, assume the maximum.
-        let need = memory_need(length.unwrap_or(max));
+        let most = need(length.unwrap_or(max));
         let mut reservation: Option<Reservation> = None;
         // Allocates the buffer of a large body only after its memory is reserved: the Content-Length may be false.
         let mut bytes = Vec::with_capacity(usize::try_from(length.unwrap_or(0).min(SMALL_BODY_BYTES)).unwrap_or(0));
@@ -120,9 +139,11 @@ impl Bodies {
         while let Some(chunk) = chunks.next_for(reservation.as_ref()).await? {
             let size = (bytes.len() + chunk.len()) as u64;
             if size > SMALL_BODY_BYTES {
-                let reservation = reservation.get_or_insert_with(|| self.memory.begin(owner, need));
-                let need = memory_need(size.next_multiple_of(RESERVATION_STEP));
-                reservation.grow(need, MAX_WAIT).await.map_err(|_| out_of_memory())?;
+                let reservation = reservation.get_or_insert_with(|| self.memory.begin(owner, most));
+                reservation
+                    .grow(need(size.next_multiple_of(RESERVATION_STEP)), MAX_WAIT)
+                    .await
+                    .map_err(|_| out_of_memory())?;
                 let rest = length.unwrap_or(0).saturating_sub(bytes.len() as u64);
                 bytes.reserve_exact(usize::try_from(rest).unwrap_or(0));
             }
@@ -300,6 +321,12 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(ApiError::UnsupportedCoding)
+}
+
+/// Returns whether a body is declared as finished MIME.
+pub(super) fn is_finished(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::CONTENT_TYPE)
+        && ["message/rfc822", "message/global"].iter().any(|kind| has_content_type(headers, kind))
 }
 
 /// Returns whether the content type is `expected`, with or without parameters, or is missing.

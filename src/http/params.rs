@@ -16,8 +16,8 @@ use crate::domain::fault::{Code, Faults};
 /// The query parameters of one request, by name.
 #[derive(Debug)]
 pub(super) struct Params {
-    /// The parameters that have not been read.
-    remaining: BTreeMap<String, String>,
+    /// The values of the parameters that have not been read.
+    remaining: BTreeMap<String, Vec<String>>,
     /// The names that the endpoint reads, for the error about an unknown one.
     read: Vec<&'static str>,
     faults: Faults,
@@ -35,8 +35,8 @@ impl<S: Sync> FromRequestParts<S> for Params {
         for (name, value) in url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()) {
             if value.contains('\0') {
                 params.faults.push(name.as_ref(), Code::ControlCharacter, "NUL is not allowed here.");
-            } else if params.remaining.insert(name.clone().into_owned(), value.into_owned()).is_some() {
-                params.faults.push(name, Code::DuplicateField, "Duplicate parameter; pass it once.");
+            } else {
+                params.remaining.entry(name.into_owned()).or_default().push(value.into_owned());
             }
         }
         Ok(params)
@@ -49,8 +49,32 @@ impl Params {
         if self.remaining.is_empty() {
             return None;
         }
+        let mut values = self.all(name).into_iter();
+        let first = values.next();
+        if values.next().is_some() {
+            self.faults.push(name, Code::DuplicateField, "Duplicate parameter; pass it once.");
+        }
+        first.filter(|value| !value.is_empty())
+    }
+
+    /// Returns whether there are no parameters left to read.
+    pub(super) fn is_empty(&self) -> bool {
+        self.remaining.is_empty()
+    }
+
+    /// Adds a fault for each of these parameters that is given, with the same message.
+    pub(super) fn refuse(&mut self, names: impl Iterator<Item = &'static str>, message: &str) {
+        for name in names {
+            if !self.all(name).is_empty() {
+                self.faults.push(name, Code::UnknownField, message);
+            }
+        }
+    }
+
+    /// Returns all values of a parameter that may be repeated, also empty ones.
+    pub(super) fn all(&mut self, name: &'static str) -> Vec<String> {
         self.read.push(name);
-        self.remaining.remove(name).filter(|value| !value.is_empty())
+        self.remaining.remove(name).unwrap_or_default()
     }
 
     /// Returns a parameter parsed by `read`; adds a fault with `hint` if it is invalid.

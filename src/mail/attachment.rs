@@ -2,29 +2,32 @@
 //!
 //! All bytes are preserved: in base64, or for ASCII text unencoded or in quoted-printable, since filters count ASCII
 //! text in base64 against a message. Only the line ends of a `message/*` part become CRLF: such a part must not be
-//! encoded (RFC 2046 §5.2).
+//! encoded (RFC 2046 §5.2). A `message/rfc822` whose body has bytes above 127 is sent as `8bit`, so that it can still
+//! be opened as a message; the servers on its way need 8BITMIME (RFC 6152).
 
 use std::borrow::Cow;
 
 use super::content_id;
 use super::field::{Field, LONGEST_WORD, is_printable, write_field};
-use super::normalise::lines;
+use super::normalise::{byte_lines, push_with_crlf};
 use super::parameter::{self, percent_encoded};
-use super::text::{is_plain, join_lines};
+use super::text::is_plain;
 use super::{base64_lines, quoted_printable};
 use crate::domain::header_syntax::MAX_LINE;
 use crate::domain::message::Attachment;
 
 /// The type of a file whose own type is unknown or cannot be preserved.
-const OPAQUE: &str = "application/octet-stream";
+pub(super) const OPAQUE: &str = "application/octet-stream";
 
 /// Transfer encoding of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Encoding {
     /// Unencoded, with the original line ends.
     SevenBit,
-    /// Unencoded, with CRLF for every line end.
+    /// Unencoded ASCII, with CRLF for every line end.
     Lines,
+    /// Unencoded, with CRLF for every line end.
+    EightBitLines,
     QuotedPrintable,
     Base64,
 }
@@ -51,9 +54,9 @@ impl<'a> File<'a> {
                 let (encoding, encoded) = text_encoding(data, boundary);
                 (given, encoding, encoded)
             }
-            kind if kind.eq_ignore_ascii_case("message") && !is_global(given) => match as_message(data) {
-                Some(text) if memchr::memmem::find(data, boundary.as_bytes()).is_none() => {
-                    (given, Encoding::Lines, data.len() + lines(text).count())
+            kind if kind.eq_ignore_ascii_case("message") && !is_global(given) => match message_encoding(given, data) {
+                Some(encoding) if memchr::memmem::find(data, boundary.as_bytes()).is_none() => {
+                    (given, encoding, data.len() + byte_lines(data).count())
                 }
                 _ => (OPAQUE, Encoding::Base64, base64_lines::encoded_len(data.len())),
             },
@@ -67,11 +70,17 @@ impl<'a> File<'a> {
         Self { description: file, data, media_type, content_id, encoding, size_limit }
     }
 
+    /// Returns whether the part has bytes above 127.
+    pub(super) fn is_eight_bit(&self) -> bool {
+        self.encoding == Encoding::EightBitLines
+    }
+
     /// Writes the part: its headers, an empty line and its bytes, without a final line end.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         self.write_type(out);
         let encoding = match self.encoding {
             Encoding::SevenBit | Encoding::Lines => "7bit",
+            Encoding::EightBitLines => "8bit",
             Encoding::QuotedPrintable => "quoted-printable",
             Encoding::Base64 => "base64",
         };
@@ -85,9 +94,7 @@ impl<'a> File<'a> {
         out.extend_from_slice(b"\r\n");
         match self.encoding {
             Encoding::SevenBit => out.extend_from_slice(self.data),
-            Encoding::Lines => {
-                join_lines(out, as_message(self.data).unwrap_or_default(), Vec::extend_from_slice);
-            }
+            Encoding::Lines | Encoding::EightBitLines => push_with_crlf(out, self.data),
             Encoding::QuotedPrintable => quoted_printable::write_exact(out, self.data),
             Encoding::Base64 => base64_lines::write(out, self.data),
         }
@@ -109,24 +116,43 @@ impl<'a> File<'a> {
     }
 }
 
-/// Returns whether a file can be sent with this media type. A `message/*` type requires ASCII without NUL, in lines
-/// that can be sent unencoded. `message/global` and similar types may be encoded (RFC 6532 §3.7).
+/// Returns whether a file can be sent with this media type. A `message/*` type requires a header in ASCII, and lines
+/// without NUL that can be sent unencoded; all types except `message/rfc822` also require ASCII after the header.
+/// `message/global` and similar types may be encoded (RFC 6532 §3.7).
 pub fn is_sendable_as(content_type: &str, data: &[u8]) -> bool {
     let is_message = content_type.get(..8).is_some_and(|kind| kind.eq_ignore_ascii_case("message/"));
-    !is_message || is_global(content_type) || as_message(data).is_some()
+    !is_message || is_global(content_type) || message_encoding(content_type, data).is_some()
 }
 
 fn is_global(content_type: &str) -> bool {
     content_type.get(..14).is_some_and(|kind| kind.eq_ignore_ascii_case("message/global"))
 }
 
-/// Returns the text of a file if it begins with a header field, as every `message/*` does, and can be sent unencoded.
-fn as_message(data: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(data).ok().filter(|text| text.is_ascii())?;
-    let name = lines(text).next()?.split_once(':')?.0.trim_end();
-    let begins_with_field = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
-    let can_be_sent = lines(text).all(|line| line.len() <= MAX_LINE && !line.contains('\0'));
-    (begins_with_field && can_be_sent).then_some(text)
+/// Returns the encoding of a file with a `message/*` type. `None` if it does not begin with a header field, as every
+/// such type does, or cannot be sent unencoded.
+fn message_encoding(content_type: &str, data: &[u8]) -> Option<Encoding> {
+    let name = byte_lines(data).next()?.split(|byte| *byte == b':').next()?;
+    let has_colon = data.get(name.len()) == Some(&b':');
+    let name = name.trim_ascii_end();
+    if !has_colon || name.is_empty() || !name.iter().all(u8::is_ascii_graphic) {
+        return None;
+    }
+    // RFC 2046 §5.2.2 and §5.2.3 and RFC 3464 §2.1 require 7bit for the other types.
+    let allows_eight_bit = essence(content_type).eq_ignore_ascii_case("message/rfc822");
+    let (mut is_header, mut is_ascii) = (true, true);
+    for line in byte_lines(data) {
+        is_header = is_header && !line.is_empty();
+        is_ascii = is_ascii && line.is_ascii();
+        if line.len() > MAX_LINE || line.contains(&0) || (!is_ascii && (is_header || !allows_eight_bit)) {
+            return None;
+        }
+    }
+    Some(if is_ascii { Encoding::Lines } else { Encoding::EightBitLines })
+}
+
+/// Returns a media type without its parameters.
+pub(super) fn essence(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
 }
 
 /// Returns the encoding for a text file, and the maximum encoded length.
@@ -181,10 +207,9 @@ fn write_disposition(out: &mut Vec<u8>, file: &Attachment) {
 
 /// Returns the type to declare. `multipart/*` is declared as opaque: it must not be base64-encoded (RFC 2045 §6.4), and
 /// unencoded its bytes could be changed in transit.
-fn media_type(given: &str) -> &str {
-    let essence = given.split(';').next().unwrap_or_default().trim();
+pub(super) fn media_type(given: &str) -> &str {
     let is_token = |part: &str| !part.is_empty() && part.bytes().all(is_token_byte);
-    let is_type = essence
+    let is_type = essence(given)
         .split_once('/')
         .is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype) && !kind.eq_ignore_ascii_case("multipart"));
     let is_short = given.split(' ').all(|word| word.len() <= LONGEST_WORD);
@@ -221,8 +246,8 @@ mod tests {
             filename: filename.into(),
             content_type: content_type.into(),
             content_id: content_id.map(Into::into),
-            sha256: String::new(),
             size: 3,
+            ..Attachment::default()
         };
         part(&file, b"abc")
     }
@@ -240,9 +265,8 @@ mod tests {
         let file = Attachment {
             filename: "f".into(),
             content_type: content_type.into(),
-            content_id: None,
-            sha256: String::new(),
             size: data.len() as u64,
+            ..Attachment::default()
         };
         let part = part(&file, data.as_bytes());
         let (head, body) = part.split_once("\r\n\r\n").unwrap();
@@ -292,6 +316,18 @@ mod tests {
             assert_eq!(is_sendable_as("Message/RFC822", data.as_bytes()), data.contains("--"), "{data:?}");
         }
         assert!(is_sendable_as("message/global-headers", "\u{e9}".as_bytes()) && is_sendable_as("a/b", &[0]));
+    }
+
+    #[test]
+    fn body_of_an_attached_message_may_be_8bit() {
+        let message = "Subject: x\r\n\r\nGr\u{fc}\u{df}e\n";
+        let sent = ("8bit".to_owned(), "Subject: x\r\n\r\nGr\u{fc}\u{df}e\r\n".to_owned());
+        assert_eq!(body("message/rfc822; x=y", message), sent);
+        assert!(
+            is_sendable_as("message/rfc822", b"A: b\n\n\xff\xfe")
+                && !is_sendable_as("message/partial", b"A: b\n\n\xff")
+        );
+        assert_eq!(body("message/delivery-status", message).0, "base64");
     }
 
     #[test]

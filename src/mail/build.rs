@@ -2,30 +2,36 @@
 //!
 //! ```text
 //! mixed ─┬─ alternative ─┬─ text
-//!        │               └─ related ─┬─ html
-//!        │                           └─ inline parts (with a Content-ID), if there is an html part
+//!        │               ├─ AMP and similar alternatives
+//!        │               ├─ related ─┬─ html
+//!        │               │           └─ inline parts (with a Content-ID), if there is an html part
+//!        │               └─ an invitation
 //!        └─ attachments
 //! ```
 //!
 //! A container with only one part is replaced by the part. The message ends with a line end, even if the text does not.
+//! A container with an 8-bit part is declared as `8bit` (RFC 2045 §6.4).
 
 use std::borrow::Cow;
 
+use super::alternative::Alternative;
 use super::attachment::File;
-use super::content_id;
 use super::field::{Field, write_field};
-use super::header;
 use super::text::Text;
-use crate::domain::message::{Attachment, Draft};
+use super::{content_id, header, raw};
+use crate::domain::message::Draft;
 
 /// Capacity in bytes reserved for the DKIM signatures, which are prepended to the message.
-const SIGNATURE_CAPACITY: usize = 2 << 10;
+pub(super) const SIGNATURE_CAPACITY: usize = 2 << 10;
 
 /// Renders a message as it is sent after `DATA`, without dot-stuffing.
 ///
 /// Allocates one buffer of the message's size. Custom headers that this module writes itself, `Bcc`, and invalid header
-/// names are left out; the API already refuses a message with such headers.
+/// names are left out; the API already refuses a message with such headers. Finished MIME is only completed.
 pub fn build(draft: &Draft) -> Vec<u8> {
+    if let Some(mime) = draft.mime() {
+        return raw::complete(draft, mime);
+    }
     // Quoted-printable and base64 cannot contain `=_` (RFC 2045 §6.7), and text that contains the boundary is not sent
     // unencoded.
     let boundary = format!("=_{}", draft.id.0.simple());
@@ -47,6 +53,7 @@ pub fn build(draft: &Draft) -> Vec<u8> {
 /// A node of the body's tree.
 enum Part<'a> {
     Text { subtype: &'static str, text: Text<'a> },
+    Alternative(Alternative<'a>),
     File(File<'a>),
     Container { subtype: &'static str, parts: Vec<Part<'a>> },
 }
@@ -67,8 +74,18 @@ impl<'a> Part<'a> {
     fn size_limit(&self) -> usize {
         match self {
             Part::Text { text, .. } => 128 + text.size_limit,
+            Part::Alternative(alternative) => alternative.size_limit,
             Part::File(file) => file.size_limit,
             Part::Container { parts, .. } => 256 + parts.iter().map(|part| 64 + part.size_limit()).sum::<usize>(),
+        }
+    }
+
+    /// Returns whether the part has bytes above 127.
+    fn is_eight_bit(&self) -> bool {
+        match self {
+            Part::Text { .. } | Part::Alternative(_) => false,
+            Part::File(file) => file.is_eight_bit(),
+            Part::Container { parts, .. } => parts.iter().any(Part::is_eight_bit),
         }
     }
 }
@@ -77,24 +94,32 @@ impl<'a> Part<'a> {
 fn root<'a>(draft: &'a Draft, html: Option<&'a Cow<'a, str>>, boundary: &str) -> Part<'a> {
     let text_part = |subtype, text| Part::Text { subtype, text: Text::new(text, boundary) };
     let (content, domain) = (&draft.content, draft.from.address.domain());
-    let (inline, attached): (Vec<_>, Vec<_>) =
-        draft.attachments.iter().partition(|(file, _)| content.html.is_some() && file.content_id.is_some());
-    let files = |list: Vec<&'a (Attachment, Vec<u8>)>| {
-        list.into_iter().map(|(file, data)| Part::File(File::new(file, data, domain, boundary)))
-    };
-
+    let (mut alternatives, mut inline, mut attached) = (Vec::new(), Vec::new(), Vec::new());
+    for (file, data) in &draft.attachments {
+        if let Some(alternative) = Alternative::new(file, data, boundary) {
+            alternatives.push(alternative);
+        } else {
+            let is_inline = content.html.is_some() && file.content_id.is_some();
+            let files = if is_inline { &mut inline } else { &mut attached };
+            files.push(Part::File(File::new(file, data, domain, boundary)));
+        }
+    }
     let html = html.map(|html| {
         let mut related = vec![text_part("html", html)];
-        related.extend(files(inline));
+        related.append(&mut inline);
         Part::container("related", related)
     });
     let text = match (content.text.as_deref(), &html) {
         (None, None) => Some(""),
         (text, _) => text,
     };
-    let bodies = text.map(|text| text_part("plain", text)).into_iter().chain(html).collect();
+    let (last, before_html): (Vec<_>, Vec<_>) = alternatives.into_iter().partition(Alternative::follows_html);
+    let mut bodies: Vec<Part<'a>> = text.map(|text| text_part("plain", text)).into_iter().collect();
+    bodies.extend(before_html.into_iter().map(Part::Alternative));
+    bodies.extend(html);
+    bodies.extend(last.into_iter().map(Part::Alternative));
     let mut mixed = vec![Part::container("alternative", bodies)];
-    mixed.extend(files(attached));
+    mixed.append(&mut attached);
     Part::container("mixed", mixed)
 }
 
@@ -110,6 +135,7 @@ impl Bodies<'_> {
     fn write(&mut self, part: &Part<'_>) {
         match part {
             Part::File(file) => file.write(self.out),
+            Part::Alternative(alternative) => alternative.write(self.out),
             Part::Text { subtype, text } => {
                 let mut content_type = Field::new(self.out, "Content-Type");
                 content_type.word(&["text/", subtype, ";"]);
@@ -133,6 +159,9 @@ impl Bodies<'_> {
         }
         content_type.word(&["boundary=\"", &boundary, "\""]);
         content_type.end();
+        if parts.iter().any(Part::is_eight_bit) {
+            write_field(self.out, "Content-Transfer-Encoding", "8bit");
+        }
         for part in parts {
             self.out.extend_from_slice(b"\r\n--");
             self.out.extend_from_slice(boundary.as_bytes());

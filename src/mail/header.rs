@@ -4,19 +4,24 @@ use std::slice::from_ref;
 
 use super::field::{unstructured, write_field};
 use super::{mailboxes, structured};
-use crate::domain::address::{Address, Mailbox};
+use crate::domain::address::Mailbox;
 use crate::domain::header_syntax::{Syntax, syntax};
-use crate::domain::id::MessageId;
 use crate::domain::message::{Draft, Header};
+use crate::domain::message_id;
 
-/// Returns the `Message-ID` of a message in angle brackets (RFC 5322 §3.6.4). It is the same for every attempt.
-pub fn message_id(id: MessageId, from: &Address) -> String {
-    format!("<{}@{}>", id.0.simple(), from.domain())
+/// Returns the `Message-ID` of a generated message (RFC 5322 §3.6.4). It is the same for every attempt.
+pub(super) fn message_id(draft: &Draft) -> String {
+    message_id::derived(draft.id, draft.from.address.domain())
+}
+
+/// Returns the value of `Date`.
+pub(super) fn date(draft: &Draft) -> String {
+    draft.date.format("%a, %d %b %Y %H:%M:%S +0000").to_string()
 }
 
 /// Writes every field except those that describe the body.
 pub(super) fn write(out: &mut Vec<u8>, draft: &Draft) {
-    write_field(out, "Date", &draft.date.format("%a, %d %b %Y %H:%M:%S +0000").to_string());
+    write_field(out, "Date", &date(draft));
     mailboxes::write(out, "From", from_ref(&draft.from));
     if draft.to.is_empty() && draft.cc.is_empty() {
         // All recipients are in `Bcc`. An empty group replaces `To`, because spam filters count a missing field against
@@ -27,7 +32,7 @@ pub(super) fn write(out: &mut Vec<u8>, draft: &Draft) {
     mailboxes::write(out, "Cc", &draft.cc);
     mailboxes::write(out, "Reply-To", &draft.reply_to);
     unstructured(out, "Subject", &draft.subject);
-    write_field(out, "Message-ID", &message_id(draft.id, &draft.from.address));
+    write_field(out, "Message-ID", &message_id(draft));
     write_field(out, "MIME-Version", "1.0");
     for Header { name, value } in draft.content.headers.iter().filter(|header| is_custom(&header.name)) {
         match syntax(name) {

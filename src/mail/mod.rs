@@ -3,10 +3,15 @@
 //! [`build`] renders a [`Draft`](crate::domain::message::Draft), and guarantees:
 //! - the same draft renders the same bytes, so that every attempt sends the same message;
 //! - every line ends in CRLF, has at most 998 bytes (RFC 5322 §2.1.1) and is 7-bit, except for header lines with an
-//!   address whose local part is not ASCII (RFC 6532; such messages need SMTPUTF8 anyway);
+//!   address whose local part is not ASCII (RFC 6532; such messages need SMTPUTF8 anyway), and for the body of an
+//!   attached message, which must not be encoded (RFC 2046 §5.2.1);
 //! - no field can add a header, a recipient or a part;
 //! - an RFC 5322/2045 parser returns the values that the sender passed, with CRLF line ends in bodies.
+//!
+//! A message that the application passed as finished MIME ([`raw`]) is not rendered: only the fields that it lacks are
+//! added.
 
+pub mod alternative;
 mod attachment;
 mod base64_lines;
 mod build;
@@ -19,6 +24,7 @@ mod mailboxes;
 mod normalise;
 mod parameter;
 mod quoted_printable;
+pub mod raw;
 pub mod report;
 mod structured;
 mod text;
@@ -28,4 +34,3 @@ mod tests;
 
 pub use attachment::is_sendable_as;
 pub use build::build;
-pub use header::message_id;

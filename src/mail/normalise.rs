@@ -19,14 +19,37 @@ impl<'a> Iterator for Lines<'a> {
 
     fn next(&mut self) -> Option<&'a str> {
         let rest = self.rest?;
-        let Some(end) = memchr::memchr2(b'\r', b'\n', rest.as_bytes()) else {
-            self.rest = None;
-            return Some(rest);
-        };
-        let width = if rest.as_bytes()[end..].starts_with(b"\r\n") { 2 } else { 1 };
-        self.rest = Some(&rest[end + width..]);
-        Some(&rest[..end])
+        let (line, after) = split_line(rest.as_bytes());
+        self.rest = after.map(|after| &rest[rest.len() - after.len()..]);
+        Some(&rest[..line.len()])
     }
+}
+
+/// Returns the lines of `data` without their line ends, as [`lines`] does for text.
+pub(super) fn byte_lines(data: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(data);
+    std::iter::from_fn(move || {
+        let (line, after) = split_line(rest?);
+        rest = after;
+        Some(line)
+    })
+}
+
+/// Appends `data` with CRLF for every line end.
+pub(super) fn push_with_crlf(out: &mut Vec<u8>, data: &[u8]) {
+    for (index, line) in byte_lines(data).enumerate() {
+        if index > 0 {
+            out.extend_from_slice(b"\r\n");
+        }
+        out.extend_from_slice(line);
+    }
+}
+
+/// Returns the first line, and the text after its line end, if it has one.
+fn split_line(data: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let Some(end) = memchr::memchr2(b'\r', b'\n', data) else { return (data, None) };
+    let width = if data[end..].starts_with(b"\r\n") { 2 } else { 1 };
+    (&data[..end], Some(&data[end + width..]))
 }
 
 /// Returns a header value with every CR, LF and NUL replaced by a space. The API already refuses them; this is a second
@@ -53,6 +76,19 @@ mod tests {
         assert_eq!(split("a\n\r\n"), ["a", "", ""]);
         assert_eq!(split("\r"), ["", ""]);
         assert_eq!(split(""), [""]);
+    }
+
+    #[test]
+    fn bytes_have_the_same_lines_as_text() {
+        for text in ["a\r\nb\nc\rd", "a\r\r\nb\n\nc", "a\n\r\n", "\r", ""] {
+            assert_eq!(
+                byte_lines(text.as_bytes()).collect::<Vec<_>>(),
+                split(text).iter().map(|l| l.as_bytes()).collect::<Vec<_>>()
+            );
+            let mut joined = Vec::new();
+            push_with_crlf(&mut joined, text.as_bytes());
+            assert_eq!(joined, split(text).join("\r\n").into_bytes());
+        }
     }
 
     #[test]

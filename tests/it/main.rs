@@ -14,6 +14,7 @@ mod error_details;
 mod failures;
 mod http;
 mod lanes;
+mod mime;
 mod openapi_events;
 mod openapi_shapes;
 mod outage;

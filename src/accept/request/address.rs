@@ -55,10 +55,7 @@ fn object(value: Value<'_>, at: &Pointer<'_>, faults: &mut Faults) -> Option<Mai
 pub fn sender(node: Node<'_, '_>, faults: &mut Faults) -> Option<Mailbox> {
     let at = node.at;
     let mailbox = mailbox(node, faults)?;
-    let local = mailbox.address.local();
-    if local.starts_with('"')
-        && let Some(c) = local.chars().find(|c| "<>@,;:()\\".contains(*c))
-    {
+    if let Some(c) = unsafe_in_sender(&mailbox.address) {
         at.fault(
             faults,
             Code::InvalidAddress,
@@ -67,6 +64,12 @@ pub fn sender(node: Node<'_, '_>, faults: &mut Faults) -> Option<Mailbox> {
         return None;
     }
     Some(mailbox)
+}
+
+/// Returns a character of a quoted local part that a sender's address must not have.
+pub(super) fn unsafe_in_sender(address: &Address) -> Option<char> {
+    let quoted = Some(address.local()).filter(|local| local.starts_with('"'))?;
+    quoted.chars().find(|c| "<>@,;:()\\".contains(*c))
 }
 
 /// Parses an address or a mailbox from a string.

@@ -87,8 +87,15 @@ fn attachment(node: Node<'_, '_>, files: &Files, faults: &mut Faults) -> Option<
         Source::Bytes(data) => (hex(&Sha256::digest(&data)), data.len() as u64, data),
         Source::Blob { sha256, size } => (sha256, size, Vec::new()),
     };
-    let description = Attachment { filename: filename.into_owned(), content_type, content_id, sha256, size };
+    let filename = filename.into_owned();
+    let description = Attachment { filename, content_type, content_id, sha256, size, ..Attachment::default() };
     Some(NewAttachment { description, data })
+}
+
+/// Returns an attachment with the digest and size of its bytes.
+pub(super) fn with_digest(description: Attachment, data: Vec<u8>) -> NewAttachment {
+    let (sha256, size) = (hex(&Sha256::digest(&data)), data.len() as u64);
+    NewAttachment { description: Attachment { sha256, size, ..description }, data }
 }
 
 /// Parses the field with the bytes.
@@ -164,9 +171,9 @@ fn check_declared_type(
         return Some(given);
     }
     let at = Pointer::Field(at, "content_type");
-    let message = "an attached message is sent unencoded (RFC 2046 §5.2.1), so it must begin with a header, and be \
-                   ASCII without NUL in lines of at most 998 characters: encode its parts first, or declare it \
-                   as `application/octet-stream`";
+    let message = "an attached message is sent unencoded (RFC 2046 §5.2.1), so it must begin with header fields in \
+                   ASCII, and have lines of at most 998 bytes without NUL; a type other than `message/rfc822` must be \
+                   ASCII: encode its parts first, or declare it as `application/octet-stream`";
     at.fault(faults, Code::InvalidContentType, message);
     None
 }
@@ -204,7 +211,7 @@ fn why_not_base64(text: &str) -> Cow<'static, str> {
 }
 
 /// Parses a media type with optional parameters (RFC 2045 §5.1).
-fn content_type(node: Node<'_, '_>, faults: &mut Faults) -> Option<String> {
+pub(super) fn content_type(node: Node<'_, '_>, faults: &mut Faults) -> Option<String> {
     let at = node.at;
     let text = node.line(1..=MAX_CONTENT_TYPE, faults)?;
     let text = text.trim();

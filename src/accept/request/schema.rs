@@ -55,10 +55,21 @@ pub struct SendRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = json!({"X-Entity-Ref": "42"}))]
     pub headers: Option<BTreeMap<String, String>>,
-    /// Up to 20 files and inline images, together up to 40 MiB.
+    /// The id of an earlier message that this one replies to. Sets `In-Reply-To` and `References`, so that mail clients
+    /// show both in one thread; `headers` must not set them too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
+    pub in_reply_to: Option<String>,
+    /// Up to 20 files and inline images, together up to 40 MiB. A file of the type `text/calendar` with a `method`, or `text/x-amp-html`, is
+    /// sent as an alternative, unless there is one of its type already.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 20)]
     pub attachments: Option<Vec<AttachmentInput>>,
+    /// Up to 5 other forms of the text, of different types: an invitation, or AMP. Mail clients show the last form that
+    /// they support; the order in the message is text, AMP and others, HTML, invitation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 5)]
+    pub alternatives: Option<Vec<AlternativeInput>>,
     /// Up to 20 names and values by which messages can be filtered. Status and events contain them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 20)]
@@ -158,7 +169,8 @@ pub struct AttachmentInput {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 200)]
     pub part: Option<String>,
-    /// The media type; by default it is guessed from the file name.
+    /// The media type; by default it is guessed from the file name. `message/rfc822` is sent unencoded: its header must
+    /// be ASCII, and its lines may have up to 998 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "application/pdf", max_length = 255)]
     pub content_type: Option<String>,
@@ -166,6 +178,19 @@ pub struct AttachmentInput {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "logo", max_length = 128)]
     pub content_id: Option<String>,
+}
+
+/// Another form of the text.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AlternativeInput {
+    /// The media type: any text type except `text/plain` and `text/html`. `text/calendar` needs the parameter `method`.
+    /// The charset is utf-8.
+    #[schema(example = "text/calendar; method=REQUEST", max_length = 255)]
+    pub content_type: String,
+    /// The content as text, with any line ends; not base64.
+    #[schema(example = "BEGIN:VCALENDAR\r\nMETHOD:REQUEST\r\n…\r\nEND:VCALENDAR\r\n")]
+    pub content: String,
 }
 
 /// A name and a value by which messages can be filtered.
@@ -211,7 +236,9 @@ impl SendRequest {
             text: Some(text.into()),
             html: None,
             headers: None,
+            in_reply_to: None,
             attachments: None,
+            alternatives: None,
             tags: None,
             metadata: None,
             template: None,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::fields::Fields;
 use super::pointer::Pointer;
 use super::walk::Node;
-use super::{Context, address, attachments, headers, metadata, schedule, tags};
+use super::{Context, address, alternatives, attachments, headers, metadata, reply, schedule, tags};
 use crate::domain::fault::{Code, Faults};
 use crate::domain::id::MessageId;
 use crate::domain::message::{Content, NewMessage};
@@ -22,7 +22,9 @@ pub const FIELDS: &[&str] = &[
     "text",
     "html",
     "headers",
+    "in_reply_to",
     "attachments",
+    "alternatives",
     "tags",
     "metadata",
     "template",
@@ -51,7 +53,7 @@ pub const BATCH_FIELDS: &[&str] = &{
 pub const DEFAULT_STREAM: &str = "transactional";
 
 /// Maximum length of a subject, in characters: a line of RFC 5322 before folding and encoding.
-const MAX_SUBJECT: usize = 998;
+pub(super) const MAX_SUBJECT: usize = 998;
 
 /// Parses a message. Returns `None` exactly when it has added a fault.
 pub fn message(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -> Option<NewMessage> {
@@ -97,7 +99,9 @@ fn parse(
         );
     }
     let headers = headers::headers(fields.take("headers"), context.limits.headers, faults);
-    let attachments = attachments::attachments(files, context, faults);
+    let in_reply_to = reply::in_reply_to(fields.take("in_reply_to"), &headers, &at, faults);
+    let mut attachments = attachments::attachments(files, context, faults);
+    alternatives::add(fields.take("alternatives"), &mut attachments, faults);
     let tags = tags::tags(fields.take("tags"), context.limits.tags, faults);
     let metadata = metadata::metadata(fields.take("metadata"), faults);
     let stream = stream(fields.take("stream"), context.streams, faults);
@@ -124,6 +128,8 @@ fn parse(
         expires_at: window.expires_at,
         on_uncertain,
         ignore_suppression: ignore_suppression.unwrap_or(false),
+        message_id: None,
+        in_reply_to,
     })
 }
 
@@ -158,7 +164,8 @@ pub fn stream<'v>(node: Option<Node<'_, 'v>>, streams: &[String], faults: &mut F
     name
 }
 
-fn on_uncertain(node: Option<Node<'_, '_>>, faults: &mut Faults) -> OnUncertain {
+/// Parses what to do if the connection drops before the server's reply.
+pub(super) fn on_uncertain(node: Option<Node<'_, '_>>, faults: &mut Faults) -> OnUncertain {
     let Some(node) = node else { return OnUncertain::default() };
     let at = node.at;
     let Some(value) = node.string(faults) else { return OnUncertain::default() };

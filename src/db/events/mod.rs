@@ -18,6 +18,7 @@ use super::{Db, DbError};
 use crate::domain::event::{BounceView, Event, EventData, EventSender, EventType};
 use crate::domain::explain::SmtpReply;
 use crate::domain::id::{EndpointId, MessageId, RecipientId, TenantId};
+use crate::domain::message_id;
 
 /// A stored event.
 #[derive(Debug, Clone)]
@@ -74,12 +75,18 @@ pub struct EventRow {
     pub from_name: Option<String>,
     /// The message's stream.
     pub stream: Option<String>,
+    /// The Message-ID in the message's finished MIME.
+    pub internet_message_id: Option<String>,
     /// For an accepted message, all its recipients: `[{"id", "address", "kind"}]`.
     pub recipients: Option<serde_json::Value>,
 }
 
 impl From<EventRow> for Event {
     fn from(row: EventRow) -> Self {
+        let internet_message_id = row
+            .message_id
+            .zip(row.from_address.as_deref())
+            .map(|(id, from)| message_id::header_value(MessageId(id), row.internet_message_id.as_deref(), from));
         let is_final = (row.kind == EventType::Uncertain.as_str()).then(|| row.next_attempt_at.is_none());
         Self {
             seq: row.seq,
@@ -87,6 +94,7 @@ impl From<EventRow> for Event {
             timestamp: row.recorded_at,
             data: EventData {
                 message_id: row.message_id.map(MessageId),
+                internet_message_id,
                 recipient_id: row.recipient_id.map(RecipientId),
                 recipient: row.address,
                 recipients: row.recipients,
@@ -122,7 +130,7 @@ macro_rules! select_events {
                       e.response_text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id,
                       e.bounce_type, e.bounce_category, e.bounce_source, e.vouched,
                       m.subject AS "subject?", m.from_address AS "from_address?", m.from_name AS "from_name?",
-                      m.stream AS "stream?",
+                      m.stream AS "stream?", m.internet_message_id AS "internet_message_id?",
                       CASE WHEN e.recipient_id IS NULL AND e.type IN ('message.accepted', 'message.scheduled') THEN (
                           SELECT jsonb_agg(jsonb_build_object('id', 'rcp_' || replace(t.id::text, '-', ''),
                                                               'address', t.address, 'kind', t.kind) ORDER BY t.position)

@@ -10,7 +10,8 @@ pub(in crate::db) fn headers(message: &NewMessage) -> Value {
     json!(message.content.headers)
 }
 
-/// `contents.attachments`: `[{"filename", "content_type", "content_id", "sha256", "size"}]`.
+/// `contents.attachments`: `[{"filename", "content_type", "content_id", "sha256", "size"}]`, and `role` unless it is a
+/// file.
 pub(in crate::db) fn attachments(message: &NewMessage) -> Value {
     message.attachments.iter().map(|attachment| json!(attachment.description)).collect()
 }

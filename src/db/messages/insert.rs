@@ -12,6 +12,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::idempotency::KeyUse;
+use super::message_ids;
 use crate::db::events::NewEvent;
 use crate::db::lanes::NamedLane;
 use crate::db::queue::ready_at::DueRow;
@@ -137,6 +138,7 @@ async fn insert_new<'a>(
             marked.extend(more);
         }
     }
+    message_ids::insert(connection, &stored.new).await?;
     for (insert, result) in group.iter().zip(&mut stored.results) {
         if let Committed::New { suppressed, leased, unsubscribe } = result {
             *unsubscribe = marked.contains(&insert.message.id.0);

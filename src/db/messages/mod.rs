@@ -7,6 +7,7 @@ pub(super) mod columns;
 pub mod explain;
 pub mod idempotency;
 pub mod insert;
+pub mod message_ids;
 pub mod stored;
 pub mod uploads;
 
@@ -49,6 +50,8 @@ pub struct MessageRow {
     pub ignore_suppression: bool,
     /// Bytes of text, HTML and attachments.
     pub size: i64,
+    /// The Message-ID in its finished MIME, without angle brackets; `None` if it is derived from the id.
+    pub internet_message_id: Option<String>,
 }
 
 /// A recipient with its delivery state.
@@ -93,7 +96,7 @@ pub async fn get(db: &Db, tenant: TenantId, id: MessageId) -> Result<Option<Mess
     let query = sqlx::query_as!(
         MessageRow,
         "SELECT id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata, scheduled_at,
-                expires_at, on_uncertain, ignore_suppression, size
+                expires_at, on_uncertain, ignore_suppression, size, internet_message_id
          FROM messages WHERE tenant_id = $1 AND id = $2",
         tenant.0,
         id.0
@@ -167,6 +170,8 @@ pub struct Filter {
     pub held: Option<bool>,
     /// Only messages with a recipient at this domain.
     pub to_domain: Option<String>,
+    /// Only these messages.
+    pub ids: Option<Vec<Uuid>>,
 }
 
 /// How the messages with a status are found.
@@ -243,9 +248,10 @@ pub async fn page(
     let query = sqlx::query_as!(
         MessageRow,
         "SELECT m.id, m.created_at, m.stream, m.from_address, m.from_name, m.reply_to, m.subject, m.tags, m.metadata,
-                m.scheduled_at, m.expires_at, m.on_uncertain, m.ignore_suppression, m.size
+                m.scheduled_at, m.expires_at, m.on_uncertain, m.ignore_suppression, m.size, m.internet_message_id
          FROM messages m
          WHERE m.tenant_id = $1 /* tenant */
+           AND ($19::uuid[] /* ids */ IS NULL OR m.id = ANY ($19))
            AND ($2::uuid /* after */ IS NULL OR m.id < $2)
            AND ($3::timestamptz /* created_after */ IS NULL OR m.id >= uuid_floor($3))
            AND ($4::timestamptz /* created_before */ IS NULL OR m.id < uuid_floor($4))
@@ -298,7 +304,8 @@ pub async fn page(
         filter.sender_domains.as_deref(),
         filter.lane,
         filter.held,
-        filter.to_domain
+        filter.to_domain,
+        filter.ids.as_deref()
     );
     db.timed("messages.page", query.fetch_all(&db.pool)).await
 }

@@ -7,7 +7,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::db::{Db, DbError};
 
 /// Partitioned tables.
-const TABLES: [&str; 6] = ["contents", "messages", "recipients", "events", "webhook_attempts", "blob_references"];
+const TABLES: [&str; 7] =
+    ["contents", "messages", "custom_message_ids", "recipients", "events", "webhook_attempts", "blob_references"];
 /// How far ahead partitions are created.
 const WEEKS_AHEAD: i32 = 2;
 /// Maximum number of tries per partition, while another transaction has locked its table or creates the partition.

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::{BounceView, Event, EventData, EventSender, EventType};
 use crate::domain::explain::SmtpReply;
 use crate::domain::id::{EndpointId, MessageId, RecipientId};
+use crate::domain::message_id;
 
 /// The time of the examples: 2026-11-24T09:00:00Z.
 const AT: i64 = 1_795_510_800;
@@ -57,6 +58,7 @@ impl EventType {
 fn message() -> EventData {
     EventData {
         message_id: Some(MESSAGE),
+        internet_message_id: Some(message_id::derived(MESSAGE, "acme.test")),
         from: Some(EventSender { email: "billing@acme.test".into(), name: Some("Acme Billing".into()) }),
         subject: Some("Your invoice".into()),
         stream: Some("transactional".into()),

@@ -32,6 +32,9 @@ pub struct EventData {
     /// The message's id; null if the event is not about a message.
     #[schema(value_type = Option<String>, example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7a")]
     pub message_id: Option<MessageId>,
+    /// The value of the message's `Message-ID` header, in angle brackets; null if the event is not about a message.
+    #[schema(example = "<019a8f3c2b7d7c4e8a1b2c3d4e5f6a7a@acme.test>")]
+    pub internet_message_id: Option<String>,
     /// The recipient's id; null if the event is not about one recipient.
     #[schema(value_type = Option<String>, example = "rcp_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub recipient_id: Option<RecipientId>,
@@ -100,6 +103,7 @@ impl EventData {
     pub(super) fn empty() -> Self {
         Self {
             message_id: None,
+            internet_message_id: None,
             recipient_id: None,
             recipient: None,
             recipients: None,

@@ -1,4 +1,4 @@
-//! `POST /v1/messages`.
+//! `POST /v1/messages`, with a JSON body; [`finished`](super::finished) handles finished MIME.
 
 use axum::Json;
 use axum::body::Body;
@@ -9,19 +9,23 @@ use axum::response::Response;
 use super::plan::{self, Plan};
 use super::sender::{self, Warning};
 use super::view::Accepted;
+use super::{finished, reply};
 use crate::accept;
 use crate::accept::request::schema::{MessageForm, SendRequest};
-use crate::accept::request::{self, Rejection};
+use crate::accept::request::{self, Rejection, RequestHashes};
 use crate::db::messages;
 use crate::db::messages::idempotency::KeyUse;
 use crate::db::messages::insert::IdempotencyKey;
+use crate::domain::binary::Binary;
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
 use crate::domain::message::NewMessage;
 use crate::http::auth::Caller;
+use crate::http::body::is_finished;
 use crate::http::form::FormLimits;
 use crate::http::located::with_location;
+use crate::http::memory_limit::Reservation;
 use crate::http::params::Params;
 use crate::http::send_body::{LARGE_BODY_BYTES, SendBody};
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, idempotency};
@@ -37,6 +41,11 @@ pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-repl
 /// `suppressed` from the start; the message is `suppressed` if all of its recipients are. This is not an error: the
 /// message is stored and can be explained. Large attachments are best sent as a form, or uploaded first with
 /// `PUT /v1/blobs/{sha256}`: they are stored as they arrive.
+///
+/// With `Content-Type: message/rfc822`, the body is a finished MIME message, and query parameters take the place of the
+/// JSON fields. It is sent as it is, signed with DKIM, except that line ends become CRLF, the header fields `Bcc`,
+/// `Resent-Bcc`, `Return-Path` and `X-Postrider-*` are removed, and `Date`, `Message-ID` and the stream's unsubscribe
+/// link are added if they are missing.
 #[utoipa::path(
     post, path = "/v1/messages", tag = "messages", operation_id = "send_message",
     params(
@@ -44,14 +53,24 @@ pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-repl
          description = "1–256 characters. Repeating a request with the same key returns the first response again, with `Idempotent-Replayed: true`; the order of JSON fields and white space do not matter. Each API key has its own idempotency keys. Ignored in a dry run."),
         ("dry_run" = Option<bool>, Query,
          description = "`true`: validates the request and returns 200 with a delivery plan; no message is stored or sent (files of a form are stored like uploads). Queue positions, destinations' replies and reasons of pauses are included only for keys with the scope `read` and without `sender_domains`."),
+        ("to" = Option<Vec<String>>, Query, description = "Only for finished MIME: the recipients, one per parameter; by default those in the header fields `To`, `Cc` and `Bcc`"),
+        ("from" = Option<String>, Query, description = "Only for finished MIME: the envelope sender if no return path is configured; by default the address in `From`"),
+        ("stream" = Option<String>, Query, description = "Only for finished MIME, as the JSON field"),
+        ("tag" = Option<Vec<String>>, Query, description = "Only for finished MIME: a tag as `name:value`; may be repeated"),
+        ("metadata" = Option<Vec<String>>, Query, description = "Only for finished MIME: metadata as `name:value`; may be repeated"),
+        ("scheduled_at" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Only for finished MIME, as the JSON field"),
+        ("expires_at" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Only for finished MIME, as the JSON field"),
+        ("on_uncertain" = Option<crate::domain::outcome::OnUncertain>, Query, description = "Only for finished MIME, as the JSON field"),
+        ("ignore_suppression" = Option<bool>, Query, description = "Only for finished MIME, as the JSON field"),
     ),
-    request_body(content((SendRequest = "application/json"), (MessageForm = "multipart/form-data"))),
+    request_body(content((SendRequest = "application/json"), (MessageForm = "multipart/form-data"), (inline(Binary) = "message/rfc822"))),
     responses(
         (status = 200, description = "Dry run: the delivery plan", body = Plan),
         (status = 202, description = "The accepted message", body = Accepted,
          headers(("Location" = String, description = "The path of the message"))),
         AuthErrors, JsonErrors,
         (status = 409, description = "A request with this `Idempotency-Key` is still in progress"),
+        (status = 415, description = "The content type is neither `application/json` nor `message/rfc822`"),
         (status = 503, description = "The database is unavailable. The message may or may not have been accepted; retry the request with the same `Idempotency-Key`"),
     ),
 )]
@@ -64,11 +83,19 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     caller.require(Scope::Send)?;
     let dry_run = params.read("dry_run", "Pass `true` or `false`.", |text| text.parse::<bool>().ok());
+    if is_finished(&headers) {
+        // Boxed, because this future is moved for every message.
+        return Box::pin(finished::create(api, caller, dry_run == Some(true), params, headers, body)).await;
+    }
+    if !params.is_empty() {
+        finished::refuse_parameters(&mut params);
+    }
     params.finish()?;
     let mut body = SendBody::read(&api, &caller, &headers, body, FormLimits::message(&api)).await?;
     if dry_run == Some(true) {
-        let message = body.parse(&api, caller.tenant(), request::parse).await?;
+        let mut message = body.parse(&api, caller.tenant(), request::parse).await?;
         require_permission(&caller, &message)?;
+        reply::set_headers(&api, &caller, &mut message).await?;
         return plan::respond(&api, &caller, message, body.reservation).await;
     }
     let key = idempotency::key(&headers)?;
@@ -77,16 +104,29 @@ pub async fn create(
     {
         return replay_if_same(&api, &caller, &first, body).await;
     }
-    let (message, idempotency) = match key {
+    let (mut message, idempotency) = match key {
         Some(key) => {
             let (message, hashes) = body.parse(&api, caller.tenant(), request::parse_keyed).await?;
-            let request::RequestHashes { fingerprint, digest } = hashes;
+            let RequestHashes { fingerprint, digest } = hashes;
             (message, Some(IdempotencyKey { key: key.to_owned(), owner: caller.key_id(), fingerprint, digest }))
         }
         None => (body.parse(&api, caller.tenant(), request::parse).await?, None),
     };
     require_permission(&caller, &message)?;
-    let (_, mut warnings) = sender::admit(&api, caller.tenant(), message.from.address.domain()).await?;
+    reply::set_headers(&api, &caller, &mut message).await?;
+    commit(&api, &caller, message, idempotency, body.reservation).await
+}
+
+/// Commits a valid message that the caller may send, and returns the response. `body` is the memory reservation of the
+/// request body.
+pub(super) async fn commit(
+    api: &Api,
+    caller: &Caller,
+    message: NewMessage,
+    idempotency: Option<IdempotencyKey>,
+    body: Option<Reservation>,
+) -> Result<Response, ApiError> {
+    let (_, mut warnings) = sender::admit(api, caller.tenant(), message.from.address.domain()).await?;
     if sender::has_no_unsubscribe_link(&message)
         && api.acceptor.has_unsubscribe_links(caller.tenant(), &message.stream).await?
     {
@@ -95,18 +135,18 @@ pub async fn create(
     let mut view = Accepted { warnings, ..Accepted::from_new(&message) };
     let accepted = api.acceptor.accept(caller.tenant(), message, idempotency).await?;
     // Holds the memory of a large body until its attachments are stored.
-    drop(body.reservation);
+    drop(body);
     match accepted {
         accept::Accepted::New { suppressed } => {
             view.suppress(&suppressed);
             Ok(accepted_response(&view, false))
         }
-        accept::Accepted::Replayed(first) => replay(&api, &caller, first).await,
+        accept::Accepted::Replayed(first) => replay(api, caller, first).await,
     }
 }
 
 /// Fails if the key may not send this message.
-fn require_permission(caller: &Caller, message: &NewMessage) -> Result<(), ApiError> {
+pub(super) fn require_permission(caller: &Caller, message: &NewMessage) -> Result<(), ApiError> {
     caller.require_sender_domain(message.from.address.domain())?;
     if message.ignore_suppression && !caller.has_scope(Scope::Admin) {
         return Err(caller.forbidden_fields(vec![Fault {
@@ -132,7 +172,18 @@ pub(super) async fn run<T: Send + 'static>(
 /// Returns the response to a request whose `Idempotency-Key` was used before.
 async fn replay_if_same(api: &Api, caller: &Caller, first: &KeyUse, mut body: SendBody) -> Result<Response, ApiError> {
     let hashes = body.hashes().await?;
-    if first.fingerprint == hashes.fingerprint || first.digest.as_deref() == Some(&hashes.digest[..]) {
+    replay_same(api, caller, first, hashes).await
+}
+
+/// Returns the first response again if the request has these hashes.
+pub(super) async fn replay_same(
+    api: &Api,
+    caller: &Caller,
+    first: &KeyUse,
+    hashes: RequestHashes,
+) -> Result<Response, ApiError> {
+    let RequestHashes { fingerprint, digest } = hashes;
+    if first.fingerprint == fingerprint || first.digest.as_deref() == Some(&digest[..]) {
         return replay(api, caller, MessageId(first.message_id)).await;
     }
     Err(ApiError::KeyReused)

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::read::load_bounces;
 use super::view::Message;
 use crate::db::DbError;
-use crate::db::messages::{self, Filter, RecipientRow};
+use crate::db::messages::{self, Filter, RecipientRow, message_ids};
 use crate::domain::delivery::MessageStatus;
 use crate::domain::id::{LaneId, MessageId};
 use crate::domain::key::Scope;
@@ -34,6 +34,7 @@ use crate::http::{Api, ApiError, AuthErrors, InvalidParameter};
         ("from" = Option<String>, Query, description = "Only messages from this address"),
         ("subject" = Option<String>, Query, description = "Only messages whose subject contains this text; case-insensitive"),
         ("tag" = Option<String>, Query, pattern = "^.+:.*$", description = "Only messages with this tag, as `name:value`"),
+        ("message_id" = Option<String>, Query, description = "Only messages whose `Message-ID` header has this value, with or without angle brackets"),
         ("stream" = Option<String>, Query, description = "The name of the stream"),
         ("created_after" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Accepted at or after this time (RFC 3339)"),
         ("created_before" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Accepted before this time (RFC 3339)"),
@@ -45,9 +46,13 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
     caller.require(Scope::Read)?;
     let limit = params.limit();
     let mut filter = Filter { sender_domains: caller.sender_domains().map(<[String]>::to_vec), ..filter(&mut params) };
+    let message_id = params.text("message_id");
     params.finish()?;
     let _permit = api.slow_queries.acquire(caller.key_id()).await?;
     let now = api.clock.now();
+    if let Some(message_id) = message_id {
+        filter.ids = Some(message_ids::find(&api.db, caller.tenant(), &message_id).await?);
+    }
     let horizon = messages::horizon(&api.db, caller.tenant(), &filter).await.map_err(too_broad)?;
     filter.created_after = horizon.or(filter.created_after);
     let rows = messages::page(&api.db, caller.tenant(), &filter, limit + 1, now).await.map_err(too_broad)?;
@@ -89,6 +94,7 @@ fn filter(params: &mut Params) -> Filter {
         to_domain: params.text("to_domain"),
         after: params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok()),
         sender_domains: None,
+        ids: None,
     }
 }
 

@@ -101,7 +101,7 @@ pub async fn attachment(
     super::read::load_row(&api, &caller, id).await?;
     let stored = messages::attachments(&api.db, caller.tenant(), id).await?.ok_or(NO_MESSAGE)?;
     let attachments: Vec<Attachment> = serde_json::from_value(stored).map_err(|_| ApiError::Internal)?;
-    let attachment = attachments.get(n).ok_or(NO_ATTACHMENT)?;
+    let attachment = attachments.get(n).filter(|file| file.is_listed()).ok_or(NO_ATTACHMENT)?;
     let content = content(&api, &caller, attachment).await?;
     let name = encode_filename(&attachment.filename);
     let disposition = HeaderValue::try_from(format!("attachment; filename*=UTF-8''{name}"));

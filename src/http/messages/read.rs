@@ -36,11 +36,10 @@ pub async fn get(
     PathId(id): PathId<MessageId>,
 ) -> Result<Json<Message>, ApiError> {
     caller.require(Scope::Read)?;
-    let mut message = load_view(&api, &caller, id).await?;
+    let message = load_view(&api, &caller, id).await?;
     let attachments = messages::attachments(&api.db, caller.tenant(), id).await?.unwrap_or_default();
     // Omits attachments that this version cannot parse.
-    message.attachments = Some(serde_json::from_value(attachments).unwrap_or_default());
-    Ok(Json(message))
+    Ok(Json(message.with_attachments(serde_json::from_value(attachments).unwrap_or_default())))
 }
 
 /// Reads a message's row; fails if it does not exist for the caller.

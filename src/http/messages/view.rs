@@ -14,7 +14,8 @@ use crate::domain::delivery::{MessageStatus, Status};
 use crate::domain::event::BounceView;
 use crate::domain::explain::SmtpReply;
 use crate::domain::id::{MessageId, RecipientId};
-use crate::domain::message::NewMessage;
+use crate::domain::message::{Attachment, AttachmentRole, NewMessage};
+use crate::domain::message_id;
 
 /// The response to an accepted message.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
@@ -23,6 +24,9 @@ pub struct Accepted {
     /// The message's id.
     #[schema(value_type = String, example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: MessageId,
+    /// The value of the message's `Message-ID` header, in angle brackets.
+    #[schema(example = "<019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b@acme.test>")]
+    pub message_id: String,
     /// The message's status: `queued`, `scheduled` if it waits for `scheduled_at`, or `suppressed` if all recipients
     /// are suppressed.
     pub status: Status,
@@ -63,8 +67,10 @@ impl Accepted {
             kind: recipient.kind.as_str().to_owned(),
             status,
         });
+        let from = message.from.address.to_string();
         Self {
             id: message.id,
+            message_id: message_id::header_value(message.id, message.message_id.as_deref(), &from),
             status,
             created_at: message.created_at,
             recipients: recipients.collect(),
@@ -97,11 +103,22 @@ impl Accepted {
             kind: recipient.kind,
             status,
         });
-        let (id, created_at) = (MessageId(message.id), message.created_at);
-        let mut accepted = Self { id, status, created_at, recipients: recipients.collect(), warnings: Vec::new() };
+        let mut accepted = Self {
+            id: MessageId(message.id),
+            message_id: message_id_of(message),
+            status,
+            created_at: message.created_at,
+            recipients: recipients.collect(),
+            warnings: Vec::new(),
+        };
         accepted.suppress(&suppressed);
         accepted
     }
+}
+
+/// Returns the value of a stored message's `Message-ID` header.
+fn message_id_of(row: &MessageRow) -> String {
+    message_id::header_value(MessageId(row.id), row.internet_message_id.as_deref(), &row.from_address)
 }
 
 fn first_status(created_at: DateTime<Utc>, scheduled_at: Option<DateTime<Utc>>) -> Status {
@@ -114,6 +131,9 @@ pub struct Message {
     /// The message's id.
     #[schema(value_type = String, example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub id: MessageId,
+    /// The value of the message's `Message-ID` header, in angle brackets.
+    #[schema(example = "<019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b@acme.test>")]
+    pub message_id: String,
     /// The message's status: the most urgent of its recipients' states, or `partial` if they have different end states.
     pub status: MessageStatus,
     /// When the message was accepted.
@@ -153,9 +173,12 @@ pub struct Message {
     pub size: i64,
     /// The recipients, in the order of the request.
     pub recipients: Vec<Recipient>,
-    /// The attachments, in the order of the request; omitted in lists.
+    /// The attachments, in the order of the request; omitted in lists. Empty if the message was passed as finished MIME.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attachments: Option<Vec<MessageAttachment>>,
+    /// The alternatives, in the order of the request; omitted in lists and if there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alternatives: Option<Vec<MessageAlternative>>,
 }
 
 /// A message's state without its content, for callers that may send but not read.
@@ -266,7 +289,7 @@ pub struct Recipient {
 }
 
 /// An attachment of a message; its content is at `GET /v1/messages/{id}/attachments/{n}`.
-#[derive(Debug, Clone, Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct MessageAttachment {
     /// The file name, as given.
     #[schema(example = "invoice.pdf")]
@@ -276,7 +299,7 @@ pub struct MessageAttachment {
     pub content_type: String,
     /// The size in bytes.
     #[schema(example = 48_213)]
-    pub size: i64,
+    pub size: u64,
     /// The content id of an inline attachment, which the HTML references as `cid:…`; null for other attachments.
     #[schema(example = "logo")]
     pub content_id: Option<String>,
@@ -285,7 +308,34 @@ pub struct MessageAttachment {
     pub sha256: String,
 }
 
+impl From<Attachment> for MessageAttachment {
+    fn from(file: Attachment) -> Self {
+        let Attachment { filename, content_type, content_id, sha256, size, .. } = file;
+        Self { filename, content_type, size, content_id, sha256 }
+    }
+}
+
+/// Another form of a message's text, such as an invitation.
+#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
+pub struct MessageAlternative {
+    /// The content type, as given.
+    #[schema(example = "text/calendar; method=REQUEST")]
+    pub content_type: String,
+    /// The size in bytes.
+    #[schema(example = 812)]
+    pub size: u64,
+}
+
 impl Message {
+    /// Adds the attachments and alternatives, as they are stored.
+    pub fn with_attachments(mut self, stored: Vec<Attachment>) -> Self {
+        let alternatives = stored.iter().filter(|file| file.role == AttachmentRole::Alternative && !file.is_listed());
+        let view = |file: &Attachment| MessageAlternative { content_type: file.content_type.clone(), size: file.size };
+        self.alternatives = Some(alternatives.map(view).collect()).filter(|list: &Vec<_>| !list.is_empty());
+        self.attachments = Some(stored.into_iter().filter(Attachment::is_listed).map(Into::into).collect());
+        self
+    }
+
     /// Creates a message from its row and its recipients' rows.
     pub fn from_row(row: MessageRow, recipients: Vec<RecipientRow>, bounces: &HashMap<Uuid, BounceView>) -> Self {
         let recipients: Vec<Recipient> = recipients
@@ -297,6 +347,7 @@ impl Message {
             .collect();
         Self {
             id: MessageId(row.id),
+            message_id: message_id_of(&row),
             status: MessageStatus::from_recipients(recipients.iter().map(|recipient| recipient.status)),
             created_at: row.created_at,
             from: MailboxView { email: row.from_address, name: row.from_name },
@@ -312,6 +363,7 @@ impl Message {
             size: row.size,
             recipients,
             attachments: None,
+            alternatives: None,
         }
     }
 }

@@ -14,6 +14,10 @@ const BOUNCE: &str = "From: MAILER-DAEMON@example.test\r\nTo: billing@acme.test\
     Final-Recipient: rfc822; ann@example.test\r\nAction: failed\r\nStatus: 5.1.1\r\n\
     Diagnostic-Code: smtp; 550 5.1.1 No such user\r\n\r\n--b--\r\n";
 
+/// A finished message.
+const MESSAGE: &str = "From: Acme Billing <billing@acme.test>\r\nTo: ann@example.test\r\nSubject: Your invoice\r\n\
+    MIME-Version: 1.0\r\nContent-Type: text/plain; charset=us-ascii\r\n\r\nThank you for your order.\r\n";
+
 /// Adds the examples to the document.
 pub(super) fn add(document: &mut Document) {
     for (path, item) in &mut document.paths.paths {
@@ -40,6 +44,7 @@ fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
             "invoice": "%PDF-1.4 …",
         }),
         ("PUT", "/v1/blobs/{sha256}", _) => json!("%PDF-1.4 …"),
+        ("POST", "/v1/messages", "message/rfc822") => json!(MESSAGE),
         ("POST", "/v1/messages", _) => json!({
             "from": "Acme Billing <billing@acme.test>",
             "to": ["ann@example.test", {"email": "bo@example.test", "name": "Bo Å"}],

@@ -18,7 +18,7 @@ fn named(name: &str, address: &str) -> Mailbox {
     Mailbox { name: Some(name.into()), ..mailbox(address) }
 }
 
-fn header(name: &str, value: &str) -> Header {
+pub(super) fn header(name: &str, value: &str) -> Header {
     Header { name: name.into(), value: value.into() }
 }
 
@@ -29,11 +29,12 @@ fn file(filename: &str, content_type: &str, content_id: Option<&str>, data: &[u8
         content_id: content_id.map(Into::into),
         sha256: "0".repeat(64),
         size: data.len() as u64,
+        ..Attachment::default()
     };
     (description, data.to_vec())
 }
 
-fn draft(text: Option<&str>, html: Option<&str>, attachments: Vec<(Attachment, Vec<u8>)>) -> Draft {
+pub(super) fn draft(text: Option<&str>, html: Option<&str>, attachments: Vec<(Attachment, Vec<u8>)>) -> Draft {
     Draft {
         id: "msg_0193661b3d007abc8def0123456789ab".parse::<MessageId>().unwrap(),
         date: DateTime::from_timestamp(1_795_000_000, 0).unwrap(),

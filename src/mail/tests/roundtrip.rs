@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::reading::{Leaf, fields, leaves, mailboxes, parse};
 use super::{draft, file, header, mailbox};
 use crate::domain::address::Mailbox;
-use crate::domain::message::{Attachment, Content, Draft, Header};
+use crate::domain::message::{Attachment, AttachmentRole, Content, Draft, Header};
 use crate::mail::content_id::with_domain;
 use crate::mail::normalise::{lines, single_line};
 use crate::mail::{build, header as head};
@@ -50,6 +50,15 @@ fn any_file() -> impl Strategy<Value = (Attachment, Vec<u8>)> {
         .prop_map(|(name, (kind, data), id)| file(&name, kind, id.as_deref(), &data))
 }
 
+fn any_alternative() -> impl Strategy<Value = (Attachment, Vec<u8>)> {
+    let kind =
+        prop::sample::select(vec!["text/calendar; method=REQUEST", "text/x-amp-html; a=\"b;c\"; charset=us-ascii"]);
+    (kind, any_text()).prop_map(|(kind, text)| {
+        let (description, data) = file("", kind, None, text.as_bytes());
+        (Attachment { role: AttachmentRole::Alternative, ..description }, data)
+    })
+}
+
 fn any_structured_header() -> impl Strategy<Value = Header> {
     let name = prop::sample::select(vec!["References", "in-reply-to", "List-Unsubscribe", "Feedback-ID", "List-Foo"]);
     let value = prop_oneof!["(<[!-;=?-~]{1,600}>[ ,]{0,3}){0,6}", "[ -~]{0,900}", "(=\\?utf-8\\?q\\?|\\?=| |x){0,30}"];
@@ -58,7 +67,8 @@ fn any_structured_header() -> impl Strategy<Value = Header> {
 
 fn any_draft() -> impl Strategy<Value = Draft> {
     let people = (any_mailbox(), vec(any_mailbox(), 0..4), vec(any_mailbox(), 0..3), vec(any_mailbox(), 0..2));
-    let content = (any_text(), of(any_text()), of(any_text()), vec(any_header(), 0..4), vec(any_file(), 0..4));
+    let files = (vec(any_file(), 0..4), vec(any_alternative(), 0..3)).prop_map(|(files, more)| [files, more].concat());
+    let content = (any_text(), of(any_text()), of(any_text()), vec(any_header(), 0..4), files);
     (people, content).prop_map(|((from, to, cc, reply_to), (subject, text, html, headers, attachments))| Draft {
         from,
         to,
@@ -85,19 +95,29 @@ fn expected_leaves(draft: &Draft) -> Vec<Leaf> {
         data: lines(text).collect::<Vec<_>>().join("\r\n").into_bytes(),
     };
     let Content { text, html, .. } = &draft.content;
+    let (alternatives, files): (Vec<_>, Vec<_>) =
+        draft.attachments.iter().partition(|(file, _)| file.role == AttachmentRole::Alternative);
     let (inline, attached): (Vec<_>, Vec<_>) =
-        draft.attachments.iter().partition(|(file, _)| html.is_some() && file.content_id.is_some());
-    let mut leaves = Vec::new();
-    if text.is_some() || html.is_none() {
-        leaves.push(body("text/plain", text.as_deref().unwrap_or_default()));
-    }
-    leaves.extend(html.as_deref().map(|html| body("text/html", html)));
-    leaves.extend(inline.into_iter().chain(attached).map(|(file, data)| Leaf {
+        files.into_iter().partition(|(file, _)| html.is_some() && file.content_id.is_some());
+    let of_type = |kind: &'static str| {
+        let named = alternatives.iter().filter(move |(file, _)| file.content_type.starts_with(kind));
+        named.map(move |(_, data)| body(kind, std::str::from_utf8(data).unwrap()))
+    };
+    let as_file = |(file, data): &(Attachment, Vec<u8>)| Leaf {
         content_type: file.content_type.split(';').next().unwrap().into(),
         filename: Some(single_line(&file.filename).into_owned()).filter(|name| !name.is_empty()),
         content_id: file.content_id.as_deref().map(|id| with_domain(id, draft.from.address.domain()).into_owned()),
         data: data.clone(),
-    }));
+    };
+    let mut leaves = Vec::new();
+    if text.is_some() || html.is_none() {
+        leaves.push(body("text/plain", text.as_deref().unwrap_or_default()));
+    }
+    leaves.extend(of_type("text/x-amp-html"));
+    leaves.extend(html.as_deref().map(|html| body("text/html", html)));
+    leaves.extend(inline.into_iter().map(as_file));
+    leaves.extend(of_type("text/calendar"));
+    leaves.extend(attached.into_iter().map(as_file));
     leaves
 }
 
@@ -124,7 +144,7 @@ proptest! {
         prop_assert_eq!(mailboxes(message.cc()), expected_mailboxes(&draft.cc));
         prop_assert_eq!(mailboxes(message.reply_to()), expected_mailboxes(&draft.reply_to));
         prop_assert_eq!(message.subject().unwrap_or_default(), single_line(&draft.subject));
-        prop_assert_eq!(message.message_id().map(|id| format!("<{id}>")), Some(head::message_id(draft.id, &draft.from.address)));
+        prop_assert_eq!(message.message_id().map(|id| format!("<{id}>")), Some(head::message_id(&draft)));
         prop_assert_eq!(message.date().map(mail_parser::DateTime::to_timestamp), Some(draft.date.timestamp()));
         let custom: Vec<_> = fields(&message).into_iter().filter(|(name, _)| name.starts_with("X-")).collect();
         let expected: Vec<_> = draft.content.headers.iter().map(|h| (h.name.clone(), single_line(&h.value).into_owned())).collect();

@@ -2,13 +2,15 @@
 
 use super::reading::tree;
 use super::{draft, file, header, mailbox, named};
-use crate::mail::{build, message_id};
+use crate::domain::message::{Attachment, AttachmentRole};
+use crate::mail::build;
+use crate::mail::header::message_id;
 
-fn pdf() -> (crate::domain::message::Attachment, Vec<u8>) {
+fn pdf() -> (Attachment, Vec<u8>) {
     file("invoice.pdf", "application/pdf", None, b"%PDF")
 }
 
-fn logo() -> (crate::domain::message::Attachment, Vec<u8>) {
+fn logo() -> (Attachment, Vec<u8>) {
     file("logo.png", "image/png", Some("logo"), b"PNG")
 }
 
@@ -72,6 +74,42 @@ fn parts_nest_as_readers_expect() {
 }
 
 #[test]
+fn alternatives_are_around_the_html() {
+    let alternative = |name: &str, content_type: &str, data: &[u8]| {
+        let (description, data) = file(name, content_type, None, data);
+        (Attachment { role: AttachmentRole::Alternative, ..description }, data)
+    };
+    let invitation = || alternative("", "text/calendar; method=REQUEST", b"BEGIN:VCALENDAR");
+    let amp = || alternative("", "text/x-amp-html", b"<html amp4email>");
+    let (text, html) = (Some("t"), Some("<p>"));
+    let cases = [
+        (draft(text, None, vec![invitation()]), "alternative(text/plain, text/calendar)"),
+        (draft(None, None, vec![invitation()]), "alternative(text/plain, text/calendar)"),
+        (draft(None, html, vec![invitation()]), "alternative(text/html, text/calendar)"),
+        (
+            draft(text, html, vec![invitation(), pdf(), amp(), logo()]),
+            "mixed(alternative(text/plain, text/x-amp-html, related(text/html, image/png), text/calendar), application/pdf)",
+        ),
+        (
+            draft(text, None, vec![alternative("a.ics", "text/calendar; method=REQUEST", b"\xff")]),
+            "mixed(text/plain, text/calendar)",
+        ),
+    ];
+    for (draft, expected) in cases {
+        assert_eq!(tree(&build(&draft)), expected);
+    }
+}
+
+#[test]
+fn containers_of_an_8bit_part_are_8bit() {
+    let forwarded = file("a.eml", "message/rfc822", None, "Subject: x\n\n\u{e9}".as_bytes());
+    let mail = String::from_utf8(build(&draft(Some("t"), Some("<p>"), vec![forwarded]))).unwrap();
+    let (head, body) = mail.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("\r\nContent-Transfer-Encoding: 8bit") && head.is_ascii(), "{head}");
+    assert_eq!(body.matches("Content-Transfer-Encoding: 8bit").count(), 1, "only the part with the bytes: {body}");
+}
+
+#[test]
 fn custom_fields_follow_the_standard_fields() {
     let mut draft = draft(Some("x"), None, vec![]);
     draft.cc = vec![named("Bo", "bo@example.test")];
@@ -117,6 +155,6 @@ fn boundary_in_a_text_does_not_end_the_part() {
 #[test]
 fn rendering_is_deterministic() {
     let draft = draft(None, None, vec![]);
-    assert_eq!(message_id(draft.id, &draft.from.address), "<0193661b3d007abc8def0123456789ab@acme.test>");
+    assert_eq!(message_id(&draft), "<0193661b3d007abc8def0123456789ab@acme.test>");
     assert_eq!(build(&draft), build(&draft));
 }

@@ -103,7 +103,7 @@ async fn prepare(cx: &DeliverContext, message: &mut LoadedMessage) -> Result<Pre
         None => Box::pin(cx.reserve_memory(message.stored.row.size, &message.claimed)).await,
     };
     let draft = message.stored.draft(&cx.db, cx.links.as_ref()).await?;
-    let envelopes = envelopes(cx, message, &draft.from.address, recipients, cx.clock.now());
+    let envelopes = envelopes(cx, message, &draft, recipients, cx.clock.now());
     let mime = cx.signing.build(&message.stored, &draft).await?;
     Ok(Prepared { mime, envelopes, _memory: memory })
 }

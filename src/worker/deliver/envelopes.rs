@@ -13,6 +13,7 @@ use super::loaded_message::LoadedMessage;
 use crate::db::queue::Claimed;
 use crate::domain::address::Address;
 use crate::domain::id::MessageId;
+use crate::domain::message::Draft;
 use crate::domain::return_path::{ReturnPaths, Token};
 use crate::smtp::{self, Dsn, Route};
 
@@ -40,11 +41,11 @@ pub(crate) struct Envelope {
 pub(crate) fn envelopes(
     cx: &DeliverContext,
     message: &LoadedMessage,
-    from: &Address,
+    draft: &Draft,
     recipients: Vec<(Claimed, Address)>,
     now: DateTime<Utc>,
 ) -> Vec<Envelope> {
-    let route = cx.routes.lookup(&message.stored.row.stream, from.domain());
+    let route = cx.routes.lookup(&message.stored.row.stream, draft.from.address.domain());
     let mut groups = BTreeMap::<(i64, String), Vec<(Claimed, Address)>>::new();
     for (claimed, address) in recipients {
         let group = if route.is_mx() { (0, address.domain().to_owned()) } else { (claimed.lane_id, String::new()) };
@@ -65,7 +66,7 @@ pub(crate) fn envelopes(
         for recipients in parts {
             let (claimed, to): (Vec<Claimed>, Vec<Address>) = recipients.into_iter().unzip();
             let position = if is_only { position(message, &claimed) } else { None };
-            let (from, dsn) = sender(returns, message, from, position, now);
+            let (from, dsn) = sender(returns, message, draft, position, now);
             let smtp = smtp::Envelope { from: Some(from), to, dsn };
             envelopes.push(Envelope { route: route.clone(), smtp, claimed });
         }
@@ -93,11 +94,11 @@ fn position(message: &LoadedMessage, claimed: &[Claimed]) -> Option<u16> {
 fn sender(
     returns: Option<&Returns>,
     message: &LoadedMessage,
-    from: &Address,
+    draft: &Draft,
     position: Option<u16>,
     now: DateTime<Utc>,
 ) -> (Address, Option<Dsn>) {
-    let plain = || (from.clone(), None);
+    let plain = || (draft.envelope_sender(), None);
     let Some(returns) = returns else { return plain() };
     let token = returns.paths.token(Token { message: MessageId(message.stored.row.id), position }, now);
     // This does not fail: an invalid domain is refused at the start.

@@ -11,15 +11,24 @@ use crate::support::dev::{Dev, directory};
 
 const README: &str = include_str!("../../../README.md");
 /// Pages with examples in Python and in Node, each of which prints a message's id first.
-const LANGUAGE_PAGES: [&str; 3] =
-    [README, include_str!("../../../docs/attachments.md"), include_str!("../../../docs/batch.md")];
+const LANGUAGE_PAGES: [&str; 6] = [
+    README,
+    include_str!("../../../docs/attachments.md"),
+    include_str!("../../../docs/batch.md"),
+    include_str!("../../../docs/mime.md"),
+    include_str!("../../../docs/threads.md"),
+    include_str!("../../../docs/invitations.md"),
+];
 
 /// Pages of `docs/` whose shell blocks call the API of `postrider dev`.
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 14] = [
     "getting-started",
     "sending",
     "attachments",
     "batch",
+    "mime",
+    "threads",
+    "invitations",
     "webhooks",
     "api-keys",
     "domains",

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use utoipa::PartialSchema;
 
 use super::{faults, with};
-use crate::accept::request::schema::{AddressParts, AttachmentInput, SendRequest, TagInput};
-use crate::accept::request::{address, attachments, headers, send, tags};
+use crate::accept::request::schema::{AddressParts, AlternativeInput, AttachmentInput, SendRequest, TagInput};
+use crate::accept::request::{address, alternatives, attachments, headers, send, tags};
 
 fn properties<S: PartialSchema>() -> Vec<String> {
     let schema = serde_json::to_value(S::schema()).expect("a schema");
@@ -44,6 +44,9 @@ fn only_documented_fields_are_parsed() {
     check::<AttachmentInput>("/attachments/0", &json!({"filename": "a", "content": ""}), |file| {
         with(&json!({"attachments": [file]}))
     });
+    check::<AlternativeInput>("/alternatives/0", &json!({"content_type": "text/a", "content": ""}), |alternative| {
+        with(&json!({"alternatives": [alternative]}))
+    });
     check::<TagInput>("/tags/0", &json!({"name": "a", "value": "b"}), |tag| with(&json!({"tags": [tag]})));
 }
 
@@ -52,6 +55,7 @@ fn parser_fields_are_the_documented_ones() {
     assert_eq!(properties::<SendRequest>(), sorted(send::FIELDS));
     assert_eq!(properties::<AddressParts>(), sorted(address::FIELDS));
     assert_eq!(properties::<AttachmentInput>(), sorted(attachments::FIELDS));
+    assert_eq!(properties::<AlternativeInput>(), sorted(alternatives::FIELDS));
     assert_eq!(properties::<TagInput>(), sorted(tags::FIELDS));
 }
 
@@ -60,7 +64,7 @@ fn schema_forbids_other_fields_and_requires_the_same() {
     let schema = serde_json::to_value(SendRequest::schema()).expect("a schema");
     assert_eq!(schema["additionalProperties"], false);
     assert_eq!(schema["required"], json!(["from", "subject"]));
-    for schema in [AddressParts::schema(), AttachmentInput::schema(), TagInput::schema()] {
+    for schema in [AddressParts::schema(), AttachmentInput::schema(), AlternativeInput::schema(), TagInput::schema()] {
         assert_eq!(serde_json::to_value(schema).expect("a schema")["additionalProperties"], false);
     }
 }
