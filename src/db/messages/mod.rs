@@ -109,7 +109,7 @@ pub async fn get_all(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<Mess
     let query = sqlx::query_as!(
         MessageRow,
         "SELECT id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata, scheduled_at,
-                expires_at, on_uncertain, ignore_suppression, size
+                expires_at, on_uncertain, ignore_suppression, size, internet_message_id
          FROM messages WHERE tenant_id = $1 AND id = ANY ($2)",
         tenant.0,
         ids

@@ -4,13 +4,15 @@ use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::response::Response;
 
-use super::create::{self, LARGE_BODY_BYTES};
+use super::create;
 use super::plan;
+use crate::accept::request::files::NO_FILES;
 use crate::accept::request::mime::{self, MimeRequest, PARAMETERS, Parameters};
 use crate::accept::request::{Context, RequestHashes};
 use crate::db::messages::insert::IdempotencyKey;
 use crate::http::auth::Caller;
 use crate::http::params::Params;
+use crate::http::send_body::LARGE_BODY_BYTES;
 use crate::http::{Api, ApiError, idempotency};
 
 /// Adds a fault for each parameter of a finished message, for a request with a JSON body.
@@ -46,7 +48,9 @@ pub(super) async fn create(
     }
     let streams = api.acceptor.streams(caller.tenant()).await?;
     let (now, limits, max) = (api.clock.now(), api.limits.clone(), api.bodies.max_message());
-    let parse = move |bytes| mime::parse(bytes, max, &parameters, &Context { now, limits: &limits, streams: &streams });
+    let parse = move |bytes| {
+        mime::parse(bytes, max, &parameters, &Context { now, limits: &limits, streams: &streams, files: &NO_FILES })
+    };
     let MimeRequest { message, sender_domains } = process(bytes, parse).await??;
     create::require_permission(&caller, &message)?;
     for domain in &sender_domains {

@@ -10,6 +10,7 @@ use crate::domain::key::Scope;
 use crate::domain::message::NewMessage;
 use crate::http::auth::Caller;
 use crate::http::messages::create::IGNORES_SUPPRESSION;
+use crate::http::messages::reply;
 use crate::http::messages::sender::{self, Warning};
 use crate::http::messages::view::Accepted;
 use crate::http::{Api, ApiError};
@@ -49,9 +50,9 @@ pub(super) async fn admit(api: &Api, caller: &Caller, batch: Batch, list: &str) 
         refused: Vec::new(),
     };
     let mut senders = Senders::new();
-    for message in messages {
+    for mut message in messages {
         let index = message.index;
-        match check(api, caller, &message.message, &mut senders).await? {
+        match check(api, caller, &mut message.message, &mut senders).await? {
             Ok(warnings) => {
                 let view = Accepted { warnings, ..Accepted::from_new(&message.message) };
                 admitted.views.insert(index, view);
@@ -81,7 +82,7 @@ type Faults = Vec<(&'static str, Code, String)>;
 async fn check(
     api: &Api,
     caller: &Caller,
-    message: &NewMessage,
+    message: &mut NewMessage,
     senders: &mut Senders,
 ) -> Result<Result<Vec<Warning>, Faults>, ApiError> {
     let domain = message.from.address.domain();
@@ -95,6 +96,10 @@ async fn check(
     if !faults.is_empty() {
         return Ok(Err(faults));
     }
+    if !reply::find(api, caller, message).await? {
+        return Ok(Err(vec![("in_reply_to", Code::UnknownMessage, reply::UNKNOWN_MESSAGE.into())]));
+    }
+    let domain = message.from.address.domain();
     if !senders.contains_key(domain) {
         let (_, result) = sender::check(api, caller.tenant(), domain).await?;
         senders.insert(domain.to_owned(), result);

@@ -108,7 +108,14 @@ pub(super) async fn stored(api: &Api, caller: &Caller, ids: &[Uuid]) -> Result<H
 
 /// Returns what is known of a message that was accepted earlier and has been deleted.
 fn deleted(id: MessageId) -> Accepted {
-    Accepted { id, status: Status::Queued, created_at: id.accepted_at(), recipients: Vec::new(), warnings: Vec::new() }
+    Accepted {
+        id,
+        message_id: String::new(),
+        status: Status::Queued,
+        created_at: id.accepted_at(),
+        recipients: Vec::new(),
+        warnings: Vec::new(),
+    }
 }
 
 /// Memory for a response, reserved before the response is built.
