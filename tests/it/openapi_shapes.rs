@@ -89,7 +89,7 @@ fn bytes_are_not_arrays_of_integers() {
             bytes += 1;
         }
     });
-    assert_eq!(bytes, 8);
+    assert_eq!(bytes, 9);
 }
 
 #[test]

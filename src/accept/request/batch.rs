@@ -129,7 +129,7 @@ pub fn parse(body: &[u8], layout: &Layout, context: &Context<'_>, is_keyed: bool
     for (index, range) in layout.messages.iter().enumerate() {
         let mut value = json::read_part(text, range.clone(), json::MAX_VALUES)?;
         let key = take_key(&mut value);
-        let digest = (is_keyed || key.is_some()).then(|| digest::digest(&value)).unwrap_or_default();
+        let digest = if is_keyed || key.is_some() { digest::digest(&value) } else { Default::default() };
         if let Some(hash) = &mut hash {
             hash.add(&digest, key.as_ref());
         }

@@ -42,7 +42,7 @@ pub fn read_part(text: &str, part: Range<usize>, max_values: usize) -> Result<Va
     serde_json::from_str(part).map_err(|error| {
         let mut rejection = malformed(&error);
         if let (Rejection::Malformed { line, column, .. }, true) = (&mut rejection, start > 0) {
-            let before = text[..start].as_bytes();
+            let before = &text.as_bytes()[..start];
             *column += if *line == 1 { start - line_start(before) } else { 0 };
             *line += memchr_iter(b'\n', before).count();
         }

@@ -53,7 +53,7 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
     let size = u64::try_from(stored.row.size).unwrap_or(0);
     let need = size.saturating_mul(5) / 2;
     let reservation =
-        if !stored.has_content() { Some(api.responses.reserve(Some(caller.key_id()), need).await?) } else { None };
+        if stored.has_content() { None } else { Some(api.responses.reserve(Some(caller.key_id()), need).await?) };
     let draft = stored.draft(&api.db, api.links.as_ref()).await?;
     let sender_status = api.domains.senders.get(caller.tenant(), draft.from.address.domain()).await?;
     let build = move || plan::build_mime(&draft, sender_status.signer().as_deref());

@@ -127,6 +127,7 @@ fn first_status(created_at: DateTime<Utc>, scheduled_at: Option<DateTime<Utc>>) 
 
 /// A message with its recipients' states.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
+#[allow(clippy::struct_field_names, reason = "the name of the field in the API")]
 pub struct Message {
     /// The message's id.
     #[schema(value_type = String, example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]

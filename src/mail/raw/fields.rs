@@ -86,7 +86,8 @@ fn check(message: &[u8], fields: &[FieldRange], faults: &mut Faults) {
     for field in fields {
         let (name, text) = (name(field), &message[field.name.start..field.end]);
         let may_be_utf8 = ADDRESSES.iter().any(|known| known.eq_ignore_ascii_case(name));
-        if !text.is_ascii() && !(may_be_utf8 && std::str::from_utf8(text).is_ok()) {
+        let is_allowed = text.is_ascii() || (may_be_utf8 && std::str::from_utf8(text).is_ok());
+        if !is_allowed {
             let message =
                 format!("the field `{name}` must be ASCII; write other characters as encoded-words (RFC 2047)");
             faults.push(name, Code::InvalidHeader, message);

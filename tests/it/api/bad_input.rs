@@ -88,7 +88,7 @@ async fn malformed_or_mistyped_body_is_refused() {
         ("application/json", b"[]", (422, "invalid_request")),
         ("application/json; charset=utf-8", b"null", (422, "invalid_request")),
         ("text/plain", b"{}", (415, "unsupported_media_type")),
-        ("multipart/form-data; boundary=x", b"--x--", (415, "unsupported_media_type")),
+        ("multipart/form-data; boundary=x", b"--x--", (422, "invalid_request")),
         ("application/x-www-form-urlencoded", b"from=a", (415, "unsupported_media_type")),
     ] {
         let request = app.request(Method::POST, "/v1/messages").header("content-type", kind).body(body);

@@ -103,7 +103,7 @@ async fn everything_of_a_single_message_is_kept() {
     app.clock.advance(hours(2));
     app.run_until_idle().await;
     let received = app.smtp.messages();
-    let files = received.iter().filter(|one| one.raw.windows(4).any(|part| part == b"YWJj")).count();
+    let files = received.iter().filter(|one| one.raw.windows(4).any(|part| part == b"aGk=")).count();
     assert_eq!((received.len(), files), (3, 2));
     assert_eq!(app.states(id).await, vec!["relayed"; 3]);
 }

@@ -62,7 +62,7 @@ async fn overlapping_message_keys_create_each_message_once() {
     // Each list has half of the messages of the next one, in the opposite order.
     let list = |start: usize| {
         let numbers: Vec<usize> = (start..start + 10).collect();
-        let ordered: Vec<Value> = if start % 2 == 0 {
+        let ordered: Vec<Value> = if start.is_multiple_of(2) {
             numbers.into_iter().map(keyed).collect()
         } else {
             numbers.into_iter().rev().map(keyed).collect()

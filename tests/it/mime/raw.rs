@@ -185,5 +185,5 @@ async fn stream_adds_its_unsubscribe_link() {
     let own = COMPLETE.replacen("From:", "List-Unsubscribe: <mailto:u@acme.test>\r\nFrom:", 1);
     send_mime(&app, "?stream=news&to=ann@example.test", own.clone()).await;
     app.run_until_idle().await;
-    assert_eq!(app.smtp.messages().pop().unwrap().raw, own.as_bytes());
+    assert!(app.smtp.messages().iter().any(|message| message.raw == own.as_bytes()));
 }

@@ -296,7 +296,10 @@ async fn concurrent_bounces_create_one_entry() {
 async fn lookup_cost_does_not_depend_on_list_length() {
     let app = TestApp::start().await;
     let mut connection = app.database.connect().await;
-    let look_up = format!("SET plan_cache_mode = force_custom_plan; PREPARE look_up AS {}", statement("SELECT u.n AS"));
+    let look_up = format!(
+        "SET plan_cache_mode = force_custom_plan; PREPARE look_up AS {}",
+        statement(r#"SELECT u.n AS "n!", s.address"#)
+    );
     sqlx::raw_sql(AssertSqlSafe(look_up)).execute(&mut connection).await.unwrap();
     let mut figures = Vec::new();
     for length in [100, 100_000] {
