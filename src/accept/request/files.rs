@@ -77,7 +77,7 @@ pub fn check(value: &Value<'_>, files: &Files, faults: &mut Faults) -> Result<()
     Ok(())
 }
 
-/// Returns the digests of the blobs that a body refers to, at most [`MAX_DIGESTS`].
+/// Returns the digests of the blobs that a body refers to, at most as many as a request may look up.
 pub fn digests(value: &Value<'_>) -> BTreeSet<String> {
     attachments(value).filter_map(|file| digest(field(file, "sha256")?)).take(MAX_DIGESTS).collect()
 }

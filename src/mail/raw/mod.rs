@@ -6,7 +6,7 @@
 //! above 127 stay.
 //!
 //! [`RawMessage::into_sendable`] removes the fields that must not be sent; the result is stored. For every attempt,
-//! [`complete`] adds the fields that the message lacks, the same ones each time.
+//! `complete` adds the fields that the message lacks, the same ones each time.
 
 mod complete;
 mod fields;
