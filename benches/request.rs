@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::DateTime;
 use divan::Bencher;
 use divan::counter::BytesCount;
+use postrider::accept::request::render::Templates;
 use postrider::accept::request::{Context, Limits, parse};
 use serde_json::{Value, json};
 
@@ -27,8 +28,8 @@ fn request(text: usize) -> Value {
 
 fn read(bencher: Bencher, request: &Value) {
     let (body, limits, streams) = (request.to_string(), Limits::default(), ["transactional".to_owned()]);
-    let context =
-        Context { now: DateTime::from_timestamp(1_795_000_000, 0).unwrap(), limits: &limits, streams: &streams };
+    let (now, templates) = (DateTime::from_timestamp(1_795_000_000, 0).unwrap(), Templates::default());
+    let context = Context { now, limits: &limits, streams: &streams, templates: &templates };
     bencher.counter(BytesCount::of_str(&body)).bench_local(|| parse(body.as_bytes(), &context));
 }
 

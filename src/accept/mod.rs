@@ -13,6 +13,7 @@ mod lanes;
 pub mod record_splitter;
 pub mod request;
 mod streams;
+pub mod templates;
 mod wake_notifier;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use blobs::Blobs;
 use in_flight::ReservedKeys;
 use lanes::Lanes;
 use streams::Streams;
+use templates::TemplateStore;
 pub use wake_notifier::WakeNotifier;
 
 /// Why a valid message was not accepted.
@@ -74,6 +76,7 @@ pub struct Acceptor {
     blobs: Blobs,
     lanes: Lanes,
     streams: Streams,
+    templates: TemplateStore,
     reserved_keys: ReservedKeys,
     wake: WakeNotifier,
 }
@@ -93,6 +96,7 @@ impl Acceptor {
             blobs: Blobs::start(&db, clock, tasks),
             lanes: Lanes::start(&db, routes, tasks),
             streams: Streams::new(db.clone()),
+            templates: TemplateStore::new(db.clone()),
             reserved_keys: ReservedKeys::default(),
             db,
             wake,
@@ -112,6 +116,11 @@ impl Acceptor {
     /// Clears the cached streams, so that a new stream can be used at once.
     pub fn clear_stream_cache(&self) {
         self.streams.clear();
+    }
+
+    /// Returns the templates.
+    pub fn templates(&self) -> &TemplateStore {
+        &self.templates
     }
 
     /// Notifies workers, in this and in other processes, that messages have become due.

@@ -168,6 +168,8 @@ impl Template {
             expires_at: None,
             on_uncertain: OnUncertain::default(),
             ignore_suppression: false,
+            template: None,
+            warnings: Vec::new(),
         };
         let position = usize::try_from(number % self.lanes.len() as u64).ok();
         let lane = position.and_then(|position| self.lanes.get(position));

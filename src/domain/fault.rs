@@ -41,6 +41,10 @@ words! {
         InvalidTimestamp = "invalid_timestamp",
         /// There is no stream of this name.
         UnknownStream = "unknown_stream",
+        /// There is no template with this id or alias, or no published version with this number.
+        UnknownTemplate = "unknown_template",
+        /// The template has no published version yet.
+        NotPublished = "not_published",
         /// The value is not allowed; the message says which values are.
         InvalidValue = "invalid_value",
         /// The search took too long; the message says how to narrow it.

@@ -15,8 +15,10 @@ use super::memory_limit::{MemoryLimit, Owner, Reservation};
 
 /// Bodies up to this many bytes do not count against the shared memory, so small requests never wait for large ones.
 pub(super) const SMALL_BODY_BYTES: u64 = 64 << 10;
-/// Maximum size of JSON bodies, except for messages.
+/// Maximum size of JSON bodies, except for messages and templates.
 const MAX_JSON_BYTES: u64 = 1 << 20;
+/// Maximum size of a template as JSON, in which every quote and line end takes two bytes.
+const MAX_TEMPLATE_BYTES: u64 = 4 << 20;
 /// Maximum time for a body to arrive.
 const MAX_ARRIVAL: Duration = Duration::from_mins(2);
 /// Maximum time that a large body waits for memory.
@@ -52,6 +54,19 @@ impl Bodies {
     /// Reads the JSON body of any request except one that sends a message.
     pub(super) async fn json(&self, headers: &HeaderMap, body: Body) -> Result<ReadBody, ApiError> {
         self.read_json(None, headers, body, MAX_JSON_BYTES.min(self.max)).await
+    }
+
+    /// Reads the JSON body of a template.
+    pub(super) async fn template(&self, headers: &HeaderMap, body: Body) -> Result<ReadBody, ApiError> {
+        self.read_json(None, headers, body, MAX_TEMPLATE_BYTES.min(self.max)).await
+    }
+
+    /// Reserves memory for what a request has rendered, in addition to its body.
+    pub(super) async fn reserve_rendered(&self, owner: Owner, bytes: u64) -> Result<Option<Reservation>, ApiError> {
+        if bytes <= SMALL_BODY_BYTES {
+            return Ok(None);
+        }
+        self.memory.reserve_for_built(owner, bytes, MAX_WAIT).await.map(Some).map_err(|_| out_of_memory())
     }
 
     /// Reads the JSON body of a message.

@@ -26,6 +26,14 @@ pub(super) const SLOW_QUERIES: LimitSettings = LimitSettings {
     refusal: "Too many slow queries at once. Retry the request, or narrow the query.",
 };
 
+/// The limit for compiling and rendering templates, which keep a processor busy for up to 100 ms.
+pub(super) const RENDERS: LimitSettings = LimitSettings {
+    total: 8,
+    per_key: 6,
+    wait: Duration::from_secs(10),
+    refusal: "Too many templates are being rendered at once. Nothing was changed; retry the request.",
+};
+
 /// The limit for requests whose duration the client decides: event streams, long polls and exports.
 pub(super) const LONG_REQUESTS: LimitSettings = LimitSettings {
     total: 400,

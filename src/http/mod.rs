@@ -27,6 +27,7 @@ mod security_log;
 mod server;
 mod streams;
 mod suppressions;
+mod templates;
 mod unread;
 mod unsubscribe;
 mod webhooks;
@@ -90,6 +91,8 @@ pub struct Shared {
     responses: ResponseMemory,
     /// Concurrency limit of expensive queries.
     slow_queries: ConcurrencyLimit,
+    /// Concurrency limit of compiling and rendering templates.
+    renders: ConcurrencyLimit,
     /// Concurrency limit of event streams, long polls and exports.
     long_requests: ConcurrencyLimit,
     delivery: Arc<Delivery>,
@@ -139,6 +142,7 @@ impl Api {
             limits: settings.limits,
             responses: ResponseMemory::new(settings.body_memory.max(settings.max_body)),
             slow_queries: ConcurrencyLimit::new(concurrency_limit::SLOW_QUERIES),
+            renders: ConcurrencyLimit::new(concurrency_limit::RENDERS),
             long_requests: ConcurrencyLimit::new(concurrency_limit::LONG_REQUESTS),
             delivery: Arc::new(settings.delivery),
             check_target: settings.check_target,
@@ -164,6 +168,13 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(messages::raw::attachment))
         .routes(routes!(messages::control::cancel))
         .routes(routes!(messages::control::retry))
+        .routes(routes!(templates::read::list, templates::control::create))
+        .routes(routes!(templates::validate::validate))
+        .routes(routes!(templates::read::get, templates::control::change, templates::control::remove))
+        .routes(routes!(templates::publish::publish))
+        .routes(routes!(templates::preview::preview))
+        .routes(routes!(templates::versions::list))
+        .routes(routes!(templates::versions::get))
         .routes(routes!(lanes::list::list, lanes::control::put))
         .routes(routes!(lanes::list::get, lanes::control::change))
         .routes(routes!(lanes::control::pause))

@@ -6,13 +6,16 @@
 //!
 //! A [`NewMessage`] that [`parse`] returns has no CR, LF or NUL in anything that goes into a header or a command, at
 //! least one recipient and no more than allowed, and no NUL, which Postgres cannot store. Parsing uses only CPU time (2
-//! KiB: 8 µs; some ms per MiB of attachment): parse large bodies off the async threads.
+//! KiB: 8 µs; some ms per MiB of attachment): parse large bodies off the async threads. It also renders templates
+//! ([`render`]).
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest as _, Sha256};
 
 use crate::domain::fault::{Fault, Faults};
 use crate::domain::message::NewMessage;
+
+use render::{TemplateRef, Templates};
 
 pub mod address;
 pub mod attachments;
@@ -26,6 +29,7 @@ pub mod lane;
 pub mod metadata;
 pub mod pause;
 pub mod pointer;
+pub mod render;
 pub mod replay;
 pub mod reschedule;
 pub mod schedule;
@@ -35,6 +39,7 @@ pub mod stream;
 pub mod suggestion;
 pub mod suppression;
 pub mod tags;
+pub mod template;
 pub mod walk;
 pub mod webhook;
 
@@ -72,6 +77,8 @@ pub struct Context<'a> {
     pub limits: &'a Limits,
     /// The names of all streams.
     pub streams: &'a [String],
+    /// The templates that the request uses. See [`Rejection::NeedsTemplates`].
+    pub templates: &'a Templates,
 }
 
 /// Why a body is not a valid request.
@@ -90,6 +97,10 @@ pub enum Rejection {
     /// The body is JSON, but not a valid request (HTTP 422). Contains every fault, up to [`Faults::LIMIT`].
     #[error("{} faults, the first at {:?}", .0.len(), .0.first().map_or("", |fault| fault.pointer.as_str()))]
     Invalid(Vec<Fault>),
+    /// The request uses templates that are not in [`Context::templates`]. The caller loads them and parses the request
+    /// again.
+    #[error("{} templates must be loaded first", .0.len())]
+    NeedsTemplates(Vec<TemplateRef>),
 }
 
 /// Parses the body of `POST /v1/messages`.
@@ -123,7 +134,10 @@ pub struct RequestHashes {
 
 fn validate(value: serde_json_borrow::Value<'_>, context: &Context<'_>) -> Result<NewMessage, Rejection> {
     let mut faults = Faults::default();
-    match send::message(walk::Node::root(value), context, &mut faults) {
+    let message = send::message(walk::Node::root(value), context, &mut faults);
+    let missing = context.templates.take_missing();
+    match message {
+        _ if !missing.is_empty() => Err(Rejection::NeedsTemplates(missing)),
         Some(message) if faults.is_empty() => Ok(message),
         _ => Err(Rejection::Invalid(faults.into_vec())),
     }

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
+use super::render::Templates;
 use super::{Context, Limits, Rejection, parse};
 use crate::domain::message::NewMessage;
 
@@ -17,7 +18,8 @@ fn now() -> DateTime<Utc> {
 
 fn parse_bytes(body: &[u8]) -> Result<NewMessage, Rejection> {
     let streams = ["transactional".to_owned(), "newsletter".to_owned()];
-    parse(body, &Context { now: now(), limits: &Limits::default(), streams: &streams })
+    let (limits, templates) = (Limits::default(), Templates::default());
+    parse(body, &Context { now: now(), limits: &limits, streams: &streams, templates: &templates })
 }
 
 fn accepted(body: &Value) -> NewMessage {
@@ -29,7 +31,7 @@ fn faults(body: &[u8]) -> Vec<(String, &'static str)> {
     match parse_bytes(body) {
         Ok(_) => Vec::new(),
         Err(Rejection::Invalid(list)) => list.into_iter().map(|fault| (fault.pointer, fault.code)).collect(),
-        Err(malformed @ Rejection::Malformed { .. }) => panic!("{malformed}"),
+        Err(other) => panic!("{other}"),
     }
 }
 

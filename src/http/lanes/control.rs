@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::view::LaneSettingsView;
 use super::{NO_LANE, load_settings};
+use crate::accept::request::render::Templates;
 use crate::accept::request::{self, Context};
 use crate::db::lanes;
 use crate::db::lanes::admin::{LaneKey, RetryFilter};
@@ -85,7 +86,7 @@ pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, bod
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let streams = api.acceptor.streams(caller.tenant()).await?;
-    let context = Context { now: api.clock.now(), limits: &api.limits, streams: &streams };
+    let context = Context { now: api.clock.now(), limits: &api.limits, streams: &streams, templates: &Templates::default() };
     let lane = request::lane::parse(&body.bytes, &api.delivery.routes(), &context)?;
     let route = lane.route.to_string();
     let key = LaneKey { stream: &lane.stream, route: &route, domain: &lane.domain };

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use super::view::{AddedView, RemovalsInput, RemovedView, SuppressionsInput};
 use super::{NOT_SUPPRESSED, PathAddress};
 use crate::accept::request::Context;
+use crate::accept::request::render::Templates;
 use crate::accept::request::suppression::{self, stored_stream};
 use crate::db::suppressions::list::Removal;
 use crate::db::suppressions::{self, Existing};
@@ -40,7 +41,7 @@ pub async fn add(
     caller.require_all_domains("The suppression list applies to all sender domains.")?;
     let body = api.bodies.json(&headers, body).await?;
     let (now, streams) = (api.clock.now(), api.acceptor.streams(caller.tenant()).await?);
-    let context = Context { now, limits: &api.limits, streams: &streams };
+    let context = Context { now, limits: &api.limits, streams: &streams, templates: &Templates::default() };
     let entries = suppression::parse(&body.bytes, &context)?;
     let count = entries.len();
     let existing = if caller.has_scope(Scope::Admin) { Existing::Replaced } else { Existing::KeptUnlessShorter };
