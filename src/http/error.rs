@@ -200,6 +200,8 @@ impl From<Rejection> for ApiError {
         match rejection {
             Rejection::Invalid(faults) => Self::Invalid(faults),
             malformed @ Rejection::Malformed { .. } => Self::Malformed(malformed.to_string()),
+            // The caller loads them; it has found and loaded all of them by now.
+            Rejection::NeedsTemplates(_) => Self::Internal,
         }
     }
 }

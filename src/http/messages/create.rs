@@ -1,24 +1,23 @@
 //! `POST /v1/messages`.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 
+use super::parse::{self, Parsed};
 use super::plan::{self, Plan};
 use super::sender::{self, Warning};
 use super::view::Accepted;
 use crate::accept;
 use crate::accept::request::schema::SendRequest;
-use crate::accept::request::{self, Context, Rejection, RequestHashes};
+use crate::accept::request::{self, RequestHashes};
 use crate::db::messages;
 use crate::db::messages::idempotency::KeyUse;
 use crate::db::messages::insert::IdempotencyKey;
 use crate::domain::fault::{Code, Fault};
-use crate::domain::id::{MessageId, TenantId};
+use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
 use crate::domain::message::NewMessage;
 use crate::http::auth::Caller;
@@ -26,8 +25,6 @@ use crate::http::located::with_location;
 use crate::http::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, idempotency};
 
-/// Larger bodies are parsed on a blocking thread: parsing takes about 1 ms per megabyte.
-const LARGE_BODY_BYTES: usize = 256 << 10;
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Send a message
@@ -66,7 +63,8 @@ pub async fn create(
     params.finish()?;
     let read = api.bodies.message(Some(caller.key_id()), &headers, body).await?;
     if dry_run == Some(true) {
-        let message = parse(&api, caller.tenant(), read.bytes).await?;
+        let Parsed { value: message, rendered: _rendered } =
+            parse::parse(&api, &caller, read.bytes, request::parse).await?;
         require_permission(&caller, &message)?;
         return plan::respond(&api, &caller, message, read.reservation).await;
     }
@@ -76,11 +74,17 @@ pub async fn create(
     {
         return replay_if_same(&api, &caller, &first, read.bytes).await;
     }
-    let (message, idempotency) = match key {
-        Some(key) => parse_keyed(&api, &caller, read.bytes, key)
-            .await
-            .map(|(message, idempotency)| (message, Some(idempotency)))?,
-        None => (parse(&api, caller.tenant(), read.bytes).await?, None),
+    let (message, idempotency, rendered) = match key {
+        Some(key) => {
+            let parsed = parse::parse(&api, &caller, read.bytes, request::parse_keyed).await?;
+            let (message, RequestHashes { fingerprint, digest }) = parsed.value;
+            let key = IdempotencyKey { key: key.to_owned(), owner: caller.key_id(), fingerprint, digest };
+            (message, Some(key), parsed.rendered)
+        }
+        None => {
+            let parsed = parse::parse(&api, &caller, read.bytes, request::parse).await?;
+            (parsed.value, None, parsed.rendered)
+        }
     };
     require_permission(&caller, &message)?;
     let (_, mut warnings) = sender::admit(&api, caller.tenant(), message.from.address.domain()).await?;
@@ -89,10 +93,11 @@ pub async fn create(
     {
         warnings.push(Warning::needs_one_recipient(&message));
     }
+    warnings.extend_from_slice(&message.warnings);
     let mut view = Accepted { warnings, ..Accepted::from_new(&message) };
     let accepted = api.acceptor.accept(caller.tenant(), message, idempotency).await?;
     // Holds the memory of a large body until its attachments are stored.
-    drop(read.reservation);
+    drop((read.reservation, rendered));
     match accepted {
         accept::Accepted::New { suppressed } => {
             view.suppress(&suppressed);
@@ -115,42 +120,11 @@ fn require_permission(caller: &Caller, message: &NewMessage) -> Result<(), ApiEr
     Ok(())
 }
 
-/// Parses the body, and frees its memory.
-async fn parse(api: &Api, tenant: TenantId, body: Vec<u8>) -> Result<NewMessage, ApiError> {
-    let streams: Arc<[String]> = api.acceptor.streams(tenant).await?;
-    let (now, limits) = (api.clock.now(), api.limits.clone());
-    process(body, move |body| request::parse(body, &Context { now, limits: &limits, streams: &streams })).await
-}
-
-/// Parses the body of a request with an `Idempotency-Key`.
-async fn parse_keyed(
-    api: &Api,
-    caller: &Caller,
-    body: Vec<u8>,
-    key: &str,
-) -> Result<(NewMessage, IdempotencyKey), ApiError> {
-    let streams: Arc<[String]> = api.acceptor.streams(caller.tenant()).await?;
-    let (now, limits) = (api.clock.now(), api.limits.clone());
-    let work = move |body: &[u8]| request::parse_keyed(body, &Context { now, limits: &limits, streams: &streams });
-    let (message, RequestHashes { fingerprint, digest }) = process(body, work).await?;
-    let idempotency = IdempotencyKey { key: key.to_owned(), owner: caller.key_id(), fingerprint, digest };
-    Ok((message, idempotency))
-}
-
-/// Processes a body; a large one on a blocking thread.
-async fn process<T: Send + 'static>(
-    body: Vec<u8>,
-    work: impl FnOnce(&[u8]) -> Result<T, Rejection> + Send + 'static,
-) -> Result<T, ApiError> {
-    if body.len() > LARGE_BODY_BYTES {
-        return Ok(tokio::task::spawn_blocking(move || work(&body)).await.map_err(|_| ApiError::Internal)??);
-    }
-    Ok(work(&body)?)
-}
-
 /// Returns the response to a request whose `Idempotency-Key` was used before.
 async fn replay_if_same(api: &Api, caller: &Caller, first: &KeyUse, body: Vec<u8>) -> Result<Response, ApiError> {
-    let RequestHashes { fingerprint, digest } = process(body, request::hashes).await?;
+    let is_large = body.len() > parse::LARGE_BODY_BYTES;
+    let hashes = parse::process(body, is_large, request::hashes).await?;
+    let RequestHashes { fingerprint, digest } = hashes.map_err(|(rejection, _)| rejection)?;
     if first.fingerprint == fingerprint || first.digest.as_deref() == Some(&digest[..]) {
         return replay(api, caller, MessageId(first.message_id)).await;
     }

@@ -4,6 +4,7 @@ pub(super) mod control;
 pub(super) mod create;
 pub(super) mod explain;
 pub(super) mod list;
+mod parse;
 mod plan;
 pub(super) mod raw;
 pub(super) mod read;

@@ -137,6 +137,7 @@ pub(super) async fn respond(
         .collect();
     let (unsubscribe, link_warnings) = lanes.unsubscribe(api, caller, &message);
     warnings.extend(link_warnings);
+    warnings.extend_from_slice(&message.warnings);
     let relays = api.delivery.relays(&route).to_vec();
     let size = message.size();
     let work = move || {

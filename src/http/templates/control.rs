@@ -6,7 +6,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 
-use super::view::{NewTemplateBody, TemplateChangeBody, TemplateView};
+use super::body::{NewTemplateBody, TemplateChangeBody};
+use super::view::TemplateView;
 use super::{NO_TEMPLATE, TemplatePath, invalid, layout_id, load};
 use crate::accept::request::template::{self, TemplateChange};
 use crate::accept::templates::{changed_row, empty_row};

@@ -1,5 +1,6 @@
 //! `/v1/templates`: templates, their drafts and published versions, previews and validation.
 
+mod body;
 pub mod control;
 mod engine;
 pub mod preview;

@@ -5,9 +5,10 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 
+use super::body::PreviewBody;
 use super::publish::compile;
 use super::versions::NO_VERSION;
-use super::view::{PreviewBody, RenderedView};
+use super::view::RenderedView;
 use super::{NO_TEMPLATE, TemplatePath, engine, load, require_read};
 use crate::accept::request::template;
 use crate::db::templates::{self, versions};

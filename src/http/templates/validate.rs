@@ -5,8 +5,9 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 
+use super::body::ValidateBody;
 use super::engine::Loaded;
-use super::view::{ValidateBody, ValidationView};
+use super::view::ValidationView;
 use super::{layout_id, require_read};
 use crate::accept::request::template;
 use crate::accept::templates::{changed_row, empty_row};
