@@ -158,9 +158,9 @@ impl PostId {
 }
 
 impl TemplateId {
-    /// Returns the time at which the template was created, in milliseconds, from the id's time part.
-    pub fn time(self) -> DateTime<Utc> {
-        PostId(self.0).time()
+    /// Returns the time at which the template was created, in milliseconds; `None` if the time part is out of range.
+    pub fn created_at(self) -> Option<DateTime<Utc>> {
+        MessageId(self.0).accepted_at()
     }
 }
 

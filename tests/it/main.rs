@@ -23,4 +23,5 @@ mod smtp_connections;
 mod smtp_inbound;
 mod support;
 mod suppressions;
+mod templates;
 mod webhooks;

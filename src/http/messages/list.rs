@@ -121,8 +121,8 @@ async fn select_template(
         })?,
     };
     // Allows clock differences between replicas of up to a day.
-    let oldest = id.time() - TimeDelta::days(1);
-    filter.created_after = filter.created_after.max(Some(oldest));
+    let oldest = id.created_at().map(|created_at| created_at - TimeDelta::days(1));
+    filter.created_after = filter.created_after.max(oldest);
     filter.template = Some(id);
     Ok(())
 }
