@@ -12,9 +12,10 @@ use crate::support::dev::{Dev, directory};
 const README: &str = include_str!("../../../README.md");
 
 /// Pages of `docs/` whose shell blocks call the API of `postrider dev`.
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "getting-started",
     "sending",
+    "templates",
     "webhooks",
     "api-keys",
     "domains",
@@ -23,6 +24,8 @@ const PAGES: [&str; 9] = [
     "lanes-and-limits",
     "troubleshooting",
 ];
+/// The pages whose Python and Node examples send a message.
+const PAGES_WITH_PROGRAMS: [&str; 1] = ["templates"];
 
 /// Returns the code blocks of one language, in order.
 fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
@@ -92,30 +95,51 @@ async fn documentation_examples_work_when_pasted() {
         let calls: Vec<&str> = blocks.into_iter().filter(|block| !block.starts_with("cargo run")).collect();
         assert!(!calls.is_empty(), "{page} has no example");
         paste(&format!(". .postrider/dev.env\n{}", calls.join("\n")), dir.path()).await;
+        for program in PROGRAMS.iter().filter(|_| PAGES_WITH_PROGRAMS.contains(&page)) {
+            let examples = self::blocks(&text, program.language);
+            assert!(!examples.is_empty(), "{page} has no example in {}", program.language);
+            for example in examples {
+                program.run(example, &dev).await;
+            }
+        }
     }
     assert!(dev.stop().await.success());
 }
 
-#[tokio::test]
-async fn python_and_node_examples_send_a_message() {
-    let programs = [("python3", "python", "-c", "From Python"), ("node", "js", "-e", "From Node")];
-    let dir = directory();
-    let dev = Dev::start(dir.path()).await;
-    for (program, language, option, subject) in programs {
-        if !is_installed(program) {
-            eprintln!("skipped: the example in {language} needs {program}");
-            continue;
+/// A program that runs the examples in a language.
+struct Program {
+    name: &'static str,
+    language: &'static str,
+    options: &'static [&'static str],
+}
+
+const PROGRAMS: [Program; 2] = [
+    Program { name: "python3", language: "python", options: &["-c"] },
+    // Node allows a top-level `await` only in modules.
+    Program { name: "node", language: "js", options: &["--input-type=module", "-e"] },
+];
+
+impl Program {
+    /// Runs an example, which must print the id of the message that it sends.
+    async fn run(&self, example: &str, dev: &Dev) {
+        if !is_installed(self.name) {
+            eprintln!("skipped: the example in {} needs {}", self.language, self.name);
+            return;
         }
-        let example = blocks(README, language)[0];
-        let mut command = Command::new(program);
-        // Node allows a top-level `await` only in modules.
-        if program == "node" {
-            command.arg("--input-type=module");
-        }
-        let command = command.args([option, example]).env("API", dev.fact("api")).env("KEY", dev.fact("api_key"));
+        let mut command = Command::new(self.name);
+        command.args(self.options).arg(example).env("API", dev.fact("api")).env("KEY", dev.fact("api_key"));
         let output = command.output().await.unwrap();
         let stdout = String::from_utf8_lossy(&output.stdout);
-        assert!(stdout.starts_with("msg_"), "{subject}: {stdout}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(stdout.starts_with("msg_"), "{example}: {stdout}{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[tokio::test]
+async fn python_and_node_examples_send_a_message() {
+    let dir = directory();
+    let dev = Dev::start(dir.path()).await;
+    for program in &PROGRAMS {
+        program.run(blocks(README, program.language)[0], &dev).await;
     }
     assert!(dev.stop().await.success());
 }
