@@ -40,7 +40,7 @@ pub const VALIDATED: &[&str] =
 /// The fields of a declared variable.
 pub const VARIABLE: &[&str] = &["key", "type", "required", "default", "max_length"];
 /// The fields of a preview.
-const PREVIEW: &[&str] = &["variables", "version"];
+pub const PREVIEW: &[&str] = &["variables", "version"];
 
 /// Changes to a template's content. In a new template, what stays has its default.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -10,6 +10,7 @@ use crate::domain::message::NewMessage;
 mod contract;
 mod faults;
 mod properties;
+mod templates;
 mod valid;
 
 fn now() -> DateTime<Utc> {
