@@ -8,6 +8,15 @@ pub const MAX_MJML: usize = 256 * 1024;
 pub const MAX_MJML_DEPTH: usize = 64;
 /// Maximum depth of nested elements in HTML.
 pub const MAX_HTML_DEPTH: usize = 256;
+/// Maximum number of elements, texts and comments in HTML.
+pub const MAX_HTML_NODES: usize = 50_000;
+/// Maximum size of the HTML that a template is compiled to, in bytes.
+pub const MAX_COMPILED: usize = 1024 * 1024;
+/// Maximum length of one template tag, in bytes, and maximum number of its words and signs.
+pub const MAX_TAG: usize = 8 * 1024;
+pub(super) const MAX_TAG_TOKENS: usize = 1_000;
+/// Maximum number of `elif` in a template.
+pub(super) const MAX_ELIF: usize = 500;
 /// Maximum length of `subject`, of `from` and of each entry of `reply_to` in a template, in characters.
 pub const MAX_LINE_SOURCE: usize = 4_000;
 /// Maximum number of entries of `reply_to`.

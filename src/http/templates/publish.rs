@@ -53,25 +53,14 @@ pub async fn publish(
             return Ok(Json(VersionView::from_row(row.id, latest)).into_response());
         }
         let compiled = serde_json::to_value(&compiled).map_err(|_| ApiError::Internal)?;
-        let new = NewVersion {
-            tenant,
-            template: TemplateId(row.id),
-            revision: row.revision,
-            compiled: &compiled,
-            published_at: api.clock.now(),
-        };
+        let (template, published_at) = (TemplateId(row.id), api.clock.now());
+        let new = NewVersion { tenant, template, revision: row.revision, compiled: &compiled, published_at };
         let Some(version) = versions::publish(&api.db, &new).await? else { continue };
         api.acceptor.templates().clear_names();
-        tracing::info!(
-            event = "template_published",
-            by = %caller.key_id(),
-            template = %new.template,
-            version,
-            "published a template"
-        );
-        let row = VersionRow { version, published_at: new.published_at, source: row.draft, compiled };
-        let path = format!("/v1/templates/{}/versions/{version}", new.template);
-        let view = VersionView::from_row(new.template.0, row);
+        tracing::info!(event = "template_published", by = %caller.key_id(), %template, version, "published a template");
+        let path = format!("/v1/templates/{template}/versions/{version}");
+        let row = VersionRow { version, published_at, source: row.draft, compiled };
+        let view = VersionView::from_row(template.0, row);
         return Ok(with_location(path, (StatusCode::CREATED, Json(view))));
     }
     Err(BUSY)
