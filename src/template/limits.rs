@@ -15,6 +15,8 @@ pub const MAX_COMPILED: usize = 1024 * 1024;
 /// Maximum length of one template tag, in bytes, and maximum number of its words and signs.
 pub const MAX_TAG: usize = 8 * 1024;
 pub(super) const MAX_TAG_TOKENS: usize = 1_000;
+/// Maximum depth of nested `block` tags in one source.
+pub(super) const MAX_BLOCK_DEPTH: usize = 32;
 /// Maximum number of `elif` in a template.
 pub(super) const MAX_ELIF: usize = 500;
 /// Maximum length of `subject`, of `from` and of each entry of `reply_to` in a template, in characters.
