@@ -41,6 +41,8 @@ pub const MAX_VALUE_DEPTH: usize = 32;
 pub const FUEL: u64 = 100_000;
 /// Maximum size of a rendered `html` or `text`, in bytes.
 pub const MAX_OUTPUT: usize = 2 * 1024 * 1024;
+/// Size above which Gmail truncates an HTML body, in bytes.
+pub const SIZE_THAT_CLIENTS_TRUNCATE: usize = 102 * 1024;
 /// Maximum length of a rendered subject, in characters.
 pub const MAX_SUBJECT: usize = 998;
 /// Maximum length of a rendered `from` or entry of `reply_to`, in bytes.

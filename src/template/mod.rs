@@ -14,11 +14,19 @@
 
 mod cache;
 mod compile;
+mod faults;
+mod jinja;
 mod layouts;
 pub mod limits;
+mod markup;
 mod program;
 mod source;
+#[cfg(test)]
+mod tests;
+mod thread;
 mod validate;
+mod values;
+mod vars;
 
 pub use cache::ProgramCache;
 pub use compile::{Compiled, compile};

@@ -4,9 +4,10 @@ use serde_json::{Map, Value};
 
 use crate::domain::fault::Fault;
 
-use super::compile::Compiled;
+use super::compile::{Compiled, Work};
 use super::layouts::Layouts;
 use super::source::{Source, Variable, Warning};
+use super::thread;
 
 /// What there is to say about a template.
 #[derive(Debug, Clone)]
@@ -18,7 +19,7 @@ pub struct Report {
     /// What the author should know; includes a warning for each of `unescaped`.
     pub warnings: Vec<Warning>,
     /// Example values for all variables that the template uses, inferred from how it uses them: an array for what it
-    /// loops over, an object for what it takes attributes of.
+    /// loops over, an object for what it takes attributes of. Defaults of declared variables are used.
     pub suggested_variables: Map<String, Value>,
     /// Declarations for these variables; those of the source take precedence.
     pub suggested_declarations: Vec<Variable>,
@@ -42,5 +43,59 @@ pub struct UnescapedOutput {
 ///
 /// CPU-bound, up to about 100 ms: call it on a blocking thread. It runs on a thread of its own.
 pub fn validate(source: &Source, layouts: &Layouts) -> Report {
-    todo!("{source:?} {layouts:?}")
+    let needs_declarations = !source.variables.is_empty();
+    match thread::run(|| Work::new(source, layouts, needs_declarations).run()) {
+        Ok(outcome) => {
+            let mut report = Report {
+                compiled: outcome.compiled,
+                faults: outcome.faults,
+                warnings: outcome.warnings,
+                suggested_variables: outcome.shapes.examples(),
+                suggested_declarations: Vec::new(),
+                unescaped: outcome.unescaped.into_iter().map(UnescapedOutput::from).collect(),
+            };
+            let declared: Vec<&Variable> = source.variables.iter().chain(layouts.variables()).collect();
+            for variable in &declared {
+                suggest_declared(variable, &mut report.suggested_variables);
+            }
+            let declaration = |name: &str| {
+                let declared = declared.iter().find(|variable| variable.key == name);
+                declared.map(|variable| (*variable).clone()).or_else(|| outcome.shapes.declaration(name))
+            };
+            report.suggested_declarations = outcome.shapes.names().filter_map(declaration).collect();
+            if let (Some(compiled), false) = (&mut report.compiled, needs_declarations) {
+                compiled.variables.clone_from(&report.suggested_declarations);
+            }
+            report
+        }
+        Err(fault) => Report {
+            compiled: None,
+            faults: vec![fault],
+            warnings: Vec::new(),
+            suggested_variables: Map::new(),
+            suggested_declarations: Vec::new(),
+            unescaped: Vec::new(),
+        },
+    }
+}
+
+impl From<(String, usize, usize)> for UnescapedOutput {
+    fn from((pointer, line, column): (String, usize, usize)) -> Self {
+        Self { pointer, line, column }
+    }
+}
+
+/// Makes the example of a declared variable fit its declaration.
+fn suggest_declared(variable: &Variable, examples: &mut Map<String, Value>) {
+    let Some(example) = examples.get_mut(&variable.key) else { return };
+    if let Some(default) = &variable.default {
+        *example = default.clone();
+        return;
+    }
+    let mut faults = crate::domain::fault::Faults::default();
+    let values = Map::from_iter([(variable.key.clone(), example.clone())]);
+    super::values::check_values(std::slice::from_ref(variable), &values, &mut faults);
+    if !faults.is_empty() {
+        *example = super::values::example(variable);
+    }
 }

@@ -108,8 +108,8 @@ impl<'l> Flattener<'l> {
         Ok((self.flat.documents.len() - 1, document))
     }
 
-    /// Returns the source of a layout's part. `path` are the names of the documents around it.
-    fn layout(&self, name: &str, path: &[String]) -> Result<&'l str, (Code, String)> {
+    /// Returns the source of a layout's part, and its own `layout`. `path` are the names of the documents around it.
+    fn layout(&self, name: &str, path: &[String]) -> Result<(&'l str, Option<&'l str>), (Code, String)> {
         let mut names: Vec<&str> = path.iter().map(String::as_str).collect();
         names.push(name);
         if self.layouts.is_own(name) || path.iter().any(|earlier| earlier == name) {
@@ -123,12 +123,12 @@ impl<'l> Flattener<'l> {
         let layout: &Layout = layouts.get(name)?;
         let source = if self.part == Part::Text { &layout.source.text } else { &layout.source.html };
         match source {
-            Some(source) => Ok(source),
+            Some(source) => Ok((source, layout.source.layout.as_deref())),
             None => Err((Code::UnknownLayout, format!("the layout `{name}` has no `{}`", self.part.name()))),
         }
     }
 
-    /// Returns a document and the layouts that it extends. `layout` is the field of the template itself.
+    /// Returns a document and the layouts that it extends. `layout` is the template's field.
     fn chain(
         &mut self,
         document: (usize, Document<'l>),
@@ -137,38 +137,49 @@ impl<'l> Flattener<'l> {
     ) -> Result<Chain<'l>, Fault> {
         let mut path = path.to_vec();
         let mut chain = vec![document];
-        let mut next = match (layout, &chain[0].1.extends) {
-            (Some(_), Some((_, offset))) => {
-                let message = "the template has a `layout`, so it must not use `extends`";
-                let located = Located::new(*offset, Code::InvalidTemplate, message);
-                return Err(fault_in(self.part, None, chain[0].1.source, &located));
-            }
-            (Some(layout), None) => Some((layout.to_owned(), None)),
-            (None, extends) => extends.clone().map(|(name, offset)| (name, Some(offset))),
-        };
-        while let Some((name, offset)) = next {
-            let source = self.layout(&name, &path).map_err(|(code, message)| match (offset, chain.last()) {
-                (Some(offset), Some((_, document))) => {
-                    let located = Located::new(offset, code, message);
-                    fault_in(self.part, document.name.as_deref(), document.source, &located)
+        let mut fields = vec![layout.map(str::to_owned)];
+        while let Some((_, document)) = chain.last() {
+            let field = fields.last().cloned().flatten();
+            let (name, offset) = match (field, &document.extends) {
+                (None, None) => break,
+                (Some(_), Some((_, offset))) => {
+                    let message = "the template has a `layout`, so it must not use `extends`";
+                    return Err(self.fault_at(document, *offset, Code::InvalidTemplate, message));
                 }
-                _ => fault("/layout", code, message),
-            })?;
-            let document = self.document(Some(name.clone()), source)?;
-            next = document.1.extends.clone().map(|(name, offset)| (name, Some(offset)));
+                (Some(layout), None) => (layout, None),
+                (None, Some((name, offset))) => (name.clone(), Some(*offset)),
+            };
+            let found = self.layout(&name, &path).map_err(|(code, message)| match offset {
+                Some(offset) => self.fault_at(document, offset, code, message),
+                None => fault("/layout", code, message),
+            });
+            let (source, field) = found?;
+            chain.push(self.document(Some(name.clone()), source)?);
+            fields.push(field.map(str::to_owned));
             path.push(name);
-            chain.push(document);
         }
-        if let Some(layout) = layout {
-            let blocks: Vec<String> =
-                chain[1..].iter().flat_map(|(_, document)| document.blocks()).map(|block| block.name.clone()).collect();
+        self.wrap(&mut chain, &fields)?;
+        Ok(chain)
+    }
+
+    /// Makes the documents with a `layout` field the content of the next document.
+    fn wrap(&self, chain: &mut Chain<'l>, fields: &[Option<String>]) -> Result<(), Fault> {
+        for (index, layout) in fields.iter().enumerate().rev() {
+            let Some(layout) = layout else { continue };
+            let Some((own, extended)) = chain.get_mut(index..).and_then(<[_]>::split_first_mut) else { continue };
+            let documents = extended.iter().flat_map(|(_, document)| document.blocks());
+            let blocks: Vec<String> = documents.map(|block| block.name.clone()).collect();
             if !blocks.iter().any(|block| block == CONTENT) {
                 let message = format!("the layout `{layout}` has no block `{CONTENT}` in its `{}`", self.part.name());
                 return Err(fault("/layout", Code::UnknownLayout, message));
             }
-            chain[0].1.wrap(layout, &blocks);
+            own.1.wrap(layout, &blocks);
         }
-        Ok(chain)
+        Ok(())
+    }
+
+    fn fault_at(&self, document: &Document<'l>, offset: usize, code: Code, message: impl Into<String>) -> Fault {
+        fault_in(self.part, document.name.as_deref(), document.source, &Located::new(offset, code, message))
     }
 
     fn emit_chain(&mut self, chain: &Chain<'l>, path: &[String]) -> Result<(), Fault> {
@@ -231,22 +242,18 @@ impl<'l> Flattener<'l> {
     fn outside(&self, document: &Document<'l>, offset: usize) -> Fault {
         let message = "this is outside the blocks of a template that extends a layout, so it would not be shown; \
                        put it in a block, or use `layout`";
-        let located = Located::new(offset, Code::InvalidTemplate, message);
-        fault_in(self.part, document.name.as_deref(), document.source, &located)
+        self.fault_at(document, offset, Code::InvalidTemplate, message)
     }
 
     fn emit(&mut self, context: &Context<'_, '_, 'l>, own: (usize, &Document<'l>), nodes: &[Node]) -> Result<(), Fault> {
         let document = own.1;
-        let located = |offset, code, message: String| {
-            fault_in(self.part, document.name.as_deref(), document.source, &Located::new(offset, code, message))
-        };
         if context.depth > MAX_NESTING {
             let offset = nodes.iter().find_map(|node| match node {
                 Node::Block(Block { offset, .. }) | Node::Super(offset) => Some(*offset),
                 _ => None,
             });
             let message = "blocks contain each other, directly or by `super()`".to_owned();
-            return Err(located(offset.unwrap_or_default(), Code::LayoutCycle, message));
+            return Err(self.fault_at(document, offset.unwrap_or_default(), Code::LayoutCycle, message));
         }
         for node in nodes {
             match node {
@@ -259,19 +266,19 @@ impl<'l> Flattener<'l> {
                     });
                     let Some((name, level, (index, document, block))) = next else {
                         let message = "`super()` needs a block that a layout also has".to_owned();
-                        return Err(located(*offset, Code::InvalidTemplate, message));
+                        return Err(self.fault_at(document, *offset, Code::InvalidTemplate, message));
                     };
                     let inner = Context { block: Some((name, level)), depth: context.depth + 1, ..*context };
                     self.emit(&inner, (index, document), &block.body)?;
                 }
                 Node::Include { name, offset, ignores_missing } => {
-                    let source = match self.layout(name, context.path) {
-                        Ok(source) => source,
+                    let (source, layout) = match self.layout(name, context.path) {
+                        Ok(found) => found,
                         Err((Code::UnknownLayout, _)) if *ignores_missing => continue,
-                        Err((code, message)) => return Err(located(*offset, code, message)),
+                        Err((code, message)) => return Err(self.fault_at(document, *offset, code, message)),
                     };
                     let included = self.document(Some(name.clone()), source)?;
-                    let chain = self.chain(included, None, &[context.path, std::slice::from_ref(name)].concat())?;
+                    let chain = self.chain(included, layout, &[context.path, std::slice::from_ref(name)].concat())?;
                     self.emit_chain(&chain, context.path)?;
                 }
             }
