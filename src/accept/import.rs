@@ -153,7 +153,7 @@ fn entry(value: Result<Value<'_>, Rejection>, context: &Context<'_>) -> Read {
         Err(Rejection::Malformed { column, message, .. }) => {
             Read::Refused(fault("", Code::InvalidValue, format!("{message} (column {column})")))
         }
-        Err(invalid @ Rejection::Invalid(_)) => Read::Refused(fault("", Code::InvalidValue, invalid.to_string())),
+        Err(invalid) => Read::Refused(fault("", Code::InvalidValue, invalid.to_string())),
     }
 }
 
@@ -230,10 +230,12 @@ fn split(record: &str) -> Option<(Vec<String>, bool)> {
 mod tests {
     use super::*;
     use crate::accept::request::Limits;
+    use crate::accept::request::render::Templates;
 
     fn read(reader: &mut Reader, text: &str) -> Read {
         let (limits, streams) = (Limits::default(), ["news".to_owned()]);
-        let context = Context { now: "2026-11-23T12:00:00Z".parse().unwrap(), limits: &limits, streams: &streams };
+        let (now, templates) = ("2026-11-23T12:00:00Z".parse().unwrap(), Templates::default());
+        let context = Context { now, limits: &limits, streams: &streams, templates: &templates };
         let record = Record { line: 1, last_line: 1, bytes: Some(text.into()), is_unclosed: false };
         reader.read(&record, &context)
     }

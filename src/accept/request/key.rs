@@ -102,13 +102,14 @@ fn sender_domains(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> Option<Ve
 #[cfg(test)]
 mod tests {
     use super::super::Limits;
+    use super::super::render::Templates;
     use super::*;
 
     fn read(body: &str) -> Result<KeyRequest, Vec<(String, &'static str)>> {
-        let context = Context { now: DateTime::UNIX_EPOCH, limits: &Limits::default(), streams: &[] };
+        let context = Context { now: DateTime::UNIX_EPOCH, limits: &Limits::default(), streams: &[], templates: &Templates::default() };
         parse(body.as_bytes(), &context).map_err(|rejection| match rejection {
             Rejection::Invalid(faults) => faults.into_iter().map(|fault| (fault.pointer, fault.code)).collect(),
-            Rejection::Malformed { .. } => Vec::new(),
+            _ => Vec::new(),
         })
     }
 

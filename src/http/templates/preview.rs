@@ -14,7 +14,7 @@ use crate::accept::request::template;
 use crate::db::templates::{self, versions};
 use crate::domain::template::TemplateVersion;
 use crate::http::auth::Caller;
-use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound};
+use crate::http::{Api, ApiError, AuthErrors, JsonErrors};
 use crate::template::Compiled;
 
 /// Preview a template
