@@ -249,7 +249,10 @@ mod tests {
         let source = source_from_row(&row).unwrap();
         assert_eq!((source.syntax, source.format), (Syntax::Vars, Format::Mjml));
         assert_eq!((source.subject.as_deref(), source.text.as_deref()), (Some("Hi {{name}}"), Some("")));
-        assert_eq!((source.from.as_deref(), source.reply_to.as_slice()), (Some("a@b.test"), &["c@d.test".to_owned()][..]));
+        assert_eq!(
+            (source.from.as_deref(), source.reply_to.as_slice()),
+            (Some("a@b.test"), &["c@d.test".to_owned()][..])
+        );
         assert_eq!((source.layout, source.variables), (Some(id.to_string()), vec![variable]));
 
         let cleared = ContentChange { subject: Change::Clear, reply_to: Change::Clear, ..ContentChange::default() };

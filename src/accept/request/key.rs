@@ -106,7 +106,12 @@ mod tests {
     use super::*;
 
     fn read(body: &str) -> Result<KeyRequest, Vec<(String, &'static str)>> {
-        let context = Context { now: DateTime::UNIX_EPOCH, limits: &Limits::default(), streams: &[], templates: &Templates::default() };
+        let context = Context {
+            now: DateTime::UNIX_EPOCH,
+            limits: &Limits::default(),
+            streams: &[],
+            templates: &Templates::default(),
+        };
         parse(body.as_bytes(), &context).map_err(|rejection| match rejection {
             Rejection::Invalid(faults) => faults.into_iter().map(|fault| (fault.pointer, fault.code)).collect(),
             _ => Vec::new(),

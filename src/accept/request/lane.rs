@@ -112,7 +112,12 @@ mod tests {
 
     fn read(body: &str) -> Result<LaneRequest, Vec<(String, &'static str)>> {
         let streams = ["bulk".to_owned()];
-        let context = Context { now: DateTime::UNIX_EPOCH, limits: &Limits::default(), streams: &streams, templates: &Templates::default() };
+        let context = Context {
+            now: DateTime::UNIX_EPOCH,
+            limits: &Limits::default(),
+            streams: &streams,
+            templates: &Templates::default(),
+        };
         let routes = [RouteName::Mx, RouteName::Named("news".into())];
         parse(body.as_bytes(), &routes, &context).map_err(faults)
     }

@@ -228,7 +228,11 @@ fn render(
     let rendered = templates.rendered.fetch_add(size as u64, Ordering::Relaxed) + size as u64;
     if rendered > MAX_RENDERED {
         let most = MAX_RENDERED >> 20;
-        at.fault(faults, Code::TooLarge, format_args!("the rendered templates of a request must not exceed {most} MiB"));
+        at.fault(
+            faults,
+            Code::TooLarge,
+            format_args!("the rendered templates of a request must not exceed {most} MiB"),
+        );
         return None;
     }
     let warnings = checked.warnings.into_iter().map(|warning| Warning {

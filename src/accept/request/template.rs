@@ -21,19 +21,8 @@ use crate::template::limits::{MAX_KEY, MAX_LINE_SOURCE, MAX_REPLY_TO, MAX_SOURCE
 use crate::template::{Format, Syntax, Variable, VariableType};
 
 /// The fields of a template.
-pub const FIELDS: &[&str] = &[
-    "name",
-    "alias",
-    "syntax",
-    "format",
-    "subject",
-    "html",
-    "text",
-    "from",
-    "reply_to",
-    "layout",
-    "variables",
-];
+pub const FIELDS: &[&str] =
+    &["name", "alias", "syntax", "format", "subject", "html", "text", "from", "reply_to", "layout", "variables"];
 /// The fields of a template to validate.
 pub const VALIDATED: &[&str] =
     &["syntax", "format", "subject", "html", "text", "from", "reply_to", "layout", "variables", "values"];
@@ -120,7 +109,8 @@ fn parse_fields(
 ) -> Result<TemplateChange, Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
     let mut faults = Faults::default();
-    let change = Fields::open(value, &Pointer::Root, FIELDS, &mut faults).map(|mut fields| read(&mut fields, &mut faults));
+    let change =
+        Fields::open(value, &Pointer::Root, FIELDS, &mut faults).map(|mut fields| read(&mut fields, &mut faults));
     finish(change, faults)
 }
 
@@ -137,9 +127,7 @@ pub fn parse_preview(body: &[u8]) -> Result<Preview, Rejection> {
     let mut faults = Faults::default();
     let preview = Fields::open(value, &Pointer::Root, PREVIEW, &mut faults).map(|mut fields| Preview {
         variables: fields.take("variables").map_or_else(Map::new, |node| values(node, &mut faults)),
-        version: fields
-            .take("version")
-            .and_then(|node| node.whole(1..=i32::MAX.unsigned_abs().into(), &mut faults)),
+        version: fields.take("version").and_then(|node| node.whole(1..=i32::MAX.unsigned_abs().into(), &mut faults)),
     });
     finish(preview, faults)
 }
@@ -156,11 +144,7 @@ pub fn parse_validation(body: &[u8]) -> Result<Validation, Rejection> {
 }
 
 fn change(fields: &mut Fields<'_, '_>, name: Option<String>, faults: &mut Faults) -> TemplateChange {
-    TemplateChange {
-        name,
-        alias: fields.change("alias", |node| alias(node, faults)),
-        content: content(fields, faults),
-    }
+    TemplateChange { name, alias: fields.change("alias", |node| alias(node, faults)), content: content(fields, faults) }
 }
 
 fn name(node: Node<'_, '_>, faults: &mut Faults) -> Option<String> {
@@ -305,7 +289,8 @@ mod tests {
 
     #[test]
     fn every_fault_is_reported() {
-        let body = br#"{"name": "", "alias": "tpl_x", "syntax": "liquid", "format": 1, "subject": "a\nb", "html": "\u0000",
+        let body =
+            br#"{"name": "", "alias": "tpl_x", "syntax": "liquid", "format": 1, "subject": "a\nb", "html": "\u0000",
             "text": [], "from": "acme", "reply_to": ["a@b.test", "{{ name }} <a@b.test>", "x"], "layout": "a b",
             "variables": [{"key": "a"}, {"key": "b", "type": "date", "max_length": 0},
                           {"key": "c", "type": "string", "default": ["\u0000"]}, {"key": "c", "type": "number"}],

@@ -86,7 +86,8 @@ pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, bod
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let streams = api.acceptor.streams(caller.tenant()).await?;
-    let context = Context { now: api.clock.now(), limits: &api.limits, streams: &streams, templates: &Templates::default() };
+    let context =
+        Context { now: api.clock.now(), limits: &api.limits, streams: &streams, templates: &Templates::default() };
     let lane = request::lane::parse(&body.bytes, &api.delivery.routes(), &context)?;
     let route = lane.route.to_string();
     let key = LaneKey { stream: &lane.stream, route: &route, domain: &lane.domain };

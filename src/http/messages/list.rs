@@ -103,12 +103,7 @@ fn filter(params: &mut Params) -> Filter {
 }
 
 /// Sets the filter for messages of a template. They are not older than the template.
-async fn select_template(
-    api: &Api,
-    caller: &Caller,
-    filter: &mut Filter,
-    name: &TemplateName,
-) -> Result<(), ApiError> {
+async fn select_template(api: &Api, caller: &Caller, filter: &mut Filter, name: &TemplateName) -> Result<(), ApiError> {
     let id = match name {
         // The template may have been deleted.
         TemplateName::Id(id) => *id,

@@ -38,7 +38,9 @@ pub(super) async fn parse<T: Send + 'static>(
     match process(body, is_large, move |body| first(body, &Templates::default())).await? {
         Ok(value) => Ok(Parsed { value, rendered: None }),
         // Boxed, so that a request without templates does not carry the state.
-        Err((Rejection::NeedsTemplates(names), body)) => Box::pin(with_templates(api, caller, body, names, parse)).await,
+        Err((Rejection::NeedsTemplates(names), body)) => {
+            Box::pin(with_templates(api, caller, body, names, parse)).await
+        }
         Err((rejection, _)) => Err(rejection.into()),
     }
 }

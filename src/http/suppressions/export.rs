@@ -156,7 +156,8 @@ mod tests {
 
     fn imported(text: &str, format: Format) -> Vec<String> {
         let (limits, streams) = (Limits::default(), ["news".to_owned()]);
-        let context = Context { now: NOW.parse().unwrap(), limits: &limits, streams: &streams, templates: &Templates::default() };
+        let context =
+            Context { now: NOW.parse().unwrap(), limits: &limits, streams: &streams, templates: &Templates::default() };
         let (mut reader, mut records, mut list) =
             (Reader::new(format), RecordSplitter::new(format == Format::Csv), Vec::new());
         let mut take = |record: &Record| match reader.read(record, &context) {

@@ -49,9 +49,9 @@ async fn load(api: &Api, tenant: TenantId, name: &TemplateName) -> Result<Templa
 
 /// Returns the id of the template that a request names as a layout; fails if it does not exist.
 async fn layout_id(api: &Api, tenant: TenantId, name: &TemplateName) -> Result<TemplateId, ApiError> {
-    templates::find(&api.db, tenant, name).await?.ok_or_else(|| {
-        invalid("/layout", Code::UnknownTemplate, format!("there is no template `{name}`"))
-    })
+    templates::find(&api.db, tenant, name)
+        .await?
+        .ok_or_else(|| invalid("/layout", Code::UnknownTemplate, format!("there is no template `{name}`")))
 }
 
 /// Returns the error of one invalid field.

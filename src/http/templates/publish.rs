@@ -85,6 +85,7 @@ async fn unchanged(
     let which = TemplateVersion { template: TemplateId(row.id), version };
     let latest = versions::get(&api.db, tenant, which).await?;
     // The layouts may have changed.
-    let is_same = |row: &VersionRow| serde_json::from_value(row.compiled.clone()).is_ok_and(|old: Compiled| old == *compiled);
+    let is_same =
+        |row: &VersionRow| serde_json::from_value(row.compiled.clone()).is_ok_and(|old: Compiled| old == *compiled);
     Ok(latest.filter(is_same))
 }

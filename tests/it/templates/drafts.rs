@@ -31,7 +31,8 @@ async fn template_is_created_read_changed_and_deleted() {
     assert_eq!(app.get("/v1/templates/invoice").await.body, created.body);
 
     app.clock.advance(minutes(1));
-    let change = json!({"alias": "bill", "html": "<p>{{{NUMBER}}}</p>", "text": null, "reply_to": null, "variables": null});
+    let change =
+        json!({"alias": "bill", "html": "<p>{{{NUMBER}}}</p>", "text": null, "reply_to": null, "variables": null});
     let changed = app.patch("/v1/templates/invoice", &change).await;
     assert_eq!(changed.status, 200, "{}", changed.body);
     assert_eq!((&changed.body["alias"], &changed.body["subject"]), (&json!("bill"), &json!("Invoice {{NUMBER}}")));

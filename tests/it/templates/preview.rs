@@ -62,8 +62,12 @@ async fn validation_suggests_variables_and_renders() {
     let suggested = valid.body["suggested_variables"].as_object().unwrap();
     assert!(suggested.contains_key("number") && suggested["rows"].is_array(), "{suggested:?}");
     assert!(valid.body["rendered"]["html"].as_str().unwrap().contains("<td>"), "{}", valid.body);
-    let mut keys: Vec<&str> = valid.body["suggested_declarations"].as_array().unwrap().iter()
-        .map(|variable| variable["key"].as_str().unwrap()).collect();
+    let mut keys: Vec<&str> = valid.body["suggested_declarations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|variable| variable["key"].as_str().unwrap())
+        .collect();
     keys.sort_unstable();
     assert_eq!(keys, ["number", "rows"]);
 
@@ -82,7 +86,8 @@ async fn validation_reports_faults_without_saving() {
     assert_eq!((report.status, &report.body["valid"], &report.body["rendered"]), (200, &json!(false), &Value::Null));
     let pointers: Vec<&str> = report.faults().into_iter().map(|(pointer, _)| pointer).collect();
     assert!(pointers.contains(&"/subject") && pointers.contains(&"/html"), "{}", report.body);
-    let wrong = json!({"subject": "S", "html": "{{ n }}", "variables": [{"key": "n", "type": "number"}], "values": {"n": "x"}});
+    let wrong =
+        json!({"subject": "S", "html": "{{ n }}", "variables": [{"key": "n", "type": "number"}], "values": {"n": "x"}});
     let report = app.post("/v1/templates/validate", &wrong).await;
     assert_eq!((&report.body["valid"], report.faults()[0].0), (&json!(false), "/values/n"), "{}", report.body);
     let invalid = app.post("/v1/templates/validate", &json!({"html": 5, "name": "x"})).await;

@@ -71,7 +71,11 @@ async fn every_fault_is_reported_at_once() {
         (json!({"id": "tpl_00000000000070008000000000000000"}), "/template/id", "unknown_template"),
         (json!({"id": "no such id"}), "/template/id", "invalid_value"),
         (json!({"id": "draft"}), "/template/id", "not_published"),
-        (json!({"id": "greeting", "version": 2, "variables": {"name": "Ann"}}), "/template/version", "unknown_template"),
+        (
+            json!({"id": "greeting", "version": 2, "variables": {"name": "Ann"}}),
+            "/template/version",
+            "unknown_template",
+        ),
         (json!({"id": "greeting", "version": 0}), "/template/version", "invalid_value"),
         (json!({"id": "greeting", "variables": []}), "/template/variables", "invalid_type"),
         (json!({"id": "greeting", "variables": {"name": "a\u{0}"}}), "/template/variables/name", "control_character"),
@@ -105,8 +109,15 @@ async fn variables_cannot_inject_headers_or_senders() {
     create(&app, template).await;
     publish(&app, "a").await;
     for name in [
-        "x\r\nBcc: eve@evil.test", "x\nSubject: y", "x\u{7f}", "Eve <eve@evil.test>", "Eve <eve@evil.test", "x>",
-        "\"Eve\" <eve@evil.test>, ", "eve@evil.test,", "\"",
+        "x\r\nBcc: eve@evil.test",
+        "x\nSubject: y",
+        "x\u{7f}",
+        "Eve <eve@evil.test>",
+        "Eve <eve@evil.test",
+        "x>",
+        "\"Eve\" <eve@evil.test>, ",
+        "eve@evil.test,",
+        "\"",
     ] {
         let answer = send(&app, json!({"id": "a", "variables": {"name": name}}), json!({})).await;
         if answer.status == 202 {
@@ -179,7 +190,8 @@ async fn hostile_template_is_refused_when_it_is_rendered() {
     let app = TestApp::start().await;
     let html = "{% for i in range(n) %}{% for j in range(n) %}x{% endfor %}{% endfor %}";
     let variables = json!([{"key": "n", "type": "number"}]);
-    create(&app, json!({"alias": "a", "subject": "S", "html": html, "from": "a@acme.test", "variables": variables})).await;
+    create(&app, json!({"alias": "a", "subject": "S", "html": html, "from": "a@acme.test", "variables": variables}))
+        .await;
     publish(&app, "a").await;
     assert_eq!(send(&app, json!({"id": "a", "variables": {"n": 3}}), json!({})).await.status, 202);
     let refused = send(&app, json!({"id": "a", "variables": {"n": 100_000}}), json!({})).await;

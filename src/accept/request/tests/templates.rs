@@ -60,7 +60,8 @@ fn faults(result: Result<NewMessage, Rejection>) -> Vec<(String, &'static str)> 
 
 #[test]
 fn missing_template_is_reported_before_the_rest_is_parsed() {
-    let body = json!({"to": "not an address", "template": {"id": "greeting", "version": 2}, "attachments": 5}).to_string();
+    let body =
+        json!({"to": "not an address", "template": {"id": "greeting", "version": 2}, "attachments": 5}).to_string();
     let (limits, templates) = (Limits::default(), Templates::default());
     let context = Context { now: now(), limits: &limits, streams: &[], templates: &templates };
     let named = TemplateRef { name: "greeting".parse().unwrap(), version: Some(2) };
@@ -72,7 +73,10 @@ fn message_has_the_rendered_parts() {
     let message = parse_with(found(&source()), &json!({})).unwrap();
     assert_eq!((message.subject.as_str(), message.content.text.as_deref()), ("Hello Ann", Some("Ann")));
     assert!(message.content.html.unwrap().contains("<p>Ann</p>"));
-    assert_eq!((message.from.to_string(), message.reply_to[0].to_string()), ("a@acme.test".into(), "r@acme.test".into()));
+    assert_eq!(
+        (message.from.to_string(), message.reply_to[0].to_string()),
+        ("a@acme.test".into(), "r@acme.test".into())
+    );
     assert_eq!((message.template, message.warnings), (Some(WHICH), Vec::new()));
 }
 
