@@ -133,7 +133,7 @@ async fn variables_cannot_inject_headers_or_senders() {
 }
 
 #[tokio::test]
-async fn template_without_subject_or_sender_needs_those_of_the_request() {
+async fn template_without_subject_or_sender_needs_the_requests() {
     let app = TestApp::start().await;
     create(&app, json!({"alias": "a", "html": "<p>Hello</p>"})).await;
     publish(&app, "a").await;
