@@ -283,17 +283,13 @@ impl<'s> Work<'s> {
 
     fn html(&mut self) -> Option<String> {
         let Some(source) = self.body(Part::Html, &self.source.html) else {
-            let has_text = self.source.text.as_ref().is_some_and(|text| !text.trim().is_empty());
-            if !has_text && self.faults.is_empty() {
+            let is_blank = |part: &Option<String>| part.as_ref().is_none_or(|text| text.trim().is_empty());
+            if is_blank(&self.source.html) && is_blank(&self.source.text) {
                 self.faults.push("/html", Code::Required, "the template needs `html` or `text`");
             }
             return None;
         };
-        let source = match self.source.syntax {
-            Syntax::Vars => source.to_owned(),
-            Syntax::Jinja => source.to_owned(),
-        };
-        let flat = self.flat(Part::Html, &source)?;
+        let flat = self.flat(Part::Html, source)?;
         let text = self.without_raw(Part::Html, &flat.text)?;
         let html = self.markup(&flat, text)?;
         if html.len() > SIZE_THAT_CLIENTS_TRUNCATE {
@@ -385,7 +381,8 @@ impl<'s> Work<'s> {
         match prepared {
             Ok(text) => Some(text),
             Err(located) => {
-                let message = format!("the plain text body cannot be derived from `html`; set `text`: {}", located.message);
+                let message =
+                    format!("the plain text body cannot be derived from `html`; set `text`: {}", located.message);
                 self.faults.push("/text", located.code, message);
                 None
             }

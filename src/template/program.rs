@@ -153,7 +153,9 @@ impl Program {
         let values = if is_vars {
             Values::Vars(values.into_iter().map(|(key, value)| (key.to_owned(), text(value))).collect())
         } else {
-            Values::Jinja(values.into_iter().map(|(key, value)| (key, engine_value(value))).collect())
+            Values::Jinja(minijinja::Value::from_pairs(
+                values.into_iter().map(|(key, value)| (key, engine_value(value))),
+            ))
         };
         Ok(Checked { warnings: warnings.collect(), values, longest })
     }
@@ -189,7 +191,8 @@ impl Program {
     /// Returns whether the bodies can be rendered, because nothing in them fails and they cannot become too large.
     fn cannot_fail(&self, variables: &Checked) -> bool {
         // Escaping makes a text at most six times as long.
-        let size = self.effort.prints.saturating_mul(variables.longest).saturating_mul(6).saturating_add(self.effort.text);
+        let size =
+            self.effort.prints.saturating_mul(variables.longest).saturating_mul(6).saturating_add(self.effort.text);
         let fuel = self.effort.steps.saturating_mul(4).saturating_add(size / 16);
         self.effort.is_total && size <= MAX_OUTPUT && fuel as u64 <= FUEL
     }

@@ -6,13 +6,37 @@ use serde_json::{Map, Value};
 
 use crate::domain::fault::{Code, Faults};
 
-use super::limits::{MAX_KEY, MAX_VALUES, MAX_VALUE_DEPTH, MAX_VARIABLES};
+use super::limits::{MAX_KEY, MAX_VALUE_DEPTH, MAX_VALUES, MAX_VARIABLES};
 use super::source::{Syntax, Variable, VariableType};
 
 /// Names that mean something else in Jinja.
 const RESERVED: [&str; 26] = [
-    "and", "caller", "dict", "elif", "else", "false", "False", "for", "if", "in", "is", "loop", "namespace", "none", "None",
-    "not", "or", "range", "recursive", "self", "set", "super", "true", "True", "varargs", "kwargs",
+    "and",
+    "caller",
+    "dict",
+    "elif",
+    "else",
+    "false",
+    "False",
+    "for",
+    "if",
+    "in",
+    "is",
+    "loop",
+    "namespace",
+    "none",
+    "None",
+    "not",
+    "or",
+    "range",
+    "recursive",
+    "self",
+    "set",
+    "super",
+    "true",
+    "True",
+    "varargs",
+    "kwargs",
 ];
 
 impl VariableType {
@@ -124,9 +148,9 @@ fn problem(value: &Value, depth: usize) -> Option<Problem> {
         _ if depth > MAX_VALUE_DEPTH => Some(Problem::Depth),
         Value::String(text) if text.contains('\0') => Some(Problem::Nul),
         Value::Array(items) => items.iter().find_map(|item| problem(item, depth + 1)),
-        Value::Object(fields) => fields.iter().find_map(|(name, value)| {
-            if name.contains('\0') { Some(Problem::Nul) } else { problem(value, depth + 1) }
-        }),
+        Value::Object(fields) => fields
+            .iter()
+            .find_map(|(name, value)| if name.contains('\0') { Some(Problem::Nul) } else { problem(value, depth + 1) }),
         _ => None,
     }
 }
@@ -179,7 +203,10 @@ pub(super) fn engine_value(value: &Value) -> minijinja::Value {
         },
         Value::String(text) => minijinja::Value::from(text.as_str()),
         Value::Array(items) => minijinja::Value::from(items.iter().map(engine_value).collect::<Vec<_>>()),
-        Value::Object(fields) => fields.iter().map(|(name, value)| (name.as_str(), engine_value(value))).collect(),
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(name, value)| (name.as_str(), engine_value(value)));
+            minijinja::Value::from_pairs(fields)
+        }
     }
 }
 

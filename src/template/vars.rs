@@ -30,8 +30,11 @@ pub(super) fn placeholders(source: &str) -> Result<Vec<Placeholder>, Located> {
                 found.push(Placeholder { range: start..start + length, key: key.to_owned() });
                 at = start + length;
             }
+            // `{{{KEY}}` is a brace and a placeholder.
+            None if placeholder(&source[start + 1..]).is_some() => at = start + 1,
             None => {
-                check_other_syntax(&source[start..]).map_err(|message| Located::new(start, Code::InvalidTemplate, message))?;
+                check_other_syntax(&source[start..])
+                    .map_err(|message| Located::new(start, Code::InvalidTemplate, message))?;
                 at = start + 1;
             }
         }

@@ -25,7 +25,8 @@ pub(in crate::template) struct Analysis {
 
 /// Analyses a template. `shapes` collects the variables of all parts.
 pub(in crate::template) fn analyse(template: &ast::Stmt<'_>, shapes: &mut Shapes) -> Analysis {
-    let mut analyser = Analyser { shapes, scopes: vec![HashMap::new()], macros: HashSet::new(), found: Analysis::default() };
+    let mut analyser =
+        Analyser { shapes, scopes: vec![HashMap::new()], macros: HashSet::new(), found: Analysis::default() };
     analyser.statement(template);
     analyser.found
 }
@@ -163,12 +164,22 @@ impl<'a> Analyser<'_, 'a> {
         let hint = |own: &Expr<'a>, other: &Expr<'a>| match op.op {
             Op::Add | Op::Sub | Op::Mul | Op::Div | Op::FloorDiv | Op::Rem | Op::Pow => {
                 // Strings can be added and multiplied, too.
-                if constant_hint(other) == Hint::String && matches!(op.op, Op::Add) { Hint::String } else { Hint::Number }
+                if constant_hint(other) == Hint::String && matches!(op.op, Op::Add) {
+                    Hint::String
+                } else {
+                    Hint::Number
+                }
             }
             Op::Concat => Hint::String,
             Op::Eq | Op::Ne | Op::Lt | Op::Lte | Op::Gt | Op::Gte => constant_hint(other),
             Op::ScAnd | Op::ScOr => Hint::Tested,
-            Op::In => if std::ptr::eq(own, &raw const op.left) { constant_hint(other) } else { Hint::Unknown },
+            Op::In => {
+                if std::ptr::eq(own, &raw const op.left) {
+                    constant_hint(other)
+                } else {
+                    Hint::Unknown
+                }
+            }
         };
         let (left_hint, right_hint) = (hint(&op.left, &op.right), hint(&op.right, &op.left));
         for (id, hint) in [(left, left_hint), (right, right_hint)] {
@@ -187,7 +198,11 @@ impl<'a> Analyser<'_, 'a> {
         let id = filter.expr.as_ref().and_then(|expr| self.expr(expr));
         self.args(&filter.args);
         let Some(known) = FILTERS.iter().find(|known| known.name == filter.name) else {
-            self.fault(offset, Code::InvalidTemplate, unknown("filter", filter.name, FILTERS.iter().map(|known| known.name)));
+            self.fault(
+                offset,
+                Code::InvalidTemplate,
+                unknown("filter", filter.name, FILTERS.iter().map(|known| known.name)),
+            );
             return None;
         };
         if filter.name == "safe" {
@@ -231,7 +246,8 @@ impl<'a> Analyser<'_, 'a> {
                 return self.fault(offset, Code::InvalidTemplate, message);
             }
         };
-        let is_known = if filter.name == "map" { MAPPED_FILTERS.contains(&name.as_str()) } else { TESTS.contains(&name.as_str()) };
+        let is_known =
+            if filter.name == "map" { MAPPED_FILTERS.contains(&name.as_str()) } else { TESTS.contains(&name.as_str()) };
         if !is_known {
             let message = format!("`{}` cannot apply `{name}`; use a loop", filter.name);
             self.fault(offset, Code::NotAvailable, message);
@@ -276,7 +292,10 @@ impl<'a> Analyser<'_, 'a> {
                 }
             }
             Expr::GetAttr(attr) => {
-                let message = format!("methods such as `.{}()` are not available; use a filter, as in `|{}`", attr.name, attr.name);
+                let message = format!(
+                    "methods such as `.{}()` are not available; use a filter, as in `|{}`",
+                    attr.name, attr.name
+                );
                 self.fault(offset, Code::NotAvailable, message);
             }
             _ => self.fault(offset, Code::NotAvailable, "only functions and macros can be called"),
@@ -290,7 +309,11 @@ impl<'a> Analyser<'_, 'a> {
                     self.expr(expr);
                 }
                 CallArg::PosSplat(expr) | CallArg::KwargSplat(expr) => {
-                    self.fault(expr.span().start_offset, Code::NotAvailable, "`*` and `**` in arguments are not available");
+                    self.fault(
+                        expr.span().start_offset,
+                        Code::NotAvailable,
+                        "`*` and `**` in arguments are not available",
+                    );
                 }
             }
         }

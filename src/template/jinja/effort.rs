@@ -121,7 +121,9 @@ impl Counter<'_> {
         let kind = self.kind(filter.expr.as_ref()?)?;
         match (filter.name, &filter.args[..]) {
             ("escape" | "e", []) => Some(Kind::String),
-            ("upper" | "lower" | "title" | "capitalize" | "trim" | "safe", []) if kind == Kind::String => Some(Kind::String),
+            ("upper" | "lower" | "title" | "capitalize" | "trim" | "safe", []) if kind == Kind::String => {
+                Some(Kind::String)
+            }
             ("urlencode", []) if kind == Kind::String => Some(Kind::String),
             ("length" | "count", []) if kind == Kind::String => Some(Kind::Number),
             ("default" | "d", [CallArg::Pos(other)]) => {
@@ -139,7 +141,8 @@ mod tests {
     use crate::template::jinja::parse;
 
     fn of(source: &str) -> Effort {
-        let variable = |key: &str, kind, required| Variable { key: key.into(), kind, required, default: None, max_length: None };
+        let variable =
+            |key: &str, kind, required| Variable { key: key.into(), kind, required, default: None, max_length: None };
         let variables = [
             variable("s", VariableType::String, true),
             variable("o", VariableType::String, false),
@@ -159,7 +162,14 @@ mod tests {
 
     #[test]
     fn other_templates_may_fail() {
-        for source in ["{{ o|upper }}", "{{ n + 1 }}", "{{ rows }}", "{% for r in rows %}{% endfor %}", "{{ x }}", "{{ n|round }}"] {
+        for source in [
+            "{{ o|upper }}",
+            "{{ n + 1 }}",
+            "{{ rows }}",
+            "{% for r in rows %}{% endfor %}",
+            "{{ x }}",
+            "{{ n|round }}",
+        ] {
             assert!(!of(source).is_total, "{source}");
         }
     }

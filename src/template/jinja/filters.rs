@@ -87,15 +87,65 @@ pub(super) const FILTERS: &[Filter] = &[
 
 /// The filters that `map` may apply.
 pub(super) const MAPPED_FILTERS: &[&str] = &[
-    "abs", "capitalize", "default", "e", "escape", "first", "float", "int", "last", "length", "lower", "replace", "round",
-    "string", "title", "trim", "upper", "urlencode",
+    "abs",
+    "capitalize",
+    "default",
+    "e",
+    "escape",
+    "first",
+    "float",
+    "int",
+    "last",
+    "length",
+    "lower",
+    "replace",
+    "round",
+    "string",
+    "title",
+    "trim",
+    "upper",
+    "urlencode",
 ];
 
 /// The tests that templates may use.
 pub(super) const TESTS: &[&str] = &[
-    "!=", "<", "<=", "==", ">", ">=", "boolean", "defined", "divisibleby", "endingwith", "eq", "equalto", "even", "false",
-    "float", "ge", "greaterthan", "gt", "in", "int", "integer", "iterable", "le", "lessthan", "lower", "lt", "mapping", "ne",
-    "none", "number", "odd", "sequence", "startingwith", "string", "true", "undefined", "upper",
+    "!=",
+    "<",
+    "<=",
+    "==",
+    ">",
+    ">=",
+    "boolean",
+    "defined",
+    "divisibleby",
+    "endingwith",
+    "eq",
+    "equalto",
+    "even",
+    "false",
+    "float",
+    "ge",
+    "greaterthan",
+    "gt",
+    "in",
+    "int",
+    "integer",
+    "iterable",
+    "le",
+    "lessthan",
+    "lower",
+    "lt",
+    "mapping",
+    "ne",
+    "none",
+    "number",
+    "odd",
+    "sequence",
+    "startingwith",
+    "string",
+    "true",
+    "undefined",
+    "upper",
 ];
 
 /// The functions that templates may call.
@@ -227,15 +277,18 @@ pub(super) fn add(env: &mut Environment<'static>) {
     env.add_function("range", range);
     env.add_function("dict", guarded(BOTH, Value::from_function(minijinja::functions::dict)));
     let namespace = Value::from_function(minijinja::functions::namespace);
-    env.add_function("namespace", move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-        let args = args.into_values();
-        for map in &args {
-            for (_, value) in map.as_object().and_then(|map| map.try_iter_pairs()).into_iter().flatten() {
-                scalar(value)?;
+    env.add_function(
+        "namespace",
+        move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+            let args = args.into_values();
+            for map in &args {
+                for (_, value) in map.as_object().and_then(|map| map.try_iter_pairs()).into_iter().flatten() {
+                    scalar(value)?;
+                }
             }
-        }
-        namespace.call(state, &args)
-    });
+            namespace.call(state, &args)
+        },
+    );
     for name in ["debug"] {
         env.remove_global(name);
     }

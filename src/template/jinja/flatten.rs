@@ -245,7 +245,12 @@ impl<'l> Flattener<'l> {
         self.fault_at(document, offset, Code::InvalidTemplate, message)
     }
 
-    fn emit(&mut self, context: &Context<'_, '_, 'l>, own: (usize, &Document<'l>), nodes: &[Node]) -> Result<(), Fault> {
+    fn emit(
+        &mut self,
+        context: &Context<'_, '_, 'l>,
+        own: (usize, &Document<'l>),
+        nodes: &[Node],
+    ) -> Result<(), Fault> {
         let document = own.1;
         if context.depth > MAX_NESTING {
             let offset = nodes.iter().find_map(|node| match node {

@@ -81,7 +81,11 @@ impl<'s> Document<'s> {
             open.last_mut().map_or(&mut document.nodes, |(block, _)| &mut block.body).push(node);
         }
         if let Some((block, _)) = open.first() {
-            return Err(Located::new(block.offset, Code::InvalidTemplate, "the block is not closed; add `{% endblock %}`"));
+            return Err(Located::new(
+                block.offset,
+                Code::InvalidTemplate,
+                "the block is not closed; add `{% endblock %}`",
+            ));
         }
         document.pieces = pieces;
         document.check_names()?;

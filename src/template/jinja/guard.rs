@@ -257,7 +257,10 @@ mod tests {
     #[test]
     fn statements_keep_their_meaning() {
         for (source, expected) in [
-            ("{% for a, b in c if d recursive %}x{% else %}y{% endfor %}", "{% for\na, b in c if d recursive %}x{% else %}y{% endfor %}"),
+            (
+                "{% for a, b in c if d recursive %}x{% else %}y{% endfor %}",
+                "{% for\na, b in c if d recursive %}x{% else %}y{% endfor %}",
+            ),
             ("{% if a %}b{% elif c %}d{% endif %}", "{% if\na%}b{% else %}{% if\nc%}d{% endif %}{% endif %}"),
             ("{% set ns.x = y %}", "{% set\nns.x = __scalar(y)%}"),
             ("{% set a, b = c %}", "{% set\na, b = c%}"),

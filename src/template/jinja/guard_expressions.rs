@@ -200,7 +200,8 @@ fn print_operation(out: &mut String, op: &ast::BinOp<'_>) {
     let left_level = if level == Level::Compare { right_level } else { level };
     let pays = level == Level::Compare && !is_literal(&op.left) && !is_literal(&op.right);
     let is_in = matches!(op.op, BinOpKind::In);
-    let chained = |expr: &Expr<'_>| matches!(expr, Expr::BinOp(left) if operator(left.op).1 == level && needs_build(expr));
+    let chained =
+        |expr: &Expr<'_>| matches!(expr, Expr::BinOp(left) if operator(left.op).1 == level && needs_build(expr));
     match &op.left {
         Expr::BinOp(left) if level != Level::Compare && chained(&op.left) => print_operation(out, left),
         left if pays && !is_in => print_paid(out, left, left_level),

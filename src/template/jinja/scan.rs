@@ -1,6 +1,7 @@
 //! Finds the tags of a Jinja source, with `MiniJinja`'s own lexer.
 
 use std::ops::Range;
+use std::panic::catch_unwind;
 
 use minijinja::machinery::{Span, Token, Tokenizer};
 
@@ -71,6 +72,14 @@ impl Piece {
 
 /// Splits a source into pieces. Fails for what the lexer does not accept, and for tags that are too long.
 pub(super) fn pieces(source: &str) -> Result<Vec<Piece>, Located> {
+    // With overflow checks, the lexer panics on an error in a line of more than 65,535 characters.
+    let pieces = catch_unwind(|| lexed_pieces(source));
+    pieces.unwrap_or_else(|_| {
+        Err(Located::new(0, Code::InvalidTemplate, "the template cannot be parsed; use shorter lines"))
+    })
+}
+
+fn lexed_pieces(source: &str) -> Result<Vec<Piece>, Located> {
     let mut tokens = Tokenizer::new(source, "template", false, super::syntax());
     let mut pieces = Vec::new();
     let (mut end, mut elifs) = (0, 0);
@@ -106,7 +115,8 @@ fn tag(tokens: &mut Tokenizer<'_>, start: usize) -> Result<(Vec<Word>, Span), Lo
         };
         count += 1;
         if count > MAX_TAG_TOKENS || span.end_offset as usize - start > MAX_TAG {
-            let message = format!("a tag has at most {MAX_TAG} bytes and {MAX_TAG_TOKENS} words and signs; split it with `set`");
+            let message =
+                format!("a tag has at most {MAX_TAG} bytes and {MAX_TAG_TOKENS} words and signs; split it with `set`");
             return Err(Located::new(start, Code::TooLong, message));
         }
         let word = match token {
@@ -241,7 +251,9 @@ mod tests {
     #[test]
     fn tags_end_where_the_lexer_says() {
         assert_eq!(
-            shown("a{{ {\"}}\": {\"b\": 1}} }}b{%- if x -%}{# }} #}{% elif \"%}\" %}{% endif %}{% set a = 1 %}{% set b %}"),
+            shown(
+                "a{{ {\"}}\": {\"b\": 1}} }}b{%- if x -%}{# }} #}{% elif \"%}\" %}{% endif %}{% set a = 1 %}{% set b %}"
+            ),
             [
                 ("{{ {\"}}\": {\"b\": 1}} }}", Role::Print),
                 ("{%- if x -%}", Role::Open),
@@ -265,19 +277,24 @@ mod tests {
             end = piece.range.end;
         }
         assert_eq!(end, source.len());
-        assert!(pieces.iter().any(|piece| matches!(&piece.kind, Kind::Raw(content) if &source[content.clone()] == " {{ y }} ")));
+        assert!(
+            pieces
+                .iter()
+                .any(|piece| matches!(&piece.kind, Kind::Raw(content) if &source[content.clone()] == " {{ y }} "))
+        );
     }
 
     #[test]
     fn raw_blocks_become_strings() {
         assert_eq!(without_raw("a{% raw %}{{ x }}{a{%- endraw -%} b").unwrap(), "a{{ \"{\" }}{ x }}{a{#- -#} b");
-        assert_eq!(without_raw("{%- raw %}{%{{% endraw %}").unwrap(), "{#- #}{{ \"{\" }}%{{ \"{\" }}{{ \"{\" }}");
+        assert_eq!(without_raw("{%- raw %}{%{{% endraw %}").unwrap(), "{#- #}{{ \"{\" }}%{{ \"{\" }}");
         assert_eq!(without_raw("{{ x }}").unwrap(), "{{ x }}");
     }
 
     #[test]
     fn faults_have_a_position() {
-        for (source, offset) in [("ab{{ x", 2), ("ab{% raw %}", 2), ("ab{{ \"x }}", 2), ("ab{# x", 2), ("ab{{ ? }}", 5)] {
+        for (source, offset) in [("ab{{ x", 2), ("ab{% raw %}", 2), ("ab{{ \"x }}", 2), ("ab{# x", 2), ("ab{{ ? }}", 5)]
+        {
             let fault = tags(source).unwrap_err();
             assert!(fault.offset >= offset, "{source}: {fault:?}");
         }

@@ -45,7 +45,8 @@ pub(in crate::template) fn inline(source: &str, tags: &[Tag], extra_css: Option<
     }
     let extracted = extract(&mut masked)?;
     for offset in &extracted.opaque_styles {
-        let message = "A `style` element with template tags is not inlined. Move the rules without tags to another one.";
+        let message =
+            "A `style` element with template tags is not inlined. Move the rules without tags to another one.";
         inlined.warnings.push((*offset, WarningCode::CssNotInlined, message.to_owned()));
     }
     let too_large = |message: String| Located::new(0, Code::TooLarge, message);
@@ -69,7 +70,8 @@ fn style_sheets(masked: &Masked, extra: Option<&str>, warnings: &mut Vec<(usize,
                     text[attribute.name.clone()].eq_ignore_ascii_case("rel") && value.eq_ignore_ascii_case("stylesheet")
                 });
                 if is_sheet && extra.is_none() {
-                    let message = "A linked style sheet is not loaded, and most mail clients ignore it. Use a `style` element.";
+                    let message =
+                        "A linked style sheet is not loaded, and most mail clients ignore it. Use a `style` element.";
                     let offset = masked.source_offset(tag.span.start);
                     warnings.push((offset, WarningCode::StylesheetNotLoaded, message.to_owned()));
                 }
@@ -160,10 +162,22 @@ mod tests {
     }
 
     #[test]
+    fn loop_without_table_body_survives() {
+        let rows = "<table>{% for r in rows %}<tr><td>{{ r.a }}</td></tr>{% endfor %}</table>";
+        let html = inlined(&document("td { color: red }", rows)).html;
+        let expected =
+            "<table>{% for r in rows %}<tr><td style=\"color: red;\">{{ r.a }}</td></tr>{% endfor %}</table>";
+        assert!(html.contains(expected), "{html}");
+    }
+
+    #[test]
     fn signs_in_conditions_and_quotes_in_filters_survive() {
         let body = "{% if a < b and c > \"<\" %}<a href=\"{{ u|default(\"https://x/?a=1&b=2\") }}\">x</a>{% endif %}";
         let html = inlined(&document("a { color: red }", body)).html;
-        assert!(html.contains("{% if a < b and c > \"<\" %}<a href=\"{{ u|default(\"https://x/?a=1&b=2\") }}\""), "{html}");
+        assert!(
+            html.contains("{% if a < b and c > \"<\" %}<a href=\"{{ u|default(\"https://x/?a=1&b=2\") }}\""),
+            "{html}"
+        );
         assert!(html.contains("style=\"color: red;\""), "{html}");
     }
 
@@ -176,13 +190,15 @@ mod tests {
 
     #[test]
     fn style_attributes_with_tags_keep_precedence() {
-        let html = inlined(&document("p { margin: 0; color: red }", "<p style='color:{{ c|default(\"a\") }}'>x</p>")).html;
+        let html =
+            inlined(&document("p { margin: 0; color: red }", "<p style='color:{{ c|default(\"a\") }}'>x</p>")).html;
         assert!(html.contains("<p style='margin: 0;color: red;color:{{ c|default(\"a\") }}'>"), "{html}");
     }
 
     #[test]
     fn attributes_in_conditions_stay() {
-        let html = inlined(&document("td { a: b } .x { c: d }", "<table><tr><td {% if a %}class=\"x\"{% endif %}>y")).html;
+        let html =
+            inlined(&document("td { a: b } .x { c: d }", "<table><tr><td {% if a %}class=\"x\"{% endif %}>y")).html;
         assert!(html.contains("<td {% if a %}class=\"x\"{% endif %} style=\"a: b;\">"), "{html}");
         assert!(html.contains(".x { c: d }"), "rules for dynamic classes are kept: {html}");
     }

@@ -53,7 +53,9 @@ fn elements(html: &str) -> Result<Vec<Vec<String>>, String> {
         for attribute in tag.attributes {
             let Some(value) = attribute.value.map(|value| &html[value]) else { continue };
             match html[attribute.name].to_ascii_lowercase().as_str() {
-                "class" => keys.extend(value.split_ascii_whitespace().map(|class| format!(".{}", class.to_ascii_lowercase()))),
+                "class" => {
+                    keys.extend(value.split_ascii_whitespace().map(|class| format!(".{}", class.to_ascii_lowercase())))
+                }
                 "id" => keys.push(format!("#{}", value.to_ascii_lowercase())),
                 "style" if nesting(value) > MAX_NESTING => return Err(too_nested("a `style` attribute")),
                 _ => {}
@@ -102,7 +104,10 @@ fn costs(css: &str, elements: u64) -> Result<HashMap<String, Cost>, String> {
                 if let Some((_, declarations)) = open.last_mut() {
                     *declarations += u64::from(!text.is_empty());
                 }
-                if c == '}' && let Some((selectors, declarations)) = open.pop() && !selectors.starts_with('@') {
+                if c == '}'
+                    && let Some((selectors, declarations)) = open.pop()
+                    && !selectors.starts_with('@')
+                {
                     add(&mut costs, &selectors, declarations, elements);
                 }
             }
@@ -175,8 +180,7 @@ mod tests {
     #[test]
     fn ordinary_newsletters_pass() {
         let html = "<table><tr class=\"row a\"><td><a class=btn href=x>y</a></td></tr></table>".repeat(300);
-        let css = ".row td a { color: red; padding: 0 } .btn { a: b; c: d } @media print { a { x: y } } "
-            .repeat(20);
+        let css = ".row td a { color: red; padding: 0 } .btn { a: b; c: d } @media print { a { x: y } } ".repeat(20);
         assert_eq!(check(&html, &css), Ok(()));
     }
 

@@ -1,7 +1,6 @@
 //! Writes an HTML text with tokens so that an HTML5 parser keeps every token in place, and restores the tags in what the
 //! parser's serializer returns.
 
-use crate::domain::fault::Code;
 use crate::template::faults::Located;
 
 use super::tags::{Masked, Place, Role};
@@ -87,6 +86,12 @@ fn write_start(masked: &mut Masked, text: &str, tag: &Start, extracted: &mut Ext
     let first = tag.attributes.iter().position(|attribute| has_token(&attribute.name));
     let last = tag.attributes.iter().rposition(|attribute| has_token(&attribute.name));
     let mut end = tag.span.start;
+    if text[tag.name.clone()].eq_ignore_ascii_case("tbody") {
+        extracted.html.push_str(&text[end..tag.name.end]);
+        extracted.html.push(' ');
+        masked.write_mark(&mut extracted.html);
+        end = tag.name.end;
+    }
     let mut index = 0;
     while let Some(attribute) = tag.attributes.get(index) {
         extracted.html.push_str(&text[end..attribute.span.start]);
@@ -117,8 +122,20 @@ fn write_start(masked: &mut Masked, text: &str, tag: &Start, extracted: &mut Ext
 pub(super) fn restore(masked: &Masked, extracted: &Extracted, output: &str, what: &str) -> Result<String, Located> {
     masked.check(output, what)?;
     let mut out = String::with_capacity(output.len() * 2);
+    // Whether each open `tbody` was added by the parser. It is left out: the start of a loop over the rows is in front of
+    // it, and the end of the loop inside, so that it would be repeated.
+    let mut implied: Vec<bool> = Vec::new();
     for event in events(output) {
         match event {
+            Event::Start(tag) if output[tag.name.clone()] == *"tbody" => {
+                let is_implied =
+                    !tag.attributes.iter().any(|attribute| is_mark(masked, &output[attribute.name.clone()]));
+                implied.push(is_implied);
+                if !is_implied {
+                    write_restored(masked, output, &tag, &mut out, what)?;
+                }
+            }
+            Event::End { name, .. } if output[name.clone()] == *"tbody" && implied.pop() == Some(true) => {}
             Event::Comment(span) => match own_comment(masked, &output[span.clone()]) {
                 Some(number) => {
                     // A brace in front of the tag would become a part of it.
@@ -138,6 +155,12 @@ pub(super) fn restore(masked: &Masked, extracted: &Extracted, output: &str, what
         }
     }
     Ok(out)
+}
+
+/// Returns whether an attribute's name is a mark.
+fn is_mark(masked: &Masked, name: &str) -> bool {
+    let tokens = masked.tokens(name);
+    tokens.first().is_some_and(|token| token.range == (0..name.len()) && masked.original(token.number).is_empty())
 }
 
 /// Returns the token of a comment that consists of nothing else.
@@ -171,13 +194,7 @@ fn protect(out: &mut String, text: &str) {
 }
 
 /// Appends a start tag with its tags.
-fn write_restored(
-    masked: &Masked,
-    output: &str,
-    tag: &Start,
-    out: &mut String,
-    what: &str,
-) -> Result<(), Located> {
+fn write_restored(masked: &Masked, output: &str, tag: &Start, out: &mut String, what: &str) -> Result<(), Located> {
     let special = |name: &str| {
         let tokens = masked.tokens(name);
         let token = tokens.first().filter(|token| token.range == (0..name.len()))?;
@@ -194,6 +211,10 @@ fn write_restored(
         let before = &output[end..attribute.span.start];
         end = attribute.span.end;
         if inlined == Some(index) {
+            continue;
+        }
+        if is_mark(masked, &output[attribute.name.clone()]) {
+            out.push_str(before.trim_end());
             continue;
         }
         out.push_str(before);
@@ -221,8 +242,8 @@ fn merged_style(inlined: &str, attribute: &str) -> String {
         Some(quote @ ('"' | '\'')) => (quote, value[1..].strip_suffix(quote).unwrap_or(&value[1..])),
         _ => ('"', value),
     };
-    let inlined = if quote == '\'' { inlined.replace('\'', "&#39;") } else { inlined.to_owned() };
     let separator = if inlined.is_empty() || inlined.trim_end().ends_with(';') { "" } else { ";" };
+    let inlined = if quote == '\'' { inlined.replace('\'', "&#39;") } else { inlined.to_owned() };
     format!("style={quote}{inlined}{separator}{value}{quote}")
 }
 
@@ -247,7 +268,9 @@ pub(super) fn unbalanced(masked: &Masked) -> Option<(usize, String)> {
     };
     for event in events(text) {
         let span = match &event {
-            Event::Text(span) | Event::Raw(span) | Event::Comment(span) | Event::Doctype(span) | Event::Bogus(span) => span,
+            Event::Text(span) | Event::Raw(span) | Event::Comment(span) | Event::Doctype(span) | Event::Bogus(span) => {
+                span
+            }
             Event::Start(tag) => &tag.span,
             Event::End { span, .. } => span,
         };
@@ -315,10 +338,7 @@ mod tests {
 
     #[test]
     fn attributes_in_a_condition_are_one_token() {
-        assert_eq!(
-            extracted("<td {% if a < b %}class=\"x\"{% else %}class='y'{% endif %} id=z>"),
-            "<td pr0q3q id=z>"
-        );
+        assert_eq!(extracted("<td {% if a < b %}class=\"x\"{% else %}class='y'{% endif %} id=z>"), "<td pr0q3q id=z>");
         assert_eq!(extracted("<p style=\"color:{{ c }}\" class=a>"), "<p pr0q1q class=a>");
         assert_eq!(extracted("<style>a { color: {{ c }} }</style>x"), "<!--pr0q1q-->x");
     }
@@ -342,6 +362,17 @@ mod tests {
             let extracted = extract(&mut masked).unwrap();
             assert_eq!(restore(&masked, &extracted, &extracted.html, "test").unwrap(), source);
         }
+    }
+
+    #[test]
+    fn implied_table_bodies_are_left_out() {
+        let source =
+            "<table>{% for r in rows %}<tr></tr>{% endfor %}</table><table><tbody class=a><tr></tr></tbody></table>";
+        let mut masked = masked(source);
+        let extracted = extract(&mut masked).unwrap();
+        let output = extracted.html.replace("<tr></tr><!--pr0q1q-->", "<tbody><tr></tr><!--pr0q1q--></tbody>");
+        assert_ne!(output, extracted.html);
+        assert_eq!(restore(&masked, &extracted, &output, "test").unwrap(), source);
     }
 
     #[test]

@@ -56,8 +56,8 @@ const RAW: [&str; 9] = ["style", "script", "title", "textarea", "xmp", "iframe",
 
 /// Elements without content and end tag.
 const VOID: [&str; 16] = [
-    "area", "base", "basefont", "bgsound", "br", "col", "embed", "frame", "hr", "img", "input", "link", "meta", "param",
-    "source", "wbr",
+    "area", "base", "basefont", "bgsound", "br", "col", "embed", "frame", "hr", "img", "input", "link", "meta",
+    "param", "source", "wbr",
 ];
 
 /// Returns whether an element has no content.
@@ -77,11 +77,15 @@ fn comment_length(comment: &[u8]) -> usize {
     let mut at = 4;
     while let Some(found) = memchr::memmem::find(&comment[at..], b"--") {
         let rest = &comment[at + found + 2..];
-        let end = [&b">"[..], b"!>"].iter().find(|end| rest.starts_with(end));
-        match end {
-            Some(end) => return at + found + 2 + end.len(),
-            None => at += found + 1,
-        }
+        let end = match rest {
+            [b'>', ..] => 1,
+            [b'!', b'>', ..] => 2,
+            _ => {
+                at += found + 1;
+                continue;
+            }
+        };
+        return at + found + 2 + end;
     }
     comment.len()
 }
@@ -289,8 +293,14 @@ mod tests {
                 "comment <!-- <b> -->"
             ]
         );
-        assert_eq!(shown("<![if !mso]>a<![endif]><?x?>"), ["bogus <![if !mso]>", "text a", "bogus <![endif]>", "bogus <?x?>"]);
-        assert_eq!(shown("<!-->a<!--b--!>c<!--d"), ["comment <!-->", "text a", "comment <!--b--!>", "text c", "comment <!--d"]);
+        assert_eq!(
+            shown("<![if !mso]>a<![endif]><?x?>"),
+            ["bogus <![if !mso]>", "text a", "bogus <![endif]>", "bogus <?x?>"]
+        );
+        assert_eq!(
+            shown("<!-->a<!--b--!>c<!--d"),
+            ["comment <!-->", "text a", "comment <!--b--!>", "text c", "comment <!--d"]
+        );
     }
 
     #[test]

@@ -62,8 +62,8 @@ struct Original {
     offset: usize,
     /// Whether the token may occur more than once.
     may_repeat: bool,
-    /// Whether the token has been written to the output, and must come back.
-    is_used: bool,
+    /// When the token was written, counted from 1, if it was. It must come back.
+    written: Option<usize>,
 }
 
 /// A text whose tags are tokens.
@@ -73,6 +73,8 @@ pub(super) struct Masked {
     pub(super) text: String,
     prefix: String,
     originals: Vec<Original>,
+    /// Number of tokens written.
+    written: usize,
     /// Byte offsets in `text` and in the source of the same position, after each token.
     offsets: Vec<(usize, usize)>,
 }
@@ -91,6 +93,7 @@ impl Masked {
             text: String::with_capacity(source.len()),
             prefix: unused_prefix(source),
             originals: Vec::with_capacity(tags.len()),
+            written: 0,
             offsets: vec![(0, 0)],
         };
         let mut end = 0;
@@ -103,7 +106,7 @@ impl Masked {
                 place: Place::Plain,
                 offset: tag.range.start,
                 may_repeat: false,
-                is_used: false,
+                written: None,
             });
             let token = masked.token(number);
             masked.text.push_str(&token);
@@ -170,8 +173,9 @@ impl Masked {
     /// Writes one token.
     pub(super) fn write_token(&mut self, out: &mut String, number: usize, place: Place, may_repeat: bool) {
         let token = self.token(number);
+        self.written += 1;
         let original = &mut self.originals[number];
-        (original.place, original.may_repeat, original.is_used) = (place, may_repeat, true);
+        (original.place, original.may_repeat, original.written) = (place, may_repeat, Some(self.written));
         match place {
             Place::Comment => out.extend(["<!--", &token, "-->"]),
             Place::Plain | Place::Attribute | Place::Style => out.push_str(&token),
@@ -183,8 +187,16 @@ impl Masked {
         let offset = self.source_offset(range.start);
         let text = self.unmasked(&self.text[range]);
         let number = self.originals.len();
-        self.originals.push(Original { text, role: Role::Single, place, offset, may_repeat: false, is_used: false });
+        self.originals.push(Original { text, role: Role::Single, place, offset, may_repeat: false, written: None });
         self.write_token(out, number, place, false);
+    }
+
+    /// Writes a token that stands for nothing, to recognise an element in the output. It may be lost.
+    pub(super) fn write_mark(&mut self, out: &mut String) {
+        let number = self.originals.len();
+        let (text, place) = (String::new(), Place::Attribute);
+        self.originals.push(Original { text, role: Role::Single, place, offset: 0, may_repeat: true, written: None });
+        out.push_str(&self.token(number));
     }
 
     /// Replaces all tokens by their tags, wherever they are.
@@ -209,18 +221,18 @@ impl Masked {
     /// the step for the message.
     pub(super) fn check(&self, output: &str, what: &str) -> Result<(), Located> {
         let mut counts = vec![0_usize; self.originals.len()];
-        let mut last = 0;
+        let mut last = None;
         for token in self.tokens(output) {
             let original = &self.originals[token.number];
             counts[token.number] += 1;
             if original.place == Place::Comment {
-                if token.number < last {
+                if original.written < last {
                     return Err(self.fault(token.number, format!("is moved by {what}")));
                 }
-                last = token.number;
+                last = original.written;
             }
         }
-        for (number, original) in self.originals.iter().enumerate().filter(|(_, original)| original.is_used) {
+        for (number, original) in self.originals.iter().enumerate().filter(|(_, original)| original.written.is_some()) {
             match counts[number] {
                 0 => return Err(self.fault(number, format!("is lost by {what}"))),
                 1 => {}
@@ -234,11 +246,8 @@ impl Masked {
     /// Creates a fault about a token's tag.
     pub(super) fn fault(&self, number: usize, problem: impl AsRef<str>) -> Located {
         let original = &self.originals[number];
-        let message = format!(
-            "`{}` {}; put it in text or in an attribute's value.",
-            excerpt(&original.text),
-            problem.as_ref()
-        );
+        let message =
+            format!("`{}` {}; put it in text or in an attribute's value.", excerpt(&original.text), problem.as_ref());
         Located::new(original.offset, Code::InvalidTemplate, message)
     }
 }

@@ -17,8 +17,28 @@ const WIDTH: usize = 10_000_000;
 
 /// Elements that start and end a line.
 const BLOCKS: [&str; 22] = [
-    "div", "tr", "table", "section", "article", "header", "footer", "main", "nav", "aside", "form", "fieldset", "center",
-    "address", "figure", "figcaption", "dt", "dd", "li", "caption", "body", "blockquote",
+    "div",
+    "tr",
+    "table",
+    "section",
+    "article",
+    "header",
+    "footer",
+    "main",
+    "nav",
+    "aside",
+    "form",
+    "fieldset",
+    "center",
+    "address",
+    "figure",
+    "figcaption",
+    "dt",
+    "dd",
+    "li",
+    "caption",
+    "body",
+    "blockquote",
 ];
 /// Elements with an empty line before and after.
 const PARAGRAPHS: [&str; 10] = ["p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "dl"];
@@ -30,7 +50,8 @@ pub(in crate::template) fn derive(html: &str, tags: &[Tag]) -> Result<String, Lo
     let mut masked = Masked::new(html, tags);
     let reduced = Reducer::new(&mut masked).reduce();
     tree::check(&reduced).map_err(|message| Located::new(0, Code::TooLarge, message))?;
-    let failed = |_| Located::new(0, Code::InvalidTemplate, "the plain text body cannot be derived from `html`; set `text`");
+    let failed =
+        |_| Located::new(0, Code::InvalidTemplate, "the plain text body cannot be derived from `html`; set `text`");
     let text = config::plain_no_decorate().string_from_read(reduced.as_bytes(), WIDTH).map_err(failed)?;
     masked.check(&text, "deriving the plain text body; or set `text`")?;
     Ok(tidy(&masked, &text))
@@ -168,7 +189,8 @@ impl<'m> Reducer<'m> {
     fn end_link(&mut self) {
         let Some((href, start)) = self.link.take() else { return };
         let (href, text) = (href.trim(), self.out.get(start..).unwrap_or_default().trim());
-        let is_address = !href.is_empty() && !href.starts_with('#') && !href.starts_with("mailto:") && !href.starts_with("tel:");
+        let is_address =
+            !href.is_empty() && !href.starts_with('#') && !href.starts_with("mailto:") && !href.starts_with("tel:");
         if is_address && !text.is_empty() && text != href {
             self.out.push_str(" (");
             let href = href.to_owned();

@@ -82,7 +82,8 @@ impl Tree {
 
     fn detach(&self, node: usize) {
         let mut nodes = self.nodes.borrow_mut();
-        let (parent, previous, next) = (nodes[node].parent.take(), nodes[node].previous.take(), nodes[node].next.take());
+        let (parent, previous, next) =
+            (nodes[node].parent.take(), nodes[node].previous.take(), nodes[node].next.take());
         if let Some(previous) = previous {
             nodes[previous].next = next;
         } else if let Some(parent) = parent {
@@ -266,7 +267,6 @@ mod tests {
             "<svg><style>".to_owned() + &"<a>".repeat(20_000),
             "<p>x".repeat(100_000),
             format!("<p>{}{}", (0..200).map(|at| format!("<b a={at}>")).collect::<String>(), "<p>".repeat(50_000)),
-            "<table>".repeat(20_000),
             "<template>".repeat(20_000),
         ] {
             assert!(check(&html).is_err(), "{}", &html[..30]);

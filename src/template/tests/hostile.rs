@@ -58,21 +58,37 @@ fn table() -> Vec<Hostile> {
 fn instructions() -> Vec<Hostile> {
     vec![
         jinja("range of a billion", "{% for i in range(1000000000) %}{% endfor %}", EXPENSIVE),
-        jinja("range beyond integers", "{% for i in range(-9223372036854775807, 9223372036854775807) %}{% endfor %}", EXPENSIVE),
+        jinja(
+            "range beyond integers",
+            "{% for i in range(-9223372036854775807, 9223372036854775807) %}{% endfor %}",
+            EXPENSIVE,
+        ),
         jinja("range as list", "{{ range(0, 9999999999, 1)|list|length }}", EXPENSIVE),
         jinja(
             "nested loops",
             "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}x{% endfor %}{% endfor %}{% endfor %}",
             EXPENSIVE,
         ),
-        jinja("empty nested loops", "{% for a in range(9999) %}{% for b in range(9999) if false %}{% endfor %}{% endfor %}", EXPENSIVE),
-        jinja("macro recursion", "{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}", &["render_failed", "too_expensive"]),
+        jinja(
+            "empty nested loops",
+            "{% for a in range(9999) %}{% for b in range(9999) if false %}{% endfor %}{% endfor %}",
+            EXPENSIVE,
+        ),
+        jinja(
+            "macro recursion",
+            "{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}",
+            &["render_failed", "too_expensive"],
+        ),
         jinja(
             "mutual macro recursion",
             "{% macro a() %}{{ b() }}{{ b() }}{% endmacro %}{% macro b() %}{{ a() }}{{ a() }}{% endmacro %}{{ a() }}",
             &["render_failed", "too_expensive"],
         ),
-        jinja("caller recursion", "{% macro m() %}{% call m() %}{{ caller() }}{% endcall %}{% endmacro %}{{ m() }}", &["render_failed", "too_expensive"]),
+        jinja(
+            "caller recursion",
+            "{% macro m() %}{% call m() %}{{ caller() }}{% endcall %}{% endmacro %}{{ m() }}",
+            &["render_failed", "too_expensive"],
+        ),
         jinja(
             "recursive loop",
             "{% for x in [1] recursive %}{{ loop([x]) }}{% endfor %}",
@@ -80,18 +96,46 @@ fn instructions() -> Vec<Hostile> {
         ),
         jinja(
             "recursive loop with deep lists",
-            format!("{{% for x in [1] recursive %}}{{{{ loop({}x{}) }}}}{{% endfor %}}", "[".repeat(60), "]".repeat(60)),
+            format!(
+                "{{% for x in [1] recursive %}}{{{{ loop({}x{}) }}}}{{% endfor %}}",
+                "[".repeat(60),
+                "]".repeat(60)
+            ),
             &["render_failed", "too_expensive"],
         ),
-        jinja("output of a loop", "{% for i in range(9999) %}{% for j in range(9999) %}xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx{% endfor %}{% endfor %}", EXPENSIVE),
-        jinja("doubled text", format!("{{% set x = \"xxxxxxxx\" %}}{}{{{{ x }}}}", "{% set x = x ~ x %}".repeat(60)), EXPENSIVE),
-        jinja("doubled block", format!("{{% set x = \"xxxxxxxx\" %}}{}{{{{ x }}}}", "{% set x %}{{ x }}{{ x }}{% endset %}".repeat(60)), EXPENSIVE),
+        jinja(
+            "output of a loop",
+            "{% for i in range(9999) %}{% for j in range(9999) %}xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx{% endfor %}{% endfor %}",
+            EXPENSIVE,
+        ),
+        jinja(
+            "doubled text",
+            format!("{{% set x = \"xxxxxxxx\" %}}{}{{{{ x }}}}", "{% set x = x ~ x %}".repeat(60)),
+            EXPENSIVE,
+        ),
+        jinja(
+            "doubled block",
+            format!("{{% set x = \"xxxxxxxx\" %}}{}{{{{ x }}}}", "{% set x %}{{ x }}{{ x }}{% endset %}".repeat(60)),
+            EXPENSIVE,
+        ),
         jinja("multiplied text", "{{ \"x\" * 1000000000 }}", EXPENSIVE),
-        jinja("text multiplied by the largest integer", "{{ \"xy\" * 9223372036854775807 }}", &["too_expensive", "too_large", "render_failed"]),
+        jinja(
+            "text multiplied by the largest integer",
+            "{{ \"xy\" * 9223372036854775807 }}",
+            &["too_expensive", "too_large", "render_failed"],
+        ),
         jinja("multiplied list", "{{ [1] * 1000000000 }}", EXPENSIVE),
-        jinja("list multiplied twice", "{{ ([1] * 9223372036854775807 * 9223372036854775807)|length }}", &["too_expensive", "too_large", "render_failed"]),
+        jinja(
+            "list multiplied twice",
+            "{{ ([1] * 9223372036854775807 * 9223372036854775807)|length }}",
+            &["too_expensive", "too_large", "render_failed"],
+        ),
         jinja("wide format", "{{ \"%1000000000d\"|format(1) }}", &["too_expensive", "too_large", "render_failed"]),
-        jinja("precise format", "{{ \"%.1000000000f\"|format(1.5) }}", &["too_expensive", "too_large", "render_failed"]),
+        jinja(
+            "precise format",
+            "{{ \"%.1000000000f\"|format(1.5) }}",
+            &["too_expensive", "too_large", "render_failed"],
+        ),
         jinja("indent", "{{ \"x\"|indent(1000000000, true) }}", EXPENSIVE),
         jinja("indented JSON", "{{ [1]|tojson(1000000000) }}", &["render_failed", "too_expensive"]),
         jinja("power", "{{ 99999 ** 99999 }}", RENDER),
@@ -107,15 +151,43 @@ fn instructions() -> Vec<Hostile> {
 fn values() -> Vec<Hostile> {
     let long = "x".repeat(MAX_VALUES - 100);
     vec![
-        jinja("shared lists", format!("{{% set a = [1] %}}{}{{{{ a }}}}", "{% set a = [a, a] %}".repeat(100)), EXPENSIVE),
-        jinja("shared lists as JSON", format!("{{% set a = [1] %}}{}{{{{ a|tojson }}}}", "{% set a = [a, a] %}".repeat(100)), EXPENSIVE),
-        jinja("shared maps", format!("{{% set a = {{}} %}}{}{{{{ a }}}}", "{% set a = {\"a\": a, \"b\": a} %}".repeat(100)), EXPENSIVE),
-        jinja("shared tuples", format!("{{% set a = (1,) %}}{}{{{{ a }}}}", "{% set a = (a, a) %}".repeat(100)), EXPENSIVE),
+        jinja(
+            "shared lists",
+            format!("{{% set a = [1] %}}{}{{{{ a }}}}", "{% set a = [a, a] %}".repeat(100)),
+            EXPENSIVE,
+        ),
+        jinja(
+            "shared lists as JSON",
+            format!("{{% set a = [1] %}}{}{{{{ a|tojson }}}}", "{% set a = [a, a] %}".repeat(100)),
+            EXPENSIVE,
+        ),
+        jinja(
+            "shared maps",
+            format!("{{% set a = {{}} %}}{}{{{{ a }}}}", "{% set a = {\"a\": a, \"b\": a} %}".repeat(100)),
+            EXPENSIVE,
+        ),
+        jinja(
+            "shared tuples",
+            format!("{{% set a = (1,) %}}{}{{{{ a }}}}", "{% set a = (a, a) %}".repeat(100)),
+            EXPENSIVE,
+        ),
         jinja("added lists", format!("{{% set a = [1] %}}{}{{{{ a }}}}", "{% set a = a + a %}".repeat(100)), EXPENSIVE),
         jinja("deep lists", format!("{{% set a = [1] %}}{}{{{{ a }}}}", "{% set a = [a] %}".repeat(5_000)), EXPENSIVE),
-        jinja("deep batches", format!("{{% set a = [1] %}}{}{{{{ a }}}}", "{% set a = a|batch(1) %}".repeat(5_000)), EXPENSIVE),
-        jinja("deep maps", format!("{{% set a = 1 %}}{}{{{{ a }}}}", "{% set a = dict(a=a) %}".repeat(5_000)), EXPENSIVE),
-        jinja("deep slices", format!("{{% set a = [1] %}}{}{{{{ a }}}}", "{% set a = a[0:]|reverse %}".repeat(20_000)), EXPENSIVE),
+        jinja(
+            "deep batches",
+            format!("{{% set a = [1] %}}{}{{{{ a }}}}", "{% set a = a|batch(1) %}".repeat(5_000)),
+            EXPENSIVE,
+        ),
+        jinja(
+            "deep maps",
+            format!("{{% set a = 1 %}}{}{{{{ a }}}}", "{% set a = dict(a=a) %}".repeat(5_000)),
+            EXPENSIVE,
+        ),
+        jinja(
+            "deep slices",
+            format!("{{% set a = [1] %}}{}{{{{ a }}}}", "{% set a = a[0:]|reverse %}".repeat(20_000)),
+            EXPENSIVE,
+        ),
         jinja(
             "list in a namespace",
             "{% set ns = namespace(x=1) %}{% for i in range(9999) %}{% set ns.x = [ns.x] %}{% endfor %}",
@@ -126,7 +198,12 @@ fn values() -> Vec<Hostile> {
         with("repeated long text", "{% for i in range(9999) %}{{ x }}{% endfor %}", json!({"x": long}), EXPENSIVE),
         with("list of long texts", format!("{{{{ [{}]|join }}}}", "x,".repeat(400)), json!({"x": long}), EXPENSIVE),
         with("mapped long texts", "{{ range(9999)|map(\"default\", x)|list }}", json!({"x": long}), EXPENSIVE),
-        with("JSON of long lists", "{% for i in range(9999) %}{% set y = x|tojson %}{% endfor %}", json!({"x": vec![0; 9_999]}), EXPENSIVE),
+        with(
+            "JSON of long lists",
+            "{% for i in range(9999) %}{% set y = x|tojson %}{% endfor %}",
+            json!({"x": vec![0; 9_999]}),
+            EXPENSIVE,
+        ),
     ]
 }
 
@@ -135,7 +212,9 @@ fn comparisons() -> Vec<Hostile> {
     let deep = |leaf: &str| json!([[[vec![leaf; 20_000]]]]);
     let two = json!({"a": deep("x"), "b": deep("x")});
     let texts = json!({"a": "x".repeat(120_000), "b": "x".repeat(120_000)});
-    let each = |inside: &str| format!("{{% for i in range(9999) %}}{{% for j in range(9999) %}}{inside}{{% endfor %}}{{% endfor %}}");
+    let each = |inside: &str| {
+        format!("{{% for i in range(9999) %}}{{% for j in range(9999) %}}{inside}{{% endfor %}}{{% endfor %}}")
+    };
     vec![
         with("equal lists", each("{% if a == b %}{% endif %}"), two.clone(), EXPENSIVE),
         with("ordered lists", each("{% if a < b %}{% endif %}"), two.clone(), EXPENSIVE),
@@ -174,22 +253,50 @@ fn syntax() -> Vec<Hostile> {
 /// HTML, CSS and MJML that multiply or nest.
 fn markup() -> Vec<Hostile> {
     let declarations: String = (0..3_000).map(|at| format!("a{at}:b;")).collect();
-    let body = |content: &str| format!("<mjml><mj-body><mj-section><mj-column>{content}</mj-column></mj-section></mj-body></mjml>");
-    let class = format!("<mjml><mj-head><mj-attributes><mj-class name=\"a\" color=\"{}\"/></mj-attributes></mj-head>", "x".repeat(50_000));
+    let body = |content: &str| {
+        format!("<mjml><mj-body><mj-section><mj-column>{content}</mj-column></mj-section></mj-body></mjml>")
+    };
+    let class = format!(
+        "<mjml><mj-head><mj-attributes><mj-class name=\"a\" color=\"{}\"/></mj-attributes></mj-head>",
+        "x".repeat(50_000)
+    );
     vec![
         jinja("deep HTML", page("a{b:c}", &"<div>".repeat(50_000)), TOO_LARGE),
         jinja("misnested HTML", page("a{b:c}", &"<b><div></b>".repeat(30_000)), TOO_LARGE),
-        jinja("repeated formatting", page("a{b:c}", &format!("<p>{}{}", (0..200).map(|at| format!("<b a={at}>")).collect::<String>(), "<p>".repeat(100_000))), TOO_LARGE),
+        jinja(
+            "repeated formatting",
+            page(
+                "a{b:c}",
+                &format!(
+                    "<p>{}{}",
+                    (0..200).map(|at| format!("<b a={at}>")).collect::<String>(),
+                    "<p>".repeat(100_000)
+                ),
+            ),
+            TOO_LARGE,
+        ),
         jinja("rules for all elements", page(&format!("* {{ {declarations} }}"), &"<p>".repeat(9_000)), TOO_LARGE),
         jinja("many selectors", page(&"p{b:c}".repeat(30_000), &"<p>".repeat(9_000)), TOO_LARGE),
         jinja("sibling selectors", page(&"p ~ p ~ p {b:c}".repeat(100), &"<p>".repeat(9_000)), TOO_LARGE),
-        jinja("nested selectors", page(&format!("{}a{} {{b:c}}", ":not(".repeat(1_000), ")".repeat(1_000)), "<p>"), TOO_LARGE),
+        jinja(
+            "nested selectors",
+            page(&format!("{}a{} {{b:c}}", ":not(".repeat(1_000), ")".repeat(1_000)), "<p>"),
+            TOO_LARGE,
+        ),
         jinja("nested layers", page(&"@layer a {".repeat(5_000), "<p>"), TOO_LARGE),
         jinja("long declaration", page(&format!("p {{ a: {} }}", "x".repeat(10_000)), &"<p>".repeat(9_000)), TOO_LARGE),
         mjml("deep MJML", body(&"<div>".repeat(20_000)), &["invalid_mjml", "too_large"]),
         mjml("deep raw MJML", body(&format!("<mj-raw>{}", "<a>".repeat(20_000))), &["invalid_mjml", "too_large"]),
-        mjml("repeated attributes", format!("{class}{}", body(&"<mj-text mj-class=\"a\">x</mj-text>".repeat(1_000)).replace("<mjml>", "")), TOO_LARGE),
-        mjml("carousel", body(&format!("<mj-carousel>{}</mj-carousel>", "<mj-carousel-image src=\"x\"/>".repeat(3_000))), TOO_LARGE),
+        mjml(
+            "repeated attributes",
+            format!("{class}{}", body(&"<mj-text mj-class=\"a\">x</mj-text>".repeat(1_000)).replace("<mjml>", "")),
+            TOO_LARGE,
+        ),
+        mjml(
+            "carousel",
+            body(&format!("<mj-carousel>{}</mj-carousel>", "<mj-carousel-image src=\"x\"/>".repeat(3_000))),
+            TOO_LARGE,
+        ),
         mjml("mj-include", body("<mj-include path=\"x\"/>"), &["not_available"]),
     ]
 }
@@ -217,7 +324,8 @@ fn hostile_templates_are_refused_clearly() {
 fn hostile_variables_are_refused() {
     let program = Program::new(&compiled(&source("{{ x }}", &json!({"x": []})), &[]).unwrap()).unwrap();
     let deep = (0..120).fold(json!(1), |value, _| json!([value]));
-    for values in [json!({"x": deep}), json!({"x": vec![0; MAX_VALUES]}), json!({"y": "x".repeat(MAX_VALUES), "x": []})] {
+    for values in [json!({"x": deep}), json!({"x": vec![0; MAX_VALUES]}), json!({"y": "x".repeat(MAX_VALUES), "x": []})]
+    {
         let faults = program.check(&object(&values)).unwrap_err();
         assert_eq!(faults[0].code, "too_large");
     }
@@ -247,7 +355,12 @@ fn hostile_templates_cost_little() {
         let took = started.elapsed();
         let (peak, _) = memory(false);
         let mib = peak.saturating_sub(before) / 1024;
-        println!("{:36} {:7.1} ms {mib:4} MiB  {}", hostile.what, took.as_secs_f64() * 1e3, fault.map_or("", |fault| fault.code));
+        println!(
+            "{:36} {:7.1} ms {mib:4} MiB  {}",
+            hostile.what,
+            took.as_secs_f64() * 1e3,
+            fault.map_or("", |fault| fault.code)
+        );
         if took > Duration::from_millis(100) || mib >= 64 {
             wrong.push(hostile.what);
         }
@@ -258,7 +371,8 @@ fn hostile_templates_cost_little() {
 #[test]
 #[ignore = "measures time: run it alone, in a release build"]
 fn ordinary_templates_render_in_microseconds() {
-    let values = json!({"name": "Ann", "url": "https://x.test/?a=1", "rows": [{"n": "a", "p": 1.5}, {"n": "b", "p": 2}]});
+    let values =
+        json!({"name": "Ann", "url": "https://x.test/?a=1", "rows": [{"n": "a", "p": 1.5}, {"n": "b", "p": 2}]});
     let body = "<p>Dear {{ name }},</p><table>{% for r in rows %}<tr><td>{{ r.n }}</td><td>{{ r.p }}</td></tr>{% endfor %}</table>\
                 <a href=\"{{ url }}\">Open</a>";
     let own = source(&page("p { color: red } td { padding: 4px } a { color: blue }", body), &values);

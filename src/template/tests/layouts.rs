@@ -42,7 +42,8 @@ fn blocks_are_replaced_and_super_is_the_replaced_content() {
 #[test]
 fn includes_are_inserted_with_their_own_layouts() {
     let own = source("{% include \"footer\" %}{% include 'gone' ignore missing %}", &Value::Null);
-    let layouts = [("footer", "{% extends \"box\" %}{% block x %}f{% endblock %}"), ("box", "[{% block x %}{% endblock %}]")];
+    let layouts =
+        [("footer", "{% extends \"box\" %}{% block x %}f{% endblock %}"), ("box", "[{% block x %}{% endblock %}]")];
     assert_eq!(flat(&own, &layouts).unwrap(), "[f]");
 }
 
@@ -58,9 +59,13 @@ fn white_space_control_of_block_tags_is_kept() {
 #[test]
 fn variables_of_layouts_are_declared() {
     let own = Source { layout: Some("base".into()), ..source("{{ x }}", &json!({"x": 1})) };
-    let base = Source { variables: declared(&json!({"company": "c", "x": "s"})), ..layout("{{ company }}{% block content %}{% endblock %}") };
+    let base = Source {
+        variables: declared(&json!({"company": "c", "x": "s"})),
+        ..layout("{{ company }}{% block content %}{% endblock %}")
+    };
     let compiled = compiled(&own, &[("base", base)]).unwrap();
-    let keys: Vec<(&str, VariableType)> = compiled.variables.iter().map(|variable| (variable.key.as_str(), variable.kind)).collect();
+    let keys: Vec<(&str, VariableType)> =
+        compiled.variables.iter().map(|variable| (variable.key.as_str(), variable.kind)).collect();
     assert_eq!(keys, [("x", VariableType::Number), ("company", VariableType::String)]);
 }
 
@@ -85,8 +90,11 @@ fn cycles_are_refused() {
 #[test]
 fn chains_numbers_and_sizes_are_limited() {
     let names: Vec<String> = (0..20).map(|at| format!("l{at}")).collect();
-    let chain: Vec<(&str, String)> =
-        names.iter().enumerate().map(|(at, name)| (name.as_str(), format!("{{% extends \"l{}\" %}}", at + 1))).collect();
+    let chain: Vec<(&str, String)> = names
+        .iter()
+        .enumerate()
+        .map(|(at, name)| (name.as_str(), format!("{{% extends \"l{}\" %}}", at + 1)))
+        .collect();
     let chain: Vec<(&str, &str)> = chain.iter().map(|(name, html)| (*name, html.as_str())).collect();
     let faults = flat(&source("{% extends \"l0\" %}", &Value::Null), &chain).unwrap_err();
     assert!(faults[0].contains("too_many"), "{faults:?}");
@@ -136,7 +144,8 @@ fn what_layouts_cannot_do_is_a_fault() {
 #[test]
 fn css_of_the_layout_applies_to_the_content() {
     let own = Source { layout: Some("base".into()), ..source("<p class=a>{{ x }}</p>", &json!({"x": "1"})) };
-    let base = "<html><head><style>.a { color: red }</style></head><body>{% block content %}{% endblock %}</body></html>";
+    let base =
+        "<html><head><style>.a { color: red }</style></head><body>{% block content %}{% endblock %}</body></html>";
     let html = flat(&own, &[("base", base)]).unwrap();
     assert!(html.contains("<p class=\"a\" style=\"color: red;\">{{ x }}</p>"), "{html}");
 }

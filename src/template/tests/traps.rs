@@ -23,7 +23,9 @@ fn loop_over_table_rows_renders_inside_the_table() {
 
 #[test]
 fn signs_in_conditions_and_quotes_in_href_survive() {
-    let source = format!("{STYLE}{{% if a < 3 and \"<b>\" != \"x\" %}}<a href=\"{{{{ u|default(\"https://x.test/?a=1&b=2\") }}}}\">l</a>{{% endif %}}");
+    let source = format!(
+        "{STYLE}{{% if a < 3 and \"<b>\" != \"x\" %}}<a href=\"{{{{ u|default(\"https://x.test/?a=1&b=2\") }}}}\">l</a>{{% endif %}}"
+    );
     let variables = vec![
         Variable { required: false, ..declared(&json!({"u": ""})).remove(0) },
         declared(&json!({"a": 1})).remove(0),
@@ -197,7 +199,10 @@ fn compiled_templates_are_json() {
 
 #[test]
 fn validation_suggests_variables_and_lists_unescaped_output() {
-    let own = Source { variables: Vec::new(), ..source("{% for r in order.rows %}{{ r.price|round }}\n{{ r.note|safe }}{% endfor %}", &Value::Null) };
+    let own = Source {
+        variables: Vec::new(),
+        ..source("{% for r in order.rows %}{{ r.price|round }}\n{{ r.note|safe }}{% endfor %}", &Value::Null)
+    };
     let own = Source { subject: Some("{{ name }}".into()), ..own };
     let report = validate(&own, &Layouts::default());
     assert!(report.faults.is_empty(), "{:?}", report.faults);
