@@ -148,7 +148,7 @@ impl Program {
             message: format!("The template does not declare the variable `{key}`, and ignores it."),
         });
         let values = with_defaults(&self.variables, variables);
-        let longest = values.values().map(|value| value.as_str().map_or(32, str::len)).max().unwrap_or_default();
+        let longest = values.values().map(|value| value.as_str().map_or(64, str::len)).max().unwrap_or_default();
         let is_vars = [&self.html, &self.text, &self.subject].into_iter().flatten().any(Template::is_vars);
         let values = if is_vars {
             Values::Vars(values.into_iter().map(|(key, value)| (key.to_owned(), text(value))).collect())

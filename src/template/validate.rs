@@ -5,8 +5,9 @@ use serde_json::{Map, Value};
 use crate::domain::fault::Fault;
 
 use super::compile::{Compiled, Work};
+use super::jinja::shape::Shapes;
 use super::layouts::Layouts;
-use super::source::{Source, Variable, Warning};
+use super::source::{Source, Variable, VariableType, Warning};
 use super::thread;
 
 /// What there is to say about a template.
@@ -39,10 +40,10 @@ pub struct UnescapedOutput {
 }
 
 /// Checks a template. Undeclared variables are faults only if the template declares any variable; otherwise the suggested
-/// declarations are used.
+/// declarations are used. `values` show the types of the variables that the template only prints.
 ///
 /// CPU-bound, up to about 100 ms: call it on a blocking thread. It runs on a thread of its own.
-pub fn validate(source: &Source, layouts: &Layouts) -> Report {
+pub fn validate(source: &Source, layouts: &Layouts, values: &Map<String, Value>) -> Report {
     let needs_declarations = !source.variables.is_empty();
     match thread::run(|| Work::new(source, layouts, needs_declarations).run()) {
         Ok(outcome) => {
@@ -60,7 +61,9 @@ pub fn validate(source: &Source, layouts: &Layouts) -> Report {
             }
             let declaration = |name: &str| {
                 let declared = declared.iter().find(|variable| variable.key == name);
-                declared.map(|variable| (*variable).clone()).or_else(|| outcome.shapes.declaration(name))
+                declared
+                    .map(|variable| (*variable).clone())
+                    .or_else(|| inferred(&outcome.shapes, name, values.get(name)))
             };
             report.suggested_declarations = outcome.shapes.names().filter_map(declaration).collect();
             if let (Some(compiled), false) = (&mut report.compiled, needs_declarations) {
@@ -83,6 +86,17 @@ impl From<(String, usize, usize)> for UnescapedOutput {
     fn from((pointer, line, column): (String, usize, usize)) -> Self {
         Self { pointer, line, column }
     }
+}
+
+/// Returns a declaration for a variable. A text may also be a number or a boolean.
+fn inferred(shapes: &Shapes, name: &str, value: Option<&Value>) -> Option<Variable> {
+    let declaration = shapes.declaration(name)?;
+    let kind = match (declaration.kind, value) {
+        (VariableType::String, Some(Value::Number(_))) => VariableType::Number,
+        (VariableType::String, Some(Value::Bool(_))) => VariableType::Boolean,
+        (kind, _) => kind,
+    };
+    Some(Variable { kind, ..declaration })
 }
 
 /// Makes the example of a declared variable fit its declaration.

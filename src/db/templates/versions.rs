@@ -45,6 +45,8 @@ pub struct NewVersion<'a> {
     pub template: TemplateId,
     /// The revision of the template that was compiled.
     pub revision: i32,
+    /// The latest version at that time.
+    pub latest: Option<i32>,
     /// What messages are rendered from (`template::Compiled`).
     pub compiled: &'a Value,
     /// When it is published.
@@ -52,12 +54,12 @@ pub struct NewVersion<'a> {
 }
 
 /// Publishes the draft of a template as its next version, which becomes the latest. Returns its number; `None` if the
-/// template has another revision, or was deleted.
+/// template has another revision, was published meanwhile, or was deleted.
 pub async fn publish(db: &Db, new: &NewVersion<'_>) -> Result<Option<i32>, DbError> {
     let query = sqlx::query_scalar!(
         "WITH draft AS (
              UPDATE templates SET version = coalesce(version, 0) + 1, version_revision = revision
-             WHERE tenant_id = $1 AND id = $2 AND revision = $3
+             WHERE tenant_id = $1 AND id = $2 AND revision = $3 AND version IS NOT DISTINCT FROM $6
              RETURNING tenant_id, id, version, syntax, format, subject, html, text, sender, reply_to, layout_id, variables)
          INSERT INTO template_versions (tenant_id, template_id, version, published_at, syntax, format, subject, html, text,
                                         sender, reply_to, layout_id, variables, compiled)
@@ -67,7 +69,8 @@ pub async fn publish(db: &Db, new: &NewVersion<'_>) -> Result<Option<i32>, DbErr
         new.template.0,
         new.revision,
         new.published_at,
-        new.compiled
+        new.compiled,
+        new.latest
     );
     db.timed("template_versions.publish", query.fetch_optional(&db.pool)).await
 }

@@ -53,8 +53,12 @@ impl Loaded {
     ) -> Result<(Report, Option<Result<RenderedView, Vec<Fault>>>), ApiError> {
         let _permit = api.renders.acquire(caller.key_id()).await?;
         let work = move || {
-            let report = template::validate(&self.source, &self.layouts);
-            let values = values.unwrap_or_else(|| report.suggested_variables.clone());
+            let is_given = values.is_some();
+            let mut values = values.unwrap_or_default();
+            let report = template::validate(&self.source, &self.layouts, &values);
+            if !is_given {
+                values.clone_from(&report.suggested_variables);
+            }
             let rendered = report.compiled.as_ref().map(|compiled| render_compiled(compiled, &values));
             (report, rendered)
         };

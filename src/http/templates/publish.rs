@@ -54,7 +54,8 @@ pub async fn publish(
         }
         let compiled = serde_json::to_value(&compiled).map_err(|_| ApiError::Internal)?;
         let (template, published_at) = (TemplateId(row.id), api.clock.now());
-        let new = NewVersion { tenant, template, revision: row.revision, compiled: &compiled, published_at };
+        let (revision, latest) = (row.revision, row.version);
+        let new = NewVersion { tenant, template, revision, latest, compiled: &compiled, published_at };
         let Some(version) = versions::publish(&api.db, &new).await? else { continue };
         api.acceptor.templates().clear_names();
         tracing::info!(event = "template_published", by = %caller.key_id(), %template, version, "published a template");

@@ -15,9 +15,12 @@ pub(in crate::template) struct Effort {
     pub(in crate::template) steps: usize,
     /// Number of printed values.
     pub(in crate::template) prints: usize,
-    /// Size of the text between the tags, in bytes.
+    /// Size of the text between the tags, and maximum size of the constants when they are printed, in bytes.
     pub(in crate::template) text: usize,
 }
+
+/// Maximum size of a printed number, in bytes.
+const MAX_NUMBER: usize = 330;
 
 /// Returns the effort of a template.
 pub(in crate::template) fn effort(template: &Stmt<'_>, variables: &[Variable]) -> Effort {
@@ -88,8 +91,16 @@ impl Counter<'_> {
                     VariableType::Array | VariableType::Object => None,
                 }
             }
-            Expr::Const(constant) if constant.value.as_str().is_some() => Some(Kind::String),
-            Expr::Const(constant) if constant.value.is_number() => Some(Kind::Number),
+            Expr::Const(constant) if constant.value.as_str().is_some() => {
+                let text = constant.value.as_str()?;
+                self.effort.text += 6 * text.len();
+                // The result must not contain NUL.
+                (!text.contains('\0')).then_some(Kind::String)
+            }
+            Expr::Const(constant) if constant.value.is_number() => {
+                self.effort.text += MAX_NUMBER;
+                Some(Kind::Number)
+            }
             Expr::Const(_) => Some(Kind::Scalar),
             Expr::UnaryOp(op) if matches!(op.op, minijinja::machinery::ast::UnaryOpKind::Not) => {
                 self.kind(&op.expr).map(|_| Kind::Boolean)
@@ -124,7 +135,10 @@ impl Counter<'_> {
             ("upper" | "lower" | "title" | "capitalize" | "trim" | "safe", []) if kind == Kind::String => {
                 Some(Kind::String)
             }
-            ("urlencode", []) if kind == Kind::String => Some(Kind::String),
+            // Encoding twice makes a text more than six times as long.
+            ("urlencode", []) if kind == Kind::String && matches!(filter.expr, Some(Expr::Var(_))) => {
+                Some(Kind::String)
+            }
             ("length" | "count", []) if kind == Kind::String => Some(Kind::Number),
             ("default" | "d", [CallArg::Pos(other)]) => {
                 let other = self.kind(other)?;
@@ -157,7 +171,7 @@ mod tests {
         let source = "Hello {{ s|title }}{% if n == 1 and not o %}{{ o|default(\"x\")|e }}{% else %}{{ n if s else o }}{% endif %}";
         let effort = of(source);
         assert!(effort.is_total && effort.is_linear, "{effort:?}");
-        assert_eq!((effort.prints, effort.text), (3, 6));
+        assert_eq!((effort.prints, effort.text), (3, 6 + MAX_NUMBER + 6));
     }
 
     #[test]
@@ -169,6 +183,8 @@ mod tests {
             "{% for r in rows %}{% endfor %}",
             "{{ x }}",
             "{{ n|round }}",
+            "{{ \"\\u0000\" }}",
+            "{{ s|e|urlencode }}",
         ] {
             assert!(!of(source).is_total, "{source}");
         }

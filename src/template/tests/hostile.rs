@@ -82,7 +82,7 @@ fn instructions() -> Vec<Hostile> {
         jinja(
             "mutual macro recursion",
             "{% macro a() %}{{ b() }}{{ b() }}{% endmacro %}{% macro b() %}{{ a() }}{{ a() }}{% endmacro %}{{ a() }}",
-            &["render_failed", "too_expensive"],
+            SYNTAX,
         ),
         jinja(
             "caller recursion",
@@ -98,8 +98,8 @@ fn instructions() -> Vec<Hostile> {
             "recursive loop with deep lists",
             format!(
                 "{{% for x in [1] recursive %}}{{{{ loop({}x{}) }}}}{{% endfor %}}",
-                "[".repeat(60),
-                "]".repeat(60)
+                "[".repeat(20),
+                "]".repeat(20)
             ),
             &["render_failed", "too_expensive"],
         ),
@@ -124,7 +124,7 @@ fn instructions() -> Vec<Hostile> {
             "{{ \"xy\" * 9223372036854775807 }}",
             &["too_expensive", "too_large", "render_failed"],
         ),
-        jinja("multiplied list", "{{ [1] * 1000000000 }}", EXPENSIVE),
+        jinja("multiplied list", "{{ [1] * 1000000000 }}", &["too_expensive", "too_large", "render_failed"]),
         jinja(
             "list multiplied twice",
             "{{ ([1] * 9223372036854775807 * 9223372036854775807)|length }}",
@@ -197,7 +197,7 @@ fn values() -> Vec<Hostile> {
         jinja("list in a new namespace", "{% set ns = namespace(x=[1]) %}", RENDER),
         with("repeated long text", "{% for i in range(9999) %}{{ x }}{% endfor %}", json!({"x": long}), EXPENSIVE),
         with("list of long texts", format!("{{{{ [{}]|join }}}}", "x,".repeat(400)), json!({"x": long}), EXPENSIVE),
-        with("mapped long texts", "{{ range(9999)|map(\"default\", x)|list }}", json!({"x": long}), EXPENSIVE),
+        with("mapped long texts", "{{ ([none] * 9999)|map(\"default\", x)|list }}", json!({"x": long}), EXPENSIVE),
         with(
             "JSON of long lists",
             "{% for i in range(9999) %}{% set y = x|tojson %}{% endfor %}",

@@ -204,7 +204,7 @@ fn validation_suggests_variables_and_lists_unescaped_output() {
         ..source("{% for r in order.rows %}{{ r.price|round }}\n{{ r.note|safe }}{% endfor %}", &Value::Null)
     };
     let own = Source { subject: Some("{{ name }}".into()), ..own };
-    let report = validate(&own, &Layouts::default());
+    let report = validate(&own, &Layouts::default(), &Map::new());
     assert!(report.faults.is_empty(), "{:?}", report.faults);
     assert_eq!(
         Value::Object(report.suggested_variables.clone()),
@@ -216,7 +216,7 @@ fn validation_suggests_variables_and_lists_unescaped_output() {
     let rendered = program.render(&program.check(&report.suggested_variables).unwrap()).unwrap();
     assert_eq!(rendered.html.unwrap(), "1\nnote_value");
     let own = Source { variables: declared(&json!({"other": 1})), ..own };
-    let report = validate(&own, &Layouts::default());
+    let report = validate(&own, &Layouts::default(), &Map::new());
     assert!(report.compiled.is_none() && report.faults.len() == 2, "{:?}", report.faults);
 }
 

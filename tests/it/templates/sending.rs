@@ -81,7 +81,7 @@ async fn every_fault_is_reported_at_once() {
         (json!({"id": "greeting", "variables": {"name": "a\u{0}"}}), "/template/variables/name", "control_character"),
         (json!({"id": "greeting", "variables": {"name": "x".repeat(21)}}), "/template/variables/name", "too_long"),
         (json!({"variables": {}}), "/template/id", "required"),
-        (json!({"id": "greeting", "name": "x"}), "/template/name", "unknown_field"),
+        (json!({"id": "greeting", "name": "x", "variables": {"name": "Ann"}}), "/template/name", "unknown_field"),
         (json!(5), "/template", "invalid_type"),
     ] {
         let refused = send(&app, template.clone(), json!({})).await;
