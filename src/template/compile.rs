@@ -172,8 +172,8 @@ impl<'s> Work<'s> {
     }
 
     /// Checks the size and the characters of a body.
-    fn body(&mut self, part: Part, source: &'s Option<String>) -> Option<&'s str> {
-        let source = source.as_deref().filter(|source| !source.trim().is_empty())?;
+    fn body(&mut self, part: Part, source: Option<&'s String>) -> Option<&'s str> {
+        let source = source.map(String::as_str).filter(|source| !source.trim().is_empty())?;
         if source.len() > MAX_SOURCE {
             let message = format!("`{}` has at most {MAX_SOURCE} bytes, but this has {}", part.name(), source.len());
             self.faults.push(part.pointer(), Code::TooLarge, message);
@@ -282,7 +282,7 @@ impl<'s> Work<'s> {
     }
 
     fn html(&mut self) -> Option<String> {
-        let Some(source) = self.body(Part::Html, &self.source.html) else {
+        let Some(source) = self.body(Part::Html, self.source.html.as_ref()) else {
             let is_blank = |part: &Option<String>| part.as_ref().is_none_or(|text| text.trim().is_empty());
             if is_blank(&self.source.html) && is_blank(&self.source.text) {
                 self.faults.push("/html", Code::Required, "the template needs `html` or `text`");
@@ -291,7 +291,7 @@ impl<'s> Work<'s> {
         };
         let flat = self.flat(Part::Html, source)?;
         let text = self.without_raw(Part::Html, &flat.text)?;
-        let html = self.markup(&flat, text)?;
+        let html = self.markup(&flat, &text)?;
         if html.len() > SIZE_THAT_CLIENTS_TRUNCATE {
             let message = format!(
                 "The HTML has {} KiB before it is rendered. Gmail truncates messages above 102 KiB.",
@@ -303,7 +303,7 @@ impl<'s> Work<'s> {
     }
 
     /// Compiles MJML and inlines CSS.
-    fn markup(&mut self, flat: &Flat, source: String) -> Option<String> {
+    fn markup(&mut self, flat: &Flat, source: &str) -> Option<String> {
         let result = self.markup_steps(source);
         let (html, warnings) = match result {
             Ok(result) => result,
@@ -320,11 +320,11 @@ impl<'s> Work<'s> {
     }
 
     #[expect(clippy::type_complexity, reason = "the result and its warnings")]
-    fn markup_steps(&self, source: String) -> Result<(String, Vec<(usize, WarningCode, String)>), Located> {
+    fn markup_steps(&self, source: &str) -> Result<(String, Vec<(usize, WarningCode, String)>), Located> {
         let inlined = match self.source.format {
-            Format::Html => css::inline(&source, &self.tags(&source)?, None)?,
+            Format::Html => css::inline(source, &self.tags(source)?, None)?,
             Format::Mjml => {
-                let compiled = mjml::compile(&source, &self.tags(&source)?)?;
+                let compiled = mjml::compile(source, &self.tags(source)?)?;
                 // Positions in the compiled HTML mean nothing to the author.
                 let unplaced = |located: Located| Located { offset: 0, ..located };
                 let tags = self.tags(&compiled.html).map_err(unplaced)?;
@@ -348,7 +348,7 @@ impl<'s> Work<'s> {
                 (None, false)
             }
             Some(_) => {
-                let text = self.body(Part::Text, &self.source.text).and_then(|source| {
+                let text = self.body(Part::Text, self.source.text.as_ref()).and_then(|source| {
                     let flat = self.flat(Part::Text, source)?;
                     let text = self.without_raw(Part::Text, &flat.text)?;
                     self.prepared(Part::Text, text, false)

@@ -170,8 +170,8 @@ impl Program {
     /// [`is_cheap`](Self::is_cheap).
     pub fn render(&self, variables: &Checked) -> Result<Rendered, Fault> {
         let mut fuel = 0;
-        let html = self.body(Part::Html, self.html.as_ref(), variables, &mut fuel)?;
-        let text = self.body(Part::Text, self.text.as_ref(), variables, &mut fuel)?;
+        let html = render_body(Part::Html, self.html.as_ref(), variables, &mut fuel)?;
+        let text = render_body(Part::Text, self.text.as_ref(), variables, &mut fuel)?;
         let (subject, from, reply_to) = self.lines(variables, &mut fuel)?;
         let text = text.map(|text| if self.is_text_derived { tidy_rendered(&text) } else { text });
         Ok(Rendered { subject, html, text, from, reply_to, fuel })
@@ -182,8 +182,8 @@ impl Program {
     pub fn verify(&self, variables: &Checked) -> Result<(), Fault> {
         let mut fuel = 0;
         if !self.cannot_fail(variables) {
-            self.body(Part::Html, self.html.as_ref(), variables, &mut fuel)?;
-            self.body(Part::Text, self.text.as_ref(), variables, &mut fuel)?;
+            render_body(Part::Html, self.html.as_ref(), variables, &mut fuel)?;
+            render_body(Part::Text, self.text.as_ref(), variables, &mut fuel)?;
         }
         self.lines(variables, &mut fuel).map(drop)
     }
@@ -209,22 +209,6 @@ impl Program {
         let parts = [&self.subject, &self.html, &self.text, &self.from].into_iter().flatten().chain(&self.reply_to);
         let variables = self.variables.len() * 256;
         1024 + variables + parts.map(Template::bytes).sum::<usize>()
-    }
-
-    fn body(
-        &self,
-        part: Part,
-        template: Option<&Template>,
-        variables: &Checked,
-        fuel: &mut u64,
-    ) -> Result<Option<String>, Fault> {
-        let Some(template) = template else { return Ok(None) };
-        let text = render_part(part, template, variables, MAX_OUTPUT, fuel)?;
-        if memchr::memchr(0, text.as_bytes()).is_some() {
-            let message = format!("`{}`: the result must not contain NUL (U+0000)", part.name());
-            return Err(fault("", Code::ControlCharacter, message));
-        }
-        Ok(Some(text))
     }
 
     /// Renders the subject, the sender and the addresses for replies.
@@ -296,6 +280,21 @@ fn render_part(
         return Err(failed(Failure { code: Code::TooExpensive, message }));
     }
     Ok(text)
+}
+
+fn render_body(
+    part: Part,
+    template: Option<&Template>,
+    variables: &Checked,
+    fuel: &mut u64,
+) -> Result<Option<String>, Fault> {
+    let Some(template) = template else { return Ok(None) };
+    let text = render_part(part, template, variables, MAX_OUTPUT, fuel)?;
+    if memchr::memchr(0, text.as_bytes()).is_some() {
+        let message = format!("`{}`: the result must not contain NUL (U+0000)", part.name());
+        return Err(fault("", Code::ControlCharacter, message));
+    }
+    Ok(Some(text))
 }
 
 /// Renders a part that becomes a header field: nothing in it may start another field.

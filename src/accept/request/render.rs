@@ -213,7 +213,9 @@ fn render(
     let checked = match program.check(variables) {
         Ok(checked) => checked,
         Err(list) => {
-            list.into_iter().for_each(|fault| add_below(fault, at, faults));
+            for fault in list {
+                add_below(fault, at, faults);
+            }
             return None;
         }
     };

@@ -166,9 +166,9 @@ fn content(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> ContentChange {
         html: fields.change("html", |node| body(node, faults)),
         text: fields.change("text", |node| body(node, faults)),
         from: fields.change("from", |node| mailbox(node, faults)),
-        reply_to: fields.change("reply_to", |node| reply_to(node, faults)),
+        reply_to: fields.change("reply_to", |node| Some(reply_to(node, faults))),
         layout: fields.change("layout", |node| template_name(node, faults)),
-        variables: fields.change("variables", |node| variables(node, faults)),
+        variables: fields.change("variables", |node| Some(variables(node, faults))),
     }
 }
 
@@ -214,15 +214,15 @@ fn mailbox(node: Node<'_, '_>, faults: &mut Faults) -> Option<String> {
     Some(text)
 }
 
-fn reply_to(node: Node<'_, '_>, faults: &mut Faults) -> Option<Vec<String>> {
+fn reply_to(node: Node<'_, '_>, faults: &mut Faults) -> Vec<String> {
     let mut list = Vec::new();
     let why = format_args!("at most {MAX_REPLY_TO} addresses are allowed");
     node.one_or_each(MAX_REPLY_TO, why, faults, |item, faults| list.extend(mailbox(item, faults)));
-    Some(list)
+    list
 }
 
 /// Parses the declared variables. Their keys and defaults are checked when the template is published.
-fn variables(node: Node<'_, '_>, faults: &mut Faults) -> Option<Vec<Variable>> {
+fn variables(node: Node<'_, '_>, faults: &mut Faults) -> Vec<Variable> {
     let mut list: Vec<Variable> = Vec::new();
     let why = format_args!("at most {MAX_VARIABLES} variables are allowed");
     node.each(MAX_VARIABLES, why, faults, |item, faults| {
@@ -233,7 +233,7 @@ fn variables(node: Node<'_, '_>, faults: &mut Faults) -> Option<Vec<Variable>> {
         }
         list.push(new);
     });
-    Some(list)
+    list
 }
 
 fn variable(node: Node<'_, '_>, faults: &mut Faults) -> Option<Variable> {

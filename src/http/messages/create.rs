@@ -74,17 +74,14 @@ pub async fn create(
     {
         return replay_if_same(&api, &caller, &first, read.bytes).await;
     }
-    let (message, idempotency, rendered) = match key {
-        Some(key) => {
-            let parsed = parse::parse(&api, &caller, read.bytes, request::parse_keyed).await?;
-            let (message, RequestHashes { fingerprint, digest }) = parsed.value;
-            let key = IdempotencyKey { key: key.to_owned(), owner: caller.key_id(), fingerprint, digest };
-            (message, Some(key), parsed.rendered)
-        }
-        None => {
-            let parsed = parse::parse(&api, &caller, read.bytes, request::parse).await?;
-            (parsed.value, None, parsed.rendered)
-        }
+    let (message, idempotency, rendered) = if let Some(key) = key {
+        let parsed = parse::parse(&api, &caller, read.bytes, request::parse_keyed).await?;
+        let (message, RequestHashes { fingerprint, digest }) = parsed.value;
+        let key = IdempotencyKey { key: key.to_owned(), owner: caller.key_id(), fingerprint, digest };
+        (message, Some(key), parsed.rendered)
+    } else {
+        let parsed = parse::parse(&api, &caller, read.bytes, request::parse).await?;
+        (parsed.value, None, parsed.rendered)
     };
     require_permission(&caller, &message)?;
     let (_, mut warnings) = sender::admit(&api, caller.tenant(), message.from.address.domain()).await?;

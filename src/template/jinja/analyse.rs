@@ -59,6 +59,7 @@ impl<'a> Analyser<'_, 'a> {
         }
     }
 
+    #[expect(clippy::option_option, reason = "a name of the template may have no shape")]
     fn local(&self, name: &str) -> Option<Option<Id>> {
         self.scopes.iter().rev().find_map(|scope| scope.get(name).copied())
     }
@@ -224,8 +225,8 @@ impl<'a> Analyser<'_, 'a> {
                 Some(id)
             }
             "first" | "last" | "min" | "max" => Some(self.shapes.element(id)),
-            "sort" | "reverse" | "list" | "unique" | "select" | "reject" | "selectattr" | "rejectattr" => Some(id),
-            "safe" | "escape" | "e" => Some(id),
+            "sort" | "reverse" | "list" | "unique" | "select" | "reject" | "selectattr" | "rejectattr" | "safe"
+            | "escape" | "e" => Some(id),
             _ => None,
         }
     }

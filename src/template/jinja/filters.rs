@@ -282,16 +282,16 @@ pub(super) fn add(env: &mut Environment<'static>) {
         move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
             let args = args.into_values();
             for map in &args {
-                for (_, value) in map.as_object().and_then(|map| map.try_iter_pairs()).into_iter().flatten() {
+                for (_, value) in
+                    map.as_object().and_then(minijinja::value::DynObject::try_iter_pairs).into_iter().flatten()
+                {
                     scalar(value)?;
                 }
             }
             namespace.call(state, &args)
         },
     );
-    for name in ["debug"] {
-        env.remove_global(name);
-    }
+    env.remove_global("debug");
     for name in ["attr", "chain", "pprint", "zip"] {
         env.remove_filter(name);
     }
@@ -323,7 +323,7 @@ fn add_filters(env: &mut Environment<'static>) {
     add("urlencode", PAYS, Value::from_function(filters::urlencode));
     env.add_filter("tojson", |state: &State<'_, '_>, value: Value| {
         pay(state, &value)?;
-        filters::tojson(&value, None, minijinja::value::Kwargs::from_iter(std::iter::empty::<(String, Value)>()))
+        filters::tojson(&value, None, std::iter::empty::<(String, Value)>().collect())
     });
     let default = |state: &State<'_, '_>, value: Value, args: Rest<Value>| {
         // A variable that was left out is none.

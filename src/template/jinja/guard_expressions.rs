@@ -49,8 +49,15 @@ fn level(expr: &Expr<'_>) -> Level {
             UnaryOpKind::Neg => Level::Filter,
         },
         Expr::Filter(_) | Expr::Test(_) => Level::Filter,
-        Expr::Var(_) | Expr::GetAttr(_) | Expr::GetItem(_) | Expr::Slice(_) | Expr::Call(_) => Level::Postfix,
-        Expr::Const(_) | Expr::List(_) | Expr::Tuple(_) | Expr::Map(_) => Level::Postfix,
+        Expr::Var(_)
+        | Expr::GetAttr(_)
+        | Expr::GetItem(_)
+        | Expr::Slice(_)
+        | Expr::Call(_)
+        | Expr::Const(_)
+        | Expr::List(_)
+        | Expr::Tuple(_)
+        | Expr::Map(_) => Level::Postfix,
     }
 }
 
@@ -291,13 +298,12 @@ fn print_args(out: &mut String, args: &[CallArg<'_>], pays: bool) {
     for (index, arg) in args.iter().enumerate() {
         out.push_str(if index > 0 { ", " } else { "" });
         let expr = match arg {
-            CallArg::Pos(expr) => expr,
             CallArg::Kwarg(name, expr) => {
                 out.extend([*name, "="]);
                 expr
             }
-            // The analysis refuses these.
-            CallArg::PosSplat(expr) | CallArg::KwargSplat(expr) => expr,
+            // The analysis refuses splats.
+            CallArg::Pos(expr) | CallArg::PosSplat(expr) | CallArg::KwargSplat(expr) => expr,
         };
         if pays {
             print_paid(out, expr, Level::Choice);

@@ -139,9 +139,9 @@ impl<'m> Writer<'m> {
                 | Event::Raw(span)
                 | Event::Comment(span)
                 | Event::Doctype(span)
-                | Event::Bogus(span) => span.start,
+                | Event::Bogus(span)
+                | Event::End { span, .. } => span.start,
                 Event::Start(tag) => tag.span.start,
-                Event::End { span, .. } => span.start,
             };
             self.input.offsets.push((self.input.mjml.len(), start));
             match event {

@@ -208,17 +208,13 @@ impl Scanner<'_> {
             return Some(Attribute { span: name.clone(), name, value: None, quote: None });
         }
         let value = self.skip_space(after + 1);
-        match *self.bytes.get(value)? {
-            quote @ (b'"' | b'\'') => {
-                let end = value + 1 + memchr::memchr(quote, &self.bytes[value + 1..])?;
-                Some(Attribute { name, value: Some(value + 1..end), quote: Some(quote), span: start..end + 1 })
-            }
-            _ => {
-                let rest = &self.bytes[value..];
-                let length = rest.iter().take_while(|byte| !byte.is_ascii_whitespace() && **byte != b'>').count();
-                Some(Attribute { name, value: Some(value..value + length), quote: None, span: start..value + length })
-            }
+        if let quote @ (b'"' | b'\'') = *self.bytes.get(value)? {
+            let end = value + 1 + memchr::memchr(quote, &self.bytes[value + 1..])?;
+            return Some(Attribute { name, value: Some(value + 1..end), quote: Some(quote), span: start..end + 1 });
         }
+        let rest = &self.bytes[value..];
+        let length = rest.iter().take_while(|byte| !byte.is_ascii_whitespace() && **byte != b'>').count();
+        Some(Attribute { name, value: Some(value..value + length), quote: None, span: start..value + length })
     }
 
     fn skip_space(&self, at: usize) -> usize {

@@ -255,7 +255,7 @@ impl Masked {
 /// Returns the start of tokens that cannot be mixed up with the text.
 fn unused_prefix(source: &str) -> String {
     let lower = source.to_ascii_lowercase();
-    (0_u32..).map(|salt| format!("pr{salt}q")).find(|prefix| !lower.contains(prefix)).unwrap_or_default()
+    (0..=u32::MAX).map(|salt| format!("pr{salt}q")).find(|prefix| !lower.contains(prefix)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -308,7 +308,7 @@ mod tests {
                 source.push_str(text);
                 if *is_tag {
                     let start = source.len();
-                    source.push_str(&format!("{{{{ v{index} < 1 }}}}"));
+                    source.extend(["{{ v", &index.to_string(), " < 1 }}"]);
                     tags.push(tag(start..source.len()));
                 }
             }

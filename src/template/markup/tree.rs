@@ -118,6 +118,7 @@ impl Tree {
         }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "the parser gives the child away")]
     fn insert_child(&self, parent: usize, child: NodeOrText<usize>, before: Option<usize>) {
         let node = match child {
             NodeOrText::AppendNode(node) => node,
@@ -266,7 +267,11 @@ mod tests {
             "<b><div></b>".repeat(20_000),
             "<svg><style>".to_owned() + &"<a>".repeat(20_000),
             "<p>x".repeat(100_000),
-            format!("<p>{}{}", (0..200).map(|at| format!("<b a={at}>")).collect::<String>(), "<p>".repeat(50_000)),
+            format!(
+                "<p>{}{}",
+                (0..200).map(|at| format!("<b a={at}>")).collect::<Vec<_>>().concat(),
+                "<p>".repeat(50_000)
+            ),
             "<template>".repeat(20_000),
         ] {
             assert!(check(&html).is_err(), "{}", &html[..30]);

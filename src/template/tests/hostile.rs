@@ -252,7 +252,7 @@ fn syntax() -> Vec<Hostile> {
 
 /// HTML, CSS and MJML that multiply or nest.
 fn markup() -> Vec<Hostile> {
-    let declarations: String = (0..3_000).map(|at| format!("a{at}:b;")).collect();
+    let declarations = (0..3_000).map(|at| format!("a{at}:b;")).collect::<Vec<_>>().concat();
     let body = |content: &str| {
         format!("<mjml><mj-body><mj-section><mj-column>{content}</mj-column></mj-section></mj-body></mjml>")
     };
@@ -269,7 +269,7 @@ fn markup() -> Vec<Hostile> {
                 "a{b:c}",
                 &format!(
                     "<p>{}{}",
-                    (0..200).map(|at| format!("<b a={at}>")).collect::<String>(),
+                    (0..200).map(|at| format!("<b a={at}>")).collect::<Vec<_>>().concat(),
                     "<p>".repeat(100_000)
                 ),
             ),

@@ -98,7 +98,7 @@ fn chains_numbers_and_sizes_are_limited() {
     let chain: Vec<(&str, &str)> = chain.iter().map(|(name, html)| (*name, html.as_str())).collect();
     let faults = flat(&source("{% extends \"l0\" %}", &Value::Null), &chain).unwrap_err();
     assert!(faults[0].contains("too_many"), "{faults:?}");
-    let all: String = names.iter().map(|name| format!("{{% include \"{name}\" %}}")).collect();
+    let all = names.iter().map(|name| format!("{{% include \"{name}\" %}}")).collect::<Vec<_>>().concat();
     let layouts: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "x")).collect();
     let faults = flat(&source(&all, &Value::Null), &layouts).unwrap_err();
     assert!(faults[0].contains("at most 16 layouts"), "{faults:?}");
