@@ -22,7 +22,8 @@ pub struct Delivery {
     pub connections: u32,
     /// Number of messages sent over one connection before it is closed, 1–100000.
     pub mails_per_connection: u32,
-    /// Total memory for messages in flight, in MiB, 1–65536. A single larger message is sent alone.
+    /// Total memory for messages of more than 256 KiB in flight, and as much again for smaller ones, in MiB, 1–65536. A
+    /// single larger message is sent alone.
     pub memory_mib: u32,
     /// How long a worker's leases last without a heartbeat, 1s–1h. After a crash, the messages that the process had
     /// leased are sent again after this time.

@@ -52,7 +52,7 @@ use claim_loop::ClaimLoop;
 pub use context::{Dependencies, Settings};
 use deliver::DeliverContext;
 pub use deliver::envelopes::Returns;
-use deliver::memory_budget::MemoryBudget;
+use deliver::memory_budget::MessageMemory;
 use deliver::signing::Signing;
 use handoff::direct::DirectHandoff;
 use handoff::gate::HandoffGate;
@@ -150,7 +150,7 @@ impl Worker {
             signing: Signing::new(senders),
             retry_policies,
             quarantine: CrashQuarantine::new(settings.concurrency),
-            memory: MemoryBudget::new(settings.memory),
+            memory: MessageMemory::new(settings.memory),
             dedicated_lanes,
             routes: settings.routes,
             returns: settings.returns,

@@ -33,7 +33,7 @@ use crate::limiter::ReservedPermit;
 use crate::smtp;
 use crate::telemetry::KeyedLogLimit;
 use envelopes::Returns;
-use memory_budget::MemoryBudget;
+use memory_budget::MessageMemory;
 use signing::Signing;
 
 /// The dependencies of deliveries.
@@ -47,7 +47,7 @@ pub(crate) struct DeliverContext {
     pub signing: Signing,
     pub retry_policies: RetryPolicyCache,
     pub quarantine: CrashQuarantine,
-    pub memory: MemoryBudget,
+    pub memory: MessageMemory,
     /// The domains with dedicated lanes.
     pub dedicated_lanes: Arc<DedicatedLanes>,
     pub routes: RouteTable,
@@ -63,12 +63,12 @@ pub(crate) struct DeliverContext {
 impl DeliverContext {
     /// Reserves the memory for a message with `size` bytes of content, if it is free. `claimed` are its recipients.
     pub(crate) fn try_reserve_memory(&self, size: i64, claimed: &[Claimed]) -> Option<ReservedPermit> {
-        self.memory.try_reserve(memory_budget::message_bytes(size), self.is_urgent(claimed))
+        self.memory.try_reserve(size, self.is_urgent(claimed))
     }
 
     /// Waits until the memory for a message with `size` bytes of content is free, and reserves it.
     pub(crate) async fn reserve_memory(&self, size: i64, claimed: &[Claimed]) -> ReservedPermit {
-        self.memory.reserve(memory_budget::message_bytes(size), self.is_urgent(claimed)).await
+        self.memory.reserve(size, self.is_urgent(claimed)).await
     }
 
     fn is_urgent(&self, claimed: &[Claimed]) -> bool {
