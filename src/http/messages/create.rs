@@ -70,7 +70,7 @@ pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-repl
          headers(("Location" = String, description = "The path of the message"))),
         AuthErrors, JsonErrors,
         (status = 409, description = "A request with this `Idempotency-Key` is still in progress"),
-        (status = 415, description = "The content type is neither `application/json` nor `message/rfc822`"),
+        (status = 415, description = "The content type is not `application/json`, `multipart/form-data` or `message/rfc822`"),
         (status = 503, description = "The database is unavailable. The message may or may not have been accepted; retry the request with the same `Idempotency-Key`"),
     ),
 )]

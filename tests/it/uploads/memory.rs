@@ -105,7 +105,7 @@ async fn eight_uploads_at_once_do_not_grow_the_memory() {
 
 /// `cargo test --release --test it eight_uploads_of_100_mib -- --ignored --nocapture`
 #[tokio::test]
-#[ignore = "transfers 1.6 GB, and is meant for a release build"]
+#[ignore = "transfers 1.6 GB: cargo test --release --test it eight_uploads_of_100_mib -- --ignored --nocapture"]
 async fn eight_uploads_of_100_mib_need_less_than_128_mib() {
     let memory = measure(100).await;
     eprintln!("{memory:?}");
