@@ -9,7 +9,7 @@
 //! The server replies 250 to a message once its files are written. They are not synced to disk, because the inbox is
 //! only for testing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -55,6 +55,8 @@ pub struct Inbox {
 
 struct Index {
     next: u64,
+    /// The numbers of messages that are being stored.
+    storing: BTreeSet<u64>,
     summaries: BTreeMap<u64, Arc<Summary>>,
 }
 
@@ -77,7 +79,7 @@ impl Inbox {
         .await?;
         let next = found.last_key_value().map_or(1, |(n, _)| n + 1);
         let summaries = found.into_iter().map(|(n, summary)| (n, Arc::new(summary))).collect();
-        let index = Mutex::new(Index { next, summaries });
+        let index = Mutex::new(Index { next, storing: BTreeSet::new(), summaries });
         let (received, simulator, stop) = (watch::Sender::new(0), Simulator::default(), CancellationToken::new());
         Ok(Arc::new(Self { files, clock, capacity, index, received, simulator, stop }))
     }
@@ -105,10 +107,23 @@ impl Inbox {
 
     /// Waits until a message matches the filter, or until the deadline.
     pub async fn wait(&self, filter: &Filter, deadline: Instant) {
+        self.wait_until(|| !self.list(1, None, filter).data.is_empty(), deadline).await;
+    }
+
+    /// Waits until message `n` is stored, or until the deadline. Does not wait for a message that was deleted.
+    pub async fn wait_for(&self, n: u64, deadline: Instant) {
+        let is_over = || {
+            let index = self.index();
+            n < index.next && !index.storing.contains(&n)
+        };
+        self.wait_until(is_over, deadline).await;
+    }
+
+    async fn wait_until(&self, is_over: impl Fn() -> bool, deadline: Instant) {
         let mut received = self.received();
         let arrives = async {
             // The channel reports messages that arrive after this check.
-            while self.list(1, None, filter).data.is_empty() && received.changed().await.is_ok() {}
+            while !is_over() && received.changed().await.is_ok() {}
         };
         // The caller reads the inbox again in either case.
         let _ = self.stop.run_until_cancelled(timeout_at(deadline, arrives)).await;
@@ -167,11 +182,8 @@ impl Inbox {
 
     /// Stores a message, and returns its number.
     pub async fn store(&self, message: ReceivedMessage) -> Result<u64, InboxError> {
-        let n = {
-            let mut index = self.index();
-            index.next += 1;
-            index.next - 1
-        };
+        let number = self.reserve_number();
+        let n = number.n;
         let (files, received_at) = (self.files.clone(), self.clock.now());
         let summary = blocking(move || {
             let parsed = MessageParser::new().parse_headers(&message.data).unwrap_or_default();
@@ -181,12 +193,21 @@ impl Inbox {
         })
         .await?;
         let oldest = self.insert(summary);
+        drop(number);
         self.received.send_modify(|count| *count += 1);
         if let Some(oldest) = oldest {
             let files = self.files.clone();
             blocking(move || Ok(files.remove(oldest)?)).await?;
         }
         Ok(n)
+    }
+
+    fn reserve_number(&self) -> ReservedNumber<'_> {
+        let mut index = self.index();
+        let n = index.next;
+        index.next += 1;
+        index.storing.insert(n);
+        ReservedNumber { inbox: self, n }
     }
 
     /// Adds a message to the index, and removes the oldest if there are too many.
@@ -202,6 +223,20 @@ impl Inbox {
 
     fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock()
+    }
+}
+
+/// The number of a message that is being stored. When this is dropped, the message is stored, or never will be.
+struct ReservedNumber<'a> {
+    inbox: &'a Inbox,
+    n: u64,
+}
+
+impl Drop for ReservedNumber<'_> {
+    fn drop(&mut self) {
+        self.inbox.index().storing.remove(&self.n);
+        // Ends the wait for a message that could not be stored.
+        self.inbox.received.send_modify(|_| {});
     }
 }
 
@@ -242,6 +277,10 @@ impl Handler for Inbox {
 mod tests {
     use std::fs;
     use std::path::Path;
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use futures_util::FutureExt as _;
 
     use super::*;
     use crate::clock::SystemClock;
@@ -270,6 +309,18 @@ mod tests {
         assert_eq!(inbox.get(1).await.expect("a message"), before);
         assert_eq!(before.summary.subject.as_deref(), Some("é"));
         assert_eq!(inbox.store(message("two")).await.expect("stored"), 2);
+    }
+
+    #[tokio::test]
+    async fn message_that_is_being_stored_is_waited_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let inbox = open(dir.path(), 10).await;
+        let first = inbox.reserve_number();
+        let mut waiting = pin!(inbox.wait_for(1, Instant::now() + Duration::from_mins(1)));
+        assert_eq!(inbox.store(message("two")).await.expect("stored"), 2);
+        assert!(waiting.as_mut().now_or_never().is_none(), "message 1 may still arrive");
+        drop(first);
+        assert!(waiting.now_or_never().is_some(), "message 1 was not stored");
     }
 
     #[tokio::test]

@@ -197,10 +197,7 @@ async fn get(
     query: Result<Query<GetQuery>, QueryRejection>,
 ) -> Result<Json<InboxMail>, InboxError> {
     let (n, wait) = (number(&n)?, wait_time(read(query)?.wait)?);
-    if n > inbox.last() {
-        let not_before = Filter { after: Some(n.saturating_sub(1)), ..Filter::default() };
-        inbox.wait(&not_before, Instant::now() + wait).await;
-    }
+    inbox.wait_for(n, Instant::now() + wait).await;
     Ok(Json(inbox.get(n).await?))
 }
 
