@@ -9,7 +9,6 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::DateTime;
 use divan::Bencher;
 use divan::counter::BytesCount;
-use postrider::accept::request::files::NO_FILES;
 use postrider::accept::request::{Context, Limits, parse};
 use serde_json::{Value, json};
 
@@ -28,12 +27,7 @@ fn request(text: usize) -> Value {
 
 fn read(bencher: Bencher, request: &Value) {
     let (body, limits, streams) = (request.to_string(), Limits::default(), ["transactional".to_owned()]);
-    let context = Context {
-        now: DateTime::from_timestamp(1_795_000_000, 0).unwrap(),
-        limits: &limits,
-        streams: &streams,
-        files: &NO_FILES,
-    };
+    let context = Context::new(DateTime::from_timestamp(1_795_000_000, 0).unwrap(), &limits, &streams);
     bencher.counter(BytesCount::of_str(&body)).bench_local(|| parse(body.as_bytes(), &context));
 }
 

@@ -12,6 +12,7 @@
 //! - [`db`] contains every SQL statement;
 //! - [`worker`] claims due recipients, sends their messages and commits the outcomes;
 //! - [`mail`] builds MIME messages and parses reports, without I/O;
+//! - [`template`] turns templates and variables into subjects and bodies, without I/O;
 //! - [`smtp`] talks to other mail servers and does not use the database;
 //! - [`webhook`] posts events to webhook endpoints and does not use the database;
 //! - [`http_client`] sends requests to untrusted servers, for webhooks and MTA-STS policies;
@@ -43,5 +44,6 @@ pub mod limiter;
 pub mod mail;
 pub mod smtp;
 pub mod telemetry;
+pub mod template;
 pub mod webhook;
 pub mod worker;

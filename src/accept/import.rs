@@ -230,16 +230,10 @@ fn split(record: &str) -> Option<(Vec<String>, bool)> {
 mod tests {
     use super::*;
     use crate::accept::request::Limits;
-    use crate::accept::request::files::NO_FILES;
 
     fn read(reader: &mut Reader, text: &str) -> Read {
         let (limits, streams) = (Limits::default(), ["news".to_owned()]);
-        let context = Context {
-            now: "2026-11-23T12:00:00Z".parse().unwrap(),
-            limits: &limits,
-            streams: &streams,
-            files: &NO_FILES,
-        };
+        let context = Context::new("2026-11-23T12:00:00Z".parse().unwrap(), &limits, &streams);
         let record = Record { line: 1, last_line: 1, bytes: Some(text.into()), is_unclosed: false };
         reader.read(&record, &context)
     }

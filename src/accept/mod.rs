@@ -14,6 +14,7 @@ pub mod record_splitter;
 pub mod request;
 mod reserved_keys;
 mod streams;
+pub mod templates;
 mod thread;
 pub mod upload;
 mod wake_notifier;
@@ -36,6 +37,7 @@ use blobs::Blobs;
 use lanes::Lanes;
 use reserved_keys::ReservedKeys;
 use streams::Streams;
+use templates::TemplateStore;
 use upload::Upload;
 pub use wake_notifier::WakeNotifier;
 
@@ -79,6 +81,7 @@ pub struct Acceptor {
     blobs: Blobs,
     lanes: Lanes,
     streams: Streams,
+    templates: TemplateStore,
     reserved_keys: ReservedKeys,
     wake: WakeNotifier,
 }
@@ -98,6 +101,7 @@ impl Acceptor {
             blobs: Blobs::start(&db, clock, tasks),
             lanes: Lanes::start(&db, routes, tasks),
             streams: Streams::new(db.clone()),
+            templates: TemplateStore::new(db.clone()),
             reserved_keys: ReservedKeys::default(),
             db,
             wake,
@@ -117,6 +121,11 @@ impl Acceptor {
     /// Clears the cached streams, so that a new stream can be used at once.
     pub fn clear_stream_cache(&self) {
         self.streams.clear();
+    }
+
+    /// Returns the templates.
+    pub fn templates(&self) -> &TemplateStore {
+        &self.templates
     }
 
     /// Notifies workers, in this and in other processes, that messages have become due.

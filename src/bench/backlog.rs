@@ -170,6 +170,8 @@ impl Template {
             ignore_suppression: false,
             message_id: None,
             in_reply_to: None,
+            template: None,
+            warnings: Vec::new(),
         };
         let position = usize::try_from(number % self.lanes.len() as u64).ok();
         let lane = position.and_then(|position| self.lanes.get(position));

@@ -2,7 +2,8 @@
 //!
 //! The modules in order, each importing only from those before it: `pool` (connections, errors, time limits), `schema`,
 //! `events`, `suppressions`, `queue`, `lanes`, `messages`, and `group_commit`, which commits messages and outcomes
-//! together. `streams`, `domains`, `keys`, `webhooks`, `delivery_reports` and `workers` are not part of this order.
+//! together. `streams`, `domains`, `keys`, `templates`, `webhooks`, `delivery_reports` and `workers` are not part of this
+//! order.
 //!
 //! Each function is one statement or one transaction, with [`Db`]'s time limit (sqlx has none for a connection that no
 //! longer responds) and a tracing span with its name. No transaction waits for SMTP or HTTP.
@@ -22,6 +23,7 @@ pub mod queue;
 pub mod schema;
 pub mod streams;
 pub mod suppressions;
+pub mod templates;
 pub mod webhooks;
 pub mod workers;
 

@@ -51,6 +51,24 @@ words! {
         DigestMismatch = "digest_mismatch",
         /// There is no message with this id from a sender that the API key may use.
         UnknownMessage = "unknown_message",
+        /// There is no template with this id or alias, or no published version with this number.
+        UnknownTemplate = "unknown_template",
+        /// The template has no published version yet.
+        NotPublished = "not_published",
+        /// The template cannot be parsed or processed; the message has the line and column.
+        InvalidTemplate = "invalid_template",
+        /// The MJML is not valid.
+        InvalidMjml = "invalid_mjml",
+        /// The template uses a variable that it does not declare.
+        UndeclaredVariable = "undeclared_variable",
+        /// There is no published template of this name, or it cannot serve as a layout.
+        UnknownLayout = "unknown_layout",
+        /// Templates extend or include each other, or blocks contain each other.
+        LayoutCycle = "layout_cycle",
+        /// The template cannot be rendered with these variables.
+        RenderFailed = "render_failed",
+        /// Rendering the template takes more work, or produces more output, than allowed.
+        TooExpensive = "too_expensive",
         /// The value is not allowed; the message says which values are.
         InvalidValue = "invalid_value",
         /// The search took too long; the message says how to narrow it.

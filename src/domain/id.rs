@@ -84,6 +84,10 @@ id!(
     /// The id of a webhook delivery attempt.
     PostId, "dlv"
 );
+id!(
+    /// The id of a template.
+    TemplateId, "tpl"
+);
 
 /// The id of a lane. It is a number in the database and is formatted with a prefix like every other id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -151,6 +155,13 @@ impl PostId {
     pub fn time(self) -> DateTime<Utc> {
         let (seconds, nanos) = self.0.get_timestamp().map_or((0, 0), |time| time.to_unix());
         i64::try_from(seconds).ok().and_then(|seconds| DateTime::from_timestamp(seconds, nanos)).unwrap_or_default()
+    }
+}
+
+impl TemplateId {
+    /// Returns the time at which the template was created, in milliseconds, from the id's time part.
+    pub fn created_at(self) -> DateTime<Utc> {
+        MessageId(self.0).accepted_at()
     }
 }
 

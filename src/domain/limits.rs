@@ -21,6 +21,24 @@ impl<T> Change<T> {
         !matches!(self, Self::Keep)
     }
 
+    /// Converts the new value.
+    pub fn map<U>(self, convert: impl FnOnce(T) -> U) -> Change<U> {
+        match self {
+            Self::Keep => Change::Keep,
+            Self::Clear => Change::Clear,
+            Self::Set(value) => Change::Set(convert(value)),
+        }
+    }
+
+    /// Returns the value after the change of `old`.
+    pub fn apply(self, old: Option<T>) -> Option<T> {
+        match self {
+            Self::Keep => old,
+            Self::Clear => None,
+            Self::Set(value) => Some(value),
+        }
+    }
+
     /// Returns the new value; `None` if the setting is cleared or stays.
     pub fn value(self) -> Option<T> {
         match self {

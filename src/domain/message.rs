@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use super::address::{Address, Mailbox};
 use super::id::{MessageId, RecipientId};
 use super::outcome::OnUncertain;
+use super::template::TemplateVersion;
 
 /// The header that names a recipient: `To`, `Cc`, or none (`Bcc`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
@@ -166,6 +167,24 @@ pub struct NewMessage {
     pub message_id: Option<String>,
     /// The earlier message that this one replies to. Its headers are set from it before the message is committed.
     pub in_reply_to: Option<MessageId>,
+    /// The template that the bodies were rendered from.
+    pub template: Option<TemplateVersion>,
+    /// Problems to report in the response.
+    pub warnings: Vec<Warning>,
+}
+
+/// A problem that does not prevent the message from being accepted.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = MessageWarning)]
+pub struct Warning {
+    /// Stable, machine-readable code: `domain_not_registered`, `domain_not_verified`, `not_signed`, `dmarc_fails`,
+    /// `dmarc_strict_alignment`, `return_path_not_aligned`, `unsubscribe_needs_one_recipient`, `unknown_variable`; in a
+    /// dry run also `not_configured`.
+    #[schema(example = "domain_not_verified")]
+    pub code: &'static str,
+    /// The problem and how to fix it.
+    #[schema(example = "The DKIM records of acme.test were not found in the DNS.")]
+    pub message: String,
 }
 
 impl NewMessage {

@@ -35,6 +35,7 @@ pub mod retry_hint;
 pub mod return_path;
 pub mod routing;
 pub mod suppression;
+pub mod template;
 pub mod unreachable;
 pub mod unsubscribe;
 pub mod webhook;

@@ -42,6 +42,10 @@ words! {
         NothingToRetry = "nothing_to_retry",
         /// A stream of this name already exists.
         StreamExists = "stream_exists",
+        /// A template with this alias already exists.
+        TemplateExists = "template_exists",
+        /// Scheduled messages, or other templates, use the template.
+        TemplateInUse = "template_in_use",
         /// The webhook endpoint is disabled.
         WebhookDisabled = "webhook_disabled",
         /// The request body is larger than allowed.
@@ -81,6 +85,8 @@ impl ProblemCode {
             | Self::InFlight
             | Self::NothingToRetry
             | Self::StreamExists
+            | Self::TemplateExists
+            | Self::TemplateInUse
             | Self::WebhookDisabled => 409,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
@@ -109,6 +115,10 @@ impl ProblemCode {
             Self::InFlight => "Wait until the attempt has ended.",
             Self::NothingToRetry => "Read what blocks the message with `GET /v1/messages/{id}/explain`.",
             Self::StreamExists => "Change the stream with `PATCH /v1/streams/{name}`.",
+            Self::TemplateExists => "Change the template with `PATCH /v1/templates/{id}`, or use another alias.",
+            Self::TemplateInUse => {
+                "Wait until the messages have been sent, or cancel them; give the templates that use it another layout."
+            }
             Self::WebhookDisabled => "Enable the endpoint with `PATCH /v1/webhooks/{id}` and `{\"disabled\": false}`.",
             Self::TooLarge => "Send a smaller body: `detail` has the limit.",
             Self::UnsupportedMediaType => "Send the media type that `detail` names, without a `Content-Encoding`.",

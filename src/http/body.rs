@@ -15,8 +15,10 @@ use super::memory_limit::{MemoryLimit, Owner, Reservation};
 
 /// Bodies up to this many bytes do not count against the shared memory, so small requests never wait for large ones.
 pub(super) const SMALL_BODY_BYTES: u64 = 64 << 10;
-/// Maximum size of JSON bodies, except for messages.
+/// Maximum size of JSON bodies, except for messages and templates.
 pub(super) const MAX_JSON_BYTES: u64 = 1 << 20;
+/// Maximum size of a template as JSON, in which every quote and line end takes two bytes.
+const MAX_TEMPLATE_BYTES: u64 = 4 << 20;
 /// Memory of an upload, of any size: a chunk, and its copies for the database connection.
 const UPLOAD_MEMORY: u64 = 4 << 20;
 /// Maximum time for a body to arrive.
@@ -38,6 +40,8 @@ pub(super) struct Bodies {
     memory: Arc<MemoryLimit>,
     /// Memory for the messages of batches, once their bodies have been parsed.
     batches: Arc<MemoryLimit>,
+    /// Memory for what templates have rendered. A request reserves it last, and waits for no other memory while it holds it.
+    rendered: Arc<MemoryLimit>,
 }
 
 /// A body that has been read, and its memory reservation, which is released when dropped.
@@ -51,15 +55,25 @@ impl Bodies {
     pub(super) fn new(keys: Arc<KeyCache>, max: u64, memory: u64) -> Self {
         // One body of the maximum size must always fit.
         let memory = memory.max(max);
-        Self { keys, max, memory: MemoryLimit::new(memory), batches: MemoryLimit::new(memory) }
+        let limit = || MemoryLimit::new(memory);
+        Self { keys, max, memory: limit(), batches: limit(), rendered: limit() }
     }
 
-    /// Reads the JSON body of any request except one that sends a message.
+    /// Reads the JSON body of any request except one that sends a message or changes a template.
     pub(super) async fn json(&self, headers: &HeaderMap, body: Body) -> Result<ReadBody, ApiError> {
+        self.read_json(headers, body, MAX_JSON_BYTES).await
+    }
+
+    /// Reads the JSON body of a template.
+    pub(super) async fn template(&self, headers: &HeaderMap, body: Body) -> Result<ReadBody, ApiError> {
+        self.read_json(headers, body, MAX_TEMPLATE_BYTES).await
+    }
+
+    async fn read_json(&self, headers: &HeaderMap, body: Body, max: u64) -> Result<ReadBody, ApiError> {
         if !has_content_type(headers, "application/json") {
             return Err(ApiError::UnsupportedMediaType("application/json"));
         }
-        self.read(None, headers, body, MAX_JSON_BYTES.min(self.max), memory_need).await
+        self.read(None, headers, body, max.min(self.max), memory_need).await
     }
 
     /// Reads the JSON body of a message.
@@ -157,6 +171,14 @@ impl Bodies {
     /// Reserves memory for the messages of a batch, whose body has been read.
     pub(super) async fn reserve_for_batch(&self, owner: Owner, need: u64) -> Result<Reservation, ApiError> {
         self.batches.reserve(owner, need, MAX_WAIT).await.map_err(|_| out_of_memory())
+    }
+
+    /// Reserves memory for what the templates of a request have rendered; none for little.
+    pub(super) async fn reserve_rendered(&self, owner: Owner, bytes: u64) -> Result<Option<Reservation>, ApiError> {
+        if bytes <= SMALL_BODY_BYTES {
+            return Ok(None);
+        }
+        self.rendered.reserve_for_built(owner, bytes, MAX_WAIT).await.map(Some).map_err(|_| out_of_memory())
     }
 
     /// Returns a body that the caller processes as it arrives. It is not buffered, so it reserves no memory.

@@ -26,6 +26,18 @@ pub(super) const SLOW_QUERIES: LimitSettings = LimitSettings {
     refusal: "Too many slow queries at once. Retry the request, or narrow the query.",
 };
 
+/// The limit for compiling and rendering templates, which keep a processor busy for up to 100 ms, and those of a batch for
+/// some seconds.
+pub(super) const RENDERS: LimitSettings = LimitSettings {
+    total: 8,
+    per_key: 6,
+    wait: Duration::from_secs(10),
+    refusal: "Too many templates are being rendered at once. Nothing was changed; retry the request.",
+};
+
+/// How many renders a batch counts as: two batches may run at once, also with the same key. They may render 64 MiB each.
+pub(super) const RENDERS_OF_BATCH: u32 = 3;
+
 /// The limit for requests whose duration the client decides: event streams, long polls and exports.
 pub(super) const LONG_REQUESTS: LimitSettings = LimitSettings {
     total: 400,
@@ -51,7 +63,12 @@ impl ConcurrencyLimit {
 
     /// Waits until a request of this key may run.
     pub(super) async fn acquire(&self, key: KeyId) -> Result<ConcurrencyPermit, ApiError> {
-        match tokio::time::timeout(self.settings.wait, self.requests.acquire(Some(key), 1)).await {
+        self.acquire_many(key, 1).await
+    }
+
+    /// Waits until a request of this key may run that counts as `weight` requests.
+    pub(super) async fn acquire_many(&self, key: KeyId, weight: u32) -> Result<ConcurrencyPermit, ApiError> {
+        match tokio::time::timeout(self.settings.wait, self.requests.acquire(Some(key), weight)).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(ApiError::Unavailable(self.settings.refusal)),
         }

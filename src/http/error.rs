@@ -229,6 +229,13 @@ impl From<Rejection> for ApiError {
                 );
                 Self::Internal
             }
+            Rejection::NeedsTemplates(_) => {
+                tracing::error!(
+                    event = "templates_not_loaded",
+                    "request names templates that were not loaded; returned 500"
+                );
+                Self::Internal
+            }
         }
     }
 }

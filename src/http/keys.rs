@@ -12,7 +12,6 @@ use super::auth::Caller;
 use super::page::{Page, PageParams};
 use super::params::{Params, PathId};
 use super::{Api, ApiError, AuthErrors, InvalidParameter, JsonErrors, NotFound};
-use crate::accept::request::files::NO_FILES;
 use crate::accept::request::{self, Context};
 use crate::db::keys::{self, KeyRow, NewKey};
 use crate::domain::id::KeyId;
@@ -117,8 +116,7 @@ pub async fn create(
     caller.require(Scope::Admin)?;
     let now = api.clock.now();
     let body = api.bodies.json(&headers, body).await?;
-    let request =
-        request::key::parse(&body.bytes, &Context { now, limits: &api.limits, streams: &[], files: &NO_FILES })?;
+    let request = request::key::parse(&body.bytes, &Context::new(now, &api.limits, &[]))?;
     let secret = Secret::from_bytes(rand::random());
     let scopes: Vec<String> = request.scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
     let id = KeyId::new(now);

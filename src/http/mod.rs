@@ -22,6 +22,7 @@ mod messages;
 mod openapi;
 mod page;
 mod params;
+mod references;
 mod request_id;
 mod response;
 mod security;
@@ -30,6 +31,7 @@ mod send_body;
 mod server;
 mod streams;
 mod suppressions;
+mod templates;
 mod unread;
 mod unsubscribe;
 mod webhooks;
@@ -95,6 +97,8 @@ pub struct Shared {
     responses: ResponseMemory,
     /// Concurrency limit of expensive queries.
     slow_queries: ConcurrencyLimit,
+    /// Concurrency limit of compiling and rendering templates.
+    renders: ConcurrencyLimit,
     /// Concurrency limit of event streams, long polls and exports.
     long_requests: ConcurrencyLimit,
     delivery: Arc<Delivery>,
@@ -146,6 +150,7 @@ impl Api {
             limits: settings.limits,
             responses: ResponseMemory::new(settings.body_memory.max(settings.max_body)),
             slow_queries: ConcurrencyLimit::new(concurrency_limit::SLOW_QUERIES),
+            renders: ConcurrencyLimit::new(concurrency_limit::RENDERS),
             long_requests: ConcurrencyLimit::new(concurrency_limit::LONG_REQUESTS),
             delivery: Arc::new(settings.delivery),
             check_target: settings.check_target,
@@ -173,6 +178,13 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(messages::raw::attachment))
         .routes(routes!(messages::control::cancel))
         .routes(routes!(messages::control::retry))
+        .routes(routes!(templates::read::list, templates::control::create))
+        .routes(routes!(templates::validate::validate))
+        .routes(routes!(templates::read::get, templates::control::change, templates::control::remove))
+        .routes(routes!(templates::publish::publish))
+        .routes(routes!(templates::preview::preview))
+        .routes(routes!(templates::versions::list))
+        .routes(routes!(templates::versions::get))
         .routes(routes!(blobs::put, blobs::head))
         .routes(routes!(lanes::list::list, lanes::control::put))
         .routes(routes!(lanes::list::get, lanes::control::change))

@@ -1,5 +1,5 @@
-//! The body of a request that sends messages: JSON, or a form with the JSON and files. Parsing it looks up the blobs that
-//! its attachments refer to.
+//! The body of a request that sends a message: JSON, or a form with the JSON and files. Parsing it looks up the files and
+//! the templates that the message refers to.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use super::auth::Caller;
 use super::body::is_type;
 use super::form::{self, Form, FormLimits};
 use super::memory_limit::Reservation;
+use super::references::References;
 use super::{Api, ApiError};
 use crate::accept::request::files::Files;
 use crate::accept::request::{self, Context, Rejection, RequestHashes};
-use crate::domain::id::TenantId;
 
 /// Larger bodies are parsed on a blocking thread: parsing takes about 1 ms per megabyte.
 pub(super) const LARGE_BODY_BYTES: usize = 256 << 10;
@@ -22,9 +22,11 @@ pub(super) const LARGE_BODY_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub(super) struct SendBody {
     json: Vec<u8>,
-    files: Files,
+    references: References,
     /// The memory of a large body, to be held until its attachments are stored.
     pub reservation: Option<Reservation>,
+    /// The memory of what its template has rendered, to be held until it is stored.
+    pub rendered: Option<Reservation>,
 }
 
 impl SendBody {
@@ -38,7 +40,7 @@ impl SendBody {
     ) -> Result<Self, ApiError> {
         if !is_type(headers, "multipart/form-data") {
             let read = api.bodies.message(Some(caller.key_id()), headers, body).await?;
-            return Ok(Self { json: read.bytes, files: Files::default(), reservation: read.reservation });
+            return Ok(Self::new(read.bytes, Files::default(), read.reservation));
         }
         // Boxed, because the future is large, and part of every request that sends a message.
         let Form { json, parts, reservation } = Box::pin(form::read(api, caller, headers, body, limits)).await?;
@@ -47,31 +49,36 @@ impl SendBody {
             // Parsing copies the texts and the files.
             reservation.shrink(2 * (json.len() + in_memory) as u64);
         }
-        Ok(Self { json, files: Files { blobs: None, parts: Some(parts) }, reservation })
+        Ok(Self::new(json, Files { blobs: None, parts: Some(parts) }, reservation))
+    }
+
+    fn new(json: Vec<u8>, files: Files, reservation: Option<Reservation>) -> Self {
+        Self { json, references: References::new(files), reservation, rendered: None }
     }
 
     /// Parses the body, and frees its memory.
     pub(super) async fn parse<T: Send + 'static>(
         &mut self,
         api: &Api,
-        tenant: TenantId,
+        caller: &Caller,
         parse: fn(&[u8], &Context<'_>) -> Result<T, Rejection>,
     ) -> Result<T, ApiError> {
-        let streams: Arc<[String]> = api.acceptor.streams(tenant).await?;
+        let streams: Arc<[String]> = api.acceptor.streams(caller.tenant()).await?;
         let now = api.clock.now();
         loop {
             let (streams, limits) = (streams.clone(), api.limits.clone());
-            let work = move |json: &[u8], files: &Files| {
-                parse(json, &Context { now, limits: &limits, streams: &streams, files })
+            let work = move |json: &[u8], references: &References| {
+                parse(json, &references.context(Context::new(now, &limits, &streams)))
             };
             match self.process(work).await? {
-                Err(Rejection::NeedsBlobs(digests)) if self.files.blobs.is_none() => {
-                    self.files.blobs = Some(api.acceptor.find_blobs(tenant, &digests).await?);
-                }
-                Err(rejection) => return Err(rejection.into()),
                 Ok(parsed) => {
-                    (self.json, self.files) = (Vec::new(), Files::default());
+                    self.json = Vec::new();
+                    self.rendered = std::mem::take(&mut self.references).finish(api, caller).await?;
                     return Ok(parsed);
+                }
+                Err(rejection) => {
+                    // Boxed, because the future is part of every request that sends a message.
+                    Box::pin(self.references.look_up(api, caller, rejection, 1)).await?;
                 }
             }
         }
@@ -79,24 +86,24 @@ impl SendBody {
 
     /// Computes the hashes of the request.
     pub(super) async fn hashes(&mut self) -> Result<RequestHashes, ApiError> {
-        Ok(self.process(request::hashes).await??)
+        Ok(self.process(|json, references| request::hashes(json, &references.files)).await??)
     }
 
-    /// Processes the body; a large one on a blocking thread.
+    /// Processes the body; on a blocking thread if that takes long.
     async fn process<T: Send + 'static>(
         &mut self,
-        work: impl FnOnce(&[u8], &Files) -> T + Send + 'static,
+        work: impl FnOnce(&[u8], &References) -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        if self.json.len() <= LARGE_BODY_BYTES {
-            return Ok(work(&self.json, &self.files));
+        if self.json.len() <= LARGE_BODY_BYTES && !self.references.is_expensive() {
+            return Ok(work(&self.json, &self.references));
         }
-        let (json, files) = (std::mem::take(&mut self.json), std::mem::take(&mut self.files));
+        let (json, references) = (std::mem::take(&mut self.json), std::mem::take(&mut self.references));
         let task = tokio::task::spawn_blocking(move || {
-            let result = work(&json, &files);
-            (result, json, files)
+            let result = work(&json, &references);
+            (result, json, references)
         });
-        let (result, json, files) = task.await.map_err(|_| ApiError::Internal)?;
-        (self.json, self.files) = (json, files);
+        let (result, json, references) = task.await.map_err(|_| ApiError::Internal)?;
+        (self.json, self.references) = (json, references);
         Ok(result)
     }
 }

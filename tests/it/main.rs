@@ -25,5 +25,6 @@ mod smtp_connections;
 mod smtp_inbound;
 mod support;
 mod suppressions;
+mod templates;
 mod uploads;
 mod webhooks;

@@ -147,6 +147,10 @@ pub fn parse(body: &[u8], layout: &Layout, context: &Context<'_>, is_keyed: bool
             }
         }
     }
+    let missing = context.templates.take_missing();
+    if !missing.is_empty() {
+        return Err(Rejection::NeedsTemplates(missing));
+    }
     if !layout.faults.is_empty() {
         return Err(Rejection::Invalid(all_faults(layout.faults.clone(), batch.refused)));
     }

@@ -102,12 +102,11 @@ fn sender_domains(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> Option<Ve
 #[cfg(test)]
 mod tests {
     use super::super::Limits;
-    use super::super::files::NO_FILES;
     use super::*;
 
     fn read(body: &str) -> Result<KeyRequest, Vec<(String, &'static str)>> {
-        let context = Context { now: DateTime::UNIX_EPOCH, limits: &Limits::default(), streams: &[], files: &NO_FILES };
-        parse(body.as_bytes(), &context).map_err(|rejection| match rejection {
+        let limits = Limits::default();
+        parse(body.as_bytes(), &Context::new(DateTime::UNIX_EPOCH, &limits, &[])).map_err(|rejection| match rejection {
             Rejection::Invalid(faults) => faults.into_iter().map(|fault| (fault.pointer, fault.code)).collect(),
             _ => Vec::new(),
         })

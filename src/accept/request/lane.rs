@@ -106,14 +106,12 @@ mod tests {
     use chrono::DateTime;
 
     use super::super::Limits;
-    use super::super::files::NO_FILES;
     use super::*;
     use crate::domain::limits::Change;
 
     fn read(body: &str) -> Result<LaneRequest, Vec<(String, &'static str)>> {
-        let streams = ["bulk".to_owned()];
-        let context =
-            Context { now: DateTime::UNIX_EPOCH, limits: &Limits::default(), streams: &streams, files: &NO_FILES };
+        let (limits, streams) = (Limits::default(), ["bulk".to_owned()]);
+        let context = Context::new(DateTime::UNIX_EPOCH, &limits, &streams);
         let routes = [RouteName::Mx, RouteName::Named("news".into())];
         parse(body.as_bytes(), &routes, &context).map_err(faults)
     }

@@ -106,6 +106,8 @@ fn request(
         ignore_suppression: envelope.ignore_suppression,
         message_id,
         in_reply_to: None,
+        template: None,
+        warnings: Vec::new(),
     };
     Some(MimeRequest { message, sender_domains })
 }

@@ -6,7 +6,8 @@
 //!
 //! A [`NewMessage`] that [`parse`] returns has no CR, LF or NUL in anything that goes into a header or a command, at
 //! least one recipient and no more than allowed, and no NUL, which Postgres cannot store. Parsing uses only CPU time (2
-//! KiB: 8 µs; some ms per MiB of attachment): parse large bodies off the async threads.
+//! KiB: 8 µs; some ms per MiB of attachment): parse large bodies off the async threads. It also renders templates
+//! ([`render`]).
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json_borrow::Value;
@@ -14,7 +15,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::domain::fault::{Fault, Faults};
 use crate::domain::message::NewMessage;
-use files::Files;
+use files::{Files, NO_FILES};
+use render::{NO_TEMPLATES, TemplateRef, Templates};
 
 pub mod address;
 pub mod alternatives;
@@ -32,6 +34,7 @@ pub mod metadata;
 pub mod mime;
 pub mod pause;
 pub mod pointer;
+pub mod render;
 pub mod replay;
 pub mod reply;
 pub mod reschedule;
@@ -42,6 +45,7 @@ pub mod stream;
 pub mod suggestion;
 pub mod suppression;
 pub mod tags;
+pub mod template;
 pub mod walk;
 pub mod webhook;
 
@@ -88,8 +92,17 @@ pub struct Context<'a> {
     pub limits: &'a Limits,
     /// The names of all streams.
     pub streams: &'a [String],
-    /// The files that attachments may refer to; [`files::NO_FILES`] for requests without attachments.
+    /// The files that attachments may refer to.
     pub files: &'a Files,
+    /// The templates that messages may name.
+    pub templates: &'a Templates,
+}
+
+impl<'a> Context<'a> {
+    /// Creates the context of a request without files and templates.
+    pub fn new(now: DateTime<Utc>, limits: &'a Limits, streams: &'a [String]) -> Self {
+        Self { now, limits, streams, files: &NO_FILES, templates: &NO_TEMPLATES }
+    }
 }
 
 /// Why a body is not a valid request.
@@ -111,6 +124,9 @@ pub enum Rejection {
     /// The request refers to these blobs, which must be looked up before it is parsed again ([`Files::blobs`]).
     #[error("blobs are not looked up yet")]
     NeedsBlobs(Vec<String>),
+    /// The request names these templates, which must be loaded before it is parsed again ([`Context::templates`]).
+    #[error("templates are not loaded yet")]
+    NeedsTemplates(Vec<TemplateRef>),
 }
 
 /// Parses the body of `POST /v1/messages`.
@@ -155,7 +171,10 @@ impl RequestHashes {
 fn validate(value: Value<'_>, context: &Context<'_>) -> Result<NewMessage, Rejection> {
     let mut faults = Faults::default();
     files::check(&value, context.files, &mut faults)?;
-    match send::message(walk::Node::root(value), context, &mut faults) {
+    let message = send::message(walk::Node::root(value), context, &mut faults);
+    let missing = context.templates.take_missing();
+    match message {
+        _ if !missing.is_empty() => Err(Rejection::NeedsTemplates(missing)),
         Some(message) if faults.is_empty() => Ok(message),
         _ => Err(Rejection::Invalid(faults.into_vec())),
     }

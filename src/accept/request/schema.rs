@@ -19,8 +19,9 @@ use crate::domain::outcome::OnUncertain;
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SendRequest {
-    /// The sender.
-    pub from: AddressInput,
+    /// The sender. Required, unless `template` has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<AddressInput>,
     /// Recipients in `To`. The request needs at least one recipient in `to`, `cc` or `bcc`, and may have 50 in all
     /// three together. Duplicate addresses are sent to once.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,11 +35,12 @@ pub struct SendRequest {
     /// Addresses for replies, up to 10.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<AddressesInput>,
-    /// One line of up to 998 characters; may be empty.
+    /// One line of up to 998 characters; may be empty. Required, unless `template` has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "Your invoice", max_length = 998)]
-    pub subject: String,
+    pub subject: Option<String>,
     /// The plain text body, with any line ends. With an `html`, an empty text counts as absent. At least one of `text`,
-    /// `html` and `attachments` is required.
+    /// `html`, `attachments` and `template` is required.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "Thank you for your order.")]
     pub text: Option<String>,
@@ -78,7 +80,8 @@ pub struct SendRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = json!({"order": "42"}))]
     pub metadata: Option<BTreeMap<String, String>>,
-    /// Not available yet: a request with a template is refused with the fault `not_available`.
+    /// A published template and its variables. It has the bodies, so `text` and `html` must not be given with it; `from`,
+    /// `reply_to` and `subject` take precedence over those of the template.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<TemplateInput>,
     /// The stream; `transactional` by default.
@@ -205,16 +208,22 @@ pub struct TagInput {
     pub value: String,
 }
 
-/// A stored template and its variables.
+/// A published template and its variables.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TemplateInput {
-    /// The template's id.
+    /// The template's id or alias.
     #[schema(example = "invoice")]
     pub id: String,
-    /// The template's variables.
+    /// The version to send; the latest one by default. It is fixed when the message is accepted: a later publication does
+    /// not change the message.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = json!({"order": "42"}))]
+    #[schema(minimum = 1, example = 3)]
+    pub version: Option<i32>,
+    /// The values of the template's variables, up to 200, 256 KiB together. Variables that the template does not declare
+    /// are ignored, and reported in `warnings`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = json!({"name": "Ann", "order": 42}))]
     pub variables: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
@@ -227,12 +236,12 @@ impl SendRequest {
         text: impl Into<String>,
     ) -> Self {
         Self {
-            from: AddressInput::Text(from.into()),
+            from: Some(AddressInput::Text(from.into())),
             to: Some(AddressesInput::One(AddressInput::Text(to.into()))),
             cc: None,
             bcc: None,
             reply_to: None,
-            subject: subject.into(),
+            subject: Some(subject.into()),
             text: Some(text.into()),
             html: None,
             headers: None,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::fields::Fields;
 use super::pointer::Pointer;
 use super::walk::Node;
-use super::{Context, address, alternatives, attachments, headers, metadata, reply, schedule, tags};
+use super::{Context, address, alternatives, attachments, headers, metadata, render, reply, schedule, tags};
 use crate::domain::fault::{Code, Faults};
 use crate::domain::id::MessageId;
 use crate::domain::message::{Content, NewMessage};
@@ -55,12 +55,12 @@ pub const DEFAULT_STREAM: &str = "transactional";
 /// Maximum length of a subject, in characters: a line of RFC 5322 before folding and encoding.
 pub(super) const MAX_SUBJECT: usize = 998;
 
-/// Parses a message. Returns `None` exactly when it has added a fault.
+/// Parses a message. Returns `None` exactly when it has added a fault, or when its template is not loaded.
 pub fn message(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -> Option<NewMessage> {
     parse(node, FIELDS, context, faults)
 }
 
-/// Parses a message of a batch. Returns `None` exactly when it has added a fault.
+/// Parses a message of a batch. Returns `None` exactly when it has added a fault, or when its template is not loaded.
 pub fn batch_message(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -> Option<NewMessage> {
     parse(node, BATCH_FIELDS, context, faults)
 }
@@ -75,28 +75,45 @@ fn parse(
     let Node { value, at } = node;
     let mut fields = Fields::open(value, &at, allowed, faults)?;
 
-    let from = fields.require("from", faults).and_then(|node| address::sender(node, faults));
+    let mut template = render::content(&mut fields, context.templates, faults);
+    if matches!(template, render::Content::NotLoaded) {
+        // The body is parsed again once it is loaded.
+        return None;
+    }
+    let from = match fields.take("from") {
+        Some(node) => address::sender(node, faults),
+        None => template.sender(&at, faults),
+    };
     let recipients_before = faults.len();
     let recipients = address::recipients(&mut fields, context, faults);
     if recipients.is_empty() && faults.len() == recipients_before {
         let message = "at least one recipient in `to`, `cc` or `bcc` is required";
         Pointer::Field(&at, "to").fault(faults, Code::Required, message);
     }
-    let reply_to = address::reply_to(fields.take("reply_to"), faults);
-    let has_template = refuse_template(fields.take("template"), faults);
-    let subject = subject(&mut fields, has_template, faults);
-    let text = fields.take("text").map(|node| node.prose(faults));
-    let html = fields.take("html").map(|node| node.prose(faults)).filter(|html| !is_blank(html.as_deref()));
-    // With an `html`, an empty text also counts as absent.
-    let text = text.filter(|text| html.is_none() || !is_blank(text.as_deref()));
+    let reply_to = match fields.take("reply_to") {
+        Some(node) => address::reply_to(Some(node), faults),
+        None => template.reply_to(&at, faults),
+    };
+    let subject = match fields.take("subject") {
+        Some(node) => node.line(0..=MAX_SUBJECT, faults).map(Cow::into_owned),
+        // It is required, though it may be `""`: a missing subject is usually a bug in the application.
+        None => template.subject(&at, faults),
+    };
+    let (text, html) = bodies(&mut fields, &mut template, faults);
     let files = fields.take("attachments");
     let has_files = files.as_ref().and_then(|node| node.value.as_array()).is_some_and(|files| !files.is_empty());
-    if text.is_none() && html.is_none() && !has_files && !has_template {
-        Pointer::Field(&at, "text").fault(
-            faults,
-            Code::Required,
-            "`text` or `html` is required if there are no attachments",
-        );
+    if text.is_none() && html.is_none() && !has_files {
+        match template {
+            render::Content::None => {
+                let message = "`text` or `html` is required if there are no attachments";
+                Pointer::Field(&at, "text").fault(faults, Code::Required, message);
+            }
+            render::Content::Rendered(_) => {
+                let message = "the template renders no `text` or `html`, and there are no attachments";
+                Pointer::Field(&at, "template").fault(faults, Code::Required, message);
+            }
+            render::Content::NotLoaded | render::Content::Invalid => {}
+        }
     }
     let headers = headers::headers(fields.take("headers"), context.limits.headers, faults);
     let in_reply_to = reply::in_reply_to(fields.take("in_reply_to"), &headers, &at, faults);
@@ -112,13 +129,17 @@ fn parse(
     if faults.len() > before {
         return None;
     }
+    let (template, warnings) = match template {
+        render::Content::Rendered(rendered) => (Some(rendered.which), rendered.warnings),
+        _ => (None, Vec::new()),
+    };
     Some(NewMessage {
         id: MessageId::new(context.now),
         created_at: context.now,
         from: from?,
         recipients,
         reply_to,
-        subject: subject?.into_owned(),
+        subject: subject?,
         content: Content { text: text.flatten(), html: html.flatten(), headers },
         attachments,
         tags,
@@ -130,26 +151,38 @@ fn parse(
         ignore_suppression: ignore_suppression.unwrap_or(false),
         message_id: None,
         in_reply_to,
+        template,
+        warnings,
     })
+}
+
+/// A body: absent, invalid, or its text.
+type Body = Option<Option<String>>;
+
+/// Returns the text and the HTML: those of the template, or else those of the request.
+fn bodies(fields: &mut Fields<'_, '_>, template: &mut render::Content, faults: &mut Faults) -> (Body, Body) {
+    let (mut text, mut html) = (fields.take("text"), fields.take("html"));
+    if template.is_some() {
+        for node in [text.take(), html.take()].into_iter().flatten() {
+            let message = "must not be given together with `template`, which has the bodies";
+            node.at.fault(faults, Code::InvalidValue, message);
+        }
+    }
+    let (text, html): (Body, Body) = match template {
+        render::Content::Rendered(rendered) => {
+            (rendered.parts.text.take().map(Some), rendered.parts.html.take().map(Some))
+        }
+        _ => (text.map(|node| node.prose(faults)), html.map(|node| node.prose(faults))),
+    };
+    let html = html.filter(|html| !is_blank(html.as_deref()));
+    // With an `html`, an empty text also counts as absent.
+    (text.filter(|text| html.is_none() || !is_blank(text.as_deref())), html)
 }
 
 /// Returns whether a body is blank. A blank body counts as absent, because a mail client would show it instead of the
 /// other body.
 fn is_blank(body: Option<&str>) -> bool {
     body.is_some_and(|body| body.trim().is_empty())
-}
-
-/// Parses the subject. It is required, though it may be `""`: a missing subject is usually a bug in the application.
-fn subject<'v>(fields: &mut Fields<'_, 'v>, has_template: bool, faults: &mut Faults) -> Option<Cow<'v, str>> {
-    let node = if has_template { fields.take("subject") } else { fields.require("subject", faults) };
-    node?.line(0..=MAX_SUBJECT, faults)
-}
-
-/// Adds a fault if a template is given, which this version does not support yet. Returns whether one is given.
-fn refuse_template(node: Option<Node<'_, '_>>, faults: &mut Faults) -> bool {
-    let Some(node) = node else { return false };
-    node.at.fault(faults, Code::NotAvailable, "templates are not available yet; use `subject`, and `text` or `html`");
-    true
 }
 
 /// Parses a stream's name, which must be one of `streams`. Returns the default stream if it is missing.

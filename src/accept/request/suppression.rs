@@ -169,16 +169,10 @@ fn id<T: std::str::FromStr<Err = crate::domain::id::IdError>>(node: Node<'_, '_>
 mod tests {
     use super::*;
     use crate::accept::request::Limits;
-    use crate::accept::request::files::NO_FILES;
 
     fn with_context<T>(work: impl FnOnce(&Context<'_>) -> T) -> T {
         let (limits, streams) = (Limits::default(), ["news".to_owned()]);
-        work(&Context {
-            now: "2026-11-23T12:00:00Z".parse().unwrap(),
-            limits: &limits,
-            streams: &streams,
-            files: &NO_FILES,
-        })
+        work(&Context::new("2026-11-23T12:00:00Z".parse().unwrap(), &limits, &streams))
     }
 
     fn faults(body: &str) -> Vec<(String, &'static str)> {

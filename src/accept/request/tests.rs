@@ -3,13 +3,13 @@
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use super::files::NO_FILES;
 use super::{Context, Limits, Rejection, parse};
 use crate::domain::message::NewMessage;
 
 mod contract;
 mod faults;
 mod properties;
+mod templates;
 mod valid;
 
 fn now() -> DateTime<Utc> {
@@ -17,8 +17,8 @@ fn now() -> DateTime<Utc> {
 }
 
 fn parse_bytes(body: &[u8]) -> Result<NewMessage, Rejection> {
-    let streams = ["transactional".to_owned(), "newsletter".to_owned()];
-    parse(body, &Context { now: now(), limits: &Limits::default(), streams: &streams, files: &NO_FILES })
+    let (limits, streams) = (Limits::default(), ["transactional".to_owned(), "newsletter".to_owned()]);
+    parse(body, &Context::new(now(), &limits, &streams))
 }
 
 fn accepted(body: &Value) -> NewMessage {

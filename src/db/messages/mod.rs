@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{Db, DbError, queue};
 use crate::domain::delivery::{MessageStatus, Status};
-use crate::domain::id::{MessageId, TenantId};
+use crate::domain::id::{MessageId, TemplateId, TenantId};
 
 /// An accepted message.
 #[derive(Debug, Clone)]
@@ -52,6 +52,12 @@ pub struct MessageRow {
     pub size: i64,
     /// The Message-ID in its finished MIME, without angle brackets; `None` if it is derived from the id.
     pub internet_message_id: Option<String>,
+    /// The template that it was rendered from.
+    pub template_id: Option<Uuid>,
+    /// The template's alias; `None` without one, or if the template was deleted.
+    pub template_alias: Option<String>,
+    /// The version that it was rendered from.
+    pub template_version: Option<i32>,
 }
 
 /// A recipient with its delivery state.
@@ -96,7 +102,9 @@ pub async fn get(db: &Db, tenant: TenantId, id: MessageId) -> Result<Option<Mess
     let query = sqlx::query_as!(
         MessageRow,
         "SELECT id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata, scheduled_at,
-                expires_at, on_uncertain, ignore_suppression, size, internet_message_id
+                expires_at, on_uncertain, ignore_suppression, size, internet_message_id, template_id,
+                (SELECT alias FROM templates t WHERE t.tenant_id = $1 AND t.id = messages.template_id) AS template_alias,
+                template_version
          FROM messages WHERE tenant_id = $1 AND id = $2",
         tenant.0,
         id.0
@@ -109,7 +117,9 @@ pub async fn get_all(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<Mess
     let query = sqlx::query_as!(
         MessageRow,
         "SELECT id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata, scheduled_at,
-                expires_at, on_uncertain, ignore_suppression, size, internet_message_id
+                expires_at, on_uncertain, ignore_suppression, size, internet_message_id, template_id,
+                (SELECT alias FROM templates t WHERE t.tenant_id = $1 AND t.id = messages.template_id) AS template_alias,
+                template_version
          FROM messages WHERE tenant_id = $1 AND id = ANY ($2)",
         tenant.0,
         ids
@@ -172,6 +182,8 @@ pub struct Filter {
     pub to_domain: Option<String>,
     /// Only these messages.
     pub ids: Option<Vec<Uuid>>,
+    /// Only messages rendered from this template.
+    pub template: Option<TemplateId>,
 }
 
 /// How the messages with a status are found.
@@ -248,7 +260,10 @@ pub async fn page(
     let query = sqlx::query_as!(
         MessageRow,
         "SELECT m.id, m.created_at, m.stream, m.from_address, m.from_name, m.reply_to, m.subject, m.tags, m.metadata,
-                m.scheduled_at, m.expires_at, m.on_uncertain, m.ignore_suppression, m.size, m.internet_message_id
+                m.scheduled_at, m.expires_at, m.on_uncertain, m.ignore_suppression, m.size, m.internet_message_id,
+                m.template_id,
+                (SELECT t.alias FROM templates t WHERE t.tenant_id = $1 AND t.id = m.template_id) AS template_alias,
+                m.template_version
          FROM messages m
          WHERE m.tenant_id = $1 /* tenant */
            AND ($19::uuid[] /* ids */ IS NULL OR m.id = ANY ($19))
@@ -285,6 +300,7 @@ pub async fn page(
            AND ($18::text /* to_domain */ IS NULL OR EXISTS (
                 SELECT FROM recipients r WHERE r.tenant_id = $1 AND r.message_id = m.id
                    AND lower(substring(r.address FROM '@([^@]+)$')) = lower($18)))
+           AND ($20::uuid /* template */ IS NULL OR m.template_id = $20)
            AND ($10::text IS NULL OR message_status($1, m.id, $11 /* now */) = $10)
          ORDER BY m.id DESC LIMIT $12 /* limit */",
         tenant.0,
@@ -305,7 +321,8 @@ pub async fn page(
         filter.lane,
         filter.held,
         filter.to_domain,
-        filter.ids.as_deref()
+        filter.ids.as_deref(),
+        filter.template.map(|template| template.0)
     );
     db.timed("messages.page", query.fetch_all(&db.pool)).await
 }

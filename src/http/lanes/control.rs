@@ -8,7 +8,6 @@ use axum::response::{IntoResponse, Response};
 
 use super::view::LaneSettingsView;
 use super::{NO_LANE, load_settings};
-use crate::accept::request::files::NO_FILES;
 use crate::accept::request::{self, Context};
 use crate::db::lanes;
 use crate::db::lanes::admin::{LaneKey, RetryFilter};
@@ -86,7 +85,7 @@ pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, bod
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let streams = api.acceptor.streams(caller.tenant()).await?;
-    let context = Context { now: api.clock.now(), limits: &api.limits, streams: &streams, files: &NO_FILES };
+    let context = Context::new(api.clock.now(), &api.limits, &streams);
     let lane = request::lane::parse(&body.bytes, &api.delivery.routes(), &context)?;
     let route = lane.route.to_string();
     let key = LaneKey { stream: &lane.stream, route: &route, domain: &lane.domain };

@@ -12,7 +12,6 @@ use uuid::Uuid;
 
 use super::read::load_view;
 use super::view::{Message, MessageState, RecipientState};
-use crate::accept::request::files::NO_FILES;
 use crate::accept::request::{self, Context};
 use crate::db::messages;
 use crate::db::messages::actions::Requeued;
@@ -106,7 +105,7 @@ pub async fn reschedule(
     let message = load_view(&api, &caller, id).await?;
     let now = api.clock.now();
     let body = api.bodies.json(&headers, body).await?;
-    let context = Context { now, limits: &api.limits, streams: &[], files: &NO_FILES };
+    let context = Context::new(now, &api.limits, &[]);
     let at = request::reschedule::parse(&body.bytes, message.expires_at, &context)?;
     if !messages::actions::reschedule(&api.db, caller.tenant(), id, at, now).await? {
         return Err(ApiError::Conflict {

@@ -93,7 +93,7 @@ pub async fn create(
     params.finish()?;
     let mut body = SendBody::read(&api, &caller, &headers, body, FormLimits::message(&api)).await?;
     if dry_run == Some(true) {
-        let mut message = body.parse(&api, caller.tenant(), request::parse).await?;
+        let mut message = body.parse(&api, &caller, request::parse).await?;
         require_permission(&caller, &message)?;
         reply::set_headers(&api, &caller, &mut message).await?;
         return plan::respond(&api, &caller, message, body.reservation).await;
@@ -106,25 +106,25 @@ pub async fn create(
     }
     let (mut message, idempotency) = match key {
         Some(key) => {
-            let (message, hashes) = body.parse(&api, caller.tenant(), request::parse_keyed).await?;
+            let (message, hashes) = body.parse(&api, &caller, request::parse_keyed).await?;
             let RequestHashes { fingerprint, digest } = hashes;
             (message, Some(IdempotencyKey { key: key.to_owned(), owner: caller.key_id(), fingerprint, digest }))
         }
-        None => (body.parse(&api, caller.tenant(), request::parse).await?, None),
+        None => (body.parse(&api, &caller, request::parse).await?, None),
     };
     require_permission(&caller, &message)?;
     reply::set_headers(&api, &caller, &mut message).await?;
-    commit(&api, &caller, message, idempotency, body.reservation).await
+    commit(&api, &caller, message, idempotency, [body.reservation, body.rendered]).await
 }
 
-/// Commits a valid message that the caller may send, and returns the response. `body` is the memory reservation of the
-/// request body.
+/// Commits a valid message that the caller may send, and returns the response. `memory` has the memory reservations of
+/// the request body and of what its template has rendered.
 pub(super) async fn commit(
     api: &Api,
     caller: &Caller,
     message: NewMessage,
     idempotency: Option<IdempotencyKey>,
-    body: Option<Reservation>,
+    memory: [Option<Reservation>; 2],
 ) -> Result<Response, ApiError> {
     let (_, mut warnings) = sender::admit(api, caller.tenant(), message.from.address.domain()).await?;
     if sender::has_no_unsubscribe_link(&message)
@@ -132,10 +132,11 @@ pub(super) async fn commit(
     {
         warnings.push(Warning::needs_one_recipient(&message));
     }
+    warnings.extend_from_slice(&message.warnings);
     let mut view = Accepted { warnings, ..Accepted::from_new(&message) };
     let accepted = api.acceptor.accept(caller.tenant(), message, idempotency).await?;
     // Holds the memory of a large body until its attachments are stored.
-    drop(body);
+    drop(memory);
     match accepted {
         accept::Accepted::New { suppressed } => {
             view.suppress(&suppressed);
@@ -158,12 +159,13 @@ pub(super) fn require_permission(caller: &Caller, message: &NewMessage) -> Resul
     Ok(())
 }
 
-/// Runs work on a body of this size; on a blocking thread if it is large.
+/// Runs work on a body of this size; on a blocking thread if the body is large or the work is expensive.
 pub(super) async fn run<T: Send + 'static>(
     size: usize,
+    is_expensive: bool,
     work: impl FnOnce() -> Result<T, Rejection> + Send + 'static,
 ) -> Result<T, ApiError> {
-    if size > LARGE_BODY_BYTES {
+    if size > LARGE_BODY_BYTES || is_expensive {
         return Ok(tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::Internal)??);
     }
     Ok(work()?)

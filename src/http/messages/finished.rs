@@ -6,7 +6,6 @@ use axum::response::Response;
 
 use super::create;
 use super::plan;
-use crate::accept::request::files::NO_FILES;
 use crate::accept::request::mime::{self, MimeRequest, PARAMETERS, Parameters};
 use crate::accept::request::{Context, RequestHashes};
 use crate::db::messages::insert::IdempotencyKey;
@@ -48,9 +47,7 @@ pub(super) async fn create(
     }
     let streams = api.acceptor.streams(caller.tenant()).await?;
     let (now, limits, max) = (api.clock.now(), api.limits.clone(), api.bodies.max_message());
-    let parse = move |bytes| {
-        mime::parse(bytes, max, &parameters, &Context { now, limits: &limits, streams: &streams, files: &NO_FILES })
-    };
+    let parse = move |bytes| mime::parse(bytes, max, &parameters, &Context::new(now, &limits, &streams));
     let MimeRequest { message, sender_domains } = process(bytes, parse).await??;
     create::require_permission(&caller, &message)?;
     for domain in &sender_domains {
@@ -59,7 +56,7 @@ pub(super) async fn create(
     if is_dry_run {
         return plan::respond(&api, &caller, message, read.reservation).await;
     }
-    create::commit(&api, &caller, message, idempotency, read.reservation).await
+    create::commit(&api, &caller, message, idempotency, [read.reservation, None]).await
 }
 
 /// Processes a message; a large one on a blocking thread.

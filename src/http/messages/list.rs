@@ -4,15 +4,19 @@ use std::collections::HashMap;
 
 use axum::Json;
 use axum::extract::State;
+use chrono::TimeDelta;
 use uuid::Uuid;
 
 use super::read::load_bounces;
 use super::view::Message;
 use crate::db::DbError;
 use crate::db::messages::{self, Filter, RecipientRow, message_ids};
+use crate::db::templates;
 use crate::domain::delivery::MessageStatus;
+use crate::domain::fault::{Code, Fault};
 use crate::domain::id::{LaneId, MessageId};
 use crate::domain::key::Scope;
+use crate::domain::template::TemplateName;
 use crate::http::auth::Caller;
 use crate::http::page::{Page, PageParams};
 use crate::http::params::Params;
@@ -36,6 +40,7 @@ use crate::http::{Api, ApiError, AuthErrors, InvalidParameter};
         ("tag" = Option<String>, Query, pattern = "^.+:.*$", description = "Only messages with this tag, as `name:value`"),
         ("message_id" = Option<String>, Query, description = "Only messages whose `Message-ID` header has this value, with or without angle brackets"),
         ("stream" = Option<String>, Query, description = "The name of the stream"),
+        ("template" = Option<String>, Query, description = "A template's id or alias: only messages that were rendered from it"),
         ("created_after" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Accepted at or after this time (RFC 3339)"),
         ("created_before" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Accepted before this time (RFC 3339)"),
         PageParams,
@@ -47,7 +52,11 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
     let limit = params.limit();
     let mut filter = Filter { sender_domains: caller.sender_domains().map(<[String]>::to_vec), ..filter(&mut params) };
     let message_id = params.text("message_id");
+    let template = params.read("template", "Pass a template's id or alias.", |text| text.parse::<TemplateName>().ok());
     params.finish()?;
+    if let Some(name) = template {
+        select_template(&api, &caller, &mut filter, &name).await?;
+    }
     let _permit = api.slow_queries.acquire(caller.key_id()).await?;
     let now = api.clock.now();
     if let Some(message_id) = message_id {
@@ -95,7 +104,27 @@ fn filter(params: &mut Params) -> Filter {
         after: params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok()),
         sender_domains: None,
         ids: None,
+        template: None,
     }
+}
+
+/// Sets the filter for messages of a template. They are not older than the template.
+async fn select_template(api: &Api, caller: &Caller, filter: &mut Filter, name: &TemplateName) -> Result<(), ApiError> {
+    let id = match name {
+        // The template may have been deleted.
+        TemplateName::Id(id) => *id,
+        TemplateName::Alias(_) => templates::find(&api.db, caller.tenant(), name).await?.ok_or_else(|| {
+            ApiError::Invalid(vec![Fault {
+                pointer: "template".into(),
+                code: Code::UnknownTemplate.as_str(),
+                message: "No template has this alias. Pass the id of a template that was deleted.".into(),
+            }])
+        })?,
+    };
+    // Allows clock differences between replicas of up to a day.
+    filter.created_after = filter.created_after.max(Some(id.created_at() - TimeDelta::days(1)));
+    filter.template = Some(id);
+    Ok(())
 }
 
 fn too_broad(error: DbError) -> ApiError {

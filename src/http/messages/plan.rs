@@ -138,6 +138,7 @@ pub(super) async fn respond(
         .collect();
     let (unsubscribe, link_warnings) = lanes.unsubscribe(api, caller, &message);
     warnings.extend(link_warnings);
+    warnings.extend_from_slice(&message.warnings);
     let relays = api.delivery.relays(&route).to_vec();
     let size = message.size();
     // MIME and JSON are in memory at the same time, in addition to the attachments in `body`, or to stored ones.

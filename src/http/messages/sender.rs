@@ -9,22 +9,9 @@ use crate::domain::dns_records::{DmarcPolicy, Strict, is_aligned};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::TenantId;
 use crate::domain::message::NewMessage;
+pub use crate::domain::message::Warning;
 use crate::domain::unsubscribe;
 use crate::http::{Api, ApiError, Domains};
-
-/// A problem that does not prevent the message from being accepted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
-#[schema(as = MessageWarning)]
-pub struct Warning {
-    /// Stable, machine-readable code: `domain_not_registered`, `domain_not_verified`, `not_signed`, `dmarc_fails`,
-    /// `dmarc_strict_alignment`, `return_path_not_aligned`, `unsubscribe_needs_one_recipient`; in a dry run also
-    /// `not_configured`.
-    #[schema(example = "domain_not_verified")]
-    pub code: &'static str,
-    /// The problem and how to fix it.
-    #[schema(example = "The DKIM records of acme.test were not found in the DNS.")]
-    pub message: String,
-}
 
 impl Warning {
     /// Creates the warning for a message that is sent without the unsubscribe link that its stream adds.

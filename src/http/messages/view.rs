@@ -13,7 +13,7 @@ use crate::db::messages::{MessageRow, RecipientRow};
 use crate::domain::delivery::{MessageStatus, Status};
 use crate::domain::event::BounceView;
 use crate::domain::explain::SmtpReply;
-use crate::domain::id::{MessageId, RecipientId};
+use crate::domain::id::{MessageId, RecipientId, TemplateId};
 use crate::domain::message::{Attachment, AttachmentRole, NewMessage};
 use crate::domain::message_id;
 
@@ -35,8 +35,8 @@ pub struct Accepted {
     pub created_at: DateTime<Utc>,
     /// The recipients, in the order of the request.
     pub recipients: Vec<AcceptedRecipient>,
-    /// Problems found by the last verification of the sender's domain that may affect delivery. Omitted if there are
-    /// none, if no domain is registered at all, and if a request is repeated with its `Idempotency-Key`.
+    /// Problems found by the last verification of the sender's domain that may affect delivery, and variables that the
+    /// template does not declare. Omitted if there are none, and if a request is repeated with its `Idempotency-Key`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
 }
@@ -172,6 +172,8 @@ pub struct Message {
     /// The size in bytes of text, HTML and attachments.
     #[schema(example = 48_213)]
     pub size: i64,
+    /// The template and the version that the bodies were rendered from; null if the message has none.
+    pub template: Option<UsedTemplate>,
     /// The recipients, in the order of the request.
     pub recipients: Vec<Recipient>,
     /// The attachments, in the order of the request; omitted in lists. Empty if the message was passed as finished MIME.
@@ -180,6 +182,21 @@ pub struct Message {
     /// The alternatives, in the order of the request; omitted in lists and if there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alternatives: Option<Vec<MessageAlternative>>,
+}
+
+/// The template that a message was rendered from.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = MessageTemplate)]
+pub struct UsedTemplate {
+    /// The template's id.
+    #[schema(value_type = String, example = "tpl_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
+    pub id: TemplateId,
+    /// The template's alias; null if it has none, or was deleted.
+    #[schema(example = "invoice")]
+    pub alias: Option<String>,
+    /// The version.
+    #[schema(example = 3)]
+    pub version: i32,
 }
 
 /// A message's state without its content, for callers that may send but not read.
@@ -362,6 +379,11 @@ impl Message {
             on_uncertain: row.on_uncertain,
             ignore_suppression: row.ignore_suppression,
             size: row.size,
+            template: row.template_id.zip(row.template_version).map(|(id, version)| UsedTemplate {
+                id: TemplateId(id),
+                alias: row.template_alias,
+                version,
+            }),
             recipients,
             attachments: None,
             alternatives: None,

@@ -65,6 +65,26 @@ fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
             ],
             "validation": "strict",
         }),
+        ("POST", "/v1/templates", _) => json!({
+            "name": "Receipt",
+            "alias": "receipt",
+            "subject": "Receipt {{ number }}",
+            "html": "<p>Hello {{ name }},</p><table>{% for item in items %}<tr><td>{{ item.title }}</td><td>{{ item.price }}</td></tr>{% endfor %}</table>",
+            "from": "Acme Billing <billing@acme.test>",
+            "variables": [
+                {"key": "name", "type": "string", "default": "customer", "max_length": 100},
+                {"key": "number", "type": "number"},
+                {"key": "items", "type": "array"},
+            ],
+        }),
+        ("PATCH", "/v1/templates/{id}", _) => json!({"subject": "Your receipt {{ number }}"}),
+        ("POST", "/v1/templates/{id}/preview", _) => {
+            json!({"variables": {"name": "Ann", "number": 42, "items": [{"title": "Tea", "price": "4.20"}]}})
+        }
+        ("POST", "/v1/templates/validate", _) => json!({
+            "subject": "Receipt {{ number }}",
+            "html": "<p>Hello {{ name }},</p>{% for item in items %}<p>{{ item.title }}</p>{% endfor %}",
+        }),
         ("PATCH", "/v1/messages/{id}", _) => json!({"scheduled_at": "2026-12-01T09:00:00Z"}),
         ("POST", "/v1/inbound", _) => json!(BOUNCE),
         ("PUT", "/v1/lanes", _) => {

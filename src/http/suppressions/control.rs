@@ -8,7 +8,6 @@ use axum::http::{HeaderMap, StatusCode};
 use super::view::{AddedView, RemovalsInput, RemovedView, SuppressionsInput};
 use super::{NOT_SUPPRESSED, PathAddress};
 use crate::accept::request::Context;
-use crate::accept::request::files::NO_FILES;
 use crate::accept::request::suppression::{self, stored_stream};
 use crate::db::suppressions::list::Removal;
 use crate::db::suppressions::{self, Existing};
@@ -41,7 +40,7 @@ pub async fn add(
     caller.require_all_domains("The suppression list applies to all sender domains.")?;
     let body = api.bodies.json(&headers, body).await?;
     let (now, streams) = (api.clock.now(), api.acceptor.streams(caller.tenant()).await?);
-    let context = Context { now, limits: &api.limits, streams: &streams, files: &NO_FILES };
+    let context = Context::new(now, &api.limits, &streams);
     let entries = suppression::parse(&body.bytes, &context)?;
     let count = entries.len();
     let existing = if caller.has_scope(Scope::Admin) { Existing::Replaced } else { Existing::KeptUnlessShorter };

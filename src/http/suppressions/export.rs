@@ -147,7 +147,6 @@ mod tests {
     use super::*;
     use crate::accept::import::{Read, Reader};
     use crate::accept::record_splitter::{Record, RecordSplitter};
-    use crate::accept::request::files::NO_FILES;
     use crate::accept::request::{Context, Limits};
     use crate::domain::address::Address;
     use crate::domain::suppression::{AddressKey, Reason};
@@ -156,7 +155,7 @@ mod tests {
 
     fn imported(text: &str, format: Format) -> Vec<String> {
         let (limits, streams) = (Limits::default(), ["news".to_owned()]);
-        let context = Context { now: NOW.parse().unwrap(), limits: &limits, streams: &streams, files: &NO_FILES };
+        let context = Context::new(NOW.parse().unwrap(), &limits, &streams);
         let (mut reader, mut records, mut list) =
             (Reader::new(format), RecordSplitter::new(format == Format::Csv), Vec::new());
         let mut take = |record: &Record| match reader.read(record, &context) {

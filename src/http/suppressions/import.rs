@@ -10,7 +10,6 @@ use serde::Serialize;
 use crate::accept::import::{Format, Read, Reader};
 use crate::accept::record_splitter::{Record, RecordSplitter};
 use crate::accept::request::Context;
-use crate::accept::request::files::NO_FILES;
 use crate::db::suppressions::{self, Existing};
 use crate::domain::binary::Binary;
 use crate::domain::fault::Code;
@@ -96,7 +95,7 @@ pub async fn import(
     let format = format(&headers)?;
     let streams = api.acceptor.streams(caller.tenant()).await?;
     let now = api.clock.now();
-    let context = Context { now, limits: &api.limits, streams: &streams, files: &NO_FILES };
+    let context = Context::new(now, &api.limits, &streams);
     let mut chunks = api.bodies.chunks(&headers, body)?;
     let mut records = RecordSplitter::new(format == Format::Csv);
     let mut import = Import { reader: Reader::new(format), entries: Vec::new(), view: ImportView::default() };

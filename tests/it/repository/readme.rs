@@ -10,7 +10,8 @@ use tokio::process::Command;
 use crate::support::dev::{Dev, directory};
 
 const README: &str = include_str!("../../../README.md");
-/// Pages with examples in Python and in Node, each of which prints a message's id first.
+/// Pages with examples in Python and in Node, each of which prints a message's id first. Those of `templates` run after its
+/// shell blocks, which create the template.
 const LANGUAGE_PAGES: [&str; 6] = [
     README,
     include_str!("../../../docs/attachments.md"),
@@ -21,11 +22,12 @@ const LANGUAGE_PAGES: [&str; 6] = [
 ];
 
 /// Pages of `docs/` whose shell blocks call the API of `postrider dev`.
-const PAGES: [&str; 14] = [
+const PAGES: [&str; 15] = [
     "getting-started",
     "sending",
     "attachments",
     "batch",
+    "templates",
     "mime",
     "threads",
     "invitations",
@@ -112,23 +114,34 @@ async fn documentation_examples_work_when_pasted() {
         let calls: Vec<&str> = blocks.into_iter().filter(|block| !block.starts_with("cargo run")).collect();
         assert!(!calls.is_empty(), "{page} has no example");
         paste(&format!(". .postrider/dev.env\n{}", calls.join("\n")), dir.path()).await;
+        if page == "templates" {
+            run_programs(&text, &dev, dir.path()).await;
+        }
     }
     assert!(dev.stop().await.success());
 }
 
 #[tokio::test]
 async fn python_and_node_examples_send_a_message() {
-    let programs = [("python3", "python", "-c"), ("node", "js", "-e")];
     let dir = directory();
     let dev = Dev::start(dir.path()).await;
     // A file that examples send.
     std::fs::write(dir.path().join("invoice.pdf"), "%PDF-1.4 an invoice").unwrap();
-    for (program, language, option) in programs {
+    for page in LANGUAGE_PAGES {
+        run_programs(page, &dev, dir.path()).await;
+    }
+    assert!(dev.stop().await.success());
+}
+
+/// Runs the examples of a page in Python and in Node, each of which must print the id of a message that it sends.
+async fn run_programs(page: &str, dev: &Dev, dir: &Path) {
+    for (program, language, option) in [("python3", "python", "-c"), ("node", "js", "-e")] {
+        let examples = blocks(page, language);
+        assert!(!examples.is_empty(), "no example in {language}: {page}");
         if !is_installed(program) {
             eprintln!("skipped: the examples in {language} need {program}");
             continue;
         }
-        let examples = LANGUAGE_PAGES.into_iter().flat_map(|page| blocks(page, language));
         for example in examples {
             if example.contains("import json, os, requests") && !has_requests() {
                 eprintln!("skipped: an example needs the Python package requests");
@@ -139,13 +152,12 @@ async fn python_and_node_examples_send_a_message() {
             if program == "node" {
                 command.arg("--input-type=module");
             }
-            let command = command.args([option, example]).current_dir(dir.path());
+            let command = command.args([option, example]).current_dir(dir);
             let output = command.env("API", dev.fact("api")).env("KEY", dev.fact("api_key")).output().await.unwrap();
             let stdout = String::from_utf8_lossy(&output.stdout);
             assert!(stdout.starts_with("msg_"), "{example}: {stdout}{}", String::from_utf8_lossy(&output.stderr));
         }
     }
-    assert!(dev.stop().await.success());
 }
 
 /// Returns the paths of all Markdown pages.

@@ -19,6 +19,7 @@ const DB_MAY_USE: &[(&str, &[&str])] = &[
     ("streams", &["pool"]),
     ("domains", &["pool"]),
     ("webhooks", &["events", "pool"]),
+    ("templates", &["pool"]),
 ];
 /// Maximum number of files in a folder.
 const MAX_FILES: usize = 12;

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use utoipa::PartialSchema as _;
 
 use super::{Batch, FIELDS, Layout, MAX_FAULTS, MAX_MESSAGES, Rejection, Validation, all_faults, hashes, parse};
-use crate::accept::request::files::NO_FILES;
 use crate::accept::request::schema::{BatchInput, BatchMessageInput};
 use crate::accept::request::{Context, Limits, RequestHashes, parse_keyed, send};
 
@@ -15,8 +14,8 @@ fn now() -> DateTime<Utc> {
 }
 
 fn with_context<T>(work: impl FnOnce(&Context<'_>) -> T) -> T {
-    let streams = ["transactional".to_owned()];
-    work(&Context { now: now(), limits: &Limits::default(), streams: &streams, files: &NO_FILES })
+    let (limits, streams) = (Limits::default(), ["transactional".to_owned()]);
+    work(&Context::new(now(), &limits, &streams))
 }
 
 fn parse_bytes(body: &[u8]) -> Result<(Batch, Layout), Rejection> {

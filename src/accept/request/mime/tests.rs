@@ -1,5 +1,4 @@
 use super::{MimeRequest, Parameters, hashes, parse};
-use crate::accept::request::files::NO_FILES;
 use crate::accept::request::{Context, Limits, Rejection};
 use crate::domain::message::ENVELOPE_SENDER;
 use crate::domain::message::RecipientKind::{Bcc, Cc, To};
@@ -14,9 +13,9 @@ fn parameters(query: &[(&str, &str)]) -> Parameters {
 }
 
 fn parsed(message: &str, query: &[(&str, &str)]) -> Result<MimeRequest, Rejection> {
-    let streams = ["transactional".to_owned(), "bulk".to_owned()];
+    let (limits, streams) = (Limits::default(), ["transactional".to_owned(), "bulk".to_owned()]);
     let now = "2026-11-23T12:00:00Z".parse().unwrap();
-    let context = Context { now, limits: &Limits::default(), streams: &streams, files: &NO_FILES };
+    let context = Context::new(now, &limits, &streams);
     parse(message.as_bytes().to_vec(), 1 << 20, &parameters(query), &context)
 }
 

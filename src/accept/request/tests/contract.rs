@@ -4,8 +4,10 @@ use serde_json::{Value, json};
 use utoipa::PartialSchema;
 
 use super::{faults, with};
-use crate::accept::request::schema::{AddressParts, AlternativeInput, AttachmentInput, SendRequest, TagInput};
-use crate::accept::request::{address, alternatives, attachments, headers, send, tags};
+use crate::accept::request::schema::{
+    AddressParts, AlternativeInput, AttachmentInput, SendRequest, TagInput, TemplateInput,
+};
+use crate::accept::request::{address, alternatives, attachments, headers, render, send, tags};
 
 fn properties<S: PartialSchema>() -> Vec<String> {
     let schema = serde_json::to_value(S::schema()).expect("a schema");
@@ -57,14 +59,21 @@ fn parser_fields_are_the_documented_ones() {
     assert_eq!(properties::<AttachmentInput>(), sorted(attachments::FIELDS));
     assert_eq!(properties::<AlternativeInput>(), sorted(alternatives::FIELDS));
     assert_eq!(properties::<TagInput>(), sorted(tags::FIELDS));
+    assert_eq!(properties::<TemplateInput>(), sorted(render::FIELDS));
 }
 
 #[test]
 fn schema_forbids_other_fields_and_requires_the_same() {
     let schema = serde_json::to_value(SendRequest::schema()).expect("a schema");
     assert_eq!(schema["additionalProperties"], false);
-    assert_eq!(schema["required"], json!(["from", "subject"]));
-    for schema in [AddressParts::schema(), AttachmentInput::schema(), AlternativeInput::schema(), TagInput::schema()] {
+    assert_eq!(schema["required"], Value::Null);
+    for schema in [
+        AddressParts::schema(),
+        AttachmentInput::schema(),
+        AlternativeInput::schema(),
+        TagInput::schema(),
+        TemplateInput::schema(),
+    ] {
         assert_eq!(serde_json::to_value(schema).expect("a schema")["additionalProperties"], false);
     }
 }

@@ -83,8 +83,6 @@ fn invalid_content_and_headers_are_reported() {
         (json!({"headers": {"BCC": "x@y.test"}}), "/headers/BCC", "forbidden_header"),
         (json!({"headers": {"Content-Type": "text/html"}}), "/headers/Content-Type", "forbidden_header"),
         (json!({"headers": {"X-A": "1", "x-a": "2"}}), "/headers/x-a", "duplicate_field"),
-        (json!({"template": {"id": "invoice"}}), "/template", "not_available"),
-        (json!({"template": {"id": "invoice"}, "subject": null, "text": null}), "/template", "not_available"),
     ]);
 }
 

@@ -35,18 +35,18 @@ pub(super) async fn insert(
            message AS (
                INSERT INTO messages (id, content_id, tenant_id, created_at, stream, from_address, from_name, reply_to, subject,
                                      tags, metadata, scheduled_at, expires_at, on_uncertain, size, ignore_suppression,
-                                     unsubscribe)
+                                     template_id, template_version, unsubscribe)
                SELECT id, id, u.tenant_id, u.created_at, stream, from_address, from_name, reply_to, subject, tags, metadata,
-                      scheduled_at, expires_at, on_uncertain, size, ignore_suppression,
+                      scheduled_at, expires_at, on_uncertain, size, ignore_suppression, template_id, template_version,
                       u.may_carry_link AND coalesce(s.unsubscribe, false)
                FROM unnest($1::uuid[], $2::uuid[], $7::timestamptz[], $8::text[],
                            $9::text[], $10::text[], $11::jsonb[], $12::text[], $13::jsonb[], $14::jsonb[],
                            $15::timestamptz[], $16::timestamptz[], $17::text[],
-                           $18::bigint[], $19::boolean[], $20::boolean[])
+                           $18::bigint[], $19::boolean[], $20::boolean[], $40::uuid[], $41::integer[])
                       AS u (id, tenant_id, created_at, stream,
                             from_address, from_name, reply_to, subject, tags, metadata,
                             scheduled_at, expires_at, on_uncertain,
-                            size, ignore_suppression, may_carry_link)
+                            size, ignore_suppression, may_carry_link, template_id, template_version)
                LEFT JOIN streams s ON s.tenant_id = u.tenant_id AND s.name = u.stream
                RETURNING id, unsubscribe),
            recipient AS (
@@ -123,7 +123,9 @@ pub(super) async fn insert(
         &queue.offer as _,
         &offer.worker_id,
         &offer.lane_id,
-        now
+        now,
+        &message.template_id as _,
+        &message.template_version as _
     )
     .fetch_all(connection)
     .await?;
@@ -169,6 +171,8 @@ struct Messages<'a> {
     size: Vec<i64>,
     ignore_suppression: Vec<bool>,
     may_carry_link: Vec<bool>,
+    template_id: Vec<Option<Uuid>>,
+    template_version: Vec<Option<i32>>,
 }
 
 impl<'a> Messages<'a> {
@@ -191,6 +195,8 @@ impl<'a> Messages<'a> {
             size: messages().map(|m| i64::try_from(m.size()).unwrap_or(i64::MAX)).collect(),
             ignore_suppression: messages().map(|m| m.ignore_suppression).collect(),
             may_carry_link: messages().map(may_carry_link).collect(),
+            template_id: messages().map(|m| m.template.map(|used| used.template.0)).collect(),
+            template_version: messages().map(|m| m.template.map(|used| used.version)).collect(),
         }
     }
 }

@@ -114,5 +114,6 @@ async fn check(
     {
         warnings.push(Warning::needs_one_recipient(message));
     }
+    warnings.extend_from_slice(&message.warnings);
     Ok(Ok(warnings))
 }

@@ -12,15 +12,16 @@ use axum::response::Response;
 use super::create::run;
 use crate::accept::batch::BatchAccepted;
 use crate::accept::request::batch::{self, Batch, Layout, Refused, Validation};
-use crate::accept::request::files::Files;
 use crate::accept::request::schema::BatchRequest;
-use crate::accept::request::{Context, Rejection, RequestHashes};
+use crate::accept::request::{Context, RequestHashes};
 use crate::db::messages::insert::IdempotencyKey;
 use crate::domain::fault::{Code, Fault};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::body::ReadBody;
+use crate::http::memory_limit::Reservation;
 use crate::http::params::Params;
+use crate::http::references::References;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, idempotency};
 
 use view::{AcceptedBatch, ResponseMemory};
@@ -88,10 +89,10 @@ fn no_dry_run() -> ApiError {
 async fn accept(api: &Api, caller: &Caller, read: ReadBody, key: Option<&str>) -> Result<Response, ApiError> {
     let ReadBody { bytes, reservation: body_memory } = read;
     let (size, owner) = (bytes.len(), Some(caller.key_id()));
-    let (bytes, layout) = run(size, move || Layout::read(&bytes).map(|layout| (bytes, layout))).await?;
+    let (bytes, layout) = run(size, false, move || Layout::read(&bytes).map(|layout| (bytes, layout))).await?;
     let most = Batch::max_memory(size, layout.count(), api.limits.recipients);
     let memory = api.bodies.reserve_for_batch(owner, most).await?;
-    let (mut batch, layout) = parse(api, caller, bytes, layout, key.is_some()).await?;
+    let (mut batch, layout, rendered) = parse(api, caller, bytes, layout, key.is_some()).await?;
     drop(body_memory);
     memory.shrink(batch.memory(size));
 
@@ -111,7 +112,7 @@ async fn accept(api: &Api, caller: &Caller, read: ReadBody, key: Option<&str>) -
     });
     let (views, call) = admitted.into_call(caller, key, is_strict, layout.list());
     let accepted = api.acceptor.accept_batch(call).await?;
-    drop(memory);
+    drop((memory, rendered));
     match accepted {
         BatchAccepted::Accepted { messages, refused } => {
             let refused = (!is_strict).then_some(refused);
@@ -123,32 +124,30 @@ async fn accept(api: &Api, caller: &Caller, read: ReadBody, key: Option<&str>) -
     }
 }
 
-/// Parses the messages of a body, and frees its memory.
+/// Parses the messages of a body, and frees its memory. Also returns the memory of what their templates have rendered.
 async fn parse(
     api: &Api,
     caller: &Caller,
     mut body: Vec<u8>,
     mut layout: Layout,
     is_keyed: bool,
-) -> Result<(Batch, Layout), ApiError> {
+) -> Result<(Batch, Layout, Option<Reservation>), ApiError> {
     let streams = api.acceptor.streams(caller.tenant()).await?;
     let now = api.clock.now();
-    let mut files = Files::default();
+    let mut references = References::default();
+    let (size, count) = (body.len(), layout.count());
     loop {
-        let (streams, limits, size) = (streams.clone(), api.limits.clone(), body.len());
+        let (streams, limits, is_expensive) = (streams.clone(), api.limits.clone(), references.is_expensive());
         let work = move || {
-            let context = Context { now, limits: &limits, streams: &streams, files: &files };
+            let context = references.context(Context::new(now, &limits, &streams));
             let parsed = batch::parse(&body, &layout, &context, is_keyed);
-            Ok((parsed, body, layout, files))
+            Ok((parsed, body, layout, references))
         };
         let parsed;
-        (parsed, body, layout, files) = run(size, work).await?;
+        (parsed, body, layout, references) = run(size, is_expensive, work).await?;
         match parsed {
-            Err(Rejection::NeedsBlobs(digests)) if files.blobs.is_none() => {
-                files.blobs = Some(api.acceptor.find_blobs(caller.tenant(), &digests).await?);
-            }
-            Err(rejection) => return Err(rejection.into()),
-            Ok(batch) => return Ok((batch, layout)),
+            Ok(batch) => return Ok((batch, layout, references.finish(api, caller).await?)),
+            Err(rejection) => references.look_up(api, caller, rejection, count).await?,
         }
     }
 }

@@ -19,7 +19,7 @@ pub(super) async fn replay_if_same(
     first: CallUse,
     body: Vec<u8>,
 ) -> Result<Response, ApiError> {
-    let hashes = run(body.len(), move || batch::hashes(&body, &Layout::read(&body)?)).await?;
+    let hashes = run(body.len(), false, move || batch::hashes(&body, &Layout::read(&body)?)).await?;
     if first.fingerprint == hashes.fingerprint || first.digest.as_deref() == Some(&hashes.digest[..]) {
         return replay(api, caller, first).await;
     }

@@ -1,0 +1,270 @@
+//! Loads templates for requests: by id or alias, at a version, ready to render.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::request::render::{Lookup, MAX_TEMPLATE_MEMORY, MAX_TEMPLATES, TemplateRef, Templates};
+use super::request::template::ContentChange;
+use crate::cache::TtlCache;
+use crate::db::templates::SourceRow;
+use crate::db::templates::versions::{self, LatestRow};
+use crate::db::{Db, DbError};
+use crate::domain::fault::Fault;
+use crate::domain::id::{TemplateId, TenantId};
+use crate::domain::template::{TemplateName, TemplateVersion};
+use crate::template::{Compiled, Format, Layout, Layouts, Program, ProgramCache, Source, Syntax};
+
+/// Cache TTL of the latest version of a template. Another replica uses a newly published version after at most this time.
+const CACHE_TTL: Duration = Duration::from_secs(1);
+/// Maximum number of cached names.
+const MAX_CACHED_NAMES: usize = 10_000;
+/// Memory for cached programs, in bytes.
+const PROGRAM_MEMORY: u64 = 64 << 20;
+
+/// The templates of all tenants, as far as they are used. Each process has one `TemplateStore`.
+#[derive(Debug)]
+pub struct TemplateStore {
+    db: Db,
+    programs: Arc<ProgramCache>,
+    /// Templates with a published version, by tenant and name.
+    latest: TtlCache<(TenantId, TemplateName), Published>,
+}
+
+/// The latest version of a template.
+#[derive(Debug, Clone, Copy)]
+struct Published {
+    template: TemplateId,
+    version: i32,
+}
+
+/// Why a template has no latest version.
+enum NotUsable {
+    Unknown,
+    NotPublished,
+    Db(DbError),
+}
+
+impl TemplateStore {
+    pub(super) fn new(db: Db) -> Self {
+        Self {
+            db,
+            programs: Arc::new(ProgramCache::new(PROGRAM_MEMORY)),
+            latest: TtlCache::new(MAX_CACHED_NAMES, CACHE_TTL),
+        }
+    }
+
+    /// Makes this process notice a publication, another alias or a deletion at once.
+    pub fn clear_names(&self) {
+        self.latest.clear();
+    }
+
+    /// Loads the templates that a request names, as many as it may use.
+    pub async fn load(&self, tenant: TenantId, wanted: Vec<TemplateRef>) -> Result<Templates, DbError> {
+        let mut loaded = BTreeMap::new();
+        let mut bytes = 0;
+        for template in wanted {
+            let mut lookup = Lookup::TooMany;
+            if loaded.len() < MAX_TEMPLATES && bytes <= MAX_TEMPLATE_MEMORY {
+                lookup = self.look_up(tenant, &template).await?;
+            }
+            if let Lookup::Found { program, .. } = &lookup {
+                bytes += program.bytes();
+            }
+            loaded.insert(template, lookup);
+        }
+        Ok(Templates::new(loaded))
+    }
+
+    async fn look_up(&self, tenant: TenantId, template: &TemplateRef) -> Result<Lookup, DbError> {
+        let latest = match self.latest(tenant, &template.name).await {
+            Ok(latest) => latest,
+            Err(NotUsable::Unknown) => return Ok(Lookup::Unknown),
+            Err(NotUsable::NotPublished) => return Ok(Lookup::NotPublished),
+            Err(NotUsable::Db(error)) => return Err(error),
+        };
+        let version = template.version.unwrap_or(latest.version);
+        let which = TemplateVersion { template: latest.template, version };
+        if let Some(program) = self.programs.get(which.template, which.version) {
+            return Ok(Lookup::Found { which, program });
+        }
+        let Some(compiled) = versions::compiled(&self.db, tenant, which).await? else {
+            if template.version.is_none() {
+                // Deleted since.
+                self.clear_names();
+                return Ok(Lookup::Unknown);
+            }
+            return Ok(Lookup::UnknownVersion { latest: latest.version });
+        };
+        let Some(program) = program(compiled).await else {
+            tracing::error!(
+                event = "template_unreadable",
+                template = %which.template,
+                version = which.version,
+                "cannot read a published template; refusing messages with it"
+            );
+            return Ok(Lookup::Unreadable);
+        };
+        Ok(Lookup::Found { which, program: self.programs.insert(which.template, which.version, program) })
+    }
+
+    async fn latest(&self, tenant: TenantId, name: &TemplateName) -> Result<Published, NotUsable> {
+        // Only what is found is cached, so that a template can be used as soon as it is published.
+        let load = || async {
+            match versions::latest(&self.db, tenant, name).await {
+                Ok(Some(LatestRow { template, version: Some(version) })) => Ok(Published { template, version }),
+                Ok(Some(LatestRow { version: None, .. })) => Err(NotUsable::NotPublished),
+                Ok(None) => Err(NotUsable::Unknown),
+                Err(error) => Err(NotUsable::Db(error)),
+            }
+        };
+        self.latest.get_or_load(&(tenant, name.clone()), Instant::now(), load).await
+    }
+
+    /// Loads the layouts of a template. `own_names` are its id and its alias, if it is stored. The inner error lists the
+    /// faults of a source that cannot be scanned.
+    pub async fn layouts(
+        &self,
+        tenant: TenantId,
+        source: &Source,
+        own_names: &[&str],
+    ) -> Result<Result<Layouts, Vec<Fault>>, DbError> {
+        let mut layouts = match Layouts::new(source, own_names) {
+            Ok(layouts) => layouts,
+            Err(faults) => return Ok(Err(faults)),
+        };
+        loop {
+            let missing = layouts.missing();
+            if missing.is_empty() {
+                return Ok(Ok(layouts));
+            }
+            for name in missing {
+                let row = match name.parse() {
+                    Ok(parsed) => versions::layout(&self.db, tenant, &parsed).await?,
+                    Err(_) => None,
+                };
+                layouts.insert(&name, row.as_ref().and_then(source_from_row).map(|source| Layout { source }));
+            }
+        }
+    }
+}
+
+/// Prepares a stored version for rendering; `None` if this version of Postrider cannot read it.
+pub async fn program(compiled: Value) -> Option<Program> {
+    let compiled: Compiled = serde_json::from_value(compiled).ok()?;
+    tokio::task::spawn_blocking(move || Program::new(&compiled).ok()).await.ok()?
+}
+
+/// Returns the source in a row; `None` if a later version of Postrider wrote it.
+pub fn source_from_row(row: &SourceRow) -> Option<Source> {
+    Some(Source {
+        syntax: word(&row.syntax)?,
+        format: word(&row.format)?,
+        subject: row.subject.clone(),
+        html: row.html.clone(),
+        text: row.text.clone(),
+        from: row.sender.clone(),
+        reply_to: serde_json::from_value(row.reply_to.clone()).ok()?,
+        layout: row.layout_id.map(|id| TemplateId(id).to_string()),
+        variables: serde_json::from_value(row.variables.clone()).ok()?,
+    })
+}
+
+/// Returns the enum value with this name.
+fn word<T: DeserializeOwned>(name: &str) -> Option<T> {
+    serde_json::from_value(Value::String(name.to_owned())).ok()
+}
+
+/// Returns the row of a new template without content.
+pub fn empty_row() -> SourceRow {
+    SourceRow {
+        syntax: syntax_name(Syntax::Jinja).into(),
+        format: format_name(Format::Html).into(),
+        subject: None,
+        html: None,
+        text: None,
+        sender: None,
+        reply_to: Value::Array(Vec::new()),
+        layout_id: None,
+        variables: Value::Array(Vec::new()),
+    }
+}
+
+/// Returns a row with these changes. `layout_id` is the layout after the change.
+pub fn changed_row(row: SourceRow, change: ContentChange, layout_id: Option<TemplateId>) -> SourceRow {
+    let list = |value: Option<Value>| value.unwrap_or_else(|| Value::Array(Vec::new()));
+    let reply_to = change.reply_to.map(|list| serde_json::json!(list));
+    let variables = change.variables.map(|list| serde_json::json!(list));
+    SourceRow {
+        syntax: change.syntax.map_or(row.syntax, |syntax| syntax_name(syntax).into()),
+        format: change.format.map_or(row.format, |format| format_name(format).into()),
+        subject: change.subject.apply(row.subject),
+        html: change.html.apply(row.html),
+        text: change.text.apply(row.text),
+        sender: change.from.apply(row.sender),
+        reply_to: list(reply_to.apply(Some(row.reply_to))),
+        layout_id: layout_id.map(|id| id.0),
+        variables: list(variables.apply(Some(row.variables))),
+    }
+}
+
+fn syntax_name(syntax: Syntax) -> &'static str {
+    match syntax {
+        Syntax::Jinja => "jinja",
+        Syntax::Vars => "vars",
+    }
+}
+
+fn format_name(format: Format) -> &'static str {
+    match format {
+        Format::Html => "html",
+        Format::Mjml => "mjml",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::limits::Change;
+    use crate::template::{Variable, VariableType};
+
+    #[test]
+    fn row_and_source_have_the_same_content() {
+        let variable = Variable {
+            key: "name".into(),
+            kind: VariableType::String,
+            required: false,
+            default: Some("you".into()),
+            max_length: Some(20),
+        };
+        let change = ContentChange {
+            syntax: Some(Syntax::Vars),
+            format: Some(Format::Mjml),
+            subject: Change::Set("Hi {{name}}".into()),
+            html: Change::Set("<mjml></mjml>".into()),
+            text: Change::Set(String::new()),
+            from: Change::Set("a@b.test".into()),
+            reply_to: Change::Set(vec!["c@d.test".into()]),
+            layout: Change::Keep,
+            variables: Change::Set(vec![variable.clone()]),
+        };
+        let id = TemplateId(uuid::Uuid::from_u128(7));
+        let row = changed_row(empty_row(), change, Some(id));
+        let source = source_from_row(&row).unwrap();
+        assert_eq!((source.syntax, source.format), (Syntax::Vars, Format::Mjml));
+        assert_eq!((source.subject.as_deref(), source.text.as_deref()), (Some("Hi {{name}}"), Some("")));
+        assert_eq!(
+            (source.from.as_deref(), source.reply_to.as_slice()),
+            (Some("a@b.test"), &["c@d.test".to_owned()][..])
+        );
+        assert_eq!((source.layout, source.variables), (Some(id.to_string()), vec![variable]));
+
+        let cleared = ContentChange { subject: Change::Clear, reply_to: Change::Clear, ..ContentChange::default() };
+        let row = changed_row(row, cleared, None);
+        assert_eq!((row.subject, row.reply_to, row.layout_id), (None, serde_json::json!([]), None));
+        assert_eq!((row.syntax.as_str(), row.html.as_deref()), ("vars", Some("<mjml></mjml>")));
+    }
+}

@@ -1,0 +1,85 @@
+//! What the messages of a request refer to: uploaded files, parts of a form, and templates. Parsing has no access to the
+//! database, so a request that refers to files or templates is parsed again once they have been looked up.
+
+use super::auth::Caller;
+use super::concurrency_limit::{ConcurrencyPermit, RENDERS_OF_BATCH};
+use super::memory_limit::Reservation;
+use super::{Api, ApiError};
+use crate::accept::request::files::Files;
+use crate::accept::request::render::{TemplateRef, Templates};
+use crate::accept::request::{Context, Rejection};
+
+/// What the messages of a request refer to.
+#[derive(Debug, Default)]
+pub(super) struct References {
+    pub files: Files,
+    templates: Templates,
+    /// The permission to render expensive templates.
+    permit: Option<ConcurrencyPermit>,
+}
+
+impl References {
+    /// Creates the references of a request with these files.
+    pub(super) fn new(files: Files) -> Self {
+        Self { files, ..Self::default() }
+    }
+
+    /// Returns a context with the files and templates.
+    pub(super) fn context<'a>(&'a self, context: Context<'a>) -> Context<'a> {
+        Context { files: &self.files, templates: &self.templates, ..context }
+    }
+
+    /// Returns whether a request must be parsed on a blocking thread because of its templates.
+    pub(super) fn is_expensive(&self) -> bool {
+        self.permit.is_some()
+    }
+
+    /// Looks up what parsing a request with this number of messages has found missing. Fails if the request was rejected for another reason.
+    pub(super) async fn look_up(
+        &mut self,
+        api: &Api,
+        caller: &Caller,
+        rejection: Rejection,
+        messages: usize,
+    ) -> Result<(), ApiError> {
+        match rejection {
+            Rejection::NeedsBlobs(digests) if self.files.blobs.is_none() => {
+                self.files.blobs = Some(api.acceptor.find_blobs(caller.tenant(), &digests).await?);
+                Ok(())
+            }
+            Rejection::NeedsTemplates(names) if !self.templates.are_loaded() => {
+                self.load_templates(api, caller, names, messages).await
+            }
+            rejection => Err(rejection.into()),
+        }
+    }
+
+    async fn load_templates(
+        &mut self,
+        api: &Api,
+        caller: &Caller,
+        names: Vec<TemplateRef>,
+        messages: usize,
+    ) -> Result<(), ApiError> {
+        // Before the templates of a batch are loaded, because they may take much memory.
+        if messages > 1 {
+            self.permit = Some(api.renders.acquire_many(caller.key_id(), RENDERS_OF_BATCH).await?);
+        }
+        self.templates = api.acceptor.templates().load(caller.tenant(), names).await?;
+        if self.permit.is_none() && !self.templates.are_cheap() {
+            self.permit = Some(api.renders.acquire(caller.key_id()).await?);
+        }
+        Ok(())
+    }
+
+    /// Frees everything, and reserves the memory of what was rendered, to be held until it is stored.
+    pub(super) async fn finish(self, api: &Api, caller: &Caller) -> Result<Option<Reservation>, ApiError> {
+        // The permit bounds the memory of what is rendered until it is reserved.
+        let Self { templates, permit: _permit, .. } = self;
+        match templates.rendered_bytes() {
+            0 => Ok(None),
+            // Boxed, because most requests render nothing.
+            bytes => Box::pin(api.bodies.reserve_rendered(Some(caller.key_id()), bytes)).await,
+        }
+    }
+}

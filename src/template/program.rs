@@ -1,0 +1,314 @@
+//! A compiled template, ready to render.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use crate::domain::fault::{Code, Fault, Faults};
+
+use super::compile::Compiled;
+use super::faults::{Located, Part, fault};
+use super::jinja::effort::{Effort, effort};
+use super::jinja::engine::Failure;
+use super::jinja::{engine, parse};
+use super::limits::{FUEL, MAX_ADDRESS, MAX_OUTPUT, MAX_SUBJECT};
+use super::markup::text::tidy_rendered;
+use super::source::{Syntax, Variable, Warning, WarningCode};
+use super::values::{check_values, engine_value, text, with_defaults};
+use super::{thread, vars};
+
+/// A compiled template, parsed once. `Send`, `Sync`, and shared behind an `Arc`.
+#[derive(Debug)]
+pub struct Program {
+    variables: Vec<Variable>,
+    subject: Option<Template>,
+    html: Option<Template>,
+    text: Option<Template>,
+    is_text_derived: bool,
+    from: Option<Template>,
+    reply_to: Vec<Template>,
+    /// What rendering the bodies takes.
+    effort: Effort,
+}
+
+/// A part of a template.
+#[derive(Debug)]
+enum Template {
+    Jinja(Box<engine::Template>),
+    Vars(vars::Template),
+}
+
+/// The variables of one message, checked, with defaults filled in.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    /// Variables that the template does not declare, with pointers `/variables/NAME`. They are ignored.
+    pub warnings: Vec<Warning>,
+    values: Values,
+    /// The size of the longest text, in bytes.
+    longest: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Values {
+    Jinja(minijinja::Value),
+    Vars(BTreeMap<String, String>),
+}
+
+/// A rendered template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// The subject, without control characters, at most 998 characters.
+    pub subject: Option<String>,
+    /// The HTML body, without NUL.
+    pub html: Option<String>,
+    /// The plain text body, without NUL.
+    pub text: Option<String>,
+    /// The sender, without control characters. Not checked to be an address.
+    pub from: Option<String>,
+    /// Addresses of the `Reply-To` header, without control characters. Not checked to be addresses. Empty ones are left
+    /// out.
+    pub reply_to: Vec<String>,
+    /// The fuel used; each part may use [`FUEL`], and all together twice as much.
+    pub fuel: u64,
+}
+
+/// Fuel of all parts together.
+const TOTAL_FUEL: u64 = 2 * FUEL;
+/// The largest programs that are cheap: statements and expressions, and bytes of text.
+const CHEAP_STEPS: usize = 1_000;
+const CHEAP_TEXT: usize = 128 * 1024;
+
+impl Program {
+    /// Parses a compiled template. Fails only for one that [`compile`](super::compile()) did not return.
+    ///
+    /// Takes up to some milliseconds, on a thread of its own: call it on a blocking thread, and keep the result in a
+    /// [`ProgramCache`](super::ProgramCache).
+    pub fn new(compiled: &Compiled) -> Result<Self, Vec<Fault>> {
+        thread::run(|| Self::parse(compiled)).map_err(|fault| vec![fault])?
+    }
+
+    fn parse(compiled: &Compiled) -> Result<Self, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let mut template = |part: Part, source: Option<&String>| {
+            let parsed = Template::new(compiled.syntax, source?, part == Part::Html);
+            parsed.map_err(|located| faults.push(fault(part.pointer(), located.code, located.message))).ok()
+        };
+        let subject = template(Part::Subject, compiled.subject.as_ref());
+        let html = template(Part::Html, compiled.html.as_ref());
+        let text = template(Part::Text, compiled.text.as_ref());
+        let from = template(Part::From, compiled.from.as_ref());
+        let addresses = compiled.reply_to.iter().enumerate();
+        let reply_to = addresses.filter_map(|(index, source)| template(Part::ReplyTo(index), Some(source))).collect();
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let variables = compiled.variables.clone();
+        let bodies = [&compiled.html, &compiled.text].into_iter().flatten().map(|source| match compiled.syntax {
+            Syntax::Jinja => parse(source).map(|tree| effort(&tree, &variables)),
+            Syntax::Vars => vars::Template::new(source, true).map(|template| vars_effort(&template)),
+        });
+        let bodies: Vec<Effort> = bodies.filter_map(Result::ok).collect();
+        let effort = Effort {
+            is_total: bodies.iter().all(|body| body.is_total),
+            is_linear: bodies.iter().all(|body| body.is_linear),
+            steps: bodies.iter().map(|body| body.steps).sum(),
+            prints: bodies.iter().map(|body| body.prints).sum(),
+            text: bodies.iter().map(|body| body.text).sum(),
+        };
+        let is_text_derived = compiled.is_text_derived;
+        Ok(Self { variables, subject, html, text, is_text_derived, from, reply_to, effort })
+    }
+
+    /// Returns the declared variables.
+    pub fn variables(&self) -> &[Variable] {
+        &self.variables
+    }
+
+    /// Returns whether the template has a subject, so that a message may leave it out.
+    pub fn has_subject(&self) -> bool {
+        self.subject.is_some()
+    }
+
+    /// Returns whether the template has a sender, so that a message may leave it out.
+    pub fn has_from(&self) -> bool {
+        self.from.is_some()
+    }
+
+    /// Checks the variables of a message: required ones, types, lengths and total size. Returns all faults at once, with
+    /// pointers `/variables/NAME`, which the caller prefixes with `/template`. Takes microseconds.
+    pub fn check(&self, variables: &Map<String, Value>) -> Result<Checked, Vec<Fault>> {
+        let mut faults = Faults::default();
+        let unknown = check_values(&self.variables, variables, &mut faults);
+        if !faults.is_empty() {
+            return Err(faults.into_vec());
+        }
+        let warnings = unknown.into_iter().take(Faults::LIMIT).map(|key| Warning {
+            code: WarningCode::UnknownVariable,
+            pointer: format!("/variables/{}", key.replace('~', "~0").replace('/', "~1")),
+            message: format!("The template does not declare the variable `{key}`, and ignores it."),
+        });
+        let values = with_defaults(&self.variables, variables);
+        let longest = values.values().map(|value| value.as_str().map_or(64, str::len)).max().unwrap_or_default();
+        let is_vars = [&self.html, &self.text, &self.subject].into_iter().flatten().any(Template::is_vars);
+        let values = if is_vars {
+            Values::Vars(values.into_iter().map(|(key, value)| (key.to_owned(), text(value))).collect())
+        } else {
+            Values::Jinja(minijinja::Value::from_pairs(
+                values.into_iter().map(|(key, value)| (key, engine_value(value))),
+            ))
+        };
+        Ok(Checked { warnings: warnings.collect(), values, longest })
+    }
+
+    /// Renders a message. The same input always gives the same result.
+    ///
+    /// Fails if the fuel or the output limits do not suffice, if a filter does not apply to a value or an attribute is
+    /// missing, or if the subject or an address has a control character. The fault's pointer is empty (the caller prefixes
+    /// it with `/template`); its message names the part and the tag.
+    ///
+    /// Takes microseconds for ordinary templates and at most about 100 ms: call it on a blocking thread, unless
+    /// [`is_cheap`](Self::is_cheap).
+    pub fn render(&self, variables: &Checked) -> Result<Rendered, Fault> {
+        let mut fuel = 0;
+        let html = render_body(Part::Html, self.html.as_ref(), variables, &mut fuel)?;
+        let text = render_body(Part::Text, self.text.as_ref(), variables, &mut fuel)?;
+        let (subject, from, reply_to) = self.lines(variables, &mut fuel)?;
+        let text = text.map(|text| if self.is_text_derived { tidy_rendered(&text) } else { text });
+        Ok(Rendered { subject, html, text, from, reply_to, fuel })
+    }
+
+    /// Checks that [`render`](Self::render) will succeed, and renders only what could fail: for most templates the subject
+    /// and the sender. For the recipients of a bulk, which are rendered later.
+    pub fn verify(&self, variables: &Checked) -> Result<(), Fault> {
+        let mut fuel = 0;
+        if !self.cannot_fail(variables) {
+            render_body(Part::Html, self.html.as_ref(), variables, &mut fuel)?;
+            render_body(Part::Text, self.text.as_ref(), variables, &mut fuel)?;
+        }
+        self.lines(variables, &mut fuel).map(drop)
+    }
+
+    /// Returns whether the bodies can be rendered, because nothing in them fails and they cannot become too large.
+    fn cannot_fail(&self, variables: &Checked) -> bool {
+        // Escaping makes a text at most six times as long.
+        let size =
+            self.effort.prints.saturating_mul(variables.longest).saturating_mul(6).saturating_add(self.effort.text);
+        let fuel = self.effort.steps.saturating_mul(4).saturating_add(size / 16);
+        self.effort.is_total && size <= MAX_OUTPUT && fuel as u64 <= FUEL
+    }
+
+    /// Returns whether rendering takes less than about a millisecond whatever the variables, so that it may run on an
+    /// asynchronous thread: a short template without loops, macros and expensive filters.
+    pub fn is_cheap(&self) -> bool {
+        let Effort { is_total, is_linear, steps, text, .. } = self.effort;
+        is_total && is_linear && steps <= CHEAP_STEPS && text <= CHEAP_TEXT
+    }
+
+    /// Returns about how much memory the program takes, in bytes.
+    pub fn bytes(&self) -> usize {
+        let parts = [&self.subject, &self.html, &self.text, &self.from].into_iter().flatten().chain(&self.reply_to);
+        let variables = self.variables.len() * 256;
+        1024 + variables + parts.map(Template::bytes).sum::<usize>()
+    }
+
+    /// Renders the subject, the sender and the addresses for replies.
+    #[expect(clippy::type_complexity, reason = "three parts of a message")]
+    fn lines(
+        &self,
+        variables: &Checked,
+        fuel: &mut u64,
+    ) -> Result<(Option<String>, Option<String>, Vec<String>), Fault> {
+        let mut line = |part: Part, template: &Template| render_line(part, template, variables, fuel);
+        let subject = self.subject.as_ref().map(|template| line(Part::Subject, template)).transpose()?;
+        let from = self.from.as_ref().map(|template| line(Part::From, template)).transpose()?;
+        let addresses = self.reply_to.iter().enumerate();
+        let reply_to: Result<Vec<String>, Fault> =
+            addresses.map(|(index, template)| line(Part::ReplyTo(index), template)).collect();
+        let reply_to = reply_to?.into_iter().filter(|address| !address.is_empty()).collect();
+        Ok((subject, from, reply_to))
+    }
+}
+
+impl Template {
+    fn new(syntax: Syntax, source: &str, escapes: bool) -> Result<Self, Located> {
+        match syntax {
+            Syntax::Jinja => engine::Template::new(source, escapes).map(|template| Self::Jinja(Box::new(template))),
+            Syntax::Vars => vars::Template::new(source, escapes).map(Self::Vars),
+        }
+    }
+
+    fn is_vars(&self) -> bool {
+        matches!(self, Self::Vars(_))
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Jinja(template) => template.bytes(),
+            Self::Vars(template) => template.bytes(),
+        }
+    }
+
+    fn render(&self, variables: &Checked, limit: usize) -> Result<(String, u64), Failure> {
+        match (self, &variables.values) {
+            (Self::Jinja(template), Values::Jinja(values)) => template.render(values, limit),
+            (Self::Vars(template), Values::Vars(values)) => template.render(values, limit),
+            _ => Err(Failure {
+                code: Code::RenderFailed,
+                message: "the variables were checked for another template".into(),
+            }),
+        }
+    }
+}
+
+fn vars_effort(template: &vars::Template) -> Effort {
+    let (prints, text) = template.size();
+    Effort { is_total: true, is_linear: true, steps: prints, prints, text }
+}
+
+fn render_part(
+    part: Part,
+    template: &Template,
+    variables: &Checked,
+    limit: usize,
+    fuel: &mut u64,
+) -> Result<String, Fault> {
+    let failed = |failure: Failure| fault("", failure.code, format!("`{}`: {}", part.name(), failure.message));
+    let (text, used) = template.render(variables, limit).map_err(failed)?;
+    *fuel += used;
+    if *fuel > TOTAL_FUEL {
+        let message = "all parts of the template together take more work than allowed".to_owned();
+        return Err(failed(Failure { code: Code::TooExpensive, message }));
+    }
+    Ok(text)
+}
+
+fn render_body(
+    part: Part,
+    template: Option<&Template>,
+    variables: &Checked,
+    fuel: &mut u64,
+) -> Result<Option<String>, Fault> {
+    let Some(template) = template else { return Ok(None) };
+    let text = render_part(part, template, variables, MAX_OUTPUT, fuel)?;
+    if memchr::memchr(0, text.as_bytes()).is_some() {
+        let message = format!("`{}`: the result must not contain NUL (U+0000)", part.name());
+        return Err(fault("", Code::ControlCharacter, message));
+    }
+    Ok(Some(text))
+}
+
+/// Renders a part that becomes a header field: nothing in it may start another field.
+fn render_line(part: Part, template: &Template, variables: &Checked, fuel: &mut u64) -> Result<String, Fault> {
+    let max = if part == Part::Subject { MAX_SUBJECT } else { MAX_ADDRESS };
+    let text = render_part(part, template, variables, 4 * max, fuel)?;
+    let refused = |code, problem: String| Err(fault("", code, format!("`{}`: {problem}", part.name())));
+    if let Some(control) = text.chars().find(|c| c.is_control()) {
+        let problem = format!("the result must not contain the control character U+{:04X}", u32::from(control));
+        return refused(Code::ControlCharacter, problem);
+    }
+    let length = text.chars().count();
+    if length > max {
+        return refused(Code::TooLong, format!("the result has at most {max} characters, but this has {length}"));
+    }
+    Ok(text.trim().to_owned())
+}
