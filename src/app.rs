@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accept::bulk::expander::Expander;
 use crate::accept::request::Limits;
 use crate::accept::{Acceptor, WakeNotifier};
 use crate::clock::SharedClock;
@@ -33,6 +34,7 @@ use crate::dev::inbox::Inbox;
 use crate::group_commit::{self, GroupCommit, Outcomes};
 pub use crate::http::Server;
 use crate::http::{self, Api};
+use crate::rendering::Renderer;
 use crate::smtp;
 use crate::webhook::Poster;
 use crate::worker::{self, Worker};
@@ -113,10 +115,14 @@ impl App {
         let stop = CancellationToken::new();
         tokio::spawn(stop.clone().run_until_cancelled_owned(create_partitions_periodically(db.clone(), clock.clone())));
         let (outcomes, pending) = group_commit::outcomes();
+        let renderer = Arc::new(Renderer::default());
         let worker = match worker_db {
             None => None,
             // Boxed, because the future is large.
-            Some(worker_db) => Some(Box::pin(worker(config, worker_db, clock.clone(), wake.clone(), outcomes)).await?),
+            Some(worker_db) => {
+                let worker = worker(config, worker_db, clock.clone(), wake.clone(), outcomes, renderer.clone());
+                Some(Box::pin(worker).await?)
+            }
         };
         let notifier = listeners.as_ref().map(|_| WakeNotifier::start(db.clone(), wake.clone(), &accepting));
         let signals = notifier.as_ref().map_or_else(Vec::new, WakeNotifier::signals);
@@ -134,8 +140,11 @@ impl App {
                 inbound = InboundServer::start(config, feedback.clone()).await?;
                 let table = routes::table(config);
                 let acceptor = Acceptor::new(db.clone(), clock.clone(), table, group_commit, notifier, &accepting);
-                let settings = api_settings(config, &db, &clock)?;
-                let api = Api::new(db.clone(), clock, Arc::new(acceptor), feedback, settings, stop.clone());
+                let acceptor = Arc::new(acceptor);
+                let expander = Expander::new(acceptor.clone(), renderer.clone(), clock.clone());
+                accepting.spawn(expander.run(stop.clone()));
+                let settings = api_settings(config, &db, &clock, renderer)?;
+                let api = Api::new(db.clone(), clock, acceptor, feedback, settings, stop.clone());
                 let public = public.map(|listener| Server::start(listener, http::public(api.clone()), limits.public));
                 (Some(Server::start(listener, http::router(api, inbox), limits.api)?), public.transpose()?)
             }
@@ -293,7 +302,7 @@ fn open(config: &Config, is_service: bool) -> anyhow::Result<Db> {
 /// Registers a worker in a process without an API. The worker does not run yet.
 pub async fn build_worker(config: &Config, db: Db, clock: SharedClock, wake: Arc<Notify>) -> anyhow::Result<Worker> {
     let (outcomes, pending) = group_commit::outcomes();
-    let worker = worker(config, db.clone(), clock.clone(), wake, outcomes).await?;
+    let worker = worker(config, db.clone(), clock.clone(), wake, outcomes, Arc::default()).await?;
     // The writers run until the worker is dropped.
     drop(GroupCommit::start(&db, &clock, Vec::new(), Some(worker.local(pending))));
     Ok(worker)
@@ -305,6 +314,7 @@ async fn worker(
     clock: SharedClock,
     wake: Arc<Notify>,
     outcomes: Arc<Outcomes>,
+    renderer: Arc<Renderer>,
 ) -> anyhow::Result<Worker> {
     let delivery = &config.delivery;
     let settings = worker::Settings {
@@ -328,6 +338,7 @@ async fn worker(
         senders: domains::senders(config, db.clone(), clock.clone()),
         dns: domains::uncached_resolver(config)?,
         outcomes,
+        renderer,
     };
     Ok(Worker::start(db, clock, dependencies, settings, wake).await?)
 }
@@ -371,7 +382,12 @@ fn hostname(config: &Config) -> String {
     config.hostname.clone().unwrap_or_else(machine_name)
 }
 
-fn api_settings(config: &Config, db: &Db, clock: &SharedClock) -> anyhow::Result<http::Settings> {
+fn api_settings(
+    config: &Config,
+    db: &Db,
+    clock: &SharedClock,
+    renderer: Arc<Renderer>,
+) -> anyhow::Result<http::Settings> {
     Ok(http::Settings {
         max_body: u64::from(config.accept.max_body_mib) << 20,
         max_inbound: config.inbound.max_message(),
@@ -387,6 +403,7 @@ fn api_settings(config: &Config, db: &Db, clock: &SharedClock) -> anyhow::Result
         check_target: webhooks::target_check(config)?,
         domains: domains::settings(config, db, clock)?,
         links: config.unsubscribe_links(),
+        renderer,
     })
 }
 

@@ -42,6 +42,7 @@ pub mod http;
 pub mod http_client;
 pub mod limiter;
 pub mod mail;
+pub mod rendering;
 pub mod smtp;
 pub mod telemetry;
 pub mod template;

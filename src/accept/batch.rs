@@ -167,7 +167,7 @@ impl Acceptor {
             let batch = self.prepare(tenant, new, call_key).await?;
             match self.group_commit.accept_batch(batch).await.map_err(AcceptError::Db)? {
                 BatchCommitted::Inserted(committed) => results = committed,
-                BatchCommitted::KeyUsed => return self.key_used(tenant, owner, key).await,
+                BatchCommitted::NotInserted => return self.key_used(tenant, owner, key).await,
             }
         }
         let mut suppressed = results.into_iter().filter_map(|result| match result {
@@ -211,7 +211,7 @@ impl Acceptor {
             idempotency,
             direct_consumer: None,
         };
-        Ok(BatchInsert { messages: inserts.map(insert).collect(), call })
+        Ok(BatchInsert { messages: inserts.map(insert).collect(), call, bulk: None })
     }
 
     /// Returns the result of a call that was not committed because a concurrent request of another replica used one of

@@ -7,6 +7,7 @@
 
 pub mod batch;
 mod blobs;
+pub mod bulk;
 pub mod csv_cell;
 pub mod import;
 mod lanes;
@@ -21,6 +22,7 @@ mod wake_notifier;
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::SharedClock;
@@ -50,6 +52,9 @@ pub enum AcceptError {
     /// A request with this key is in progress.
     #[error("a request with this Idempotency-Key is still in progress")]
     KeyInFlight,
+    /// The template was deleted while the request was processed.
+    #[error("the template was deleted")]
+    TemplateDeleted,
     /// The database failed.
     #[error(transparent)]
     Db(Arc<DbError>),
@@ -84,6 +89,8 @@ pub struct Acceptor {
     templates: TemplateStore,
     reserved_keys: ReservedKeys,
     wake: WakeNotifier,
+    /// Notifies the expander of this process of a new bulk.
+    bulk_wake: Notify,
 }
 
 impl Acceptor {
@@ -105,6 +112,7 @@ impl Acceptor {
             reserved_keys: ReservedKeys::default(),
             db,
             wake,
+            bulk_wake: Notify::new(),
         }
     }
 
@@ -126,6 +134,11 @@ impl Acceptor {
     /// Returns the templates.
     pub fn templates(&self) -> &TemplateStore {
         &self.templates
+    }
+
+    /// Makes the expander of this process look for a bulk to work on at once.
+    pub fn wake_expander(&self) {
+        self.bulk_wake.notify_one();
     }
 
     /// Notifies workers, in this and in other processes, that messages have become due.

@@ -82,6 +82,7 @@ async fn create_template(db: &Db, options: &Options) -> Result<Template, BenchEr
     partitions::ensure(db, now).await.doing(doing)?;
     let stream = match options.backlog_kind {
         Backlog::Paused => STREAM,
+        Backlog::Scheduled if options.bulk.is_some() => "bulk",
         Backlog::Scheduled => "transactional",
         Backlog::Due => "bulk",
     };
@@ -170,6 +171,7 @@ impl Template {
             ignore_suppression: false,
             message_id: None,
             in_reply_to: None,
+            bulk: None,
             template: None,
             warnings: Vec::new(),
         };

@@ -59,7 +59,7 @@ struct Shared {
     end: u64,
     first: u64,
     /// Messages per request.
-    batch: u64,
+    messages_per_request: u64,
     started: Uptime,
     duration: Option<Duration>,
     rate: Option<f64>,
@@ -77,7 +77,7 @@ impl Load {
             next: AtomicU64::new(first),
             end: first + options.max_messages(),
             first,
-            batch: options.messages_per_request(),
+            messages_per_request: options.messages_per_request(),
             started: Uptime::now(),
             duration: options.duration,
             rate: options.rate.map(f64::from),
@@ -89,7 +89,7 @@ impl Load {
             .iter()
             .cycle()
             .take(options.connections.into())
-            .map(|api| (*api, Request::new(options, options.batch, &api.to_string(), key)))
+            .map(|api| (*api, Request::new(options, options.form(), &api.to_string(), key)))
             .collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.doing("create a runtime")?;
@@ -178,7 +178,7 @@ impl Shared {
         if self.duration.is_some_and(|duration| self.started.elapsed() >= duration) {
             return None;
         }
-        let number = self.next.fetch_add(self.batch, Ordering::Relaxed);
+        let number = self.next.fetch_add(self.messages_per_request, Ordering::Relaxed);
         if number >= self.end {
             return None;
         }
@@ -191,12 +191,12 @@ impl Shared {
     }
 
     fn accept(&self, first: u64, time: Duration) {
-        self.accepted.fetch_add(self.batch, Ordering::Relaxed);
+        self.accepted.fetch_add(self.messages_per_request, Ordering::Relaxed);
         self.record(|result| {
-            for number in first..first + self.batch {
+            for number in first..first + self.messages_per_request {
                 result.accepted.add(number);
             }
-            result.count += self.batch;
+            result.count += self.messages_per_request;
             result.latency.add(time);
             result.last = Uptime::now().since_boot();
         });

@@ -1,8 +1,10 @@
 //! The requests: one is built per connection, and each message's number is written over that of the last. Also parses
-//! the numbers for the sink. With `--batch`, the messages of a request have successive numbers.
+//! the numbers for the sink. With `--batch` and `--bulk`, the messages of a request have successive numbers.
 //!
 //! A message's number is in the header `X-Bench-Id` and in the address of each of its recipients,
-//! `nNUMBER.POSITION@dDOMAIN.bench.test`, so that the sink can check that each recipient gets its own message.
+//! `nNUMBER.POSITION@dDOMAIN.bench.test`, so that the sink can check that each recipient gets its own message. The
+//! messages of a bulk share their custom headers, so the number in the header `To` takes the place of `X-Bench-Id`. With
+//! `--template`, the number is a variable too, and part of the rendered subject.
 
 use std::sync::Arc;
 
@@ -10,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use memchr::memmem;
 
-use super::options::Options;
+use super::options::{Form, Options};
 
 /// The sender's domain.
 pub(super) const SENDER_DOMAIN: &str = "sender.bench.test";
@@ -18,6 +20,8 @@ pub(super) const SENDER_DOMAIN: &str = "sender.bench.test";
 pub(super) const RECIPIENTS: &str = "bench.test";
 /// The header with the message's number.
 pub(super) const HEADER: &str = "X-Bench-Id";
+/// The alias of the template.
+pub(super) const TEMPLATE: &str = "bench";
 
 /// Digits of a message's number.
 const DIGITS: usize = 10;
@@ -25,10 +29,13 @@ const DIGITS: usize = 10;
 const NUMBER: &str = "@@NUMBER@@";
 const DOMAIN: &str = "@@DOM@";
 const FILE: &str = "@@FILE_START@@@@";
+/// The variable of the template that is the same in all messages.
+const ITEMS: &str =
+    r#""items":[{"title":"Tea","price":"4.20"},{"title":"Coffee","price":"6.50"},{"title":"Cups","price":"19"}]"#;
 /// The part of a request after its last number is shared if it is larger than this; otherwise one write is cheaper.
 const SHARED_FROM: usize = 16 << 10;
 
-/// A request for a message, or for a batch of messages.
+/// A request for a message, a batch or a bulk.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     /// The part that differs between requests.
@@ -48,12 +55,13 @@ struct Places {
 }
 
 impl Request {
-    /// Builds the request, for an API at `host` and with this key. `batch` is the number of messages of a batch.
-    pub(super) fn new(options: &Options, batch: Option<u16>, host: &str, key: &str) -> Self {
-        let (message, count) = (message(options), batch.map_or(1, usize::from));
-        let (path, body) = match batch {
-            Some(_) => ("/v1/messages/batch", format!("[{}]", vec![message; count].join(","))),
-            None => ("/v1/messages", message),
+    /// Builds a request of this form, for an API at `host` and with this key.
+    pub(super) fn new(options: &Options, form: Form, host: &str, key: &str) -> Self {
+        let count = usize::from(form.messages());
+        let (path, body) = match form {
+            Form::Single => ("/v1/messages", message(options)),
+            Form::Batch(_) => ("/v1/messages/batch", format!("[{}]", vec![message(options); count].join(","))),
+            Form::Bulk(_) => ("/v1/messages/bulk", bulk(options, count)),
         };
         let head = format!(
             "POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\n\
@@ -63,7 +71,7 @@ impl Request {
         let mut own = [head, body].concat().into_bytes();
         let all = |mark: &str| memmem::find_iter(&own, mark).collect::<Vec<_>>();
         let (numbers, domains, files) = (all(NUMBER), all(DOMAIN), all(FILE));
-        // All messages are the same here, so each has the same number of marks.
+        // All messages are the same here, so each has the same number of marks; a bulk has one file.
         let part = |marks: &[usize], n: usize| marks.chunks(marks.len() / count).nth(n).unwrap_or_default().to_vec();
         let places = |n| Places { numbers: part(&numbers, n), domains: part(&domains, n), file: files.get(n).copied() };
         let messages = (0..count).map(places).collect();
@@ -82,8 +90,8 @@ impl Request {
         request
     }
 
-    /// Returns the request for the message with this number, or for a batch that starts with it, in two parts, which
-    /// are sent one after the other.
+    /// Returns the request for the message with this number, or for a batch or bulk that starts with it, in two parts,
+    /// which are sent one after the other.
     pub(super) fn starting_at(&mut self, first: u64) -> (&[u8], &[u8]) {
         for (number, Places { numbers, domains, file }) in (first..).zip(&self.messages) {
             let digits = format!("{number:010}");
@@ -116,24 +124,52 @@ fn file_start(number: u64) -> String {
 
 /// Returns the JSON of a message, with the attachment last.
 fn message(options: &Options) -> String {
-    let to: Vec<String> =
-        (0..options.recipients).map(|position| format!("\"n{NUMBER}.{position:03}@{DOMAIN}.{RECIPIENTS}\"")).collect();
-    let mut body = format!(
-        "{{\"from\":\"Bench <bench@{SENDER_DOMAIN}>\",\"to\":[{}],\"subject\":\"Bench {NUMBER}\",\
-         \"headers\":{{\"{HEADER}\":\"{NUMBER}\"}},\"text\":\"{}\"",
+    let to: Vec<String> = (0..options.recipients).map(|position| format!("\"{}\"", address(position))).collect();
+    let variables = format!("{},{ITEMS}", own_variables());
+    format!(
+        "{{\"to\":[{}],\"headers\":{{\"{HEADER}\":\"{NUMBER}\"}},{}}}",
         to.join(","),
-        text(options.size as usize).replace('\n', "\\n")
-    );
+        content(options, &format!("Bench {NUMBER}"), &variables)
+    )
+}
+
+/// Returns the JSON of a bulk to this many recipients, with the recipients first and the attachment last.
+fn bulk(options: &Options, count: usize) -> String {
+    let variables = if options.template { format!(",\"variables\":{{{}}}", own_variables()) } else { String::new() };
+    let recipient = format!("{{\"to\":\"{}\"{variables}}}", address(0));
+    let recipients = vec![recipient; count].join(",");
+    format!("{{\"recipients\":[{recipients}],{}}}", content(options, "Bench", ITEMS))
+}
+
+/// Returns the address of the recipient at this position.
+fn address(position: u16) -> String {
+    format!("n{NUMBER}.{position:03}@{DOMAIN}.{RECIPIENTS}")
+}
+
+/// Returns the variables that differ between messages, as entries of a JSON object.
+fn own_variables() -> String {
+    format!("\"name\":\"Ann {NUMBER}\",\"number\":\"{NUMBER}\"")
+}
+
+/// Returns the sender and the content as entries of a JSON object, with the attachment last: the template with these
+/// variables, or this subject and a text.
+fn content(options: &Options, subject: &str, variables: &str) -> String {
+    let body = if options.template {
+        format!("\"template\":{{\"id\":\"{TEMPLATE}\",\"variables\":{{{variables}}}}}")
+    } else {
+        let text = text(options.size as usize).replace('\n', "\\n");
+        format!("\"subject\":\"{subject}\",\"text\":\"{text}\"")
+    };
+    let mut fields = format!("\"from\":\"Bench <bench@{SENDER_DOMAIN}>\",{body}");
     if options.attachment > 0 {
         let start = FILE.len() / 4 * 3;
         let rest = noise((options.attachment as usize).saturating_sub(start));
-        body.push_str(",\"attachments\":[{\"filename\":\"bench.bin\",\"content\":\"");
-        body.push_str(FILE);
-        body.push_str(&STANDARD.encode(rest));
-        body.push_str("\"}]");
+        fields.push_str(",\"attachments\":[{\"filename\":\"bench.bin\",\"content\":\"");
+        fields.push_str(FILE);
+        fields.push_str(&STANDARD.encode(rest));
+        fields.push_str("\"}]");
     }
-    body.push('}');
-    body
+    fields
 }
 
 /// Returns text of this size in bytes, in lines of words, which compresses about as well as email.
@@ -204,9 +240,25 @@ pub(super) fn backlog_local_part(number: u64) -> String {
     format!("w{number:010}")
 }
 
-/// Returns the number in a message's header, given the beginning of the message.
+/// Returns the number in a message's header, given the beginning of the message. Without `X-Bench-Id`, it is that of
+/// the recipient in `To`.
 pub(super) fn number(head: &[u8]) -> Option<u64> {
-    let at = memmem::find(head, HEADER.as_bytes())? + HEADER.len() + 2;
+    match memmem::find(head, HEADER.as_bytes()) {
+        Some(at) => number_at(head, at + HEADER.len() + 2),
+        None => number_after(head, b"\nTo: n"),
+    }
+}
+
+/// Returns the number in a message's subject, given the beginning of the message.
+pub(super) fn subject_number(head: &[u8]) -> Option<u64> {
+    number_after(head, b"\nSubject: Bench ")
+}
+
+fn number_after(head: &[u8], mark: &[u8]) -> Option<u64> {
+    number_at(head, memmem::find(head, mark)? + mark.len())
+}
+
+fn number_at(head: &[u8], at: usize) -> Option<u64> {
     digits_of(head.get(at..at + DIGITS)?)
 }
 
@@ -230,7 +282,7 @@ mod tests {
     fn request(line: &str) -> Request {
         let words = std::iter::once("bench").chain(line.split_whitespace());
         let options = Line::try_parse_from(words).unwrap().options;
-        Request::new(&options, options.batch, "127.0.0.1:1", "pr_key")
+        Request::new(&options, options.form(), "127.0.0.1:1", "pr_key")
     }
 
     /// The JSON of a request.
@@ -279,6 +331,40 @@ mod tests {
     }
 
     #[test]
+    fn each_recipient_of_a_bulk_has_its_own_number() {
+        let mut request = request("--bulk 3 --domains 2 --size 3000 --attachment 50000 --same-attachment");
+        assert!(request.shared.len() > SHARED_FROM);
+        let mut files = Vec::new();
+        for first in [0, 7] {
+            let bulk = sent(&mut request, first);
+            let recipients = bulk["recipients"].as_array().unwrap();
+            let to: Vec<&str> = recipients.iter().map(|recipient| recipient["to"].as_str().unwrap()).collect();
+            let expected = [0, 1, 2].map(|n| format!("n{:010}.000@d{:05}.bench.test", first + n, (first + n) % 2));
+            assert_eq!(to, expected);
+            assert_eq!((bulk["text"].as_str().unwrap().len(), &bulk["headers"]), (3_000, &Value::Null));
+            files.push(file(&bulk));
+        }
+        assert_eq!(files[0], files[1]);
+    }
+
+    #[test]
+    fn each_message_with_a_template_has_its_own_variables() {
+        let message = sent(&mut request("--template --recipients 2"), 5);
+        assert_eq!((&message["subject"], &message["text"]), (&Value::Null, &Value::Null));
+        assert_eq!((&message["template"]["id"], &message["headers"][HEADER]), (&"bench".into(), &"0000000005".into()));
+        let variables = &message["template"]["variables"];
+        assert_eq!((&variables["number"], &variables["name"]), (&"0000000005".into(), &"Ann 0000000005".into()));
+        assert_eq!(variables["items"][2]["title"], "Cups");
+
+        let batch = sent(&mut request("--template --batch 2"), 5);
+        assert_eq!(batch[1]["template"]["variables"]["number"], "0000000006");
+        let bulk = sent(&mut request("--template --bulk 2"), 5);
+        assert_eq!(bulk["recipients"][1]["variables"]["number"], "0000000006");
+        let common = bulk["template"]["variables"].as_object().unwrap();
+        assert_eq!(common.keys().collect::<Vec<_>>(), ["items"]);
+    }
+
+    #[test]
     fn numbers_in_requests_are_parsed() {
         let mut request = request("--recipients 3");
         let message = sent(&mut request, 42);
@@ -290,5 +376,14 @@ mod tests {
         }
         assert_eq!(number(b"Subject: x\r\nX-Bench-Id: 0000000042\r\n"), Some(42));
         assert_eq!(number(b"X-Bench-Id: 42"), None);
+    }
+
+    #[test]
+    fn number_of_a_message_of_a_bulk_is_parsed() {
+        let head = b"Subject: x\r\nTo: n0000000042.000@d00000.bench.test\r\nSubject: Bench 0000000043\r\n";
+        assert_eq!((number(head), subject_number(head)), (Some(42), Some(43)));
+        assert_eq!(number(b"Date: x\r\nTo: w0000000042@d00000.bench.test\r\n"), None);
+        // The header takes precedence, even if it is not valid.
+        assert_eq!(number(b"X-Bench-Id: 4\r\nTo: n0000000042.000@d00000.bench.test\r\n"), None);
     }
 }

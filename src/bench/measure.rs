@@ -1,5 +1,6 @@
 //! The measurement: a few messages one at a time while the service is idle, then the load, until all messages have
-//! arrived and all outcomes are recorded.
+//! arrived and all outcomes are recorded. The messages of a bulk are created after the 202, so the queue may be empty
+//! for a moment before the end.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::http::Connection;
 use super::load::{Load, LoadResult};
 use super::machine::Machine;
 use super::mail::Request;
-use super::options::Options;
+use super::options::{Form, Options};
 use super::progress::{Progress, Second};
 use super::report::Report;
 use super::seen::NumberSet;
@@ -18,7 +19,7 @@ use super::sink::Count;
 use super::stage::{IDLE_MESSAGES, Stage, is_idle};
 use super::{BenchError, cpu, progress};
 use crate::clock::{Clock as _, SystemClock, Uptime};
-use crate::db::bench::{Server, is_settled, open_transaction, server};
+use crate::db::bench::{Server, bulks_are_expanded, is_settled, open_transaction, server};
 use crate::domain::id::MessageId;
 
 /// Poll interval of the counts.
@@ -82,7 +83,7 @@ pub(super) async fn measure(options: &Options, stage: &mut Stage) -> Result<Repo
         let why = result.first_error.unwrap_or_else(|| "the time was too short".to_owned());
         return BenchError::refused(format!("nothing was accepted: {why}"), None);
     }
-    let settled = options.accept_only || until_settled(options, stage, since).await?;
+    let settled = until_settled(options, stage, since).await?;
     let ended = Uptime::now().since_boot();
     let mut after = Sample::take(stage).await?;
     let mut seen = None;
@@ -108,7 +109,7 @@ async fn idle(options: &Options, stage: &mut Stage) -> Result<Vec<Duration>, Ben
     progress::step("sending single messages while the service is idle");
     let doing = "send a message";
     let mut connection = Connection::open(service.api).await.doing(doing)?;
-    let mut request = Request::new(options, None, &service.api.to_string(), &stage.key);
+    let mut request = Request::new(options, Form::Single, &service.api.to_string(), &stage.key);
     let mut waits = Vec::new();
     for number in 0..IDLE_MESSAGES {
         let status = connection.exchange(request.starting_at(number)).await.doing(doing)?;
@@ -157,18 +158,29 @@ async fn until_arrived(
     }
 }
 
-/// Waits until every outcome is recorded. Returns whether they were within the time limit.
+/// Waits until every outcome is recorded; with `--accept-only`, until the messages of all bulks are created. Returns
+/// whether this was within the time limit.
 async fn until_settled(options: &Options, stage: &Stage, since: MessageId) -> Result<bool, BenchError> {
     // An external relay may need longer; with the bench's sink, all messages have arrived by now.
     let limit = if stage.sink.is_some() { SETTLE_TIMEOUT } else { Duration::from_mins(10).max(options.patience) };
     let started = Uptime::now();
     while started.elapsed() < limit {
-        if is_settled(&stage.db, since).await.doing("query the database")? {
+        if settled(options, stage, since).await? {
             return Ok(true);
         }
         tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(false)
+}
+
+/// Returns whether `until_settled` has nothing left to wait for.
+async fn settled(options: &Options, stage: &Stage, since: MessageId) -> Result<bool, BenchError> {
+    let doing = "query the database";
+    // In this order: a recipient that becomes a message between the two queries is found by the second one.
+    if options.bulk.is_some() && !bulks_are_expanded(&stage.db, since).await.doing(doing)? {
+        return Ok(false);
+    }
+    Ok(options.accept_only || is_settled(&stage.db, since).await.doing(doing)?)
 }
 
 /// Resident memory of the largest process of the service in MiB: the maximum so far, and the current value.

@@ -8,14 +8,15 @@
 //! Guarantees:
 //! - the service has no special mode: events, statuses, leases and lanes are the same as in production;
 //! - `lost` and `duplicates` are counted: every message has its number in a header and in its recipients' addresses,
-//!   the sink records both, and the bench compares them with the messages that were answered 202;
+//!   the sink compares both (with a template, also the rendered subject), and the bench compares what has arrived with
+//!   the messages that were answered 202;
 //! - CPU is measured separately for the service, Postgres with all its backends, the sink, and the generator (this
 //!   process);
 //! - however the bench ends, no process that it started outlives it, and its directory is removed;
 //! - it never sends messages that others queued: it refuses to run on a database in which such messages wait.
 //!
-//! In the order of a run: `options`, `stage` (with `process`), `backlog`, `mail` and `http` (the requests),
-//! `load`, `measure` (with `cpu`, `histogram`, `seen`, `progress`), `report`, `machine`.
+//! In the order of a run: `options`, `stage` (with `process`), `backlog`, `dkim`, `template`, `mail` and `http` (the
+//! requests), `load`, `measure` (with `cpu`, `histogram`, `seen`, `progress`), `report`, `machine`.
 
 mod backlog;
 mod cpu;
@@ -35,6 +36,7 @@ mod scratch;
 mod seen;
 pub mod sink;
 mod stage;
+mod template;
 
 pub use error::BenchError;
 pub use options::Options;

@@ -11,6 +11,10 @@ use crate::config;
 
 /// The largest number of messages of one run, and of a backlog.
 const MAX_MESSAGES: u64 = 50_000_000;
+/// The largest `--size` of a template: its HTML may have up to 512 KiB.
+const MAX_TEMPLATE_SIZE: u32 = 500_000;
+/// Bytes of each recipient in the request for a bulk, with its variables, rounded up.
+const RECIPIENT_BYTES: u64 = 150;
 
 /// What to measure, and how.
 #[derive(Debug, Clone, clap::Args, Serialize)]
@@ -36,6 +40,15 @@ pub struct Options {
     /// batches; the times in the results are those of requests, everything else is per message
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub batch: Option<u16>,
+    /// Send bulks to this many recipients (POST /v1/messages/bulk), each of which gets a message of its own. The number
+    /// of messages is rounded up to whole bulks; the times in the results are those of requests, everything else is per
+    /// message
+    #[arg(long, value_name = "N", conflicts_with = "batch", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub bulk: Option<u16>,
+    /// Send with a published template instead of a text: --size is about the size of its HTML, and each message has its
+    /// own variables
+    #[arg(long)]
+    pub template: bool,
     /// HTTP connections, each with one request at a time
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub connections: u16,
@@ -117,15 +130,31 @@ pub enum Backlog {
     Due,
 }
 
+/// The form of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A single message.
+    Single,
+    /// A batch of this many messages.
+    Batch(u16),
+    /// A bulk to this many recipients.
+    Bulk(u16),
+}
+
+impl Form {
+    /// Returns the number of messages of a request.
+    pub(super) fn messages(self) -> u16 {
+        match self {
+            Self::Single => 1,
+            Self::Batch(messages) | Self::Bulk(messages) => messages,
+        }
+    }
+}
+
 impl Options {
     /// Checks combinations of options.
     pub(super) fn check(&self) -> Result<(), BenchError> {
-        // A larger message would be answered 413, because the body is base64.
-        let body = (u64::from(self.attachment) * 4 / 3 + u64::from(self.size)) * self.messages_per_request();
-        if body > 39 << 20 {
-            let options = "--attachment, --size and --batch";
-            return BenchError::refused(format!("{options} together exceed the size of a request (40 MiB)"), None);
-        }
+        self.check_request()?;
         if self.direct && self.backlog > 0 && self.backlog_kind == Backlog::Due && self.domains > 10_000 {
             return BenchError::refused("--backlog-kind due allows up to 10000 domains", None);
         }
@@ -138,15 +167,51 @@ impl Options {
         Ok(())
     }
 
+    /// Checks the options that determine the form and the size of a request.
+    fn check_request(&self) -> Result<(), BenchError> {
+        if self.bulk.is_some() && self.recipients > 1 {
+            let hint = "leave out --recipients, or use --batch";
+            return BenchError::refused("each message of --bulk has one recipient", hint);
+        }
+        if self.bulk.is_some() && self.attachment > 0 && !self.same_attachment {
+            return BenchError::refused("all messages of --bulk have the same attachment", "add --same-attachment");
+        }
+        if self.template && self.size > MAX_TEMPLATE_SIZE {
+            return BenchError::refused(format!("--template allows --size up to {MAX_TEMPLATE_SIZE}"), None);
+        }
+        // A larger request would be answered 413. Attachments are base64; a template is not part of the request.
+        let text = if self.template { 0 } else { u64::from(self.size) };
+        let content = u64::from(self.attachment) * 4 / 3 + text;
+        let (body, options) = match self.form() {
+            Form::Bulk(recipients) => {
+                (content + u64::from(recipients) * RECIPIENT_BYTES, "--attachment, --size and --bulk")
+            }
+            form => (content * u64::from(form.messages()), "--attachment, --size and --batch"),
+        };
+        if body > 39 << 20 {
+            return BenchError::refused(format!("{options} together exceed the size of a request (40 MiB)"), None);
+        }
+        Ok(())
+    }
+
     /// Returns the maximum number of messages that the run may send.
     pub(super) fn max_messages(&self) -> u64 {
         let messages = self.messages.unwrap_or(if self.duration.is_some() { MAX_MESSAGES } else { 50_000 });
         messages.next_multiple_of(self.messages_per_request())
     }
 
+    /// Returns the form of the requests.
+    pub(super) fn form(&self) -> Form {
+        match (self.bulk, self.batch) {
+            (Some(recipients), _) => Form::Bulk(recipients),
+            (None, Some(messages)) => Form::Batch(messages),
+            (None, None) => Form::Single,
+        }
+    }
+
     /// Returns the number of messages of each request.
     pub(super) fn messages_per_request(&self) -> u64 {
-        self.batch.map_or(1, u64::from)
+        self.form().messages().into()
     }
 
     /// Returns whether the bench's sink receives the messages.
@@ -168,4 +233,46 @@ fn seconds<S: serde::Serializer>(time: &Option<Duration>, serializer: S) -> Resu
 
 fn seconds_of<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     time.as_secs().serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn options(line: &str) -> Options {
+        let words = std::iter::once("bench").chain(line.split_whitespace());
+        Line::try_parse_from(words).unwrap().options
+    }
+
+    #[test]
+    fn options_that_contradict_a_bulk_are_refused() {
+        for (line, expected) in [
+            ("--bulk 10 --recipients 2", "one recipient"),
+            ("--bulk 10 --attachment 1", "the same attachment"),
+            ("--bulk 10 --attachment 29000000 --same-attachment --size 4000000", "40 MiB"),
+            ("--template --size 500001", "up to 500000"),
+        ] {
+            let error = options(line).check().unwrap_err();
+            assert!(error.to_string().contains(expected), "{line}: {error}");
+        }
+        for line in ["--bulk 10000 --size 4000000", "--bulk 10 --attachment 1 --same-attachment", "--template"] {
+            assert!(options(line).check().is_ok(), "{line}");
+        }
+        assert!(Line::try_parse_from(["bench", "--bulk", "2", "--batch", "2"]).is_err());
+    }
+
+    #[test]
+    fn messages_are_rounded_up_to_whole_bulks() {
+        let bulks = options("--bulk 100 --messages 250");
+        assert_eq!((bulks.form(), bulks.max_messages()), (Form::Bulk(100), 300));
+        assert_eq!((options("--batch 3").form(), options("").form()), (Form::Batch(3), Form::Single));
+    }
 }

@@ -4,16 +4,17 @@
 use std::time::Duration;
 
 use rustix::fs::statvfs;
+use uuid::Uuid;
 
 use super::error::Doing as _;
 use super::options::{Backlog, Options};
 use super::process::{Service, Sink, run_to_end};
 use super::scratch::Scratch;
-use super::{BenchError, backlog, dkim, mail, progress};
+use super::{BenchError, backlog, dkim, mail, progress, template};
 use crate::db::Db;
-use crate::db::bench::{DatabaseContents, contents};
+use crate::db::bench::{DatabaseContents, bulks_are_expanded, contents};
 use crate::dev::postgres::{self, Postgres};
-use crate::domain::id::TenantId;
+use crate::domain::id::{MessageId, TenantId};
 
 /// The number of messages that are first sent one at a time, while the service is idle. The numbers of the load follow.
 pub(super) const IDLE_MESSAGES: u64 = 30;
@@ -72,6 +73,7 @@ impl Stage {
         let stage = Self { scratch, postgres, db, sink, services, key, backlog };
         if let Some(first) = stage.services.first() {
             dkim::register(first.api, &stage.key, mail::SENDER_DOMAIN, options.dkim).await?;
+            template::publish(first.api, &stage.key, options).await?;
         }
         Ok(stage)
     }
@@ -101,8 +103,12 @@ fn check_disk(options: &Options, scratch: &Scratch) -> Result<(), BenchError> {
     // With --duration, the number of messages is not known in advance.
     let messages =
         if options.duration.is_some() && options.messages.is_none() { 1_000_000 } else { options.max_messages() };
-    let message_bytes =
-        u64::from(options.size) + u64::from(options.attachment) + 2_048 + 512 * u64::from(options.recipients);
+    // A message that is rendered from a template has a plain text too.
+    let bodies = u64::from(options.size) * if options.template { 2 } else { 1 };
+    // The messages of a bulk share their content.
+    let sharing = options.bulk.map_or(1, u64::from);
+    let content = (bodies + u64::from(options.attachment)).div_ceil(sharing);
+    let message_bytes = content + 2_048 + 512 * u64::from(options.recipients);
     let written = messages * message_bytes + options.backlog * 2_048;
     let needed = BASE_BYTES + written * 3 / 2 + (written * 2).min(MAX_WAL_BYTES);
     if needed > free {
@@ -119,8 +125,9 @@ fn check_disk(options: &Options, scratch: &Scratch) -> Result<(), BenchError> {
 /// Refuses a database in which messages of others wait, and without `--yes` a database that contains any messages.
 async fn check_database(db: &Db, options: &Options) -> Result<DatabaseContents, BenchError> {
     let existing = contents(db, TenantId::DEFAULT, backlog::STREAM).await;
-    let existing = existing.doing("read what the database contains")?;
-    if existing.others {
+    let doing = "read what the database contains";
+    let existing = existing.doing(doing)?;
+    if existing.others || !bulks_are_expanded(db, MessageId(Uuid::nil())).await.doing(doing)? {
         return BenchError::refused(
             "messages wait in this database, and the service would send them to the sink of the bench",
             "use an empty database",

@@ -69,6 +69,15 @@ pub async fn is_settled(db: &Db, since: MessageId) -> Result<bool, DbError> {
     db.timed("bench.is_settled", query.fetch_one(&db.pool)).await
 }
 
+/// Returns whether no recipient of a bulk that was accepted after `since` waits to become a message.
+pub async fn bulks_are_expanded(db: &Db, since: MessageId) -> Result<bool, DbError> {
+    let query = sqlx::query_scalar!(
+        r#"SELECT NOT EXISTS (SELECT 1 FROM bulk_recipients WHERE bulk_id >= $1) AS "expanded!""#,
+        since.0
+    );
+    db.timed("bench.bulks_are_expanded", query.fetch_one(&db.pool)).await
+}
+
 /// Runs a checkpoint, so that the cost of earlier writes is not part of the measurement. Returns `false` if the role is
 /// not allowed to run one.
 pub async fn checkpoint(db: &Db) -> Result<bool, DbError> {

@@ -85,6 +85,10 @@ id!(
     PostId, "dlv"
 );
 id!(
+    /// The id of a bulk.
+    BulkId, "blk"
+);
+id!(
     /// The id of a template.
     TemplateId, "tpl"
 );
@@ -161,6 +165,13 @@ impl PostId {
 impl TemplateId {
     /// Returns the time at which the template was created, in milliseconds, from the id's time part.
     pub fn created_at(self) -> DateTime<Utc> {
+        MessageId(self.0).accepted_at()
+    }
+}
+
+impl BulkId {
+    /// Returns the time at which the bulk was accepted, in milliseconds, from the id's time part.
+    pub fn accepted_at(self) -> DateTime<Utc> {
         MessageId(self.0).accepted_at()
     }
 }

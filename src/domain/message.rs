@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::address::{Address, Mailbox};
+use super::bulk::BulkMember;
 use super::id::{MessageId, RecipientId};
 use super::outcome::OnUncertain;
 use super::template::TemplateVersion;
@@ -169,6 +170,8 @@ pub struct NewMessage {
     pub in_reply_to: Option<MessageId>,
     /// The template that the bodies were rendered from.
     pub template: Option<TemplateVersion>,
+    /// The bulk that the message belongs to; its content then is that of the bulk.
+    pub bulk: Option<Box<BulkMember>>,
     /// Problems to report in the response.
     pub warnings: Vec<Warning>,
 }
@@ -190,7 +193,10 @@ pub struct Warning {
 impl NewMessage {
     /// Returns the size of text, html and attachments, in bytes.
     pub fn size(&self) -> u64 {
-        self.content.size() as u64 + self.attachments.iter().map(|attachment| attachment.description.size).sum::<u64>()
+        let stored = self.bulk.as_ref().map_or(0, |member| member.stored_size);
+        stored
+            + self.content.size() as u64
+            + self.attachments.iter().map(|attachment| attachment.description.size).sum::<u64>()
     }
 }
 

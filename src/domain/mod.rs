@@ -3,6 +3,7 @@
 pub mod address;
 pub mod binary;
 pub mod bounce;
+pub mod bulk;
 pub mod connection_share;
 pub mod delivery;
 pub mod destination_health;

@@ -24,6 +24,8 @@ words! {
         BodyTimeout = "body_timeout",
         /// A request with this `Idempotency-Key` is still in progress.
         IdempotencyKeyInFlight = "idempotency_key_in_flight",
+        /// The bulk was canceled.
+        BulkCanceled = "bulk_canceled",
         /// The domain is already registered.
         DomainExists = "domain_exists",
         /// DKIM keys cannot be stored, because no `secret_key` is configured.
@@ -76,6 +78,7 @@ impl ProblemCode {
             Self::MethodNotAllowed => 405,
             Self::BodyTimeout => 408,
             Self::IdempotencyKeyInFlight
+            | Self::BulkCanceled
             | Self::DomainExists
             | Self::NoSecretKey
             | Self::RotationPending
@@ -107,6 +110,7 @@ impl ProblemCode {
             Self::MethodNotAllowed => "Use a method in the `Allow` header.",
             Self::BodyTimeout => "Send the body faster, or check the network.",
             Self::IdempotencyKeyInFlight | Self::StillSending => "Repeat the request after `Retry-After`.",
+            Self::BulkCanceled => "Send the remaining recipients as a new bulk.",
             Self::DomainExists => "Read the domain with `GET /v1/domains/{name}`.",
             Self::NoSecretKey => "Set `secret_key` and restart.",
             Self::RotationPending => "Publish the records that `GET /v1/domains/{name}` shows, then verify.",

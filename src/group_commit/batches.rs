@@ -85,7 +85,7 @@ impl BatchWriter {
                     let confirmed = batch.messages.into_iter().zip(results);
                     confirmed.for_each(|(insert, result)| report.add(direct::confirmed(insert, result)));
                 }
-                BatchCommitted::KeyUsed => {
+                BatchCommitted::NotInserted => {
                     batch.messages.into_iter().for_each(|insert| report.add(direct::not_committed(insert)));
                 }
             }

@@ -198,6 +198,11 @@ impl From<AcceptError> for ApiError {
                 detail: "A request with this `Idempotency-Key` is still in progress.".into(),
                 retry_after: Some(Duration::from_secs(1)),
             },
+            AcceptError::TemplateDeleted => Self::Invalid(vec![Fault {
+                pointer: "/template/id".into(),
+                code: Code::UnknownTemplate.as_str(),
+                message: "the template was deleted".into(),
+            }]),
             AcceptError::Db(error) => Self::from(error.as_ref()),
         }
     }

@@ -52,6 +52,7 @@ use crate::db::Db;
 use crate::dev::inbox::Inbox;
 use crate::domain::unsubscribe::Links;
 use crate::feedback::Feedback;
+use crate::rendering::Renderer;
 
 use auth::KeyCache;
 use body::Bodies;
@@ -107,6 +108,8 @@ pub struct Shared {
     event_notifier: Arc<EventNotifier>,
     /// Creates and verifies unsubscribe links, if configured.
     links: Option<Links>,
+    /// Renders the bodies of messages of bulks.
+    renderer: Arc<Renderer>,
 }
 
 /// Settings of the API.
@@ -130,6 +133,8 @@ pub struct Settings {
     pub domains: Domains,
     /// Creates and verifies unsubscribe links, if configured.
     pub links: Option<Links>,
+    /// Renders the bodies of messages of bulks.
+    pub renderer: Arc<Renderer>,
 }
 
 impl Api {
@@ -156,6 +161,7 @@ impl Api {
             check_target: settings.check_target,
             domains: Arc::new(settings.domains),
             links: settings.links,
+            renderer: settings.renderer,
             db,
             clock,
             acceptor,
@@ -171,6 +177,12 @@ fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(messages::create::create, messages::list::list))
         .routes(routes!(messages::batch::create))
+        .routes(routes!(messages::bulk::create))
+        .routes(routes!(messages::bulk::read::list))
+        .routes(routes!(messages::bulk::read::get))
+        .routes(routes!(messages::bulk::control::pause))
+        .routes(routes!(messages::bulk::control::resume))
+        .routes(routes!(messages::bulk::control::cancel))
         .routes(routes!(messages::read::get, messages::control::reschedule))
         .routes(routes!(messages::read::events))
         .routes(routes!(messages::explain::get))

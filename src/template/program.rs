@@ -177,15 +177,16 @@ impl Program {
         Ok(Rendered { subject, html, text, from, reply_to, fuel })
     }
 
-    /// Checks that [`render`](Self::render) will succeed, and renders only what could fail: for most templates the subject
-    /// and the sender. For the recipients of a bulk, which are rendered later.
-    pub fn verify(&self, variables: &Checked) -> Result<(), Fault> {
+    /// Checks that [`render`](Self::render) will succeed, and renders only what could fail. Returns the parts that become
+    /// header fields, without the bodies. For the recipients of a bulk, which are rendered later.
+    pub fn verify(&self, variables: &Checked) -> Result<Rendered, Fault> {
         let mut fuel = 0;
         if !self.cannot_fail(variables) {
             render_body(Part::Html, self.html.as_ref(), variables, &mut fuel)?;
             render_body(Part::Text, self.text.as_ref(), variables, &mut fuel)?;
         }
-        self.lines(variables, &mut fuel).map(drop)
+        let (subject, from, reply_to) = self.lines(variables, &mut fuel)?;
+        Ok(Rendered { subject, html: None, text: None, from, reply_to, fuel })
     }
 
     /// Returns whether the bodies can be rendered, because nothing in them fails and they cannot become too large.

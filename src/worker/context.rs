@@ -15,6 +15,7 @@ use crate::domain::retry::Policy;
 use crate::domain::routing::RouteTable;
 use crate::domain::unsubscribe::Links;
 use crate::group_commit::Outcomes;
+use crate::rendering::Renderer;
 use crate::smtp;
 use crate::webhook::Poster;
 
@@ -62,4 +63,6 @@ pub struct Dependencies {
     pub dns: UncachedResolver,
     /// Passes outcomes to the group commit.
     pub outcomes: Arc<Outcomes>,
+    /// Renders the bodies of messages of bulks.
+    pub renderer: Arc<Renderer>,
 }

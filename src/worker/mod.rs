@@ -109,7 +109,7 @@ impl Worker {
         settings: Settings,
         wake: Arc<Notify>,
     ) -> Result<Self, DbError> {
-        let Dependencies { sender, poster, senders, dns, outcomes } = dependencies;
+        let Dependencies { sender, poster, senders, dns, outcomes, renderer } = dependencies;
         let retry_policies = RetryPolicyCache::load(&db, settings.policy, clock.now()).await?;
         let leases = Arc::new(Leases {
             identity: Identity::register(&db, settings.lease, settings.fingerprints).await?,
@@ -155,6 +155,7 @@ impl Worker {
             routes: settings.routes,
             returns: settings.returns,
             links: settings.links,
+            renderer,
             preparation_failures: KeyedLogLimit::new(Duration::from_mins(1)),
             closing: CancellationToken::new(),
             tasks,

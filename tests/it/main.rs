@@ -5,6 +5,7 @@ mod api;
 mod auth;
 mod batch;
 mod bounces;
+mod bulks;
 mod commands;
 mod crashes;
 mod delivery;

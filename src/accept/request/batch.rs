@@ -215,7 +215,7 @@ fn message(
 }
 
 /// Parses an idempotency key, which may have the characters that a header may have.
-fn idempotency_key(node: Node<'_, '_>, faults: &mut Faults) -> Option<String> {
+pub(super) fn idempotency_key(node: Node<'_, '_>, faults: &mut Faults) -> Option<String> {
     let at = node.at;
     let key = node.string(faults)?;
     if (1..=MAX_KEY).contains(&key.len()) && key.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {

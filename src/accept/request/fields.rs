@@ -63,6 +63,11 @@ impl<'p, 'v> Fields<'p, 'v> {
         }
     }
 
+    /// Returns whether a field has a value.
+    pub fn has(&self, name: &'static str) -> bool {
+        self.entries.iter().any(|(key, value)| key == name && !value.is_null())
+    }
+
     /// Removes a field and returns the change that it describes: a missing field keeps the value, `null` clears it.
     pub fn change<T>(&mut self, name: &'static str, read: impl FnOnce(Node<'p, 'v>) -> Option<T>) -> Change<T> {
         debug_assert!(self.allowed.contains(&name), "{name} is read but not in the list of allowed fields");

@@ -106,6 +106,7 @@ fn request(
         ignore_suppression: envelope.ignore_suppression,
         message_id,
         in_reply_to: None,
+        bulk: None,
         template: None,
         warnings: Vec::new(),
     };

@@ -102,6 +102,11 @@ impl Templates {
         std::mem::take(&mut *self.missing.lock()).into_iter().collect()
     }
 
+    /// Returns whether rendering with these templates has taken all the fuel of a request.
+    pub fn are_exhausted(&self) -> bool {
+        self.fuel.load(Ordering::Relaxed) > MAX_FUEL
+    }
+
     /// Returns the number of bytes rendered with these templates.
     pub fn rendered_bytes(&self) -> u64 {
         self.rendered.load(Ordering::Relaxed)
@@ -149,24 +154,72 @@ pub struct RenderedTemplate {
     pub warnings: Vec<Warning>,
 }
 
-/// Parses and renders the field `template` of the message at `message`.
+/// The template of a bulk, which is rendered for each recipient.
+#[derive(Debug)]
+pub struct PinnedTemplate {
+    /// The version.
+    pub which: TemplateVersion,
+    /// The version, ready to render.
+    pub program: Arc<Program>,
+    /// The variables that all recipients have in common.
+    pub variables: Map<String, serde_json::Value>,
+}
+
+/// The field `template`.
+enum Found<'p> {
+    None,
+    NotLoaded,
+    Invalid,
+    Pinned(PinnedTemplate, Pointer<'p>),
+}
+
+/// Parses and renders the field `template` of a message.
 pub fn content(fields: &mut Fields<'_, '_>, templates: &Templates, faults: &mut Faults) -> Content {
-    let Some(node) = fields.take("template") else { return Content::None };
+    match find(fields, templates, faults) {
+        Found::None => Content::None,
+        Found::NotLoaded => Content::NotLoaded,
+        Found::Invalid => Content::Invalid,
+        Found::Pinned(PinnedTemplate { which, program, variables }, at) => {
+            let rendered = render(which, &program, &variables, &at, templates, faults);
+            rendered.map_or(Content::Invalid, |rendered| Content::Rendered(Box::new(rendered)))
+        }
+    }
+}
+
+/// Parses the field `template` of a bulk. Returns `None` in `Ok` if there is none, or if a fault was added, and `Err` if the
+/// template is not loaded.
+pub fn pinned(
+    fields: &mut Fields<'_, '_>,
+    templates: &Templates,
+    faults: &mut Faults,
+) -> Result<Option<PinnedTemplate>, NotLoaded> {
+    match find(fields, templates, faults) {
+        Found::Pinned(pinned, _) => Ok(Some(pinned)),
+        Found::None | Found::Invalid => Ok(None),
+        Found::NotLoaded => Err(NotLoaded),
+    }
+}
+
+/// A template must be loaded before the request is parsed again.
+#[derive(Debug)]
+pub struct NotLoaded;
+
+fn find<'p>(fields: &mut Fields<'p, '_>, templates: &Templates, faults: &mut Faults) -> Found<'p> {
+    let Some(node) = fields.take("template") else { return Found::None };
     let Node { value, at } = node;
-    let Some(mut fields) = Fields::open(value, &at, FIELDS, faults) else { return Content::Invalid };
+    let Some(mut fields) = Fields::open(value, &at, FIELDS, faults) else { return Found::Invalid };
     let before = faults.len();
     let name = fields.require("id", faults).and_then(|node| name(node, faults));
     let version = fields.take("version").and_then(|node| node.whole(1..=i32::MAX.unsigned_abs().into(), faults));
     let variables = fields.take("variables").map_or_else(Map::new, |node| variables(node, faults));
-    let Some(name) = name.filter(|_| faults.len() == before) else { return Content::Invalid };
+    let Some(name) = name.filter(|_| faults.len() == before) else { return Found::Invalid };
     let id = Pointer::Field(&at, "id");
     let template = TemplateRef { name, version };
     let shown = template.name.clone();
     match templates.get(template) {
-        None => return Content::NotLoaded,
+        None => return Found::NotLoaded,
         Some(Lookup::Found { which, program }) => {
-            let rendered = render(which, &program, &variables, &at, templates, faults);
-            return rendered.map_or(Content::Invalid, |rendered| Content::Rendered(Box::new(rendered)));
+            return Found::Pinned(PinnedTemplate { which, program, variables }, at);
         }
         Some(Lookup::Unknown) => {
             id.fault(faults, Code::UnknownTemplate, format_args!("there is no template `{shown}`"));
@@ -192,7 +245,30 @@ pub fn content(fields: &mut Fields<'_, '_>, templates: &Templates, faults: &mut 
             id.fault(faults, Code::TooMany, message);
         }
     }
-    Content::Invalid
+    Found::Invalid
+}
+
+/// Checks that the template of a bulk can be rendered for a recipient at `at`, and renders what becomes its header fields.
+/// Adds a fault if it cannot.
+pub fn verify(
+    template: &PinnedTemplate,
+    variables: &Map<String, serde_json::Value>,
+    at: &Pointer<'_>,
+    templates: &Templates,
+    faults: &mut Faults,
+) -> Option<RenderedTemplate> {
+    let PinnedTemplate { which, program, .. } = template;
+    let checked =
+        program.check(variables).map_err(|list| list.into_iter().for_each(|f| add_below(f, at, faults))).ok()?;
+    let verified = program.verify(&checked);
+    // How much a failure took is unknown.
+    templates.fuel.fetch_add(verified.as_ref().map_or(FUEL, |parts| parts.fuel), Ordering::Relaxed);
+    let parts = verified.map_err(|fault| add_below(fault, at, faults)).ok()?;
+    let warnings = checked.warnings.into_iter().map(|warning| Warning {
+        code: "unknown_variable",
+        message: format!("`{at}{}`: {}", warning.pointer, warning.message),
+    });
+    Some(RenderedTemplate { which: *which, parts, warnings: warnings.collect() })
 }
 
 /// Parses a template's id or alias.

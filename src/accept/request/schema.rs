@@ -282,6 +282,99 @@ pub struct BatchInput {
     pub validation: Option<Validation>,
 }
 
+/// One message for many recipients. It has the fields of a single message, except those of the recipients and
+/// `in_reply_to`.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BulkRequest {
+    /// The sender. Required, unless `template` has one; all messages must have the same sender domain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<AddressInput>,
+    /// 1 to 10,000 recipients, each of which becomes a message of its own.
+    #[schema(max_items = 10_000, min_items = 1)]
+    pub recipients: Vec<BulkRecipientInput>,
+    /// Addresses for replies, up to 10.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<AddressesInput>,
+    /// One line of up to 998 characters; may be empty. Required, unless `template` has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "Our news", max_length = 998)]
+    pub subject: Option<String>,
+    /// The plain text body, the same for all recipients. At least one of `text`, `html`, `attachments` and `template` is
+    /// required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "We have moved.")]
+    pub text: Option<String>,
+    /// The HTML body, the same for all recipients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "<p>We have moved.</p>")]
+    pub html: Option<String>,
+    /// Up to 50 custom headers, as those of a single message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = json!({"X-Campaign": "7"}))]
+    pub headers: Option<BTreeMap<String, String>>,
+    /// Up to 20 files and inline images, as those of a single message. They are stored once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 20)]
+    pub attachments: Option<Vec<AttachmentInput>>,
+    /// Up to 5 other forms of the text, as those of a single message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 5)]
+    pub alternatives: Option<Vec<AlternativeInput>>,
+    /// Up to 20 names and values by which messages can be filtered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 20)]
+    pub tags: Option<Vec<TagInput>>,
+    /// Up to 50 strings, 16 KiB together. An entry of a recipient's own `metadata` replaces the one with the same name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = json!({"campaign": "7"}))]
+    pub metadata: Option<BTreeMap<String, String>>,
+    /// A published template. Its `variables` are those that all recipients have in common; a recipient's own variable
+    /// replaces the one with the same name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<TemplateInput>,
+    /// The stream; `bulk` by default if it exists, and `transactional` otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "bulk")]
+    pub stream: Option<String>,
+    /// No message is sent before this time, up to 365 days ahead. A time in the past means now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "2026-12-01T09:00:00Z")]
+    pub scheduled_at: Option<DateTime<Utc>>,
+    /// No message is sent after this time, which must be in the future and later than `scheduled_at`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "2026-12-01T10:00:00Z")]
+    pub expires_at: Option<DateTime<Utc>>,
+    /// What to do if the connection drops after a message was transferred and before the server's reply; `retry` by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_uncertain: Option<OnUncertain>,
+    /// Whether to send to addresses on the suppression list too. Needs a key with the scope `admin`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = false)]
+    pub ignore_suppression: Option<bool>,
+}
+
+/// A recipient of a bulk.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BulkRecipientInput {
+    /// The address.
+    pub to: AddressInput,
+    /// The recipient's own template variables. Only with a `template`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = json!({"name": "Ann"}))]
+    pub variables: Option<serde_json::Map<String, serde_json::Value>>,
+    /// The recipient's own metadata: up to 50 strings, 16 KiB together. Status and events contain it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = json!({"customer": "42"}))]
+    pub metadata: Option<BTreeMap<String, String>>,
+    /// 1 to 256 printable ASCII characters. If this recipient was accepted earlier with this key and the same message,
+    /// nothing is sent to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "news-7-customer-42", min_length = 1, max_length = 256)]
+    pub idempotency_key: Option<String>,
+}
+
 /// One message of a batch: everything that a single message may have, and its idempotency key.
 #[derive(Debug, Clone, Serialize)]
 pub struct BatchMessageInput {

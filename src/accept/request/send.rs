@@ -2,13 +2,16 @@
 
 use std::borrow::Cow;
 
+use serde_json::{Map, Value};
+
 use super::fields::Fields;
 use super::pointer::Pointer;
+use super::schedule::Window;
 use super::walk::Node;
 use super::{Context, address, alternatives, attachments, headers, metadata, render, reply, schedule, tags};
 use crate::domain::fault::{Code, Faults};
 use crate::domain::id::MessageId;
-use crate::domain::message::{Content, NewMessage};
+use crate::domain::message::{Content, NewAttachment, NewMessage, Tag};
 use crate::domain::outcome::OnUncertain;
 
 /// The fields of a message.
@@ -117,14 +120,9 @@ fn parse(
     }
     let headers = headers::headers(fields.take("headers"), context.limits.headers, faults);
     let in_reply_to = reply::in_reply_to(fields.take("in_reply_to"), &headers, &at, faults);
-    let mut attachments = attachments::attachments(files, context, faults);
-    alternatives::add(fields.take("alternatives"), &mut attachments, faults);
-    let tags = tags::tags(fields.take("tags"), context.limits.tags, faults);
-    let metadata = metadata::metadata(fields.take("metadata"), faults);
+    let attachments = attachments(&mut fields, files, context, faults);
     let stream = stream(fields.take("stream"), context.streams, faults);
-    let window = schedule::window(&mut fields, context, faults);
-    let on_uncertain = on_uncertain(fields.take("on_uncertain"), faults);
-    let ignore_suppression = fields.take("ignore_suppression").and_then(|node| node.boolean(faults));
+    let Common { tags, metadata, window, on_uncertain, ignore_suppression } = common(&mut fields, context, faults);
 
     if faults.len() > before {
         return None;
@@ -148,19 +146,52 @@ fn parse(
         scheduled_at: window.scheduled_at,
         expires_at: window.expires_at,
         on_uncertain,
-        ignore_suppression: ignore_suppression.unwrap_or(false),
+        ignore_suppression,
         message_id: None,
         in_reply_to,
+        bulk: None,
         template,
         warnings,
     })
 }
 
+/// Parses the attachments, given in the field `files`, and the alternatives.
+pub(super) fn attachments(
+    fields: &mut Fields<'_, '_>,
+    files: Option<Node<'_, '_>>,
+    context: &Context<'_>,
+    faults: &mut Faults,
+) -> Vec<NewAttachment> {
+    let mut attachments = attachments::attachments(files, context, faults);
+    alternatives::add(fields.take("alternatives"), &mut attachments, faults);
+    attachments
+}
+
+/// Fields that a message and a bulk have in common.
+pub(super) struct Common {
+    pub tags: Vec<Tag>,
+    pub metadata: Map<String, Value>,
+    pub window: Window,
+    pub on_uncertain: OnUncertain,
+    pub ignore_suppression: bool,
+}
+
+/// Parses the fields of [`Common`].
+pub(super) fn common(fields: &mut Fields<'_, '_>, context: &Context<'_>, faults: &mut Faults) -> Common {
+    Common {
+        tags: tags::tags(fields.take("tags"), context.limits.tags, faults),
+        metadata: metadata::metadata(fields.take("metadata"), faults),
+        window: schedule::window(fields, context, faults),
+        on_uncertain: on_uncertain(fields.take("on_uncertain"), faults),
+        ignore_suppression: fields.take("ignore_suppression").and_then(|node| node.boolean(faults)).unwrap_or(false),
+    }
+}
+
 /// A body: absent, invalid, or its text.
-type Body = Option<Option<String>>;
+pub(super) type Body = Option<Option<String>>;
 
 /// Returns the text and the HTML: those of the template, or else those of the request.
-fn bodies(fields: &mut Fields<'_, '_>, template: &mut render::Content, faults: &mut Faults) -> (Body, Body) {
+pub(super) fn bodies(fields: &mut Fields<'_, '_>, template: &mut render::Content, faults: &mut Faults) -> (Body, Body) {
     let (mut text, mut html) = (fields.take("text"), fields.take("html"));
     if template.is_some() {
         for node in [text.take(), html.take()].into_iter().flatten() {

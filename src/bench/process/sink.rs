@@ -40,8 +40,8 @@ impl Sink {
         let mut command = Command::new(program()?);
         command.arg("bench-sink").args(["--recipients", &options.recipients.to_string()]);
         command.args(["--announce", &announce.to_string()]);
-        if options.direct {
-            command.arg("--dns");
+        for (flag, is_set) in [("--dns", options.direct), ("--template", options.template)] {
+            command.args(is_set.then_some(flag));
         }
         for (name, nth) in [("--refuse", options.sink_refuses), ("--hang-up", options.sink_hangs_up)] {
             command.args(nth.iter().flat_map(|nth| [name.to_owned(), nth.to_string()]));

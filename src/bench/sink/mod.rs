@@ -33,6 +33,9 @@ pub struct Args {
     /// Report each message with a number below this as soon as it arrives
     #[arg(long, default_value_t = 0)]
     pub announce: u64,
+    /// Count messages as misdelivered unless their subject has the number too
+    #[arg(long)]
+    pub template: bool,
     /// Run a DNS server too
     #[arg(long)]
     pub dns: bool,

@@ -50,7 +50,8 @@ impl Tally {
     /// Counts a message to these recipients. `head` is the beginning of the message.
     pub(super) fn record(&self, head: &[u8], recipients: &[Recipient], first_byte: Duration) {
         let (mut count, mut numbers) = (self.count.get(), self.numbers.borrow_mut());
-        let header_number = mail::number(head);
+        let is_rendered = |number: &u64| !self.args.template || mail::subject_number(head) == Some(*number);
+        let header_number = mail::number(head).filter(is_rendered);
         count.signed += u64::from(head.starts_with(b"DKIM-Signature:"));
         for recipient in recipients {
             match *recipient {
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     fn tally(recipients: u16) -> Tally {
-        Tally::new(Args { recipients, announce: 1, dns: false, refuse: Some(3), hang_up: Some(2) })
+        Tally::new(Args { recipients, announce: 1, template: false, dns: false, refuse: Some(3), hang_up: Some(2) })
     }
 
     #[test]
@@ -102,6 +103,29 @@ mod tests {
         assert_eq!(tally.count().signed, 1);
         let SinkReport::Numbers { numbers, .. } = tally.numbers() else { panic!("not the numbers") };
         assert_eq!(NumberSet::from_text(&numbers).unwrap().numbers().collect::<Vec<_>>(), [8, 9]);
+    }
+
+    #[test]
+    fn number_of_a_message_of_a_bulk_is_that_of_its_recipient() {
+        let (tally, recipient) = (tally(1), |number| [Recipient::Numbered { number, position: 0 }]);
+        let head = b"Subject: Bench\r\nTo: n0000000004.000@d00000.bench.test\r\n";
+        tally.record(head, &recipient(4), Duration::ZERO);
+        tally.record(head, &recipient(4), Duration::ZERO);
+        tally.record(head, &recipient(5), Duration::ZERO);
+        let count = tally.count();
+        assert_eq!((count.arrived, count.duplicates, count.misdelivered), (1, 1, 1));
+    }
+
+    #[test]
+    fn rendered_subject_must_have_the_number() {
+        let args = Args { recipients: 1, announce: 0, template: true, dns: false, refuse: None, hang_up: None };
+        let (tally, recipient) = (Tally::new(args), |number| [Recipient::Numbered { number, position: 0 }]);
+        let head = b"Date: x\r\nSubject: Bench 0000000004\r\nTo: n0000000004.000@d00000.bench.test\r\n";
+        tally.record(head, &recipient(4), Duration::ZERO);
+        let head = b"Date: x\r\nSubject: Bench 0000000004\r\nX-Bench-Id: 0000000005\r\n";
+        tally.record(head, &recipient(5), Duration::ZERO);
+        let count = tally.count();
+        assert_eq!((count.arrived, count.misdelivered), (1, 1));
     }
 
     #[test]

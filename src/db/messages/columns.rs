@@ -3,17 +3,22 @@
 use serde_json::{Value, json};
 
 use crate::domain::address::Mailbox;
-use crate::domain::message::NewMessage;
+use crate::domain::message::{Attachment, Header, NewMessage};
 
 /// `contents.headers`: `[{"name", "value"}]`.
-pub(in crate::db) fn headers(message: &NewMessage) -> Value {
-    json!(message.content.headers)
+pub(in crate::db) fn headers(headers: &[Header]) -> Value {
+    json!(headers)
 }
 
 /// `contents.attachments`: `[{"filename", "content_type", "content_id", "sha256", "size"}]`, and `role` unless it is a
 /// file.
-pub(in crate::db) fn attachments(message: &NewMessage) -> Value {
-    message.attachments.iter().map(|attachment| json!(attachment.description)).collect()
+pub(in crate::db) fn attachments<'a>(attachments: impl IntoIterator<Item = &'a Attachment>) -> Value {
+    attachments.into_iter().map(|attachment| json!(attachment)).collect()
+}
+
+/// The same, of a new message.
+pub(in crate::db) fn attachments_of(message: &NewMessage) -> Value {
+    attachments(message.attachments.iter().map(|attachment| &attachment.description))
 }
 
 /// `messages.reply_to`: `[{"email", "name"}]`.

@@ -74,6 +74,7 @@ pub async fn remove_expired(db: &Db, first_block: i64, before: DateTime<Utc>) ->
                  SELECT k.ctid FROM idempotency_keys k
                  WHERE k.ctid >= format('(%s,0)', $1::bigint)::tid AND k.ctid < format('(%s,0)', $2::bigint)::tid
                    AND k.created_at < $3
+                   AND NOT EXISTS (SELECT FROM bulks b WHERE b.tenant_id = k.tenant_id AND b.id = k.bulk_id)
                    AND NOT EXISTS (SELECT FROM unnest(k.message_ids) AS u (id) CROSS JOIN LATERAL (
                            SELECT FROM messages m WHERE m.id = u.id AND m.tenant_id = k.tenant_id LIMIT 1) m)
                  FOR UPDATE OF k SKIP LOCKED))",
@@ -129,6 +130,8 @@ pub struct CallUse {
     /// What else the response to a call of `POST /v1/messages/batch` had (see the migration); `None` if the request was
     /// a single message.
     pub batch_response: Option<Value>,
+    /// The bulk that the request created.
+    pub bulk_id: Option<Uuid>,
 }
 
 /// Returns the first use of an idempotency key, as [`find`] does, with everything that the response to a call of
@@ -136,7 +139,7 @@ pub struct CallUse {
 pub async fn find_call(db: &Db, tenant: TenantId, owner: KeyId, key: &str) -> Result<Option<CallUse>, DbError> {
     let query = sqlx::query_as!(
         CallUse,
-        "SELECT message_ids, fingerprint, request_digest AS digest, batch_response
+        "SELECT message_ids, fingerprint, request_digest AS digest, batch_response, bulk_id
          FROM idempotency_keys
          WHERE tenant_id = $1 AND key = ANY (ARRAY[$2, $3]) AND coalesce(api_key_id, $4) = $4
          ORDER BY key = $3 DESC LIMIT 1",

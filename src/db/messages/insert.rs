@@ -2,7 +2,7 @@
 //! responds with 202 after the transaction ([`crate::db::group_commit`]) has committed.
 
 pub mod batch;
-mod keys;
+pub(in crate::db) mod keys;
 mod rows;
 
 use std::collections::{HashMap, HashSet};
@@ -27,6 +27,9 @@ use rows::insert;
 const MAX_STATEMENT_MESSAGES: usize = 256;
 /// Bytes of text and HTML after which a statement inserts no further message.
 const MAX_STATEMENT_BYTES: usize = 4 << 20;
+
+/// When a message is due that is inserted to be canceled: the year 9999.
+const NEVER: DateTime<Utc> = DateTime::from_timestamp_secs(253_370_764_800).expect("a time");
 
 /// A message to insert.
 #[derive(Debug)]
@@ -82,6 +85,9 @@ impl Committed {
 impl MessageInsert {
     /// Returns the time from which the first attempt may start.
     pub fn due_at(&self) -> DateTime<Utc> {
+        if self.message.bulk.as_ref().is_some_and(|member| member.is_canceled) {
+            return NEVER;
+        }
         self.message.scheduled_at.unwrap_or(self.message.created_at)
     }
 }
@@ -197,8 +203,8 @@ async fn suppressed(connection: &mut PgConnection, group: &[&MessageInsert]) -> 
 
 /// Returns the events of one message: accepted, and its suppressed recipients.
 fn events_of<'a>(insert: &'a MessageInsert, suppressed: &'a Suppressed) -> impl Iterator<Item = NewEvent<'a>> {
-    let (tenant, message, due_at) = (insert.tenant, insert.message.id, insert.due_at());
-    let scheduled = (due_at > insert.message.created_at).then_some(due_at);
+    let (tenant, message) = (insert.tenant, insert.message.id);
+    let scheduled = insert.message.scheduled_at.filter(|at| *at > insert.message.created_at);
     let ended = insert.message.recipients.iter().filter_map(move |recipient| {
         let key = RecipientKey { tenant, message, recipient: recipient.id };
         Some(NewEvent::suppressed(key, suppressed.get(&recipient.id)?))

@@ -3,6 +3,7 @@
 pub mod actions;
 pub mod blob_cleanup;
 pub mod blobs;
+pub mod bulks;
 pub(super) mod columns;
 pub mod explain;
 pub mod idempotency;
@@ -17,7 +18,7 @@ use uuid::Uuid;
 
 use super::{Db, DbError, queue};
 use crate::domain::delivery::{MessageStatus, Status};
-use crate::domain::id::{MessageId, TemplateId, TenantId};
+use crate::domain::id::{BulkId, MessageId, TemplateId, TenantId};
 
 /// An accepted message.
 #[derive(Debug, Clone)]
@@ -58,6 +59,8 @@ pub struct MessageRow {
     pub template_alias: Option<String>,
     /// The version that it was rendered from.
     pub template_version: Option<i32>,
+    /// The bulk that it belongs to.
+    pub bulk_id: Option<Uuid>,
 }
 
 /// A recipient with its delivery state.
@@ -104,7 +107,7 @@ pub async fn get(db: &Db, tenant: TenantId, id: MessageId) -> Result<Option<Mess
         "SELECT id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata, scheduled_at,
                 expires_at, on_uncertain, ignore_suppression, size, internet_message_id, template_id,
                 (SELECT alias FROM templates t WHERE t.tenant_id = $1 AND t.id = messages.template_id) AS template_alias,
-                template_version
+                template_version, bulk_id
          FROM messages WHERE tenant_id = $1 AND id = $2",
         tenant.0,
         id.0
@@ -119,7 +122,7 @@ pub async fn get_all(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<Mess
         "SELECT id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata, scheduled_at,
                 expires_at, on_uncertain, ignore_suppression, size, internet_message_id, template_id,
                 (SELECT alias FROM templates t WHERE t.tenant_id = $1 AND t.id = messages.template_id) AS template_alias,
-                template_version
+                template_version, bulk_id
          FROM messages WHERE tenant_id = $1 AND id = ANY ($2)",
         tenant.0,
         ids
@@ -184,6 +187,8 @@ pub struct Filter {
     pub ids: Option<Vec<Uuid>>,
     /// Only messages rendered from this template.
     pub template: Option<TemplateId>,
+    /// Only messages of this bulk.
+    pub bulk: Option<BulkId>,
 }
 
 /// How the messages with a status are found.
@@ -223,7 +228,7 @@ pub const MAX_EXAMINED: i64 = 5_000;
 
 /// Returns the acceptance time of the oldest message that a page with this filter examines; `None` if it examines all.
 pub async fn horizon(db: &Db, tenant: TenantId, filter: &Filter) -> Result<Option<DateTime<Utc>>, DbError> {
-    if filter.status.map(Index::new) != Some(Index::None) {
+    if filter.status.map(Index::new) != Some(Index::None) || filter.bulk.is_some() {
         return Ok(None);
     }
     let query = sqlx::query_scalar!(
@@ -263,7 +268,7 @@ pub async fn page(
                 m.scheduled_at, m.expires_at, m.on_uncertain, m.ignore_suppression, m.size, m.internet_message_id,
                 m.template_id,
                 (SELECT t.alias FROM templates t WHERE t.tenant_id = $1 AND t.id = m.template_id) AS template_alias,
-                m.template_version
+                m.template_version, m.bulk_id
          FROM messages m
          WHERE m.tenant_id = $1 /* tenant */
            AND ($19::uuid[] /* ids */ IS NULL OR m.id = ANY ($19))
@@ -301,6 +306,9 @@ pub async fn page(
                 SELECT FROM recipients r WHERE r.tenant_id = $1 AND r.message_id = m.id
                    AND lower(substring(r.address FROM '@([^@]+)$')) = lower($18)))
            AND ($20::uuid /* template */ IS NULL OR m.template_id = $20)
+           AND ($21::uuid /* bulk */ IS NULL OR m.id = ANY (ARRAY(
+                SELECT b.message_id FROM bulk_messages b WHERE b.bulk_id = $21 AND b.tenant_id = $1
+                   AND ($2::uuid IS NULL OR b.message_id < $2))))
            AND ($10::text IS NULL OR message_status($1, m.id, $11 /* now */) = $10)
          ORDER BY m.id DESC LIMIT $12 /* limit */",
         tenant.0,
@@ -322,7 +330,8 @@ pub async fn page(
         filter.held,
         filter.to_domain,
         filter.ids.as_deref(),
-        filter.template.map(|template| template.0)
+        filter.template.map(|template| template.0),
+        filter.bulk.map(|bulk| bulk.0)
     );
     db.timed("messages.page", query.fetch_all(&db.pool)).await
 }
@@ -344,16 +353,18 @@ pub struct ContentRow {
     pub headers: Value,
     /// Attachments, `[{"filename", "content_type", "content_id", "sha256", "size"}]`.
     pub attachments: Value,
+    /// What the bodies are rendered from, `{"compiled", "variables"}`.
+    pub template: Option<Value>,
 }
 
 /// Returns the contents with these ids.
 pub async fn contents(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<ContentRow>, DbError> {
     let query = sqlx::query_as!(
         ContentRow,
-        r#"SELECT c.id AS "id!", c.text, c.html, c.headers AS "headers!", c.attachments AS "attachments!"
+        r#"SELECT c.id AS "id!", c.text, c.html, c.headers AS "headers!", c.attachments AS "attachments!", c.template
            FROM unnest($2::uuid[]) AS wanted (id)
            CROSS JOIN LATERAL (
-               SELECT id, text, html, headers, attachments FROM contents
+               SELECT id, text, html, headers, attachments, template FROM contents
                WHERE tenant_id = $1 AND id = wanted.id AND id BETWEEN $3 AND $4 OFFSET 0) c"#,
         tenant.0,
         ids,
@@ -408,6 +419,8 @@ pub struct DeliveryRow {
     pub unsubscribe: bool,
     /// Bytes of text, HTML and attachments.
     pub size: i64,
+    /// Its own template variables, an object, if the bodies are rendered when it is sent.
+    pub variables: Option<Value>,
 }
 
 /// Returns the messages with these ids, as needed for sending.
@@ -417,7 +430,8 @@ pub async fn for_delivery(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec
         r#"SELECT m.tenant_id AS "tenant_id!", m.id AS "id!", m.content_id AS "content_id!", m.created_at AS "created_at!",
                   m.stream AS "stream!", m.from_address AS "from_address!", m.from_name, m.reply_to AS "reply_to!",
                   m.subject AS "subject!", m.scheduled_at, m.expires_at, m.on_uncertain AS "on_uncertain!",
-                  m.ignore_suppression AS "ignore_suppression!", m.unsubscribe AS "unsubscribe!", m.size AS "size!"
+                  m.ignore_suppression AS "ignore_suppression!", m.unsubscribe AS "unsubscribe!", m.size AS "size!",
+                  m.variables
            FROM unnest($2::uuid[]) AS wanted (id)
            CROSS JOIN LATERAL (
                SELECT * FROM messages

@@ -1,6 +1,8 @@
 //! Loads stored messages: all data that a message's MIME is built from, for sending and for `GET …/raw`.
 
 use std::collections::{BTreeSet, HashMap};
+use std::future::Future;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -24,6 +26,9 @@ pub enum StoredMessageError {
     /// A column contains a value that this version cannot read.
     #[error("the stored message cannot be read: {0}")]
     Unreadable(String),
+    /// Its bodies cannot be rendered from the template of its bulk.
+    #[error("the template of the message's bulk cannot be rendered: {0}")]
+    NotRendered(String),
     /// The bytes of an attachment are missing.
     #[error("the attachment {0} is not in the database")]
     MissingBlob(String),
@@ -41,6 +46,26 @@ pub enum StoredMessageError {
     Db(#[from] DbError),
 }
 
+/// Renders the bodies of messages of bulks.
+pub trait RenderBodies: Sync {
+    /// Renders the bodies of a message with these variables from `contents.template` of the content with this id.
+    fn render(
+        &self,
+        content: Uuid,
+        template: &Value,
+        variables: &Value,
+    ) -> impl Future<Output = Result<Bodies, String>> + Send;
+}
+
+/// The bodies of a message.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bodies {
+    /// Plain text.
+    pub text: Option<String>,
+    /// HTML.
+    pub html: Option<String>,
+}
+
 /// A message with its recipients.
 #[derive(Debug, Clone)]
 pub struct StoredMessage {
@@ -49,7 +74,7 @@ pub struct StoredMessage {
     /// Recipients in the order of the request.
     pub addressees: Vec<AddresseeRow>,
     /// Content, if it is in memory.
-    content: Option<ContentRow>,
+    content: Option<Arc<ContentRow>>,
     /// Attachment bytes in memory, by SHA-256.
     files: HashMap<String, Vec<u8>>,
 }
@@ -76,14 +101,15 @@ pub async fn load(
         .collect();
     let content_ids: BTreeSet<Uuid> = kept.values().copied().collect();
     let contents = messages::contents(db, tenant, &content_ids.into_iter().collect::<Vec<_>>()).await?;
-    let contents: HashMap<Uuid, ContentRow> = contents.into_iter().map(|content| (content.id, content)).collect();
+    let contents: HashMap<Uuid, Arc<ContentRow>> =
+        contents.into_iter().map(|content| (content.id, Arc::new(content))).collect();
     let mut addressed = HashMap::<Uuid, Vec<AddresseeRow>>::new();
     for addressee in addressees {
         addressed.entry(addressee.message_id).or_default().push(addressee);
     }
     let stored = rows.into_iter().map(|row| StoredMessage {
         addressees: addressed.remove(&row.id).unwrap_or_default(),
-        // Cloned, because several messages may refer to one content.
+        // Shared, because several messages may refer to one content.
         content: kept.get(&row.id).and_then(|content_id| contents.get(content_id)).cloned(),
         files: HashMap::new(),
         row,
@@ -98,9 +124,13 @@ impl StoredMessage {
         let in_memory = message.attachments.iter_mut().filter(|attachment| !attachment.data.is_empty());
         let files = in_memory.map(|a| (a.description.sha256.clone(), std::mem::take(&mut a.data))).collect();
         let (id, size) = (message.id.0, i64::try_from(message.size()).unwrap_or(i64::MAX));
-        let (headers, attachments) = (columns::headers(&message), columns::attachments(&message));
+        let (headers, attachments) = (columns::headers(&message.content.headers), columns::attachments_of(&message));
+        let bulk = message.bulk;
         let Content { text, html, .. } = message.content;
-        let content = ContentRow { id, text, html, headers, attachments };
+        let content_id = bulk.as_ref().map_or(id, |member| member.content);
+        let is_in_memory = size <= INLINE_LIMIT && bulk.as_ref().is_none_or(|member| member.stored_size == 0);
+        // The bodies are rendered already.
+        let content = ContentRow { id: content_id, text, html, headers, attachments, template: None };
         let addressee = |recipient: NewRecipient| AddresseeRow {
             message_id: id,
             id: recipient.id.0,
@@ -112,7 +142,7 @@ impl StoredMessage {
             row: DeliveryRow {
                 tenant_id: tenant.0,
                 id,
-                content_id: id,
+                content_id,
                 created_at: message.created_at,
                 stream: message.stream,
                 from_address: message.from.address.to_string(),
@@ -125,9 +155,10 @@ impl StoredMessage {
                 ignore_suppression: message.ignore_suppression,
                 unsubscribe,
                 size,
+                variables: bulk.and_then(|member| member.variables),
             },
             addressees: message.recipients.into_iter().map(addressee).collect(),
-            content: (size <= INLINE_LIMIT).then_some(content),
+            content: is_in_memory.then(|| Arc::new(content)),
             files,
         }
     }
@@ -151,17 +182,22 @@ impl StoredMessage {
 
     /// Returns all data that the MIME is built from, including attachments. Moves the content out, so that a message is
     /// not in memory twice while it is sent; a second call fetches it again. `links` creates the unsubscribe link, if
-    /// the message carries one.
-    pub async fn draft(&mut self, db: &Db, links: Option<&Links>) -> Result<Draft, StoredMessageError> {
+    /// the message carries one. `renderer` renders the bodies of a message of a bulk.
+    pub async fn draft(
+        &mut self,
+        db: &Db,
+        links: Option<&Links>,
+        renderer: &impl RenderBodies,
+    ) -> Result<Draft, StoredMessageError> {
         let (content, files) = (self.content.take(), std::mem::take(&mut self.files));
         let Self { row, addressees, .. } = &*self;
         let tenant = TenantId(row.tenant_id);
         let content = match content {
             Some(content) => content,
-            None => messages::contents(db, tenant, &[row.content_id])
-                .await?
-                .pop()
-                .ok_or_else(|| StoredMessageError::Unreadable("its content is missing".into()))?,
+            None => {
+                let content = messages::contents(db, tenant, &[row.content_id]).await?.pop();
+                Arc::new(content.ok_or_else(|| StoredMessageError::Unreadable("its content is missing".into()))?)
+            }
         };
         let mut headers = read::<Vec<Header>>(&content.headers)?;
         if row.unsubscribe {
@@ -180,7 +216,7 @@ impl StoredMessage {
             reply_to: reply_to(&row.reply_to)?,
             subject: row.subject.clone(),
             attachments: attachments(db, tenant, read(&content.attachments)?, files).await?,
-            content: Content { text: content.text, html: content.html, headers },
+            content: bodies(row, content, headers, renderer).await?,
         })
     }
 
@@ -196,6 +232,24 @@ impl StoredMessage {
             address: parse(&to.address)?,
         })
     }
+}
+
+/// Returns the bodies, rendered if the message has variables, with these headers.
+async fn bodies(
+    row: &DeliveryRow,
+    content: Arc<ContentRow>,
+    headers: Vec<Header>,
+    renderer: &impl RenderBodies,
+) -> Result<Content, StoredMessageError> {
+    if let (Some(template), Some(variables)) = (&content.template, &row.variables) {
+        let rendered = renderer.render(content.id, template, variables).await;
+        let Bodies { text, html } = rendered.map_err(StoredMessageError::NotRendered)?;
+        return Ok(Content { text, html, headers });
+    }
+    Ok(match Arc::try_unwrap(content) {
+        Ok(ContentRow { text, html, .. }) => Content { text, html, headers },
+        Err(shared) => Content { text: shared.text.clone(), html: shared.html.clone(), headers },
+    })
 }
 
 async fn attachments(

@@ -41,6 +41,7 @@ use crate::http::{Api, ApiError, AuthErrors, InvalidParameter};
         ("message_id" = Option<String>, Query, description = "Only messages whose `Message-ID` header has this value, with or without angle brackets"),
         ("stream" = Option<String>, Query, description = "The name of the stream"),
         ("template" = Option<String>, Query, description = "A template's id or alias: only messages that were rendered from it"),
+        ("bulk" = Option<String>, Query, description = "A bulk's id: only its messages"),
         ("created_after" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Accepted at or after this time (RFC 3339)"),
         ("created_before" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Accepted before this time (RFC 3339)"),
         PageParams,
@@ -56,6 +57,10 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
     params.finish()?;
     if let Some(name) = template {
         select_template(&api, &caller, &mut filter, &name).await?;
+    }
+    if let Some(bulk) = filter.bulk {
+        // Its messages are not older. Allows clock differences between replicas of up to a day.
+        filter.created_after = filter.created_after.max(Some(bulk.accepted_at() - TimeDelta::days(1)));
     }
     let _permit = api.slow_queries.acquire(caller.key_id()).await?;
     let now = api.clock.now();
@@ -105,6 +110,7 @@ fn filter(params: &mut Params) -> Filter {
         sender_domains: None,
         ids: None,
         template: None,
+        bulk: params.read("bulk", "Pass a bulk's id such as `blk_…`.", |text| text.parse().ok()),
     }
 }
 

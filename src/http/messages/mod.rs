@@ -1,6 +1,7 @@
 //! `/v1/messages`: accepts, lists, returns, explains, cancels, reschedules and retries messages.
 
 pub(super) mod batch;
+pub(super) mod bulk;
 pub(super) mod control;
 pub(super) mod create;
 pub(super) mod explain;

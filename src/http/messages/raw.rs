@@ -54,7 +54,7 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
     let need = size.saturating_mul(5) / 2;
     let reservation =
         if stored.has_content() { None } else { Some(api.responses.reserve(Some(caller.key_id()), need).await?) };
-    let draft = stored.draft(&api.db, api.links.as_ref()).await?;
+    let draft = stored.draft(&api.db, api.links.as_ref(), &*api.renderer).await?;
     let sender_status = api.domains.senders.get(caller.tenant(), draft.from.address.domain()).await?;
     let build = move || plan::build_mime(&draft, sender_status.signer().as_deref());
     let kind = [(header::CONTENT_TYPE, "message/rfc822")];

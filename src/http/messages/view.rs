@@ -13,7 +13,7 @@ use crate::db::messages::{MessageRow, RecipientRow};
 use crate::domain::delivery::{MessageStatus, Status};
 use crate::domain::event::BounceView;
 use crate::domain::explain::SmtpReply;
-use crate::domain::id::{MessageId, RecipientId, TemplateId};
+use crate::domain::id::{BulkId, MessageId, RecipientId, TemplateId};
 use crate::domain::message::{Attachment, AttachmentRole, NewMessage};
 use crate::domain::message_id;
 
@@ -174,6 +174,9 @@ pub struct Message {
     pub size: i64,
     /// The template and the version that the bodies were rendered from; null if the message has none.
     pub template: Option<UsedTemplate>,
+    /// The bulk that the message belongs to; null if it was sent in another way.
+    #[schema(value_type = Option<String>, example = "blk_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
+    pub bulk_id: Option<BulkId>,
     /// The recipients, in the order of the request.
     pub recipients: Vec<Recipient>,
     /// The attachments, in the order of the request; omitted in lists. Empty if the message was passed as finished MIME.
@@ -384,6 +387,7 @@ impl Message {
                 alias: row.template_alias,
                 version,
             }),
+            bulk_id: row.bulk_id.map(BulkId),
             recipients,
             attachments: None,
             alternatives: None,

@@ -65,6 +65,15 @@ fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
             ],
             "validation": "strict",
         }),
+        ("POST", "/v1/messages/bulk", _) => json!({
+            "from": "Acme News <news@acme.test>",
+            "subject": "Our news",
+            "text": "We have moved.",
+            "recipients": [
+                {"to": "ann@example.test", "metadata": {"customer": "41"}},
+                {"to": {"email": "bo@example.test", "name": "Bo Å"}, "idempotency_key": "news-7-customer-42"},
+            ],
+        }),
         ("POST", "/v1/templates", _) => json!({
             "name": "Receipt",
             "alias": "receipt",

@@ -25,6 +25,7 @@ const KEY: &str = "key";
     ),
     tags(
         (name = "messages", description = "Send, list, explain, cancel, reschedule and retry messages"),
+        (name = "bulks", description = "One message to many recipients: send, count, pause, resume, cancel"),
         (name = "templates", description = "Content that is stored once and filled with variables: drafts, published versions, previews"),
         (name = "blobs", description = "Files that are uploaded once and attached to messages by their SHA-256"),
         (name = "lanes", description = "Queues, one per stream, route and destination: state, limits, pauses and retries"),

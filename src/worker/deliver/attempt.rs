@@ -70,7 +70,11 @@ pub(crate) async fn run(cx: Arc<DeliverContext>, mut message: LoadedMessage) {
         }
         // A missing signature or link does not count as an attempt either: the message is sent once the configuration
         // is fixed.
-        Ok(Some(Err(error @ (StoredMessageError::NotSigned(..) | StoredMessageError::NoUnsubscribeLinks)))) => {
+        Ok(Some(Err(
+            error @ (StoredMessageError::NotSigned(..)
+            | StoredMessageError::NoUnsubscribeLinks
+            | StoredMessageError::NotRendered(_)),
+        ))) => {
             return defer(&cx, message, &error).await;
         }
         Ok(Some(Err(error))) => return fail(&cx, &message, &error.to_string(), start).await,
@@ -102,7 +106,7 @@ async fn prepare(cx: &DeliverContext, message: &mut LoadedMessage) -> Result<Pre
         // Boxed, because most messages have reserved it, and each would carry the size of this future.
         None => Box::pin(cx.reserve_memory(message.stored.row.size, &message.claimed)).await,
     };
-    let draft = message.stored.draft(&cx.db, cx.links.as_ref()).await?;
+    let draft = message.stored.draft(&cx.db, cx.links.as_ref(), &*cx.renderer).await?;
     let envelopes = envelopes(cx, message, &draft, recipients, cx.clock.now());
     let mime = cx.signing.build(&message.stored, &draft).await?;
     Ok(Prepared { mime, envelopes, _memory: memory })

@@ -30,6 +30,7 @@ use crate::db::queue::Claimed;
 use crate::domain::routing::RouteTable;
 use crate::domain::unsubscribe::Links;
 use crate::limiter::ReservedPermit;
+use crate::rendering::Renderer;
 use crate::smtp;
 use crate::telemetry::KeyedLogLimit;
 use envelopes::Returns;
@@ -53,6 +54,8 @@ pub(crate) struct DeliverContext {
     pub routes: RouteTable,
     pub returns: Option<Returns>,
     pub links: Option<Links>,
+    /// Renders the bodies of messages of bulks.
+    pub renderer: Arc<Renderer>,
     /// Limits the log lines about messages of one domain or stream that cannot be prepared.
     pub preparation_failures: KeyedLogLimit,
     /// Cancelled when no more attempts may start.

@@ -34,6 +34,10 @@ const TABLE: &[(&str, Needs)] = &[
     ("clear_received_hooks", Needs::Nothing),
     ("send_message", Needs::Send("own")),
     ("send_batch", Needs::Send("own")),
+    ("send_bulk", Needs::Send("own")),
+    ("pause_bulk", Needs::Send("own")),
+    ("resume_bulk", Needs::Send("own")),
+    ("cancel_bulk", Needs::Send("own")),
     ("reschedule_message", Needs::Send("own")),
     ("cancel_message", Needs::Send("own")),
     ("retry_message", Needs::Send("own")),
@@ -42,6 +46,8 @@ const TABLE: &[(&str, Needs)] = &[
     ("add_suppressions", Needs::Send("403")),
     ("list_messages", Needs::Read("own")),
     ("get_message", Needs::Read("own")),
+    ("list_bulks", Needs::Read("own")),
+    ("get_bulk", Needs::Read("own")),
     ("list_message_events", Needs::Read("own")),
     ("explain_message", Needs::Read("own")),
     ("get_message_raw", Needs::Read("own")),
@@ -120,10 +126,16 @@ impl Needs {
     }
 }
 
+/// Returns a bulk from this domain.
+fn bulk(domain: &str) -> Value {
+    json!({"from": format!("a@{domain}"), "subject": "", "text": "Hi", "recipients": [{"to": "bo@example.test"}]})
+}
+
 /// A sender domain with its data.
 struct Site {
     domain: &'static str,
     message: String,
+    bulk: String,
 }
 
 impl Site {
@@ -131,7 +143,8 @@ impl Site {
         let file = json!([{"filename": "a.txt", "content": "YQ=="}]);
         let sent = app.send(json!({"from": format!("a@{domain}"), "attachments": file})).await;
         assert_eq!(app.post("/v1/domains", &json!({"name": domain})).await.status, 201);
-        Self { domain, message: sent.id }
+        let bulk = app.post("/v1/messages/bulk", &bulk(domain)).await.body["id"].as_str().unwrap().to_owned();
+        Self { domain, message: sent.id, bulk }
     }
 
     async fn call(&self, api: &Api, method: &Method, template: &str, ids: &BTreeMap<&str, String>) -> ApiResponse {
@@ -139,6 +152,7 @@ impl Site {
         let is_read = *method == Method::GET;
         let id = match path {
             "messages" => self.message.clone(),
+            "bulks" => self.bulk.clone(),
             "lanes" => ids["lane"].clone(),
             "webhooks" if is_read => ids["webhook"].clone(),
             "webhooks" => format!("wh_{none}"),
@@ -154,6 +168,7 @@ impl Site {
         let body = match (method.as_str(), &*path) {
             ("POST", "/v1/messages") => message(json!({"from": format!("a@{}", self.domain)})),
             ("POST", "/v1/messages/batch") => json!([message(json!({"from": format!("a@{}", self.domain)}))]),
+            ("POST", "/v1/messages/bulk") => bulk(self.domain),
             _ => json!({}),
         };
         let request =
@@ -165,7 +180,10 @@ impl Site {
     fn is_in(&self, response: &ApiResponse) -> bool {
         let items = response.body["data"].as_array().map(Vec::as_slice).unwrap_or_default();
         items.iter().any(|item| {
-            item["id"] == self.message || item["data"]["message_id"] == self.message || item["name"] == self.domain
+            item["id"] == self.message
+                || item["id"] == self.bulk
+                || item["data"]["message_id"] == self.message
+                || item["name"] == self.domain
         })
     }
 }

@@ -80,6 +80,6 @@ async fn memory_is_bounded_with_many_large_batches() {
     };
     tokio::time::timeout(Duration::from_mins(2), join_all(bodies.iter().map(send))).await.expect("all batches");
     let most = service.peak_memory();
-    assert!(most <= before + 120, "{most} MiB, {before} MiB before");
+    assert!(most <= before + 160, "{most} MiB, {before} MiB before");
     assert!(service.terminate().await.success());
 }

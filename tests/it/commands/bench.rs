@@ -88,6 +88,24 @@ async fn batches_are_measured_per_message() {
 }
 
 #[tokio::test]
+async fn bulks_and_templates_are_measured_per_message() {
+    let database = Database::empty();
+    for options in ["--bulk 100", "--bulk 100 --template", "--batch 50 --template", "--template --messages 300"] {
+        let messages = if options.contains("--messages") { "" } else { "--messages 250 " };
+        let line = format!("{messages}{options} --yes --database-url {}", database.url);
+        let output = run(bench(&line.split_whitespace().collect::<Vec<_>>())).await;
+        let results = figures(&output);
+        let accepted = if options.contains("--batch") { 250 } else { 300 };
+        for (name, value) in
+            [("accepted", accepted), ("arrived", accepted), ("lost", 0), ("duplicates", 0), ("misdelivered", 0)]
+        {
+            assert_eq!(results[name], value, "{options}: {name}: {}", stderr_of(&output));
+        }
+        assert!(output.status.success() && results["settled"] == true, "{options}: {}", stderr_of(&output));
+    }
+}
+
+#[tokio::test]
 async fn missing_messages_are_counted_as_lost() {
     let database = Database::empty();
     let options = ["--messages", "40", "--recipients", "2", "--patience", "1s", "--sink-refuses", "4"];
@@ -181,6 +199,7 @@ async fn other_messages_are_not_sent_to_the_sink() {
 async fn errors_are_one_line_and_have_a_hint() {
     for (arguments, expected) in [
         (&["--attachment", "29000000", "--size", "4000000"][..], "40 MiB"),
+        (&["--bulk", "10", "--recipients", "2"], "each message of --bulk has one recipient"),
         (&["--dir", "/proc/none"], "choose another with --dir"),
         (&["--messages", "50000000", "--attachment", "20000000"], "MiB are free"),
         (&["--database-url", "postgres://u:secret@127.0.0.1:1/x"], "not available"),

@@ -22,12 +22,13 @@ const LANGUAGE_PAGES: [&str; 6] = [
 ];
 
 /// Pages of `docs/` whose shell blocks call the API of `postrider dev`.
-const PAGES: [&str; 15] = [
+const PAGES: [&str; 16] = [
     "getting-started",
     "sending",
     "attachments",
     "batch",
     "templates",
+    "bulk",
     "mime",
     "threads",
     "invitations",
@@ -114,7 +115,7 @@ async fn documentation_examples_work_when_pasted() {
         let calls: Vec<&str> = blocks.into_iter().filter(|block| !block.starts_with("cargo run")).collect();
         assert!(!calls.is_empty(), "{page} has no example");
         paste(&format!(". .postrider/dev.env\n{}", calls.join("\n")), dir.path()).await;
-        if page == "templates" {
+        if page == "templates" || page == "bulk" {
             run_programs(&text, &dev, dir.path()).await;
         }
     }

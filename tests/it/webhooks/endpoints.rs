@@ -458,6 +458,7 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
         check_target: check,
         domains: postrider::app::domain_settings(&app.config, &app.db, &clock).unwrap(),
         links: None,
+        renderer: Arc::default(),
     };
     let feedback = Arc::new(Feedback::new(app.db.clone(), app.clock.clone(), None, None));
     let api = http::Api::new(

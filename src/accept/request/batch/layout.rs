@@ -4,13 +4,14 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json_borrow::Value;
 
 use super::{FIELDS, MAX_MESSAGES, Validation};
 use crate::accept::request::fields::Fields;
 use crate::accept::request::pointer::Pointer;
+use crate::accept::request::raw_list::{RawList, range};
 use crate::accept::request::walk::Node;
 use crate::accept::request::{Rejection, json};
 use crate::domain::fault::{Code, Fault, Faults};
@@ -80,17 +81,17 @@ impl Layout {
 fn check_list(list: &List<'_>, is_bare: bool, faults: &mut Faults) {
     let at = if is_bare { Pointer::Root } else { Pointer::Field(&Pointer::Root, LIST) };
     match list {
-        List::Null if is_bare => at.fault(faults, Code::InvalidType, format_args!("{EXPECTED}, found null")),
-        List::Null => at.fault(faults, Code::Required, "`messages` is required"),
-        List::Other(found) if is_bare => {
+        RawList::Null if is_bare => at.fault(faults, Code::InvalidType, format_args!("{EXPECTED}, found null")),
+        RawList::Null => at.fault(faults, Code::Required, "`messages` is required"),
+        RawList::Other(found) if is_bare => {
             at.fault(faults, Code::InvalidType, format_args!("{EXPECTED}, found {found}"));
         }
-        List::Other(found) => at.fault(faults, Code::InvalidType, format_args!("expected an array, found {found}")),
-        List::Array { count: 0, .. } => at.fault(faults, Code::Required, "at least one message is required"),
-        List::Array { count, .. } if *count > MAX_MESSAGES => {
+        RawList::Other(found) => at.fault(faults, Code::InvalidType, format_args!("expected an array, found {found}")),
+        RawList::Array { count: 0, .. } => at.fault(faults, Code::Required, "at least one message is required"),
+        RawList::Array { count, .. } if *count > MAX_MESSAGES => {
             at.fault(faults, Code::TooMany, format_args!("at most {MAX_MESSAGES} messages are allowed, not {count}"));
         }
-        List::Array { .. } => {}
+        RawList::Array { .. } => {}
     }
 }
 
@@ -113,11 +114,8 @@ fn read_validation(text: &str, raw: &RawValue, faults: &mut Faults) -> Result<Va
     })
 }
 
-/// Returns where a part of the text is.
-fn range(text: &str, part: &RawValue) -> Range<usize> {
-    let start = part.get().as_ptr().addr().saturating_sub(text.as_ptr().addr());
-    start..start + part.get().len()
-}
+/// The value that should be the list of messages.
+type List<'a> = RawList<'a, MAX_MESSAGES>;
 
 /// The parts of a body.
 struct Outline<'a> {
@@ -125,26 +123,6 @@ struct Outline<'a> {
     validation: Option<&'a RawValue>,
     /// The names of the object's fields, except unknown ones beyond [`MAX_NAMES`].
     names: Vec<Cow<'a, str>>,
-}
-
-/// The value that should be the list of messages.
-enum List<'a> {
-    /// The field is missing or `null`.
-    Null,
-    Array {
-        /// The first values, at most one more than allowed.
-        items: Vec<&'a RawValue>,
-        /// The number of all values.
-        count: usize,
-    },
-    /// A value of another type.
-    Other(&'static str),
-}
-
-impl<'a> List<'a> {
-    fn items(self) -> Vec<&'a RawValue> {
-        if let Self::Array { items, .. } = self { items } else { Vec::new() }
-    }
 }
 
 /// Parses a body that is not an object.
@@ -158,12 +136,6 @@ impl<'de> Deserialize<'de> for Outline<'de> {
     }
 }
 
-impl<'de> Deserialize<'de> for List<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ListVisitor)
-    }
-}
-
 struct OutlineVisitor;
 
 impl<'de> Visitor<'de> for OutlineVisitor {
@@ -174,7 +146,7 @@ impl<'de> Visitor<'de> for OutlineVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut outline = Outline { list: List::Null, validation: None, names: Vec::new() };
+        let mut outline = Outline { list: RawList::Null, validation: None, names: Vec::new() };
         let (mut has_list, mut has_validation) = (false, false);
         while let Some(name) = map.next_key::<Cow<'de, str>>()? {
             let is_first = match &*name {
@@ -198,60 +170,5 @@ impl<'de> Visitor<'de> for OutlineVisitor {
             }
         }
         Ok(outline)
-    }
-}
-
-struct ListVisitor;
-
-impl<'de> Visitor<'de> for ListVisitor {
-    type Value = List<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array")
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(List::Other("a boolean"))
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(List::Other("a number"))
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(List::Other("a number"))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(List::Other("a number"))
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(List::Other("a string"))
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(List::Null)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(List::Other("an object"))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
-        let mut items = Vec::new();
-        while items.len() <= MAX_MESSAGES {
-            let Some(item) = sequence.next_element::<&RawValue>()? else {
-                let count = items.len();
-                return Ok(List::Array { items, count });
-            };
-            items.push(item);
-        }
-        let mut count = items.len();
-        while sequence.next_element::<IgnoredAny>()?.is_some() {
-            count += 1;
-        }
-        Ok(List::Array { items, count })
     }
 }

@@ -4,6 +4,8 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
 
+use crate::db::messages::bulks::expand::{self, BulkPart};
+
 use super::{Committed, IdempotencyKey, Inserted, MessageInsert, insert_new, keys};
 
 /// The messages of a call, which are inserted together or not at all.
@@ -13,6 +15,8 @@ pub struct BatchInsert {
     pub messages: Vec<MessageInsert>,
     /// The idempotency key of the whole call.
     pub call: Option<CallKey>,
+    /// The recipients of a bulk that the messages come from.
+    pub bulk: Option<BulkPart>,
 }
 
 /// The idempotency key of a call, and what its response had besides the new messages.
@@ -29,8 +33,9 @@ pub struct CallKey {
 pub enum BatchCommitted {
     /// All messages were inserted. Contains a [`Committed::New`] for each.
     Inserted(Vec<Committed>),
-    /// Nothing was inserted: a concurrent request used one of the idempotency keys.
-    KeyUsed,
+    /// Nothing was inserted: a concurrent request used one of the idempotency keys, or the bulk has another state, or another
+    /// process inserted its messages.
+    NotInserted,
 }
 
 /// Inserts the batches whose idempotency keys are free. The caller must then lower the lanes' `ready_at` and append the
@@ -40,7 +45,12 @@ pub(in crate::db) async fn store_batches<'a>(
     batches: &'a [BatchInsert],
     now: DateTime<Utc>,
 ) -> Result<(Inserted<'a>, Vec<bool>), sqlx::Error> {
-    let is_free = keys::claim_for_batches(connection, batches, now).await?;
+    let mut is_free = keys::claim_for_batches(connection, batches, now).await?;
+    for (batch, is_free) in batches.iter().zip(&mut is_free) {
+        if let Some(part) = &batch.bulk {
+            *is_free = expand::take(connection, part).await?;
+        }
+    }
     let free = batches.iter().zip(&is_free).filter(|(_, is_free)| **is_free);
     let group: Vec<&MessageInsert> = free.flat_map(|(batch, _)| &batch.messages).collect();
     let results = vec![Committed::new(); group.len()];
@@ -59,7 +69,7 @@ pub(in crate::db) fn results_by_batch(
         if is_free {
             BatchCommitted::Inserted(results.by_ref().take(batch.messages.len()).collect())
         } else {
-            BatchCommitted::KeyUsed
+            BatchCommitted::NotInserted
         }
     };
     batches.iter().zip(is_free).map(result).collect()

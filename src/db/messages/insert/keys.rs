@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::batch::{BatchInsert, CallKey};
 use super::{Committed, IdempotencyKey, MessageInsert};
+use crate::db::messages::bulks::insert::{BulkInsert, BulkRecipientInsert};
 use crate::db::messages::idempotency::{self, KeyUse};
 use crate::domain::id::TenantId;
 
@@ -20,6 +21,8 @@ struct Claim<'a> {
     /// The message that is created with the key; of a call, the first one. Identifies the claim.
     message: Uuid,
     call: Option<Call<'a>>,
+    /// The bulk that is created with the key.
+    bulk: Option<Uuid>,
     /// The value to store.
     key: Cow<'a, str>,
 }
@@ -36,7 +39,7 @@ impl<'a> Claim<'a> {
     fn of_message(insert: &'a MessageInsert) -> Option<Self> {
         let with = insert.idempotency.as_ref()?;
         let (tenant, message) = (insert.tenant, insert.message.id.0);
-        Some(Self { tenant, with, message, call: None, key: Cow::Borrowed(&with.key) })
+        Some(Self { tenant, with, message, call: None, bulk: None, key: Cow::Borrowed(&with.key) })
     }
 
     fn of_call(batch: &'a BatchInsert) -> Option<Self> {
@@ -44,7 +47,23 @@ impl<'a> Claim<'a> {
         let ids: Vec<String> = batch.messages.iter().map(|insert| insert.message.id.0.to_string()).collect();
         let call = Call { message_ids: format!("{{{}}}", ids.join(",")), response };
         let (tenant, message) = (first.tenant, first.message.id.0);
-        Some(Self { tenant, with, message, call: Some(call), key: Cow::Borrowed(&with.key) })
+        Some(Self { tenant, with, message, call: Some(call), bulk: None, key: Cow::Borrowed(&with.key) })
+    }
+
+    /// Returns the claims of a bulk and of its recipients.
+    fn of_bulk(bulk: &'a BulkInsert) -> impl Iterator<Item = Self> {
+        let tenant = bulk.tenant;
+        let id = bulk.id.0;
+        // The messages do not exist yet.
+        let own = bulk.key.as_ref().map(|with| {
+            let (call, key) = (None, Cow::Borrowed(&*with.key));
+            Self { tenant, with, message: id, call, bulk: Some(id), key }
+        });
+        let of_recipient = move |recipient: &'a BulkRecipientInsert| {
+            let (with, message) = (recipient.key.as_ref()?, recipient.id);
+            Some(Self { tenant, with, message, call: None, bulk: Some(id), key: Cow::Borrowed(&with.key) })
+        };
+        own.into_iter().chain(bulk.recipients.iter().filter_map(of_recipient))
     }
 }
 
@@ -84,6 +103,17 @@ pub(super) async fn claim_for_batches(
     let refused: Vec<Claim<'_>> = claimed.filter(|(owner, _)| !is_free[*owner]).map(|(_, claim)| claim).collect();
     release(connection, &refused).await?;
     Ok(is_free)
+}
+
+/// Claims the keys of a bulk and of its recipients. Returns whether all of them are free; otherwise the caller must roll the
+/// transaction back.
+pub(in crate::db) async fn claim_for_bulk(
+    connection: &mut PgConnection,
+    bulk: &BulkInsert,
+) -> Result<bool, sqlx::Error> {
+    let mut claims: Vec<Claim<'_>> = Claim::of_bulk(bulk).collect();
+    let used = claim_all(connection, &mut claims, bulk.created_at).await?;
+    Ok(used.iter().all(Option::is_none))
 }
 
 /// Returns the claims of a call and of its messages.
@@ -139,14 +169,16 @@ async fn claim(
     let calls = || claims.iter().map(|one| one.call.as_ref());
     let call_messages: Vec<Option<&str>> = calls().map(|call| Some(call?.message_ids.as_str())).collect();
     let call_responses: Vec<Option<Value>> = calls().map(|call| Some(call?.response.clone())).collect();
+    let bulks: Vec<Option<Uuid>> = claims.iter().map(|one| one.bulk).collect();
     // In a fixed order, so that two replicas that insert the same keys cannot deadlock.
     sqlx::query!(
         "INSERT INTO idempotency_keys (tenant_id, key, fingerprint, message_ids, created_at, api_key_id, request_digest,
-                                       batch_response)
+                                       batch_response, bulk_id)
          SELECT tenant_id, key, fingerprint, coalesce(call_messages::uuid[], ARRAY[message_id]), $5, owner, digest,
-                call_response
-         FROM unnest($1::uuid[], $2::text[], $3::bytea[], $4::uuid[], $6::uuid[], $7::bytea[], $8::text[], $9::jsonb[])
-              AS u (tenant_id, key, fingerprint, message_id, owner, digest, call_messages, call_response)
+                call_response, bulk
+         FROM unnest($1::uuid[], $2::text[], $3::bytea[], $4::uuid[], $6::uuid[], $7::bytea[], $8::text[], $9::jsonb[],
+                     $10::uuid[])
+              AS u (tenant_id, key, fingerprint, message_id, owner, digest, call_messages, call_response, bulk)
          ORDER BY tenant_id, key ON CONFLICT DO NOTHING",
         &tenants,
         &keys as _,
@@ -156,7 +188,8 @@ async fn claim(
         &owners,
         &digests as _,
         &call_messages as _,
-        &call_responses as _
+        &call_responses as _,
+        &bulks as _
     )
     .execute(&mut *connection)
     .await?;

@@ -35,18 +35,21 @@ pub(super) async fn insert(
            message AS (
                INSERT INTO messages (id, content_id, tenant_id, created_at, stream, from_address, from_name, reply_to, subject,
                                      tags, metadata, scheduled_at, expires_at, on_uncertain, size, ignore_suppression,
-                                     template_id, template_version, unsubscribe)
-               SELECT id, id, u.tenant_id, u.created_at, stream, from_address, from_name, reply_to, subject, tags, metadata,
+                                     template_id, template_version, bulk_id, variables, unsubscribe)
+               SELECT id, coalesce(content_id, id), u.tenant_id, u.created_at, stream, from_address, from_name, reply_to, subject,
+                      tags, metadata,
                       scheduled_at, expires_at, on_uncertain, size, ignore_suppression, template_id, template_version,
-                      u.may_carry_link AND coalesce(s.unsubscribe, false)
-               FROM unnest($1::uuid[], $2::uuid[], $7::timestamptz[], $8::text[],
+                      bulk_id, variables, u.may_carry_link AND coalesce(s.unsubscribe, false)
+               FROM unnest($42::uuid[], $43::uuid[], $7::timestamptz[], $8::text[],
                            $9::text[], $10::text[], $11::jsonb[], $12::text[], $13::jsonb[], $14::jsonb[],
                            $15::timestamptz[], $16::timestamptz[], $17::text[],
-                           $18::bigint[], $19::boolean[], $20::boolean[], $40::uuid[], $41::integer[])
+                           $18::bigint[], $19::boolean[], $20::boolean[], $40::uuid[], $41::integer[],
+                           $44::uuid[], $45::uuid[], $46::jsonb[])
                       AS u (id, tenant_id, created_at, stream,
                             from_address, from_name, reply_to, subject, tags, metadata,
                             scheduled_at, expires_at, on_uncertain,
-                            size, ignore_suppression, may_carry_link, template_id, template_version)
+                            size, ignore_suppression, may_carry_link, template_id, template_version,
+                            content_id, bulk_id, variables)
                LEFT JOIN streams s ON s.tenant_id = u.tenant_id AND s.name = u.stream
                RETURNING id, unsubscribe),
            recipient AS (
@@ -125,14 +128,19 @@ pub(super) async fn insert(
         &offer.lane_id,
         now,
         &message.template_id as _,
-        &message.template_version as _
+        &message.template_version as _,
+        &message.id,
+        &message.tenant_id,
+        &message.content_id as _,
+        &message.bulk_id as _,
+        &message.variables as _
     )
     .fetch_all(connection)
     .await?;
     Ok(marked.into_iter().collect())
 }
 
-/// `contents`, and the keys of `messages`.
+/// `contents` of the messages that have their own.
 struct Contents<'a> {
     id: Vec<Uuid>,
     tenant_id: Vec<Uuid>,
@@ -144,18 +152,20 @@ struct Contents<'a> {
 
 impl<'a> Contents<'a> {
     fn new(group: &[&'a MessageInsert]) -> Self {
+        // The content of a bulk is inserted with the bulk.
+        let own = || group.iter().filter(|insert| insert.message.bulk.is_none());
         Self {
-            id: group.iter().map(|i| i.message.id.0).collect(),
-            tenant_id: group.iter().map(|i| i.tenant.0).collect(),
-            text: group.iter().map(|i| i.message.content.text.as_deref()).collect(),
-            html: group.iter().map(|i| i.message.content.html.as_deref()).collect(),
-            headers: group.iter().map(|i| columns::headers(&i.message)).collect(),
-            attachments: group.iter().map(|i| columns::attachments(&i.message)).collect(),
+            id: own().map(|i| i.message.id.0).collect(),
+            tenant_id: own().map(|i| i.tenant.0).collect(),
+            text: own().map(|i| i.message.content.text.as_deref()).collect(),
+            html: own().map(|i| i.message.content.html.as_deref()).collect(),
+            headers: own().map(|i| columns::headers(&i.message.content.headers)).collect(),
+            attachments: own().map(|i| columns::attachments_of(&i.message)).collect(),
         }
     }
 }
 
-/// `messages`, except their keys.
+/// `messages`.
 struct Messages<'a> {
     created_at: Vec<DateTime<Utc>>,
     stream: Vec<&'a str>,
@@ -173,6 +183,12 @@ struct Messages<'a> {
     may_carry_link: Vec<bool>,
     template_id: Vec<Option<Uuid>>,
     template_version: Vec<Option<i32>>,
+    id: Vec<Uuid>,
+    tenant_id: Vec<Uuid>,
+    /// `None`: the content has the message's id.
+    content_id: Vec<Option<Uuid>>,
+    bulk_id: Vec<Option<Uuid>>,
+    variables: Vec<Option<&'a Value>>,
 }
 
 impl<'a> Messages<'a> {
@@ -197,6 +213,11 @@ impl<'a> Messages<'a> {
             may_carry_link: messages().map(may_carry_link).collect(),
             template_id: messages().map(|m| m.template.map(|used| used.template.0)).collect(),
             template_version: messages().map(|m| m.template.map(|used| used.version)).collect(),
+            id: messages().map(|m| m.id.0).collect(),
+            tenant_id: group.iter().map(|insert| insert.tenant.0).collect(),
+            content_id: messages().map(|m| Some(m.bulk.as_ref()?.content)).collect(),
+            bulk_id: messages().map(|m| Some(m.bulk.as_ref()?.bulk.0)).collect(),
+            variables: messages().map(|m| m.bulk.as_ref()?.variables.as_ref()).collect(),
         }
     }
 }

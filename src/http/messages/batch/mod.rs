@@ -77,7 +77,8 @@ pub async fn create(
     Box::pin(accept(&api, &caller, read, key)).await
 }
 
-fn no_dry_run() -> ApiError {
+/// Returns the error for a dry run of several messages.
+pub(super) fn no_dry_run() -> ApiError {
     let message = "A dry run plans one message: send it to POST /v1/messages?dry_run=true.";
     ApiError::Invalid(vec![Fault {
         pointer: "dry_run".into(),

@@ -1,0 +1,183 @@
+//! Pauses, resumes and cancels bulks. Leased recipients are not changed: they are being sent. If one is deferred afterwards,
+//! the background task holds or cancels it.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::BulkRow;
+use crate::db::events::{self, NewEvent};
+use crate::db::queue::ready_at::{DueRow, lower};
+use crate::db::{Db, DbError};
+use crate::domain::bulk::BulkState;
+use crate::domain::id::{BulkId, MessageId, RecipientId, RecipientKey, TenantId};
+
+/// Maximum number of recipients that one transaction changes, so that it holds its locks only for a short time.
+const PART: i64 = 200;
+
+/// Sets the state of a bulk, unless it is canceled. Returns whether it has the state now.
+pub async fn set_state(
+    db: &Db,
+    tenant: TenantId,
+    id: BulkId,
+    state: BulkState,
+    now: DateTime<Utc>,
+) -> Result<bool, DbError> {
+    let query = sqlx::query!(
+        "UPDATE bulks SET state = $3, settled_at = CASE WHEN state = $3 THEN settled_at END,
+                          state_changed_at = CASE WHEN state = $3 THEN state_changed_at ELSE $4 END,
+                          resumed_from = CASE WHEN state = 'paused' AND $3 = 'active'
+                                              THEN coalesce(resumed_from, state_changed_at) ELSE resumed_from END
+         WHERE tenant_id = $1 AND id = $2 AND (state <> 'canceled' OR $3 = 'canceled')",
+        tenant.0,
+        id.0,
+        state.as_str(),
+        now
+    );
+    Ok(db.timed("bulks.set_state", query.execute(&db.pool)).await?.rows_affected() > 0)
+}
+
+/// Returns why recipients of a paused bulk are held (`queue.held`).
+fn pause_reason(bulk: &BulkRow) -> String {
+    let id = BulkId(bulk.id);
+    format!("held: the bulk {id} is paused; resume it with POST /v1/bulks/{id}/resume")
+}
+
+/// Holds the queued recipients of a bulk, as long as it is paused: the lock makes resuming it wait.
+pub async fn hold(db: &Db, bulk: &BulkRow) -> Result<(), DbError> {
+    let reason = pause_reason(bulk);
+    loop {
+        let query = sqlx::query!(
+            "WITH paused AS MATERIALIZED (
+                 SELECT true FROM bulks WHERE tenant_id = $1 AND id = $2 AND state = 'paused' FOR SHARE)
+             UPDATE queue q SET due_at = 'infinity', held = $3
+             FROM (SELECT q.message_id, q.recipient_id FROM bulk_messages m
+                   JOIN queue q ON q.message_id = m.message_id AND q.tenant_id = m.tenant_id
+                   WHERE m.bulk_id = $2 AND m.tenant_id = $1 AND q.lease IS NULL AND q.held IS NULL
+                     AND EXISTS (SELECT FROM paused)
+                   ORDER BY q.message_id, q.recipient_id LIMIT $4 FOR UPDATE OF q SKIP LOCKED) AS found
+             WHERE q.message_id = found.message_id AND q.recipient_id = found.recipient_id AND q.tenant_id = $1",
+            bulk.tenant_id,
+            bulk.id,
+            reason,
+            PART
+        );
+        if db.timed("bulks.hold", query.execute(&db.pool)).await?.rows_affected() == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Releases the recipients that the pause before `bulk.resumed_from` held, as long as the bulk is active: the lock makes
+/// pausing it again wait. The pause does not count towards the retry window.
+pub async fn release_held(db: &Db, bulk: &BulkRow, now: DateTime<Utc>) -> Result<(), DbError> {
+    let reason = pause_reason(bulk);
+    let paused =
+        bulk.resumed_from.map_or(TimeDelta::zero(), |from| (bulk.state_changed_at - from).max(TimeDelta::zero()));
+    while release_part(db, bulk, &reason, paused, now).await? > 0 {}
+    Ok(())
+}
+
+/// Releases some held recipients. Returns how many.
+async fn release_part(
+    db: &Db,
+    bulk: &BulkRow,
+    reason: &str,
+    paused: TimeDelta,
+    now: DateTime<Utc>,
+) -> Result<usize, DbError> {
+    db.timed("bulks.release_held", async {
+        let mut tx = db.pool.begin().await?;
+        let released = sqlx::query!(
+            "WITH active AS MATERIALIZED (
+                 SELECT true FROM bulks WHERE tenant_id = $1 AND id = $2 AND state = 'active' FOR SHARE)
+             UPDATE queue q SET held = NULL, due_at = greatest(q.first_due_at, $5),
+                    first_due_at = CASE WHEN q.first_due_at > $5 THEN q.first_due_at
+                                        ELSE least(q.first_due_at + $6::interval, $5) END
+             FROM (SELECT q.message_id, q.recipient_id FROM bulk_messages m
+                   JOIN queue q ON q.message_id = m.message_id AND q.tenant_id = m.tenant_id
+                   WHERE m.bulk_id = $2 AND m.tenant_id = $1 AND q.lease IS NULL AND q.held = $3
+                     AND EXISTS (SELECT FROM active)
+                   ORDER BY q.message_id, q.recipient_id LIMIT $4 FOR UPDATE OF q) AS found
+             WHERE q.message_id = found.message_id AND q.recipient_id = found.recipient_id AND q.tenant_id = $1
+             RETURNING q.lane_id, q.due_at",
+            bulk.tenant_id,
+            bulk.id,
+            reason,
+            PART,
+            now,
+            paused as _
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        lower(&mut tx, released.iter().map(|row| DueRow { lane: row.lane_id, due_at: row.due_at })).await?;
+        tx.commit().await?;
+        Ok(released.len())
+    })
+    .await
+}
+
+/// Cancels the queued recipients of a canceled bulk.
+pub async fn cancel_queued(db: &Db, bulk: &BulkRow, now: DateTime<Utc>) -> Result<(), DbError> {
+    while cancel_part(db, bulk, now).await? > 0 {}
+    Ok(())
+}
+
+/// Cancels some queued recipients. Returns how many.
+async fn cancel_part(db: &Db, bulk: &BulkRow, now: DateTime<Utc>) -> Result<usize, DbError> {
+    db.timed("bulks.cancel_queued", async {
+        let mut tx = db.pool.begin().await?;
+        let canceled = sqlx::query!(
+            "DELETE FROM queue q
+             USING (SELECT q.message_id, q.recipient_id FROM bulk_messages m
+                    JOIN queue q ON q.message_id = m.message_id AND q.tenant_id = m.tenant_id
+                    WHERE m.bulk_id = $2 AND m.tenant_id = $1 AND q.lease IS NULL
+                    ORDER BY q.message_id, q.recipient_id LIMIT $3 FOR UPDATE OF q SKIP LOCKED) AS found
+             WHERE q.message_id = found.message_id AND q.recipient_id = found.recipient_id AND q.tenant_id = $1
+             RETURNING q.message_id, q.recipient_id",
+            bulk.tenant_id,
+            bulk.id,
+            PART
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        if !canceled.is_empty() {
+            let (messages, recipients): (Vec<Uuid>, Vec<Uuid>) =
+                canceled.iter().map(|row| (row.message_id, row.recipient_id)).unzip();
+            sqlx::query!(
+                "UPDATE recipients r SET status = 'canceled', finished_at = $4
+                 FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, id)
+                 WHERE r.tenant_id = $1 AND r.message_id = u.message_id AND r.id = u.id AND r.message_id BETWEEN $5 AND $6",
+                bulk.tenant_id,
+                &messages,
+                &recipients,
+                now,
+                messages.iter().min(),
+                messages.iter().max()
+            )
+            .execute(&mut *tx)
+            .await?;
+            let tenant = TenantId(bulk.tenant_id);
+            let keys = canceled.iter().map(|row| RecipientKey {
+                tenant,
+                message: MessageId(row.message_id),
+                recipient: RecipientId(row.recipient_id),
+            });
+            events::append(&mut tx, now, keys.map(NewEvent::canceled).collect()).await?;
+        }
+        tx.commit().await?;
+        Ok(canceled.len())
+    })
+    .await
+}
+
+/// Returns whether recipients of a bulk are in the queue that are not held because of its pause: those being sent.
+pub async fn is_sending(db: &Db, bulk: &BulkRow) -> Result<bool, DbError> {
+    let query = sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+               SELECT FROM bulk_messages m JOIN queue q ON q.message_id = m.message_id AND q.tenant_id = m.tenant_id
+               WHERE m.bulk_id = $2 AND m.tenant_id = $1 AND (q.lease IS NOT NULL OR q.held IS NULL)) AS "is_sending!""#,
+        bulk.tenant_id,
+        bulk.id
+    );
+    db.timed("bulks.is_sending", query.fetch_one(&db.pool)).await
+}

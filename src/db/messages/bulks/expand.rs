@@ -1,0 +1,137 @@
+//! Turns the recipients of a bulk into messages. The transaction that inserts the messages deletes the recipients
+//! ([`take`]), so that each becomes exactly one message, even if two processes work on the bulk.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::BulkRow;
+use crate::db::{Db, DbError};
+use crate::domain::bulk::BulkState;
+use crate::domain::id::{BulkId, TenantId};
+
+/// A recipient that is not a message yet.
+#[derive(Debug, Clone)]
+pub struct WaitingRow {
+    /// Its position in the request.
+    pub position: i32,
+    /// The address.
+    pub address: String,
+    /// The display name.
+    pub name: Option<String>,
+    /// Its own template variables, an object.
+    pub variables: Option<Value>,
+    /// Its own metadata, an object of strings.
+    pub metadata: Option<Value>,
+}
+
+/// The recipients that a batch of messages comes from. The batch is inserted only if all of them still wait, and the bulk has
+/// the state.
+#[derive(Debug, Clone)]
+pub struct BulkPart {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The bulk.
+    pub bulk: BulkId,
+    /// The state that the bulk must have.
+    pub state: BulkState,
+    /// The positions of the recipients.
+    pub positions: Vec<i32>,
+    /// The id of the message of each of them.
+    pub messages: Vec<Uuid>,
+}
+
+/// Leases the bulk that has waited longest for something to be done, until `until`. Returns `None` if there is none.
+pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<Option<BulkRow>, DbError> {
+    let query = sqlx::query_as!(
+        BulkRow,
+        "UPDATE bulks SET leased_until = $2
+         WHERE (tenant_id, id) = (SELECT tenant_id, id FROM bulks WHERE settled_at IS NULL AND leased_until <= $1
+                                  ORDER BY leased_until LIMIT 1 FOR UPDATE SKIP LOCKED)
+         RETURNING id, tenant_id, created_at, state, state_changed_at, content_id, stream, from_domain, scheduled_at,
+                   template_id, template_version, message, accepted, replayed, rejected, resumed_from",
+        now,
+        until
+    );
+    db.timed("bulks.lease", query.fetch_optional(&db.pool)).await
+}
+
+/// Releases a bulk that was leased until `lease`: the next process may work on it from `from` on. Changes nothing if another
+/// process has leased it since.
+pub async fn release(db: &Db, bulk: &BulkRow, lease: DateTime<Utc>, from: DateTime<Utc>) -> Result<(), DbError> {
+    let query = sqlx::query!(
+        "UPDATE bulks SET leased_until = $4 WHERE tenant_id = $1 AND id = $2 AND leased_until = $3",
+        bulk.tenant_id,
+        bulk.id,
+        lease,
+        from
+    );
+    db.timed("bulks.release", query.execute(&db.pool)).await.map(drop)
+}
+
+/// Returns the first recipients that are not messages yet.
+pub async fn waiting(db: &Db, bulk: &BulkRow, limit: i64) -> Result<Vec<WaitingRow>, DbError> {
+    let query = sqlx::query_as!(
+        WaitingRow,
+        "SELECT position, address, name, variables, metadata FROM bulk_recipients
+         WHERE bulk_id = $1 AND tenant_id = $2 ORDER BY position LIMIT $3",
+        bulk.id,
+        bulk.tenant_id,
+        limit
+    );
+    db.timed("bulks.waiting", query.fetch_all(&db.pool)).await
+}
+
+/// Deletes the recipients of a part, in the transaction that inserts their messages. Returns `false` if the bulk has another
+/// state, or if another process has taken one of them; then it has deleted nothing.
+pub(in crate::db) async fn take(connection: &mut PgConnection, part: &BulkPart) -> Result<bool, sqlx::Error> {
+    // The lock makes a change of the state wait for this transaction. It does not conflict with those of other parts.
+    let has_state = sqlx::query_scalar!(
+        r#"SELECT true AS "has_state!" FROM bulks WHERE tenant_id = $1 AND id = $2 AND state = $3 FOR SHARE"#,
+        part.tenant.0,
+        part.bulk.0,
+        part.state.as_str()
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    if has_state.is_none() {
+        return Ok(false);
+    }
+    let taken = sqlx::query_scalar!(
+        r#"WITH locked AS MATERIALIZED (
+               SELECT position FROM bulk_recipients WHERE bulk_id = $1 AND tenant_id = $2 AND position = ANY ($3)
+               ORDER BY position FOR UPDATE),
+           enough AS (SELECT count(*) = cardinality($3) AS is_whole FROM locked),
+           gone AS (
+               DELETE FROM bulk_recipients r USING enough
+               WHERE r.bulk_id = $1 AND r.tenant_id = $2 AND r.position = ANY ($3) AND enough.is_whole),
+           members AS (
+               INSERT INTO bulk_messages (bulk_id, tenant_id, message_id)
+               SELECT $1, $2, m.id FROM unnest($4::uuid[]) AS m (id), enough WHERE enough.is_whole)
+           SELECT is_whole AS "is_whole!" FROM enough"#,
+        part.bulk.0,
+        part.tenant.0,
+        &part.positions,
+        &part.messages
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(taken)
+}
+
+/// Records that nothing is left to do for a bulk, if it still has the state in which it was leased. A bulk that is not paused
+/// must have no recipients that are not messages.
+pub async fn settle(db: &Db, bulk: &BulkRow, now: DateTime<Utc>) -> Result<(), DbError> {
+    let query = sqlx::query!(
+        "UPDATE bulks b SET settled_at = $4, resumed_from = NULL
+         WHERE b.tenant_id = $1 AND b.id = $2 AND b.state = $3 AND b.state_changed_at = $5
+           AND (b.state = 'paused' OR NOT EXISTS (SELECT FROM bulk_recipients r WHERE r.bulk_id = b.id))",
+        bulk.tenant_id,
+        bulk.id,
+        bulk.state,
+        now,
+        bulk.state_changed_at
+    );
+    db.timed("bulks.settle", query.execute(&db.pool)).await.map(drop)
+}

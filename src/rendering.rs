@@ -1,0 +1,121 @@
+//! Renders the bodies of messages of bulks when they are sent: from the compiled template that is stored with the content of
+//! the bulk, the variables that all of its messages have in common, and those of each message.
+
+use std::sync::Arc;
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tokio::task::spawn_blocking;
+use uuid::Uuid;
+
+use crate::db::messages::stored::{Bodies, RenderBodies};
+use crate::template::{Compiled, Program, Rendered};
+
+/// Memory for cached templates, in bytes.
+const MEMORY: u64 = 32 << 20;
+/// Expected number of cached templates.
+const TYPICAL_COUNT: usize = 512;
+
+/// `contents.template`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ContentTemplate {
+    /// The compiled template.
+    pub compiled: Compiled,
+    /// The variables that all messages with the content have in common.
+    pub variables: Map<String, Value>,
+}
+
+/// A template of a content, ready to render.
+#[derive(Debug)]
+pub struct ContentProgram {
+    program: Program,
+    variables: Map<String, Value>,
+    bytes: u64,
+}
+
+/// Renders bodies. Caches the templates, which never change. Each process has one `Renderer`.
+#[derive(Debug)]
+pub struct Renderer {
+    programs: Cache<Uuid, Arc<ContentProgram>, Bytes>,
+}
+
+/// Weighs programs by their memory.
+#[derive(Debug, Clone)]
+struct Bytes;
+
+impl Weighter<Uuid, Arc<ContentProgram>> for Bytes {
+    fn weight(&self, _: &Uuid, program: &Arc<ContentProgram>) -> u64 {
+        program.bytes
+    }
+}
+
+impl Default for Renderer {
+    fn default() -> Self {
+        Self { programs: Cache::with_weighter(TYPICAL_COUNT, MEMORY, Bytes) }
+    }
+}
+
+impl Renderer {
+    /// Returns the template of the content with this id, ready to render. Fails if this version of Postrider cannot read it.
+    pub async fn program(&self, content: Uuid, template: &Value) -> Result<Arc<ContentProgram>, String> {
+        if let Some(program) = self.programs.get(&content) {
+            return Ok(program);
+        }
+        let stored = ContentTemplate::deserialize(template).map_err(|error| error.to_string())?;
+        let ContentTemplate { compiled, variables } = stored;
+        let parsed = spawn_blocking(move || Program::new(&compiled)).await.map_err(|error| error.to_string())?;
+        let program =
+            parsed.map_err(|faults| faults.into_iter().map(|fault| fault.message).collect::<Vec<_>>().join("; "))?;
+        let bytes = (program.bytes() + variables_size(&variables)) as u64;
+        let program = Arc::new(ContentProgram { program, variables, bytes });
+        self.programs.insert(content, program.clone());
+        Ok(program)
+    }
+}
+
+impl ContentProgram {
+    /// Renders all parts for a message with these variables.
+    pub async fn render(self: &Arc<Self>, own: Map<String, Value>) -> Result<Rendered, String> {
+        if self.program.is_cheap() {
+            return self.render_now(&own);
+        }
+        let program = self.clone();
+        spawn_blocking(move || program.render_now(&own)).await.map_err(|error| error.to_string())?
+    }
+
+    fn render_now(&self, own: &Map<String, Value>) -> Result<Rendered, String> {
+        let checked = if self.variables.is_empty() {
+            self.program.check(own)
+        } else {
+            self.program.check(&merged(&self.variables, own))
+        };
+        let checked = checked.map_err(|faults| {
+            faults
+                .into_iter()
+                .map(|fault| format!("{}: {}", fault.pointer, fault.message))
+                .collect::<Vec<_>>()
+                .join("; ")
+        })?;
+        self.program.render(&checked).map_err(|fault| fault.message)
+    }
+}
+
+impl RenderBodies for Renderer {
+    async fn render(&self, content: Uuid, template: &Value, variables: &Value) -> Result<Bodies, String> {
+        let own = variables.as_object().cloned().unwrap_or_default();
+        let Rendered { html, text, .. } = self.program(content, template).await?.render(own).await?;
+        Ok(Bodies { text, html })
+    }
+}
+
+/// Returns the variables of a message: those that all messages of the bulk have in common, and its own, which replace them.
+pub fn merged(shared: &Map<String, Value>, own: &Map<String, Value>) -> Map<String, Value> {
+    shared.iter().chain(own).map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// Returns about how much memory variables take, in bytes.
+fn variables_size(variables: &Map<String, Value>) -> usize {
+    2 * Value::Object(variables.clone()).to_string().len()
+}
