@@ -30,7 +30,7 @@ static BATCH_LIMIT: BatchLimit<Blob> =
 const QUEUE_CAPACITY: usize = 256;
 /// How often completing an upload is tried again if another transaction stores or deletes the same blob.
 const COMPLETE_TRIES: usize = 3;
-/// Number of small attachments of one batch that wait for the writer at the same time.
+/// Number of small attachments of one request that wait for the writer at the same time.
 const PART: usize = 64;
 
 type Key = (TenantId, String);
@@ -110,21 +110,33 @@ impl Blobs {
                 Entry::Occupied(_) => attachment.data = Vec::new(),
             }
         }
-        let mut small = small.into_iter();
-        loop {
-            // Not all at once: the attachments of other requests would wait behind them.
-            let part: Vec<(String, Vec<u8>)> = small.by_ref().take(PART).collect();
-            if part.is_empty() {
-                break;
-            }
-            let stored = part.into_iter().map(|(digest, data)| self.store_small(tenant, digest, Arc::new(data), None));
-            try_join_all(stored).await?;
-        }
+        self.store_all_small(tenant, small.into_iter().collect()).await?;
         self.store_large(tenant, large.into_iter().collect()).await?;
         if references.is_empty() {
             return Ok(());
         }
         Ok(blobs::refer_all(&self.db, tenant, references).await?)
+    }
+
+    /// Stores files with these digests, to which no message refers yet.
+    pub(super) async fn store_files(&self, tenant: TenantId, files: Vec<(String, Vec<u8>)>) -> Stored {
+        let (small, large): (Vec<_>, Vec<_>) = files.into_iter().partition(|(_, data)| data.len() <= SMALL_BLOB_BYTES);
+        self.store_all_small(tenant, small).await?;
+        self.store_large(tenant, large).await
+    }
+
+    /// Stores blobs of at most [`SMALL_BLOB_BYTES`] each.
+    async fn store_all_small(&self, tenant: TenantId, small: Vec<(String, Vec<u8>)>) -> Stored {
+        let mut small = small.into_iter();
+        loop {
+            // Not all at once: the attachments of other requests would wait behind them.
+            let part: Vec<(String, Vec<u8>)> = small.by_ref().take(PART).collect();
+            if part.is_empty() {
+                return Ok(());
+            }
+            let stored = part.into_iter().map(|(digest, data)| self.store_small(tenant, digest, Arc::new(data), None));
+            try_join_all(stored).await?;
+        }
     }
 
     async fn store_kept(

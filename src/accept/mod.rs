@@ -179,6 +179,11 @@ impl Acceptor {
         Upload::new(&self.blobs, tenant, true)
     }
 
+    /// Stores files that have been received, given by their digests and their bytes.
+    pub async fn store_files(&self, tenant: TenantId, files: Vec<(String, Vec<u8>)>) -> Result<(), AcceptError> {
+        self.blobs.store_files(tenant, files).await.map_err(AcceptError::Db)
+    }
+
     /// Sets the headers of a message that replies to an earlier one (`in_reply_to`). Returns `false` if there is no such
     /// message from a sender for which `can_see` returns `true`.
     pub async fn set_thread_headers(

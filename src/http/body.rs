@@ -1,6 +1,7 @@
 //! Reads request bodies with a size limit, a shared memory limit, a time limit and a minimum speed, so that neither a
 //! few large requests nor many slow ones exhaust the memory or block others.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -76,10 +77,16 @@ impl Bodies {
         self.read(None, headers, body, max.min(self.max), memory_need).await
     }
 
-    /// Reads the JSON body of a message.
-    pub(super) async fn message(&self, owner: Owner, headers: &HeaderMap, body: Body) -> Result<ReadBody, ApiError> {
+    /// Reads the JSON body of a request that sends messages. `media_types` are those that the request may have.
+    pub(super) async fn message(
+        &self,
+        owner: Owner,
+        headers: &HeaderMap,
+        body: Body,
+        media_types: &'static str,
+    ) -> Result<ReadBody, ApiError> {
         if !has_content_type(headers, "application/json") {
-            return Err(ApiError::UnsupportedMediaType("application/json, multipart/form-data or message/rfc822"));
+            return Err(ApiError::UnsupportedMediaType(media_types));
         }
         self.read(owner, headers, body, self.max, memory_need).await
     }
@@ -98,10 +105,10 @@ impl Bodies {
         if length(headers).is_some_and(|length| length > max) {
             return Err(ApiError::TooLarge(max));
         }
-        let need = UPLOAD_MEMORY + memory_need(buffered);
-        let (memory, reservation) = (self.memory.clone(), Arc::default());
+        let max_buffered = AtomicU64::new(length(headers).map_or(buffered, |length| length.min(buffered)));
+        let memory = UploadMemory { limit: self.memory.clone(), owner, max_buffered, reservation: OnceLock::new() };
         let chunks = BodyChunks::new(body, max, MAX_ARRIVAL);
-        Ok(UploadBody { chunks, memory, owner, need, received: 0, reservation })
+        Ok(UploadBody { chunks, memory: Arc::new(memory), received: 0 })
     }
 
     /// Reads a message that is finished MIME.
@@ -110,7 +117,7 @@ impl Bodies {
         self.read(owner, headers, body, self.max, |length| length * 9 / 4).await
     }
 
-    /// Returns the maximum size of a message in bytes.
+    /// Returns the maximum size of a body that sends messages, in bytes.
     pub(super) fn max_message(&self) -> u64 {
         self.max
     }
@@ -191,37 +198,79 @@ impl Bodies {
     }
 }
 
-/// The body of an upload, with a minimum speed. Once it is large, it has reserved a fixed amount of memory.
+/// The body of an upload, with a minimum speed. Once it is large, it has reserved memory.
 #[derive(Debug)]
 pub(super) struct UploadBody {
     chunks: BodyChunks,
-    memory: Arc<MemoryLimit>,
-    owner: Owner,
-    need: u64,
+    memory: Arc<UploadMemory>,
     received: u64,
-    reservation: Arc<OnceLock<Reservation>>,
 }
 
 impl UploadBody {
     /// Returns the next bytes; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
-        let chunk = self.chunks.next_for(self.reservation.get()).await?;
+        let chunk = self.chunks.next_for(self.memory.reservation.get()).await?;
         self.received += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
-        if self.received > SMALL_BODY_BYTES && self.reservation.get().is_none() {
-            let reservation = self.memory.begin(self.owner, self.need);
-            reservation.grow(self.need, MAX_WAIT).await.map_err(|_| out_of_memory())?;
-            let _ = self.reservation.set(reservation);
+        if self.received > SMALL_BODY_BYTES && self.memory.reservation.get().is_none() {
+            self.memory.begin().await?;
             // From now on, only the minimum speed limits the time.
             self.chunks.remaining_time = Duration::MAX;
         }
         Ok(chunk)
     }
 
-    /// Returns the memory reservation, which is empty while the body is small. It is released when the body and the
-    /// returned value have been dropped.
-    pub(super) fn reservation(&self) -> Arc<OnceLock<Reservation>> {
-        self.reservation.clone()
+    /// Returns the memory of the upload. It is released when the body and the returned value have been dropped.
+    pub(super) fn memory(&self) -> Arc<UploadMemory> {
+        self.memory.clone()
     }
+}
+
+/// The memory of an upload, which is reserved once the upload is large.
+#[derive(Debug)]
+pub(super) struct UploadMemory {
+    limit: Arc<MemoryLimit>,
+    owner: Owner,
+    /// Maximum number of bytes that are buffered besides the upload's chunk.
+    max_buffered: AtomicU64,
+    reservation: OnceLock<Reservation>,
+}
+
+impl UploadMemory {
+    /// Reserves memory for the first buffered bytes; the rest is reserved by [`grow`](Self::grow).
+    async fn begin(&self) -> Result<(), ApiError> {
+        let max = self.max_buffered.load(Ordering::Relaxed);
+        let reservation = self.limit.begin(self.owner, upload_need(max));
+        let first = upload_need(max.min(MAX_JSON_BYTES));
+        reservation.grow(first, MAX_WAIT).await.map_err(|_| out_of_memory())?;
+        let _ = self.reservation.set(reservation);
+        Ok(())
+    }
+
+    /// Reserves memory for this many buffered bytes, if the upload is large.
+    pub(super) async fn grow(&self, buffered: u64) -> Result<(), ApiError> {
+        match self.reservation.get() {
+            Some(reservation) => reservation.grow(upload_need(buffered), MAX_WAIT).await.map_err(|_| out_of_memory()),
+            None => Ok(()),
+        }
+    }
+
+    /// Releases what is not needed if no more than this many bytes are buffered.
+    pub(super) fn set_buffered(&self, bytes: u64) {
+        self.max_buffered.fetch_min(bytes, Ordering::Relaxed);
+        if let Some(reservation) = self.reservation.get() {
+            reservation.shrink(upload_need(bytes));
+        }
+    }
+
+    /// Returns the reservation; `None` if the upload is small.
+    pub(super) fn into_reservation(self) -> Option<Reservation> {
+        self.reservation.into_inner()
+    }
+}
+
+/// Returns the memory of an upload of which this many bytes are buffered.
+fn upload_need(buffered: u64) -> u64 {
+    UPLOAD_MEMORY + memory_need(buffered)
 }
 
 /// Returns the error for a body that found no free memory in time.

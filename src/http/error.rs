@@ -45,7 +45,7 @@ pub enum ApiError {
     /// 413, with the limit in bytes.
     TooLarge(u64),
     /// 413: a part of the body, described by the text, is larger than this limit in bytes.
-    PartTooLarge(&'static str, u64),
+    PartTooLarge(Cow<'static, str>, u64),
     /// 415, with the expected content type.
     UnsupportedMediaType(&'static str),
     /// 415: the body has a `Content-Encoding`.

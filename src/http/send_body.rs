@@ -1,5 +1,5 @@
-//! The body of a request that sends a message: JSON, or a form with the JSON and files. Parsing it looks up the files and
-//! the templates that the message refers to.
+//! The body of a request that sends messages: JSON, or a form with the JSON and files. Parsing it looks up the files and
+//! the templates that the messages refer to.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use axum::http::HeaderMap;
 
 use super::auth::Caller;
 use super::body::is_type;
-use super::form::{self, Form, FormLimits};
+use super::form::{self, BodyFormat, Form};
 use super::memory_limit::Reservation;
 use super::references::References;
 use super::{Api, ApiError};
 use crate::accept::request::files::Files;
-use crate::accept::request::{self, Context, Rejection, RequestHashes};
+use crate::accept::request::{Context, Rejection, RequestHashes};
 
 /// Larger bodies are parsed on a blocking thread: parsing takes about 1 ms per megabyte.
 pub(super) const LARGE_BODY_BYTES: usize = 256 << 10;
@@ -21,8 +21,10 @@ pub(super) const LARGE_BODY_BYTES: usize = 256 << 10;
 /// A body that has been read.
 #[derive(Debug)]
 pub(super) struct SendBody {
-    json: Vec<u8>,
-    references: References,
+    /// The JSON.
+    pub json: Vec<u8>,
+    /// The files of a form, and what else the messages refer to.
+    pub references: References,
     /// The memory of a large body, to be held until its attachments are stored.
     pub reservation: Option<Reservation>,
     /// The memory of what its template has rendered, to be held until it is stored.
@@ -30,20 +32,20 @@ pub(super) struct SendBody {
 }
 
 impl SendBody {
-    /// Reads the body. The limits apply to forms.
+    /// Reads the body.
     pub(super) async fn read(
         api: &Api,
         caller: &Caller,
         headers: &HeaderMap,
         body: Body,
-        limits: FormLimits,
+        format: BodyFormat,
     ) -> Result<Self, ApiError> {
         if !is_type(headers, "multipart/form-data") {
-            let read = api.bodies.message(Some(caller.key_id()), headers, body).await?;
+            let read = api.bodies.message(Some(caller.key_id()), headers, body, format.media_types).await?;
             return Ok(Self::new(read.bytes, Files::default(), read.reservation));
         }
         // Boxed, because the future is large, and part of every request that sends a message.
-        let Form { json, parts, reservation } = Box::pin(form::read(api, caller, headers, body, limits)).await?;
+        let Form { json, parts, reservation } = Box::pin(form::read(api, caller, headers, body, format)).await?;
         if let Some(reservation) = &reservation {
             let in_memory: usize = parts.values().map(|part| part.data.len()).sum();
             // Parsing copies the texts and the files.
@@ -56,7 +58,7 @@ impl SendBody {
         Self { json, references: References::new(files), reservation, rendered: None }
     }
 
-    /// Parses the body, and frees its memory.
+    /// Parses the body of one message, and frees its memory.
     pub(super) async fn parse<T: Send + 'static>(
         &mut self,
         api: &Api,
@@ -84,13 +86,16 @@ impl SendBody {
         }
     }
 
-    /// Computes the hashes of the request.
-    pub(super) async fn hashes(&mut self) -> Result<RequestHashes, ApiError> {
-        Ok(self.process(|json, references| request::hashes(json, &references.files)).await??)
+    /// Computes the hashes of the request with this function.
+    pub(super) async fn hashes(
+        &mut self,
+        hashes: fn(&[u8], &Files) -> Result<RequestHashes, Rejection>,
+    ) -> Result<RequestHashes, ApiError> {
+        Ok(self.process(move |json, references| hashes(json, &references.files)).await??)
     }
 
     /// Processes the body; on a blocking thread if that takes long.
-    async fn process<T: Send + 'static>(
+    pub(super) async fn process<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&[u8], &References) -> T + Send + 'static,
     ) -> Result<T, ApiError> {

@@ -83,7 +83,7 @@ pub struct Source {
     pub from: Option<String>,
     /// Addresses of the `Reply-To` header.
     pub reply_to: Vec<String>,
-    /// A name of the layout whose block `content` the bodies are; see [`Layouts`].
+    /// A name of the layout whose block `content` the bodies are; see [`super::Layouts`].
     pub layout: Option<String>,
     /// The declared variables.
     pub variables: Vec<Variable>,

@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde_json_borrow::Value;
 use sha2::{Digest as _, Sha256};
 
+use super::files::{Files, UnusedParts};
 use super::pointer::Pointer;
 use super::walk::Node;
 use super::{Context, Rejection, RequestHashes, digest, files, json, send};
@@ -112,24 +113,28 @@ impl Batch {
     }
 }
 
-/// The memory for the texts and files, which are never longer than in the body, and for the structures: each message
-/// and recipient exists as a struct, as a row of several columns, and in the response.
+/// The memory for the texts and files, which are never longer than in the JSON, and for the structures: each message
+/// and recipient exists as a struct, as a row of several columns, and in the response. Files in other parts of a form are
+/// not in memory.
 fn memory(body: usize, messages: usize, recipients: usize) -> u64 {
     (body + messages * 2 * size_of::<NewMessage>() + recipients * 4 * size_of::<NewRecipient>()) as u64
 }
 
 /// Parses and validates the messages of a call. `is_keyed` requests the hashes by which calls with the same
-/// `Idempotency-Key` are compared.
+/// `Idempotency-Key` are compared. Fails if a part of a form is used by no message, with permissive validation too.
 pub fn parse(body: &[u8], layout: &Layout, context: &Context<'_>, is_keyed: bool) -> Result<Batch, Rejection> {
     let text = json::text(body)?;
     look_up_blobs(text, layout, context)?;
     let mut batch = Batch { messages: Vec::new(), refused: Vec::new(), hashes: None };
     let mut hash = is_keyed.then(|| CallHash::new(layout));
+    let mut unused_parts = UnusedParts::new(context.files);
     let mut listed = 0;
     for (index, range) in layout.messages.iter().enumerate() {
         let mut value = json::read_part(text, range.clone(), json::MAX_VALUES)?;
+        unused_parts.remove_used(&value);
         let key = take_key(&mut value);
-        let digest = if is_keyed || key.is_some() { digest::digest(&value) } else { Default::default() };
+        let digest =
+            if is_keyed || key.is_some() { digest::with_files(&value, context.files) } else { Default::default() };
         if let Some(hash) = &mut hash {
             hash.add(&digest, key.as_ref());
         }
@@ -151,10 +156,13 @@ pub fn parse(body: &[u8], layout: &Layout, context: &Context<'_>, is_keyed: bool
     if !missing.is_empty() {
         return Err(Rejection::NeedsTemplates(missing));
     }
-    if !layout.faults.is_empty() {
-        return Err(Rejection::Invalid(all_faults(layout.faults.clone(), batch.refused)));
+    let mut part_faults = Faults::default();
+    unused_parts.report(&mut part_faults);
+    if !layout.faults.is_empty() || !part_faults.is_empty() {
+        let faults = [layout.faults.clone(), part_faults.into_vec()].concat();
+        return Err(Rejection::Invalid(all_faults(faults, batch.refused)));
     }
-    batch.hashes = hash.map(|hash| hash.finish(body));
+    batch.hashes = hash.map(|hash| hash.finish(body, context.files));
     Ok(batch)
 }
 
@@ -171,15 +179,15 @@ fn look_up_blobs(text: &str, layout: &Layout, context: &Context<'_>) -> Result<(
 }
 
 /// Returns the hashes of a call without validating its messages, as [`super::hashes`] does.
-pub fn hashes(body: &[u8], layout: &Layout) -> Result<RequestHashes, Rejection> {
+pub fn hashes(body: &[u8], layout: &Layout, files: &Files) -> Result<RequestHashes, Rejection> {
     let text = json::text(body)?;
     let mut hash = CallHash::new(layout);
     for range in &layout.messages {
         let mut value = json::read_part(text, range.clone(), json::MAX_VALUES)?;
         let key = take_key(&mut value);
-        hash.add(&digest::digest(&value), key.as_ref());
+        hash.add(&digest::with_files(&value, files), key.as_ref());
     }
-    Ok(hash.finish(body))
+    Ok(hash.finish(body, files))
 }
 
 /// Returns the faults of all messages in one list of bounded length.
@@ -242,7 +250,7 @@ impl CallHash {
         self.0.update(digest::digest(key.unwrap_or(&Value::Null)));
     }
 
-    fn finish(self, body: &[u8]) -> RequestHashes {
-        RequestHashes { fingerprint: Sha256::digest(body).into(), digest: self.0.finalize().into() }
+    fn finish(self, body: &[u8], files: &Files) -> RequestHashes {
+        RequestHashes::with_digest(self.0.finalize().into(), body, files)
     }
 }

@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::batch::{MessageKey, Refused, idempotency_key};
 use super::fields::{Fields, duplicate};
+use super::files::Files;
 use super::pointer::Pointer;
 use super::render::{NotLoaded, PinnedTemplate};
 use super::walk::Node;
@@ -26,6 +27,7 @@ use crate::domain::fault::{Code, Faults};
 use crate::domain::message::{Content, NewAttachment, Tag, Warning};
 use crate::domain::outcome::OnUncertain;
 use crate::rendering::merged;
+use crate::template::Program;
 
 pub use layout::Layout;
 
@@ -140,7 +142,7 @@ impl Bulk {
 pub fn parse(body: &[u8], layout: &Layout, context: &Context<'_>, is_keyed: bool) -> Result<Bulk, Rejection> {
     let text = json::text(body)?;
     let value = layout.message(text)?;
-    let message_digest = digest::digest(&value);
+    let message_digest = digest::with_files(&value, context.files);
     let mut faults = Faults::default();
     files::check(&value, context.files, &mut faults)?;
     let message = message(Node::root(value), context, &mut faults);
@@ -195,18 +197,18 @@ pub fn parse(body: &[u8], layout: &Layout, context: &Context<'_>, is_keyed: bool
     if bulk.recipients.is_empty() {
         return Err(Rejection::Invalid(super::batch::all_faults(Vec::new(), bulk.refused)));
     }
-    bulk.hashes = hash.map(|hash| hash.finish(body));
+    bulk.hashes = hash.map(|hash| hash.finish(body, context.files));
     Ok(bulk)
 }
 
 /// Returns the hashes of a call without validating it, as [`super::hashes`] does.
-pub fn hashes(body: &[u8], layout: &Layout) -> Result<RequestHashes, Rejection> {
+pub fn hashes(body: &[u8], layout: &Layout, files: &Files) -> Result<RequestHashes, Rejection> {
     let text = json::text(body)?;
-    let mut hash = CallHash::new(&digest::digest(&layout.message(text)?), layout);
+    let mut hash = CallHash::new(&digest::with_files(&layout.message(text)?, files), layout);
     for range in &layout.recipients {
         hash.0.update(digest::digest(&json::read_part(text, range.clone(), json::MAX_VALUES)?));
     }
-    Ok(hash.finish(body))
+    Ok(hash.finish(body, files))
 }
 
 /// Returns whether the text of a recipient may have an idempotency key.
@@ -234,8 +236,8 @@ fn message(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -> Op
     let reply_to = fields.take("reply_to").map(|node| address::reply_to(Some(node), faults));
     let subject = fields.take("subject").map(|node| node.line(0..=send::MAX_SUBJECT, faults).map(Cow::into_owned));
     for (name, is_given, is_rendered) in [
-        ("from", from.is_some(), program.map(|program| program.has_from())),
-        ("subject", subject.is_some(), program.map(|program| program.has_subject())),
+        ("from", from.is_some(), program.map(Program::has_from)),
+        ("subject", subject.is_some(), program.map(Program::has_subject)),
     ] {
         let at = Pointer::Field(&at, name);
         match (is_given, is_rendered) {
@@ -300,14 +302,13 @@ fn recipient(
     let metadata = metadata::metadata(fields.take("metadata"), faults);
     let key = fields.take("idempotency_key").and_then(|node| idempotency_key(node, faults));
     let variables = fields.take("variables");
-    let mut rendered_from = None;
-    let variables = match &bulk.message.template {
+    let (from, variables) = match &bulk.message.template {
         None => {
             if let Some(node) = variables {
                 let message = "only a bulk with a `template` has variables; put the text into a template";
                 node.at.fault(faults, Code::InvalidValue, message);
             }
-            None
+            (bulk.message.from.clone()?, None)
         }
         Some(template) => {
             let before = faults.len();
@@ -317,11 +318,10 @@ fn recipient(
             }
             let rendered = verify(template, &own, &at, context, faults)?;
             let from = check_rendered(&bulk.message, rendered, &at, &mut bulk.warnings, faults)?;
-            rendered_from = from;
-            Some(serde_json::Value::Object(own).to_string())
+            (from, Some(serde_json::Value::Object(own).to_string()))
         }
     };
-    let domain = rendered_from.as_ref().or(bulk.message.from.as_ref())?.address.domain().to_owned();
+    let domain = from.address.domain().to_owned();
     if let Some(first) = bulk.from_domain.as_ref().filter(|first| **first != domain) {
         let message = format_args!(
             "all messages of a bulk must have the same sender domain; this one has {domain}, others have {first}"
@@ -351,23 +351,23 @@ fn verify(
     render::verify(template, &all, at, context.templates, faults)
 }
 
-/// Checks the header fields that the template renders and the request does not give. Returns the rendered sender.
+/// Checks the header fields that the template renders and the request does not give. Returns the sender.
 fn check_rendered(
     message: &BulkMessage,
     mut rendered: render::RenderedTemplate,
     at: &Pointer<'_>,
     warnings: &mut Vec<Warning>,
     faults: &mut Faults,
-) -> Option<Option<Mailbox>> {
+) -> Option<Mailbox> {
     let free = MAX_WARNINGS.saturating_sub(warnings.len());
     warnings.extend(std::mem::take(&mut rendered.warnings).into_iter().take(free));
     let before = faults.len();
     let rendered = render::Content::Rendered(Box::new(rendered));
-    let from = if message.from.is_none() { rendered.sender(at, faults) } else { None };
+    let from = message.from.clone().or_else(|| rendered.sender(at, faults));
     if message.reply_to.is_none() {
         rendered.reply_to(at, faults);
     }
-    (faults.len() == before).then_some(from)
+    from.filter(|_| faults.len() == before)
 }
 
 /// The digest of a call. It depends on the message and the recipients, and not on the form of the body.
@@ -381,7 +381,7 @@ impl CallHash {
         Self(hash)
     }
 
-    fn finish(self, body: &[u8]) -> RequestHashes {
-        RequestHashes { fingerprint: Sha256::digest(body).into(), digest: self.0.finalize().into() }
+    fn finish(self, body: &[u8], files: &Files) -> RequestHashes {
+        RequestHashes::with_digest(self.0.finalize().into(), body, files)
     }
 }

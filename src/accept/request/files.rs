@@ -58,6 +58,36 @@ pub fn digest(text: &str) -> Option<String> {
     is_digest.then(|| text.to_ascii_lowercase())
 }
 
+/// The file parts of a form that no attachment refers to.
+#[derive(Debug)]
+pub(super) struct UnusedParts<'f>(BTreeSet<&'f str>);
+
+impl<'f> UnusedParts<'f> {
+    /// Returns all parts of a form; none of another request.
+    pub(super) fn new(files: &'f Files) -> Self {
+        Self(files.parts.iter().flat_map(BTreeMap::keys).map(String::as_str).collect())
+    }
+
+    /// Removes the parts to which the attachments in a body refer.
+    pub(super) fn remove_used(&mut self, body: &Value<'_>) {
+        if self.0.is_empty() {
+            return;
+        }
+        for name in attachments(body).filter_map(|file| field(file, "part")) {
+            self.0.remove(name);
+        }
+    }
+
+    /// Adds a fault for each part.
+    pub(super) fn report(self, faults: &mut Faults) {
+        for name in self.0 {
+            let name = cut(name);
+            let message = format!("no attachment refers to this part; add an attachment with \"part\": \"{name}\"");
+            faults.push(name, Code::UnusedPart, message);
+        }
+    }
+}
+
 /// Adds a fault for each part of a form that no attachment refers to. Fails if blobs must be looked up first. To be
 /// called with the whole body, before it is parsed.
 pub fn check(value: &Value<'_>, files: &Files, faults: &mut Faults) -> Result<(), Rejection> {
@@ -67,13 +97,9 @@ pub fn check(value: &Value<'_>, files: &Files, faults: &mut Faults) -> Result<()
             return Err(Rejection::NeedsBlobs(digests.into_iter().collect()));
         }
     }
-    let Some(parts) = &files.parts else { return Ok(()) };
-    let used: BTreeSet<&str> = attachments(value).filter_map(|file| field(file, "part")).collect();
-    for name in parts.keys().filter(|name| !used.contains(name.as_str())) {
-        let name = cut(name);
-        let message = format!("no attachment refers to this part; add an attachment with \"part\": \"{name}\"");
-        faults.push(name, Code::UnusedPart, message);
-    }
+    let mut unused = UnusedParts::new(files);
+    unused.remove_used(value);
+    unused.report(faults);
     Ok(())
 }
 

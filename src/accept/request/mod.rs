@@ -164,7 +164,11 @@ pub struct RequestHashes {
 impl RequestHashes {
     /// Computes the hashes of a request with this JSON.
     pub fn new(body: &[u8], value: &Value<'_>, files: &Files) -> Self {
-        let digest = digest::with_files(value, files);
+        Self::with_digest(digest::with_files(value, files), body, files)
+    }
+
+    /// Creates the hashes of a request with this digest and this JSON.
+    fn with_digest(digest: [u8; 32], body: &[u8], files: &Files) -> Self {
         let fingerprint = if files.parts.is_some() { digest } else { Sha256::digest(body).into() };
         Self { fingerprint, digest }
     }

@@ -118,6 +118,28 @@ pub struct MessageForm {
     pub files: BTreeMap<String, Binary>,
 }
 
+/// A batch with its files, as a form. The attachments in `messages` refer to a file by the name of its part:
+/// `{"filename": "terms.pdf", "part": "terms"}`; several messages may use the same part. The parts may have any order.
+#[derive(Debug, ToSchema)]
+pub struct BatchForm {
+    /// The batch, as JSON of up to 40 MiB (`accept.max_body_mib`).
+    pub messages: BatchRequest,
+    /// Up to 1,000 files. Every part must be used by an attachment of a message. Their own file names and types are ignored.
+    #[serde(flatten)]
+    pub files: BTreeMap<String, Binary>,
+}
+
+/// A bulk with its files, as a form. An attachment in `message` refers to a file by the name of its part:
+/// `{"filename": "map.pdf", "part": "map"}`. The parts may have any order.
+#[derive(Debug, ToSchema)]
+pub struct BulkForm {
+    /// The bulk, as JSON of up to 40 MiB (`accept.max_body_mib`).
+    pub message: BulkRequest,
+    /// The files. Every part must be used by an attachment. Their own file names and types are ignored.
+    #[serde(flatten)]
+    pub files: BTreeMap<String, Binary>,
+}
+
 /// An address, with or without a name.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]

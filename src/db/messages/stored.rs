@@ -192,12 +192,11 @@ impl StoredMessage {
         let (content, files) = (self.content.take(), std::mem::take(&mut self.files));
         let Self { row, addressees, .. } = &*self;
         let tenant = TenantId(row.tenant_id);
-        let content = match content {
-            Some(content) => content,
-            None => {
-                let content = messages::contents(db, tenant, &[row.content_id]).await?.pop();
-                Arc::new(content.ok_or_else(|| StoredMessageError::Unreadable("its content is missing".into()))?)
-            }
+        let content = if let Some(content) = content {
+            content
+        } else {
+            let content = messages::contents(db, tenant, &[row.content_id]).await?.pop();
+            Arc::new(content.ok_or_else(|| StoredMessageError::Unreadable("its content is missing".into()))?)
         };
         let mut headers = read::<Vec<Header>>(&content.headers)?;
         if row.unsubscribe {

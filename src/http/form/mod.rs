@@ -1,29 +1,28 @@
-//! Reads a `multipart/form-data` request (RFC 7578): the JSON in the part `message`, and files in all other parts, in any
-//! order. Files are stored as they arrive, so the memory does not depend on their size; small ones stay in memory until
-//! their message is stored.
+//! Reads a `multipart/form-data` request (RFC 7578): the JSON in one part, and files in all other parts, in any order.
+//! Files are stored as they arrive, so the memory does not depend on their size; the small ones of a single message stay
+//! in memory until it is stored.
 
 mod disposition;
 mod source;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use multer::{Field, Multipart};
 
 use super::auth::Caller;
-use super::body::MAX_JSON_BYTES;
+use super::body::{MAX_JSON_BYTES, UploadMemory};
 use super::memory_limit::Reservation;
 use super::{Api, ApiError};
+use crate::accept::request::batch::MAX_MESSAGES;
 use crate::accept::request::files::FilePart;
 use crate::accept::request::pointer::cut;
 use crate::accept::upload::Upload;
 use crate::domain::fault::{Code, Fault};
 use source::Source;
 
-/// The name of the part with the JSON.
-const MESSAGE: &str = "message";
 /// Maximum length of a boundary (RFC 2046 §5.1.1).
 const MAX_BOUNDARY: usize = 70;
 /// Maximum length of the name of a part, in bytes.
@@ -32,22 +31,52 @@ const MAX_NAME: usize = 200;
 const KEPT_BYTES: usize = 256 << 10;
 /// Bytes allowed for the boundary and the headers of each part, in addition to the limits of its content.
 const OVERHEAD: u64 = 4 << 10;
+/// Bytes by which the buffer of the JSON grows: at first, and at most.
+const JSON_STEP: [usize; 2] = [64 << 10, 1 << 20];
+/// The media types of a request with several messages.
+const JSON_OR_FORM: &str = "application/json or multipart/form-data";
 
-/// Limits of a form.
+/// What the body of a request that sends messages may be.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct FormLimits {
-    /// Maximum number of files.
-    pub files: usize,
-    /// Maximum number of bytes of all files together.
-    pub file_bytes: u64,
-    /// Maximum number of bytes of the JSON. It is buffered, so concurrent forms reserve memory for it.
-    pub json_bytes: u64,
+pub(super) struct BodyFormat {
+    /// The media types, for the error about another one.
+    pub media_types: &'static str,
+    /// The name of a form's part with the JSON.
+    json_part: &'static str,
+    /// Maximum number of files of a form.
+    files: usize,
+    /// Maximum number of bytes of all files of a form together.
+    file_bytes: u64,
+    /// Maximum number of bytes of a form's JSON. It is buffered, so concurrent forms reserve memory for it.
+    json_bytes: u64,
+    /// Whether small files of a form stay in memory until the message is stored. If several messages attach a file, each
+    /// would have a copy.
+    keeps_small_files: bool,
 }
 
-impl FormLimits {
-    /// Returns the limits of a form with one message.
+impl BodyFormat {
+    /// Returns the format of one message.
     pub(super) fn message(api: &Api) -> Self {
-        Self { files: api.limits.attachments, file_bytes: api.max_upload, json_bytes: MAX_JSON_BYTES }
+        Self {
+            media_types: "application/json, multipart/form-data or message/rfc822",
+            json_part: "message",
+            files: api.limits.attachments,
+            file_bytes: api.max_upload,
+            json_bytes: MAX_JSON_BYTES,
+            keeps_small_files: true,
+        }
+    }
+
+    /// Returns the format of a batch.
+    pub(super) fn batch(api: &Api) -> Self {
+        let files = api.limits.attachments.max(MAX_MESSAGES);
+        Self { json_part: "messages", files, ..Self::bulk(api) }
+    }
+
+    /// Returns the format of a bulk.
+    pub(super) fn bulk(api: &Api) -> Self {
+        let (media_types, json_bytes) = (JSON_OR_FORM, api.bodies.max_message());
+        Self { media_types, json_bytes, keeps_small_files: false, ..Self::message(api) }
     }
 
     fn body_bytes(self) -> u64 {
@@ -58,7 +87,7 @@ impl FormLimits {
 /// The content of a form.
 #[derive(Debug)]
 pub(super) struct Form {
-    /// The JSON in the part `message`.
+    /// The JSON.
     pub json: Vec<u8>,
     /// The files by the names of their parts.
     pub parts: BTreeMap<String, FilePart>,
@@ -72,15 +101,16 @@ pub(super) async fn read(
     caller: &Caller,
     headers: &HeaderMap,
     body: Body,
-    limits: FormLimits,
+    format: BodyFormat,
 ) -> Result<Form, ApiError> {
     let boundary = boundary(headers)?;
-    let max = limits.body_bytes();
-    let body = api.bodies.upload(Some(caller.key_id()), headers, body, max, limits.json_bytes)?;
-    let reservation: Arc<OnceLock<Reservation>> = body.reservation();
+    let max = format.body_bytes();
+    let body = api.bodies.upload(Some(caller.key_id()), headers, body, max, format.json_bytes)?;
+    let memory: Arc<UploadMemory> = body.memory();
     let source = Source::new(body);
     let mut form = Multipart::new(source.clone(), boundary);
-    let mut reader = Reader { api, caller, limits, json: None, parts: BTreeMap::new(), file_bytes: 0, kept: 0 };
+    let parts = BTreeMap::new();
+    let mut reader = Reader { api, caller, format, memory: &memory, json: None, parts, file_bytes: 0, kept: 0 };
     while let Some(part) = source.next_part(&mut form).await? {
         reader.part(part, &source).await?;
     }
@@ -89,13 +119,17 @@ pub(super) async fn read(
     drop(source);
     // A body may take minutes to arrive; the key may have been revoked in the meantime.
     api.keys.recheck(headers).await?;
+    let name = format.json_part;
+    if reader.json.is_none() {
+        let message = format!("the form needs a part `{name}` with the JSON of the request");
+        return Err(fault(name, Code::Required, message));
+    }
+    if !format.keeps_small_files {
+        reader.store_kept().await?;
+    }
     let Reader { json, parts, .. } = reader;
-    let json = json.ok_or_else(|| {
-        let message = "the form needs a part `message` with the JSON of the message";
-        fault(MESSAGE, Code::Required, message)
-    })?;
-    let reservation = Arc::into_inner(reservation).and_then(OnceLock::into_inner);
-    Ok(Form { json, parts, reservation })
+    let reservation = Arc::into_inner(memory).and_then(UploadMemory::into_reservation);
+    Ok(Form { json: json.unwrap_or_default(), parts, reservation })
 }
 
 fn boundary(headers: &HeaderMap) -> Result<String, ApiError> {
@@ -119,7 +153,8 @@ fn fault(pointer: &str, code: Code, message: impl Into<String>) -> ApiError {
 struct Reader<'a> {
     api: &'a Api,
     caller: &'a Caller,
-    limits: FormLimits,
+    format: BodyFormat,
+    memory: &'a UploadMemory,
     json: Option<Vec<u8>>,
     parts: BTreeMap<String, FilePart>,
     /// Bytes of all files.
@@ -132,20 +167,20 @@ impl Reader<'_> {
     async fn part(&mut self, field: Field<'_>, source: &Source) -> Result<(), ApiError> {
         let name = name(&field)?;
         check_encoding(&field, &name)?;
-        if self.parts.contains_key(&name) || (name == MESSAGE && self.json.is_some()) {
+        let BodyFormat { json_part, files: max, keeps_small_files, .. } = self.format;
+        if self.parts.contains_key(&name) || (name == json_part && self.json.is_some()) {
             return Err(fault(
                 &name,
                 Code::DuplicateField,
                 "the form has two parts with this name; names must be unique",
             ));
         }
-        if name == MESSAGE {
+        if name == json_part {
             self.json = Some(self.json(field, source).await?);
             return Ok(());
         }
-        let max = self.limits.files;
         if self.parts.len() == max {
-            let message = format!("at most {max} files are allowed in a form, in addition to the part `message`");
+            let message = format!("at most {max} files are allowed in a form, in addition to the part `{json_part}`");
             return Err(fault(&name, Code::TooMany, message));
         }
         let api = self.api;
@@ -158,7 +193,19 @@ impl Reader<'_> {
         let data = uploaded.data.unwrap_or_default();
         self.kept += data.len();
         self.parts.insert(name, FilePart { sha256: uploaded.sha256, size: uploaded.size, data });
+        if !keeps_small_files && self.kept > KEPT_BYTES / 2 {
+            self.store_kept().await?;
+        }
         Ok(())
+    }
+
+    /// Stores the files that are in memory, several with one statement.
+    async fn store_kept(&mut self) -> Result<(), ApiError> {
+        let kept = self.parts.values_mut().filter(|part| !part.data.is_empty());
+        let files: Vec<(String, Vec<u8>)> =
+            kept.map(|part| (part.sha256.clone(), std::mem::take(&mut part.data))).collect();
+        self.kept = 0;
+        Ok(self.api.acceptor.store_files(self.caller.tenant(), files).await?)
     }
 
     /// Receives a file.
@@ -170,8 +217,9 @@ impl Reader<'_> {
     ) -> Result<(), ApiError> {
         while let Some(bytes) = source.next_bytes(&mut field).await? {
             self.file_bytes += bytes.len() as u64;
-            if self.file_bytes > self.limits.file_bytes {
-                return Err(ApiError::PartTooLarge("The files of a form together", self.limits.file_bytes));
+            let max = self.format.file_bytes;
+            if self.file_bytes > max {
+                return Err(ApiError::PartTooLarge("The files of a form together".into(), max));
             }
             upload.write(&bytes).await?;
         }
@@ -180,13 +228,21 @@ impl Reader<'_> {
 
     /// Reads the JSON.
     async fn json(&self, mut field: Field<'_>, source: &Source) -> Result<Vec<u8>, ApiError> {
-        let (mut json, max) = (Vec::new(), self.limits.json_bytes);
+        let (mut json, max) = (Vec::<u8>::new(), self.format.json_bytes);
         while let Some(bytes) = source.next_bytes(&mut field).await? {
             if (json.len() + bytes.len()) as u64 > max {
-                return Err(ApiError::PartTooLarge("The part `message` of a form", max));
+                let part = format!("The part `{}` of a form", self.format.json_part);
+                return Err(ApiError::PartTooLarge(part.into(), max));
+            }
+            if json.capacity() - json.len() < bytes.len() {
+                let [least, most] = JSON_STEP;
+                let step = json.len().clamp(least, most).max(bytes.len());
+                self.memory.grow((json.len() + step) as u64).await?;
+                json.reserve_exact(step);
             }
             json.extend_from_slice(&bytes);
         }
+        self.memory.set_buffered(json.len() as u64);
         Ok(json)
     }
 }

@@ -23,7 +23,7 @@ use crate::domain::key::Scope;
 use crate::domain::message::NewMessage;
 use crate::http::auth::Caller;
 use crate::http::body::is_finished;
-use crate::http::form::FormLimits;
+use crate::http::form::BodyFormat;
 use crate::http::located::with_location;
 use crate::http::memory_limit::Reservation;
 use crate::http::params::Params;
@@ -91,7 +91,7 @@ pub async fn create(
         finished::refuse_parameters(&mut params);
     }
     params.finish()?;
-    let mut body = SendBody::read(&api, &caller, &headers, body, FormLimits::message(&api)).await?;
+    let mut body = SendBody::read(&api, &caller, &headers, body, BodyFormat::message(&api)).await?;
     if dry_run == Some(true) {
         let mut message = body.parse(&api, &caller, request::parse).await?;
         require_permission(&caller, &message)?;
@@ -173,7 +173,7 @@ pub(super) async fn run<T: Send + 'static>(
 
 /// Returns the response to a request whose `Idempotency-Key` was used before.
 async fn replay_if_same(api: &Api, caller: &Caller, first: &KeyUse, mut body: SendBody) -> Result<Response, ApiError> {
-    let hashes = body.hashes().await?;
+    let hashes = body.hashes(request::hashes).await?;
     replay_same(api, caller, first, hashes).await
 }
 

@@ -31,6 +31,7 @@ pub(super) fn add(document: &mut Document) {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one entry for each operation")]
 fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
     Some(match (method, path, content_type) {
         ("POST", "/v1/messages", "multipart/form-data") => json!({
@@ -55,6 +56,19 @@ fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
             "tags": [{"name": "kind", "value": "invoice"}],
             "metadata": {"order": "42"},
         }),
+        ("POST", "/v1/messages/batch", "multipart/form-data") => json!({
+            "messages": [
+                {
+                    "from": "billing@acme.test", "to": "ann@example.test", "subject": "Our terms", "text": "Attached.",
+                    "attachments": [{"filename": "terms.pdf", "part": "terms"}],
+                },
+                {
+                    "from": "billing@acme.test", "to": "bo@example.test", "subject": "Our terms", "text": "Attached.",
+                    "attachments": [{"filename": "terms.pdf", "part": "terms"}],
+                },
+            ],
+            "terms": "%PDF-1.4 …",
+        }),
         ("POST", "/v1/messages/batch", _) => json!({
             "messages": [
                 {"from": "billing@acme.test", "to": "ann@example.test", "subject": "Invoice 41", "text": "It is due."},
@@ -64,6 +78,16 @@ fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
                 },
             ],
             "validation": "strict",
+        }),
+        ("POST", "/v1/messages/bulk", "multipart/form-data") => json!({
+            "message": {
+                "from": "Acme News <news@acme.test>",
+                "subject": "We have moved",
+                "text": "A map is attached.",
+                "attachments": [{"filename": "map.pdf", "part": "map"}],
+                "recipients": [{"to": "ann@example.test"}, {"to": "bo@example.test"}],
+            },
+            "map": "%PDF-1.4 …",
         }),
         ("POST", "/v1/messages/bulk", _) => json!({
             "from": "Acme News <news@acme.test>",

@@ -2,6 +2,7 @@
 
 mod accepted;
 mod concurrent;
+mod forms;
 mod idempotency;
 mod kills;
 mod large;

@@ -2,6 +2,7 @@
 
 mod accepted;
 mod control;
+mod forms;
 mod idempotency;
 mod kills;
 mod refused;
@@ -22,7 +23,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Returns a bulk to these recipients, with these fields in place of the usual ones.
 fn bulk(recipients: &Value, fields: Value) -> Value {
     let mut body = json!({"from": "Acme News <news@acme.test>", "subject": "Our news", "text": "We have moved."});
-    body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    let Value::Object(fields) = fields else { panic!("{fields} are no fields") };
+    body.as_object_mut().unwrap().extend(fields);
     body["recipients"] = recipients.clone();
     body
 }

@@ -16,7 +16,12 @@ pub struct Form(Vec<u8>);
 impl Form {
     /// Adds the part `message`.
     pub fn message(self, message: &Value) -> Self {
-        self.part("Content-Disposition: form-data; name=\"message\"", message.to_string().as_bytes())
+        self.json("message", message)
+    }
+
+    /// Adds a part with JSON.
+    pub fn json(self, name: &str, value: &Value) -> Self {
+        self.part(&format!("Content-Disposition: form-data; name=\"{name}\""), value.to_string().as_bytes())
     }
 
     /// Adds a file, as a browser does.
@@ -51,7 +56,17 @@ impl Form {
 
     /// Sends the form as a message with an idempotency key.
     pub async fn send_with_key(self, api: &Api, key: &str) -> ApiResponse {
-        let request = api.request(Method::POST, "/v1/messages").header("idempotency-key", key);
+        self.post_with_key(api, "/v1/messages", key).await
+    }
+
+    /// Posts the form.
+    pub async fn post(self, api: &Api, path: &str) -> ApiResponse {
+        post(api, path, self.bytes()).await
+    }
+
+    /// Posts the form with an idempotency key.
+    pub async fn post_with_key(self, api: &Api, path: &str, key: &str) -> ApiResponse {
+        let request = api.request(Method::POST, path).header("idempotency-key", key);
         ApiResponse::to(request.header(CONTENT_TYPE, content_type()).body(self.bytes())).await
     }
 }

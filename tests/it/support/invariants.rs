@@ -115,8 +115,16 @@ const RULES: &[(&str, &str)] = &[
                    AND NOT EXISTS (SELECT FROM uploads u WHERE u.tenant_id = c.tenant_id AND uuid_send(u.id) = c.sha256))",
     ),
     (
-        "each idempotency key has an existing message",
-        "SELECT count(*) FROM idempotency_keys k WHERE NOT EXISTS (SELECT FROM messages m WHERE m.id = ANY (k.message_ids))",
+        "each idempotency key has an existing message or bulk",
+        "SELECT count(*) FROM idempotency_keys k
+         WHERE NOT EXISTS (SELECT FROM messages m WHERE m.id = ANY (k.message_ids))
+           AND NOT EXISTS (SELECT FROM bulks b WHERE b.id = k.bulk_id)",
+    ),
+    (
+        "each accepted recipient of a bulk is a message of it, or waits to become one",
+        "SELECT count(*) FROM bulks b WHERE b.accepted <>
+             (SELECT count(*) FROM bulk_messages m JOIN messages USING (bulk_id) WHERE m.bulk_id = b.id AND messages.id = m.message_id)
+             + (SELECT count(*) FROM bulk_recipients r WHERE r.bulk_id = b.id)",
     ),
 ];
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use utoipa::PartialSchema as _;
 
 use super::{Batch, FIELDS, Layout, MAX_FAULTS, MAX_MESSAGES, Rejection, Validation, all_faults, hashes, parse};
+use crate::accept::request::files::{FilePart, Files, NO_FILES};
 use crate::accept::request::schema::{BatchInput, BatchMessageInput};
 use crate::accept::request::{Context, Limits, RequestHashes, parse_keyed, send};
 
@@ -19,9 +20,13 @@ fn with_context<T>(work: impl FnOnce(&Context<'_>) -> T) -> T {
 }
 
 fn parse_bytes(body: &[u8]) -> Result<(Batch, Layout), Rejection> {
+    parse_form(body, &NO_FILES)
+}
+
+fn parse_form(body: &[u8], files: &Files) -> Result<(Batch, Layout), Rejection> {
     let layout = Layout::read(body)?;
-    let batch = with_context(|context| parse(body, &layout, context, true))?;
-    assert_eq!(batch.hashes, hashes(body, &layout).ok(), "both ways give the same hashes");
+    let batch = with_context(|context| parse(body, &layout, &Context { files, ..*context }, true))?;
+    assert_eq!(batch.hashes, hashes(body, &layout, files).ok(), "both ways give the same hashes");
     Ok((batch, layout))
 }
 
@@ -169,6 +174,53 @@ fn idempotency_keys_of_messages_are_checked() {
         message("a").to_string().replacen('{', "[{\"idempotency_key\":\"a\",\"idempotency_key\":\"a\",", 1) + "]";
     let (batch, _) = parse_bytes(twice.as_bytes()).unwrap();
     assert_eq!(batch.refused[0].errors[0].code, "duplicate_field");
+}
+
+/// Returns the files of a form, given by the names of their parts and their digests.
+fn form(parts: &[(&str, &str)]) -> Files {
+    let part = |(name, sha256): &(&str, &str)| {
+        ((*name).to_owned(), FilePart { sha256: (*sha256).to_owned(), size: 3, data: Vec::new() })
+    };
+    Files { blobs: None, parts: Some(parts.iter().map(part).collect()) }
+}
+
+/// Returns a valid message that attaches this part.
+fn with_part(name: &str) -> Value {
+    let mut message = message("a");
+    message["attachments"] = json!([{"filename": "a.bin", "part": name}]);
+    message
+}
+
+#[test]
+fn every_part_of_a_form_is_used_by_some_message() {
+    let files = form(&[("a", "11"), ("b", "22"), ("c", "33")]);
+    let messages = json!([with_part("a"), with_part("a"), message("b"), with_part("c"), {"to": 1}]);
+    for validation in ["strict", "permissive"] {
+        let body = json!({"messages": messages, "validation": validation}).to_string();
+        let Err(Rejection::Invalid(faults)) = parse_form(body.as_bytes(), &files) else { panic!("{validation}") };
+        let first: Vec<_> = faults.iter().take(2).map(|fault| (&*fault.pointer, fault.code)).collect();
+        assert_eq!(first, [("b", "unused_part"), ("/messages/4/from", "required")]);
+    }
+    let all = json!([with_part("a"), with_part("b"), with_part("c"), with_part("d")]).to_string();
+    let (batch, _) = parse_form(all.as_bytes(), &files).expect("a batch");
+    assert_eq!((batch.messages.len(), batch.messages[1].message.attachments[0].description.sha256.as_str()), (3, "22"));
+    let fault = &batch.refused[0].errors[0];
+    assert_eq!((batch.refused[0].index, &*fault.pointer, fault.code), (3, "/3/attachments/0/part", "unknown_part"));
+}
+
+#[test]
+fn hashes_of_a_form_depend_on_the_files_only() {
+    let hashes = |name: &str, sha256: &str| {
+        let mut keyed = with_part(name);
+        keyed["idempotency_key"] = json!("k");
+        let body = json!([with_part(name), keyed]).to_string();
+        let (batch, _) = parse_form(body.as_bytes(), &form(&[(name, sha256)])).expect("a batch");
+        (batch.hashes.expect("hashes"), batch.messages[1].key.clone().expect("a key"))
+    };
+    let first = hashes("a", "11");
+    assert_eq!((first.0.fingerprint, &first), (first.0.digest, &hashes("b", "11")));
+    let other = hashes("a", "22");
+    assert!(other.0.digest != first.0.digest && other.1 != first.1);
 }
 
 #[test]

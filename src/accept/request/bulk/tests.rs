@@ -6,15 +6,21 @@ use serde_json::{Value, json};
 use utoipa::PartialSchema as _;
 
 use super::{Bulk, FIELDS, Layout, RECIPIENT_FIELDS, RECIPIENTS, hashes, parse};
+use crate::accept::request::files::{FilePart, Files, NO_FILES};
 use crate::accept::request::schema::{BulkRecipientInput, BulkRequest};
 use crate::accept::request::{Context, Limits, Rejection};
 
 fn parse_bytes(body: &[u8], streams: &[&str]) -> Result<Bulk, Rejection> {
+    parse_form(body, streams, &NO_FILES)
+}
+
+fn parse_form(body: &[u8], streams: &[&str], files: &Files) -> Result<Bulk, Rejection> {
     let now: DateTime<Utc> = "2026-11-23T12:00:00Z".parse().expect("a time");
     let (limits, streams) = (Limits::default(), streams.iter().map(ToString::to_string).collect::<Vec<_>>());
     let layout = Layout::read(body)?;
-    let bulk = parse(body, &layout, &Context::new(now, &limits, &streams), true)?;
-    assert_eq!(bulk.hashes, hashes(body, &layout).ok(), "both ways give the same hashes");
+    let context = Context { files, ..Context::new(now, &limits, &streams) };
+    let bulk = parse(body, &layout, &context, true)?;
+    assert_eq!(bulk.hashes, hashes(body, &layout, files).ok(), "both ways give the same hashes");
     Ok(bulk)
 }
 
@@ -62,6 +68,22 @@ fn digest_depends_on_the_message_and_the_recipients() {
     let text = r#"{ "recipients": [ {"to": "ann@example.test"} ], "text": "Hello", "subject": "News", "from": "News <news@acme.test>", "html": null }"#;
     let same = parse_bytes(text.as_bytes(), &["transactional"]).expect("a bulk").hashes.expect("hashes").digest;
     assert_eq!(same, digest(&bulk(&json!([ann]))));
+}
+
+#[test]
+fn hashes_of_a_form_depend_on_the_files_only() {
+    let hashes = |name: &str, sha256: &str| {
+        let part = FilePart { sha256: sha256.to_owned(), size: 3, data: Vec::new() };
+        let files = Files { blobs: None, parts: Some([(name.to_owned(), part)].into()) };
+        let mut body = bulk(&json!([{"to": "ann@example.test", "idempotency_key": "k"}]));
+        body["attachments"] = json!([{"filename": "a.bin", "part": name}]);
+        let mut bulk = parse_form(body.to_string().as_bytes(), &["bulk"], &files).expect("a bulk");
+        (bulk.hashes.expect("hashes"), bulk.recipients.remove(0).key.expect("a key"))
+    };
+    let first = hashes("a", "11");
+    assert_eq!((first.0.fingerprint, &first), (first.0.digest, &hashes("b", "11")));
+    let other = hashes("a", "22");
+    assert!(other.0.digest != first.0.digest && other.1 != first.1);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Turns the recipients of a bulk into messages. The transaction that inserts the messages deletes the recipients
-//! ([`take`]), so that each becomes exactly one message, even if two processes work on the bulk.
+//! (`take`), so that each becomes exactly one message, even if two processes work on the bulk.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;

@@ -6,7 +6,7 @@ pub mod insert;
 
 use std::collections::HashSet;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -49,6 +49,9 @@ pub struct BulkRow {
     /// When the pause began whose recipients are not released yet.
     pub resumed_from: Option<DateTime<Utc>>,
 }
+
+/// Maximum difference between the clocks of two replicas.
+const MAX_CLOCK_DIFFERENCE: TimeDelta = TimeDelta::hours(1);
 
 /// Returns a bulk.
 pub async fn get(db: &Db, tenant: TenantId, id: BulkId) -> Result<Option<BulkRow>, DbError> {
@@ -103,18 +106,19 @@ pub async fn counts(db: &Db, bulk: &BulkRow, now: DateTime<Utc>) -> Result<(Vec<
             sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM bulk_recipients WHERE bulk_id = $1"#, bulk.id)
                 .fetch_one(&db.pool)
                 .await?;
-        // The ids are in order of time, so the range excludes the weeks before the bulk.
+        // The range excludes the weeks before the bulk.
         let counts = sqlx::query_as!(
             StatusCountRow,
             r#"SELECT recipient_status(r.status, q.lease, q.first_due_at, $3) AS "status!", count(*) AS "recipients!"
                FROM bulk_messages m
                JOIN recipients r ON r.message_id = m.message_id AND r.tenant_id = m.tenant_id
                LEFT JOIN queue q ON q.message_id = r.message_id AND q.recipient_id = r.id AND q.tenant_id = r.tenant_id
-               WHERE m.bulk_id = $2 AND m.tenant_id = $1 AND r.message_id >= $2
+               WHERE m.bulk_id = $2 AND m.tenant_id = $1 AND r.message_id >= uuid_floor($4)
                GROUP BY 1"#,
             bulk.tenant_id,
             bulk.id,
-            now
+            now,
+            bulk.created_at - MAX_CLOCK_DIFFERENCE
         )
         .fetch_all(&db.pool)
         .await?;

@@ -12,16 +12,16 @@ use axum::response::Response;
 use super::create::run;
 use crate::accept::batch::BatchAccepted;
 use crate::accept::request::batch::{self, Batch, Layout, Refused, Validation};
-use crate::accept::request::schema::BatchRequest;
+use crate::accept::request::schema::{BatchForm, BatchRequest};
 use crate::accept::request::{Context, RequestHashes};
 use crate::db::messages::insert::IdempotencyKey;
 use crate::domain::fault::{Code, Fault};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::body::ReadBody;
+use crate::http::form::BodyFormat;
 use crate::http::memory_limit::Reservation;
 use crate::http::params::Params;
-use crate::http::references::References;
+use crate::http::send_body::SendBody;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, idempotency};
 
 use view::{AcceptedBatch, ResponseMemory};
@@ -29,7 +29,8 @@ use view::{AcceptedBatch, ResponseMemory};
 /// Send a batch of messages
 ///
 /// Accepts up to 1,000 messages in one request, each with everything that a single message may have. The body is an
-/// object with `messages`, or only the array of messages.
+/// object with `messages`, or only the array of messages; in a form, it is the part `messages`, and the other parts are
+/// files, each of which any number of the messages may attach.
 ///
 /// With `strict` validation, all messages are accepted, or none: if one is not valid, the response is 422 and lists the
 /// faults of all messages, with pointers such as `/messages/17/to/0`. With `permissive` validation, the valid messages
@@ -43,13 +44,14 @@ use view::{AcceptedBatch, ResponseMemory};
     post, path = "/v1/messages/batch", tag = "messages", operation_id = "send_batch",
     params(
         ("Idempotency-Key" = Option<String>, Header,
-         description = "1–256 characters, for the whole request. Repeating a request with the same key returns the first response again, with `Idempotent-Replayed: true`; the order of JSON fields, white space and the form of the body do not matter, the order of the messages does. A request that creates no message does not use its key. Each API key has its own idempotency keys."),
+         description = "1–256 characters, for the whole request. Repeating a request with the same key returns the first response again, with `Idempotent-Replayed: true`; the order of JSON fields, white space, the form of the body and the names of a form's parts do not matter, the order of the messages does. A request that creates no message does not use its key. Each API key has its own idempotency keys."),
     ),
-    request_body = BatchRequest,
+    request_body(content((BatchRequest = "application/json"), (BatchForm = "multipart/form-data"))),
     responses(
         (status = 202, description = "The accepted messages and, with permissive validation, the refused ones", body = AcceptedBatch),
         AuthErrors, JsonErrors,
         (status = 409, description = "A request with this `Idempotency-Key`, or with the `idempotency_key` of one of these messages, is still in progress"),
+        (status = 415, description = "The content type is not `application/json` or `multipart/form-data`"),
         (status = 503, description = "The database is unavailable. The messages may or may not have been accepted; retry the request with the same `Idempotency-Key`"),
     ),
 )]
@@ -66,15 +68,15 @@ pub async fn create(
     if dry_run == Some(true) {
         return Err(no_dry_run());
     }
-    let read = api.bodies.message(Some(caller.key_id()), &headers, body).await?;
+    let body = SendBody::read(&api, &caller, &headers, body, BodyFormat::batch(&api)).await?;
     let key = idempotency::key(&headers)?;
     if let Some(key) = key
         && let Some(first) = api.acceptor.first_call(caller.tenant(), caller.key_id(), key).await?
     {
-        return replay::replay_if_same(&api, &caller, first, read.bytes).await;
+        return replay::replay_if_same(&api, &caller, first, body).await;
     }
     // Boxed, because the future is large.
-    Box::pin(accept(&api, &caller, read, key)).await
+    Box::pin(accept(&api, &caller, body, key)).await
 }
 
 /// Returns the error for a dry run of several messages.
@@ -87,14 +89,12 @@ pub(super) fn no_dry_run() -> ApiError {
     }])
 }
 
-async fn accept(api: &Api, caller: &Caller, read: ReadBody, key: Option<&str>) -> Result<Response, ApiError> {
-    let ReadBody { bytes, reservation: body_memory } = read;
-    let (size, owner) = (bytes.len(), Some(caller.key_id()));
-    let (bytes, layout) = run(size, false, move || Layout::read(&bytes).map(|layout| (bytes, layout))).await?;
+async fn accept(api: &Api, caller: &Caller, mut body: SendBody, key: Option<&str>) -> Result<Response, ApiError> {
+    let (size, owner) = (body.json.len(), Some(caller.key_id()));
+    let layout = body.process(|json, _| Layout::read(json)).await??;
     let most = Batch::max_memory(size, layout.count(), api.limits.recipients);
     let memory = api.bodies.reserve_for_batch(owner, most).await?;
-    let (mut batch, layout, rendered) = parse(api, caller, bytes, layout, key.is_some()).await?;
-    drop(body_memory);
+    let (mut batch, layout, rendered) = parse(api, caller, body, layout, key.is_some()).await?;
     memory.shrink(batch.memory(size));
 
     let is_strict = layout.validation == Validation::Strict;
@@ -129,23 +129,23 @@ async fn accept(api: &Api, caller: &Caller, read: ReadBody, key: Option<&str>) -
 async fn parse(
     api: &Api,
     caller: &Caller,
-    mut body: Vec<u8>,
+    body: SendBody,
     mut layout: Layout,
     is_keyed: bool,
 ) -> Result<(Batch, Layout, Option<Reservation>), ApiError> {
     let streams = api.acceptor.streams(caller.tenant()).await?;
     let now = api.clock.now();
-    let mut references = References::default();
-    let (size, count) = (body.len(), layout.count());
+    let SendBody { mut json, mut references, reservation: _body_memory, .. } = body;
+    let (size, count) = (json.len(), layout.count());
     loop {
         let (streams, limits, is_expensive) = (streams.clone(), api.limits.clone(), references.is_expensive());
         let work = move || {
             let context = references.context(Context::new(now, &limits, &streams));
-            let parsed = batch::parse(&body, &layout, &context, is_keyed);
-            Ok((parsed, body, layout, references))
+            let parsed = batch::parse(&json, &layout, &context, is_keyed);
+            Ok((parsed, json, layout, references))
         };
         let parsed;
-        (parsed, body, layout, references) = run(size, is_expensive, work).await?;
+        (parsed, json, layout, references) = run(size, is_expensive, work).await?;
         match parsed {
             Ok(batch) => return Ok((batch, layout, references.finish(api, caller).await?)),
             Err(rejection) => references.look_up(api, caller, rejection, count).await?,

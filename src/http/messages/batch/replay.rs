@@ -9,7 +9,7 @@ use crate::accept::batch::StoredResponse;
 use crate::accept::request::batch::{self, Layout};
 use crate::db::messages::idempotency::CallUse;
 use crate::http::auth::Caller;
-use crate::http::messages::create::run;
+use crate::http::send_body::SendBody;
 use crate::http::{Api, ApiError};
 
 /// Returns the first response again if the body is that of the first call.
@@ -17,9 +17,9 @@ pub(super) async fn replay_if_same(
     api: &Api,
     caller: &Caller,
     first: CallUse,
-    body: Vec<u8>,
+    mut body: SendBody,
 ) -> Result<Response, ApiError> {
-    let hashes = run(body.len(), false, move || batch::hashes(&body, &Layout::read(&body)?)).await?;
+    let hashes = body.hashes(|json, files| batch::hashes(json, &Layout::read(json)?, files)).await?;
     if first.fingerprint == hashes.fingerprint || first.digest.as_deref() == Some(&hashes.digest[..]) {
         return replay(api, caller, first).await;
     }

@@ -15,7 +15,7 @@ use super::create::{IGNORES_SUPPRESSION, REPLAYED, run};
 use super::sender;
 use crate::accept::bulk::{BulkAccepted, BulkCall};
 use crate::accept::request::bulk::{self, Bulk, Layout};
-use crate::accept::request::schema::BulkRequest;
+use crate::accept::request::schema::{BulkForm, BulkRequest};
 use crate::accept::request::{Context, RequestHashes};
 use crate::db::messages::bulks;
 use crate::db::messages::idempotency::CallUse;
@@ -25,11 +25,11 @@ use crate::domain::id::BulkId;
 use crate::domain::key::Scope;
 use crate::domain::message::Warning;
 use crate::http::auth::Caller;
-use crate::http::body::ReadBody;
+use crate::http::form::BodyFormat;
 use crate::http::located::with_location;
 use crate::http::memory_limit::Reservation;
 use crate::http::params::Params;
-use crate::http::references::References;
+use crate::http::send_body::SendBody;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, idempotency};
 
 use view::AcceptedBulk;
@@ -38,7 +38,8 @@ use view::AcceptedBulk;
 ///
 /// Accepts one message for up to 10,000 recipients. Each recipient becomes a message of its own, with its own id, status,
 /// events and unsubscribe link, and sees only its own address in `To`. The content and the attachments are stored once; a
-/// template is rendered for each recipient with its own `variables`, which are checked now.
+/// template is rendered for each recipient with its own `variables`, which are checked now. In a form, the JSON is the part
+/// `message`, and the other parts are files to attach.
 ///
 /// The valid recipients are accepted, and `errors` lists the others; if no recipient is valid, the response is 422. All
 /// accepted recipients have been committed to the database when the response is sent. They become messages within moments:
@@ -50,14 +51,15 @@ use view::AcceptedBulk;
     post, path = "/v1/messages/bulk", tag = "bulks", operation_id = "send_bulk",
     params(
         ("Idempotency-Key" = Option<String>, Header,
-         description = "1–256 characters, for the whole request. Repeating a request with the same key returns the first response again, with `Idempotent-Replayed: true`; the order of JSON fields and white space do not matter, the order of the recipients does. Each API key has its own idempotency keys."),
+         description = "1–256 characters, for the whole request. Repeating a request with the same key returns the first response again, with `Idempotent-Replayed: true`; the order of JSON fields, white space and the names of a form's parts do not matter, the order of the recipients does. Each API key has its own idempotency keys."),
     ),
-    request_body = BulkRequest,
+    request_body(content((BulkRequest = "application/json"), (BulkForm = "multipart/form-data"))),
     responses(
         (status = 202, description = "The accepted bulk and the refused recipients", body = AcceptedBulk,
          headers(("Location" = String, description = "The path of the bulk"))),
         AuthErrors, JsonErrors,
         (status = 409, description = "A request with this `Idempotency-Key`, or with the `idempotency_key` of one of the recipients, is still in progress"),
+        (status = 415, description = "The content type is not `application/json` or `multipart/form-data`"),
         (status = 503, description = "The database is unavailable. The bulk may or may not have been accepted; retry the request with the same `Idempotency-Key`"),
     ),
 )]
@@ -74,24 +76,22 @@ pub async fn create(
     if dry_run == Some(true) {
         return Err(no_dry_run());
     }
-    let read = api.bodies.message(Some(caller.key_id()), &headers, body).await?;
+    let body = SendBody::read(&api, &caller, &headers, body, BodyFormat::bulk(&api)).await?;
     let key = idempotency::key(&headers)?;
     if let Some(key) = key
         && let Some(first) = api.acceptor.first_call(caller.tenant(), caller.key_id(), key).await?
     {
-        return replay_if_same(&api, &caller, &first, read.bytes).await;
+        return replay_if_same(&api, &caller, &first, body).await;
     }
     // Boxed, because the future is large.
-    Box::pin(accept(&api, &caller, read, key)).await
+    Box::pin(accept(&api, &caller, body, key)).await
 }
 
-async fn accept(api: &Api, caller: &Caller, read: ReadBody, key: Option<&str>) -> Result<Response, ApiError> {
-    let ReadBody { bytes, reservation: body_memory } = read;
-    let (size, owner) = (bytes.len(), Some(caller.key_id()));
-    let (bytes, layout) = run(size, false, move || Layout::read(&bytes).map(|layout| (bytes, layout))).await?;
+async fn accept(api: &Api, caller: &Caller, mut body: SendBody, key: Option<&str>) -> Result<Response, ApiError> {
+    let (size, owner) = (body.json.len(), Some(caller.key_id()));
+    let layout = body.process(|json, _| Layout::read(json)).await??;
     let memory = api.bodies.reserve_for_batch(owner, Bulk::memory(size, layout.count())).await?;
-    let (mut bulk, rendered) = parse(api, caller, bytes, layout, key.is_some()).await?;
-    drop(body_memory);
+    let (mut bulk, rendered) = parse(api, caller, body, layout, key.is_some()).await?;
     let mut warnings = admit(api, caller, &bulk).await?;
     warnings.append(&mut bulk.warnings);
     let key = key.zip(bulk.hashes.take()).map(|(key, RequestHashes { fingerprint, digest })| IdempotencyKey {
@@ -116,25 +116,25 @@ async fn accept(api: &Api, caller: &Caller, read: ReadBody, key: Option<&str>) -
 async fn parse(
     api: &Api,
     caller: &Caller,
-    mut body: Vec<u8>,
+    body: SendBody,
     mut layout: Layout,
     is_keyed: bool,
 ) -> Result<(Bulk, Option<Reservation>), ApiError> {
     let streams = api.acceptor.streams(caller.tenant()).await?;
     let now = api.clock.now();
-    let mut references = References::default();
-    let (size, count) = (body.len(), layout.count());
+    let SendBody { mut json, mut references, reservation: _body_memory, .. } = body;
+    let (size, count) = (json.len(), layout.count());
     let is_large = count > MAX_INLINE_RECIPIENTS;
     loop {
         let (streams, limits) = (streams.clone(), api.limits.clone());
         let is_expensive = is_large || references.is_expensive();
         let work = move || {
             let context = references.context(Context::new(now, &limits, &streams));
-            let parsed = bulk::parse(&body, &layout, &context, is_keyed);
-            Ok((parsed, body, layout, references))
+            let parsed = bulk::parse(&json, &layout, &context, is_keyed);
+            Ok((parsed, json, layout, references))
         };
         let parsed;
-        (parsed, body, layout, references) = run(size, is_expensive, work).await?;
+        (parsed, json, layout, references) = run(size, is_expensive, work).await?;
         match parsed {
             Ok(bulk) => return Ok((bulk, references.finish(api, caller).await?)),
             Err(rejection) => references.look_up(api, caller, rejection, count).await?,
@@ -160,8 +160,8 @@ async fn admit(api: &Api, caller: &Caller, bulk: &Bulk) -> Result<Vec<Warning>, 
 }
 
 /// Returns the first response again if the body is that of the first call.
-async fn replay_if_same(api: &Api, caller: &Caller, first: &CallUse, body: Vec<u8>) -> Result<Response, ApiError> {
-    let hashes = run(body.len(), false, move || bulk::hashes(&body, &Layout::read(&body)?)).await?;
+async fn replay_if_same(api: &Api, caller: &Caller, first: &CallUse, mut body: SendBody) -> Result<Response, ApiError> {
+    let hashes = body.hashes(|json, files| bulk::hashes(json, &Layout::read(json)?, files)).await?;
     match first.bulk_id {
         Some(id) if first.fingerprint == hashes.fingerprint || first.digest.as_deref() == Some(&hashes.digest[..]) => {
             replay(api, caller, BulkId(id)).await
