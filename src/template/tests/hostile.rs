@@ -345,7 +345,7 @@ fn memory(resets: bool) -> (u64, u64) {
 }
 
 #[test]
-#[ignore = "measures time and memory: run it alone, in a release build"]
+#[ignore = "measures time and memory: cargo test --release --lib hostile -- --ignored --nocapture --test-threads 1"]
 fn hostile_templates_cost_little() {
     let mut wrong = Vec::new();
     for hostile in table() {
@@ -369,7 +369,7 @@ fn hostile_templates_cost_little() {
 }
 
 #[test]
-#[ignore = "measures time: run it alone, in a release build"]
+#[ignore = "measures time: cargo test --release --lib hostile -- --ignored --nocapture --test-threads 1"]
 fn ordinary_templates_render_in_microseconds() {
     let values =
         json!({"name": "Ann", "url": "https://x.test/?a=1", "rows": [{"n": "a", "p": 1.5}, {"n": "b", "p": 2}]});

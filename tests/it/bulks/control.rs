@@ -108,7 +108,7 @@ async fn bulk_paused_before_it_became_messages_does_not_expire() {
 }
 
 #[tokio::test]
-async fn canceled_recipients_that_were_not_messages_are_listed_and_have_events() {
+async fn canceled_recipients_without_messages_get_events() {
     let app = TestApp::start().await;
     let id = unexpanded(&app, 450).await;
     let canceled = app.post(&format!("/v1/bulks/{id}/cancel"), &json!({})).await.body;
