@@ -13,6 +13,7 @@
 //! - [`worker`] claims due recipients, sends their messages and commits the outcomes;
 //! - [`mail`] builds MIME messages and parses reports, without I/O;
 //! - [`template`] turns templates and variables into subjects and bodies, without I/O;
+//! - [`rendering`] renders the bodies of a bulk's messages when they are sent, and caches the templates;
 //! - [`smtp`] talks to other mail servers and does not use the database;
 //! - [`webhook`] posts events to webhook endpoints and does not use the database;
 //! - [`http_client`] sends requests to untrusted servers, for webhooks and MTA-STS policies;

@@ -167,7 +167,7 @@ pub fn parse(body: &[u8], layout: &Layout, context: &Context<'_>, is_keyed: bool
     let list = Pointer::Field(&Pointer::Root, RECIPIENTS);
     for (index, range) in layout.recipients.iter().enumerate() {
         let value = json::read_part(text, range.clone(), json::MAX_VALUES)?;
-        // The key is part of the digest of the call, and not of its own.
+        // Only the digest of the call and that of a recipient with an idempotency key are used.
         let digest = if is_keyed || has_key(text, range) { digest::digest(&value) } else { Default::default() };
         if let Some(hash) = &mut hash {
             hash.0.update(digest);
