@@ -10,9 +10,9 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use divan::Bencher;
 use divan::counter::BytesCount;
-use postrider::domain::dkim::{Algorithm, NewKey, Signer, SigningKey};
 use postrider::domain::id::TenantId;
 use postrider::domain::keyring::Keyring;
+use postrider::domain::sender_domain::dkim::{Algorithm, NewKey, Signer, SigningKey};
 use postrider::mail::dkim::sign;
 
 fn main() {

@@ -10,8 +10,7 @@ use libfuzzer_sys::fuzz_target;
 mod domain {
     pub mod bounce;
     pub mod outcome;
-    pub mod report;
-    pub mod retry_hint;
+    pub mod words;
 }
 #[path = "../../src/mail"]
 mod mail {

@@ -9,7 +9,6 @@ use libfuzzer_sys::fuzz_target;
 #[path = "../../src/domain"]
 mod domain {
     pub mod outcome;
-    pub mod retry_hint;
 }
 #[path = "../../src/smtp/client/connection"]
 mod smtp {

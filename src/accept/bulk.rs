@@ -16,15 +16,15 @@ use serde_json::{Value, json};
 
 use super::request::batch::{MessageKey, Refused};
 use super::request::bulk::{Bulk, BulkMessage, BulkRecipient};
-use super::request::render::PinnedTemplate;
+use super::request::message::render::PinnedTemplate;
 use super::{AcceptError, Acceptor};
 use crate::db::messages::bulks::insert::{BulkCommitted, BulkContent, BulkInsert, BulkRecipientInsert, insert};
 use crate::db::messages::idempotency::{self, CallUse};
 use crate::db::messages::insert::IdempotencyKey;
 use crate::db::templates::versions;
-use crate::domain::bulk::{SharedMessage, StoredMailbox};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::{BulkId, KeyId, MessageId, TenantId};
+use crate::domain::message::bulk::{SharedMessage, StoredMailbox};
 
 /// A call whose recipients are valid.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use serde_json_borrow::Value;
 
 use super::csv_cell;
 use super::record_splitter::{MAX_RECORD_BYTES, Record};
-use super::request::suppression::{COLUMNS, line};
+use super::request::resources::suppression::{COLUMNS, line};
 use super::request::{Context, Rejection, json};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::suppression::Suppression;

@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::request::render::{Lookup, MAX_TEMPLATE_MEMORY, MAX_TEMPLATES, TemplateRef, Templates};
-use super::request::template::ContentChange;
+use super::request::message::render::{Lookup, MAX_TEMPLATE_MEMORY, MAX_TEMPLATES, TemplateRef, Templates};
+use super::request::resources::template::ContentChange;
 use crate::cache::TtlCache;
 use crate::db::templates::SourceRow;
 use crate::db::templates::versions::{self, LatestRow};
 use crate::db::{Db, DbError};
 use crate::domain::fault::Fault;
 use crate::domain::id::{TemplateId, TenantId};
-use crate::domain::template::{TemplateName, TemplateVersion};
+use crate::domain::message::template::{TemplateName, TemplateVersion};
 use crate::template::{Compiled, Format, Layout, Layouts, Program, ProgramCache, Source, Syntax};
 
 /// Cache TTL of the latest version of a template. Another replica uses a newly published version after at most this time.

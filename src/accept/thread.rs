@@ -5,8 +5,7 @@ use serde::Deserialize as _;
 use crate::db::messages::message_ids::{self, ParentRow};
 use crate::db::{Db, DbError};
 use crate::domain::id::TenantId;
-use crate::domain::message::{Header, NewMessage};
-use crate::domain::message_id;
+use crate::domain::message::{Header, NewMessage, message_id};
 
 /// Sets `In-Reply-To` and `References` of a message with `in_reply_to`. Returns `false` if there is no such message from
 /// a sender for which `can_see` returns `true`.

@@ -9,7 +9,7 @@ use crate::config::{Config, Unverified};
 use crate::db::Db;
 use crate::db::domains::cache::SenderCache;
 use crate::dns::UncachedResolver;
-use crate::domain::dns_records::DnsSettings;
+use crate::domain::sender_domain::dns_records::DnsSettings;
 use crate::http::Domains;
 
 /// Returns the configured values that the DNS records of sender domains contain.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 
 use crate::config::{Config, SecretUrl};
-use crate::domain::relay::Relay;
+use crate::domain::routing::relay::Relay;
 use crate::domain::routing::{RouteName, RouteTable, Rule};
 
 /// Returns the route table, which the API and the worker share.

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::db::pool::server::{self, ServerState};
 use crate::db::pool::session::{self, SessionError};
 use crate::db::{Db, DbError, Trouble};
-use crate::domain::connection_share::Share;
+use crate::domain::limits::connection_share::Share;
 
 /// Poll interval.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);

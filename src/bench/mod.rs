@@ -1,9 +1,9 @@
 //! `postrider bench`: measures a Postrider installation from outside, for operators and developers.
 //!
 //! It starts separate processes: a Postgres (durable, as in production) unless a database is given, the service as an
-//! operator runs it (`process::service`), and a sink that accepts and counts every message ([`sink`]). It sends
-//! requests over HTTP from this process (`load`), waits until all messages have arrived and all outcomes are recorded,
-//! and prints the results (`report`).
+//! operator runs it (`setup::process`), and a sink that accepts and counts every message ([`sink`]). It sends
+//! requests over HTTP from this process (`measure::load`), waits until all messages have arrived and all outcomes are
+//! recorded, and prints the results (`measure::report`).
 //!
 //! Guarantees:
 //! - the service has no special mode: events, statuses, leases and lanes are the same as in production;
@@ -15,39 +15,29 @@
 //! - however the bench ends, no process that it started outlives it, and its directory is removed;
 //! - it never sends messages that others queued: it refuses to run on a database in which such messages wait.
 //!
-//! In the order of a run: `options`, `stage` (with `process`), `backlog`, `dkim`, `template`, `mail` and `http` (the
-//! requests), `load`, `measure` (with `cpu`, `histogram`, `seen`, `progress`), `report`, `machine`.
+//! In the order of a run: `options`; `setup` (`stage` with `process`, `backlog`); `client` (`dkim` and `template`, then
+//! `mail` and `http`, the requests); `measure` (`load`, `cpu`, `histogram`, with `seen` and `progress`; `report`,
+//! `machine`).
 
-mod backlog;
-mod cpu;
-mod dkim;
+mod client;
 mod error;
-mod histogram;
-mod http;
-mod load;
-mod machine;
-mod mail;
 mod measure;
 mod options;
-mod process;
 mod progress;
-mod report;
-mod scratch;
 mod seen;
+mod setup;
 pub mod sink;
-mod stage;
-mod template;
 
 pub use error::BenchError;
+pub use measure::report::Report;
 pub use options::Options;
-pub use report::Report;
 
 use tokio_util::sync::CancellationToken;
 
 /// Runs the measurement, and cleans up, even if `stop` is cancelled before the end.
 pub async fn run(options: &Options, stop: CancellationToken) -> Result<Report, BenchError> {
     options.check()?;
-    let starting = Box::pin(stage::Stage::start(options));
+    let starting = Box::pin(setup::stage::Stage::start(options));
     let mut stage = stop.run_until_cancelled(starting).await.ok_or(BenchError::Stopped)??;
     let measuring = Box::pin(measure::measure(options, &mut stage));
     let measured = stop.run_until_cancelled(measuring).await.ok_or(BenchError::Stopped);

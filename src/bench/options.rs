@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::BenchError;
-use super::dkim::Dkim;
+use super::client::dkim::Dkim;
 use crate::config;
 
 /// The largest number of messages of one run, and of a backlog.

@@ -10,28 +10,9 @@
 //!
 //! `postrider.example.toml` lists every key. It is embedded, and the defaults are read from it.
 
-mod accept;
-mod database;
-mod delivery;
-mod dkim;
-mod domains;
-mod duration;
-mod file;
-mod http;
-mod inbound;
-mod keys;
-mod load;
-mod log;
-mod problem;
-mod range;
-mod retention;
-mod return_path;
-mod routes;
-mod secret_key;
-mod secret_url;
-mod timeouts;
-mod variables;
-mod webhooks;
+mod sections;
+mod sources;
+mod values;
 
 #[cfg(test)]
 mod tests;
@@ -44,25 +25,25 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::domain::keyring::Keyring;
-use crate::domain::unsubscribe::Links;
+use crate::domain::message::unsubscribe::Links;
 
-pub use accept::Accept;
-pub use database::Database;
-pub use delivery::Delivery;
-pub use dkim::Dkim;
-pub use domains::{Domains, Unverified};
-pub use duration::{duration, duration_text};
-pub use http::Http;
-pub use inbound::Inbound;
-pub use log::{Format, Log};
-pub use problem::{ConfigErrors, Origin, Problem};
-pub use retention::Retention;
-pub use return_path::ReturnPath;
-pub use routes::Route;
-pub use secret_key::SecretKey;
-pub use secret_url::SecretUrl;
-pub use timeouts::Timeouts;
-pub use webhooks::Webhooks;
+pub use sections::accept::Accept;
+pub use sections::database::Database;
+pub use sections::delivery::Delivery;
+pub use sections::dkim::Dkim;
+pub use sections::domains::{Domains, Unverified};
+pub use sections::http::Http;
+pub use sections::inbound::Inbound;
+pub use sections::log::{Format, Log};
+pub use sections::retention::Retention;
+pub use sections::return_path::ReturnPath;
+pub use sections::routes::Route;
+pub use sections::timeouts::Timeouts;
+pub use sections::webhooks::Webhooks;
+pub use sources::problem::{ConfigErrors, Origin, Problem};
+pub use values::duration::{duration, duration_text};
+pub use values::secret_key::SecretKey;
+pub use values::secret_url::SecretUrl;
 
 /// The file with the defaults. A key that is commented out there has no default.
 const DEFAULTS: &str = include_str!("../../postrider.example.toml");
@@ -132,7 +113,7 @@ impl Config {
     /// Reads the file at `path`, then the variables in `env`, which win. Without a path, `postrider.toml` in the
     /// working directory is read if it exists. A path without a file is reported as a problem.
     pub fn load(path: Option<&Path>, env: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigErrors> {
-        load::load(path, env)
+        sources::load::load(path, env)
     }
 
     /// Calls [`Config::load`] with the variables of this process.
@@ -158,7 +139,7 @@ impl Config {
         if let Some(url) = &self.relay_url {
             url.check_relay()?;
         }
-        range::within(self.mx_port, 1..=u16::MAX)?;
+        values::range::within(self.mx_port, 1..=u16::MAX)?;
         self.hostname.as_deref().map_or(Ok(()), check_hostname)?;
         self.public_url.as_ref().map_or(Ok(()), check_public_url)?;
         self.secret_key.iter().chain(&self.previous_secret_keys).try_for_each(SecretKey::check)?;

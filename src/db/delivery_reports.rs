@@ -17,12 +17,12 @@ use uuid::Uuid;
 use super::events::{self, NewEvent};
 use super::{Db, DbError, suppressions};
 use crate::domain::address::Address;
+use crate::domain::bounce::report::Action;
 use crate::domain::bounce::{Bounce, Judgement, Source};
 use crate::domain::delivery::{NoEffectReason, ReportEffect, Status};
 use crate::domain::event::EventType;
 use crate::domain::id::{MessageId, RecipientId, RecipientKey, TenantId};
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
-use crate::domain::report::Action;
 use crate::domain::suppression::{AddressKey, Reason};
 
 /// A recipient of a message for which a report arrived.

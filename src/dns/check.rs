@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 
 use super::UncachedResolver;
 use super::spf::{Zone, check_host, passing_addresses};
-use crate::domain::dns_records::spf::{SpfResult, is_spf, repairs, targets};
-use crate::domain::dns_records::{
+use crate::domain::sender_domain::dns_records::spf::{SpfResult, is_spf, repairs, targets};
+use crate::domain::sender_domain::dns_records::{
     Answer, Evidence, Finding, MxTarget, Purpose, Record, RecordType, SpfEvidence, has_purpose, judge,
 };
 

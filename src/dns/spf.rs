@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use mail_auth::common::parse::TxtRecordParser as _;
 use mail_auth::spf::{Mechanism as Parsed, Spf as ParsedSpf, Variables};
 
-use crate::domain::dns_records::spf::{Mechanism, Spf, SpfResult, is_spf, parse};
+use crate::domain::sender_domain::dns_records::spf::{Mechanism, Spf, SpfResult, is_spf, parse};
 
 /// The maximum number of terms that query the DNS (§4.6.4).
 const MAX_LOOKUPS: u32 = 10;

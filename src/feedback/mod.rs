@@ -34,10 +34,10 @@ use crate::db::delivery_reports::{self, RecipientReport, ReportedMessageRecipien
 use crate::db::{Db, DbError};
 use crate::domain::address::Address;
 use crate::domain::bounce;
+use crate::domain::bounce::report::{Action, Report, ReportKind, ReportedRecipient};
 use crate::domain::delivery::{ReportEffect, Status};
 use crate::domain::id::{RecipientId, TenantId};
 use crate::domain::outcome::Reply;
-use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 use crate::domain::return_path::{ReturnPaths, TokenFault};
 use crate::mail;
 

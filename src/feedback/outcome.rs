@@ -1,9 +1,9 @@
 //! The result of processing a received report.
 
 use super::message_lookup::{Basis, FoundMessage, NotFound};
+use crate::domain::bounce::report::{Report, ReportedRecipient};
 use crate::domain::delivery::{NoEffectReason, ReportEffect};
 use crate::domain::id::{MessageId, RecipientId};
-use crate::domain::report::{Report, ReportedRecipient};
 
 /// The result of processing a received report.
 #[derive(Debug)]

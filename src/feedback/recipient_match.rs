@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use super::message_lookup::{Basis, FoundMessage};
 use crate::db::delivery_reports::ReportedMessageRecipient;
 use crate::domain::address::Address;
+use crate::domain::bounce::report::{Action, ReportedRecipient};
 use crate::domain::delivery::Status;
-use crate::domain::report::{Action, ReportedRecipient};
 
 /// Maximum number of reported recipients that are matched, which is the maximum of a message.
 const MAX_MATCHED: usize = 1_000;

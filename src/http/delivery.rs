@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::domain::retry::Policy;
+use crate::domain::delivery::retry::Policy;
 use crate::domain::routing::{RouteName, RouteTable};
 
 /// The delivery configuration.

@@ -116,7 +116,7 @@ pub async fn create(
     caller.require(Scope::Admin)?;
     let now = api.clock.now();
     let body = api.bodies.json(&headers, body).await?;
-    let request = request::key::parse(&body.bytes, &Context::new(now, &api.limits, &[]))?;
+    let request = request::resources::key::parse(&body.bytes, &Context::new(now, &api.limits, &[]))?;
     let secret = Secret::from_bytes(rand::random());
     let scopes: Vec<String> = request.scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
     let id = KeyId::new(now);

@@ -50,7 +50,7 @@ use crate::accept::request::Limits;
 use crate::clock::SharedClock;
 use crate::db::Db;
 use crate::dev::inbox::Inbox;
-use crate::domain::unsubscribe::Links;
+use crate::domain::message::unsubscribe::Links;
 use crate::feedback::Feedback;
 use crate::rendering::Renderer;
 

@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 
 use super::ApiError;
 use super::page::{DEFAULT_LIMIT, MAX_LIMIT};
-use crate::accept::request::pointer::cut;
-use crate::accept::request::suggestion::suggestion;
+use crate::accept::request::json::pointer::cut;
+use crate::accept::request::json::suggestion::suggestion;
 use crate::domain::fault::{Code, Faults};
 
 /// The query parameters of one request, by name.

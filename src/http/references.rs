@@ -6,7 +6,7 @@ use super::concurrency_limit::{ConcurrencyPermit, RENDERS_OF_BATCH};
 use super::memory_limit::Reservation;
 use super::{Api, ApiError};
 use crate::accept::request::files::Files;
-use crate::accept::request::render::{TemplateRef, Templates};
+use crate::accept::request::message::render::{TemplateRef, Templates};
 use crate::accept::request::{Context, Rejection};
 
 /// What the messages of a request refer to.

@@ -16,7 +16,7 @@ use axum::routing::get;
 
 use super::{Api, ApiError};
 use crate::db;
-use crate::domain::unsubscribe::Ticket;
+use crate::domain::message::unsubscribe::Ticket;
 
 /// Maximum bytes of a form; mailbox providers send 26.
 const MAX_FORM_BYTES: usize = 16 << 10;

@@ -14,11 +14,12 @@
 
 use std::borrow::Cow;
 
-use super::alternative::Alternative;
-use super::attachment::File;
-use super::field::{Field, write_field};
-use super::text::Text;
-use super::{content_id, header, raw};
+use super::body::alternative::Alternative;
+use super::body::attachment::File;
+use super::body::content_id;
+use super::body::text::Text;
+use super::header::field::{Field, write_field};
+use super::{header, raw};
 use crate::domain::message::Draft;
 
 /// Capacity in bytes reserved for the DKIM signatures, which are prepended to the message.

@@ -11,26 +11,16 @@
 //! A message that the application passed as finished MIME ([`raw`]) is not rendered: only the fields that it lacks are
 //! added.
 
-pub mod alternative;
-mod attachment;
-mod base64_lines;
+pub mod body;
 mod build;
-mod content_id;
 pub mod dkim;
-mod encoded_word;
-mod field;
+mod encoding;
 mod header;
-mod mailboxes;
-mod normalise;
-mod parameter;
-mod quoted_printable;
 pub mod raw;
 pub mod report;
-mod structured;
-mod text;
 
 #[cfg(test)]
 mod tests;
 
-pub use attachment::is_sendable_as;
+pub use body::attachment::is_sendable_as;
 pub use build::build;

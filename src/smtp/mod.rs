@@ -22,7 +22,7 @@ mod client;
 pub mod inbound;
 mod sts;
 
-pub use crate::domain::relay::{Login, Mechanism, Password, Relay, RelayError, TlsMode};
+pub use crate::domain::routing::relay::{Login, Mechanism, Password, Relay, RelayError, TlsMode};
 pub use client::check::Checked;
 pub use client::route::{Dsn, Envelope, Route};
 pub use client::send_options::{Limits, SendGuard, SendOptions};

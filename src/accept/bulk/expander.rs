@@ -22,8 +22,8 @@ use crate::db::messages::bulks::{BulkRow, control};
 use crate::db::messages::contents;
 use crate::db::messages::insert::MessageInsert;
 use crate::db::messages::insert::batch::{BatchCommitted, BatchInsert};
-use crate::domain::bulk::BulkState;
 use crate::domain::id::{BulkId, MessageId, TenantId};
+use crate::domain::message::bulk::BulkState;
 use crate::rendering::Renderer;
 use crate::telemetry::RateLimitedLog;
 

@@ -7,17 +7,17 @@ use serde::Deserialize as _;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::accept::request::pointer::Pointer;
-use crate::accept::request::render::{self, RenderedTemplate};
+use crate::accept::request::json::pointer::Pointer;
+use crate::accept::request::message::render::{self, RenderedTemplate};
 use crate::db::messages::ContentRow;
 use crate::db::messages::bulks::BulkRow;
 use crate::db::messages::bulks::expand::WaitingRow;
 use crate::domain::address::Mailbox;
-use crate::domain::bulk::{BulkMember, BulkState, SharedMessage, StoredMailbox};
 use crate::domain::fault::Faults;
 use crate::domain::id::{BulkId, MessageId, RecipientId, TemplateId, TenantId};
+use crate::domain::message::bulk::{BulkMember, BulkState, SharedMessage, StoredMailbox};
+use crate::domain::message::template::TemplateVersion;
 use crate::domain::message::{Attachment, Content, Header, NewAttachment, NewMessage, NewRecipient, RecipientKind};
-use crate::domain::template::TemplateVersion;
 use crate::rendering::{ContentProgram, Renderer};
 
 /// The rows of a bulk cannot be read.

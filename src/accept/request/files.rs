@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde_json_borrow::Value;
 
 use super::Rejection;
-use super::pointer::cut;
+use super::json::pointer::cut;
 use crate::domain::fault::{Code, Faults};
 
 /// Length of a SHA-256 in hexadecimal.

@@ -1,13 +1,15 @@
 //! Parses the bytes of a request into a validated message, or into a list of all its faults.
 //!
-//! A body is parsed once into a borrowed JSON tree ([`json`]), which is then walked ([`walk`], [`fields`]): a derived
-//! `Deserialize` would stop at the first fault, so that the client would have to fix faults one request at a time.
-//! Strings stay slices of the body until they are stored, so a 39 MiB attachment is decoded without a copy.
+//! A body is parsed once into a borrowed JSON tree ([`json`]), which is then walked ([`json::walk`], [`json::fields`]):
+//! a derived `Deserialize` would stop at the first fault, so that the client would have to fix faults one request at a
+//! time. Strings stay slices of the body until they are stored, so a 39 MiB attachment is decoded without a copy.
+//! [`message`] parses a message, [`batch`], [`bulk`] and [`mime`] the other forms in which messages come, and
+//! [`resources`] everything else.
 //!
 //! A [`NewMessage`] that [`parse`] returns has no CR, LF or NUL in anything that goes into a header or a command, at
 //! least one recipient and no more than allowed, and no NUL, which Postgres cannot store. Parsing uses only CPU time (2
 //! KiB: 8 µs; some ms per MiB of attachment): parse large bodies off the async threads. It also renders templates
-//! ([`render`]).
+//! ([`message::render`]).
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json_borrow::Value;
@@ -16,40 +18,17 @@ use sha2::{Digest as _, Sha256};
 use crate::domain::fault::{Fault, Faults};
 use crate::domain::message::NewMessage;
 use files::{Files, NO_FILES};
-use render::{NO_TEMPLATES, TemplateRef, Templates};
+use message::render::{NO_TEMPLATES, TemplateRef, Templates};
 
-pub mod address;
-pub mod alternatives;
-pub mod attachments;
 pub mod batch;
 pub mod bulk;
 pub mod digest;
-pub mod domain;
-pub mod fields;
 pub mod files;
-pub mod headers;
 pub mod json;
-pub mod key;
-pub mod lane;
-pub mod metadata;
+pub mod message;
 pub mod mime;
-pub mod pause;
-pub mod pointer;
-mod raw_list;
-pub mod render;
-pub mod replay;
-pub mod reply;
-pub mod reschedule;
-pub mod schedule;
+pub mod resources;
 pub mod schema;
-pub mod send;
-pub mod stream;
-pub mod suggestion;
-pub mod suppression;
-pub mod tags;
-pub mod template;
-pub mod walk;
-pub mod webhook;
 
 #[cfg(test)]
 mod tests;
@@ -177,7 +156,7 @@ impl RequestHashes {
 fn validate(value: Value<'_>, context: &Context<'_>) -> Result<NewMessage, Rejection> {
     let mut faults = Faults::default();
     files::check(&value, context.files, &mut faults)?;
-    let message = send::message(walk::Node::root(value), context, &mut faults);
+    let message = message::send::message(json::walk::Node::root(value), context, &mut faults);
     let missing = context.templates.take_missing();
     match message {
         _ if !missing.is_empty() => Err(Rejection::NeedsTemplates(missing)),

@@ -1,7 +1,7 @@
 //! The bodies of `POST /v1/messages` and `POST /v1/messages/batch` for the API documentation, and for Rust programs that
 //! create one.
 //!
-//! [`super::send`] and [`super::batch`] parse the bodies; a test checks that both have the same fields.
+//! [`super::message::send`] and [`super::batch`] parse the bodies; a test checks that both have the same fields.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@ use hickory_resolver::proto::rr::rdata::MX;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use tokio::net::UdpSocket;
 
-use crate::bench::mail::RECIPIENTS;
+use crate::bench::client::mail::RECIPIENTS;
 
 /// TTL of the records, in seconds: longer than most runs.
 const TTL: u32 = 3_600;

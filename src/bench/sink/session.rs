@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::tally::Tally;
-use crate::bench::mail::{self, Recipient};
+use crate::bench::client::mail::{self, Recipient};
 use crate::clock::Uptime;
 
 /// Maximum stored bytes of a message, enough for the signatures and the header.

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use super::{Args, Count, SinkReport};
-use crate::bench::mail::{self, Recipient};
+use crate::bench::client::mail::{self, Recipient};
 use crate::bench::seen::NumberSet;
 use crate::clock::Uptime;
 

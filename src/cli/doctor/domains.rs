@@ -10,8 +10,8 @@ use crate::db::domains::cache::{SenderCache, SenderStatus};
 use crate::db::domains::{self, DomainRow, KeyRow};
 use crate::db::{Db, DbError, webhooks};
 use crate::dns::{self, UncachedResolver};
-use crate::domain::dns_records::{Finding, PublishedKey, RecordStatus, records};
 use crate::domain::id::TenantId;
+use crate::domain::sender_domain::dns_records::{Finding, PublishedKey, RecordStatus, records};
 
 /// Maximum number of domains checked.
 const MAX_DOMAINS: i64 = 1_000;

@@ -5,10 +5,11 @@ use std::path::Path;
 use figment::value::Value;
 
 use super::valid_config;
-use crate::config::keys::{self, Keys};
-use crate::config::load::Setting;
-use crate::config::problem::Problems;
-use crate::config::{Config, DEFAULTS, file, variables};
+use crate::config::sources::keys::{self, Keys};
+use crate::config::sources::load::Setting;
+use crate::config::sources::problem::Problems;
+use crate::config::sources::{file, variables};
+use crate::config::{Config, DEFAULTS};
 
 fn serialized(config: &Config) -> Value {
     Value::serialize(config).expect("plain data")

@@ -13,12 +13,11 @@ use uuid::Uuid;
 use super::SenderRow;
 use crate::cache::TtlCache;
 use crate::clock::SharedClock;
-use crate::db::domains;
-use crate::db::{Db, DbError};
-use crate::domain::dkim::{Algorithm, KeyError, Signer, SigningKey};
-use crate::domain::dns_records::{DmarcPolicy, DomainStatus, Strict, with_parents};
+use crate::db::{Db, DbError, domains};
 use crate::domain::id::TenantId;
 use crate::domain::keyring::Keyring;
+use crate::domain::sender_domain::dkim::{Algorithm, KeyError, Signer, SigningKey};
+use crate::domain::sender_domain::dns_records::{DmarcPolicy, DomainStatus, Strict, with_parents};
 
 /// Cache TTL. The DNS record of a retired key stays published for a week, so a stale key still verifies.
 const CACHE_TTL: Duration = Duration::from_secs(15);

@@ -7,9 +7,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{Db, DbError};
-use crate::domain::dkim::Algorithm;
-use crate::domain::dns_records::{DmarcPolicy, PublishedKey, RETIREMENT, Verdict};
 use crate::domain::id::TenantId;
+use crate::domain::sender_domain::dkim::Algorithm;
+use crate::domain::sender_domain::dns_records::{DmarcPolicy, PublishedKey, RETIREMENT, Verdict};
 
 /// A row of `domains`.
 #[derive(Debug, Clone)]

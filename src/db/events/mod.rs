@@ -18,7 +18,7 @@ use super::{Db, DbError};
 use crate::domain::event::{BounceView, Event, EventData, EventSender, EventType};
 use crate::domain::explain::SmtpReply;
 use crate::domain::id::{EndpointId, MessageId, RecipientId, TenantId};
-use crate::domain::message_id;
+use crate::domain::message::message_id;
 
 /// A stored event.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::pauses::Pauses;
 use crate::db::queue::Claimed;
 use crate::db::{Db, DbError};
-use crate::domain::retry;
+use crate::domain::delivery::retry;
 
 /// A position in a lane's queue, in claim order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use crate::db::{Db, DbError};
-use crate::domain::destination_health::{DestinationHealth, Learned, Observation, Unreachable};
-use crate::domain::unreachable::Cause;
+use crate::domain::lane::destination_health::{DestinationHealth, Learned, Observation, Unreachable};
+use crate::domain::lane::unreachable::Cause;
 
 /// An observation from a lane's attempts, with the reply that caused it.
 #[derive(Debug, Clone)]

@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use crate::db::queue::{self, ClaimQuota, Claimed};
 use crate::db::{Db, DbError};
-use crate::domain::fair_share::{self, Claimant};
-use crate::domain::gcra::Gcra;
+use crate::domain::limits::fair_share::{self, Claimant};
+use crate::domain::limits::gcra::Gcra;
 
 /// Tenant and name of a stream.
 pub type StreamKey = (Uuid, String);

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::db::{Db, DbError};
 use crate::domain::id::{LaneId, TenantId};
-use crate::domain::pause::{Pause, paused_time};
+use crate::domain::lane::pause::{Pause, paused_time};
 
 /// Pauses by lane and stream, in order of their start.
 #[derive(Debug, Clone, Default)]

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::insert::MessageInsert;
 use crate::db::{Db, DbError};
 use crate::domain::id::{MessageId, TenantId};
-use crate::domain::message_id::{bare, parse_derived};
+use crate::domain::message::message_id::{bare, parse_derived};
 
 /// Stores the Message-IDs of messages that were just inserted. Runs no statement if all of them are derived.
 pub(super) async fn insert(connection: &mut PgConnection, group: &[&MessageInsert]) -> Result<(), sqlx::Error> {

@@ -8,14 +8,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{AddresseeRow, ContentRow, DeliveryRow};
-use super::{blobs, columns};
-use crate::db::messages;
-use crate::db::{Db, DbError};
+use super::{AddresseeRow, ContentRow, DeliveryRow, blobs, columns};
+use crate::db::{Db, DbError, messages};
 use crate::domain::address::{Address, Mailbox};
 use crate::domain::id::{MessageId, RecipientId, TenantId};
+use crate::domain::message::unsubscribe::{Links, Ticket};
 use crate::domain::message::{Attachment, Content, Draft, Header, NewMessage, NewRecipient};
-use crate::domain::unsubscribe::{Links, Ticket};
 
 /// Messages with more bytes than this are loaded without their content, which is fetched when memory is available.
 const INLINE_LIMIT: i64 = 256 << 10;

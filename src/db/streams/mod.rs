@@ -5,9 +5,9 @@ pub mod retry_policies;
 use chrono::{DateTime, Utc};
 
 use super::{Db, DbError};
+use crate::domain::delivery::retry::OwnPolicy;
 use crate::domain::id::TenantId;
 use crate::domain::limits::StreamChange;
-use crate::domain::retry::OwnPolicy;
 
 /// A stream.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::db::{Db, DbError};
-use crate::domain::retry::OwnPolicy;
+use crate::domain::delivery::retry::OwnPolicy;
 
 /// A stream with retry settings.
 #[derive(Debug, Clone)]

@@ -5,11 +5,10 @@ use sqlx::PgConnection;
 
 use super::{Added, Existing};
 use crate::db::events::{self, NewEvent};
-use crate::db::suppressions;
-use crate::db::{Db, DbError};
+use crate::db::{Db, DbError, suppressions};
 use crate::domain::id::RecipientKey;
+use crate::domain::message::unsubscribe::Ticket;
 use crate::domain::suppression::{AddressKey, Reason, Suppression};
-use crate::domain::unsubscribe::Ticket;
 
 /// Unsubscribes the address of a ticket. Idempotent, also across replicas: there is one suppression. An event is
 /// appended if the address was not suppressed before, or if there is no event yet for the message whose link was used.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Db, DbError};
 use crate::domain::id::{TemplateId, TenantId};
-use crate::domain::template::TemplateName;
+use crate::domain::message::template::TemplateName;
 
 /// The content of a template, as the application wrote it: a draft, or a published version.
 #[derive(Debug, Clone, PartialEq)]

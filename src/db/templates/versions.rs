@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::SourceRow;
 use crate::db::{Db, DbError};
 use crate::domain::id::{TemplateId, TenantId};
-use crate::domain::template::{TemplateName, TemplateVersion};
+use crate::domain::message::template::{TemplateName, TemplateVersion};
 
 /// A version without its content.
 #[derive(Debug, Clone)]

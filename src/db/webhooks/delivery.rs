@@ -10,9 +10,9 @@ pub use record::{Attempt, Hold, Progress, record};
 
 use crate::db::events::{EventRow, select_events};
 use crate::db::{Db, DbError};
-use crate::domain::endpoint::StoredSecret;
 use crate::domain::id::{EndpointId, TenantId};
 use crate::domain::webhook::Health;
+use crate::domain::webhook::endpoint::StoredSecret;
 
 /// Maximum number of pending retries per endpoint; beyond it, no new posts are started.
 pub const MAX_PENDING_RETRIES: i64 = 1_000;

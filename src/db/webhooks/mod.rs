@@ -15,10 +15,10 @@ use uuid::Uuid;
 
 use super::events::{self, NewEvent};
 use super::{Db, DbError};
-use crate::domain::endpoint::{EndpointChange, PREVIOUS_SECRET_TTL, Settings, StoredSecret};
 use crate::domain::event::EventType;
 use crate::domain::id::{EndpointId, TenantId};
 use crate::domain::limits::Change;
+use crate::domain::webhook::endpoint::{EndpointChange, PREVIOUS_SECRET_TTL, Settings, StoredSecret};
 
 /// An endpoint, without its secrets.
 #[derive(Debug, Clone)]

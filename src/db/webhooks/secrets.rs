@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::db::{Db, DbError};
-use crate::domain::endpoint::{ENCRYPTED_PREFIX, StoredSecret};
+use crate::domain::webhook::endpoint::{ENCRYPTED_PREFIX, StoredSecret};
 
 /// Returns whether the versions of all workers support encrypted secrets. Other versions would sign with the
 /// ciphertext.

@@ -1,4 +1,4 @@
-//! Evaluates the SPF, DKIM and DMARC records of `domain/dns_records/variants.txt` as receivers do, and checks the
+//! Evaluates the SPF, DKIM and DMARC records of `domain/sender_domain/dns_records/variants.txt` as receivers do, and checks the
 //! findings.
 
 mod readers;
@@ -10,11 +10,13 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::*;
 use crate::dns::check::check_in;
-use crate::domain::dkim::{Algorithm, KeyState};
-use crate::domain::dns_records::{DnsSettings, Finding, PublishedKey, Purpose, RecordStatus, Verdict, records};
+use crate::domain::sender_domain::dkim::{Algorithm, KeyState};
+use crate::domain::sender_domain::dns_records::{
+    DnsSettings, Finding, PublishedKey, Purpose, RecordStatus, Verdict, records,
+};
 use readers::MailAuth;
 
-const VARIANTS: &str = include_str!("../../domain/dns_records/variants.txt");
+const VARIANTS: &str = include_str!("../../domain/sender_domain/dns_records/variants.txt");
 
 /// A zone in memory. Queries for the name in `fails` fail.
 #[derive(Default)]

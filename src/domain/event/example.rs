@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{BounceView, Event, EventData, EventSender, EventType};
 use crate::domain::explain::SmtpReply;
 use crate::domain::id::{EndpointId, MessageId, RecipientId};
-use crate::domain::message_id;
+use crate::domain::message::message_id;
 
 /// The time of the examples: 2026-11-24T09:00:00Z.
 const AT: i64 = 1_795_510_800;

@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 
 use super::{Kind, QueueEntry, Recipient};
+use crate::domain::lane::unreachable::Cause;
 use crate::domain::lane::{Lane, RateSource};
-use crate::domain::unreachable::Cause;
 
 /// An action that would unblock a recipient.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]

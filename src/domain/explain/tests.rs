@@ -6,9 +6,9 @@ mod stuck;
 use chrono::TimeDelta;
 
 use super::*;
+use crate::domain::lane::unreachable::Cause;
 use crate::domain::lane::{self, Learned, Paused, Unreachable};
 use crate::domain::limits::LaneLimits;
-use crate::domain::unreachable::Cause;
 
 fn at(minute: i64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::minutes(minute)

@@ -38,7 +38,7 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let name = request::domain::parse(&body.bytes)?;
+    let name = request::resources::domain::parse(&body.bytes)?;
     let tenant = caller.tenant();
     let exists = || ApiError::Conflict {
         code: ProblemCode::DomainExists,

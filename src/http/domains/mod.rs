@@ -15,10 +15,10 @@ use super::{Api, ApiError, ProblemCode};
 use crate::db::domains::cache::SenderCache;
 use crate::db::domains::{self, NewKey};
 use crate::dns::UncachedResolver;
-use crate::domain::dkim::{self, Algorithm};
-use crate::domain::dns_records::DnsSettings;
 use crate::domain::id::TenantId;
 use crate::domain::keyring::Keyring;
+use crate::domain::sender_domain::dkim::{self, Algorithm};
+use crate::domain::sender_domain::dns_records::DnsSettings;
 use view::DomainView;
 
 const NO_DOMAIN: ApiError = ApiError::NotFound("No domain has this name.");

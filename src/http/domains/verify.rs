@@ -7,8 +7,8 @@ use super::view::DomainView;
 use super::{DomainName, NO_DOMAIN, load_view};
 use crate::db::domains::{self, KeyRow};
 use crate::dns;
-use crate::domain::dns_records::{PublishedKey, Verdict, records};
 use crate::domain::key::Scope;
+use crate::domain::sender_domain::dns_records::{PublishedKey, Verdict, records};
 use crate::http::auth::Caller;
 use crate::http::{Api, ApiError, AuthErrors, NotFound};
 

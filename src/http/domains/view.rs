@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::db::domains::{DomainRow, KeyRow};
-use crate::domain::dkim::{Algorithm, KeyState};
-use crate::domain::dns_records::{self, DmarcPolicy, DnsSettings, DomainStatus, Finding, PublishedKey};
+use crate::domain::sender_domain::dkim::{Algorithm, KeyState};
+use crate::domain::sender_domain::dns_records::{self, DmarcPolicy, DnsSettings, DomainStatus, Finding, PublishedKey};
 
 /// A sender domain: its DKIM keys, the DNS records to publish, and the results of the last check.
 #[derive(Debug, Serialize, utoipa::ToSchema)]

@@ -18,7 +18,7 @@ use super::memory_limit::Reservation;
 use super::{Api, ApiError};
 use crate::accept::request::batch::MAX_MESSAGES;
 use crate::accept::request::files::FilePart;
-use crate::accept::request::pointer::cut;
+use crate::accept::request::json::pointer::cut;
 use crate::accept::upload::Upload;
 use crate::domain::fault::{Code, Fault};
 use source::Source;

@@ -86,7 +86,7 @@ pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, bod
     let body = api.bodies.json(&headers, body).await?;
     let streams = api.acceptor.streams(caller.tenant()).await?;
     let context = Context::new(api.clock.now(), &api.limits, &streams);
-    let lane = request::lane::parse(&body.bytes, &api.delivery.routes(), &context)?;
+    let lane = request::resources::lane::parse(&body.bytes, &api.delivery.routes(), &context)?;
     let route = lane.route.to_string();
     let key = LaneKey { stream: &lane.stream, route: &route, domain: &lane.domain };
     let (id, is_new) =
@@ -119,7 +119,7 @@ pub async fn change(
 ) -> Result<Json<LaneSettingsView>, ApiError> {
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let change = request::lane::parse_change(&body.bytes)?;
+    let change = request::resources::lane::parse_change(&body.bytes)?;
     let found = lanes::admin::change(&api.db, caller.tenant(), id, &change, api.clock.now()).await?;
     respond(&api, &caller, id, found).await
 }
@@ -143,7 +143,7 @@ pub async fn pause(
 ) -> Result<Json<LaneSettingsView>, ApiError> {
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let reason = request::pause::parse(&body.bytes)?;
+    let reason = request::resources::pause::parse(&body.bytes)?;
     let found = lanes::admin::pause(&api.db, caller.tenant(), id, reason.as_deref(), api.clock.now()).await?;
     respond(&api, &caller, id, found).await
 }

@@ -6,8 +6,8 @@ use serde::Serialize;
 use crate::db::lanes::overview::Load;
 use crate::domain::explain::Count;
 use crate::domain::id::LaneId;
+use crate::domain::lane::unreachable::Cause;
 use crate::domain::lane::{Lane, Paused, RateSource, State, Unprepared};
-use crate::domain::unreachable::Cause;
 use crate::http::delivery::Delivery;
 
 /// A lane: the queue of one stream, route and destination.

@@ -106,7 +106,7 @@ pub async fn reschedule(
     let now = api.clock.now();
     let body = api.bodies.json(&headers, body).await?;
     let context = Context::new(now, &api.limits, &[]);
-    let at = request::reschedule::parse(&body.bytes, message.expires_at, &context)?;
+    let at = request::message::reschedule::parse(&body.bytes, message.expires_at, &context)?;
     if !messages::actions::reschedule(&api.db, caller.tenant(), id, at, now).await? {
         return Err(ApiError::Conflict {
             code: ProblemCode::NotScheduled,

@@ -9,14 +9,14 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::db::events::bounces;
-use crate::db::lanes;
 use crate::db::lanes::overview::Filter;
 use crate::db::lanes::pauses::{self, Pauses};
 use crate::db::messages::MessageRow;
 use crate::db::messages::explain::{self, RecipientQueueRow};
-use crate::db::streams;
 use crate::db::suppressions::{Addressed, check};
+use crate::db::{lanes, streams};
 use crate::domain::address::Address;
+use crate::domain::delivery::retry::Policy;
 use crate::domain::delivery::{MessageStatus, Status};
 use crate::domain::event::BounceView;
 use crate::domain::explain::{
@@ -26,7 +26,6 @@ use crate::domain::id::{LaneId, MessageId, RecipientId, TenantId};
 use crate::domain::key::Scope;
 use crate::domain::lane::{Lane, Learned, Paused, State as LaneState, Unreachable};
 use crate::domain::outcome::OnUncertain;
-use crate::domain::retry::Policy;
 use crate::domain::suppression::{AddressKey, Suppression};
 use crate::http::auth::Caller;
 use crate::http::params::PathId;

@@ -9,14 +9,13 @@ use uuid::Uuid;
 
 use super::read::load_bounces;
 use super::view::Message;
-use crate::db::DbError;
 use crate::db::messages::{self, Filter, RecipientRow, message_ids};
-use crate::db::templates;
+use crate::db::{DbError, templates};
 use crate::domain::delivery::MessageStatus;
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::{LaneId, MessageId};
 use crate::domain::key::Scope;
-use crate::domain::template::TemplateName;
+use crate::domain::message::template::TemplateName;
 use crate::http::auth::Caller;
 use crate::http::page::{Page, PageParams};
 use crate::http::params::Params;

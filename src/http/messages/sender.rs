@@ -4,13 +4,12 @@
 use serde::Serialize;
 
 use crate::db::domains::cache::{Sender, SenderStatus};
-use crate::domain::dkim::{Algorithm, Signer};
-use crate::domain::dns_records::{DmarcPolicy, Strict, is_aligned};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::TenantId;
-use crate::domain::message::NewMessage;
 pub use crate::domain::message::Warning;
-use crate::domain::unsubscribe;
+use crate::domain::message::{NewMessage, unsubscribe};
+use crate::domain::sender_domain::dkim::{Algorithm, Signer};
+use crate::domain::sender_domain::dns_records::{DmarcPolicy, Strict, is_aligned};
 use crate::http::{Api, ApiError, Domains};
 
 impl Warning {
@@ -47,7 +46,7 @@ pub struct PlannedSignature {
 impl PlannedSignature {
     /// Returns the signatures of a signer.
     pub(super) fn from_signer(signer: &Signer) -> Vec<Self> {
-        let signature = |key: &std::sync::Arc<crate::domain::dkim::SigningKey>| Self {
+        let signature = |key: &std::sync::Arc<crate::domain::sender_domain::dkim::SigningKey>| Self {
             domain: signer.domain.clone(),
             selector: key.selector.clone(),
             algorithm: key.algorithm,

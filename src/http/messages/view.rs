@@ -14,8 +14,7 @@ use crate::domain::delivery::{MessageStatus, Status};
 use crate::domain::event::BounceView;
 use crate::domain::explain::SmtpReply;
 use crate::domain::id::{BulkId, MessageId, RecipientId, TemplateId};
-use crate::domain::message::{Attachment, AttachmentRole, NewMessage};
-use crate::domain::message_id;
+use crate::domain::message::{Attachment, AttachmentRole, NewMessage, message_id};
 
 /// The response to an accepted message.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]

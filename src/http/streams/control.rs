@@ -42,7 +42,7 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let (name, settings) = request::stream::parse(&body.bytes)?;
+    let (name, settings) = request::resources::stream::parse(&body.bytes)?;
     check_links(&api, &settings)?;
     if !streams::create(&api.db, caller.tenant(), &name, settings, api.clock.now()).await? {
         return Err(ApiError::Conflict {
@@ -76,7 +76,7 @@ pub async fn change(
 ) -> Result<Json<StreamView>, ApiError> {
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let change = request::stream::parse_change(&body.bytes)?;
+    let change = request::resources::stream::parse_change(&body.bytes)?;
     check_links(&api, &change)?;
     let found = streams::change(&api.db, caller.tenant(), &name, change, api.clock.now()).await?;
     respond(&api, &caller, &name, found).await
@@ -101,7 +101,7 @@ pub async fn pause(
 ) -> Result<Json<StreamView>, ApiError> {
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let reason = request::pause::parse(&body.bytes)?;
+    let reason = request::resources::pause::parse(&body.bytes)?;
     let now = api.clock.now();
     let found = streams::pause(&api.db, caller.tenant(), &name, reason.as_deref(), now).await?;
     respond(&api, &caller, &name, found).await

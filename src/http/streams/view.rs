@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use crate::config::duration_text;
 use crate::db::streams::StreamRow;
+use crate::domain::delivery::retry::{self, Policy};
 use crate::domain::lane::Paused;
-use crate::domain::retry::{self, Policy};
 use crate::http::lanes::PausedView;
 
 /// A stream: a kind of traffic with its priority, limits and retry policy.

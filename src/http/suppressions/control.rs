@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use super::view::{AddedView, RemovalsInput, RemovedView, SuppressionsInput};
 use super::{NOT_SUPPRESSED, PathAddress};
 use crate::accept::request::Context;
-use crate::accept::request::suppression::{self, stored_stream};
+use crate::accept::request::resources::suppression::{self, stored_stream};
 use crate::db::suppressions::list::Removal;
 use crate::db::suppressions::{self, Existing};
 use crate::domain::key::Scope;

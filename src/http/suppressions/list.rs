@@ -8,10 +8,9 @@ use chrono::{DateTime, Utc};
 
 use super::view::{SuppressedAddress, SuppressionView};
 use super::{NOT_SUPPRESSED, PathAddress};
-use crate::accept::request::suppression::stored_stream;
-use crate::db::DbError;
-use crate::db::suppressions;
+use crate::accept::request::resources::suppression::stored_stream;
 use crate::db::suppressions::list::Filter;
+use crate::db::{DbError, suppressions};
 use crate::domain::address::Address;
 use crate::domain::key::Scope;
 use crate::domain::suppression::{AddressKey, Reason, Suppression};

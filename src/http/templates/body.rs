@@ -132,7 +132,7 @@ mod tests {
     use utoipa::PartialSchema;
 
     use super::*;
-    use crate::accept::request::template;
+    use crate::accept::request::resources::template;
 
     fn has_fields<S: PartialSchema>(fields: &[&str]) -> bool {
         let schema = serde_json::to_value(S::schema()).unwrap();

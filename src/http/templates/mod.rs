@@ -19,7 +19,7 @@ use crate::db::templates::{self, TemplateRow};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::{TemplateId, TenantId};
 use crate::domain::key::Scope;
-use crate::domain::template::TemplateName;
+use crate::domain::message::template::TemplateName;
 
 const NO_TEMPLATE: ApiError = ApiError::NotFound("No template has this id or alias.");
 

@@ -13,7 +13,7 @@ use crate::db::templates::TemplateRow;
 use crate::db::templates::versions::{self, NewVersion, VersionRow};
 use crate::domain::id::{TemplateId, TenantId};
 use crate::domain::key::Scope;
-use crate::domain::template::TemplateVersion;
+use crate::domain::message::template::TemplateVersion;
 use crate::http::auth::Caller;
 use crate::http::located::with_location;
 use crate::http::{Api, ApiError, AuthErrors, NotFound};

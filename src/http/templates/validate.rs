@@ -9,7 +9,7 @@ use super::body::ValidateBody;
 use super::engine::Loaded;
 use super::view::ValidationView;
 use super::{layout_id, require_read};
-use crate::accept::request::template;
+use crate::accept::request::resources::template;
 use crate::accept::templates::{changed_row, empty_row};
 use crate::domain::limits::Change;
 use crate::http::auth::Caller;

@@ -7,7 +7,7 @@ use super::view::{VersionSummaryView, VersionView};
 use super::{NO_TEMPLATE, TemplatePath, require_read};
 use crate::db::templates::{self, versions};
 use crate::domain::id::TemplateId;
-use crate::domain::template::{TemplateName, TemplateVersion};
+use crate::domain::message::template::{TemplateName, TemplateVersion};
 use crate::http::auth::Caller;
 use crate::http::page::{Page, PageParams};
 use crate::http::params::Params;

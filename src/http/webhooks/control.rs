@@ -39,7 +39,7 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let (url, settings) = request::webhook::parse(&body.bytes)?;
+    let (url, settings) = request::resources::webhook::parse(&body.bytes)?;
     api.check_target.admit(&url).await?;
     let (now, tenant) = (api.clock.now(), caller.tenant());
     let id = EndpointId::new(now);
@@ -76,7 +76,7 @@ pub async fn change(
 ) -> Result<Json<WebhookView>, ApiError> {
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let change = request::webhook::parse_change(&body.bytes)?;
+    let change = request::resources::webhook::parse_change(&body.bytes)?;
     if let Some(url) = &change.url {
         api.check_target.admit(url).await?;
     }

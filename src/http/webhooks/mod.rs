@@ -14,8 +14,8 @@ pub use target::TargetCheck;
 
 use super::{Api, ApiError};
 use crate::db::webhooks;
-use crate::domain::endpoint::{Secret, StoredSecret};
 use crate::domain::id::{EndpointId, TenantId};
+use crate::domain::webhook::endpoint::{Secret, StoredSecret};
 use view::WebhookView;
 
 const NO_WEBHOOK: ApiError = ApiError::NotFound("No webhook endpoint has this id.");

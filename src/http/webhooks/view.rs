@@ -4,9 +4,9 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::db::webhooks::EndpointRow;
-use crate::domain::endpoint::{Secret, State};
 use crate::domain::event::EventType;
 use crate::domain::id::EndpointId;
+use crate::domain::webhook::endpoint::{Secret, State};
 
 /// A webhook endpoint, with its settings and status.
 #[derive(Debug, Serialize, utoipa::ToSchema)]

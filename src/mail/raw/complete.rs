@@ -4,8 +4,8 @@ use memchr::memmem;
 
 use crate::domain::message::{Draft, ENVELOPE_SENDER, Header};
 use crate::mail::build::SIGNATURE_CAPACITY;
-use crate::mail::field::write_field;
-use crate::mail::{header, structured};
+use crate::mail::header::field::write_field;
+use crate::mail::header::{self, structured};
 
 /// Upper bound of the bytes of `Date` and `Message-ID`, without the sender's domain.
 const DATE_AND_ID: usize = 128;

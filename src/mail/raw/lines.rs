@@ -2,7 +2,7 @@
 
 use super::line_fault;
 use crate::domain::fault::{Code, Faults};
-use crate::domain::header_syntax::MAX_LINE;
+use crate::domain::message::header_syntax::MAX_LINE;
 
 /// Maximum number of lines of one message with a fault that are reported.
 const MAX_REPORTED: usize = 10;

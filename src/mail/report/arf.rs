@@ -5,14 +5,14 @@
 
 use std::collections::HashSet;
 
-use super::address;
-use super::fields::{Fields, cut};
-use super::parts::ReceivedMessage;
+use super::received::address;
+use super::received::fields::{Fields, cut};
+use super::received::parts::ReceivedMessage;
 use super::returned::Returned;
 use super::silent;
+use crate::domain::bounce::report::{Action, Report, ReportKind, ReportedRecipient};
 use crate::domain::bounce::{BounceType, Category, Judgement};
 use crate::domain::outcome::Reply;
-use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
 /// Feedback types of an unwanted message. `auth-failure` (RFC 6591) and `not-spam` are not among them.
 const COMPLAINTS: [&str; 7] = ["abuse", "fraud", "virus", "other", "opt-out", "opt-out-list", "miscategorized"];

@@ -1,10 +1,11 @@
 //! Automatic replies (RFC 3834 and older forms) and read receipts (RFC 8098), which do not report a delivery result.
 
-use super::fields::Fields;
-use super::parts::ReceivedMessage;
-use super::{address, notice, silent, status};
+use super::received::fields::Fields;
+use super::received::parts::ReceivedMessage;
+use super::received::{address, status};
+use super::{notice, silent};
 use crate::domain::bounce;
-use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
+use crate::domain::bounce::report::{Action, Report, ReportKind, ReportedRecipient};
 
 /// Phrases in the subjects of vacation notices, in lower case.
 const SUBJECTS: [&str; 26] = [

@@ -1,10 +1,11 @@
 //! Challenges: automatic replies that ask the sender to confirm a message before the recipient receives it. Some are
 //! written like bounces, and name an address for the confirmation.
 
-use super::formats::format;
-use super::parts::ReceivedMessage;
-use super::{notice, silent, status};
-use crate::domain::report::{Report, ReportKind};
+use super::notice::formats::format;
+use super::received::parts::ReceivedMessage;
+use super::received::status;
+use super::{notice, silent};
+use crate::domain::bounce::report::{Report, ReportKind};
 
 /// Phrases that occur only in challenges, in lower case.
 const PHRASES: [&str; 27] = [

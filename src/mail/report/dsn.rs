@@ -7,16 +7,14 @@ use std::fmt::Write as _;
 
 use mail_parser::decoders::base64::base64_decode;
 
-use super::address;
-use super::fields::{Fields, cut, split_field};
-use super::notice;
-use super::parts::ReceivedMessage;
+use super::received::fields::{Fields, cut, split_field};
+use super::received::parts::ReceivedMessage;
+use super::received::{address, status};
 use super::returned::Returned;
-use super::silent;
-use super::status;
+use super::{notice, silent};
 use crate::domain::bounce;
+use crate::domain::bounce::report::{Action, Report, ReportKind, ReportedRecipient};
 use crate::domain::outcome::{EnhancedCode, Reply};
-use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
 const KINDS: [&str; 2] = ["message/delivery-status", "message/global-delivery-status"];
 
@@ -94,7 +92,7 @@ fn is_about_recipient(group: &Fields) -> bool {
 
 /// Parses the fields from the text, because some gateways convert the part to text.
 fn in_text(message: &ReceivedMessage<'_>) -> Option<Vec<Fields>> {
-    let is_status = |part: &&super::parts::Part<'_>| {
+    let is_status = |part: &&super::received::parts::Part<'_>| {
         matches!(part.kind.as_str(), "text/plain" | "text/delivery-status" | "application/octet-stream")
     };
     message.parts.iter().filter(is_status).find_map(|part| {

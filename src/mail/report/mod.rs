@@ -7,29 +7,22 @@
 //! the sender, a bounce with the standard text of a mail server, an automatic reply (RFC 3834), and finally any text
 //! that looks like a bounce.
 
-mod address;
 mod arf;
 mod auto_reply;
 mod challenge;
-#[cfg(test)]
-mod corpus;
-mod delays;
 mod dsn;
-mod fields;
-mod formats;
 mod notice;
-mod parts;
 mod provider;
-mod receipts;
+mod received;
 mod returned;
-mod status;
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
 
-use crate::domain::report::{Report, ReportKind};
-use parts::ReceivedMessage;
+use crate::domain::bounce::report::{Report, ReportKind};
+use received::fields;
+use received::parts::ReceivedMessage;
 
 /// Parses a message. Returns a report for any bytes.
 pub fn read(mime: &[u8]) -> Report {

@@ -4,11 +4,11 @@
 use serde_json::Value;
 
 use super::arf::complained;
-use super::parts::ReceivedMessage;
+use super::received::parts::ReceivedMessage;
+use super::received::status;
 use super::returned::Returned;
-use super::status;
+use crate::domain::bounce::report::{Action, Report, ReportKind, ReportedRecipient};
 use crate::domain::bounce::{self, BounceType, Category, Judgement};
-use crate::domain::report::{Action, Report, ReportKind, ReportedRecipient};
 
 /// Maximum recipients of one notification.
 const MAX_RECIPIENTS: usize = 100;
@@ -90,7 +90,7 @@ fn complaints(complaint: &Value) -> Vec<ReportedRecipient> {
 
 fn delivered(delivery: &Value) -> Vec<ReportedRecipient> {
     let response = delivery.get("smtpResponse").and_then(Value::as_str).unwrap_or_default();
-    let named = list(delivery, "recipients").filter_map(|one| one.as_str().and_then(super::address::typed));
+    let named = list(delivery, "recipients").filter_map(|one| one.as_str().and_then(super::received::address::typed));
     let recipients = named.map(|recipient| ReportedRecipient {
         recipient,
         original: None,
@@ -108,7 +108,7 @@ fn list(value: &Value, name: &str) -> impl Iterator<Item = Value> {
 }
 
 fn address(value: &Value, name: &str) -> Option<String> {
-    super::address::typed(value.get(name)?.as_str()?)
+    super::received::address::typed(value.get(name)?.as_str()?)
 }
 
 /// Returns the Message-ID that the message had when it was submitted.

@@ -1,9 +1,9 @@
 //! The returned message in a report: its header, complete, partial or quoted in a text.
 
-use super::address;
-use super::fields::{Fields, cut};
 use super::notice;
-use super::parts::ReceivedMessage;
+use super::received::address;
+use super::received::fields::{Fields, cut};
+use super::received::parts::ReceivedMessage;
 
 /// Types of parts that contain a returned message or its header.
 const KINDS: [&str; 7] = [

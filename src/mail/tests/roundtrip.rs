@@ -9,8 +9,8 @@ use super::reading::{Leaf, fields, leaves, mailboxes, parse};
 use super::{draft, file, header, mailbox};
 use crate::domain::address::Mailbox;
 use crate::domain::message::{Attachment, AttachmentRole, Content, Draft, Header};
-use crate::mail::content_id::with_domain;
-use crate::mail::normalise::{lines, single_line};
+use crate::mail::body::content_id::with_domain;
+use crate::mail::encoding::normalise::{lines, single_line};
 use crate::mail::{build, header as head};
 
 /// Generates arbitrary text, and text with special cases.

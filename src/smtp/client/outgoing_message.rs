@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::route::Envelope;
+use crate::domain::bounce::refusal;
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
-use crate::domain::refusal;
 
 /// Result for one recipient.
 #[derive(Debug, Clone)]

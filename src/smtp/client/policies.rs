@@ -16,8 +16,8 @@ use super::mx::mx_guard::MxGuard;
 use super::pool::Destination;
 use super::settings::{Settings, SetupError};
 use crate::dns::resolver;
-use crate::domain::relay::{Relay, TlsMode};
 use crate::domain::routing::RouteName;
+use crate::domain::routing::relay::{Relay, TlsMode};
 use crate::smtp::sts;
 
 /// Creates policies, each with a unique id.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::mx::mx_guard::MxGuard;
 use crate::domain::network::Allowed;
-use crate::domain::relay::{Relay, TlsMode};
+use crate::domain::routing::relay::{Relay, TlsMode};
 
 /// Settings of a [`Sender`](crate::smtp::Sender).
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::Settings;
-use crate::domain::gcra::Gcra;
+use crate::domain::limits::gcra::Gcra;
 use crate::domain::network;
 use crate::limiter::peers::PeerCounts;
 use crate::telemetry::RateLimitedLog;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::lane_stats::RecentStats;
 use crate::db::lanes::ReadyLane;
 use crate::db::lanes::limits::PIPELINE_DEPTH;
-use crate::domain::fair_share::{self, Claimant};
+use crate::domain::limits::fair_share::{self, Claimant};
 use crate::worker::lease::in_flight::LaneUsage;
 
 /// Priorities up to this number are urgent: their lanes may use the whole capacity, and the other lanes leave a quarter

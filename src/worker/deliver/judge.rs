@@ -8,10 +8,10 @@ use chrono::{DateTime, Utc};
 use super::DeliverContext;
 use super::loaded_message::LoadedMessage;
 use crate::db::queue::{Claimed, Finished};
+use crate::domain::delivery::retry::{Attempt, Policy};
 use crate::domain::delivery::{Status, Transition};
 use crate::domain::id::MessageId;
 use crate::domain::outcome::Outcome;
-use crate::domain::retry::{Attempt, Policy};
 
 /// When an attempt started.
 #[derive(Debug, Clone, Copy)]

@@ -7,11 +7,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use crate::clock::SharedClock;
-use crate::db::domains;
-use crate::db::{Db, DbError};
+use crate::db::{Db, DbError, domains};
 use crate::dns::{self, UncachedResolver};
-use crate::domain::dns_records::{DnsSettings, PENDING_CHECK_INTERVAL, PublishedKey, Verdict, records};
 use crate::domain::id::TenantId;
+use crate::domain::sender_domain::dns_records::{DnsSettings, PENDING_CHECK_INTERVAL, PublishedKey, Verdict, records};
 
 /// Poll interval.
 const INTERVAL: Duration = Duration::from_secs(30);

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::clock::SharedClock;
 use crate::db::{Db, DbError, webhooks};
-use crate::domain::endpoint::StoredSecret;
 use crate::domain::id::EndpointId;
 use crate::domain::keyring::Keyring;
+use crate::domain::webhook::endpoint::StoredSecret;
 
 /// Poll interval.
 const INTERVAL: Duration = Duration::from_mins(1);

@@ -11,16 +11,15 @@ use uuid::Uuid;
 use super::RecordContext;
 use super::throttle_attribution::ThrottleAttribution;
 use crate::db::DbError;
-use crate::db::lanes;
-use crate::db::lanes::ReadyLane;
 use crate::db::lanes::dedicated::SharedLaneRecipient;
 use crate::db::lanes::health::{Change, Failure, Update};
+use crate::db::lanes::{self, ReadyLane};
 use crate::db::queue::{Claimed, Finished};
-use crate::domain::destination_health::Observation;
 use crate::domain::id::LaneId;
+use crate::domain::lane::destination_health::Observation;
+use crate::domain::lane::unreachable::Cause;
 use crate::domain::outcome::{Outcome, Signal, Stage, Verdict};
 use crate::domain::routing::RouteName;
-use crate::domain::unreachable::Cause;
 use crate::worker::claim::lane_stats::Sample;
 
 /// Minimum interval between two equal updates of a lane.

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::db::lanes::pauses::{self, Pauses};
 use crate::db::streams::retry_policies::{self, RetryRow};
 use crate::db::{Db, DbError};
-use crate::domain::retry::Policy;
+use crate::domain::delivery::retry::Policy;
 
 /// Cache TTL.
 const CACHE_TTL: TimeDelta = TimeDelta::seconds(2);

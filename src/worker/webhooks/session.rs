@@ -17,8 +17,8 @@ use super::post::Post;
 use super::{POLL_INTERVAL, WebhookContext};
 use crate::db::DbError;
 use crate::db::webhooks::delivery::{Endpoint, Hold, Progress};
-use crate::domain::endpoint::SecretError;
-use crate::domain::gcra::Gcra;
+use crate::domain::limits::gcra::Gcra;
+use crate::domain::webhook::endpoint::SecretError;
 use crate::webhook::{self, Outcome};
 
 /// Number of outcomes that are recorded together.

@@ -3,9 +3,9 @@
 
 use postrider::clock::Clock as _;
 use postrider::db::domains;
-use postrider::domain::dkim::KeyState;
-use postrider::domain::dns_records::{PublishedKey, Strict, Verdict};
 use postrider::domain::id::TenantId;
+use postrider::domain::sender_domain::dkim::KeyState;
+use postrider::domain::sender_domain::dns_records::{PublishedKey, Strict, Verdict};
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;

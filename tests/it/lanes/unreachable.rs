@@ -4,7 +4,7 @@ use postrider::clock::Clock as _;
 use postrider::config::Route;
 use postrider::db::lanes;
 use postrider::db::lanes::health::Update;
-use postrider::domain::destination_health::{DestinationHealth, Observation};
+use postrider::domain::lane::destination_health::{DestinationHealth, Observation};
 use serde_json::{Value, json};
 use sqlx::Row as _;
 

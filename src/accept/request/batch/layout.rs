@@ -9,10 +9,10 @@ use serde_json::value::RawValue;
 use serde_json_borrow::Value;
 
 use super::{FIELDS, MAX_MESSAGES, Validation};
-use crate::accept::request::fields::Fields;
-use crate::accept::request::pointer::Pointer;
-use crate::accept::request::raw_list::{RawList, range};
-use crate::accept::request::walk::Node;
+use crate::accept::request::json::fields::Fields;
+use crate::accept::request::json::pointer::Pointer;
+use crate::accept::request::json::raw_list::{RawList, range};
+use crate::accept::request::json::walk::Node;
 use crate::accept::request::{Rejection, json};
 use crate::domain::fault::{Code, Fault, Faults};
 

@@ -7,8 +7,9 @@ use utoipa::PartialSchema as _;
 
 use super::{Batch, FIELDS, Layout, MAX_FAULTS, MAX_MESSAGES, Rejection, Validation, all_faults, hashes, parse};
 use crate::accept::request::files::{FilePart, Files, NO_FILES};
+use crate::accept::request::message::send;
 use crate::accept::request::schema::{BatchInput, BatchMessageInput};
-use crate::accept::request::{Context, Limits, RequestHashes, parse_keyed, send};
+use crate::accept::request::{Context, Limits, RequestHashes, parse_keyed};
 
 fn now() -> DateTime<Utc> {
     "2026-11-23T12:00:00Z".parse().expect("a time")

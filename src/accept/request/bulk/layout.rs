@@ -9,11 +9,11 @@ use serde_json::value::RawValue;
 use serde_json_borrow::Value;
 
 use super::RECIPIENTS;
-use crate::accept::request::pointer::Pointer;
-use crate::accept::request::raw_list::{RawList, range};
+use crate::accept::request::json::pointer::Pointer;
+use crate::accept::request::json::raw_list::{RawList, range};
 use crate::accept::request::{Rejection, json};
-use crate::domain::bulk::MAX_RECIPIENTS;
 use crate::domain::fault::{Code, Faults};
+use crate::domain::message::bulk::MAX_RECIPIENTS;
 
 /// Maximum number of fields that are read; more are unknown or duplicate, and the first ones are reported.
 const MAX_FIELDS: usize = 64;

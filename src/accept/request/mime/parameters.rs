@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use serde_json::Map;
 use serde_json_borrow::Value;
 
-use crate::accept::request::fields::Fields;
-use crate::accept::request::pointer::{Pointer, cut};
-use crate::accept::request::schedule::{self, Window};
-use crate::accept::request::{Context, address, metadata, send, tags};
+use crate::accept::request::Context;
+use crate::accept::request::json::fields::Fields;
+use crate::accept::request::json::pointer::{Pointer, cut};
+use crate::accept::request::message::schedule::{self, Window};
+use crate::accept::request::message::{address, metadata, send, tags};
 use crate::domain::address::Address;
 use crate::domain::fault::{Code, Faults};
 use crate::domain::message::{NewRecipient, Tag};

@@ -1,7 +1,7 @@
 //! The recipients of a finished message: those of the envelope, or else those that its header names.
 
 use crate::accept::request::Context;
-use crate::accept::request::pointer::cut;
+use crate::accept::request::json::pointer::cut;
 use crate::domain::address::{Address, Mailbox};
 use crate::domain::fault::{Code, Faults};
 use crate::domain::id::RecipientId;

@@ -1,9 +1,8 @@
 use super::{MimeRequest, Parameters, hashes, parse};
 use crate::accept::request::{Context, Limits, Rejection};
-use crate::domain::message::ENVELOPE_SENDER;
 use crate::domain::message::RecipientKind::{Bcc, Cc, To};
+use crate::domain::message::{ENVELOPE_SENDER, unsubscribe};
 use crate::domain::outcome::OnUncertain;
-use crate::domain::unsubscribe;
 
 const MESSAGE: &str = "From: Acme <billing@acme.test>\nTo: Ann <ann@example.test>, bo@example.test\nCc: cy@example.test\n\
     Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\n\nHello\n";

@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 use utoipa::PartialSchema;
 
 use super::{faults, with};
+use crate::accept::request::message::{address, alternatives, attachments, headers, render, send, tags};
 use crate::accept::request::schema::{
     AddressParts, AlternativeInput, AttachmentInput, SendRequest, TagInput, TemplateInput,
 };
-use crate::accept::request::{address, alternatives, attachments, headers, render, send, tags};
 
 fn properties<S: PartialSchema>() -> Vec<String> {
     let schema = serde_json::to_value(S::schema()).expect("a schema");

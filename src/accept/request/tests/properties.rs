@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{accepted, parse_bytes, with};
-use crate::accept::request::send;
+use crate::accept::request::message::send;
 use crate::domain::message::NewMessage;
 
 fn name() -> impl Strategy<Value = String> {

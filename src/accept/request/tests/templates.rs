@@ -8,11 +8,11 @@ use uuid::Uuid;
 
 use super::now;
 use crate::accept::request::batch::{self, Batch, Layout};
-use crate::accept::request::render::{Lookup, NO_TEMPLATES, TemplateRef, Templates};
+use crate::accept::request::message::render::{Lookup, NO_TEMPLATES, TemplateRef, Templates};
 use crate::accept::request::{Context, Limits, Rejection, parse};
 use crate::domain::id::TemplateId;
 use crate::domain::message::NewMessage;
-use crate::domain::template::TemplateVersion;
+use crate::domain::message::template::TemplateVersion;
 use crate::template::{Format, Layouts, Program, Source, Syntax, Variable, VariableType, compile};
 
 const WHICH: TemplateVersion = TemplateVersion { template: TemplateId(Uuid::from_u128(1)), version: 3 };

@@ -8,8 +8,8 @@ use super::BulkRow;
 use crate::db::events::{self, NewEvent};
 use crate::db::queue::ready_at::{DueRow, lower};
 use crate::db::{Db, DbError};
-use crate::domain::bulk::BulkState;
 use crate::domain::id::{BulkId, MessageId, RecipientId, RecipientKey, TenantId};
+use crate::domain::message::bulk::BulkState;
 
 /// Maximum number of recipients that one transaction changes, so that it holds its locks only for a short time.
 const PART: i64 = 200;

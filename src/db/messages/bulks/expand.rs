@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use super::BulkRow;
 use crate::db::{Db, DbError};
-use crate::domain::bulk::BulkState;
 use crate::domain::id::{BulkId, TenantId};
+use crate::domain::message::bulk::BulkState;
 
 /// A recipient that is not a message yet.
 #[derive(Debug, Clone)]

@@ -10,8 +10,8 @@ use crate::db::messages::columns;
 use crate::db::messages::insert::{IdempotencyKey, keys};
 use crate::db::{Db, DbError};
 use crate::domain::id::{BulkId, TenantId};
+use crate::domain::message::template::TemplateVersion;
 use crate::domain::message::{Attachment, Header};
-use crate::domain::template::TemplateVersion;
 
 /// Maximum number of recipients that one statement inserts.
 const MAX_STATEMENT_RECIPIENTS: usize = 2_500;

@@ -10,8 +10,7 @@ use uuid::Uuid;
 
 use super::{MessageInsert, Suppressed};
 use crate::db::messages::columns;
-use crate::domain::message::{NewMessage, NewRecipient};
-use crate::domain::unsubscribe;
+use crate::domain::message::{NewMessage, NewRecipient, unsubscribe};
 
 /// Inserts all rows in one statement, because each statement costs a round trip. Returns the ids of messages that carry
 /// an unsubscribe link, and of recipients leased to their direct consumer. A recipient is leased if its lane is open,

@@ -21,7 +21,7 @@ use mail_auth::{
 use tokio::net::UdpSocket;
 
 use super::Memory;
-use crate::domain::dkim::Algorithm;
+use crate::domain::sender_domain::dkim::Algorithm;
 
 /// The key of `signed-rsa.eml`.
 pub(super) const RSA: &str = "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAjpleTub1QDi9V/kkq2vhSMTO+p/ZhH8CraFOky0645K6r6/PyB7xhMNKmbzolpZXVA\
@@ -138,7 +138,7 @@ fn parse_all<T: std::str::FromStr>(values: &[String]) -> Vec<T> {
 
 /// Returns the policy of the only valid record at the domain, or at its organisational domain.
 pub(super) fn dmarc(zone: &Memory, domain: &str) -> &'static str {
-    let organisation = crate::domain::dns_records::organisation(domain);
+    let organisation = crate::domain::sender_domain::dns_records::organisation(domain);
     for (name, is_below) in [(domain, false), (organisation, domain != organisation)] {
         let Some(records) = zone.records.get(&(format!("_dmarc.{name}"), "TXT".to_owned())) else { continue };
         let read: Vec<Dmarc> = records.iter().filter_map(|record| Dmarc::parse(record.as_bytes()).ok()).collect();

@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use crate::accept::request::batch::Refused;
 use crate::db::messages::bulks::{BulkRow, StatusCountRow};
-use crate::domain::bulk::{BulkState, SharedMessage};
 use crate::domain::id::{BulkId, TemplateId};
 use crate::domain::message::Warning;
+use crate::domain::message::bulk::{BulkState, SharedMessage};
 
 /// The response to an accepted bulk.
 #[derive(Debug, Serialize, utoipa::ToSchema)]

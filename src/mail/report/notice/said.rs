@@ -4,8 +4,7 @@ use super::whom::is_leading;
 use super::{MAX_LINES, line_of};
 use crate::domain::bounce;
 use crate::domain::outcome::Reply;
-use crate::mail::report::address;
-use crate::mail::report::status;
+use crate::mail::report::received::{address, status};
 
 /// Maximum mentions of one recipient that are examined.
 const MENTIONS: usize = 20;
@@ -168,7 +167,7 @@ fn paragraph<'a>(lines: impl Iterator<Item = &'a str>, recipient: &str) -> Strin
 pub(super) fn find_alias(notice: &str, member: &str) -> Option<String> {
     mentions(notice, member).find_map(|at| {
         let after = &notice[at + member.len()..];
-        let after = super::super::fields::cut(after, 1_000);
+        let after = super::super::received::fields::cut(after, 1_000);
         let until = after.split("\n\n").next().unwrap_or_default();
         let lower = until.to_ascii_lowercase();
         let from = ["expanded from", "generated from"].iter().filter_map(|words| lower.find(words)).min()?;

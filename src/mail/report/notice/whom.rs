@@ -1,11 +1,11 @@
 //! Finds the recipients that a plain-text bounce is about.
 
 use super::{MAX_RECIPIENTS, line_of};
-use crate::mail::report::address;
-use crate::mail::report::fields::cut;
-use crate::mail::report::formats::{ANNOUNCEMENTS, LABELS, NOT_ABOUT, SENDERS};
-use crate::mail::report::parts::ReceivedMessage;
-use crate::mail::report::receipts;
+use crate::mail::report::notice::formats::{ANNOUNCEMENTS, LABELS, NOT_ABOUT, SENDERS};
+use crate::mail::report::notice::receipts;
+use crate::mail::report::received::address;
+use crate::mail::report::received::fields::cut;
+use crate::mail::report::received::parts::ReceivedMessage;
 use crate::mail::report::returned::Returned;
 
 /// Maximum bytes examined of a line before and after an address.

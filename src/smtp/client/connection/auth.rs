@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::ehlo::Capabilities;
 use super::reply::RawReply;
 use super::wire::Wire;
-use crate::domain::relay::{Login, Mechanism, Password};
+use crate::domain::routing::relay::{Login, Mechanism, Password};
 
 /// Why authentication failed.
 #[derive(Debug)]

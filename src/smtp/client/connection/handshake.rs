@@ -20,7 +20,7 @@ use super::tls::{self, Tls};
 use super::wire::{Link, Wire, WireError};
 use super::words;
 use crate::domain::outcome::{Peer, Reply, Stage};
-use crate::domain::relay::{Login, TlsMode};
+use crate::domain::routing::relay::{Login, TlsMode};
 use crate::smtp::client::mx::mx_guard::MxGuard;
 use crate::smtp::client::settings::Timeouts;
 

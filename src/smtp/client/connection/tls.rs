@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::words;
-use crate::domain::relay::TlsMode;
+use crate::domain::routing::relay::TlsMode;
 use crate::smtp::client::settings::SetupError;
 
 /// Maximum length of a certificate's error text, in characters.

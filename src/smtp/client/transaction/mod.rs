@@ -25,8 +25,8 @@ use super::route::Dsn;
 use super::send_options::SendGuard;
 use super::settings::Timeouts;
 use crate::domain::address::Address;
+use crate::domain::bounce::refusal;
 use crate::domain::outcome::{Reply, Stage, Verdict};
-use crate::domain::refusal;
 use body::BodyError;
 use preflight::{preflight, size};
 

@@ -10,8 +10,8 @@ use super::super::RETRY_PAUSE;
 use super::{FinishedPost, Session};
 use crate::db::webhooks;
 use crate::db::webhooks::delivery::{Attempt, Endpoint, Hold, Progress, Retry};
-use crate::domain::gcra::Gcra;
 use crate::domain::id::uuid_at;
+use crate::domain::limits::gcra::Gcra;
 use crate::domain::webhook::Failure;
 use crate::webhook::Verdict;
 

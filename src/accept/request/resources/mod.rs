@@ -1,0 +1,11 @@
+//! Parses the bodies of requests that create or change other resources than messages.
+
+pub mod domain;
+pub mod key;
+pub mod lane;
+pub mod pause;
+pub mod replay;
+pub mod stream;
+pub mod suppression;
+pub mod template;
+pub mod webhook;

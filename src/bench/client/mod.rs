@@ -1,0 +1,6 @@
+//! The client of the measured service: its HTTP connections, and the requests that it sends.
+
+pub(super) mod dkim;
+pub(super) mod http;
+pub(super) mod mail;
+pub(super) mod template;

@@ -1,0 +1,34 @@
+//! `[http]`: limits on HTTP connections.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::values::range::{within, within_time};
+
+/// Limits on HTTP connections.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Http {
+    /// Maximum number of concurrent connections, 16–100000. Lowered at startup if the process may not open that many
+    /// files. At the limit, an idle connection of the address that has the most is closed.
+    pub max_connections: u32,
+    /// Maximum number of concurrent connections from one address (IPv6: one /64), 1–100000. Behind a proxy, all
+    /// connections come from its address.
+    pub connections_per_peer: u32,
+    /// Timeout from a request's first byte to the end of its headers, 1s–60s.
+    #[serde(with = "crate::config::values::duration")]
+    pub header_timeout: Duration,
+    /// How long a connection may stay open without a request, 1s–1h. It should exceed the keep-alive timeout of a
+    /// proxy.
+    #[serde(with = "crate::config::values::duration")]
+    pub keep_alive: Duration,
+}
+
+impl Http {
+    pub(in crate::config) fn check(&self) -> Result<(), String> {
+        within(self.max_connections, 16..=100_000)?;
+        within(self.connections_per_peer, 1..=100_000)?;
+        within_time(self.header_timeout, Duration::from_secs(1)..=Duration::from_mins(1))?;
+        within_time(self.keep_alive, Duration::from_secs(1)..=Duration::from_hours(1))
+    }
+}

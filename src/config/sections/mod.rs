@@ -1,0 +1,15 @@
+//! The sections of the configuration, each with its checks.
+
+pub(super) mod accept;
+pub(super) mod database;
+pub(super) mod delivery;
+pub(super) mod dkim;
+pub(super) mod domains;
+pub(super) mod http;
+pub(super) mod inbound;
+pub(super) mod log;
+pub(super) mod retention;
+pub(super) mod return_path;
+pub(super) mod routes;
+pub(super) mod timeouts;
+pub(super) mod webhooks;

@@ -1,0 +1,22 @@
+//! `[retention]`: how long data is kept.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::values::range::within_time;
+
+/// How long data is kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Retention {
+    /// How long after its last use an uploaded file that no message refers to is kept, 1d–365d.
+    #[serde(with = "crate::config::values::duration")]
+    pub unused_blobs: Duration,
+}
+
+impl Retention {
+    pub(in crate::config) fn check(&self) -> Result<(), String> {
+        let day = Duration::from_hours(24);
+        within_time(self.unused_blobs, day..=365 * day)
+    }
+}

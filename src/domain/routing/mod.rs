@@ -1,0 +1,122 @@
+//! Routes: through which relays messages leave, or directly to the recipients' servers. Pure: the rules come from the
+//! configuration. Accepting and sending use the same table.
+
+pub mod relay;
+
+use std::fmt;
+
+/// The name of a route, as stored in lanes: `mx`, `relay` (the relay of `relay_url`), or `relay:NAME` for
+/// `[routes.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RouteName {
+    /// Directly to the mail exchangers of the recipients' domains.
+    Mx,
+    /// Through the relay of `relay_url`.
+    Relay,
+    /// Through the relays of the route with this name, in their order.
+    Named(String),
+}
+
+impl RouteName {
+    /// Returns whether messages are sent directly to mail exchangers, with one lane per domain.
+    pub fn is_mx(&self) -> bool {
+        *self == Self::Mx
+    }
+
+    /// Parses the output of [`fmt::Display`]; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "mx" => Some(Self::Mx),
+            "relay" => Some(Self::Relay),
+            _ => text.strip_prefix("relay:").map(|name| Self::Named(name.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for RouteName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mx => f.write_str("mx"),
+            Self::Relay => f.write_str("relay"),
+            Self::Named(name) => write!(f, "relay:{name}"),
+        }
+    }
+}
+
+/// A rule that assigns messages to a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// The route.
+    pub route: RouteName,
+    /// The streams to which the rule applies; empty for all.
+    pub streams: Vec<String>,
+    /// The senders' domains to which the rule applies (A-labels, lower case); empty for all.
+    pub sender_domains: Vec<String>,
+}
+
+impl Rule {
+    fn applies(&self, stream: &str, sender_domain: &str) -> bool {
+        let includes =
+            |list: &[String], name: &str| list.is_empty() || list.iter().any(|one| one.eq_ignore_ascii_case(name));
+        includes(&self.streams, stream) && includes(&self.sender_domains, sender_domain)
+    }
+
+    /// Returns the rule's specificity; more specific rules are tried first, the sender's domain before the stream.
+    fn specificity(&self) -> (bool, bool) {
+        (!self.sender_domains.is_empty(), !self.streams.is_empty())
+    }
+}
+
+/// All rules, the most specific first, and the default route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteTable {
+    rules: Vec<Rule>,
+    default: RouteName,
+}
+
+impl RouteTable {
+    /// Creates a table. Rules that name senders and streams come first, then those that name senders, then those that
+    /// name streams; equal rules keep their order. `default` is the route if no rule matches.
+    pub fn new(mut rules: Vec<Rule>, default: RouteName) -> Self {
+        rules.sort_by_key(|rule| std::cmp::Reverse(rule.specificity()));
+        Self { rules, default }
+    }
+
+    /// Returns the route of a message.
+    pub fn lookup(&self, stream: &str, sender_domain: &str) -> &RouteName {
+        self.rules.iter().find(|rule| rule.applies(stream, sender_domain)).map_or(&self.default, |rule| &rule.route)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(name: &str, streams: &[&str], senders: &[&str]) -> Rule {
+        let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+        Rule { route: RouteName::Named(name.into()), streams: owned(streams), sender_domains: owned(senders) }
+    }
+
+    #[test]
+    fn most_specific_rule_wins() {
+        let rules = vec![
+            rule("bulk", &["bulk"], &[]),
+            rule("acme", &[], &["acme.test"]),
+            rule("both", &["bulk"], &["acme.test"]),
+        ];
+        let table = RouteTable::new(rules, RouteName::Mx);
+        let route = |stream, sender| table.lookup(stream, sender).to_string();
+        assert_eq!(route("bulk", "ACME.test"), "relay:both");
+        assert_eq!(route("transactional", "acme.test"), "relay:acme");
+        assert_eq!(route("bulk", "other.test"), "relay:bulk");
+        assert_eq!(route("transactional", "other.test"), "mx");
+    }
+
+    #[test]
+    fn names_round_trip() {
+        for name in [RouteName::Mx, RouteName::Relay, RouteName::Named("news-1".into())] {
+            assert_eq!(RouteName::parse(&name.to_string()), Some(name));
+        }
+        assert_eq!(RouteName::parse("smtp"), None);
+    }
+}
