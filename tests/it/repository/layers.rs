@@ -119,7 +119,7 @@ const WORKER_FOLDERS: &[(&str, &[&str])] = &[
 ];
 
 /// Returns the module path of a file, without `crate`: `worker::lease` for `worker/lease/mod.rs` and `worker/lease.rs`.
-fn module_path(path: &Path) -> Vec<String> {
+pub(super) fn module_path(path: &Path) -> Vec<String> {
     let mut names: Vec<String> =
         path.with_extension("").components().map(|part| part.as_os_str().to_str().unwrap().to_owned()).collect();
     names.pop_if(|last| last == "mod");
@@ -128,7 +128,7 @@ fn module_path(path: &Path) -> Vec<String> {
 
 /// Returns every path in a file's code that starts with `crate`, `super`, `self` or one of the file's own `modules`,
 /// relative to the crate root: in imports, re-exports and expressions, with groups expanded.
-fn absolute_paths(own: &[String], modules: &[&str], text: &str) -> BTreeSet<Vec<String>> {
+pub(super) fn absolute_paths(own: &[String], modules: &[&str], text: &str) -> BTreeSet<Vec<String>> {
     let code = text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n");
     // Tests are the last module of a file, and their paths are one level deeper.
     let (code, tests) = code.split_once("mod tests {").unwrap_or((&code, ""));
@@ -222,7 +222,7 @@ fn resolved(own: &[String], modules: &[&str], path: &[String], extra: usize) -> 
 }
 
 /// Returns the modules that a file declares.
-fn declared_modules(text: &str) -> Vec<&str> {
+pub(super) fn declared_modules(text: &str) -> Vec<&str> {
     let lines = text.lines().filter_map(|line| line.strip_suffix(';'));
     lines.filter_map(|line| line.split_once("mod ").map(|(_, name)| name)).collect()
 }

@@ -2,6 +2,7 @@
 
 mod bound_parameters;
 mod checkout;
+mod folders;
 mod layers;
 mod logs;
 mod readme;
