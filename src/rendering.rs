@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use crate::db::messages::stored::{Bodies, RenderBodies};
-use crate::template::{Compiled, Program, Rendered};
+use crate::template::{Checked, Compiled, Program, Rendered};
 
 /// Memory for cached templates, in bytes.
 const MEMORY: u64 = 32 << 20;
@@ -76,36 +76,50 @@ impl Renderer {
 }
 
 impl ContentProgram {
-    /// Renders all parts for a message with these variables.
-    pub async fn render(self: &Arc<Self>, own: Map<String, Value>) -> Result<Rendered, String> {
-        if self.program.is_cheap() {
-            return self.render_now(&own);
+    /// Renders the bodies of a message with these variables.
+    async fn bodies(self: &Arc<Self>, own: &Map<String, Value>) -> Result<Rendered, String> {
+        let checked = self.check(own)?;
+        if let Some(rendered) = self.program.render_quickly(&checked) {
+            return Ok(rendered);
         }
         let program = self.clone();
-        spawn_blocking(move || program.render_now(&own)).await.map_err(|error| error.to_string())?
+        let rendered = spawn_blocking(move || program.program.render(&checked)).await;
+        rendered.map_err(|error| error.to_string())?.map_err(|fault| fault.message)
     }
 
-    fn render_now(&self, own: &Map<String, Value>) -> Result<Rendered, String> {
+    /// Renders the header fields of several messages, each with variables of its own. The results have no bodies.
+    pub async fn lines(self: &Arc<Self>, own: Vec<Map<String, Value>>) -> Result<Vec<Rendered>, String> {
+        let program = self.clone();
+        let rendered = move || {
+            let line = |own: &Map<String, Value>| {
+                program.program.render_lines(&program.check(own)?).map_err(|fault| fault.message)
+            };
+            own.iter().map(line).collect()
+        };
+        spawn_blocking(rendered).await.map_err(|error| error.to_string())?
+    }
+
+    fn check(&self, own: &Map<String, Value>) -> Result<Checked, String> {
         let checked = if self.variables.is_empty() {
             self.program.check(own)
         } else {
             self.program.check(&merged(&self.variables, own))
         };
-        let checked = checked.map_err(|faults| {
+        checked.map_err(|faults| {
             faults
                 .into_iter()
                 .map(|fault| format!("{}: {}", fault.pointer, fault.message))
                 .collect::<Vec<_>>()
                 .join("; ")
-        })?;
-        self.program.render(&checked).map_err(|fault| fault.message)
+        })
     }
 }
 
 impl RenderBodies for Renderer {
     async fn render(&self, content: Uuid, template: &Value, variables: &Value) -> Result<Bodies, String> {
-        let own = variables.as_object().cloned().unwrap_or_default();
-        let Rendered { html, text, .. } = self.program(content, template).await?.render(own).await?;
+        let none = Map::new();
+        let own = variables.as_object().unwrap_or(&none);
+        let Rendered { html, text, .. } = self.program(content, template).await?.bodies(own).await?;
         Ok(Bodies { text, html })
     }
 }

@@ -190,6 +190,7 @@ fn insertable(call: BulkCall, content: BulkContent, replayed: usize) -> BulkInse
         address: one.mailbox.address.to_string(),
         name: one.mailbox.name,
         variables: one.variables,
+        size: i32::try_from(one.size).unwrap_or(i32::MAX),
         metadata: one.metadata,
         key: one.key.map(|key| key.into_idempotency_key(owner)),
     };

@@ -68,8 +68,18 @@ pub struct Rendered {
     /// Addresses of the `Reply-To` header, without control characters. Not checked to be addresses. Empty ones are left
     /// out.
     pub reply_to: Vec<String>,
+    /// The size of the HTML and the text, in bytes. What [`Program::verify`] returns is an upper limit of it.
+    pub size: usize,
     /// The fuel used; each part may use [`FUEL`], and all together twice as much.
     pub fuel: u64,
+}
+
+/// Measures the work that rendering takes.
+#[derive(Debug)]
+struct Meter {
+    /// Whether rendering stops after about a millisecond.
+    is_quick: bool,
+    fuel: u64,
 }
 
 /// Fuel of all parts together.
@@ -77,6 +87,8 @@ const TOTAL_FUEL: u64 = 2 * FUEL;
 /// The largest programs that are cheap: statements and expressions, and bytes of text.
 const CHEAP_STEPS: usize = 1_000;
 const CHEAP_TEXT: usize = 128 * 1024;
+/// Maximum size of a body that is rendered quickly, in bytes.
+const QUICK_OUTPUT: usize = 256 * 1024;
 
 impl Program {
     /// Parses a compiled template. Fails only for one that [`compile`](super::compile()) did not return.
@@ -169,33 +181,51 @@ impl Program {
     /// Takes microseconds for ordinary templates and at most about 100 ms: call it on a blocking thread, unless
     /// [`is_cheap`](Self::is_cheap).
     pub fn render(&self, variables: &Checked) -> Result<Rendered, Fault> {
-        let mut fuel = 0;
-        let html = render_body(Part::Html, self.html.as_ref(), variables, &mut fuel)?;
-        let text = render_body(Part::Text, self.text.as_ref(), variables, &mut fuel)?;
-        let (subject, from, reply_to) = self.lines(variables, &mut fuel)?;
+        self.render_within(Meter { is_quick: false, fuel: 0 }, variables)
+    }
+
+    /// Renders a message as [`render`](Self::render) does, but takes at most about a millisecond, so that it may run on an
+    /// asynchronous thread. Returns `None` if that does not suffice, and if rendering fails.
+    pub fn render_quickly(&self, variables: &Checked) -> Option<Rendered> {
+        self.render_within(Meter { is_quick: true, fuel: 0 }, variables).ok()
+    }
+
+    fn render_within(&self, mut meter: Meter, variables: &Checked) -> Result<Rendered, Fault> {
+        let html = render_body(Part::Html, self.html.as_ref(), variables, &mut meter)?;
+        let text = render_body(Part::Text, self.text.as_ref(), variables, &mut meter)?;
         let text = text.map(|text| if self.is_text_derived { tidy_rendered(&text) } else { text });
-        Ok(Rendered { subject, html, text, from, reply_to, fuel })
+        let size = [&html, &text].into_iter().flatten().map(String::len).sum();
+        Ok(Rendered { html, text, size, ..self.lines(variables, meter)? })
     }
 
     /// Checks that [`render`](Self::render) will succeed, and renders only what could fail. Returns the parts that become
     /// header fields, without the bodies. For the recipients of a bulk, which are rendered later.
     pub fn verify(&self, variables: &Checked) -> Result<Rendered, Fault> {
-        let mut fuel = 0;
-        if !self.cannot_fail(variables) {
-            render_body(Part::Html, self.html.as_ref(), variables, &mut fuel)?;
-            render_body(Part::Text, self.text.as_ref(), variables, &mut fuel)?;
-        }
-        let (subject, from, reply_to) = self.lines(variables, &mut fuel)?;
-        Ok(Rendered { subject, html: None, text: None, from, reply_to, fuel })
+        let mut meter = Meter { is_quick: false, fuel: 0 };
+        let size = match self.max_size(variables) {
+            Some(size) => size,
+            None => {
+                let html = render_body(Part::Html, self.html.as_ref(), variables, &mut meter)?;
+                let text = render_body(Part::Text, self.text.as_ref(), variables, &mut meter)?;
+                [html, text].into_iter().flatten().map(|body| body.len()).sum()
+            }
+        };
+        Ok(Rendered { size, ..self.lines(variables, meter)? })
     }
 
-    /// Returns whether the bodies can be rendered, because nothing in them fails and they cannot become too large.
-    fn cannot_fail(&self, variables: &Checked) -> bool {
+    /// Renders only the parts that become header fields.
+    pub fn render_lines(&self, variables: &Checked) -> Result<Rendered, Fault> {
+        self.lines(variables, Meter { is_quick: false, fuel: 0 })
+    }
+
+    /// Returns the maximum size of the bodies in bytes, if it is certain that they can be rendered: nothing in them fails,
+    /// and they cannot become too large. Otherwise returns `None`.
+    fn max_size(&self, variables: &Checked) -> Option<usize> {
         // Escaping makes a text at most six times as long.
         let size =
             self.effort.prints.saturating_mul(variables.longest).saturating_mul(6).saturating_add(self.effort.text);
         let fuel = self.effort.steps.saturating_mul(4).saturating_add(size / 16);
-        self.effort.is_total && size <= MAX_OUTPUT && fuel as u64 <= FUEL
+        (self.effort.is_total && size <= MAX_OUTPUT && fuel as u64 <= FUEL).then_some(size)
     }
 
     /// Returns whether rendering takes less than about a millisecond whatever the variables, so that it may run on an
@@ -212,21 +242,16 @@ impl Program {
         1024 + variables + parts.map(Template::bytes).sum::<usize>()
     }
 
-    /// Renders the subject, the sender and the addresses for replies.
-    #[expect(clippy::type_complexity, reason = "three parts of a message")]
-    fn lines(
-        &self,
-        variables: &Checked,
-        fuel: &mut u64,
-    ) -> Result<(Option<String>, Option<String>, Vec<String>), Fault> {
-        let mut line = |part: Part, template: &Template| render_line(part, template, variables, fuel);
+    /// Renders the subject, the sender and the addresses for replies, after what the meter has measured.
+    fn lines(&self, variables: &Checked, mut meter: Meter) -> Result<Rendered, Fault> {
+        let mut line = |part: Part, template: &Template| render_line(part, template, variables, &mut meter);
         let subject = self.subject.as_ref().map(|template| line(Part::Subject, template)).transpose()?;
         let from = self.from.as_ref().map(|template| line(Part::From, template)).transpose()?;
         let addresses = self.reply_to.iter().enumerate();
         let reply_to: Result<Vec<String>, Fault> =
             addresses.map(|(index, template)| line(Part::ReplyTo(index), template)).collect();
         let reply_to = reply_to?.into_iter().filter(|address| !address.is_empty()).collect();
-        Ok((subject, from, reply_to))
+        Ok(Rendered { subject, html: None, text: None, from, reply_to, size: 0, fuel: meter.fuel })
     }
 }
 
@@ -249,8 +274,9 @@ impl Template {
         }
     }
 
-    fn render(&self, variables: &Checked, limit: usize) -> Result<(String, u64), Failure> {
+    fn render(&self, variables: &Checked, limit: usize, is_quick: bool) -> Result<(String, u64), Failure> {
         match (self, &variables.values) {
+            (Self::Jinja(template), Values::Jinja(values)) if is_quick => template.render_quickly(values, limit),
             (Self::Jinja(template), Values::Jinja(values)) => template.render(values, limit),
             (Self::Vars(template), Values::Vars(values)) => template.render(values, limit),
             _ => Err(Failure {
@@ -271,12 +297,13 @@ fn render_part(
     template: &Template,
     variables: &Checked,
     limit: usize,
-    fuel: &mut u64,
+    meter: &mut Meter,
 ) -> Result<String, Fault> {
     let failed = |failure: Failure| fault("", failure.code, format!("`{}`: {}", part.name(), failure.message));
-    let (text, used) = template.render(variables, limit).map_err(failed)?;
-    *fuel += used;
-    if *fuel > TOTAL_FUEL {
+    let limit = if meter.is_quick { limit.min(QUICK_OUTPUT) } else { limit };
+    let (text, used) = template.render(variables, limit, meter.is_quick).map_err(failed)?;
+    meter.fuel += used;
+    if meter.fuel > TOTAL_FUEL {
         let message = "all parts of the template together take more work than allowed".to_owned();
         return Err(failed(Failure { code: Code::TooExpensive, message }));
     }
@@ -287,10 +314,10 @@ fn render_body(
     part: Part,
     template: Option<&Template>,
     variables: &Checked,
-    fuel: &mut u64,
+    meter: &mut Meter,
 ) -> Result<Option<String>, Fault> {
     let Some(template) = template else { return Ok(None) };
-    let text = render_part(part, template, variables, MAX_OUTPUT, fuel)?;
+    let text = render_part(part, template, variables, MAX_OUTPUT, meter)?;
     if memchr::memchr(0, text.as_bytes()).is_some() {
         let message = format!("`{}`: the result must not contain NUL (U+0000)", part.name());
         return Err(fault("", Code::ControlCharacter, message));
@@ -299,9 +326,9 @@ fn render_body(
 }
 
 /// Renders a part that becomes a header field: nothing in it may start another field.
-fn render_line(part: Part, template: &Template, variables: &Checked, fuel: &mut u64) -> Result<String, Fault> {
+fn render_line(part: Part, template: &Template, variables: &Checked, meter: &mut Meter) -> Result<String, Fault> {
     let max = if part == Part::Subject { MAX_SUBJECT } else { MAX_ADDRESS };
-    let text = render_part(part, template, variables, 4 * max, fuel)?;
+    let text = render_part(part, template, variables, 4 * max, meter)?;
     let refused = |code, problem: String| Err(fault("", code, format!("`{}`: {problem}", part.name())));
     if let Some(control) = text.chars().find(|c| c.is_control()) {
         let problem = format!("the result must not contain the control character U+{:04X}", u32::from(control));

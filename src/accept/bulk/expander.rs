@@ -29,8 +29,6 @@ use crate::telemetry::RateLimitedLog;
 
 /// Messages of one transaction. It holds the event counter, which single messages need too, until its end.
 const PART: i64 = 200;
-/// Bytes of rendered bodies after which a part has no further message: they are in memory.
-const MAX_PART_BYTES: usize = 4 << 20;
 /// Parts inserted before another bulk has its turn.
 const PARTS_PER_TURN: usize = 5;
 /// How often a process without work looks for bulks that other processes accepted.
@@ -181,19 +179,11 @@ impl Expander {
         Ok(Shared::read(bulk, content, &self.renderer).await?)
     }
 
-    /// Inserts the messages of the first of these recipients. Returns `false` if nothing was inserted.
+    /// Inserts the messages of these recipients. Returns `false` if nothing was inserted.
     async fn insert(&self, shared: &Shared, waiting: Vec<WaitingRow>) -> Result<bool, ExpandError> {
         let (tenant, now) = (shared.tenant, self.clock.now());
-        let (mut positions, mut messages, mut bytes) = (Vec::new(), Vec::new(), 0);
-        for row in waiting {
-            positions.push(row.position);
-            let message = shared.message(row, now).await?;
-            bytes += message.content.size();
-            messages.push(message);
-            if bytes >= MAX_PART_BYTES {
-                break;
-            }
-        }
+        let positions = waiting.iter().map(|row| row.position).collect();
+        let mut messages = shared.messages(waiting, now).await?;
         // In the order of the request, although they have the same time.
         let mut ids: Vec<Uuid> = messages.iter().map(|message| message.id.0).collect();
         ids.sort_unstable();

@@ -41,7 +41,7 @@ pub(super) struct Shared {
     message: SharedMessage,
     from: Option<Mailbox>,
     reply_to: Option<Vec<Mailbox>>,
-    /// The size of the text and the HTML, in bytes; zero with a template. The messages have no copies of them.
+    /// The size of the text and the HTML in the content, in bytes; zero with a template.
     size: u64,
     headers: Vec<Header>,
     attachments: Vec<Attachment>,
@@ -91,20 +91,42 @@ impl Shared {
         })
     }
 
-    /// Creates the message of a recipient, accepted `now`.
-    pub(super) async fn message(&self, row: WaitingRow, now: DateTime<Utc>) -> Result<NewMessage, Unreadable> {
+    /// Creates the messages of these recipients, accepted `now`.
+    pub(super) async fn messages(
+        &self,
+        mut rows: Vec<WaitingRow>,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<NewMessage>, Unreadable> {
+        let Some((which, program)) = &self.template else {
+            let from = self.from.clone().ok_or_else(|| self.unreadable("it has no sender".into()))?;
+            let reply_to = self.reply_to.clone().unwrap_or_default();
+            let lines = Lines { from, reply_to, subject: self.message.subject.clone().unwrap_or_default() };
+            return rows.into_iter().map(|row| self.message(row, lines.clone(), None, now)).collect();
+        };
+        let own: Vec<Map<String, Value>> = rows.iter_mut().map(|row| object(row.variables.take())).collect();
+        let rendered = program.lines(own.clone()).await.map_err(|error| self.unreadable(error))?;
+        let message = |((row, own), rendered)| {
+            let lines = self.lines(RenderedTemplate { which: *which, parts: rendered, warnings: Vec::new() })?;
+            self.message(row, lines, Some(Value::Object(own)), now)
+        };
+        rows.into_iter().zip(own).zip(rendered).map(message).collect()
+    }
+
+    fn message(
+        &self,
+        row: WaitingRow,
+        lines: Lines,
+        variables: Option<Value>,
+        now: DateTime<Utc>,
+    ) -> Result<NewMessage, Unreadable> {
         let address = row.address.parse().map_err(|error| self.unreadable(format!("{}: {error}", row.address)))?;
         let mailbox = Mailbox { address, name: row.name };
         let recipient = NewRecipient { id: RecipientId::new(now), kind: RecipientKind::To, mailbox };
-        let own = row.variables.unwrap_or_else(|| Value::Object(Map::new()));
-        let Parts { from, reply_to, subject, text, html } = self.parts(&own).await?;
         let mut metadata = self.message.metadata.clone();
-        if let Some(Value::Object(own)) = row.metadata {
-            metadata.extend(own);
-        }
+        metadata.extend(object(row.metadata));
         let attachment =
             |description: &Attachment| NewAttachment { description: description.clone(), data: Vec::new() };
-        let variables = self.template.is_some().then_some(own);
+        let Lines { from, reply_to, subject } = lines;
         Ok(NewMessage {
             id: MessageId::new(now),
             created_at: now,
@@ -112,7 +134,7 @@ impl Shared {
             recipients: vec![recipient],
             reply_to,
             subject,
-            content: Content { text, html, headers: self.headers.clone() },
+            content: Content { text: None, html: None, headers: self.headers.clone() },
             attachments: self.attachments.iter().map(attachment).collect(),
             tags: self.message.tags.clone(),
             metadata,
@@ -129,35 +151,21 @@ impl Shared {
                 bulk: self.bulk,
                 content: self.content_id,
                 variables,
-                stored_size: self.size,
+                stored_size: self.size + u64::from(row.size.unsigned_abs()),
                 is_canceled: self.state == BulkState::Canceled,
             })),
         })
     }
 
-    /// Returns the parts of a message that a template may render. They were checked when the bulk was accepted.
-    async fn parts(&self, own: &Value) -> Result<Parts, Unreadable> {
-        let (from, subject) = (self.from.clone(), self.message.subject.clone());
-        let reply_to = self.reply_to.clone();
-        let Some((which, program)) = &self.template else {
-            let from = from.ok_or_else(|| self.unreadable("it has no sender".into()))?;
-            let (reply_to, subject) = (reply_to.unwrap_or_default(), subject.unwrap_or_default());
-            return Ok(Parts { from, reply_to, subject, text: None, html: None });
-        };
-        let rendered = program.render(own.as_object().cloned().unwrap_or_default()).await;
-        let mut rendered = RenderedTemplate {
-            which: *which,
-            parts: rendered.map_err(|error| self.unreadable(error))?,
-            warnings: Vec::new(),
-        };
-        let (text, html) = (rendered.parts.text.take(), rendered.parts.html.take());
+    /// Returns the header fields of a message, which were checked when the bulk was accepted.
+    fn lines(&self, rendered: RenderedTemplate) -> Result<Lines, Unreadable> {
         let (mut rendered, mut faults, at) =
             (render::Content::Rendered(Box::new(rendered)), Faults::default(), Pointer::Root);
-        let from = from.or_else(|| rendered.sender(&at, &mut faults));
-        let reply_to = reply_to.unwrap_or_else(|| rendered.reply_to(&at, &mut faults));
-        let subject = subject.or_else(|| rendered.subject(&at, &mut faults));
+        let from = self.from.clone().or_else(|| rendered.sender(&at, &mut faults));
+        let reply_to = self.reply_to.clone().unwrap_or_else(|| rendered.reply_to(&at, &mut faults));
+        let subject = self.message.subject.clone().or_else(|| rendered.subject(&at, &mut faults));
         match (from, subject, faults.into_vec().into_iter().next()) {
-            (Some(from), Some(subject), None) => Ok(Parts { from, reply_to, subject, text, html }),
+            (Some(from), Some(subject), None) => Ok(Lines { from, reply_to, subject }),
             (.., fault) => Err(self.unreadable(fault.map_or_else(|| "it has no sender".into(), |fault| fault.message))),
         }
     }
@@ -167,11 +175,18 @@ impl Shared {
     }
 }
 
-/// The parts of a message that a template may render.
-struct Parts {
+/// The header fields that a template may render.
+#[derive(Debug, Clone)]
+struct Lines {
     from: Mailbox,
     reply_to: Vec<Mailbox>,
     subject: String,
-    text: Option<String>,
-    html: Option<String>,
+}
+
+/// Returns the entries of a stored object.
+fn object(stored: Option<Value>) -> Map<String, Value> {
+    match stored {
+        Some(Value::Object(entries)) => entries,
+        _ => Map::new(),
+    }
 }

@@ -126,8 +126,8 @@ impl StoredMessage {
         let bulk = message.bulk;
         let Content { text, html, .. } = message.content;
         let content_id = bulk.as_ref().map_or(id, |member| member.content);
-        let is_in_memory = size <= INLINE_LIMIT && bulk.as_ref().is_none_or(|member| member.stored_size == 0);
-        // The bodies are rendered already.
+        // Messages of a bulk have no bodies of their own.
+        let is_in_memory = size <= INLINE_LIMIT && bulk.is_none();
         let content = ContentRow { id: content_id, text, html, headers, attachments, template: None };
         let addressee = |recipient: NewRecipient| AddresseeRow {
             message_id: id,

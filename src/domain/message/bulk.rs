@@ -101,7 +101,7 @@ pub struct BulkMember {
     pub content: uuid::Uuid,
     /// Its own template variables; `None`: the bulk has no template, and the bodies are only in the stored content.
     pub variables: Option<Value>,
-    /// The size of the text and the HTML that are only in the stored content, in bytes.
+    /// The size in bytes of the text and the HTML, which are only in the stored content or rendered when the message is sent.
     pub stored_size: u64,
     /// Whether the bulk is canceled: the message is inserted so that nothing sends it, and canceled then.
     pub is_canceled: bool,

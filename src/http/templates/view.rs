@@ -311,8 +311,7 @@ impl VersionSummaryView {
 impl RenderedView {
     /// Creates the view of a rendered template.
     pub fn new(parts: Rendered, warnings: Vec<Warning>) -> Self {
-        let Rendered { subject, html, text, from, reply_to, fuel } = parts;
-        let size = [&html, &text].into_iter().flatten().map(String::len).sum();
+        let Rendered { subject, html, text, from, reply_to, size, fuel } = parts;
         Self { subject, html, text, from, reply_to, size, fuel, warnings }
     }
 }

@@ -32,6 +32,9 @@ static BASE: LazyLock<Environment<'static>> = LazyLock::new(|| {
     env
 });
 
+/// Fuel for rendering on an asynchronous thread: less than about a millisecond of work.
+const QUICK_FUEL: u64 = 2_000;
+
 /// The name of templates whose values are escaped.
 const HTML: &str = "html";
 const PLAIN: &str = "plain";
@@ -87,6 +90,8 @@ pub(super) fn escape(value: Value) -> Value {
 #[derive(Debug)]
 pub(in crate::template) struct Template {
     env: Environment<'static>,
+    /// The same with [`QUICK_FUEL`].
+    quick: Environment<'static>,
     printed: Printed,
     source: String,
     tags: Vec<Tag>,
@@ -113,20 +118,40 @@ impl Template {
             let detail = error.detail().unwrap_or("the syntax is not valid");
             Located::new(offset, Code::InvalidTemplate, detail)
         })?;
-        Ok(Self { env, printed, source: source.to_owned(), tags, escapes })
+        let mut quick = env.clone();
+        quick.set_fuel(Some(QUICK_FUEL));
+        Ok(Self { env, quick, printed, source: source.to_owned(), tags, escapes })
     }
 
     /// Returns about how much memory the template takes, in bytes.
     pub(in crate::template) fn bytes(&self) -> usize {
         // The source, the printed source, and for each tag about ten instructions of 40 bytes.
-        2 * self.source.len() + 512 * self.tags.len() + 16 * 1024
+        2 * self.source.len() + 512 * self.tags.len() + 32 * 1024
     }
 
     /// Renders the template to at most `limit` bytes. Returns the text and the fuel used.
     pub(in crate::template) fn render(&self, variables: &Value, limit: usize) -> Result<(String, u64), Failure> {
+        self.render_in(&self.env, variables, limit)
+    }
+
+    /// Does the same with [`QUICK_FUEL`].
+    pub(in crate::template) fn render_quickly(
+        &self,
+        variables: &Value,
+        limit: usize,
+    ) -> Result<(String, u64), Failure> {
+        self.render_in(&self.quick, variables, limit)
+    }
+
+    fn render_in(
+        &self,
+        env: &Environment<'static>,
+        variables: &Value,
+        limit: usize,
+    ) -> Result<(String, u64), Failure> {
         let mut out = Limited { bytes: Vec::new(), limit, is_exceeded: false };
         // A panic would be a bug of the engine: it must not be more than a message that is refused.
-        let rendered = catch_unwind(AssertUnwindSafe(|| self.render_to(variables, &mut out)));
+        let rendered = catch_unwind(AssertUnwindSafe(|| self.render_to(env, variables, &mut out)));
         let rendered = rendered.unwrap_or_else(|_| Err(Error::new(ErrorKind::InvalidOperation, "the engine failed")));
         match rendered {
             Ok(fuel) => match String::from_utf8(out.bytes) {
@@ -141,8 +166,13 @@ impl Template {
         }
     }
 
-    fn render_to(&self, variables: &Value, out: &mut Limited) -> Result<u64, Error> {
-        let template = self.env.get_template(if self.escapes { HTML } else { PLAIN })?;
+    fn render_to(
+        &self,
+        env: &Environment<'static>,
+        variables: &Value,
+        out: &mut Limited,
+    ) -> Result<u64, Error> {
+        let template = env.get_template(if self.escapes { HTML } else { PLAIN })?;
         let captured = template.render_captured_to(variables.clone(), out)?;
         Ok(captured.state().fuel_levels().map_or(0, |(used, _)| used))
     }

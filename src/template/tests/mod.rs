@@ -67,7 +67,15 @@ fn render(source: &Source, values: &Value) -> Result<Rendered, Vec<Fault>> {
     let checked = program.check(&object(values))?;
     let verified = program.verify(&checked);
     let rendered = program.render(&checked);
-    assert_eq!(verified.err(), rendered.as_ref().err().cloned(), "`verify` agrees with `render`");
+    assert_eq!(verified.as_ref().err(), rendered.as_ref().err(), "`verify` agrees with `render`");
+    if let (Ok(verified), Ok(rendered)) = (&verified, &rendered) {
+        assert!(verified.size >= rendered.size, "{} is not an upper limit of {}", verified.size, rendered.size);
+        let lines = program.render_lines(&checked).unwrap();
+        assert_eq!((&lines.subject, &lines.from, &lines.reply_to), (&rendered.subject, &rendered.from, &rendered.reply_to));
+    }
+    if let Some(quick) = program.render_quickly(&checked) {
+        assert_eq!(Ok(&quick), rendered.as_ref());
+    }
     rendered.map_err(|fault| vec![fault])
 }
 

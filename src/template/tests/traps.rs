@@ -244,6 +244,20 @@ fn simple_templates_are_cheap_and_verified_without_rendering() {
 }
 
 #[test]
+fn only_what_takes_little_work_is_rendered_quickly() {
+    let values = json!({"rows": [1]});
+    let template = "{% for r in rows %}{% for s in rows %}{{ s }} {% endfor %}{% endfor %}";
+    let program = Program::new(&compiled(&source(template, &values), &[]).unwrap()).unwrap();
+    let rendered = |count: usize| {
+        let checked = program.check(&object(&json!({"rows": vec![1; count]}))).unwrap();
+        assert!(program.render(&checked).is_ok());
+        program.render_quickly(&checked).map(|rendered| rendered.size)
+    };
+    assert!(rendered(10).is_some_and(|size| size >= 200));
+    assert_eq!(rendered(80), None);
+}
+
+#[test]
 fn cache_is_bounded_by_bytes() {
     use crate::domain::id::TemplateId;
     let program = || Program::new(&compiled(&source("x", &Value::Null), &[]).unwrap()).unwrap();

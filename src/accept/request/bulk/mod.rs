@@ -125,6 +125,8 @@ pub struct BulkRecipient {
     pub mailbox: Mailbox,
     /// Its own template variables, a JSON object; `None` if the bulk has no template.
     pub variables: Option<String>,
+    /// The size of its rendered bodies, in bytes, or an upper limit of it; 0 if the bulk has no template.
+    pub size: usize,
     /// Its own metadata, a JSON object; `None`: none.
     pub metadata: Option<String>,
     /// Its own idempotency key.
@@ -303,13 +305,13 @@ fn recipient(
     let metadata = metadata::metadata(fields.take("metadata"), faults);
     let key = fields.take("idempotency_key").and_then(|node| idempotency_key(node, faults));
     let variables = fields.take("variables");
-    let (from, variables) = match &bulk.message.template {
+    let (from, variables, size) = match &bulk.message.template {
         None => {
             if let Some(node) = variables {
                 let message = "only a bulk with a `template` has variables; put the text into a template";
                 node.at.fault(faults, Code::InvalidValue, message);
             }
-            (bulk.message.from.clone()?, None)
+            (bulk.message.from.clone()?, None, 0)
         }
         Some(template) => {
             let before = faults.len();
@@ -318,8 +320,9 @@ fn recipient(
                 return None;
             }
             let rendered = verify(template, &own, &at, context, faults)?;
+            let size = rendered.parts.size;
             let from = check_rendered(&bulk.message, rendered, &at, &mut bulk.warnings, faults)?;
-            (from, Some(serde_json::Value::Object(own).to_string()))
+            (from, Some(serde_json::Value::Object(own).to_string()), size)
         }
     };
     let domain = from.address.domain().to_owned();
@@ -334,7 +337,7 @@ fn recipient(
         MessageKey { value, digest: digest.into() }
     });
     let metadata = (!metadata.is_empty()).then(|| serde_json::Value::Object(metadata).to_string());
-    Some((BulkRecipient { index: 0, mailbox: mailbox?, variables, metadata, key }, domain))
+    Some((BulkRecipient { index: 0, mailbox: mailbox?, variables, size, metadata, key }, domain))
 }
 
 /// Checks the variables of a recipient together with those that all have in common.

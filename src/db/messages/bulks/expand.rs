@@ -22,6 +22,8 @@ pub struct WaitingRow {
     pub name: Option<String>,
     /// Its own template variables, an object.
     pub variables: Option<Value>,
+    /// The size of its rendered bodies, in bytes; 0 without a template.
+    pub size: i32,
     /// Its own metadata, an object of strings.
     pub metadata: Option<Value>,
 }
@@ -74,7 +76,7 @@ pub async fn release(db: &Db, bulk: &BulkRow, lease: DateTime<Utc>, from: DateTi
 pub async fn waiting(db: &Db, bulk: &BulkRow, limit: i64) -> Result<Vec<WaitingRow>, DbError> {
     let query = sqlx::query_as!(
         WaitingRow,
-        "SELECT position, address, name, variables, metadata FROM bulk_recipients
+        "SELECT position, address, name, variables, size, metadata FROM bulk_recipients
          WHERE bulk_id = $1 AND tenant_id = $2 ORDER BY position LIMIT $3",
         bulk.id,
         bulk.tenant_id,

@@ -77,6 +77,8 @@ pub struct BulkRecipientInsert {
     pub name: Option<String>,
     /// Its own template variables, a JSON object.
     pub variables: Option<String>,
+    /// The size of its rendered bodies, in bytes; 0 without a template.
+    pub size: i32,
     /// Its own metadata, a JSON object.
     pub metadata: Option<String>,
     /// Its own idempotency key.
@@ -164,18 +166,20 @@ async fn insert_recipients(
     let addresses: Vec<&str> = part.iter().map(|one| one.address.as_str()).collect();
     let names: Vec<Option<&str>> = part.iter().map(|one| one.name.as_deref()).collect();
     let variables: Vec<Option<&str>> = part.iter().map(|one| one.variables.as_deref()).collect();
+    let sizes: Vec<i32> = part.iter().map(|one| one.size).collect();
     let metadata: Vec<Option<&str>> = part.iter().map(|one| one.metadata.as_deref()).collect();
     let query = sqlx::query!(
-        "INSERT INTO bulk_recipients (bulk_id, tenant_id, position, address, name, variables, metadata)
-         SELECT $1, $2, position, address, name, variables::jsonb, metadata::jsonb
-         FROM unnest($3::integer[], $4::text[], $5::text[], $6::text[], $7::text[])
-              AS u (position, address, name, variables, metadata)",
+        "INSERT INTO bulk_recipients (bulk_id, tenant_id, position, address, name, variables, size, metadata)
+         SELECT $1, $2, position, address, name, variables::jsonb, size, metadata::jsonb
+         FROM unnest($3::integer[], $4::text[], $5::text[], $6::text[], $7::integer[], $8::text[])
+              AS u (position, address, name, variables, size, metadata)",
         bulk.id.0,
         bulk.tenant.0,
         &positions,
         &addresses as _,
         &names as _,
         &variables as _,
+        &sizes,
         &metadata as _
     );
     query.execute(connection).await.map(drop)
