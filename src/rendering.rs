@@ -129,7 +129,7 @@ pub fn merged(shared: &Map<String, Value>, own: &Map<String, Value>) -> Map<Stri
     shared.iter().chain(own).map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
-/// Returns about how much memory variables take, in bytes.
+/// Returns the approximate memory that variables take, in bytes.
 fn variables_size(variables: &Map<String, Value>) -> usize {
     2 * Value::Object(variables.clone()).to_string().len()
 }

@@ -24,7 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
     let text = String::from_utf8_lossy(bytes);
     assert!(paths.verify_address(&text, now).is_err() && paths.find(&text, now).is_err());
 
-    // A valid token stays valid only if nothing but the case of letters changes.
+    // A valid token stays valid if and only if nothing but the case of letters changes.
     let token = Token { message: MessageId(uuid::Uuid::from_u128(7)), position: Some(3) };
     let mut letters = paths.token(token, now).into_bytes();
     let whole = letters.clone();

@@ -1,12 +1,12 @@
 //! Commits the messages of a call of `POST /v1/messages/batch`.
 //!
 //! Guarantees:
-//! - All new messages of a call are committed in one transaction, so that a call is either there entirely or not at
-//!   all, with permissive validation too: the refused messages have been left out before.
+//! - All new messages of a call are committed in one transaction, so either all of them are stored or none. With
+//!   permissive validation, the refused messages are removed before.
 //! - The idempotency keys of the call and of its messages are claimed in the same transaction.
 //! - The number of statements does not depend on the number of messages, except for attachments and very large calls.
 
-mod keys;
+mod idempotency_keys;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ use crate::db::messages::stored;
 use crate::domain::id::{KeyId, MessageId, RecipientId, TenantId};
 use crate::domain::message::NewMessage;
 
-use keys::State;
+use idempotency_keys::State;
 
 /// Attachments of a call stay in memory for direct handoff if they have at most this many bytes together.
 const MAX_KEPT_BYTES: u64 = 1 << 20;
@@ -36,13 +36,13 @@ pub struct BatchCall {
     pub owner: KeyId,
     /// The idempotency key of the whole call.
     pub key: Option<IdempotencyKey>,
-    /// Whether no message is accepted if one is refused.
+    /// Whether the whole call is refused if one of its messages is refused.
     pub is_strict: bool,
     /// The JSON pointer of the list of messages.
     pub list: &'static str,
     /// The valid messages, in the order of the request.
     pub messages: Vec<BatchMessage>,
-    /// The messages that were refused before, in the order of the request; none if the call is strict.
+    /// The messages that validation has refused, in the order of the request; none if the call is strict.
     pub refused: Vec<Refused>,
 }
 
@@ -72,14 +72,15 @@ pub enum BatchItem {
     },
     /// The same message was accepted earlier.
     Replayed(MessageId),
-    /// The message is that at this earlier index of the call.
+    /// The message repeats the one at this earlier index of the call.
     SameAs(usize),
 }
 
-/// What a call's response has besides its new messages: `idempotency_keys.batch_response`.
+/// The part of a call's response that cannot be derived from its new messages. Stored in
+/// `idempotency_keys.batch_response`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct StoredResponse {
-    /// The id of the message at each index of the request; `None` if these are exactly the new messages.
+    /// The id of the message at each index of the request; `None` if all messages of the request are new.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ids: Option<Vec<Option<Uuid>>>,
     /// The refused messages; `None` if the call was strict.
@@ -90,7 +91,7 @@ pub struct StoredResponse {
 impl StoredResponse {
     /// Reads what was stored with a key.
     pub fn read(first: &CallUse) -> Self {
-        // The column was written by this service.
+        // Parsing does not fail, because this service wrote the column.
         first.batch_response.as_ref().and_then(|stored| Self::deserialize(stored).ok()).unwrap_or_default()
     }
 
@@ -115,7 +116,7 @@ impl StoredResponse {
 }
 
 impl Acceptor {
-    /// Returns the first use of an API key's idempotency key by a whole request, if there is one.
+    /// Returns the first call that used this idempotency key of an API key for the whole request, if there is one.
     pub async fn first_call(&self, tenant: TenantId, owner: KeyId, key: &str) -> Result<Option<CallUse>, db::DbError> {
         db::messages::idempotency::find_call(&self.db, tenant, owner, key).await
     }
@@ -126,7 +127,7 @@ impl Acceptor {
         let _guard = match &call.key {
             Some(key) => {
                 let guard = self.reserved_keys.reserve(call.owner, &key.key).ok_or(AcceptError::KeyInFlight)?;
-                // Look the key up again under the guard: the request that created it may have ended since.
+                // The key is looked up again under the guard, because the request that created it may have ended since.
                 if let Some(first) = self.first_call(call.tenant, call.owner, &key.key).await? {
                     return replayed(first, key);
                 }
@@ -140,10 +141,10 @@ impl Acceptor {
             if states.iter().filter(|state| state.is_refused()).all(State::is_in_flight) {
                 return Err(AcceptError::KeyInFlight);
             }
-            return Ok(BatchAccepted::Refused(keys::refused(&call, &states)));
+            return Ok(BatchAccepted::Refused(idempotency_keys::refused(&call, &states)));
         }
         if is_any_refused {
-            let refused = keys::refused(&call, &states);
+            let refused = idempotency_keys::refused(&call, &states);
             call.refused.extend(refused);
             call.refused.sort_by_key(|refused| refused.index);
         }

@@ -1,5 +1,5 @@
-//! Prefixes CSV cells that a spreadsheet would run as a formula with an apostrophe, as OWASP recommends against CSV
-//! injection. Reading removes it, so that importing an export yields the same values.
+//! Prefixes an apostrophe to CSV cells that a spreadsheet would run as a formula, as OWASP recommends against CSV
+//! injection. Reading a cell removes the apostrophe, so that importing an export yields the same values.
 
 /// First characters that make a spreadsheet read a cell as a formula, or split it.
 const FORMULA: [char; 6] = ['=', '+', '-', '@', '\t', '\r'];

@@ -5,7 +5,7 @@
 //! at a time. A record that is too long is skipped up to the end of its line and reported, so that a quote that is
 //! never closed cannot use unlimited memory.
 
-/// Maximum length of a record, in bytes. A typical entry is twenty times shorter.
+/// Maximum length of a record, in bytes. A typical record is twenty times shorter.
 pub const MAX_RECORD_BYTES: usize = 16 << 10;
 
 /// A record and its position.

@@ -22,8 +22,8 @@ pub struct WakeNotifier {
 }
 
 impl WakeNotifier {
-    /// Starts a task on `tasks` that notifies the workers of other processes; it ends when this has been dropped.
-    /// `local` notifies the worker of this process.
+    /// Starts a task on `tasks` that notifies the workers of other processes. The task ends when the notifier has been
+    /// dropped. `local` notifies the worker of this process.
     pub fn start(db: Db, local: Arc<Notify>, tasks: &TaskTracker) -> Self {
         let others = Arc::new(Notify::new());
         tasks.spawn(run(db, Arc::downgrade(&others)));

@@ -9,7 +9,7 @@
 //! - the service has no special mode: events, statuses, leases and lanes are the same as in production;
 //! - `lost` and `duplicates` are counted: every message has its number in a header and in its recipients' addresses,
 //!   the sink compares both (with a template, also the rendered subject), and the bench compares what has arrived with
-//!   the messages that were answered 202;
+//!   the messages that were accepted with 202;
 //! - CPU is measured separately for the service, Postgres with all its backends, the sink, and the generator (this
 //!   process);
 //! - however the bench ends, no process that it started outlives it, and its directory is removed;

@@ -37,11 +37,11 @@ pub struct Options {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=50))]
     pub recipients: u16,
     /// Send batches of this many messages (POST /v1/messages/batch). The number of messages is rounded up to whole
-    /// batches; the times in the results are those of requests, everything else is per message
+    /// batches; the latencies in the results are per request, everything else is per message
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub batch: Option<u16>,
     /// Send bulks to this many recipients (POST /v1/messages/bulk), each of which gets a message of its own. The number
-    /// of messages is rounded up to whole bulks; the times in the results are those of requests, everything else is per
+    /// of messages is rounded up to whole bulks; the latencies in the results are per request, everything else is per
     /// message
     #[arg(long, value_name = "N", conflicts_with = "batch", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub bulk: Option<u16>,
@@ -58,7 +58,7 @@ pub struct Options {
     /// Attach a file of this many bytes, a different one to each message
     #[arg(long, default_value_t = 0, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(..=28 << 20))]
     pub attachment: u32,
-    /// Attach the same file to every message, which is stored once
+    /// Attach the same file to every message; the service stores it once
     #[arg(long)]
     pub same_attachment: bool,
     /// Distribute the recipients over this many domains
@@ -160,7 +160,7 @@ impl Options {
         }
         if self.relay.is_some() && self.backlog > 0 && self.backlog_kind == Backlog::Due {
             return BenchError::refused(
-                "--backlog-kind due needs the bench's sink, which counts it",
+                "--backlog-kind due needs the bench's sink, which counts the backlog",
                 "leave out --relay",
             );
         }
@@ -179,7 +179,7 @@ impl Options {
         if self.template && self.size > MAX_TEMPLATE_SIZE {
             return BenchError::refused(format!("--template allows --size up to {MAX_TEMPLATE_SIZE}"), None);
         }
-        // A larger request would be answered 413. Attachments are base64; a template is not part of the request.
+        // A larger request would be refused with 413. Attachments are base64; a template is not part of the request.
         let text = if self.template { 0 } else { u64::from(self.size) };
         let content = u64::from(self.attachment) * 4 / 3 + text;
         let (body, options) = match self.form() {
@@ -226,7 +226,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "give a time from 1s to 48h, such as 90s, 5m or 1h".to_owned())
 }
 
-#[allow(clippy::ref_option, reason = "as serde wants it")]
+#[allow(clippy::ref_option, reason = "serde passes a reference to the field")]
 fn seconds<S: serde::Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     time.map(|time| time.as_secs()).serialize(serializer)
 }

@@ -77,7 +77,7 @@ async fn database(config: &Config, report: &mut Report) {
     db.close().await;
 }
 
-/// Checks that the database accepts writes: writes about as much as the service in a busy minute, and rolls it back.
+/// Checks that the database accepts writes: writes some megabytes, and rolls back.
 async fn disk(db: &Db, report: &mut Report) {
     match durability::write_probe(db).await {
         Ok(()) => Report::ok("disk", "the database accepts writes"),

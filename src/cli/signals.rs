@@ -1,4 +1,4 @@
-//! SIGTERM and Ctrl-C: the first signal shuts the service down gracefully, the second ends it at once.
+//! SIGTERM and Ctrl-C: the first signal shuts the service down gracefully (`App::stop`), the second ends it at once.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 

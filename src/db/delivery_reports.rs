@@ -1,5 +1,4 @@
-//! Applies DSNs and complaints. A report moves a recipient from one end state to another at most once, and appends an
-//! event in the same transaction.
+//! Applies DSNs and complaints. Each report takes effect at most once, and appends an event in the same transaction.
 //!
 //! A transaction locks only recipients in an end state; for a complaint, also recipients that wait for another attempt,
 //! unless another transaction has locked them. Workers write only recipients that are not in an end state, so the two
@@ -150,7 +149,7 @@ async fn leased(
     Ok(ids.into_iter().collect())
 }
 
-/// The state of a locked recipient.
+/// The state of a recipient that was locked, or that another transaction has locked.
 struct LockedRecipient {
     status: Status,
     attempts: i16,

@@ -29,7 +29,7 @@ pub struct Tally {
     pub canceled: i64,
     /// The connection dropped after the final dot, before the reply.
     pub uncertain: i64,
-    /// Queue rows.
+    /// Queue rows, leased or not.
     pub in_flight: i64,
     /// Queue rows waiting for the first attempt.
     pub queued: i64,

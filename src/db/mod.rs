@@ -2,8 +2,7 @@
 //!
 //! The modules in order, each importing only from those before it: `pool` (connections, errors, time limits), `schema`,
 //! `events`, `suppressions`, `queue`, `lanes`, `messages`, and `group_commit`, which commits messages and outcomes
-//! together. `streams`, `domains`, `keys`, `templates`, `webhooks`, `delivery_reports` and `workers` are not part of this
-//! order.
+//! together. The other modules are not part of this order.
 //!
 //! Each function is one statement or one transaction, with [`Db`]'s time limit (sqlx has none for a connection that no
 //! longer responds) and a tracing span with its name. No transaction waits for SMTP or HTTP.
@@ -52,7 +51,7 @@ pub struct Db {
 /// Options for opening a database.
 #[derive(Debug, Clone, Copy)]
 pub struct DbOptions<'a> {
-    /// A `postgres://` URL; may be a connection pooler in transaction mode if `direct_url` is set.
+    /// A `postgres://` URL; may lead to a connection pooler in transaction mode if `direct_url` is set.
     pub url: &'a str,
     /// The URL of the server itself, used for everything that needs a session (LISTEN, migrations, cached plans).
     pub direct_url: Option<&'a str>,
@@ -60,7 +59,8 @@ pub struct DbOptions<'a> {
     pub max_connections: u32,
     /// Time limit of one call.
     pub timeout: Duration,
-    /// Whether this process is a service and not a command. Services share the server's connections.
+    /// Whether this process is a service and not a command. Services count each other by their application names, to
+    /// divide the server's connections.
     pub is_service: bool,
 }
 
@@ -179,15 +179,15 @@ fn options(url: &str, name: &str) -> Result<PgConnectOptions, DbError> {
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(2)))
 }
 
-/// Adds the settings of connections with a session.
+/// Adds the settings that only connections to the server itself can have, because a pooler drops them.
 fn with_session_settings(options: PgConnectOptions, timeout: Duration) -> PgConnectOptions {
     options.options(pool::session::settings(timeout)).options(pool::session::NETWORK_SETTINGS)
 }
 
-/// Application name of connections in `pg_stat_activity`, except those of a running service.
+/// Application name of connections in `pg_stat_activity`, except a service's direct connections to the server.
 const PROGRAM: &str = "postrider";
 
-/// Returns the application name of this service's connections, which is unique to this process.
+/// Returns the application name of this service's direct connections, which is unique to this process.
 fn service() -> &'static str {
     static NAME: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
         let id = uuid::Uuid::new_v4().simple().to_string();

@@ -5,10 +5,10 @@ use chrono::{DateTime, Utc};
 
 use super::{Db, DbError};
 
-/// Maximum number of lanes, streams and endpoints listed, each.
-const LISTED: i64 = 10;
-/// Maximum number of held recipients counted.
-const COUNTED: i64 = 1_000;
+/// Maximum length of each list.
+const MAX_LISTED: i64 = 10;
+/// Number of held recipients at which counting stops.
+const MAX_COUNTED: i64 = 1_000;
 
 /// A stream or lane that sends nothing.
 #[derive(Debug, Clone)]
@@ -45,7 +45,7 @@ pub struct Overview {
     pub unreachable: Vec<Stopped>,
     /// Recipients held for an operator, counted up to 1,000.
     pub held: i64,
-    /// Earliest due time in lanes that are open, so that nothing should delay the recipient.
+    /// Earliest due time of the recipients that wait in open lanes; nothing should delay these.
     pub oldest_due: Option<DateTime<Utc>>,
     /// Endpoints that are failing or disabled, at most 10.
     pub endpoints: Vec<Endpoint>,
@@ -60,7 +60,7 @@ pub async fn overview(db: &Db, now: DateTime<Utc>) -> Result<Overview, DbError> 
     let unreachable = stopped_lanes(db, "unreachable").await?;
     let held = sqlx::query_scalar!(
         r#"SELECT count(*) AS "held!" FROM (SELECT FROM queue WHERE held IS NOT NULL LIMIT $1) held"#,
-        COUNTED
+        MAX_COUNTED
     );
     let held = db.timed("overview.held", held.fetch_one(&db.pool)).await?;
     Ok(Overview {
@@ -78,7 +78,7 @@ async fn paused_streams(db: &Db) -> Result<Vec<Stopped>, DbError> {
         Stopped,
         r#"SELECT 'stream ' || name AS "name!", paused_at AS "since!", pause_reason AS reason
            FROM streams WHERE paused_at IS NOT NULL ORDER BY paused_at LIMIT $1"#,
-        LISTED
+        MAX_LISTED
     );
     db.timed("overview.streams", query.fetch_all(&db.pool)).await
 }
@@ -93,7 +93,7 @@ async fn stopped_lanes(db: &Db, state: &str) -> Result<Vec<Stopped>, DbError> {
            WHERE CASE $1 WHEN 'paused' THEN paused_at IS NOT NULL ELSE blocked_since IS NOT NULL AND paused_at IS NULL END
            ORDER BY 2 LIMIT $2"#,
         state,
-        LISTED
+        MAX_LISTED
     );
     db.timed("overview.lanes", query.fetch_all(&db.pool)).await
 }
@@ -120,7 +120,7 @@ async fn endpoints(db: &Db) -> Result<Vec<Endpoint>, DbError> {
         r#"SELECT url, coalesce(disabled_at, failing_since) AS "since!", disabled_at IS NOT NULL AS "is_disabled!",
                   coalesce(disabled_reason, last_error) AS reason
            FROM webhook_endpoints WHERE disabled_at IS NOT NULL OR failing_since IS NOT NULL ORDER BY 2 LIMIT $1"#,
-        LISTED
+        MAX_LISTED
     );
     db.timed("overview.endpoints", query.fetch_all(&db.pool)).await
 }

@@ -19,9 +19,9 @@ use crate::domain::sender_domain::dns_records::{
 };
 
 /// The number of records that are checked concurrently.
-const CONCURRENT_QUERIES: usize = 8;
-/// The maximum number of queries of a check. Without it, the domain's owner could cause any number, because records
-/// refer to other records.
+const CONCURRENT_RECORDS: usize = 8;
+/// Number of answered queries after which a check sends no more. Without this limit, the domain's owner could cause any
+/// number of queries, because records refer to other records.
 const MAX_QUERIES: usize = 400;
 /// The maximum number of a return path's mail exchangers that are looked up.
 const MAX_EXCHANGERS: usize = 10;
@@ -33,10 +33,10 @@ pub async fn check(dns: &UncachedResolver, records: Vec<Record>) -> Vec<Finding>
     check_in(dns, records).await
 }
 
-/// Does the same in any zone. Sends no query twice.
+/// Like [`check`], in any zone. Caches the answers for the duration of the check.
 pub(super) async fn check_in<Z: Zone>(zone: &Z, records: Vec<Record>) -> Vec<Finding> {
     let zone = CachingZone { zone, answers: Mutex::default() };
-    stream::iter(records).map(|record| check_record(&zone, record)).buffered(CONCURRENT_QUERIES).collect().await
+    stream::iter(records).map(|record| check_record(&zone, record)).buffered(CONCURRENT_RECORDS).collect().await
 }
 
 async fn check_record<Z: Zone>(zone: &Z, record: Record) -> Finding {
@@ -113,7 +113,7 @@ async fn spf<Z: Zone>(zone: &Z, record: &Record, found: &str) -> SpfEvidence {
     }
 }
 
-/// Returns the domains without an SPF record that a record includes or redirects to.
+/// Returns the domains that a record includes or redirects to, but that have no SPF record.
 async fn without_record<Z: Zone>(zone: &Z, record: &str) -> Vec<String> {
     let mut without_record = Vec::new();
     for target in targets(record).into_iter().filter(|target| !target.contains('%')) {
@@ -124,7 +124,8 @@ async fn without_record<Z: Zone>(zone: &Z, record: &str) -> Vec<String> {
     without_record
 }
 
-/// Returns whether a record lets the sending addresses pass, and fails without an error for other addresses.
+/// Returns whether the record gives `pass` for the sending addresses, and neither `pass` nor `permerror` for an unrelated
+/// address.
 async fn is_acceptable<Z: Zone>(zone: &Z, domain: &str, record: &str, addresses: &[IpAddr]) -> bool {
     for address in addresses {
         if check_host(zone, *address, domain, Some(record)).await.result != SpfResult::Pass {
@@ -135,7 +136,7 @@ async fn is_acceptable<Z: Zone>(zone: &Z, domain: &str, record: &str, addresses:
     !matches!(unrelated, SpfResult::Pass | SpfResult::PermError)
 }
 
-/// Looks up the target of each mail exchanger.
+/// Compares the addresses of each mail exchanger with those of the expected one.
 async fn exchangers<Z: Zone>(zone: &Z, record: &Record, found: &[String]) -> Vec<MxTarget> {
     let host = |value: &str| {
         let host = value.split_whitespace().last().unwrap_or_default();
@@ -178,7 +179,7 @@ struct CachingZone<'z, Z> {
 }
 
 impl<Z: Zone> CachingZone<'_, Z> {
-    /// Returns the cached answer, or an error once the limit is reached.
+    /// Returns the cached answer; for a new query, an error if the limit is reached.
     fn cached(&self, query: &Query) -> Option<CachedAnswer> {
         let answers = self.answers.lock();
         let is_full = answers.len() >= MAX_QUERIES;

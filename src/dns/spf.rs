@@ -1,8 +1,9 @@
 //! `check_host()` of RFC 7208 §4: evaluates an SPF record for an address as a receiver does, and gives the reason for
 //! the result.
 //!
-//! It replaces mail-auth's evaluation, which gives no reason, uses the first of several records, and skips terms that
-//! are errors by §4.6. mail-auth still expands the macros. It sends no more queries than a receiver would.
+//! This module replaces mail-auth's evaluation, which gives no reason, uses the first of several records, and skips
+//! terms that are errors by §4.6. mail-auth is still used to expand macros. An evaluation sends no more queries than a
+//! receiver would.
 
 use std::net::IpAddr;
 use std::pin::Pin;

@@ -1,10 +1,11 @@
-//! Return paths: `b+TOKEN@return-domain`. The address of a bounce identifies the message that it is about, and is
-//! signed as in BATV, so that others cannot forge it (it is the reverse-path of RFC 5321 §3.6.3).
+//! Return paths: `b+TOKEN@return-domain`, the address to which servers send bounces (the reverse-path of RFC 5321
+//! §3.6.3). The return path identifies the message that a bounce is about, and is signed as in BATV, so that others
+//! cannot forge it.
 //!
 //! A token contains the message id, the recipient's position if the envelope has only one recipient, and the day on
 //! which the token was created. An HMAC-SHA-256 of these, truncated to 80 bits (RFC 2104 §5), proves that Postrider
-//! created it. Its 30 bytes are 48 letters of base32, so the local part has 50 of the 64 characters allowed. It is
-//! case-insensitive, because some servers change case. The same token is the envelope id of RFC 3461.
+//! created it. The 30 bytes of a token are 48 letters of base32, so the local part has 50 of the 64 characters allowed.
+//! A token is case-insensitive, because some servers change case. The same token is the envelope id of RFC 3461.
 
 use std::fmt;
 use std::time::Duration;
@@ -275,7 +276,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_accepted(text in any::<String>()) {
+        fn any_other_text_is_rejected(text in any::<String>()) {
             let paths = paths(&["one"]);
             prop_assert!(paths.find(&text, now()).is_err());
             prop_assert!(paths.verify_address(&text, now()).is_err());

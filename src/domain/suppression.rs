@@ -1,7 +1,8 @@
 //! Suppressions: addresses to which no messages are sent, with the reason and the expiry.
 //!
 //! An entry applies to all messages of its tenant or to those of one stream. It is looked up by [`AddressKey`] when a
-//! message is accepted and again when a recipient is claimed. A temporary failure never creates an entry.
+//! message is accepted, and again when a recipient is claimed or its message is handed off directly. A temporary
+//! failure never creates an entry.
 
 use std::fmt;
 use std::str::FromStr;

@@ -139,15 +139,16 @@ fn by_token(
     Err(worst)
 }
 
-/// Returns the message named by its Message-ID, if the caller has an admin key. A forged or expired return path is
-/// ignored, because the key vouches for the report. Of several messages with the same Message-ID, none is meant.
+/// Returns the message with the Message-ID in the report, if the caller has an admin key. A forged or expired return
+/// path is ignored, because the key vouches for the report. A Message-ID that several messages have identifies none of
+/// them.
 async fn by_message_id(db: &Db, origin: &Origin<'_>, report: &Report) -> Result<Option<MessageId>, DbError> {
     let (Origin::Key { tenant, .. }, Some(id)) = (origin, report.original_message_id.as_deref()) else {
         return Ok(None);
     };
     let found = message_ids::find(db, *tenant, id).await?;
     let only = <[Uuid; 1]>::try_from(found).ok().map(|[id]| MessageId(id));
-    // Some servers change the domain.
+    // Some servers change the domain of a Message-ID; the message id before the `@` still identifies the message.
     Ok(only.or_else(|| derived_from(id)))
 }
 

@@ -8,15 +8,15 @@ use crate::domain::address::Address;
 use crate::domain::bounce::report::{Action, ReportedRecipient};
 use crate::domain::delivery::Status;
 
-/// Maximum number of reported recipients that are matched, which is the maximum of a message.
+/// Maximum number of reported recipients that are matched: as many as a message may have.
 const MAX_MATCHED: usize = 1_000;
 
 /// Returns, for each reported recipient, the index of the matching recipient of the message. Each recipient is matched
 /// once, to the most severe report.
 ///
-/// A return path that identifies a recipient matches only that one, even if the message was forwarded to another
-/// address. Otherwise the addresses decide; if the report and the message have one recipient each, these match. A
-/// Message-ID is not secret, so with it the address must match.
+/// A return path that identifies a recipient never matches another one. If the report names one recipient, and can be
+/// about only one recipient of the message, these match whatever their addresses are, because the message may have been
+/// forwarded. In all other cases the addresses decide. A Message-ID is not secret, so with it the address must match.
 pub(super) fn match_recipients(reported: &[ReportedRecipient], found: &FoundMessage) -> Vec<Option<usize>> {
     let only = only_candidate(found).is_some() && found.basis != Basis::MessageId && reported.len() == 1;
     let candidates = Index::new(found);
@@ -110,7 +110,8 @@ impl Index {
         candidates
     }
 
-    /// Returns the index of a reported recipient. The original address is tried before the final one.
+    /// Returns the index of the recipient that a reported recipient matches. The original address is tried before the
+    /// final one.
     fn find(&self, one: &ReportedRecipient) -> Option<usize> {
         let addresses = [one.original.as_deref(), Some(one.recipient.as_str())].into_iter().flatten();
         let addresses: Vec<Address> = addresses.filter_map(|text| without_brackets(text).parse().ok()).collect();

@@ -85,12 +85,12 @@ pub struct LocalWorker {
     pub outcomes: PendingOutcomes,
     /// The newest claims of the recipients that it has in flight.
     pub claims: Arc<dyn NewestClaims>,
-    /// Receives new messages while it exists. It is held weakly, because the writers end after the worker.
+    /// Receives new messages while it exists. It is held weakly, because the writers outlive the worker.
     pub consumer: Weak<dyn DirectConsumer>,
 }
 
-/// Creates the channel of a worker's outcomes. The writers end, and with them the channel of recorded batches, when the
-/// [`Outcomes`] have been dropped.
+/// Creates the channel of a worker's outcomes. The writers end when the [`Outcomes`] and the [`GroupCommit`] have been
+/// dropped; the channel of recorded batches then closes.
 pub fn outcomes() -> (Arc<Outcomes>, PendingOutcomes) {
     let (finished, outcomes) = async_channel::unbounded();
     let (record, recorded) = async_channel::unbounded();
@@ -146,8 +146,8 @@ struct Signals {
 }
 
 impl Signals {
-    /// Updates outcomes to the newest claims: a worker may have claimed a recipient again while it still had it in
-    /// flight, and an outcome with the older claim would change nothing.
+    /// Updates outcomes to the newest claims: a worker may have claimed a recipient again while the recipient was still
+    /// in flight, and an outcome with the older claim would change nothing.
     fn adopt_claims(&self, outcomes: &mut [Finished]) {
         if let Some(claims) = &self.claims {
             for finished in outcomes {
@@ -195,7 +195,7 @@ impl GroupCommit {
         Arc::new(Self { accepted, batches, signals })
     }
 
-    /// Returns whether a worker is offered new messages (direct handoff).
+    /// Returns whether new messages are offered to a worker (direct handoff).
     pub fn has_consumer(&self) -> bool {
         self.signals.consumer().is_some()
     }

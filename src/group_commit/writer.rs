@@ -26,7 +26,7 @@ const MIN_OUTCOME_INTERVAL: Duration = Duration::from_millis(10);
 /// Maximum number of messages, and of outcomes, per transaction. Measured: 1,024 gain nothing over 256 and cost four
 /// times the latency.
 const MAX_GROUP: usize = 256;
-/// The messages of one transaction; their bytes are those of text, HTML and headers.
+/// Limit of the messages of one transaction; their bytes are those of text, HTML and headers.
 pub(super) static BATCH_LIMIT: BatchLimit<MessageInsert> =
     BatchLimit { items: MAX_GROUP, bytes: 4 << 20, size: |insert| insert.message.size() };
 
@@ -202,7 +202,7 @@ impl Writer {
 
     fn record(&self, batch: Vec<Finished>, counted: Result<usize, Arc<DbError>>) {
         if !batch.is_empty() {
-            // The channel is unbounded. If it is closed, no receiver is interested any more.
+            // The channel is unbounded. If it is closed, the receiver has ended and needs no result.
             let _ = self.cx.recorded.try_send(Recorded { batch, counted });
         }
     }
@@ -251,8 +251,8 @@ fn is_refused(failed: &CommitError) -> bool {
     matches!(failed.error, DbError::Refused { .. }) && !failed.may_be_done
 }
 
-/// Reports to callers and the worker that these messages were not committed, or that this is unknown. Returns the
-/// error.
+/// Reports to callers and the worker that these messages were not committed, or that it is unknown whether they were.
+/// Returns the error.
 fn report_failure(
     signals: &Signals,
     inserts: Vec<MessageInsert>,

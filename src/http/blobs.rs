@@ -96,7 +96,7 @@ async fn receive(
     while let Some(bytes) = body.next().await? {
         upload.write(&bytes).await?;
     }
-    // A body may take hours to arrive; the key may have been revoked in the meantime.
+    // A body may take a long time to arrive; the key may have been revoked in the meantime.
     api.keys.recheck(headers).await
 }
 

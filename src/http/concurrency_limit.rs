@@ -26,8 +26,8 @@ pub(super) const SLOW_QUERIES: LimitSettings = LimitSettings {
     refusal: "Too many slow queries at once. Retry the request, or narrow the query.",
 };
 
-/// The limit for compiling and rendering templates, which keep a processor busy for up to 100 ms, and those of a batch for
-/// some seconds.
+/// The limit for compiling and rendering templates. One template keeps a processor busy for up to 100 ms, the templates
+/// of a batch for some seconds.
 pub(super) const RENDERS: LimitSettings = LimitSettings {
     total: 8,
     per_key: 6,
@@ -35,7 +35,7 @@ pub(super) const RENDERS: LimitSettings = LimitSettings {
     refusal: "Too many templates are being rendered at once. Nothing was changed; retry the request.",
 };
 
-/// How many renders a batch counts as: two batches may run at once, also with the same key. They may render 64 MiB each.
+/// How many renders a batch counts as: two batches may run at once, even with the same key. Each may render 64 MiB.
 pub(super) const RENDERS_OF_BATCH: u32 = 3;
 
 /// The limit for requests whose duration the client decides: event streams, long polls and exports.

@@ -121,7 +121,7 @@ impl Reservation {
         granted
     }
 
-    /// Releases all bytes beyond `to`, and reduces the need to it.
+    /// Releases all bytes beyond `to`, and reduces the need to at most `to`.
     pub(super) fn shrink(&self, to: u64) {
         self.change(|holder| {
             holder.reserved = holder.reserved.min(to);

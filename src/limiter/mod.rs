@@ -1,10 +1,10 @@
 //! Limits on concurrency.
 //!
-//! - [`KeyedSemaphore`]: in total and per key, so that one key cannot use up everything;
-//! - [`ReservedSemaphore`]: with a part that only urgent users may use;
+//! - [`KeyedSemaphore`]: limits permits in total and per key, so that one key cannot use up everything;
+//! - [`ReservedSemaphore`]: reserves a part of the permits for urgent users;
 //! - [`peers`]: counts the connections of each client.
 //!
-//! All of them serve waiting callers in the order of their arrival.
+//! Both semaphores serve waiting callers in the order of their arrival.
 
 mod keyed;
 pub mod peers;

@@ -1,4 +1,4 @@
-//! Limits a log line that clients can cause to one per minute, which carries the number of occurrences.
+//! Limits a log line that may occur often to one per minute, with the number of occurrences.
 
 use std::time::Duration;
 

@@ -175,7 +175,7 @@ impl<'s> Work<'s> {
     fn body(&mut self, part: Part, source: Option<&'s String>) -> Option<&'s str> {
         let source = source.map(String::as_str).filter(|source| !source.trim().is_empty())?;
         if source.len() > MAX_SOURCE {
-            let message = format!("`{}` has at most {MAX_SOURCE} bytes, but this has {}", part.name(), source.len());
+            let message = format!("`{}` must have at most {MAX_SOURCE} bytes, but has {}", part.name(), source.len());
             self.faults.push(part.pointer(), Code::TooLarge, message);
             return None;
         }

@@ -1,4 +1,4 @@
-//! Limits of templates, of their variables and of what they produce.
+//! Limits of templates, of their variables and of what they produce. Limits of a single step are next to its code.
 
 /// Maximum size of each of `html` and `text` of a template or layout, in bytes.
 pub const MAX_SOURCE: usize = 512 * 1024;

@@ -27,7 +27,7 @@ pub struct Program {
     is_text_derived: bool,
     from: Option<Template>,
     reply_to: Vec<Template>,
-    /// What rendering the bodies takes.
+    /// The estimated cost of rendering the bodies.
     effort: Effort,
 }
 
@@ -68,9 +68,9 @@ pub struct Rendered {
     /// Addresses of the `Reply-To` header, without control characters. Not checked to be addresses. Empty ones are left
     /// out.
     pub reply_to: Vec<String>,
-    /// The size of the HTML and the text, in bytes. What [`Program::verify`] returns is an upper limit of it.
+    /// The size of the HTML and the text, in bytes. [`Program::verify`] returns an upper limit.
     pub size: usize,
-    /// The fuel used; each part may use [`FUEL`], and all together twice as much.
+    /// The fuel used. Each part may use [`FUEL`], and all parts together twice as much.
     pub fuel: u64,
 }
 
@@ -82,18 +82,19 @@ struct Meter {
     fuel: u64,
 }
 
-/// Fuel of all parts together.
+/// Maximum fuel of all parts together.
 const TOTAL_FUEL: u64 = 2 * FUEL;
-/// The largest programs that are cheap: statements and expressions, and bytes of text.
+/// Maximum number of statements and expressions of a cheap program.
 const CHEAP_STEPS: usize = 1_000;
+/// Maximum size of the text of a cheap program, in bytes.
 const CHEAP_TEXT: usize = 128 * 1024;
 /// Maximum size of a body that is rendered quickly, in bytes.
 const QUICK_OUTPUT: usize = 256 * 1024;
 
 impl Program {
-    /// Parses a compiled template. Fails only for one that [`compile`](super::compile()) did not return.
+    /// Parses a compiled template. Does not fail for a template that [`compile`](super::compile()) returned.
     ///
-    /// Takes up to some milliseconds, on a thread of its own: call it on a blocking thread, and keep the result in a
+    /// Takes up to a few milliseconds, on a separate thread: call it on a blocking thread, and keep the result in a
     /// [`ProgramCache`](super::ProgramCache).
     pub fn new(compiled: &Compiled) -> Result<Self, Vec<Fault>> {
         thread::run(|| Self::parse(compiled)).map_err(|fault| vec![fault])?
@@ -146,8 +147,8 @@ impl Program {
         self.from.is_some()
     }
 
-    /// Checks the variables of a message: required ones, types, lengths and total size. Returns all faults at once, with
-    /// pointers `/variables/NAME`, which the caller prefixes with `/template`. Takes microseconds.
+    /// Checks the variables of a message: required ones, types, lengths and total size. Returns all faults at once,
+    /// with pointers `/variables/NAME`, which the caller prefixes with `/template`. Takes microseconds.
     pub fn check(&self, variables: &Map<String, Value>) -> Result<Checked, Vec<Fault>> {
         let mut faults = Faults::default();
         let unknown = check_values(&self.variables, variables, &mut faults);
@@ -175,8 +176,8 @@ impl Program {
     /// Renders a message. The same input always gives the same result.
     ///
     /// Fails if the fuel or the output limits do not suffice, if a filter does not apply to a value or an attribute is
-    /// missing, or if the subject or an address has a control character. The fault's pointer is empty (the caller prefixes
-    /// it with `/template`); its message names the part and the tag.
+    /// missing, if a body contains NUL, or if the subject or an address is too long or has a control character. The
+    /// fault's pointer is empty (the caller prefixes it with `/template`); its message names the part and the tag.
     ///
     /// Takes microseconds for ordinary templates and at most about 100 ms: call it on a blocking thread, unless
     /// [`is_cheap`](Self::is_cheap).
@@ -184,8 +185,8 @@ impl Program {
         self.render_within(Meter { is_quick: false, fuel: 0 }, variables)
     }
 
-    /// Renders a message as [`render`](Self::render) does, but takes at most about a millisecond, so that it may run on an
-    /// asynchronous thread. Returns `None` if that does not suffice, and if rendering fails.
+    /// Renders a message as [`render`](Self::render) does, but takes at most about a millisecond, so that it may run on
+    /// an asynchronous thread. Returns `None` if rendering takes longer or fails.
     pub fn render_quickly(&self, variables: &Checked) -> Option<Rendered> {
         self.render_within(Meter { is_quick: true, fuel: 0 }, variables).ok()
     }
@@ -198,8 +199,8 @@ impl Program {
         Ok(Rendered { html, text, size, ..self.lines(variables, meter)? })
     }
 
-    /// Checks that [`render`](Self::render) will succeed, and renders only what could fail. Returns the parts that become
-    /// header fields, without the bodies. For the recipients of a bulk, which are rendered later.
+    /// Checks that [`render`](Self::render) will succeed, and renders only what could fail. Returns the parts that
+    /// become header fields, without the bodies. Used for the messages of a bulk, whose bodies are rendered later.
     pub fn verify(&self, variables: &Checked) -> Result<Rendered, Fault> {
         let mut meter = Meter { is_quick: false, fuel: 0 };
         let size = match self.max_size(variables) {
@@ -218,8 +219,8 @@ impl Program {
         self.lines(variables, Meter { is_quick: false, fuel: 0 })
     }
 
-    /// Returns the maximum size of the bodies in bytes, if it is certain that they can be rendered: nothing in them fails,
-    /// and they cannot become too large. Otherwise returns `None`.
+    /// Returns the maximum size of the bodies in bytes, if it is certain that they can be rendered: nothing in them
+    /// fails, and they cannot become too large. Otherwise returns `None`.
     fn max_size(&self, variables: &Checked) -> Option<usize> {
         // Escaping makes a text at most six times as long.
         let size =
@@ -242,7 +243,7 @@ impl Program {
         1024 + variables + parts.map(Template::bytes).sum::<usize>()
     }
 
-    /// Renders the subject, the sender and the addresses for replies, after what the meter has measured.
+    /// Renders the subject, the sender and the `Reply-To` addresses. `meter` contains the fuel that the bodies used.
     fn lines(&self, variables: &Checked, mut meter: Meter) -> Result<Rendered, Fault> {
         let mut line = |part: Part, template: &Template| render_line(part, template, variables, &mut meter);
         let subject = self.subject.as_ref().map(|template| line(Part::Subject, template)).transpose()?;
@@ -336,7 +337,7 @@ fn render_line(part: Part, template: &Template, variables: &Checked, meter: &mut
     }
     let length = text.chars().count();
     if length > max {
-        return refused(Code::TooLong, format!("the result has at most {max} characters, but this has {length}"));
+        return refused(Code::TooLong, format!("the result must have at most {max} characters, but has {length}"));
     }
     Ok(text.trim().to_owned())
 }

@@ -10,17 +10,17 @@ use super::layouts::Layouts;
 use super::source::{Source, Variable, VariableType, Warning};
 use super::thread;
 
-/// What there is to say about a template.
+/// The result of validating a template.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// The compiled template, unless there are faults. With [`Program`](super::Program) it can be previewed.
     pub compiled: Option<Compiled>,
     /// Everything that prevents it from being published.
     pub faults: Vec<Fault>,
-    /// What the author should know; includes a warning for each of `unescaped`.
+    /// Warnings for the author, including one for each entry of `unescaped`.
     pub warnings: Vec<Warning>,
-    /// Example values for all variables that the template uses, inferred from how it uses them: an array for what it
-    /// loops over, an object for what it takes attributes of. Defaults of declared variables are used.
+    /// Example values for all variables that the template uses, inferred from their use: an array for a variable that
+    /// it loops over, an object for a variable whose attributes it reads. A declared default is used as the example.
     pub suggested_variables: Map<String, Value>,
     /// Declarations for these variables; those of the source take precedence.
     pub suggested_declarations: Vec<Variable>,
@@ -42,7 +42,7 @@ pub struct UnescapedOutput {
 /// Checks a template. Undeclared variables are faults only if the template declares any variable; otherwise the suggested
 /// declarations are used. `values` show the types of the variables that the template only prints.
 ///
-/// CPU-bound, up to about 100 ms: call it on a blocking thread. It runs on a thread of its own.
+/// Blocks for up to about 100 ms while a separate thread does the work, so call it on a blocking thread.
 pub fn validate(source: &Source, layouts: &Layouts, values: &Map<String, Value>) -> Report {
     let needs_declarations = !source.variables.is_empty();
     match thread::run(|| Work::new(source, layouts, needs_declarations).run()) {
@@ -88,7 +88,8 @@ impl From<(String, usize, usize)> for UnescapedOutput {
     }
 }
 
-/// Returns a declaration for a variable. A text may also be a number or a boolean.
+/// Infers the declaration of a variable. A variable that seems to be a string has the type of its `value` if that is a
+/// number or a boolean, because templates print these in the same way.
 fn inferred(shapes: &Shapes, name: &str, value: Option<&Value>) -> Option<Variable> {
     let declaration = shapes.declaration(name)?;
     let kind = match (declaration.kind, value) {

@@ -124,7 +124,7 @@ fn check_value(variable: &Variable, value: &Value, pointer: &str, faults: &mut F
     };
     if let Some(max) = variable.max_length.filter(|max| length > *max as usize) {
         let (unit, code) = if value.is_array() { ("items", Code::TooMany) } else { ("characters", Code::TooLong) };
-        faults.push(pointer, code, format!("`{}` has at most {max} {unit}, but this has {length}", variable.key));
+        faults.push(pointer, code, format!("`{}` must have at most {max} {unit}, but has {length}", variable.key));
     }
     match problem(value, 0) {
         Some(Problem::Nul) => {
@@ -155,7 +155,7 @@ fn problem(value: &Value, depth: usize) -> Option<Problem> {
     }
 }
 
-/// Returns about the size of a value as JSON, in bytes. The caller bounds the depth.
+/// Returns the approximate size of a value as JSON, in bytes. The caller bounds the depth.
 fn size(value: &Value) -> usize {
     match value {
         Value::Null | Value::Bool(_) => 5,
@@ -172,7 +172,7 @@ pub(super) fn check_values(variables: &[Variable], values: &Map<String, Value>, 
     let is_deep = values.values().any(|value| matches!(problem(value, 0), Some(Problem::Depth)));
     let total = if is_deep { 0 } else { values.iter().map(|(key, value)| key.len() + size(value)).sum::<usize>() };
     if total > MAX_VALUES {
-        let message = format!("the variables of a message have at most {MAX_VALUES} bytes, but these have {total}");
+        let message = format!("the variables of a message must have at most {MAX_VALUES} bytes, but have {total}");
         faults.push("/variables", Code::TooLarge, message);
         return Vec::new();
     }
@@ -191,7 +191,7 @@ pub(super) fn check_values(variables: &[Variable], values: &Map<String, Value>, 
     values.keys().filter(|key| !is_declared(key)).cloned().collect()
 }
 
-/// Returns a value for the engine.
+/// Converts a value for the template engine.
 pub(super) fn engine_value(value: &Value) -> minijinja::Value {
     match value {
         Value::Null => minijinja::Value::from(()),
@@ -219,7 +219,7 @@ pub(super) fn text(value: &Value) -> String {
     }
 }
 
-/// Returns a value that fits a declaration.
+/// Returns an example value that fits a declaration.
 pub(super) fn example(variable: &Variable) -> Value {
     match variable.kind {
         VariableType::String => {

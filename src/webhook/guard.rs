@@ -54,7 +54,7 @@ pub enum Denied {
         ip: IpAddr,
     },
     /// The address is public and the URL has no TLS.
-    #[error("{host} is at {ip}, a public address: it needs https://, or only `webhooks.allow` can permit http://")]
+    #[error("{host} is at {ip}, a public address: use https://; only `webhooks.allow` can permit http://")]
     Unencrypted {
         /// Host as in the URL.
         host: String,

@@ -91,7 +91,7 @@ impl ClaimLoop {
                 () = tokio::time::sleep(pause) => {}
             }
             if !is_idle {
-                // Recipients are released all the time.
+                // A busy worker releases recipients all the time, and each release ends the wait above.
                 tokio::time::sleep_until(started + MIN_CLAIM_INTERVAL).await;
             }
         }

@@ -19,9 +19,9 @@ async fn detail_of_one_fault_names_its_place() {
             "`/attachments/0/cid`: unknown field; ",
         ),
     ] {
-        let answer = app.post("/v1/messages", &message(fields)).await;
-        assert!(answer.body["detail"].as_str().unwrap().starts_with(detail), "{detail}: {}", answer.body);
-        assert_eq!(answer.body["errors"].as_array().unwrap().len(), 1);
+        let response = app.post("/v1/messages", &message(fields)).await;
+        assert!(response.body["detail"].as_str().unwrap().starts_with(detail), "{detail}: {}", response.body);
+        assert_eq!(response.body["errors"].as_array().unwrap().len(), 1);
     }
     let query = app.get("/v1/messages?limit=0").await;
     assert_eq!(query.body["detail"], "`limit`: Pass a number from 1 to 100.");
@@ -65,9 +65,9 @@ async fn an_unknown_parameter_is_told_the_known_ones() {
             let id = if path.starts_with("/v1/webhooks") { hook.as_str().unwrap() } else { &id };
             let path = path.replace("/lanes/{id}", "/lanes/lane_1").replace("{id}", id);
             let path = path.replace("{address}", "ann@example.test") + "?zzzzzzzz=1";
-            let answer = ApiResponse::to(app.request(method.clone(), &path).json(&message(json!({})))).await;
-            assert_eq!(answer.faults(), [("zzzzzzzz", "unknown_field")], "{method} {path}: {}", answer.body);
-            assert_eq!(known(answer.body["errors"][0]["message"].as_str().unwrap()), names, "{method} {path}");
+            let response = ApiResponse::to(app.request(method.clone(), &path).json(&message(json!({})))).await;
+            assert_eq!(response.faults(), [("zzzzzzzz", "unknown_field")], "{method} {path}: {}", response.body);
+            assert_eq!(known(response.body["errors"][0]["message"].as_str().unwrap()), names, "{method} {path}");
             checked += 1;
         }
     }

@@ -1,4 +1,5 @@
-//! Events, bounces and error codes as the OpenAPI document and the documentation list them, against the service.
+//! Compares the events, bounces and error codes in the OpenAPI document and in the documentation with those of the
+//! service.
 
 use std::collections::BTreeSet;
 

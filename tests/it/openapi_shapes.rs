@@ -56,7 +56,7 @@ const TOO_GENERAL: &[&str] = &[
     "Warning",
 ];
 
-/// Visits every object in the document, with its place.
+/// Visits every object in the document, with its path.
 fn walk(value: &Value, at: &str, visit: &mut impl FnMut(&Map<String, Value>, &str)) {
     match value {
         Value::Object(object) => {

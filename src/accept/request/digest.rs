@@ -1,5 +1,6 @@
 //! Computes the digest of a parsed request, by which requests with the same `Idempotency-Key` are compared. The order
-//! of names, white space, escapes and `null` (which equals a missing field) do not matter; everything else does.
+//! of names, white space, escapes and fields that are `null` (which equal missing ones) do not matter; everything else
+//! does.
 
 use std::borrow::Cow;
 

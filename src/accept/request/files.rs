@@ -1,7 +1,7 @@
 //! Files that attachments refer to instead of containing them: uploaded blobs (`sha256`), and the file parts of a form
 //! (`part`).
 //!
-//! Which blobs exist is known only to the database, so a request that refers to blobs is parsed twice: the first time,
+//! Only the database knows which blobs exist, so a request that refers to blobs is parsed twice: the first time,
 //! [`check`] returns the digests to look up.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -63,7 +63,7 @@ pub fn digest(text: &str) -> Option<String> {
 pub(super) struct UnusedParts<'f>(BTreeSet<&'f str>);
 
 impl<'f> UnusedParts<'f> {
-    /// Returns all parts of a form; none of another request.
+    /// Returns all parts of a form. A request that is not a form has none.
     pub(super) fn new(files: &'f Files) -> Self {
         Self(files.parts.iter().flat_map(BTreeMap::keys).map(String::as_str).collect())
     }
@@ -88,8 +88,8 @@ impl<'f> UnusedParts<'f> {
     }
 }
 
-/// Adds a fault for each part of a form that no attachment refers to. Fails if blobs must be looked up first. To be
-/// called with the whole body, before it is parsed.
+/// Adds a fault for each part of a form that no attachment refers to. Fails if blobs must be looked up first. Must be
+/// called with the whole body, before its fields are taken out.
 pub fn check(value: &Value<'_>, files: &Files, faults: &mut Faults) -> Result<(), Rejection> {
     if files.blobs.is_none() {
         let digests = digests(value);

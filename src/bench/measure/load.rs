@@ -28,9 +28,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The result of the load.
 #[derive(Debug, Default)]
 pub(in crate::bench) struct LoadResult {
-    /// The numbers of the messages that were answered 202.
+    /// The numbers of the messages that were accepted with 202.
     pub accepted: NumberSet,
-    /// The number of messages that were answered 202.
+    /// The number of messages that were accepted with 202.
     pub count: u64,
     /// Times from the first byte sent to the complete response, of accepted requests.
     pub latency: Histogram,
@@ -105,7 +105,7 @@ impl Load {
         Ok(Self { accepted, stop, done })
     }
 
-    /// Returns the number of messages answered 202 so far.
+    /// Returns the number of messages accepted with 202 so far.
     pub(in crate::bench) fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
     }

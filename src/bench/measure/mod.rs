@@ -32,7 +32,7 @@ use report::Report;
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Pause between two messages while the service is idle.
 const PAUSE: Duration = Duration::from_millis(30);
-/// Time limit for the arrival of one of these messages.
+/// Time limit for the arrival of a message that is sent while the service is idle.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit for recording the outcomes once all messages have arrived.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,14 +59,13 @@ pub(super) struct Measured {
     pub load: LoadResult,
     pub seen: Option<NumberSet>,
     pub settled: bool,
-    /// When all outcomes were recorded, since boot.
+    /// When the wait for the outcomes ended, since boot.
     pub ended: Duration,
     pub seconds: Vec<Second>,
     pub machine: Machine,
     pub backlog: u64,
 }
 
-/// Runs the measurement.
 pub(super) async fn measure(options: &Options, stage: &mut Stage) -> Result<Report, BenchError> {
     let first = server(&stage.db).await.doing("query the database")?;
     let own = options.database_url.is_none().then(|| stage.scratch.postgres());

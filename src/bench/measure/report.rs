@@ -14,7 +14,7 @@ use crate::bench::progress::{Second, grouped};
 /// The results of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Messages answered 202 per second, from the first request to the last response.
+    /// Messages accepted with 202 per second, from the first request to the last response.
     accept_per_s: f64,
     /// Time from the first byte of a request to the last byte of its response, in ms: the median.
     accept_p50_ms: Option<f64>,
@@ -41,7 +41,7 @@ pub struct Report {
     /// Time from the 202 to the first byte at the sink, for messages sent one at a time, in ms: the median.
     idle_first_byte_p50_ms: Option<f64>,
     idle_first_byte_max_ms: Option<f64>,
-    /// Messages answered 202.
+    /// Messages accepted with 202.
     accepted: u64,
     /// Recipients whose message arrived.
     arrived: Option<u64>,

@@ -9,8 +9,8 @@ use std::process::{Child, Command, Stdio};
 use crate::bench::BenchError;
 use crate::bench::error::Doing as _;
 
-/// The shell script that removes the directory `$1`. If started as root, Postgres's files may be elsewhere, and the
-/// directory then has a link to them.
+/// The shell script that removes the directory `$1`. If the bench runs as root, the files of Postgres may be elsewhere,
+/// and the directory then has a link to them.
 const SWEEPER: &str = r#"
 read -r _
 tries=0
@@ -26,7 +26,7 @@ fn make(parent: &Path, path: &Path) -> std::io::Result<PathBuf> {
     fs::create_dir_all(parent)?;
     fs::create_dir(path)?;
     let path = path.canonicalize()?;
-    // If started as root, Postgres runs as another user, who must be able to enter the directory.
+    // If the bench runs as root, Postgres runs as another user, who must be able to enter the directory.
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     Ok(path)
 }
@@ -55,12 +55,11 @@ impl Scratch {
         Ok(Self { path, sweeper })
     }
 
-    /// The path of the directory.
     pub(in crate::bench) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The directory for Postgres.
+    /// Returns the directory for Postgres.
     pub(in crate::bench) fn postgres(&self) -> PathBuf {
         self.path.join("postgres")
     }

@@ -18,7 +18,8 @@ use crate::db::bench::{DatabaseContents, bulks_are_expanded, contents};
 use crate::dev::postgres::{self, Postgres};
 use crate::domain::id::{MessageId, TenantId};
 
-/// The number of messages that are first sent one at a time, while the service is idle. The numbers of the load follow.
+/// The number of messages that are first sent one at a time, while the service is idle. The messages of the load are
+/// numbered after these.
 pub(in crate::bench) const IDLE_MESSAGES: u64 = 30;
 /// Time limit of a database call.
 const CALL_TIMEOUT: Duration = Duration::from_mins(2);
@@ -80,7 +81,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Stops all parts in the order that loses no message, and removes the temporary directory.
+    /// Stops all parts in an order that loses no message, and removes the temporary directory.
     pub(in crate::bench) async fn tear_down(self) -> Result<(), BenchError> {
         for service in self.services {
             service.stop().await;
@@ -124,7 +125,8 @@ fn check_disk(options: &Options, scratch: &Scratch) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// Refuses a database in which messages of others wait, and without `--yes` a database that contains any messages.
+/// Refuses a database in which messages other than the backlog's are queued, and without `--yes` a database that
+/// contains any messages.
 async fn check_database(db: &Db, options: &Options) -> Result<DatabaseContents, BenchError> {
     let existing = contents(db, TenantId::DEFAULT, backlog::STREAM).await;
     let doing = "read what the database contains";

@@ -8,7 +8,7 @@ use crate::bench::client::mail::{self, Recipient};
 use crate::bench::seen::NumberSet;
 use crate::clock::Uptime;
 
-/// The counts, shared by all sessions of the one thread.
+/// The counts, shared by all sessions of the sink's only thread.
 #[derive(Debug)]
 pub(super) struct Tally {
     args: Args,
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn number_of_a_message_of_a_bulk_is_that_of_its_recipient() {
+    fn number_of_a_bulk_message_is_read_from_its_to_header() {
         let (tally, recipient) = (tally(1), |number| [Recipient::Numbered { number, position: 0 }]);
         let head = b"Subject: Bench\r\nTo: n0000000004.000@d00000.bench.test\r\n";
         tally.record(head, &recipient(4), Duration::ZERO);

@@ -16,10 +16,11 @@ pub struct Database {
     /// A direct connection to the same server, if `url` goes through a connection pooler in transaction mode. Prepared
     /// statements, LISTEN and migrations use it.
     pub direct_url: Option<SecretUrl>,
-    /// Maximum number of connections of the API, and of the worker, of this process, 2–1000. Lowered if the server
-    /// allows fewer.
+    /// Maximum number of connections of this process, for the API and for the worker each, 2–1000. Lowered if the
+    /// server allows fewer.
     pub max_connections: u32,
-    /// Timeout of a database call, 100ms–10m. A call to a database that does not respond at all fails after half of it.
+    /// Timeout of a database call, 100ms–10m. A call to a database that does not respond at all fails after half
+    /// of this time.
     #[serde(with = "crate::config::values::duration")]
     pub timeout: Duration,
 }

@@ -10,8 +10,8 @@ use crate::config::values::range::within_time;
 /// Settings of the return path, which is the address in MAIL FROM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReturnPath {
-    /// The domain of signed return paths. Its MX is `inbound.listen`, or a server that posts messages to `/v1/inbound`.
-    /// Without it, bounces go to the sender's address. Needs `secret_key`.
+    /// The domain of signed return paths. Its MX record must lead to `inbound.listen`, or to a server that posts
+    /// messages to `/v1/inbound`. Without a domain, bounces go to the sender's address. Needs `secret_key`.
     pub domain: Option<String>,
     /// Whether each recipient of a message gets a separate SMTP transaction, with a return path that identifies the
     /// recipient. Without it, the recipients of one transaction share a return path, and any of them can forge a bounce

@@ -1,6 +1,6 @@
 //! Durations in human-readable form: `90s`, `5m`, `1h30m`, `3d`, `250ms`. A bare number is in seconds.
 //!
-//! For use as `#[serde(with = "super::duration")]`, and `duration::list` for a `Vec`.
+//! For use as `#[serde(with = "crate::config::values::duration")]`, with `::list` appended for a `Vec`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -29,7 +29,7 @@ impl FromStr for Human {
     }
 }
 
-/// Parses a duration outside of the configuration.
+/// Parses a duration, for use outside of the configuration.
 pub fn duration(text: &str) -> Option<Duration> {
     text.parse::<Human>().ok().map(|human| human.0)
 }

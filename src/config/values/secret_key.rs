@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone)]
 pub struct SecretKey(SecretString);
 
-/// Minimum length in characters: 24 random bytes in base64.
+/// Minimum length in bytes: that of 24 random bytes in base64.
 const MIN_LENGTH: usize = 32;
 
 impl SecretKey {

@@ -1,5 +1,5 @@
-//! The event feed of a tenant, in order of `seq`. Event numbers become visible in order (`event_counters`), so a reader
-//! that has read one event can read no lower number later.
+//! The event feed of a tenant, in order of `seq`. Event numbers become visible in order (`event_counters`), so no event
+//! appears later whose number is lower than one that was already read.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;

@@ -1,6 +1,6 @@
 //! Dedicated lanes. On a relay route, the domains of a stream share one lane. A domain gets a dedicated lane when a
-//! relay throttles it, or when an operator limits or pauses it. When none of this applies any more, its messages use
-//! the shared lane again.
+//! relay throttles it, or when an operator limits or pauses it. When none of this applies any more, and the dedicated
+//! lane is not unreachable either, the domain's messages use the shared lane again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ impl DedicatedLanes {
         self.cache.get_or_load(&(), Instant::now(), || all(&self.db)).await
     }
 
-    /// Clears the cache, because a lane was just created.
+    /// Clears the cache. To be called after a lane was created.
     pub fn forget(&self) {
         self.cache.clear();
     }

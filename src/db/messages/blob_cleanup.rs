@@ -2,8 +2,9 @@
 //! same time.
 //!
 //! A step locks some blobs whose check is due, and then, in later statements, which see everything that was committed
-//! before the locks were granted, looks for references. A request that begins to use such a blob waits for the lock and
-//! then no longer finds the blob; one that has begun has updated `used_at`, so the blob is kept.
+//! before the locks were granted, looks for references. From then on, a request that starts to use such a blob waits
+//! for the lock, and does not find the blob if it was deleted. A request that started earlier has updated `used_at`, so
+//! the blob is kept.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -24,7 +25,7 @@ const MAX_STEPS: usize = 200;
 /// A reference whose content is missing counts for this long: its message may not be committed yet.
 const COMMIT_TIME: TimeDelta = TimeDelta::days(1);
 
-/// Deleted blobs.
+/// The number and the size of deleted blobs.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct RemovedBlobs {
     /// Number of blobs.
@@ -33,7 +34,7 @@ pub struct RemovedBlobs {
     pub bytes: u64,
 }
 
-/// Blobs as columns, in the same order.
+/// The keys of blobs, as columns in the same order.
 #[derive(Debug, Default)]
 struct Keys {
     tenants: Vec<Uuid>,
@@ -91,7 +92,7 @@ async fn lock_due(tx: &mut PgConnection, now: DateTime<Utc>) -> Result<Keys, sql
     Ok(Keys { tenants, digests })
 }
 
-/// Postpones the checks of blobs that were used recently until they could be unused.
+/// Postpones the checks of blobs that were used recently to the earliest time at which they can count as unused.
 async fn postpone_used(
     tx: &mut PgConnection,
     keys: &Keys,
@@ -112,8 +113,8 @@ async fn postpone_used(
     .map(|_| ())
 }
 
-/// Deletes references whose content is missing, among the newest of each blob. Returns the blobs of which all of these
-/// were deleted, so that there may be more.
+/// Deletes references whose content is missing, among the newest of each blob. Returns the blobs for which every
+/// examined reference was deleted; they may have more dead references.
 async fn remove_dead_references(tx: &mut PgConnection, keys: &Keys, now: DateTime<Utc>) -> Result<Keys, sqlx::Error> {
     let dead = sqlx::query!(
         r#"DELETE FROM blob_references r USING (
@@ -142,7 +143,7 @@ async fn remove_dead_references(tx: &mut PgConnection, keys: &Keys, now: DateTim
     Ok(Keys { tenants, digests })
 }
 
-/// Deletes those of these blobs that are unused, and turns their chunks into expired uploads.
+/// Deletes the unused blobs among these, and turns their chunks into expired uploads.
 async fn remove(
     tx: &mut PgConnection,
     keys: &Keys,

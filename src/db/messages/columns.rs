@@ -10,13 +10,13 @@ pub(in crate::db) fn headers(headers: &[Header]) -> Value {
     json!(headers)
 }
 
-/// `contents.attachments`: `[{"filename", "content_type", "content_id", "sha256", "size"}]`, and `role` unless it is a
-/// file.
+/// `contents.attachments`: `[{"filename", "content_type", "content_id", "sha256", "size"}]`, with `role` for
+/// attachments that are not files.
 pub(in crate::db) fn attachments<'a>(attachments: impl IntoIterator<Item = &'a Attachment>) -> Value {
     attachments.into_iter().map(|attachment| json!(attachment)).collect()
 }
 
-/// The same, of a new message.
+/// `contents.attachments` of a new message.
 pub(in crate::db) fn attachments_of(message: &NewMessage) -> Value {
     attachments(message.attachments.iter().map(|attachment| &attachment.description))
 }

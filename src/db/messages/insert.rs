@@ -2,7 +2,7 @@
 //! responds with 202 after the transaction ([`crate::db::group_commit`]) has committed.
 
 pub mod batch;
-pub(in crate::db) mod keys;
+pub(in crate::db) mod idempotency_keys;
 mod rows;
 
 use std::collections::{HashMap, HashSet};
@@ -117,7 +117,7 @@ pub(in crate::db) async fn store<'a>(
     group: &'a [MessageInsert],
     now: DateTime<Utc>,
 ) -> Result<Inserted<'a>, sqlx::Error> {
-    let results = keys::claim_for_messages(connection, group, now).await?;
+    let results = idempotency_keys::claim_for_messages(connection, group, now).await?;
     insert_new(connection, &group.iter().collect::<Vec<_>>(), results, now).await
 }
 

@@ -35,7 +35,7 @@ pub(super) async fn insert(connection: &mut PgConnection, group: &[&MessageInser
 
 /// Returns the messages with this Message-ID, with or without angle brackets.
 pub async fn find(db: &Db, tenant: TenantId, message_id: &str) -> Result<Vec<Uuid>, DbError> {
-    // No message has such an id, and Postgres refuses NUL in a parameter.
+    // No Message-ID contains NUL, and Postgres refuses NUL in a parameter.
     if message_id.contains('\0') {
         return Ok(Vec::new());
     }
@@ -53,18 +53,19 @@ pub async fn find(db: &Db, tenant: TenantId, message_id: &str) -> Result<Vec<Uui
     db.timed("messages.by_message_id", query.fetch_all(&db.pool)).await
 }
 
-/// A message that another one replies to.
+/// The message to which a new message replies.
 #[derive(Debug, Clone)]
 pub struct ParentRow {
     /// The sender's address.
     pub from_address: String,
-    /// The Message-ID in its finished MIME.
+    /// The Message-ID in its finished MIME; `None` if the Message-ID is derived from the message's id.
     pub internet_message_id: Option<String>,
-    /// Custom headers, `[{"name", "value"}]`; of finished MIME only those that matter here.
+    /// Custom headers, `[{"name", "value"}]`; of finished MIME only those for threads and
+    /// unsubscribe links.
     pub headers: Option<Value>,
 }
 
-/// Returns what a reply to a message needs to know about it.
+/// Returns the fields of a message from which the headers of a reply are made.
 pub async fn parent(db: &Db, tenant: TenantId, id: MessageId) -> Result<Option<ParentRow>, DbError> {
     let query = sqlx::query_as!(
         ParentRow,

@@ -1,10 +1,9 @@
 //! Circuit breaker of the database, so that calls fail at once during an outage instead of waiting for their timeouts.
 //!
-//! A call trips it if it gets no response for a while and no other call gets one either: then a task probes the
+//! A call trips the breaker if neither it nor any other call gets a response for a while: a task then probes the
 //! database with a separate connection. If the probe fails, every running call is aborted and every new call fails at
-//! once. When a probe succeeds, calls use new connections. So requests get a 503 response within
-//! [`CircuitBreaker::ACQUIRE_TIMEOUT`] of the time limit, calls do not pile up, and calls succeed again soon after the
-//! cause of the outage ends.
+//! once. When a probe succeeds, calls use new connections. So requests usually get a 503 response in less than half of
+//! the time limit, calls do not pile up, and calls succeed again soon after the cause of the outage ends.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -3,7 +3,7 @@
 
 use crate::db::{Db, DbError};
 
-/// Returns a description and a fix for each setting that risks accepted messages.
+/// Returns a description and a fix for each setting that puts accepted messages at risk.
 pub async fn check(db: &Db) -> Result<Vec<String>, DbError> {
     let query = sqlx::query!(
         r#"SELECT name AS "name!", setting AS "setting!" FROM pg_settings

@@ -3,6 +3,7 @@
 
 pub mod attempt_markers;
 mod claim;
+mod fence;
 pub(super) mod ready_at;
 
 use std::collections::HashSet;
@@ -23,6 +24,7 @@ use crate::domain::suppression::Reason;
 
 pub use claim::claim;
 pub(super) use claim::{lease_due, lease_rest_of_messages};
+pub(super) use fence::Fence;
 use ready_at::DueRow;
 
 /// Number of recipients that a claim may lease from a lane.
@@ -271,29 +273,6 @@ impl<'a> RecipientColumns<'a> {
             mx: outcomes().map(|o| o?.peer.mx.as_deref()).collect(),
             tls: outcomes().map(|o| o?.peer.tls.as_deref()).collect(),
         }
-    }
-}
-
-/// The keys and fences (`lease`, `claims`) of claimed rows, as four arrays for `unnest`. A statement joins them with
-/// the queue on all four columns, so that it changes only rows whose claim is still valid.
-#[derive(Default)]
-pub(super) struct Fence {
-    pub message_id: Vec<Uuid>,
-    pub recipient_id: Vec<Uuid>,
-    pub lease: Vec<Uuid>,
-    pub claims: Vec<i32>,
-}
-
-impl Fence {
-    pub fn new<'a>(rows: impl Iterator<Item = &'a Claimed>) -> Self {
-        let mut fence = Self::default();
-        for row in rows {
-            fence.message_id.push(row.message_id);
-            fence.recipient_id.push(row.recipient_id);
-            fence.lease.push(row.lease);
-            fence.claims.push(row.claims);
-        }
-        fence
     }
 }
 

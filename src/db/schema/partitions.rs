@@ -11,13 +11,14 @@ const TABLES: [&str; 7] =
     ["contents", "messages", "custom_message_ids", "recipients", "events", "webhook_attempts", "blob_references"];
 /// How far ahead partitions are created.
 const WEEKS_AHEAD: i32 = 2;
-/// Maximum number of tries per partition, while another transaction has locked its table or creates the partition.
+/// Maximum number of tries per partition. A try fails if another transaction has locked the table, or creates the
+/// partition.
 const TRIES: usize = 5;
 /// Pause between tries.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Creates missing partitions of this week and the coming ones, each in a separate transaction with a short lock
-/// timeout, so that other transactions do not wait for long. Returns the error if all tries for a partition fail.
+/// timeout, so that other transactions do not wait for long. Fails if a partition cannot be created after all tries.
 pub async fn ensure(db: &Db, now: DateTime<Utc>) -> Result<(), DbError> {
     for week in 0..=WEEKS_AHEAD {
         for table in TABLES {

@@ -118,8 +118,8 @@ pub async fn change(
 ) -> Result<bool, DbError> {
     let sets_schedule = change.retry_schedule.is_change();
     let schedule = change.retry_schedule.value();
-    // A different rate resets the next send time, which may be a day away, but at most to now, so that the stream does
-    // not get a second burst. Setting the same rate again changes nothing.
+    // A different rate moves the next send time, which may be a day away, back to now, but not further, so that the
+    // stream does not get a second burst. Setting the same rate again changes nothing.
     let query = sqlx::query!(
         "UPDATE streams SET
              priority = coalesce($3 /* priority */, priority),

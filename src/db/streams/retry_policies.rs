@@ -1,4 +1,4 @@
-//! Retry settings of streams that differ from the configured ones.
+//! Retry settings that streams have of their own, instead of the configured ones.
 
 use uuid::Uuid;
 

@@ -46,7 +46,8 @@ fn contains(text: &str, lower_case: &str) -> bool {
     text.to_lowercase().contains(lower_case)
 }
 
-/// Compares whole addresses for equality: `ann@example.test` is not `joann@example.test`.
+/// Returns whether `wanted` is the whole address or, without an `@`, part of it. `ann@example.test` does not match
+/// `joann@example.test`.
 fn is_address(address: &str, wanted: &str) -> bool {
     if wanted.contains('@') { address.to_lowercase() == wanted } else { contains(address, wanted) }
 }

@@ -1,4 +1,4 @@
-//! The pages' HTML.
+//! The HTML of the inbox and webhook pages.
 
 use std::fmt::Write as _;
 

@@ -111,7 +111,7 @@ fn write_password(home: &Home, path: &Path) -> Result<String, PostgresError> {
     Ok(password)
 }
 
-/// Makes the user that Postgres runs as the owner of a file.
+/// Changes a file's owner to the user that Postgres runs as.
 fn change_owner(home: &Home, path: &Path) -> std::io::Result<()> {
     home.account.map_or(Ok(()), |account| chown(path, Some(account.uid), Some(account.gid)))
 }

@@ -24,7 +24,7 @@ use crate::domain::key::hex;
 /// The parent directory of clusters that cannot be in the requested directory.
 const ELSEWHERE: &str = "/var/lib/postrider";
 
-/// How long to wait for the lock while another process of the directory is ending.
+/// How long to wait for the lock while another process that uses the directory ends.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Poll interval.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);

@@ -16,7 +16,7 @@ use crate::db::pool::cluster::{Readiness, readiness};
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a server may take until it responds.
 const RESPONSE_LIMIT: Duration = Duration::from_secs(30);
-/// How long it may report that it is starting up: after a crash it replays its WAL first, which can take a while.
+/// How long a server may report that it is starting up: after a crash it replays its WAL first, which can take minutes.
 const RECOVERY_LIMIT: Duration = Duration::from_mins(5);
 /// Time limit of one connection attempt.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(2);

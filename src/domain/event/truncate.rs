@@ -36,12 +36,13 @@ impl Event {
                 return text;
             }
         }
-        // The names in the metadata are too long, and names are not cut.
+        // The metadata has many or long names, which are not cut.
         event.data.metadata = json!({});
         let text = json(&event);
         if text.len() <= limit {
             return text;
         }
+        // The list of recipients is too long.
         event.data.recipients = None;
         json(&event)
     }

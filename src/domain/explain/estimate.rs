@@ -106,7 +106,7 @@ fn schedule(at: DateTime<Utc>, explanation: &str) -> Estimate {
     Estimate { at: Some(at), basis: Basis::Schedule, explanation: explanation.into() }
 }
 
-/// Estimates the time by the rate limit that blocks it.
+/// Estimates the time by the rate limit that blocks the recipient.
 fn by_limit(entry: &QueueEntry, now: DateTime<Utc>) -> Estimate {
     let Some((per_second, source)) = entry.lane.limiting_rate() else { return by_throughput(entry, now) };
     let limit = match source {
@@ -165,7 +165,7 @@ fn by_throughput(entry: &QueueEntry, now: DateTime<Utc>) -> Estimate {
     after(now, ahead, per_second, Basis::LaneRate, &assumption)
 }
 
-/// Estimates the time at which the messages before it have been sent at this rate.
+/// Estimates the time at which the messages before this one have been sent at this rate.
 fn after(start: DateTime<Utc>, ahead: Count, per_second: f64, basis: Basis, assumption: &str) -> Estimate {
     #[allow(clippy::cast_precision_loss, reason = "counts of at most a few thousand")]
     let seconds = ahead.number as f64 / per_second;

@@ -102,7 +102,7 @@ fn retry_wait(recipient: &Recipient, entry: &QueueEntry) -> String {
     )
 }
 
-/// Describes why it cannot be prepared for sending, and when preparation is retried.
+/// Describes why the message cannot be prepared for sending, and when preparation is retried.
 fn not_prepared(entry: &QueueEntry) -> String {
     let since = entry.unprepared.as_ref().map_or_else(String::new, |why| format!(" since {}", time(why.since)));
     let why = entry.unprepared.as_ref().map_or_else(
@@ -130,7 +130,7 @@ fn window_during_pause(recipient: &Recipient, entry: &QueueEntry, now: DateTime<
     }
 }
 
-/// Describes the pause during which it expires.
+/// Describes the pause during which the recipient expires.
 fn expiring_during_pause(entry: &QueueEntry, now: DateTime<Utc>) -> Option<String> {
     let lane = &entry.lane;
     if entry.gives_up_at <= now {
@@ -195,7 +195,7 @@ fn in_progress(recipient: &Recipient, entry: &QueueEntry) -> String {
     format!("{worker}, and no other worker is running: its lease is released when one starts.")
 }
 
-/// Describes why it is quarantined, and when it is tried.
+/// Describes why the recipient is quarantined, and when it is tried.
 fn quarantined(entry: &QueueEntry, due: &str, now: DateTime<Utc>) -> String {
     let workers = if entry.crashes == 1 { "a worker".into() } else { format!("{} workers", entry.crashes) };
     let when =

@@ -26,7 +26,7 @@ const MIN_RATE: f64 = 1.0 / 60.0;
 /// The minimum rate after the first reduction, in messages per second: the observed rate of a lane with little traffic
 /// says little about the destination.
 const MIN_FIRST_RATE: f64 = 1.0;
-/// After a worker reached a destination: how long other workers' reports that it is unreachable are ignored.
+/// How long failures that other workers report are ignored after a worker has reached the destination again.
 const IGNORE_REPORTS: TimeDelta = TimeDelta::minutes(5);
 /// The wait before the next probe after the first, second, … consecutive failure, in seconds. The last one repeats.
 const PROBE_WAITS: [i64; 5] = [30, 60, 120, 240, 300];
@@ -38,7 +38,7 @@ pub struct DestinationHealth {
     pub learned: Option<Learned>,
     /// Set if the destination is unreachable.
     pub unreachable: Option<Unreachable>,
-    /// The last time at which a worker reached it after it had been unreachable.
+    /// The last time at which a worker reached the destination after it had been unreachable.
     pub unblocked_at: Option<DateTime<Utc>>,
 }
 

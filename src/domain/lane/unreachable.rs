@@ -59,7 +59,7 @@ impl Cause {
         }
     }
 
-    /// Classifies an outcome before MAIL.
+    /// Classifies an outcome that was decided before MAIL.
     pub fn new(outcome: &Outcome) -> Self {
         Self::from_reply(&outcome.reply)
     }
@@ -173,7 +173,7 @@ mod tests {
             (Reply::local_error_with(4, 7, 5, "TLS handshake failed: it took too long"), Tls),
             (Reply::local_error_with(4, 7, 10, "TLS is required and the server does not offer it"), Tls),
             (Reply::local_error_with(4, 7, 0, "the server does not offer AUTH PLAIN"), Auth),
-            (Reply::local_error_with(4, 4, 3, "the DNS did not say who takes mail for a.test: SERVFAIL"), Dns),
+            (Reply::local_error_with(4, 4, 3, "cannot look up the mail exchangers of a.test: SERVFAIL"), Dns),
             (Reply::local_error_with(4, 4, 4, "MTA-STS enforce: the policy of a.test names none"), Dns),
             (
                 Reply::local_error_with(

@@ -4,9 +4,9 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// The default burst, in seconds of the rate: what may start at once after a pause. It is at least one message.
+/// The default burst, in seconds: after a pause, the messages of this period may start at once, at least one.
 const DEFAULT_BURST: f64 = 0.1;
-/// The time that accumulates before an exhausted limit is checked again, in seconds of the rate.
+/// The unused time, in seconds, that must accumulate before an exhausted limit is checked again.
 const CHECK_INTERVAL: f64 = 0.05;
 
 /// A rate limit and how much of it was used.
@@ -16,7 +16,7 @@ pub struct Gcra {
     rate: f64,
     /// The time up to which the rate is used up or has lapsed.
     used_until: DateTime<Utc>,
-    /// The burst in seconds of the rate.
+    /// The burst, in seconds.
     burst: f64,
 }
 
@@ -48,7 +48,7 @@ impl Gcra {
         self.used_until <= now - self.burst()
     }
 
-    /// Restores a limit that was exhausted when [`Gcra::opens_at`] returned `opens_at`.
+    /// Restores a limit that was exhausted when [`Gcra::opens_at`] returned `opens_at`. `None` gives an unused limit.
     pub fn restore(rate: f64, opens_at: Option<DateTime<Utc>>) -> Self {
         let used_until = opens_at.map_or(DateTime::UNIX_EPOCH, |at| at - delta(CHECK_INTERVAL.max(1.0 / rate)));
         Self::new(rate, used_until)

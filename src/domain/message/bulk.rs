@@ -92,7 +92,7 @@ impl SharedMessage {
     }
 }
 
-/// What a message has from its bulk.
+/// The data that a message gets from its bulk.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BulkMember {
     /// The bulk.
@@ -103,6 +103,7 @@ pub struct BulkMember {
     pub variables: Option<Value>,
     /// The size in bytes of the text and the HTML, which are only in the stored content or rendered when the message is sent.
     pub stored_size: u64,
-    /// Whether the bulk is canceled: the message is inserted so that nothing sends it, and canceled then.
+    /// Whether the bulk is canceled. The message is then inserted without a due time, so that no worker sends it, and
+    /// canceled afterwards.
     pub is_canceled: bool,
 }

@@ -75,7 +75,7 @@ impl Content {
     }
 }
 
-/// What the bytes of an attachment are in the message.
+/// How a message uses the bytes of an attachment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AttachmentRole {
@@ -109,13 +109,13 @@ pub struct Attachment {
     pub sha256: String,
     /// Size in bytes.
     pub size: u64,
-    /// What the bytes are in the message.
+    /// How the message uses the bytes.
     #[serde(default, skip_serializing_if = "AttachmentRole::is_file")]
     pub role: AttachmentRole,
 }
 
 impl Attachment {
-    /// Returns whether the API lists it among the message's attachments: the application passed it as a file.
+    /// Returns whether the API lists the attachment: the application passed it as a file.
     pub fn is_listed(&self) -> bool {
         match self.role {
             AttachmentRole::File => true,
@@ -136,7 +136,8 @@ pub struct NewRecipient {
     pub mailbox: Mailbox,
 }
 
-/// A validated message that is not committed yet. Created only by `accept::request`.
+/// A validated message that is not committed yet. `accept::request` creates it from a request, and `accept::bulk` from
+/// a recipient of a bulk.
 #[derive(Debug, Clone)]
 pub struct NewMessage {
     /// The message's id; its time part is `created_at`.
@@ -172,11 +173,12 @@ pub struct NewMessage {
     /// The Message-ID in its finished MIME, without angle brackets; `None` means that it is derived from the message's
     /// id (see [`message_id`]).
     pub message_id: Option<String>,
-    /// The earlier message that this one replies to. Its headers are set from it before the message is committed.
+    /// The earlier message that this one replies to, from which `In-Reply-To` and `References` are set before the
+    /// commit.
     pub in_reply_to: Option<MessageId>,
     /// The template that the bodies were rendered from.
     pub template: Option<TemplateVersion>,
-    /// The bulk that the message belongs to; its content then is that of the bulk.
+    /// The bulk that the message belongs to. Such a message has the content of the bulk.
     pub bulk: Option<Box<BulkMember>>,
     /// Problems to report in the response.
     pub warnings: Vec<Warning>,

@@ -5,11 +5,11 @@ use std::str::FromStr;
 
 use crate::domain::id::TemplateId;
 
-/// Maximum length of a template's name for people, in characters.
+/// Maximum length of a template's display name, in characters.
 pub const MAX_NAME: usize = 255;
 /// Maximum length of an alias, in characters.
 pub const MAX_ALIAS: usize = 100;
-/// Aliases that would be the path of another operation.
+/// Names that aliases must not have, because their paths belong to other operations.
 const RESERVED: &[&str] = &["validate"];
 
 /// A template's id or alias, as in a path and in the `template` of a message.

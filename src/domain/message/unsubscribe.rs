@@ -1,8 +1,8 @@
 //! Links that unsubscribe a recipient from a stream: `List-Unsubscribe` (RFC 2369) with one click (RFC 8058).
 //!
 //! A link contains all data needed to unsubscribe, with a signature. So it works as long as the secret is configured,
-//! even if the message is not stored any more, and a forged link is rejected without a database query. The link reveals
-//! the recipient's address only to those who have the message, and so the address.
+//! even if the message is not stored any more, and a forged link is rejected without a database query. The link
+//! contains the recipient's address, but everyone who has the message knows the address anyway.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

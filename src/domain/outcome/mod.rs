@@ -1,7 +1,8 @@
 //! The outcome of one attempt for one recipient.
 //!
 //! Replies are classified by their first digit (RFC 5321 §4.2.1), and more precisely by the enhanced code (RFC 3463). A
-//! failure to reach the remote server, or an invalid reply, is always temporary.
+//! failure to reach the remote server is temporary, unless the DNS shows that the domain accepts no messages. So is an
+//! invalid reply, except the one to the final dot, after which the outcome is uncertain.
 
 pub mod retry_hint;
 
@@ -266,7 +267,8 @@ pub enum Signal {
     Throttled,
 }
 
-/// The outcome of one attempt for one recipient. `smtp::send` never fails: every failure is an outcome.
+/// The outcome of one attempt for one recipient. `smtp::Sender::send` never fails: every failure is an
+/// outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// How the attempt ended.
@@ -365,7 +367,7 @@ mod tests {
         assert!(!by_server.is_local());
         assert!(Outcome { peer: Peer::default(), ..by_server.clone() }.is_local());
         let no_servers = Outcome { peer: Peer::default(), stage: Stage::Connect, ..by_server };
-        assert!(!no_servers.is_local(), "a DNS failure is one of the destination");
+        assert!(!no_servers.is_local(), "a DNS failure is a failure of the destination");
     }
 
     #[test]

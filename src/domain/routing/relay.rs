@@ -1,7 +1,7 @@
 //! Relays (smarthosts) and their URLs: `smtp://[user[:password]@]host[:port][?tls=none|opportunistic|required]` or
 //! `smtps://…` for TLS from the first byte (RFC 8314), user and password percent-encoded. More options: `ca_file=PATH`
-//! for a private certificate authority, `auth=plain|login|xoauth2`, and `token_file=PATH` for an access token instead
-//! of the password, which is read at every login, since tokens expire.
+//! for a private certificate authority, `auth=plain|login|xoauth2`, and `token_file=PATH` for a file with an access
+//! token, which replaces the password. The file is read at every login, since tokens expire.
 
 use std::fmt;
 use std::net::IpAddr;

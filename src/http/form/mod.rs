@@ -1,6 +1,6 @@
 //! Reads a `multipart/form-data` request (RFC 7578): the JSON in one part, and files in all other parts, in any order.
-//! Files are stored as they arrive, so the memory does not depend on their size; the small ones of a single message stay
-//! in memory until it is stored.
+//! Files are stored as they arrive, so the memory does not depend on their size; small files of a single message stay
+//! in memory until the message is stored.
 
 mod disposition;
 mod source;
@@ -27,16 +27,17 @@ use source::Source;
 const MAX_BOUNDARY: usize = 70;
 /// Maximum length of the name of a part, in bytes.
 const MAX_NAME: usize = 200;
-/// Bytes of the files that stay in memory together: a message of this size is sent without loading them.
+/// Maximum total size of the files that stay in memory. Direct handoff sends a message with these files without loading
+/// them.
 const KEPT_BYTES: usize = 256 << 10;
 /// Bytes allowed for the boundary and the headers of each part, in addition to the limits of its content.
 const OVERHEAD: u64 = 4 << 10;
-/// Bytes by which the buffer of the JSON grows: at first, and at most.
+/// Minimum and maximum number of bytes by which the buffer of the JSON grows.
 const JSON_STEP: [usize; 2] = [64 << 10, 1 << 20];
 /// The media types of a request with several messages.
 const JSON_OR_FORM: &str = "application/json or multipart/form-data";
 
-/// What the body of a request that sends messages may be.
+/// The formats and limits of the body of a request that sends messages.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BodyFormat {
     /// The media types, for the error about another one.
@@ -91,7 +92,7 @@ pub(super) struct Form {
     pub json: Vec<u8>,
     /// The files by the names of their parts.
     pub parts: BTreeMap<String, FilePart>,
-    /// The memory that they take, unless the form is small.
+    /// The reservation of the memory of both; `None` if the form is small.
     pub reservation: Option<Reservation>,
 }
 
@@ -117,7 +118,7 @@ pub(super) async fn read(
     drop(form);
     source.finish().await?;
     drop(source);
-    // A body may take minutes to arrive; the key may have been revoked in the meantime.
+    // A body may take a long time to arrive; the key may have been revoked in the meantime.
     api.keys.recheck(headers).await?;
     let name = format.json_part;
     if reader.json.is_none() {

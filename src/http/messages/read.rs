@@ -38,7 +38,7 @@ pub async fn get(
     caller.require(Scope::Read)?;
     let message = load_view(&api, &caller, id).await?;
     let attachments = messages::attachments(&api.db, caller.tenant(), id).await?.unwrap_or_default();
-    // Omits attachments that this version cannot parse.
+    // Omits the attachments if this version cannot parse them.
     Ok(Json(message.with_attachments(serde_json::from_value(attachments).unwrap_or_default())))
 }
 
@@ -95,7 +95,7 @@ pub async fn events(
     });
     params.finish()?;
     let message = load_row(&api, &caller, id).await?;
-    // Allows clock differences between replicas of up to a day.
+    // Allows for clocks of replicas that differ by up to a day.
     let since = message.created_at - TimeDelta::days(1);
     let rows = db::events::of_message(&api.db, caller.tenant(), id, since, after.unwrap_or(0), limit + 1).await?;
     Ok(Json(Page::new(rows, limit, |row| row.seq.to_string(), Event::from)))

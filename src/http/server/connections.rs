@@ -23,8 +23,8 @@ use crate::limiter::peers::PeerCounts;
 
 /// [`Activity::state`] while a request is in progress.
 const BUSY: u64 = 0;
-/// [`Activity::state`] once the connection is to be closed. Every other state is the time since which the connection is
-/// idle, in nanoseconds after the server's start.
+/// [`Activity::state`] once the connection is to be closed. Every other state is the time at which the connection
+/// became idle, in nanoseconds after the server's start.
 const EVICTED: u64 = u64::MAX;
 
 /// The connections of a server.
@@ -217,7 +217,7 @@ impl Activity {
         self.started + Duration::from_nanos(idle_since)
     }
 
-    /// Marks the connection as evicted. Returns false if it is no longer idle since `since`.
+    /// Marks the connection as evicted. Returns false if the idle period that began at `since` has ended.
     fn evict(&self, since: u64) -> bool {
         let evicted = self.state.compare_exchange(since, EVICTED, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if evicted {

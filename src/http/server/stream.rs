@@ -16,14 +16,14 @@ use super::connections::Activity;
 /// Bytes that a client must read within [`Limits::write_timeout`] while more are pending.
 const MIN_PROGRESS: usize = 64 << 10;
 
-/// A TCP stream with these timers.
+/// A TCP stream with time limits.
 pub(super) struct TimedStream {
     stream: TcpStream,
     activity: Arc<Activity>,
     limits: Limits,
     /// The idle period that `reading` limits, as [`Activity::idle_since`] identifies it; `None` during a request.
     idle: Option<u64>,
-    /// The deadline of a request's head, or of the next request.
+    /// The deadline for a request's head to be complete, or for the next request to begin.
     reading: Timer,
     is_in_head: bool,
     /// The idle period before the first request, as [`Activity::idle_since`] identifies it.

@@ -1,4 +1,5 @@
-//! `POST /v1/suppressions/import`: imports any number of entries, written as they arrive.
+//! `POST /v1/suppressions/import`: imports entries, as many as a request body may contain, and writes them as they
+//! arrive.
 
 use axum::Json;
 use axum::body::Body;

@@ -21,7 +21,7 @@ use crate::http::auth::Caller;
 use crate::http::located::with_location;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound, ProblemCode};
 
-/// How often a change is tried again because another request has changed the template in the meantime.
+/// Maximum number of tries of a change. A try fails if another request has changed the template in the meantime.
 const MAX_ATTEMPTS: usize = 10;
 
 /// Create a template

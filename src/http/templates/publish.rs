@@ -19,7 +19,7 @@ use crate::http::located::with_location;
 use crate::http::{Api, ApiError, AuthErrors, NotFound};
 use crate::template::Compiled;
 
-/// How often a publication is tried again because another request has changed the template in the meantime.
+/// Maximum number of attempts to publish a template that other requests change in the meantime.
 const MAX_ATTEMPTS: usize = 10;
 
 /// Publish a template

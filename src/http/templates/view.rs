@@ -353,7 +353,7 @@ impl ValidationView {
     }
 }
 
-/// Changes the pointer of a fault in the values of variables: `variables` of the request are the declarations.
+/// Moves the pointer of a fault from `/variables` to `/values`, because the request's `variables` are the declarations.
 fn in_values(mut fault: Fault) -> Fault {
     if let Some(rest) = fault.pointer.strip_prefix("/variables") {
         fault.pointer = format!("/values{rest}");

@@ -25,8 +25,8 @@ pub(in crate::mail) struct Alternative<'a> {
 }
 
 impl<'a> Alternative<'a> {
-    /// Returns the part of a file that is an alternative. `None` if it is none, or if it is not UTF-8; then it is sent
-    /// as a file.
+    /// Creates the part for a file whose role is alternative. Returns `None` for any other file, and for one that is
+    /// not UTF-8; the caller then sends it as a file.
     pub(in crate::mail) fn new(file: &Attachment, data: &'a [u8], boundary: &str) -> Option<Self> {
         let given = media_type(&file.content_type);
         if file.role != AttachmentRole::Alternative || given == OPAQUE {
@@ -38,8 +38,8 @@ impl<'a> Alternative<'a> {
         Some(Self { content_type, text, size_limit })
     }
 
-    /// Returns whether it comes after the HTML. Clients that do not know a type show the last part that they do know;
-    /// Gmail and Outlook expect an invitation last, and AMP before the HTML.
+    /// Returns whether the part comes after the HTML. Clients show the last part whose type they know; Gmail and
+    /// Outlook expect an invitation last, and AMP before the HTML.
     pub(in crate::mail) fn follows_html(&self) -> bool {
         essence(&self.content_type).eq_ignore_ascii_case(CALENDAR)
     }
@@ -94,13 +94,13 @@ pub fn is_utf8(content_type: &str) -> bool {
     parameter(content_type, "charset").is_none_or(is)
 }
 
-/// Returns whether a media type is that of an invitation, or of another calendar object, without the `method` that
-/// clients need to offer a response.
+/// Returns whether a media type is `text/calendar` without the parameter `method`, which clients need to offer a
+/// response to an invitation.
 pub fn lacks_method(content_type: &str) -> bool {
     essence(content_type).eq_ignore_ascii_case(CALENDAR) && parameter(content_type, "method").is_none_or(str::is_empty)
 }
 
-/// Returns whether a file with this media type is an alternative and not a file: an invitation or AMP.
+/// Returns whether content of this media type is an alternative to the text and not a file: an invitation or AMP.
 pub fn is_alternative(content_type: &str) -> bool {
     let is = |kind: &str| essence(content_type).eq_ignore_ascii_case(kind);
     is_utf8(content_type) && (is(AMP) || (is(CALENDAR) && !lacks_method(content_type)))

@@ -1,7 +1,7 @@
 //! DKIM signatures (RFC 6376, RFC 8463), relaxed/relaxed.
 //!
 //! A signature depends only on the message, the keys and the message's date (`t=`), so that every attempt and every
-//! `raw` of a message has the same signature. The body is hashed once for all keys. mail-auth provides the canonical
+//! `GET …/raw` of a message has the same signature. The body is hashed once for all keys. mail-auth provides the canonical
 //! forms and writes the signature field. Its `sign` is not used: it takes `t=` from the system clock, so each attempt
 //! would send a different message.
 
@@ -94,8 +94,8 @@ fn signatures(mime: &[u8], signer: &Signer, at: DateTime<Utc>) -> Result<Vec<u8>
 /// Maximum line length recommended by RFC 5322 §2.1.1.
 const LINE: usize = 78;
 
-/// Folds long lines of a signature at their spaces, because domains and selectors may be long. This does not change the
-/// canonical form, in which a fold is a space (§3.4.2).
+/// Folds long lines of a signature at the spaces between its tags, because domains and selectors may be long. This does
+/// not change the canonical form, in which a fold is a space (§3.4.2).
 fn fold(out: &mut Vec<u8>, header: &[u8]) {
     for line in header.split_inclusive(|byte| *byte == b'\n') {
         let mut rest = line;

@@ -10,7 +10,7 @@ const PER_LINE: usize = LINE / 4 * 3;
 /// Bytes encoded per call: encoding line by line would be slower, and a block of this size fits into the CPU cache.
 const BLOCK: usize = PER_LINE * 128;
 
-/// Returns the encoded length of `len` bytes.
+/// Returns an upper limit of the encoded length of `len` bytes.
 pub(in crate::mail) fn encoded_len(len: usize) -> usize {
     len.div_ceil(3) * 4 + len.div_ceil(PER_LINE) * 2
 }

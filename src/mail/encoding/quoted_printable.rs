@@ -1,7 +1,7 @@
 //! Quoted-printable lines (RFC 2045 §6.7).
 //!
-//! Implemented here, because it writes directly into the message without copying the text, and escapes `From ` at the
-//! start of a line, which mbox stores would change.
+//! No library is used: this encoder writes directly into the message, without copying the text, and escapes `From ` at
+//! the start of a line, which mbox stores would change.
 
 /// Maximum line length before the `=` of a soft break; with it, 76.
 const LINE: usize = 75;
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn only_characters_that_need_it_are_escaped() {
+    fn only_characters_that_need_escaping_are_escaped() {
         assert_eq!(encoded("a=b é\tc."), "a=3Db =C3=A9\tc.");
         assert_eq!(encoded("nul \0 bell \u{7} del \u{7f}"), "nul =00 bell =07 del =7F");
     }

@@ -11,7 +11,7 @@ const LONGEST: usize = 75;
 /// `=?utf-8?q?` and `?=`.
 const FRAME: usize = 12;
 
-/// Minimum length of an encoded-word in which every character can be encoded: one of four bytes, each as `=XX`.
+/// Length of an encoded-word that can hold any one character: at most four bytes, each as `=XX`.
 pub(in crate::mail) const SHORTEST: usize = FRAME + 12;
 
 /// Encoding of the bytes.

@@ -8,8 +8,8 @@ use super::field::{Field, has_odd_spaces, is_printable};
 use crate::domain::address::Mailbox;
 use crate::mail::encoding::normalise::single_line;
 
-/// Maximum length of a quoted name. Not all readers unfold a quoted name; a longer one is written as encoded-words,
-/// which can be folded.
+/// Maximum length of a quoted name. Not all mail clients unfold quoted names, so a longer one is written as
+/// encoded-words, which can be folded.
 const LONGEST_QUOTED: usize = 60;
 
 /// Writes an address list; writes nothing if it is empty.

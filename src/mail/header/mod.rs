@@ -62,8 +62,8 @@ pub(super) fn size_limit(draft: &Draft) -> usize {
     512 + draft.from.address.domain().len() + text_limit(&draft.subject) + mailboxes + headers
 }
 
-/// Returns an upper bound of the bytes written for a text: at most 78 bytes for every 26 of it, with half of them
-/// escaped, and a fold.
+/// Returns an upper bound of the bytes written for a text. A line of at most 78 bytes, with its CRLF, encodes at least 26
+/// bytes of text, even if half of them are escaped; the constant covers one more fold.
 fn text_limit(text: &str) -> usize {
     32 + text.len() * 3
 }

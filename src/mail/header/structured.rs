@@ -1,4 +1,4 @@
-//! Header fields with a syntax: ids, URLs, addresses and keywords (RFC 2047 §5, RFC 2369, RFC 5322 §3.6).
+//! Structured header fields: ids, URLs, addresses and keywords (RFC 2047 §5, RFC 2369, RFC 5322 §3.6).
 //!
 //! They are folded where white space is present or allowed, and never encoded; runs of white space become one space.
 //! The API refuses a value with a part that is not ASCII or is longer than a line (`domain/message/header_syntax.rs`). In

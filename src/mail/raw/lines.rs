@@ -4,12 +4,12 @@ use super::line_fault;
 use crate::domain::fault::{Code, Faults};
 use crate::domain::message::header_syntax::MAX_LINE;
 
-/// Maximum number of lines of one message with a fault that are reported.
+/// Number of faults of one message after which its further lines are not checked.
 const MAX_REPORTED: usize = 10;
 
-/// Returns the message with CRLF for every LF, and a line end at its end. Does not copy a message that has them already.
-/// Adds a fault for a CR that is not followed by LF, a NUL, and a line that is too long. Returns `None` if the message
-/// would have more than `max` bytes.
+/// Returns the message with CRLF for every LF, and a line end at its end. Does not copy a message whose lines all end
+/// with CRLF. Adds a fault for a CR that is not followed by LF, a NUL, and a line that is too long. Returns `None` if
+/// the message would have more than `max` bytes.
 pub(super) fn normalise(message: Vec<u8>, max: u64, faults: &mut Faults) -> Option<Vec<u8>> {
     let before = faults.len();
     let (mut number, mut bare) = (0, 0);

@@ -1,9 +1,9 @@
 //! Finished MIME: messages that the application has already rendered.
 //!
-//! [`RawMessage::read`] checks that a message can be sent as it is: a header of valid fields in ASCII, each field at
-//! most as often as RFC 5322 §3.6 allows, and lines of at most 998 bytes without NUL and without CR in them. Line ends
-//! become CRLF. Nothing else of the body is changed, so that signatures inside it (S/MIME, PGP) stay valid, and bytes
-//! above 127 stay.
+//! [`RawMessage::read`] checks that a message can be sent as it is: a header of valid fields in ASCII (UTF-8 is allowed
+//! in fields of addresses), each field at most as often as RFC 5322 §3.6 allows, and lines of at most 998 bytes without
+//! NUL and without CR in them. Line ends become CRLF. Nothing else of the body is changed, so that signatures inside it
+//! (S/MIME, PGP) stay valid, and bytes above 127 stay.
 //!
 //! [`RawMessage::into_sendable`] removes the fields that must not be sent; the result is stored. For every attempt,
 //! `complete` adds the fields that the message lacks, the same ones each time.
@@ -42,7 +42,7 @@ struct FieldRange {
 pub struct Field<'a> {
     /// The name, printable ASCII.
     pub name: &'a str,
-    /// The value on one line, without white space at its ends. It is ASCII, unless the field is one of addresses.
+    /// The value on one line, without white space at its ends. It is ASCII, except in fields of addresses.
     pub value: String,
 }
 
@@ -108,7 +108,7 @@ fn is_removed(name: &str) -> bool {
     is_internal || REMOVED.iter().any(|removed| removed.eq_ignore_ascii_case(name))
 }
 
-/// Adds a fault of one line.
+/// Adds a fault in one line.
 fn line_fault(faults: &mut Faults, code: Code, line: usize, what: &str) {
     faults.push("", code, format!("line {line} of the message {what}"));
 }

@@ -18,7 +18,7 @@ use crate::domain::outcome::{EnhancedCode, Reply};
 
 const KINDS: [&str; 2] = ["message/delivery-status", "message/global-delivery-status"];
 
-/// Maximum recipients for which the text is searched.
+/// Maximum number of recipients for which the text is searched.
 const MAX_SEARCHES: usize = 100;
 
 /// Parses a message that has a delivery-status part, or the fields of one in its text.
@@ -46,7 +46,7 @@ pub(super) fn read(message: &ReceivedMessage<'_>) -> Option<Report> {
             recipient(group, message, &returned, notice.filter(|_| number < MAX_SEARCHES), is_only)
         })
         .collect();
-    // A second group for the same recipient is about another attempt.
+    // A second group with the same recipient and action is about another attempt.
     let mut seen = HashSet::new();
     recipients.retain(|recipient| seen.insert((recipient.recipient.clone(), recipient.action.as_str())));
     if recipients.is_empty() {
@@ -62,7 +62,7 @@ pub(super) fn read(message: &ReceivedMessage<'_>) -> Option<Report> {
     })
 }
 
-/// Decodes the groups after the first one if the first group declares an encoding: Proofpoint rewrites the part as if
+/// Decodes the groups after the first one if the first group declares base64: Proofpoint rewrites the part as if
 /// its first group were a header.
 fn decoded(text: &str) -> Cow<'_, str> {
     let encoding = Fields::read(text).get("content-transfer-encoding").map(str::to_ascii_lowercase);
@@ -105,7 +105,8 @@ fn in_text(message: &ReceivedMessage<'_>) -> Option<Vec<Fields>> {
     })
 }
 
-/// Returns the text before the fields of a report. Otherwise, a field below an address would be the text about it.
+/// Returns the text before the fields of a report, because a field below an address would be mistaken for the text about
+/// that address.
 fn before_fields(text: &str) -> &str {
     const FIELDS: [&str; 4] = ["reporting-mta", "original-envelope-id", "original-recipient", "final-recipient"];
     let is_field = |line: &str| {
@@ -256,7 +257,7 @@ fn untyped(value: &str) -> &str {
     if let Some((before, text)) =
         inner.and_then(|inner| inner.split_once("smtp;")).filter(|(before, _)| before.len() < 100)
     {
-        // If the part before `smtp;` has a code, the whole value is returned.
+        // If the part before `smtp;` has another code than 5.0.0, the whole value is returned.
         return if before.contains("#5.0.0") || !before.contains('#') { text.trim() } else { value };
     }
     match value.split_once(';') {

@@ -63,8 +63,8 @@ impl Returned {
         references
     }
 
-    /// Returns the message's recipient, if it is the only one: from its header, its recorded envelope, or the last
-    /// server's Received field (`for <ann@example.test>`, RFC 5321 §4.4).
+    /// Returns the message's recipient, if it is the only one: from its header, its recorded envelope, or the most
+    /// recent Received field with one address (`for <ann@example.test>`, RFC 5321 §4.4).
     pub fn only_recipient(&self) -> Option<String> {
         const RECIPIENT_FIELDS: [&str; 7] = [
             "x-hmxmroriginalrecipient",

@@ -1,4 +1,4 @@
-//! Sends messages to other servers: one session per server and message, one outcome per recipient.
+//! Sends messages to other servers over pooled sessions. Each recipient gets one outcome.
 
 pub(super) mod check;
 mod connection;

@@ -26,12 +26,12 @@ use crate::domain::routing::RouteName;
 /// Must be used inside a Tokio runtime.
 pub struct Sender {
     pub(in crate::smtp) relays: HashMap<RouteName, Vec<Arc<Server>>>,
-    /// Direct delivery, or why it is unavailable. Only a sender with a relay can be created without it.
+    /// Direct delivery, or why it is unavailable. Only a sender with a relay can be created without direct delivery.
     direct: Result<Direct, String>,
     pools: Arc<Pools>,
     /// How long a message waits for a free connection.
     acquire_timeout: Duration,
-    /// How long it waits if another server can be tried.
+    /// How long a message waits for a free connection if another server can be tried.
     failover_timeout: Duration,
 }
 
@@ -69,7 +69,7 @@ impl Sender {
     /// Sends one message to all recipients of the envelope, which must share the route. Returns one outcome per
     /// recipient, in the envelope's order.
     ///
-    /// `mime` must have CRLF line ends. Dropping the call closes its connection; whether the server accepted the
+    /// `mime` must have CRLF line ends. Dropping the future closes its connection; whether the server accepted the
     /// message is then unknown.
     pub async fn send(&self, route: &Route, envelope: &Envelope, mime: &[u8]) -> Vec<Outcome> {
         let options = SendOptions { urgent: true, limits: Limits::default(), guard: &|| true };
@@ -80,7 +80,7 @@ impl Sender {
     }
 
     /// Sends like [`Sender::send`], with these options. Returns an error, and makes no attempt, if the send guard
-    /// withdraws the message or no session becomes free in time.
+    /// withdraws the message, no session becomes free in time, or the sender is stopping.
     pub async fn send_if(
         &self,
         route: &Route,

@@ -68,7 +68,7 @@ const fn fault(code: u16, text: &'static str) -> CommandFault {
 /// The reply to a command that this server does not offer, such as STARTTLS without a certificate.
 pub(super) const NOT_OFFERED: CommandFault = fault(502, "5.5.1 This command is not offered");
 const NO_ARGUMENT: CommandFault = fault(501, "5.5.4 This command takes no argument");
-const NO_ARGUMENT_GIVEN: CommandFault = fault(501, "5.5.4 This command takes an argument");
+const NO_ARGUMENT_GIVEN: CommandFault = fault(501, "5.5.4 This command needs an argument");
 const NO_NAME: CommandFault = fault(501, "5.5.4 The client's name is missing");
 const BAD_MAIL: CommandFault = fault(501, "5.1.7 Bad sender: write MAIL FROM:<address>");
 const BAD_RCPT: CommandFault = fault(501, "5.1.3 Bad recipient: write RCPT TO:<address>");

@@ -25,8 +25,8 @@ pub(super) struct LineReader {
 }
 
 impl LineReader {
-    /// Returns the next line without its CRLF, or `None` if more bytes are needed. `None` leaves at most one line's
-    /// worth in the buffer.
+    /// Returns the next line without its CRLF, or `None` if more bytes are needed. After `None`, the buffer has
+    /// less than [`LINE_LIMIT`] bytes.
     pub(super) fn take(&mut self, input: &mut Vec<u8>) -> Option<Result<Vec<u8>, LineFault>> {
         loop {
             let Some(end) = input.iter().position(|byte| *byte == b'\n') else {

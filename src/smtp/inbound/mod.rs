@@ -1,4 +1,5 @@
-//! Minimal SMTP server (RFC 5321), for the inbox of `postrider dev` and for incoming bounces.
+//! Minimal SMTP server (RFC 5321), for the inbox (`postrider dev`, `postrider inbox`) and for incoming bounces and
+//! complaints.
 //!
 //! Guarantees:
 //!
@@ -9,7 +10,8 @@
 //! - the replies to pipelined commands are sent in one write (RFC 2920).
 //!
 //! Extensions: PIPELINING, 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), SIZE (RFC 1870), ENHANCEDSTATUSCODES (RFC 2034),
-//! and with a certificate STARTTLS (RFC 3207), which discards all state and input from before the handshake.
+//! with a certificate STARTTLS (RFC 3207), which discards all state and input from before the handshake, and in the
+//! inbox AUTH (RFC 4954), which accepts any login.
 //!
 //! *Bytes → lines and messages → commands → session*: `line`, `data`, `path` and `command` are pure; `wire` is the
 //! socket, `session` the protocol, `client_limits` the limits per client; `session_eviction` chooses the session that

@@ -24,8 +24,8 @@ pub struct Settings {
     pub messages_per_minute: Option<u32>,
     /// Certificate for STARTTLS; without one STARTTLS is not offered.
     pub certificate: Option<Certificate>,
-    /// Whether AUTH is offered and accepts every user and password: for the inbox, so that an application's production
-    /// settings can be tried. Credentials are not stored.
+    /// Whether AUTH is offered and accepts every user and password: for the development inbox, so that an application's
+    /// production settings can be tried. Credentials are not stored.
     pub accepts_any_login: bool,
     /// Maximum refused commands of one session since its last accepted message; one more closes it with 421.
     pub max_errors: u32,

@@ -1,13 +1,13 @@
-//! How much rendering takes, and whether it can fail, as far as the syntax tree shows.
+//! Estimates from the syntax tree how much work rendering a template takes, and whether it can fail.
 
 use minijinja::machinery::ast::{CallArg, Expr, Stmt};
 
 use crate::template::source::{Variable, VariableType};
 
-/// What rendering a template takes.
+/// The work that rendering a template takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::template) struct Effort {
-    /// Whether rendering cannot fail with checked variables, except for the size of the result.
+    /// Whether rendering with checked variables cannot fail, except because the result is too large.
     pub(in crate::template) is_total: bool,
     /// Whether each part of the template is rendered once at most.
     pub(in crate::template) is_linear: bool,
@@ -15,14 +15,13 @@ pub(in crate::template) struct Effort {
     pub(in crate::template) steps: usize,
     /// Number of printed values.
     pub(in crate::template) prints: usize,
-    /// Size of the text between the tags, and maximum size of the constants when they are printed, in bytes.
+    /// Size of the text between the tags, plus the maximum size of the constants when they are printed, in bytes.
     pub(in crate::template) text: usize,
 }
 
 /// Maximum size of a printed number, in bytes.
 const MAX_NUMBER: usize = 330;
 
-/// Returns the effort of a template.
 pub(in crate::template) fn effort(template: &Stmt<'_>, variables: &[Variable]) -> Effort {
     let effort = Effort { is_total: true, is_linear: true, steps: 0, prints: 0, text: 0 };
     let mut counter = Counter { variables, effort };
@@ -76,7 +75,7 @@ impl Counter<'_> {
         }
     }
 
-    /// Returns the type of an expression that cannot fail.
+    /// Returns the type of an expression, or `None` if its evaluation may fail.
     fn kind(&mut self, expr: &Expr<'_>) -> Option<Kind> {
         self.effort.steps += 1;
         match expr {
@@ -135,7 +134,8 @@ impl Counter<'_> {
             ("upper" | "lower" | "title" | "capitalize" | "trim" | "safe", []) if kind == Kind::String => {
                 Some(Kind::String)
             }
-            // Encoding twice makes a text more than six times as long.
+            // Only for a variable: encoding a text that a filter has escaped could make it more than six times as long,
+            // but `Program::max_size` assumes at most six times.
             ("urlencode", []) if kind == Kind::String && matches!(filter.expr, Some(Expr::Var(_))) => {
                 Some(Kind::String)
             }
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
     use crate::template::jinja::parse;
 
-    fn of(source: &str) -> Effort {
+    fn effort_of(source: &str) -> Effort {
         let variable =
             |key: &str, kind, required| Variable { key: key.into(), kind, required, default: None, max_length: None };
         let variables = [
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn simple_templates_cannot_fail() {
         let source = "Hello {{ s|title }}{% if n == 1 and not o %}{{ o|default(\"x\")|e }}{% else %}{{ n if s else o }}{% endif %}";
-        let effort = of(source);
+        let effort = effort_of(source);
         assert!(effort.is_total && effort.is_linear, "{effort:?}");
         assert_eq!((effort.prints, effort.text), (3, 6 + MAX_NUMBER + 6));
     }
@@ -186,7 +186,7 @@ mod tests {
             "{{ \"\\u0000\" }}",
             "{{ s|e|urlencode }}",
         ] {
-            assert!(!of(source).is_total, "{source}");
+            assert!(!effort_of(source).is_total, "{source}");
         }
     }
 }

@@ -143,12 +143,7 @@ impl Template {
         self.render_in(&self.quick, variables, limit)
     }
 
-    fn render_in(
-        &self,
-        env: &Environment<'static>,
-        variables: &Value,
-        limit: usize,
-    ) -> Result<(String, u64), Failure> {
+    fn render_in(&self, env: &Environment<'static>, variables: &Value, limit: usize) -> Result<(String, u64), Failure> {
         let mut out = Limited { bytes: Vec::new(), limit, is_exceeded: false };
         // A panic would be a bug of the engine: it must not be more than a message that is refused.
         let rendered = catch_unwind(AssertUnwindSafe(|| self.render_to(env, variables, &mut out)));
@@ -166,12 +161,7 @@ impl Template {
         }
     }
 
-    fn render_to(
-        &self,
-        env: &Environment<'static>,
-        variables: &Value,
-        out: &mut Limited,
-    ) -> Result<u64, Error> {
+    fn render_to(&self, env: &Environment<'static>, variables: &Value, out: &mut Limited) -> Result<u64, Error> {
         let template = env.get_template(if self.escapes { HTML } else { PLAIN })?;
         let captured = template.render_captured_to(variables.clone(), out)?;
         Ok(captured.state().fuel_levels().map_or(0, |(used, _)| used))

@@ -1,9 +1,10 @@
 //! The filters, tests and functions that templates may use, and guards for those whose cost `MiniJinja`'s fuel does not bound.
 //!
-//! Fuel bounds the number of instructions and the size of created strings and lists. It does not bound what one instruction
-//! visits: lists may contain the same list many times, are repeated and concatenated lazily, and are compared and
-//! serialized as a whole. So every list and map that a template creates is copied and measured ([`build`]), and what
-//! compares or serializes values first pays for their whole size ([`pay`]).
+//! Fuel bounds the number of instructions and the size of created strings and lists. It does not bound how much data
+//! one instruction visits: lists may contain the same list many times, are repeated and concatenated lazily, and are
+//! compared and serialized as a whole. So every list and map that a template creates is measured, and copied if it is a
+//! lazy list ([`build`]); and filters and tests that compare or serialize values first pay for the whole size of these
+//! values ([`pay`]).
 
 use minijinja::value::{ObjectRepr, Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters, tests};
@@ -14,9 +15,9 @@ use super::shape::Hint;
 #[derive(Debug)]
 pub(super) struct Filter {
     pub(super) name: &'static str,
-    /// What its use says about the value.
+    /// What the use of the filter says about the type of its input.
     pub(super) input: Hint,
-    /// Whether the value is an array.
+    /// Whether the input is an array.
     pub(super) iterates: bool,
 }
 
@@ -151,7 +152,7 @@ pub(super) const TESTS: &[&str] = &[
 /// The functions that templates may call.
 pub(super) const FUNCTIONS: &[&str] = &["dict", "namespace", "range"];
 
-/// The guards, which printed templates call.
+/// The names of the guards, which printed templates ([`super::guard`]) call.
 pub(super) const BUILD: &str = "__build";
 pub(super) const PAY: &str = "__pay";
 pub(super) const SCALAR: &str = "__scalar";
@@ -160,11 +161,11 @@ pub(super) const SCALAR: &str = "__scalar";
 const MAX_RANGE: i128 = 10_000;
 /// Maximum size of a list or map that a template creates, with everything in it.
 const MAX_SIZE: u64 = 1024 * 1024;
-/// Maximum depth of lists and maps in each other.
+/// Maximum nesting depth of lists and maps.
 const MAX_DEPTH: usize = 64;
 /// Size of an item without its text.
 const ITEM_SIZE: u64 = 24;
-/// Size that one fuel pays for.
+/// Size that one unit of fuel pays for.
 const SIZE_PER_FUEL: u64 = 64;
 
 fn too_expensive(detail: &'static str) -> Error {
@@ -244,7 +245,7 @@ struct Guard {
     pays: bool,
     /// Measures and copies the result.
     builds: bool,
-    /// Fuel in addition.
+    /// Additional fuel.
     fuel: u64,
 }
 

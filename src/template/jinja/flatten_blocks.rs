@@ -1,4 +1,4 @@
-//! The structure of a source that layouts care about: its blocks, includes and `extends`.
+//! Parses the structure of a source that layouts need: its blocks, includes and `extends`.
 
 use crate::domain::fault::Code;
 use crate::template::faults::Located;
@@ -39,7 +39,7 @@ pub(super) struct Document<'s> {
     pub(super) source: &'s str,
     pub(super) pieces: Vec<Piece>,
     pub(super) nodes: Vec<Node>,
-    /// The name of the extended layout, and where it is.
+    /// The name of the extended layout, and the offset of the `extends` tag.
     pub(super) extends: Option<(String, usize)>,
 }
 
@@ -117,7 +117,7 @@ impl<'s> Document<'s> {
         Ok(())
     }
 
-    /// Returns all blocks, also those in others.
+    /// Returns all blocks, including nested ones.
     pub(super) fn blocks(&self) -> Vec<&Block> {
         let mut blocks = Vec::new();
         let mut pending: Vec<&Node> = self.nodes.iter().collect();
@@ -130,7 +130,8 @@ impl<'s> Document<'s> {
         blocks
     }
 
-    /// Makes the document the content of a layout: blocks that the layout has stay, and the rest becomes `content`.
+    /// Makes the document the content of a layout. Its blocks that are also in `blocks`, the blocks of the layout,
+    /// stay. The rest becomes the block `content`, or is dropped if the document has a block of this name.
     pub(super) fn wrap(&mut self, layout: &str, blocks: &[String]) {
         let is_own = |node: &Node| matches!(node, Node::Block(block) if blocks.contains(&block.name));
         let (mut nodes, body): (Vec<Node>, Vec<Node>) = std::mem::take(&mut self.nodes).into_iter().partition(is_own);
@@ -177,7 +178,7 @@ fn is_super(piece: &Piece) -> Result<bool, Located> {
     match &piece.kind {
         Kind::Print if is_call(&piece.words) => Ok(true),
         Kind::Print | Kind::Block if piece.words.windows(3).any(is_call) => {
-            Err(invalid(piece, "`super()` is available only alone, as `{{ super() }}`"))
+            Err(invalid(piece, "`super()` must be alone in its tag, as `{{ super() }}`"))
         }
         _ => Ok(false),
     }

@@ -1,4 +1,5 @@
-//! Prints expressions, with guards.
+//! Prints expressions with guards: calls that charge fuel for the size of values ([`PAY`]), or that also measure and
+//! copy new lists and maps ([`BUILD`]).
 
 use std::fmt::Write as _;
 
@@ -83,7 +84,7 @@ fn operator(op: BinOpKind) -> (&'static str, Level) {
     }
 }
 
-/// Returns the next level.
+/// Returns the level that binds more tightly by one step.
 fn tighter(level: Level) -> Level {
     match level {
         Level::Choice => Level::Or,
@@ -99,7 +100,7 @@ fn tighter(level: Level) -> Level {
     }
 }
 
-/// Returns whether an expression is a literal, or a list of literals, whose size is that of the source.
+/// Returns whether an expression is a literal or a list of literals, so that its size is limited by the source.
 fn is_literal(expr: &Expr<'_>) -> bool {
     match expr {
         Expr::Const(_) => true,
@@ -240,7 +241,7 @@ fn print_comparison(out: &mut String, compare: &ast::Compare<'_>) {
     }
 }
 
-/// Appends an expression that pays for its size, because it is compared.
+/// Appends an expression in a guard that charges fuel for the size of its value, which the operation visits as a whole.
 fn print_paid(out: &mut String, expr: &Expr<'_>, level: Level) {
     let is_counter = match expr {
         Expr::GetAttr(attr) => matches!(&attr.expr, Expr::Var(var) if var.id == "loop"),
@@ -286,7 +287,6 @@ fn print_items(out: &mut String, items: &[Expr<'_>]) {
     }
 }
 
-/// Appends a call.
 pub(super) fn print_call(out: &mut String, call: &ast::Call<'_>) {
     let compares = matches!(&call.expr, Expr::GetAttr(attr) if attr.name == "changed");
     print(out, &call.expr, Level::Postfix);
@@ -314,7 +314,6 @@ fn print_args(out: &mut String, args: &[CallArg<'_>], pays: bool) {
     out.push(')');
 }
 
-/// Appends a literal.
 fn print_literal(out: &mut String, value: &Value) {
     match value.kind() {
         ValueKind::String => {

@@ -1,8 +1,8 @@
-//! The `jinja` syntax: `MiniJinja` with bounds that it does not have itself.
+//! The `jinja` syntax: `MiniJinja` with additional limits.
 //!
 //! A source passes through these steps: [`scan`] finds its tags, [`flatten`] inserts layouts, [`analyse`] checks the syntax tree
 //! and finds the variables, and [`guard`] prints the tree with calls that bound what the template may build and compare. The
-//! [`engine`] renders what was printed, with fuel.
+//! [`engine`] renders the printed source, with a limited amount of fuel.
 
 pub(super) mod analyse;
 mod analyse_statements;
@@ -23,7 +23,7 @@ use crate::domain::fault::Code;
 
 use super::faults::Located;
 
-/// Names that start so are reserved for guards.
+/// Names with this prefix are reserved for guards.
 pub(super) const RESERVED_PREFIX: &str = "__";
 
 /// Returns the configuration of the lexer: templates keep the newline at their end.

@@ -10,7 +10,7 @@ use crate::template::faults::Located;
 use crate::template::limits::{MAX_ELIF, MAX_TAG, MAX_TAG_TOKENS};
 use crate::template::markup::tags::{Role, Tag};
 
-/// A word of a tag, as far as layouts need to understand it.
+/// A token of a tag. Only the kinds that layouts use are distinguished.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Word {
     Name(String),
@@ -43,7 +43,7 @@ pub(super) struct Piece {
     pub(super) words: Vec<Word>,
 }
 
-/// Number of words kept.
+/// Maximum number of words stored for a tag.
 const MAX_WORDS: usize = 8;
 
 impl Piece {
@@ -70,9 +70,10 @@ impl Piece {
     }
 }
 
-/// Splits a source into pieces. Fails for what the lexer does not accept, and for tags that are too long.
+/// Splits a source into pieces. Fails if the lexer refuses the source, a tag is too long, a `raw` block is not closed, or
+/// there are more than [`MAX_ELIF`] `elif`.
 pub(super) fn pieces(source: &str) -> Result<Vec<Piece>, Located> {
-    // With overflow checks, the lexer panics on an error in a line of more than 65,535 characters.
+    // In builds with overflow checks, the lexer panics on an error in a line of more than 65,535 characters.
     let pieces = catch_unwind(|| lexed_pieces(source));
     pieces.unwrap_or_else(|_| {
         Err(Located::new(0, Code::InvalidTemplate, "the template cannot be parsed; use shorter lines"))
@@ -133,7 +134,7 @@ fn tag(tokens: &mut Tokenizer<'_>, start: usize) -> Result<(Vec<Word>, Span), Lo
     }
 }
 
-/// Splits what is between two tags into text, comments and raw blocks.
+/// Splits the source between two tags into text, comments and raw blocks.
 fn push_gap(source: &str, gap: Range<usize>, pieces: &mut Vec<Piece>) -> Result<(), Located> {
     let mut at = gap.start;
     let mut text_start = gap.start;
@@ -191,8 +192,8 @@ fn basic_tag(text: &str, name: &str) -> Option<usize> {
     Some(text.len() - rest.len())
 }
 
-/// Returns the source with each raw block replaced by its content, in which the starts of tags are printed as strings. So
-/// every other step can process the content like other text.
+/// Returns the source with each raw block replaced by its content. In the content, a `{` that begins a tag is replaced by a
+/// tag that prints it, so that the other steps need not handle raw blocks.
 pub(in crate::template) fn without_raw(source: &str) -> Result<String, Located> {
     let mut out = String::with_capacity(source.len());
     for piece in pieces(source)? {
@@ -209,7 +210,7 @@ pub(in crate::template) fn without_raw(source: &str) -> Result<String, Located> 
     Ok(out)
 }
 
-/// Returns a comment that trims white space as a tag does.
+/// Returns a comment that trims the same white space as `tag`; nothing if the tag trims none.
 pub(super) fn trim_marker(tag: &str) -> &'static str {
     let before = tag.as_bytes().get(2) == Some(&b'-');
     let after = tag.len() >= 3 && tag.as_bytes()[tag.len() - 3] == b'-';
@@ -233,7 +234,7 @@ fn push_raw(out: &mut String, content: &str) {
     out.push_str(rest);
 }
 
-/// Returns the tags of a source.
+/// Returns the tags, comments and raw blocks of a source.
 pub(in crate::template) fn tags(source: &str) -> Result<Vec<Tag>, Located> {
     let pieces = pieces(source)?.into_iter();
     let tags = pieces.filter(|piece| piece.kind != Kind::Text);

@@ -10,9 +10,9 @@ use crate::template::source::{Variable, VariableType};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::template) enum Hint {
     Unknown,
-    /// Only its truth is used.
+    /// The value is only tested for truth.
     Tested,
-    /// It is printed.
+    /// The value is printed.
     Printed,
     Boolean,
     Number,
@@ -39,7 +39,7 @@ pub(in crate::template) struct Shapes {
 
 /// Maximum depth of example values.
 const MAX_DEPTH: usize = 8;
-/// Maximum number of shapes; further ones are not distinguished.
+/// Maximum number of shapes. All further values share the last shape.
 const MAX_SHAPES: usize = 5_000;
 
 impl Shapes {
@@ -138,7 +138,7 @@ impl Shapes {
     /// Returns a declaration for a variable.
     pub(in crate::template) fn declaration(&self, name: &str) -> Option<Variable> {
         let id = *self.roots.get(name)?;
-        // What is only tested may be left out.
+        // A message may leave out a variable that the template only tests.
         let required = self.shapes[id.0].hint != Hint::Tested;
         Some(Variable { key: name.to_owned(), kind: self.kind(id), required, default: None, max_length: None })
     }

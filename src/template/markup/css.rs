@@ -17,13 +17,13 @@ use super::extract::{Extracted, extract, restore, unbalanced};
 use super::tags::{Masked, Tag};
 use super::{Event, css_cost, events, tree};
 
-const WHAT: &str = "inlining CSS";
+const OPERATION: &str = "inlining CSS";
 
 /// An HTML template whose CSS is inlined.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::template) struct Inlined {
     pub(in crate::template) html: String,
-    /// Byte offsets in the source, and what is there.
+    /// The warnings, each with the byte offset in the source that it is about.
     pub(in crate::template) warnings: Vec<(usize, WarningCode, String)>,
 }
 
@@ -53,11 +53,11 @@ pub(in crate::template) fn inline(source: &str, tags: &[Tag], extra_css: Option<
     tree::check(&extracted.html).map_err(too_large)?;
     css_cost::check(&extracted.html, &css).map_err(too_large)?;
     let output = run(&extracted, extra_css)?;
-    inlined.html = restore(&masked, &extracted, &output, WHAT)?;
+    inlined.html = restore(&masked, &extracted, &output, OPERATION)?;
     Ok(inlined)
 }
 
-/// Returns the CSS to inline, and warns of what is not loaded.
+/// Returns the CSS to inline, and adds a warning for each style sheet that is not loaded.
 fn style_sheets(masked: &Masked, extra: Option<&str>, warnings: &mut Vec<(usize, WarningCode, String)>) -> String {
     let text = &masked.text;
     let mut css = extra.unwrap_or_default().to_owned();
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn signs_in_conditions_and_quotes_in_filters_survive() {
+    fn operators_in_conditions_and_quotes_in_filters_survive() {
         let body = "{% if a < b and c > \"<\" %}<a href=\"{{ u|default(\"https://x/?a=1&b=2\") }}\">x</a>{% endif %}";
         let html = inlined(&document("a { color: red }", body)).html;
         assert!(

@@ -1,7 +1,7 @@
-//! Bounds the work of inlining CSS: the number of declarations that elements can get, and of selectors to match.
+//! Limits the work of inlining CSS: the number of declarations that elements can get, and of steps to match selectors.
 //!
-//! One rule with a thousand declarations that matches ten thousand elements makes ten million declarations. The bound is
-//! computed from the last class, id or element name of each selector, which is what decides how many elements match.
+//! One rule with a thousand declarations that matches ten thousand elements makes ten million declarations. The work is
+//! estimated from one class, id or element name in the last part of each selector: only elements with it can match.
 
 use std::collections::HashMap;
 
@@ -9,16 +9,16 @@ use super::{Event, events};
 
 /// Maximum depth of nested blocks, and of nested parentheses.
 const MAX_NESTING: usize = 16;
-/// Maximum declarations that all elements get together.
+/// Maximum number of declarations of all elements together.
 const MAX_DECLARATIONS: u64 = 300_000;
-/// Maximum comparisons of declarations: their number per element squared.
+/// Maximum number of comparisons of declarations: for each element, the square of its number of declarations.
 const MAX_COMPARISONS: u64 = 30_000_000;
-/// Maximum steps of matching selectors.
+/// Maximum number of steps to match selectors.
 const MAX_MATCHING: u64 = 20_000_000;
 
 const TOO_MUCH: &str = "too many CSS rules for so many elements; remove unused rules, or use fewer elements";
 
-/// Declarations and steps of matching that a key costs each element.
+/// The declarations and the matching steps that the rules with a key cost each element with this key.
 #[derive(Debug, Clone, Copy, Default)]
 struct Cost {
     declarations: u64,
@@ -112,7 +112,7 @@ fn costs(css: &str, elements: u64) -> Result<HashMap<String, Cost>, String> {
             add(&mut costs, &selectors, declarations, elements);
         }
     }
-    // Blocks that are not closed end with the text.
+    // Blocks that are not closed end at the end of the text.
     for (selectors, declarations) in open {
         add(&mut costs, &selectors, declarations + 1, elements);
     }
@@ -139,7 +139,8 @@ fn add(costs: &mut HashMap<String, Cost>, selectors: &str, declarations: u64, el
     }
 }
 
-/// Returns what decides whether an element can match: the id, class or name in the last part of a selector.
+/// Returns a key that every element has that the selector can match: the first id or class in the selector's last part,
+/// else its element name, else `*`.
 fn key(selector: &str) -> String {
     if selector.contains(['(', '\\', '&']) {
         return "*".to_owned();
@@ -156,7 +157,7 @@ fn key(selector: &str) -> String {
     }
 }
 
-/// Returns the steps of matching a selector with one element.
+/// Returns the number of steps to match a selector with one element.
 fn steps(selector: &str, elements: u64) -> u64 {
     const ANCESTORS: u64 = 32;
     let combinators = selector.split_ascii_whitespace().count() as u64 + selector.matches('>').count() as u64;
@@ -171,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_the_last_class_id_or_name() {
+    fn key_is_an_id_class_or_name_of_the_last_part() {
         let keys = ["a", "p a:hover", "div > .x.y", "td#i", "*", "[x]", "a:not(.b)", "A.Big", ":root"].map(key);
         assert_eq!(keys, ["a", "a", ".x", "#i", "*", "*", "*", ".big", "*"]);
     }

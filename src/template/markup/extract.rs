@@ -1,5 +1,5 @@
-//! Writes an HTML text with tokens so that an HTML5 parser keeps every token in place, and restores the tags in what the
-//! parser's serializer returns.
+//! Writes an HTML text, in which tokens stand for the template tags, so that an HTML5 parser keeps every token in
+//! place, and restores the tags in the output of the parser's serializer.
 
 use crate::template::faults::Located;
 
@@ -10,14 +10,16 @@ use super::{Event, Start, events, is_void};
 #[derive(Debug, Default)]
 pub(super) struct Extracted {
     pub(super) html: String,
-    /// Whether classes or ids depend on template tags, so that a rule may match although it matches nothing now.
+    /// Whether classes or ids depend on template tags, so that a CSS rule that matches nothing now may match in the
+    /// rendered text.
     pub(super) is_dynamic: bool,
     /// Byte offsets in the source of `style` elements with template tags, which are kept as they are.
     pub(super) opaque_styles: Vec<usize>,
     doctype: Option<String>,
 }
 
-/// Writes the masked text for an HTML5 parser. Fails for tags in the names of elements.
+/// Writes the masked text for an HTML5 parser. Fails if a template tag is in an element's name, in an end tag or in the
+/// document type.
 pub(super) fn extract(masked: &mut Masked) -> Result<Extracted, Located> {
     let text = masked.text.clone();
     let mut extracted = Extracted { html: String::with_capacity(text.len()), ..Extracted::default() };
@@ -61,7 +63,7 @@ fn refuse_tokens(masked: &Masked, text: &str, problem: &str) -> Result<(), Locat
     }
 }
 
-/// Returns the end of a `style` element with tokens, and how many events follow its start tag.
+/// Returns the end of a `style` element that contains tokens, and how many events after its start tag belong to it.
 fn opaque_style(masked: &Masked, text: &str, tag: &Start, rest: &[Event]) -> Option<(usize, usize)> {
     if !text[tag.name.clone()].eq_ignore_ascii_case("style") {
         return None;
@@ -81,7 +83,8 @@ fn opaque_style(masked: &Masked, text: &str, tag: &Start, rest: &[Event]) -> Opt
 
 fn write_start(masked: &mut Masked, text: &str, tag: &Start, extracted: &mut Extracted) -> Result<(), Located> {
     refuse_tokens(masked, &text[tag.name.clone()], "is in the name of an element")?;
-    // Tags beside attributes may enclose some of them, so they are kept together with what is between them.
+    // Template tags beside attributes may enclose some of the attributes, so everything from the first to the last of
+    // these tags becomes one token.
     let has_token = |range: &std::ops::Range<usize>| masked.has_token(&text[range.clone()]);
     let first = tag.attributes.iter().position(|attribute| has_token(&attribute.name));
     let last = tag.attributes.iter().rposition(|attribute| has_token(&attribute.name));
@@ -118,12 +121,12 @@ fn write_start(masked: &mut Masked, text: &str, tag: &Start, extracted: &mut Ext
     Ok(())
 }
 
-/// Puts the tags back into what a serializer returned. `what` names the step for faults.
+/// Puts the tags back into the output of a serializer. `what` names the step for faults.
 pub(super) fn restore(masked: &Masked, extracted: &Extracted, output: &str, what: &str) -> Result<String, Located> {
     masked.check(output, what)?;
     let mut out = String::with_capacity(output.len() * 2);
-    // Whether each open `tbody` was added by the parser. It is left out: the start of a loop over the rows is in front of
-    // it, and the end of the loop inside, so that it would be repeated.
+    // Whether the parser added each open `tbody`. An added one is left out: the start of a loop over the rows is in
+    // front of it and the end of the loop inside, so that a message would open a `tbody` for each row.
     let mut implied: Vec<bool> = Vec::new();
     for event in events(output) {
         match event {
@@ -157,7 +160,7 @@ pub(super) fn restore(masked: &Masked, extracted: &Extracted, output: &str, what
     Ok(out)
 }
 
-/// Returns whether an attribute's name is a mark.
+/// Returns whether an attribute's name is a mark ([`Masked::write_mark`]).
 fn is_mark(masked: &Masked, name: &str) -> bool {
     let tokens = masked.tokens(name);
     tokens.first().is_some_and(|token| token.range == (0..name.len()) && masked.original(token.number).is_empty())
@@ -193,7 +196,7 @@ fn protect(out: &mut String, text: &str) {
     }
 }
 
-/// Appends a start tag with its tags.
+/// Appends a start tag, and puts the template tags back into it.
 fn write_restored(masked: &Masked, output: &str, tag: &Start, out: &mut String, what: &str) -> Result<(), Located> {
     let special = |name: &str| {
         let tokens = masked.tokens(name);
@@ -247,7 +250,7 @@ fn merged_style(inlined: &str, attribute: &str) -> String {
     format!("style={quote}{inlined}{separator}{value}{quote}")
 }
 
-/// Elements whose end tag may be left out, so that an open one says nothing.
+/// Elements whose end tag may be left out, so that a missing end tag is not reported.
 const OPTIONAL_END: [&str; 22] = [
     "html", "head", "body", "p", "li", "dt", "dd", "option", "optgroup", "thead", "tbody", "tfoot", "tr", "td", "th",
     "colgroup", "caption", "rb", "rt", "rtc", "rp", "col",

@@ -59,7 +59,7 @@ pub(in crate::template) struct Compiled {
 /// Compiles an MJML template.
 pub(in crate::template) fn compile(source: &str, tags: &[Tag]) -> Result<Compiled, Located> {
     if source.len() > MAX_MJML {
-        let message = format!("MJML with its layouts has at most {MAX_MJML} bytes, but this has {}", source.len());
+        let message = format!("MJML with its layouts must have at most {MAX_MJML} bytes, but has {}", source.len());
         return Err(Located::new(0, Code::TooLarge, message));
     }
     let mut masked = Masked::new(source, tags);

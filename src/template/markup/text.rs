@@ -62,7 +62,7 @@ struct Reducer<'m> {
     masked: &'m mut Masked,
     text: String,
     out: String,
-    /// Depth of elements of the same name inside a hidden element.
+    /// The name of the outermost hidden element, and how many elements of this name are open in it, itself included.
     hidden: Option<(String, usize)>,
     /// The address of the open link, and where its text starts in `out`.
     link: Option<(String, usize)>,

@@ -1,4 +1,4 @@
-//! Bounds what the HTML5 parser makes of a text, before libraries build and walk trees from it.
+//! Limits the size of the tree that an HTML5 parser makes of a text, before libraries build and walk that tree.
 //!
 //! The tree can be much deeper and larger than the text suggests: each `<p>` after `<b><i><u>` that are not closed
 //! repeats them (WHATWG HTML, "reconstruct the active formatting elements"). So the text is parsed by the same parser into a
@@ -33,7 +33,7 @@ pub(super) fn check(html: &str) -> Result<(), String> {
     parser.finish().check_depth()
 }
 
-/// A node without content; the names of elements decide how the parser goes on.
+/// A node without content. The parser needs only the names of elements.
 #[derive(Debug)]
 struct Node {
     name: QualName,
@@ -118,7 +118,7 @@ impl Tree {
         }
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "the parser gives the child away")]
+    #[expect(clippy::needless_pass_by_value, reason = "the parser passes the child by value")]
     fn insert_child(&self, parent: usize, child: NodeOrText<usize>, before: Option<usize>) {
         let node = match child {
             NodeOrText::AppendNode(node) => node,
@@ -144,7 +144,8 @@ impl Tree {
         if self.deepest.get() > MAX_HTML_DEPTH { Err(too_deep()) } else { Ok(()) }
     }
 
-    /// Checks the depth of all nodes, because those that were moved have another one since.
+    /// Checks the limits, and computes the depth of all nodes again: moving a node does not update the depths of its
+    /// descendants.
     fn check_depth(&self) -> Result<(), String> {
         self.check()?;
         let nodes = self.nodes.borrow();

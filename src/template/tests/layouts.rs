@@ -1,4 +1,4 @@
-//! Layouts: what they insert, and what they refuse.
+//! Layouts: blocks, includes, and faults.
 
 use serde_json::{Value, json};
 
@@ -88,7 +88,7 @@ fn cycles_are_refused() {
 }
 
 #[test]
-fn chains_numbers_and_sizes_are_limited() {
+fn depth_number_and_size_of_layouts_are_limited() {
     let names: Vec<String> = (0..20).map(|at| format!("l{at}")).collect();
     let chain: Vec<(&str, String)> = names
         .iter()
@@ -117,7 +117,7 @@ fn faults_name_the_layout_and_the_position() {
 }
 
 #[test]
-fn what_layouts_cannot_do_is_a_fault() {
+fn invalid_use_of_layouts_is_a_fault() {
     for (own, part) in [
         ("{% extends \"base\" %}lost", "outside the blocks"),
         ("{% extends \"base\" %}{{ x }}", "outside the blocks"),

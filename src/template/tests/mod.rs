@@ -71,7 +71,10 @@ fn render(source: &Source, values: &Value) -> Result<Rendered, Vec<Fault>> {
     if let (Ok(verified), Ok(rendered)) = (&verified, &rendered) {
         assert!(verified.size >= rendered.size, "{} is not an upper limit of {}", verified.size, rendered.size);
         let lines = program.render_lines(&checked).unwrap();
-        assert_eq!((&lines.subject, &lines.from, &lines.reply_to), (&rendered.subject, &rendered.from, &rendered.reply_to));
+        assert_eq!(
+            (&lines.subject, &lines.from, &lines.reply_to),
+            (&rendered.subject, &rendered.from, &rendered.reply_to)
+        );
     }
     if let Some(quick) = program.render_quickly(&checked) {
         assert_eq!(Ok(&quick), rendered.as_ref());

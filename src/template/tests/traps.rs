@@ -22,7 +22,7 @@ fn loop_over_table_rows_renders_inside_the_table() {
 }
 
 #[test]
-fn signs_in_conditions_and_quotes_in_href_survive() {
+fn operators_in_conditions_and_quotes_in_href_survive() {
     let source = format!(
         "{STYLE}{{% if a < 3 and \"<b>\" != \"x\" %}}<a href=\"{{{{ u|default(\"https://x.test/?a=1&b=2\") }}}}\">l</a>{{% endif %}}"
     );

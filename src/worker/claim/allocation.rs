@@ -2,12 +2,12 @@
 //!
 //! The most urgent priority comes first. Within one priority the free capacity is divided in three levels: among the
 //! routes, among each route's streams by weight, among each stream's lanes; on each level by weighted max-min fairness,
-//! so that those with little in flight come first.
+//! so that claimants with little in flight come first.
 //!
 //! The capacity is a number of SMTP transactions. A destination uses at most as much of it as its connections need;
-//! further recipients in flight only wait for these connections, and use nothing but memory. They are allocated
-//! afterwards, up to what the destination handles in a fraction of a second, so that they are sent without a pause. They
-//! have an upper limit of their own.
+//! further recipients in flight only wait for these connections, and use nothing but memory. These waiting recipients
+//! are allocated afterwards, as many as the destination handles in a fraction of a second, so that no connection is
+//! idle until the next claim. The total number of recipients in flight has a separate limit.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -26,19 +26,20 @@ const PROBE_CONCURRENCY: usize = 4;
 /// Seconds of a route's traffic that may be in flight beyond what its connections need: it is sent while the next claim
 /// runs.
 const PREFETCH: f64 = 0.1;
-/// The same for urgent lanes of a relay. A new message that exceeds it is claimed, which costs more than to hand it off.
+/// The same for urgent lanes of a relay. A new message that exceeds this limit is claimed, which costs more than a
+/// direct handoff.
 const URGENT_PREFETCH: f64 = 0.5;
 
 /// The capacity to allocate.
 #[derive(Debug)]
 pub(crate) struct Capacity<'a> {
-    /// SMTP transactions of this process at a time.
+    /// Maximum number of SMTP transactions of this process at a time.
     pub total: usize,
-    /// Recipients that may be in flight, including those that wait for a connection.
+    /// Maximum number of recipients in flight, including those that wait for a connection.
     pub recipients: usize,
-    /// Of those, how many are free.
+    /// The number of recipients that may be added to those in flight.
     pub free: usize,
-    /// Connections of this process to one destination.
+    /// Maximum number of connections of this process to one destination.
     pub connections: usize,
     /// The recipients in flight, by lane.
     pub in_flight: &'a HashMap<i64, LaneUsage>,
@@ -111,8 +112,8 @@ fn sum(allocated: &Allocated) -> usize {
     allocated.values().sum()
 }
 
-/// The destinations of one priority: a relay with all of its lanes is one, and so is each lane that goes directly to
-/// MX.
+/// The destinations of one priority: each route through relays, with all of its lanes, and each lane that goes directly
+/// to MX.
 struct Routes<'a>(Vec<Route<'a>>);
 
 struct Route<'a> {
@@ -287,7 +288,7 @@ impl Capacity<'_> {
             in_flight.iter().filter_map(|(lane, _)| self.recent.get(&lane.id)).map(|recent| recent.attempted).sum();
         let (recipients, messages_in_flight) =
             in_flight.iter().fold((0, 0), |(r, m), (_, in_lane)| (r + in_lane.recipients, m + in_lane.messages));
-        // A message with many recipients uses one connection like any other.
+        // A message uses one connection at a time, regardless of its number of recipients.
         let connections = self.slots_per_destination();
         let messages = if priority <= URGENT {
             self.total.max(connections + prefetched(attempts_per_second, URGENT_PREFETCH))

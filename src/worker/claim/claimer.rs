@@ -1,4 +1,4 @@
-//! Claims once from the lanes with due recipients, each up to its quota.
+//! One claim: leases due recipients of the ready lanes, up to the quota of each lane.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const MAX_LANES_PER_STREAM: i64 = 512;
 /// How long this worker skips a lane whose connections other workers use up.
 const FULL_LANE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Claims, and tracks from one claim to the next which limited lanes cannot be claimed from.
+/// Claims, and remembers between claims which limited lanes to skip.
 #[derive(Debug)]
 pub(crate) struct Claimer {
     cx: Arc<ClaimContext>,
@@ -51,7 +51,7 @@ pub(crate) struct Claim {
     pub ready: Vec<Arc<ReadyLane>>,
     /// The result for each lane with a quota.
     pub lanes: Vec<LaneClaim>,
-    /// Lanes that did not use their quota.
+    /// Lanes from which fewer recipients were claimed than their quota.
     pub below_quota: Vec<i64>,
     /// Whether lanes with due recipients got no quota, and could use one.
     pub has_unserved_lanes: bool,
@@ -66,7 +66,7 @@ pub(crate) struct LaneClaim {
     pub lane: i64,
     /// Whether recipients were claimed.
     pub has_claimed: bool,
-    /// Whether fewer recipients than the quota were claimed.
+    /// Whether the lane had fewer due recipients than its quota; for a lane with limits, fewer than these allowed.
     pub is_below_quota: bool,
     /// Whether new messages bypass the lane while it is empty ([`crate::worker::handoff`]).
     pub is_bypassed: bool,
@@ -84,7 +84,7 @@ impl Claimer {
         Self { cx, limited: LimitedLanes::default() }
     }
 
-    /// Returns how long it takes until a throttled lane may send again.
+    /// Returns the time until the first throttled lane may send again.
     pub(crate) fn until_open(&self, now: DateTime<Utc>) -> Option<Duration> {
         self.limited.until_open(now)
     }
@@ -106,8 +106,8 @@ impl Claimer {
     pub(crate) async fn claim(&mut self, worker: Uuid, skip: &[i64], now: DateTime<Utc>) -> Result<Claim, DbError> {
         let cx = self.cx.clone();
         let leases = &cx.leases;
-        // Counted before the lanes are read: a recipient that failed and was released since has closed its lane, so
-        // that its capacity does not lead to another claim from that lane.
+        // Counted before the lanes are read. A failure that closes a lane is committed before its recipient is released,
+        // so capacity that is free now never leads to another claim from a lane that was just closed.
         let (in_flight, free) = (leases.in_flight.usage(), leases.in_flight.free());
         let ready = lanes::ready(&cx.db, now, MAX_LANES_PER_STREAM, skip).await?;
         let ready: Vec<Arc<ReadyLane>> = ready.into_iter().map(Arc::new).collect();

@@ -10,9 +10,9 @@ use futures_util::future::join_all;
 
 use super::DeliverContext;
 use super::envelopes::{Envelope, envelopes};
-use super::judge::{self, AttemptEnd, AttemptStart};
 use super::lease_check::LeaseCheck;
 use super::loaded_message::LoadedMessage;
+use super::transition::{self, AttemptEnd, AttemptStart};
 use crate::db::messages::stored::StoredMessageError;
 use crate::db::queue::{Claimed, Finished, Rescheduled};
 use crate::domain::id::MessageId;
@@ -31,7 +31,7 @@ struct Prepared {
 
 const LOAD_FAILED_REPLY: &str = "postrider failed to read this message from its database; see its log";
 const PANICKED_REPLY: &str = "postrider failed while processing this message; see its log";
-/// Reason for holding recipients whose failed attempt cannot be judged.
+/// Reason for holding recipients whose failed attempt cannot be classified.
 const NOT_JUDGED_REASON: &str =
     "held: postrider failed while processing this message, and cannot determine the next attempt; see its log";
 
@@ -75,7 +75,7 @@ pub(crate) async fn run(cx: Arc<DeliverContext>, mut message: LoadedMessage) {
             | StoredMessageError::NoUnsubscribeLinks
             | StoredMessageError::NotRendered(_)),
         ))) => {
-            return defer(&cx, message, &error).await;
+            return reschedule(&cx, message, &error).await;
         }
         Ok(Some(Err(error))) => return fail(&cx, &message, &error.to_string(), start).await,
         Err(_) => return fail(&cx, &message, PANICKED_REPLY, start).await,
@@ -95,7 +95,7 @@ async fn take_expired(cx: &DeliverContext, message: &mut LoadedMessage, start: A
     let is_expired = |claimed: &Claimed| start.at >= cx.deadline(message, claimed);
     let (expired, in_time): (Vec<_>, Vec<_>) = message.claimed.iter().cloned().partition(is_expired);
     message.claimed = in_time;
-    expired.into_iter().map(|claimed| judge::expired(claimed, start.at)).collect()
+    expired.into_iter().map(|claimed| transition::expired(claimed, start.at)).collect()
 }
 
 /// Builds the message once for all of its routes.
@@ -121,13 +121,13 @@ async fn send(cx: &DeliverContext, message: &LoadedMessage, envelope: Envelope, 
         let outcomes = cx.sender.send_if(&route, &envelope, mime, &cx.send_options(&claimed, &guard)).await?;
         let end = AttemptEnd::now(cx);
         cx.retry_policies.refresh(&cx.db, end.at).await;
-        let judge = |(claimed, outcome): (&Claimed, Outcome)| Finished {
+        let finish = |(claimed, outcome): (&Claimed, Outcome)| Finished {
             is_alone,
-            ..cx.judge(message, claimed.clone(), outcome, start, end)
+            ..cx.transition(message, claimed.clone(), outcome, start, end)
         };
         let unrecorded =
             claimed.iter().zip(outcomes).enumerate().filter(|(position, _)| !guard.has_recorded(*position));
-        Ok(unrecorded.map(|(_, one)| judge(one)).collect())
+        Ok(unrecorded.map(|(_, one)| finish(one)).collect())
     };
     match AssertUnwindSafe(sending).catch_unwind().await {
         Ok(Ok(finished)) => cx.recorder.record(finished),
@@ -156,7 +156,7 @@ async fn release_later(cx: &DeliverContext, claimed: Vec<Claimed>) {
 }
 
 /// Defers a message that cannot be prepared because of the configuration, without an attempt. Its deadline stays.
-async fn defer(cx: &DeliverContext, message: LoadedMessage, error: &StoredMessageError) {
+async fn reschedule(cx: &DeliverContext, message: LoadedMessage, error: &StoredMessageError) {
     let now = cx.clock.now();
     log_preparation_failure(cx, &message, error);
     let end = message.claimed.iter().map(|claimed| cx.deadline(&message, claimed)).min();
@@ -177,7 +177,7 @@ fn log_preparation_failure(cx: &DeliverContext, message: &LoadedMessage, error: 
             event = "preparation_failed",
             %error,
             what,
-            "cannot prepare messages; deferring them until this is fixed"
+            "cannot prepare messages; rescheduling them until this is fixed"
         );
     }
 }
@@ -205,8 +205,8 @@ async fn complete_all(
     start: AttemptStart,
 ) {
     let end = AttemptEnd::now(cx);
-    let judge = |claimed: &Claimed| cx.judge(message, claimed.clone(), outcome.clone(), start, end);
-    let finished = AssertUnwindSafe(|| claimed.iter().map(judge).collect());
+    let finish = |claimed: &Claimed| cx.transition(message, claimed.clone(), outcome.clone(), start, end);
+    let finished = AssertUnwindSafe(|| claimed.iter().map(finish).collect());
     match std::panic::catch_unwind(finished) {
         Ok(finished) => cx.recorder.record(finished),
         Err(_) => cx.leases.hold(claimed, NOT_JUDGED_REASON).await,

@@ -9,8 +9,8 @@ use futures_util::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 
 use super::DeliverContext;
-use super::judge::{AttemptEnd, AttemptStart};
 use super::loaded_message::LoadedMessage;
+use super::transition::{AttemptEnd, AttemptStart};
 use crate::db::queue::Claimed;
 use crate::db::queue::attempt_markers::{self, AttemptMarker};
 use crate::domain::outcome::{OnUncertain, Outcome};
@@ -116,8 +116,8 @@ impl SendGuard for LeaseCheck<'_> {
         let mut recorded = self.recorded.lock();
         let finished = outcomes.into_iter().filter_map(|(position, outcome)| {
             let claimed = self.claimed.get(position)?.clone();
-            let judge = || self.cx.judge(self.message, claimed, outcome, self.start, end);
-            recorded.insert(position).then(judge)
+            let finish = || self.cx.transition(self.message, claimed, outcome, self.start, end);
+            recorded.insert(position).then(finish)
         });
         let finished = finished.collect();
         self.cx.recorder.record(finished);

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use super::{DeliverContext, suppression_check};
+use super::{DeliverContext, suppression_recheck};
 use crate::db::DbError;
 use crate::db::messages::stored::{StoredMessage, StoredMessageError};
 use crate::db::messages::{self, DeliveryRow};
@@ -27,7 +27,7 @@ pub(crate) struct LoadedMessage {
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub messages: Vec<LoadedMessage>,
-    /// Recipients whose message is not stored, or no longer stored.
+    /// Recipients whose message is not stored.
     pub orphans: Vec<Claimed>,
 }
 
@@ -54,7 +54,7 @@ pub(crate) async fn load(cx: &DeliverContext, claimed: &[Claimed]) -> Result<Loa
             Some(LoadedMessage { stored, claimed, memory })
         }));
     }
-    suppression_check::end_suppressed(cx, &mut messages).await?;
+    suppression_recheck::end_suppressed(cx, &mut messages).await?;
     Ok(Loaded { messages, orphans: by_message.into_values().flatten().collect() })
 }
 

@@ -2,7 +2,8 @@
 //! attachment to a slow server must not delay an invoice.
 //!
 //! A small message reserves its memory when it is claimed or handed off, if there is enough; its content then stays in
-//! memory until it is sent. The others reserve it when they are sent, and read their content from the database then.
+//! memory until it is sent. Other messages reserve their memory when they are sent, and read their content from the
+//! database then.
 
 use tokio::sync::Semaphore;
 
@@ -51,8 +52,8 @@ impl MemoryBudget {
         Self(ReservedSemaphore::new(size, size / 4))
     }
 
-    /// Waits until this many bytes are free. A message that needs more than the whole budget waits until it is the only
-    /// one.
+    /// Waits until this many bytes are free. A message that needs more than the whole budget waits until no other
+    /// message uses the budget.
     async fn reserve(&self, bytes: u64, urgent: bool) -> ReservedPermit {
         loop {
             // The semaphore is never closed.
@@ -68,8 +69,8 @@ impl MemoryBudget {
     }
 }
 
-/// Returns the memory that a message with `size` bytes of content needs until it is sent: its content, which exists twice
-/// while the MIME, a third larger, is built from it, and its fixed-size parts.
+/// Returns the memory that a message with `size` bytes of content needs until it is sent: the content, the MIME that is
+/// built from it (about a third larger), and the parts of fixed size.
 fn message_bytes(size: i64) -> u64 {
     u64::try_from(size).unwrap_or(0).saturating_mul(5) / 2 + MESSAGE_OVERHEAD
 }

@@ -1,17 +1,17 @@
 //! Delivers claimed recipients: loads their messages ([`dispatch`]), prepares and sends each ([`attempt`]), and turns
-//! outcomes into transitions ([`judge`]).
+//! outcomes into transitions ([`transition`]).
 
 pub(crate) mod attempt;
 pub(crate) mod dispatch;
 pub(crate) mod envelopes;
-pub(crate) mod judge;
 pub(crate) mod lease_check;
 pub(crate) mod loaded_message;
 pub(crate) mod memory_budget;
 pub(crate) mod quarantined;
 pub(crate) mod send_options;
 pub(crate) mod signing;
-pub(crate) mod suppression_check;
+pub(crate) mod suppression_recheck;
+pub(crate) mod transition;
 
 use std::sync::Arc;
 

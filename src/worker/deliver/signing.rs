@@ -1,7 +1,7 @@
-//! Signs a message with the DKIM keys of its sender's domain (RFC 6376). RSA signatures and large messages are computed
-//! on blocking threads, one per processor at a time.
+//! Signs a message with the DKIM keys of its sender's domain (RFC 6376). RSA signatures, and signatures of large messages,
+//! are computed on blocking threads, at most one per processor at a time.
 //!
-//! Messages of a domain whose keys cannot be decrypted are deferred: without a signature they might be refused
+//! Messages of a domain whose keys cannot be decrypted are rescheduled: without a signature they might be refused
 //! permanently, and they can be sent once the right `secret_key` is configured.
 
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! Sends new messages of this process without a claim: the transaction that commits them also leases them to this
 //! worker, and they are in memory already.
 //!
-//! This happens only while there is no older recipient to send: older recipients are sent first, and capacity is
-//! allocated among all that wait ([`crate::worker::claim::allocation`]). Therefore the first messages after an idle
-//! time are claimed, and so are all messages while capacity is short.
+//! This happens only while no older recipient is due, because older recipients are sent first, and only within the
+//! capacity of the lanes ([`crate::worker::claim::allocation`]). The priority of the stream must be known from a recent
+//! claim ([`HandoffGate`]), so the first messages after an idle time are claimed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::domain::message::NewRecipient;
 use crate::group_commit::{Confirmed, DirectConsumer};
 use crate::worker::claim::{ClaimContext, allocation};
 use crate::worker::deliver::loaded_message::{Loaded, LoadedMessage};
-use crate::worker::deliver::{DeliverContext, dispatch, suppression_check};
+use crate::worker::deliver::{DeliverContext, dispatch, suppression_recheck};
 use crate::worker::lease::lost_claims;
 
 /// Pause between two queries for the result of a commit without a response.
@@ -108,7 +108,7 @@ impl DirectConsumer for DirectHandoff {
 /// Sends messages that were handed off, except to addresses that were suppressed during the commit.
 async fn start(cx: Arc<DeliverContext>, mut messages: Vec<LoadedMessage>) {
     let claimed: Vec<Claimed> = messages.iter().flat_map(|message| message.claimed.iter().cloned()).collect();
-    if let Err(error) = suppression_check::end_suppressed(&cx, &mut messages).await {
+    if let Err(error) = suppression_recheck::end_suppressed(&cx, &mut messages).await {
         tracing::warn!(
             event = "suppression_check_failed",
             %error,
@@ -120,9 +120,9 @@ async fn start(cx: Arc<DeliverContext>, mut messages: Vec<LoadedMessage>) {
     dispatch::start(&cx, Loaded { messages, orphans: Vec::new() }).await;
 }
 
-/// Resolves a commit whose response was lost: releases the recipients that the commit leased to this worker, because no
-/// other worker may claim them. Queries the database until the transaction can no longer be committed. The recipients
-/// stay in flight meanwhile, so that they do not count as lost.
+/// Resolves a commit whose response was lost: releases the recipients that the commit leased to this worker, because
+/// otherwise no other worker could claim them. Queries the database until the transaction can no longer be committed.
+/// The recipients stay in flight meanwhile, so that they do not count as lost.
 async fn resolve(cx: Arc<DeliverContext>, mut rows: Vec<Claimed>) {
     let started = Instant::now();
     while !rows.is_empty() {

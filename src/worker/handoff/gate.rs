@@ -15,14 +15,14 @@ use crate::db::lanes::{NamedLane, ReadyLane};
 
 /// Maximum number of entries in each map; when it is reached, all of them are removed.
 const MAX_ENTRIES: usize = 8_192;
-/// Cache TTL. A stream's priority may have changed: after that time its next message is claimed. And a lane's limits
-/// may have been removed: after that time its next message is handed off again.
+/// Cache TTL. After it, a stream's next message is claimed, because the priority may have changed, and a closed lane's
+/// next message may be handed off, because the limits may have been removed.
 const CACHE_TTL: Duration = Duration::from_secs(10);
 
 /// Decides which messages may be handed off, from what the latest claims found.
 #[derive(Debug, Default)]
 pub(crate) struct HandoffGate {
-    /// Whether the last claim took every due recipient.
+    /// Whether the last claim leased every due recipient.
     is_open: AtomicBool,
     lanes: Mutex<Lanes>,
 }

@@ -16,7 +16,7 @@ const CONCURRENCY: u32 = 8;
 /// Maximum number of these messages that go to the servers of one domain: if the servers are unreachable, each attempt
 /// takes its full timeout.
 const DOMAIN_CONCURRENCY: usize = 2;
-/// Maximum number of messages of one domain in quarantine, for each that may be tried at a time.
+/// Number of messages of one domain in quarantine for each message of the domain that may be tried at a time.
 const SLOTS_PER_PERMIT: usize = 4;
 
 /// Maximum number of messages of one domain in quarantine.
@@ -42,7 +42,7 @@ pub(crate) struct Slot {
 }
 
 impl CrashQuarantine {
-    /// Creates the quarantine of a worker that may have this many recipients in flight.
+    /// Creates the quarantine of a worker with this many concurrent SMTP transactions.
     pub(crate) fn new(concurrency: usize) -> Self {
         let capacity = (concurrency / 4).clamp(1, 64);
         Self {
@@ -65,7 +65,7 @@ impl CrashQuarantine {
     }
 
     /// Waits until a message that was in flight at this many crashes may be tried, and returns the permit to hold
-    /// during the attempt. The semaphore is never closed.
+    /// during the attempt. Fails only if the semaphore is closed, which never happens.
     pub(crate) async fn permit(&self, slot: &Slot, crashes: i16) -> Result<KeyedPermit<i64>, AcquireError> {
         // The message is tried alone if one more crash would hold it.
         let permits = if crashes + 1 >= CRASHES_TO_HOLD { CONCURRENCY } else { 1 };

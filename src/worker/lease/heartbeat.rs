@@ -1,4 +1,4 @@
-//! Renews this worker's leases: one row updated four times per lease, however many recipients are in flight.
+//! Renews this worker's leases: one row is updated four times per lease duration, however many recipients are in flight.
 
 use std::sync::Arc;
 

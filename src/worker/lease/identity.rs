@@ -1,5 +1,5 @@
 //! The id under which this process claims. A worker without a heartbeat for too long is declared dead by others; it
-//! then continues under a new id, so that nothing that it did under the old one has an effect.
+//! then continues under a new id, and what it still does under the old id has no effect.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,8 +1,8 @@
 //! The recipients that this worker has in flight, in total and by lane.
 //!
 //! Each recipient belongs to one task at a time. If a lease was lost, the worker may claim the recipient again while a
-//! task still has it. No second task starts then: the newer claim replaces the older one, and the task continues under
-//! it ([`InFlight::adopt_claim`]).
+//! task still has it. No second task starts then: the newer claim replaces the older one, and the task continues with
+//! the newer one ([`InFlight::adopt_claim`]).
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -61,7 +61,7 @@ pub(crate) struct LaneUsage {
 }
 
 impl LaneInFlight {
-    /// Returns how many messages there are; each uses one connection at a time.
+    /// Returns the number of messages; each uses one connection at a time.
     pub(crate) fn message_count(&self) -> usize {
         self.messages.len()
     }
@@ -137,7 +137,7 @@ impl InFlight {
         })
     }
 
-    /// Adds recipients of new messages, which were not claimed. If a claim has read their lanes, its result is kept.
+    /// Adds recipients of new messages, which were not claimed. A lane that a claim has read is not replaced.
     pub(crate) fn insert_new(&self, rows: &[Claimed], lanes: &[Arc<ReadyLane>]) {
         self.with(|state| {
             for row in rows {
@@ -204,12 +204,12 @@ impl InFlight {
         self.0.requeued.notify_one();
     }
 
-    /// Waits until recipients were released to the queue, since the last call.
+    /// Waits until recipients have been released to the queue since the last call.
     pub(crate) async fn requeued(&self) {
         self.0.requeued.notified().await;
     }
 
-    /// Waits until claims were removed, since the last call.
+    /// Waits until claims have been removed since the last call.
     pub(crate) async fn released(&self) {
         self.0.released.notified().await;
     }
@@ -230,8 +230,8 @@ impl State {
                 true
             }
             Some(older) => {
-                // The recipient may have moved to another lane since: it counts towards the old one until it is
-                // released.
+                // The recipient may have moved to another lane since then: it counts towards the old lane until
+                // it is released.
                 if let Some(claim) = self.claims.get_mut(&row.key()) {
                     claim.lane_id = older.lane_id;
                 }
@@ -240,7 +240,7 @@ impl State {
         }
     }
 
-    /// Updates those of these lanes that have recipients in flight.
+    /// Applies `update` to each of `lanes` that has recipients in flight.
     fn update_lanes(
         &mut self,
         lanes: &[Arc<ReadyLane>],

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use super::Leases;
 use crate::db::{DbError, lanes, queue, workers};
 
-/// A claim in the buffers of a broken connection reaches Postgres when the network is back, at the latest when Postgres
-/// gives up the connection (see `db`).
+/// The time after which Postgres has given up a broken connection (see `db`). Until then, a claim in the connection's
+/// buffers can still reach Postgres, when the network is back.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(25);
 /// Margin added to the longest time that a statement may take.
 const MARGIN: Duration = Duration::from_secs(1);

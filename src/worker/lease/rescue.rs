@@ -66,7 +66,7 @@ impl Grace {
     }
 
     fn is_over(&mut self, is_confirmed: bool, now: Duration) -> bool {
-        // A check that took long may have waited through an outage, and a suspended machine received no responses.
+        // If the last check was long ago, it may have waited through an outage, or the machine may have been suspended.
         if !is_confirmed || now.saturating_sub(self.last_run) > self.lease / 2 {
             self.confirmed_since = now;
             // Other workers may wait for a response over a dead connection until their call times out.

@@ -1,5 +1,5 @@
-//! Checks the DNS records of senders' domains: those of new keys every few minutes until they are found and the keys
-//! sign, all others a few times a day. Deletes keys that have been replaced.
+//! Checks the DNS records of senders' domains: every few minutes while a record of a signing or new key is missing,
+//! otherwise a few times a day. Deletes keys that have been replaced.
 
 use std::sync::Arc;
 use std::time::Duration;

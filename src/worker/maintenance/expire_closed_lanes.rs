@@ -16,11 +16,11 @@ use crate::telemetry::KeyedLogLimit;
 use crate::worker::deliver::DeliverContext;
 
 const INTERVAL: Duration = Duration::from_secs(30);
-/// Recipients with a passed `expires_at` that are read together.
+/// Maximum number of recipients past their `expires_at` that one query returns.
 const BATCH: i64 = 256;
 /// Maximum number of recipients checked in one run; a lane with more is continued in the next run.
 const CHECKED_PER_RUN: usize = 10_000;
-/// Minimum number of them for each lane.
+/// Minimum number of recipients checked per lane, for lanes that are checked in a run.
 const CHECKED_PER_LANE: usize = 16;
 /// How long to wait for the outcomes of expired recipients before more are leased: an outcome that cannot be recorded
 /// must not keep other recipients from expiring.
@@ -166,8 +166,8 @@ impl ClosedLaneExpiry {
 }
 
 impl Progress {
-    /// Returns the next lanes to check, at most `limit` of those that are closed (in the order of their ids), and the
-    /// position after which to continue in each.
+    /// Returns the next lanes to check, at most `limit` of `closed`, and the position after which to continue in each.
+    /// `closed` must be ordered by id.
     fn next(&mut self, closed: &[i64], limit: usize) -> Vec<(i64, Option<QueuePosition>)> {
         self.positions.retain(|lane, _| closed.binary_search(lane).is_ok());
         let (before, behind) = closed.split_at(closed.partition_point(|lane| *lane <= self.last_lane));

@@ -4,7 +4,7 @@
 //! A lane without due recipients becomes idle, so that no claim reads it. A lane in steady use does not: its next
 //! message would lower the watermark again, and each change adds a version of a row that every commit and every claim
 //! reads. Its watermark follows the clock instead, a few times a second. A lane that new messages bypass while it is
-//! idle becomes idle as soon as it is empty.
+//! empty (direct handoff) becomes idle even in steady use, once it is empty.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -83,7 +83,8 @@ impl ReadyWatermarks {
     }
 }
 
-/// Raises these watermarks. Returns the lanes to which no transaction was adding recipients.
+/// Raises these watermarks, except those of lanes to which a transaction is adding recipients. Returns the raised
+/// lanes.
 pub(crate) async fn raise(db: &Db, lanes: &[Raise]) -> Vec<i64> {
     if lanes.is_empty() {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! Encrypts webhook secrets that are stored unencrypted, and removes those that no longer sign.
+//! Encrypts webhook secrets that are stored unencrypted, and removes expired ones.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,7 +66,11 @@ impl WebhookSecrets {
                         webhooks::secrets::replace(&self.db, one, secret.as_ref(), old.as_ref()).await?;
                     }
                     (Err(error), _) | (_, Err(error)) => {
-                        tracing::error!(event = "webhook_secret_not_sealed", %error, "cannot encrypt webhook secrets");
+                        tracing::error!(
+                            event = "webhook_secret_not_sealed",
+                            %error,
+                            "cannot encrypt webhook secrets; keeping them unencrypted and trying again in a minute"
+                        );
                         return Ok(0);
                     }
                 }

@@ -1,4 +1,4 @@
-//! Adapts the limits of destinations to outcomes, which show that destinations throttle Postrider or are unreachable.
+//! Learns from outcomes which destinations throttle Postrider or are unreachable, and adapts the limits of their lanes.
 //! Runs before the recipients are released, so that the next claim uses the new limits.
 
 use std::collections::{HashMap, HashSet};
@@ -73,8 +73,8 @@ impl AdaptiveLimits {
         Self { cx, state: Mutex::default() }
     }
 
-    /// Adapts limits to outcomes that have been recorded. An update that the database does not accept is dropped; later
-    /// outcomes repeat it.
+    /// Adapts limits to outcomes that have been recorded. An update that cannot be stored is dropped; later outcomes
+    /// repeat it.
     pub(crate) async fn adapt(&self, batch: &[Finished]) {
         let now = self.cx.clock.now();
         let (mut by_lane, refused) = self.group(batch);
@@ -106,8 +106,8 @@ impl AdaptiveLimits {
         }
     }
 
-    /// Groups outcomes by lane. Also returns the recipients for whom a relay may have passed on a limit of their
-    /// domain, which does not affect the relay's lane.
+    /// Groups outcomes by lane. Also returns the recipients that a relay throttled at RCPT. The relay may have passed
+    /// on a limit of their domain, so these outcomes do not throttle the relay's lane yet.
     fn group<'a>(&self, batch: &'a [Finished]) -> (HashMap<i64, LaneBatch<'a>>, Vec<&'a Finished>) {
         let mut by_lane = HashMap::<i64, LaneBatch>::new();
         let mut refused = Vec::new();
@@ -120,8 +120,8 @@ impl AdaptiveLimits {
                 let route = RouteName::parse(&lane.route);
                 Some((lane, route))
             });
-            // The configuration may have changed since the recipient was put into the lane. Then the server is not the
-            // lane's destination, and its limits do not apply to the lane. The attempt itself counts nevertheless.
+            // The configuration may have changed since the recipient was queued in the lane. If the server is not the
+            // lane's destination any more, its limits do not apply to the lane. The attempt itself still counts.
             let is_destination = |route: &RouteName| self.cx.sender.route_includes(route, &outcome.peer);
             let is_other_server = known.as_ref().is_some_and(|(_, route)| !route.as_ref().is_some_and(is_destination));
             let lane = by_lane.entry(claimed.lane_id).or_default();
@@ -247,7 +247,7 @@ impl AdaptiveLimits {
         Ok(updates.collect())
     }
 
-    /// Keeps updates that were recorded, and logs what they changed.
+    /// Remembers updates that were stored, and logs what they changed.
     fn note(&self, updates: &[Update], changes: &[Change]) {
         let mut state = self.state();
         for Update { lane, observation, .. } in updates {
@@ -256,7 +256,7 @@ impl AdaptiveLimits {
         }
         for change in changes {
             let Change { lane, after, observation, .. } = change;
-            // Other workers reach the destination, so this worker leaves it to them for a while.
+            // Other workers reach the destination, so this worker leaves the lane to them for a while.
             if observation.unreachable && after.unreachable.is_none() {
                 self.cx.lane_stats.avoid(*lane, observation.at);
             }

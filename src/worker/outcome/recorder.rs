@@ -189,7 +189,7 @@ impl RecordTask {
     }
 }
 
-/// Returns whether the database is unreachable, rather than refusing a certain outcome.
+/// Returns whether the database is unreachable, rather than refusing this outcome.
 fn is_outage(error: &DbError) -> bool {
     error.is_temporary() && !error.is_too_slow() && !error.is_locked_out()
 }

@@ -102,8 +102,8 @@ impl RetryPolicyCache {
         self.cached().policy(&self.default, (tenant, stream)).clone()
     }
 
-    /// Returns the time after which no attempt starts for a recipient that was first due at `first_due_at`. It is
-    /// called several times for every recipient, so it reads the clock only if something was paused.
+    /// Returns the time after which no attempt starts for a recipient that was first due at `first_due_at`. This is
+    /// called several times for every recipient, so the clock is read only if something was paused.
     pub(crate) fn deadline(
         &self,
         stream: (Uuid, &str),

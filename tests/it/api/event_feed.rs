@@ -129,14 +129,14 @@ async fn long_poll_returns_events_of_another_process() {
 }
 
 #[tokio::test]
-async fn waiting_requests_end_when_the_service_stops() {
+async fn event_stream_ends_when_the_service_stops() {
     let app = TestApp::start().await;
     let (other, other_api) = app.another_api().await;
     app.send(json!({})).await;
     let mut stream = Stream::open(&other_api, None).await;
     assert_eq!(stream.next().await.unwrap().0, "1");
     let waiting = tokio::spawn(async move { other_api.get("/v1/events?after=1&wait=55").await });
-    // Brings the poll to the position of the stream.
+    // Both requests return the new event; the stream stays open.
     app.send(json!({})).await;
     assert_eq!(stream.next().await.unwrap().0, "2");
     assert_eq!(seqs(&data(&waiting.await.unwrap())), [2]);

@@ -13,7 +13,8 @@ use crate::support::until::until;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Checks that of concurrent equal batches exactly one was accepted, and the others repeated it or got 409.
+/// Checks that exactly one of several concurrent equal batches was accepted, and that the other requests returned its
+/// response or 409.
 async fn exactly_one(app: &TestApp, responses: Vec<ApiResponse>, size: usize) {
     let mut accepted = BTreeSet::new();
     for response in &responses {
@@ -126,7 +127,7 @@ async fn batch_that_waits_for_a_lock_delays_nothing_else() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     let mut lock = app.database.connect().await;
-    // Another replica that is about to use the key.
+    // Acts as another replica that is about to use the key.
     let insert = "BEGIN; INSERT INTO idempotency_keys (tenant_id, key, fingerprint, message_ids, created_at)
                   SELECT tenant_id, 'run-1', sha256(''), ARRAY[id], now() FROM messages";
     sqlx::raw_sql(insert).execute(&mut lock).await.unwrap();

@@ -128,7 +128,7 @@ async fn repeated_form_returns_the_first_response() {
 }
 
 #[tokio::test]
-async fn keyed_message_is_the_same_in_a_form_of_its_own() {
+async fn keyed_message_is_recognized_in_a_single_message_form() {
     let app = TestApp::start().await;
     let mut keyed = with_parts(&["a"]);
     keyed["idempotency_key"] = json!("order-1");
@@ -143,7 +143,7 @@ async fn keyed_message_is_the_same_in_a_form_of_its_own() {
 }
 
 #[tokio::test]
-async fn json_of_a_form_may_have_the_size_of_a_body() {
+async fn json_part_may_be_as_large_as_a_json_body() {
     let app = TestApp::builder().config(|config| config.accept.max_body_mib = 2).start().await;
     let texts = |size: usize| json!([message(json!({"text": "x".repeat(size)})), with_parts(&["a"])]);
     let form = |size: usize| Form::default().file("a", b"1").json("messages", &texts(size));

@@ -1,4 +1,4 @@
-//! The service is killed during batches: each batch is there entirely or not at all, and none twice.
+//! The service is killed during batches: each batch is stored entirely or not at all, and none twice.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -128,7 +128,7 @@ async fn kill_under_load_leaves_whole_batches_only() {
     let stored = sizes(&mut connection).await;
     assert!(stored.values().all(|size| *size == whole), "{stored:?}");
     for (run, accepted) in &runs {
-        assert!(accepted.is_none() || stored.contains_key(run), "batch {run} was answered 202 and is lost");
+        assert!(accepted.is_none() || stored.contains_key(run), "batch {run} was accepted with 202 and is lost");
     }
 
     let (mut again, other_key) = start(&database, &smtp).await;

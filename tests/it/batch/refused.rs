@@ -9,7 +9,7 @@ use crate::support::app::TestApp;
 use crate::support::client::{ApiResponse, message};
 use crate::support::clock::hours;
 
-/// Returns the messages with some of them replaced by these.
+/// Returns this many messages, with those at the indexes of `bad` replaced by its values.
 fn with_bad(count: usize, bad: &[(usize, Value)]) -> Vec<Value> {
     let mut messages = messages(count);
     for (index, value) in bad {

@@ -1,4 +1,5 @@
-//! The bounce server accepts only bounces of messages that Postrider sent, and confirms only what is committed.
+//! The inbound server accepts bounces of messages that Postrider sent, complaints, and messages to postmaster. It confirms
+//! a bounce only when its effect is committed.
 
 use std::time::Duration;
 

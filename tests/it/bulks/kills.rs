@@ -54,7 +54,7 @@ async fn two_processes_with_the_same_bulk_double_nothing() {
     accepted(&send_keyed(&api, "news", &bulk(&recipients(SIZE), json!({}))).await);
     let mut connection = database.connect().await;
     let mut expired = 0;
-    until("recipients are not messages", LIMIT, async || {
+    until("recipients without a message", LIMIT, async || {
         // Takes the lease away, so that the other process works on the bulk too.
         let taken = sqlx::query("UPDATE bulks SET leased_until = 'epoch' WHERE leased_until > now()");
         expired += taken.execute(&mut connection).await.unwrap().rows_affected();

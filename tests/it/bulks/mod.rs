@@ -23,7 +23,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Returns a bulk to these recipients, with these fields in place of the usual ones.
 fn bulk(recipients: &Value, fields: Value) -> Value {
     let mut body = json!({"from": "Acme News <news@acme.test>", "subject": "Our news", "text": "We have moved."});
-    let Value::Object(fields) = fields else { panic!("{fields} are no fields") };
+    let Value::Object(fields) = fields else { panic!("{fields} is not an object") };
     body.as_object_mut().unwrap().extend(fields);
     body["recipients"] = recipients.clone();
     body
@@ -34,7 +34,7 @@ fn recipients(count: usize) -> Value {
     (0..count).map(|n| json!({"to": format!("u{n}@example.test")})).collect()
 }
 
-/// Sends a bulk, and returns its id once all of its recipients are messages.
+/// Sends a bulk, and returns its id once a message exists for each of its recipients.
 async fn send(app: &TestApp, body: &Value) -> String {
     let id = accepted(&app.post(PATH, body).await);
     expanded(&app.database).await;
@@ -54,10 +54,10 @@ fn accepted(response: &ApiResponse) -> String {
     id
 }
 
-/// Waits until all recipients of all bulks are messages.
+/// Waits until a message exists for each recipient of every bulk.
 async fn expanded(database: &Database) {
     let mut connection = database.connect().await;
-    until("recipients are not messages", LIMIT, async || {
+    until("recipients without a message", LIMIT, async || {
         let waiting = "SELECT count(*) FROM bulk_recipients";
         let count: i64 = sqlx::query_scalar(waiting).fetch_one(&mut connection).await.unwrap();
         if count == 0 { Ok(()) } else { Err(count) }

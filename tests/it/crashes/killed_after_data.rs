@@ -20,7 +20,7 @@ async fn start_until(worker: &Worker, gate: &Gate) -> JoinHandle<()> {
     working
 }
 
-/// Another worker rescues the leases of the worker in the queue, whose last heartbeat was a day ago.
+/// Lets another worker rescue the leases in the queue, as if their worker's last heartbeat was a day ago.
 async fn rescue_leases(app: &TestApp) -> RescuedLeases {
     app.sql("UPDATE workers SET heartbeat_at = now() - interval '1 day' WHERE id IN (SELECT lease FROM queue)").await;
     app.another_worker().await.rescue_leases().await.unwrap()

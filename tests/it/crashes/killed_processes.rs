@@ -123,7 +123,7 @@ async fn kill_after_final_dot_sends_the_message_again() {
 }
 
 #[tokio::test]
-async fn kill_after_final_dot_with_hold_or_fail_sends_no_copy() {
+async fn kill_after_final_dot_with_hold_or_fail_sends_one_copy() {
     for choice in ["hold", "fail"] {
         let setup = Setup::start().await;
         let gate = setup.smtp.dot().stalls();
@@ -163,7 +163,7 @@ async fn kill_after_250_sends_the_message_again() {
 }
 
 #[tokio::test]
-async fn kill_after_250_with_hold_or_fail_sends_no_copy() {
+async fn kill_after_250_with_hold_or_fail_sends_one_copy() {
     for choice in ["hold", "fail"] {
         let final_state = kill_after_250(json!({"on_uncertain": choice})).await;
         assert_eq!((final_state.status.as_str(), final_state.copies), ("uncertain", 1), "{choice}");
@@ -179,7 +179,7 @@ async fn freeze_at(setup: Setup, gate: &Gate) -> FinalState {
     let status = final_status(&api, &message).await;
     gate.open();
     setup.first.thaw().await;
-    // It finishes its attempts in progress before it ends.
+    // The thawed service finishes its attempts in progress before it ends.
     assert!(setup.first.terminate().await.success());
     assert_eq!(final_status(&api, &message).await, status);
     assert!(second.terminate().await.success());

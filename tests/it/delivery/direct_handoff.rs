@@ -10,7 +10,7 @@ use sqlx::Row as _;
 use crate::support::app::TestApp;
 use crate::support::client::{Sent, message};
 
-/// Starts a process and sends a message, because before that the process does not know the stream's priority.
+/// Starts a process and sends a first message: until a claim has read the stream, nothing is handed off.
 async fn start(change: impl FnOnce(&mut postrider::config::Config)) -> TestApp {
     let app = TestApp::builder().config(change).with_all_roles().start().await;
     let first = app.send(json!({})).await;
@@ -124,7 +124,7 @@ async fn messages_beyond_the_concurrency_limit_wait_for_a_claim() {
     assert_eq!(app.smtp.messages().len(), 4, "each message must be sent once");
 }
 
-/// Claims and direct handoff alternate, and may both have the same message for a moment.
+/// Claims and direct handoff alternate, and may both hold the same message for a moment.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn claims_and_direct_handoff_send_each_message_once() {
     let app = start(|config| config.delivery.concurrency = 8).await;

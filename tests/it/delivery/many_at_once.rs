@@ -47,7 +47,7 @@ async fn three_workers_send_each_message_once() {
     assert_eq!(app.smtp.messages().len(), 90);
 }
 
-/// If `ready_at` of a lane were too high, its messages would not be claimed.
+/// If the `ready_at` of a lane were too high, its messages would be claimed too late.
 #[tokio::test]
 async fn concurrent_sends_and_claims_keep_ready_at_low_enough() {
     let app = TestApp::start().await;

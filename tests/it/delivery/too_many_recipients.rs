@@ -1,4 +1,4 @@
-//! If a server limits the recipients of a transaction, the others are sent in further transactions
+//! If a server limits the recipients of a transaction, the remaining ones get further transactions
 //! (RFC 5321 §4.5.3.1.10).
 
 use std::time::Duration;

@@ -6,7 +6,7 @@ use crate::support::app::TestApp;
 use crate::support::clock::{hours, minutes};
 use crate::support::dns::DnsServer;
 
-/// A domain whose two servers do not respond, and another domain that works.
+/// A domain with two mail exchangers on which nothing listens, and another domain that works.
 async fn setup() -> (DnsServer, TestApp) {
     let dns = DnsServer::start().await;
     for (index, ip) in ["127.0.0.8", "127.0.0.9"].into_iter().enumerate() {

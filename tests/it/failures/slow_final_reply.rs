@@ -1,4 +1,4 @@
-//! A server that replies to the final dot after one or nine minutes, as filters do, gets one copy.
+//! A server that replies to the final dot only after minutes, as filters do, gets one copy.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::support::sending::{relay, send_one, sender};
 use crate::support::smtp::{Action, SmtpServer};
 
 #[tokio::test]
-async fn a_reply_nine_minutes_after_the_dot_makes_one_copy() {
+async fn a_reply_ten_minutes_after_the_dot_makes_one_copy() {
     let app = TestApp::start().await;
     let gate = app.smtp.dot().stalls();
     let sent = app.send(json!({"on_uncertain": "retry"})).await;

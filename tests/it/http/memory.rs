@@ -112,7 +112,7 @@ async fn revoked_key_ends_its_streams_and_long_polls() {
 }
 
 #[tokio::test]
-async fn upload_is_refused_if_its_key_is_revoked_during_it() {
+async fn upload_is_refused_if_its_key_is_revoked_meanwhile() {
     let app = TestApp::start().await;
     let created = app.post("/v1/keys", &json!({"name": "leaked", "scopes": ["admin"]})).await;
     let (id, key) = (created.body["id"].as_str().unwrap(), created.body["secret"].as_str().unwrap());

@@ -28,7 +28,7 @@ impl Working {
         Self { stop, running }
     }
 
-    /// Stops them gracefully, and then runs everything that is due.
+    /// Stops the workers gracefully, and then runs everything that is due.
     async fn stop(self, app: &TestApp) {
         self.stop.cancel();
         join_all(self.running).await;
@@ -141,7 +141,7 @@ async fn retry_locks_lanes_in_the_order_of_workers() {
     }
     let message = app.send(json!({"to": ["ann@example.test", "bo@example.test"]})).await;
     app.run_until_idle().await;
-    // One recipient waits in an unreachable lane, the other in a later, idle lane.
+    // One recipient waits in an unreachable lane, the other in a reachable lane with a higher id.
     app.sql(
         "INSERT INTO lanes (tenant_id, stream, route, domain, priority, ready_at)
          SELECT tenant_id, stream, 'mx', 'later.test', priority, 'infinity' FROM lanes;

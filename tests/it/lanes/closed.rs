@@ -62,7 +62,7 @@ async fn expiry_of_many_leaves_capacity_for_urgent_messages() {
     let reset = app.send(json!({})).await;
     app.sql("UPDATE streams SET paused_at = now()").await;
     app.clock.advance(hours(2));
-    // The expiry cannot be recorded for a while, and stays leased.
+    // The expired recipients stay leased until their outcomes can be recorded.
     let mut lock = app.database.connect().await;
     sqlx::raw_sql("BEGIN; SELECT FROM event_counters FOR UPDATE").execute(&mut lock).await.unwrap();
     let (worker, stop) = (app.another_worker().await, CancellationToken::new());

@@ -1,5 +1,5 @@
-//! A transaction held open elsewhere, such as a backup or a forgotten psql, keeps every later version of a row.
-//! Statements that change a row often must not read all of its versions.
+//! While a transaction is open elsewhere, such as a backup or a forgotten psql, Postgres cannot remove the row versions
+//! that were created since its snapshot. Statements that change a row often must not read all of these versions.
 
 use std::time::{Duration, Instant};
 

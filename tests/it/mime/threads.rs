@@ -10,8 +10,8 @@ use crate::support::clock::minutes;
 use crate::support::hooks::{self, Hook};
 use crate::support::receiver::Receiver;
 
-/// Returns the ids of the messages that the list with this filter has.
-async fn found(app: &TestApp, message_id: &str) -> Vec<Value> {
+/// Returns the ids of the listed messages with this Message-ID.
+async fn ids_by_message_id(app: &TestApp, message_id: &str) -> Vec<Value> {
     let message_id = message_id.replace('<', "%3C").replace('>', "%3E").replace('+', "%2B");
     let page = app.get(&format!("/v1/messages?message_id={message_id}")).await;
     assert_eq!(page.status, 200, "{}", page.body);
@@ -19,7 +19,7 @@ async fn found(app: &TestApp, message_id: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn message_id_is_that_of_the_header_everywhere() {
+async fn api_events_and_header_have_the_same_message_id() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     Hook::add(&app, &receiver.url("/hook"), "").await;
     let sent = app.send(json!({})).await;
@@ -49,14 +49,14 @@ async fn filter_finds_messages_by_their_message_id() {
     app.send(json!({})).await;
     let header = sent.body["message_id"].as_str().unwrap();
     for text in [header, header.trim_matches(['<', '>']), &header.replace("acme", "ACME")] {
-        assert_eq!(found(&app, text).await, [json!(sent.id)], "{text}");
+        assert_eq!(ids_by_message_id(&app, text).await, [json!(sent.id)], "{text}");
     }
     for text in ["<same+1@x.test>", "same+1@x.test"] {
-        assert_eq!(found(&app, text).await, [json!(second), json!(first)], "{text}");
+        assert_eq!(ids_by_message_id(&app, text).await, [json!(second), json!(first)], "{text}");
     }
     let derived = header.replace(&sent.id[4..], &first[4..]);
     for text in [derived.as_str(), &header.replace("acme", "other"), &sent.id, "<>", "x", &"x".repeat(5_000)] {
-        assert_eq!(found(&app, text).await, [""; 0], "{text:.80}");
+        assert_eq!(ids_by_message_id(&app, text).await, [""; 0], "{text:.80}");
     }
     let page = app.get("/v1/messages?message_id=same%2B1@x.test&limit=1").await.body;
     assert_eq!((page["data"].as_array().unwrap().len(), &page["has_more"]), (1, &json!(true)));
@@ -87,7 +87,7 @@ async fn in_reply_to_continues_the_thread() {
 }
 
 #[tokio::test]
-async fn reply_to_a_finished_message_uses_its_header() {
+async fn reply_to_finished_mime_uses_its_header_fields() {
     let app = TestApp::start().await;
     let mime =
         "Message-ID: <own@x.test>\nIn-Reply-To: <asked@x.test>\nFrom: a@acme.test\nTo: ann@example.test\n\nHello\n";

@@ -5,8 +5,8 @@
 //! cargo test --release --test it fault_table -- --ignored --nocapture
 //! ```
 //!
-//! `POSTRIDER_FAULT_ROUNDS` (per cent, default 100) makes it shorter or longer, `POSTRIDER_FAULT` selects faults by
-//! name.
+//! `POSTRIDER_FAULT_ROUNDS` (in per cent, default 100) scales the number of rounds, `POSTRIDER_FAULT` selects faults by
+//! a part of their name.
 
 mod acts;
 
@@ -22,7 +22,7 @@ type Act = for<'a> fn(&'a mut Fleet) -> BoxFuture<'a, ()>;
 
 struct Fault {
     name: &'static str,
-    /// Whether a message may arrive twice, because the fault can lose the outcome of an attempt that sent the message.
+    /// Whether messages may arrive twice, because the fault can lose the outcome of an attempt that sent the message.
     copies: bool,
     rounds: usize,
     layout: Layout,
@@ -95,14 +95,15 @@ async fn no_message_is_lost_with_any_fault() {
             fleet.wait_for_progress(RECOVERY_TIMEOUT).await;
         }
         kills += fleet.kills;
-        let sum;
-        (postgres, sum) = fleet.end().await;
+        let result;
+        (postgres, result) = fleet.end().await;
         let copies = if fault.copies { "possible" } else { "0" }.to_owned();
-        let counts = [sum.accepted, sum.lost, sum.phantom, sum.copies, sum.held].map(|count| count.to_string());
+        let counts = [result.accepted, result.lost, result.phantom, result.copies, result.held];
+        let counts = counts.map(|count| count.to_string());
         let seconds = started.elapsed().as_secs().to_string();
         let cells = [vec![fault.name.to_owned(), rounds.to_string(), copies], counts.into(), vec![seconds]].concat();
         print_row(&cells);
-        if !is_as_expected(fault, &sum) {
+        if !is_as_expected(fault, &result) {
             broken.push(fault.name);
         }
     }
@@ -119,11 +120,11 @@ fn print_row(cells: &[impl AsRef<str>]) {
     println!("| {} |", cells.join(" | "));
 }
 
-fn is_as_expected(fault: &Fault, sum: &RunResult) -> bool {
-    sum.is_sound
-        && sum.accepted > 0
-        && (sum.lost, sum.phantom, sum.held) == (0, 0, 0)
-        && (fault.copies || sum.copies == 0)
+fn is_as_expected(fault: &Fault, result: &RunResult) -> bool {
+    result.is_sound
+        && result.accepted > 0
+        && (result.lost, result.phantom, result.held) == (0, 0, 0)
+        && (fault.copies || result.copies == 0)
 }
 
 fn number(variable: &str, default: usize) -> usize {

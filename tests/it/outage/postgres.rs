@@ -91,7 +91,7 @@ async fn wait_until_one(connection: &mut PgConnection, query: &'static str) {
     tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap_or_else(|_| panic!("timed out: {query}"));
 }
 
-/// The commit without a response leases a new message to the worker, so that no other worker sends it.
+/// The commit without a response leases the new message to the worker, so only this worker can release or send it.
 #[tokio::test]
 async fn new_message_is_sent_after_a_commit_without_response() {
     let mut site = Site::start().await;

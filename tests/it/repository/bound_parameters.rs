@@ -26,7 +26,7 @@ fn statements(code: &str) -> Vec<Statement> {
 }
 
 fn statement(mut parts: Vec<String>) -> Option<Statement> {
-    // Before the SQL, there may be the type of the rows.
+    // The type of the rows may precede the SQL.
     let at = parts.iter().position(|part| part.starts_with('"') || part.starts_with("r#\""))?;
     let arguments = parts.split_off(at + 1);
     Some(Statement { sql: parts.pop()?, arguments })
@@ -81,7 +81,7 @@ fn parameters(sql: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// Returns the names of the parameters. A name starts with a dot if it is that of a column.
+/// Returns the names of the parameters. The name of a column starts with a dot.
 fn names(sql: &str) -> BTreeMap<usize, String> {
     let mut names = BTreeMap::new();
     for (number, rest) in parameters(sql) {
@@ -113,7 +113,6 @@ fn is_named(argument: &str, name: &str) -> bool {
         .any(|(at, _)| !argument[..at].ends_with(is_name) && !argument[at + name.len()..].starts_with(is_name))
 }
 
-/// Returns the faults of a statement.
 fn faults(statement: &Statement) -> Vec<String> {
     let names = names(&statement.sql);
     let fault = |(at, argument): (usize, &String)| match names.get(&(at + 1)) {

@@ -109,12 +109,12 @@ async fn a_long_reply_is_truncated() {
 #[tokio::test]
 async fn a_refusal_during_the_text_is_read() {
     let smtp = SmtpServer::start().await;
-    smtp.data().does([Action::DropAfterReading(10_000, "552 5.3.4 too large\r\n")]);
     // The last chunk, with the final dot, may be the one whose write fails.
     for size in [70_000, 200_000, 20_000_000] {
+        smtp.data().does([Action::DropAfterReading(10_000, "552 5.3.4 too large\r\n")]);
         let message = message_of_size(size);
         let outcomes =
             sender(short_timeouts(&smtp)).send(&through_relay(), &envelope(["ann@example.test"]), &message).await;
-        assert!(matches!(outcomes[0].verdict, Permanent | Accepted), "{size}: {:?}", outcomes[0]);
+        assert_eq!(outcomes[0].verdict, Permanent, "{size}: {:?}", outcomes[0]);
     }
 }

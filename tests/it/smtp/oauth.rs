@@ -9,7 +9,7 @@ use tempfile::NamedTempFile;
 use crate::support::sending::{send_one, sender};
 use crate::support::smtp::SmtpServer;
 
-/// A sender with the user `ann` and the token in the file.
+/// Creates a sender with the user `ann` and the token in the file.
 fn with_token_in(file: &NamedTempFile, smtp: &SmtpServer) -> Sender {
     let url = format!("smtp://ann@{}?tls=none&token_file={}", smtp.address(), file.path().display());
     sender(Settings { relay: Some(url.parse().unwrap()), ..Settings::default() })

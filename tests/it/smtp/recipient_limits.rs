@@ -15,7 +15,7 @@ use crate::support::smtp::{Action, SmtpServer};
 
 const FIVE: [&str; 5] = ["a@x.test", "b@x.test", "c@x.test", "d@x.test", "e@x.test"];
 
-/// A server that accepts two of five recipients at a time, with this reply.
+/// Returns a server that accepts two of five recipients at a time, and refuses the others with this reply.
 async fn two_at_a_time(reply: &str) -> SmtpServer {
     let smtp = SmtpServer::start().await;
     for address in &FIVE[2..] {
@@ -24,7 +24,7 @@ async fn two_at_a_time(reply: &str) -> SmtpServer {
     smtp
 }
 
-/// The recipients of each message.
+/// Returns the recipients of each message.
 fn recipients_by_message(smtp: &SmtpServer) -> Vec<Vec<String>> {
     smtp.messages().into_iter().map(|message| message.to).collect()
 }
@@ -34,7 +34,7 @@ fn to_strings(messages: &[&[&str]]) -> Vec<Vec<String>> {
 }
 
 #[tokio::test]
-async fn remaining_recipients_are_sent_at_once_for_any_code() {
+async fn remaining_recipients_follow_at_once_for_any_code() {
     for reply in [
         "452 4.5.3 Error: too many recipients",
         "452 Too many recipients received this transaction",
@@ -54,7 +54,7 @@ async fn remaining_recipients_are_sent_at_once_for_any_code() {
 }
 
 #[tokio::test]
-async fn remaining_recipients_are_sent_without_pipelining() {
+async fn remaining_recipients_follow_without_pipelining() {
     let smtp = two_at_a_time("552 too many recipients").await;
     smtp.offers(["8BITMIME"]);
     assert_eq!(verdicts(&send(&sender(relay(&smtp)), FIVE).await), [Accepted; 5]);
@@ -109,7 +109,7 @@ async fn a_lasting_limit_defers_the_remaining_recipients() {
     assert_eq!(recipients_by_message(&smtp), to_strings(&[&["a@x.test"]]));
 }
 
-/// Sends a message that takes two transactions; `script` is for the second one.
+/// Sends a message to three recipients, which takes two transactions. `script` prepares the server.
 async fn with_second_transaction(script: impl Fn(&SmtpServer)) -> (Vec<Outcome>, SmtpServer) {
     let smtp = two_at_a_time("552 too many recipients").await;
     script(&smtp);

@@ -58,8 +58,7 @@ impl Certificate {
         self.der.clone()
     }
 
-    /// Writes the chain and the key to files. Returns their paths, and the directory, which must not be dropped
-    /// earlier.
+    /// Writes the chain and the key to files. Returns their paths, and the directory, which is removed when dropped.
     pub fn as_files(&self) -> (PathBuf, PathBuf, tempfile::TempDir) {
         let (chain, dir) = self.as_ca_file();
         let key = dir.path().join("key.pem");
@@ -67,7 +66,7 @@ impl Certificate {
         (chain, key, dir)
     }
 
-    /// Writes a file for `ca_file`. Returns its path, and the directory, which must not be dropped earlier.
+    /// Writes a file for the setting `ca_file`. Returns its path, and the directory, which is removed when dropped.
     pub fn as_ca_file(&self) -> (PathBuf, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ca.pem");

@@ -24,7 +24,7 @@ pub struct ApiResponse {
     pub bytes: Vec<u8>,
 }
 
-/// A message that was answered 202.
+/// A message that was accepted with 202.
 #[derive(Debug)]
 pub struct Sent {
     pub id: String,
@@ -69,17 +69,17 @@ impl Api {
 
     /// Sends a message with these fields in place of those of [`message`].
     pub async fn send(&self, fields: Value) -> Sent {
-        let answer = self.post("/v1/messages", &message(fields)).await;
-        assert_eq!(answer.status, 202, "{}", answer.body);
-        let id = answer.body["id"].as_str().unwrap().to_owned();
-        assert_eq!(answer.headers["location"], format!("/v1/messages/{id}"));
-        Sent { id, body: answer.body }
+        let response = self.post("/v1/messages", &message(fields)).await;
+        assert_eq!(response.status, 202, "{}", response.body);
+        let id = response.body["id"].as_str().unwrap().to_owned();
+        assert_eq!(response.headers["location"], format!("/v1/messages/{id}"));
+        Sent { id, body: response.body }
     }
 
     pub async fn message(&self, id: &str) -> Value {
-        let answer = self.get(&format!("/v1/messages/{id}")).await;
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        answer.body
+        let response = self.get(&format!("/v1/messages/{id}")).await;
+        assert_eq!(response.status, 200, "{}", response.body);
+        response.body
     }
 
     /// Returns the status of the message.
@@ -119,12 +119,12 @@ impl Api {
 
 impl ApiResponse {
     pub async fn to(request: RequestBuilder) -> Self {
-        let response = request.send().await.expect("an answer");
+        let response = request.send().await.expect("a response");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let bytes = response.bytes().await.expect("a body").to_vec();
-        let answer = Self { status, headers, body: serde_json::from_slice(&bytes).unwrap_or_default(), bytes };
-        answer.check();
-        answer
+        let response = Self { status, headers, body: serde_json::from_slice(&bytes).unwrap_or_default(), bytes };
+        response.check();
+        response
     }
 
     fn check(&self) {
@@ -154,7 +154,7 @@ pub fn message(fields: Value) -> Value {
     let mut body = json!({
         "from": "Acme Billing <billing@acme.test>", "to": "ann@example.test", "subject": "Your invoice", "text": "Hello.",
     });
-    let (Value::Object(all), Value::Object(fields)) = (&mut body, fields) else { panic!("fields are an object") };
+    let (Value::Object(all), Value::Object(fields)) = (&mut body, fields) else { panic!("not an object") };
     all.extend(fields);
     body
 }

@@ -21,24 +21,24 @@ pub fn with_secret(dns: &DnsServer) -> TestAppBuilder {
 
 /// Registers a domain, and returns it.
 pub async fn registered(api: &Api, name: &str) -> Value {
-    let answer = api.post("/v1/domains", &json!({"name": name})).await;
-    assert_eq!(answer.status, 201, "{}", answer.body);
-    assert_eq!(answer.headers["location"], format!("/v1/domains/{}", name.to_lowercase()));
-    answer.body
+    let response = api.post("/v1/domains", &json!({"name": name})).await;
+    assert_eq!(response.status, 201, "{}", response.body);
+    assert_eq!(response.headers["location"], format!("/v1/domains/{}", name.to_lowercase()));
+    response.body
 }
 
 /// Returns the domain as the API shows it.
 pub async fn shown(api: &Api, name: &str) -> Value {
-    let answer = api.get(&format!("/v1/domains/{name}")).await;
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    answer.body
+    let response = api.get(&format!("/v1/domains/{name}")).await;
+    assert_eq!(response.status, 200, "{}", response.body);
+    response.body
 }
 
 /// Verifies the records of the domain, and returns the response.
 pub async fn checked(api: &Api, name: &str) -> Value {
-    let answer = api.post(&format!("/v1/domains/{name}/verify"), &json!(null)).await;
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    answer.body
+    let response = api.post(&format!("/v1/domains/{name}/verify"), &json!(null)).await;
+    assert_eq!(response.status, 200, "{}", response.body);
+    response.body
 }
 
 /// Returns the records of a domain for this purpose.

@@ -1,5 +1,5 @@
-//! Three replicas of the program on one Postgres, with applications that send and a sink that counts. Faults can be
-//! injected everywhere.
+//! Three replicas of the program on one Postgres, with applications that send and a sink that counts messages. Tests
+//! can inject faults into the replicas, Postgres, the connections to it, and the sink.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use super::sink::{Behavior, Sink};
 
 /// The number of replicas.
 pub const SIZE: usize = 3;
-/// The lease: other replicas take over from a replica without a heartbeat for this long.
+/// `delivery.lease`: other replicas release the leases of a replica without a heartbeat for this long.
 pub const LEASE: Duration = Duration::from_secs(2);
 /// Time limit for sending all messages after the faults. It is long because an unreachable destination is probed only
 /// from time to time.
@@ -48,7 +48,7 @@ pub struct Fleet {
 /// The result of a run.
 #[derive(Debug)]
 pub struct RunResult {
-    /// Messages answered 202.
+    /// Messages whose request returned 202.
     pub accepted: usize,
     /// Accepted messages that never arrived.
     pub lost: usize,
@@ -150,7 +150,7 @@ impl Fleet {
         self.kills += 1;
     }
 
-    /// Waits until more messages have been accepted, up to a time limit.
+    /// Waits until 20 more messages have been accepted, or until the time limit.
     pub async fn wait_for_progress(&mut self, at_most: Duration) {
         let load = self.load.as_mut().expect("load");
         let wanted = load.count() + 20;
@@ -169,9 +169,9 @@ impl Fleet {
             service.terminate().await;
         }
         let mut connection = self.postgres.connect(&self.name).await;
-        let sum = sum(&mut connection, &accepted, &self.sink.take()).await;
+        let counts = count(&mut connection, &accepted, &self.sink.take()).await;
         let is_sound = tokio::spawn(async move { invariants::check(&mut connection).await }).await.is_ok();
-        (self.postgres, RunResult { is_sound, ..sum })
+        (self.postgres, RunResult { is_sound, ..counts })
     }
 
     async fn drain(&self) {
@@ -188,7 +188,8 @@ impl Fleet {
     }
 }
 
-async fn sum(
+/// Counts the messages, without a check of the invariants.
+async fn count(
     connection: &mut PgConnection,
     accepted: &BTreeSet<String>,
     arrived: &HashMap<String, usize>,

@@ -92,7 +92,7 @@ impl Client {
         while self.stream.write_all(&piece).await.is_ok() {}
     }
 
-    /// Reads once from the socket. Returns an empty text at its end.
+    /// Reads once from the socket. Returns an empty text if the server has closed the connection.
     pub async fn read_once(&mut self) -> String {
         assert!(self.read.is_empty(), "an earlier reply was not read");
         let mut bytes = vec![0; 64 << 10];

@@ -1,4 +1,4 @@
-//! Clients that send messages as fast as possible, and record which ones were answered 202.
+//! Clients that send messages as fast as possible, and record which ones were accepted with 202.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, RwLock};
@@ -78,17 +78,17 @@ impl Load {
         Self { acknowledged, count, senders, stop }
     }
 
-    /// Waits until this many messages were answered 202.
+    /// Waits until this many messages were accepted with 202.
     pub async fn wait_for(&mut self, count: usize) {
         self.count.wait_for(|acknowledged| *acknowledged >= count).await.unwrap();
     }
 
-    /// Returns the number of messages answered 202 so far.
+    /// Returns the number of messages accepted with 202 so far.
     pub fn count(&self) -> usize {
         *self.count.borrow()
     }
 
-    /// Stops an endless load, waits for the end, and returns the subjects of the messages that were answered 202.
+    /// Stops an endless load, waits for the end, and returns the subjects of the messages that were accepted with 202.
     pub async fn end(mut self) -> BTreeSet<String> {
         self.stop.cancel();
         while self.senders.join_next().await.is_some() {}
@@ -131,7 +131,7 @@ impl Sender {
 
 async fn is_accepted(api: &Api, subject: &str) -> bool {
     let request = api.request(Method::POST, "/v1/messages").json(&message(json!({"subject": subject})));
-    request.timeout(LIMIT).send().await.is_ok_and(|answer| answer.status() == 202)
+    request.timeout(LIMIT).send().await.is_ok_and(|response| response.status() == 202)
 }
 
 /// Returns how often each subject has arrived.

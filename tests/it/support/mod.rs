@@ -1,5 +1,5 @@
-//! The test harness: Postrider with a database, a clock and servers for each test. The servers are real sockets on port
-//! 0 that the test scripts.
+//! The test harness: Postrider with a database, a clock and servers for each test. The servers listen on real sockets,
+//! at ports that the system chooses, and each test scripts their replies.
 
 pub mod app;
 pub mod certificate;

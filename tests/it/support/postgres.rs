@@ -23,7 +23,7 @@ const SWEEPER: &str = r#"read -r _; while [ -e "$1/data/postmaster.pid" ]; do sl
 struct Cluster {
     postgres: Postgres,
     databases: AtomicUsize,
-    /// Holds the pipe open. The sweeper waits for its end.
+    /// Keeps the pipe open. The sweeper waits until the pipe is closed.
     _sweeper: Child,
 }
 
@@ -90,7 +90,7 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        // Does not wait for the end, because the test's runtime may still be opening a connection.
+        // Does not wait until the database is dropped, because the test's runtime may still be opening a connection.
         RUNTIME.spawn(administer(format!("DROP DATABASE {} WITH (FORCE)", self.name)));
     }
 }

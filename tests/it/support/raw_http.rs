@@ -11,7 +11,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub struct Raw(pub TcpStream);
 
 impl Raw {
-    /// `base` is a URL without a path.
+    /// Connects to the API at `base`, a URL without a path.
     pub async fn connect(base: &str) -> Self {
         Self(TcpStream::connect(base.trim_start_matches("http://")).await.expect("a connection"))
     }

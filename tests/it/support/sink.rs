@@ -16,9 +16,9 @@ use tokio::task::{JoinHandle, JoinSet};
 pub enum Behavior {
     /// Accepts everything.
     Friendly,
-    /// 421 to every MAIL.
+    /// Replies 421 to every MAIL.
     Busy,
-    /// 451 to every third RCPT.
+    /// Replies 451 to every third RCPT.
     Later,
     /// Closes the connection at every fifth final dot, without a reply; the message is not accepted.
     Disconnects,

@@ -51,7 +51,7 @@ pub async fn stored(app: &TestApp) -> (i64, i64, i64) {
     stored_in(&app.database).await
 }
 
-/// Like [`stored`], in a database.
+/// Like [`stored`], for a database without a [`TestApp`].
 pub async fn stored_in(database: &Database) -> (i64, i64, i64) {
     let counts =
         "SELECT (SELECT count(*) FROM blobs), (SELECT count(*) FROM blob_chunks), (SELECT count(*) FROM uploads)";

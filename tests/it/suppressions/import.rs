@@ -107,7 +107,7 @@ async fn csv_header_line_is_optional() {
         .iter()
         .map(|error| (error["line"].as_u64().unwrap(), error["code"].as_str().unwrap()))
         .collect();
-    // A note is one line: the record with two lines is reported by its first line.
+    // A note must be one line. The fault of a record with two lines has the number of its first line.
     assert_eq!(errors, [(2, "control_character"), (6, "invalid_value"), (8, "too_many")]);
     let dan = app.get(&format!("{PATH}/dan@example.test")).await.body["data"][0]["note"].clone();
     assert_eq!(dan, "said \"no\", twice");

@@ -158,8 +158,8 @@ async fn concurrent_batches_with_expensive_templates_are_accepted() {
     .await;
     publish(&app, "greeting").await;
     let body = json!((0..20).map(|n| greet(&json!({"name": n.to_string()}))).collect::<Vec<_>>());
-    let answers = futures_util::future::join_all((0..12).map(|_| send(&app, &body))).await;
-    for answer in answers {
-        assert_eq!((answer.status, answer.body["data"].as_array().unwrap().len()), (202, 20));
+    let responses = futures_util::future::join_all((0..12).map(|_| send(&app, &body))).await;
+    for response in responses {
+        assert_eq!((response.status, response.body["data"].as_array().unwrap().len()), (202, 20));
     }
 }

@@ -119,13 +119,13 @@ async fn variables_cannot_inject_headers_or_senders() {
         "eve@evil.test,",
         "\"",
     ] {
-        let answer = send(&app, json!({"id": "a", "variables": {"name": name}}), json!({})).await;
-        if answer.status == 202 {
-            let message = app.message(answer.body["id"].as_str().unwrap()).await;
+        let response = send(&app, json!({"id": "a", "variables": {"name": name}}), json!({})).await;
+        if response.status == 202 {
+            let message = app.message(response.body["id"].as_str().unwrap()).await;
             assert_eq!(message["from"]["email"], "billing@acme.test", "{name:?}");
         } else {
-            assert_eq!(answer.status, 422, "{name:?}: {}", answer.body);
-            assert!(answer.faults().iter().all(|(pointer, _)| pointer.starts_with("/template")), "{}", answer.body);
+            assert_eq!(response.status, 422, "{name:?}: {}", response.body);
+            assert!(response.faults().iter().all(|(pointer, _)| pointer.starts_with("/template")), "{}", response.body);
         }
     }
     let with_break = send(&app, json!({"id": "a", "variables": {"name": "x\r\nBcc: eve@evil.test"}}), json!({})).await;

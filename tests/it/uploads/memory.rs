@@ -45,7 +45,7 @@ async fn put(api: &Api, seed: u64, mib: usize) {
     assert_eq!(ApiResponse::to(request).await.status, 201);
 }
 
-/// Sends a message with a file as a form. It is scheduled, so that it is not sent.
+/// Posts a message with a file as a form. The message is scheduled, so that it is not sent during the test.
 async fn send(api: &Api, seed: u64, mib: usize) {
     let at = SystemClock.now() + TimeDelta::days(2);
     let json =
@@ -103,7 +103,6 @@ async fn eight_uploads_at_once_do_not_grow_the_memory() {
     assert!(memory.most < memory.before + 72, "{memory:?}");
 }
 
-/// `cargo test --release --test it eight_uploads_of_100_mib -- --ignored --nocapture`
 #[tokio::test]
 #[ignore = "transfers 1.6 GB: cargo test --release --test it eight_uploads_of_100_mib -- --ignored --nocapture"]
 async fn eight_uploads_of_100_mib_need_less_than_128_mib() {

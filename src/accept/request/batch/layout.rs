@@ -1,4 +1,4 @@
-//! Locates the messages in the body of a call without parsing them, and reads everything else of the body.
+//! Locates the messages in the body of a batch without parsing them, and reads the other fields of the body.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,14 +16,14 @@ use crate::accept::request::json::walk::Node;
 use crate::accept::request::{Rejection, json};
 use crate::domain::fault::{Code, Fault, Faults};
 
-/// Maximum number of unknown and duplicate fields that are reported.
+/// Maximum number of field names stored: one more than the faults that are reported.
 const MAX_NAMES: usize = Faults::LIMIT + 1;
 /// The field with the list of messages.
 const LIST: &str = "messages";
 /// The field that says how faults are handled.
 const VALIDATION: &str = "validation";
 
-/// Where the messages of a body are, and what else the body says.
+/// The positions of the messages in a body, and its other fields.
 #[derive(Debug)]
 pub struct Layout {
     /// The bytes of each message in the text of the body.

@@ -1,4 +1,4 @@
-//! Locates the recipients in the body of a call without parsing them.
+//! Locates the recipients in the body of a bulk without parsing them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,7 +15,8 @@ use crate::accept::request::{Rejection, json};
 use crate::domain::fault::{Code, Faults};
 use crate::domain::message::bulk::MAX_RECIPIENTS;
 
-/// Maximum number of fields that are read; more are unknown or duplicate, and the first ones are reported.
+/// Maximum number of fields that are stored. A bulk has fewer, so a longer body contains unknown or duplicate fields, of
+/// which at least the first one is stored and reported.
 const MAX_FIELDS: usize = 64;
 
 /// Where the recipients of a body are.
@@ -86,7 +87,7 @@ fn check_list(list: &List<'_>, faults: &mut Faults) {
 /// The parts of a body.
 struct Body<'a> {
     list: List<'a>,
-    /// The other fields, with a second `recipients`, if there is one.
+    /// The other fields, and any further `recipients`.
     others: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
 

@@ -1,8 +1,8 @@
 //! Parses the body of `POST /v1/messages/bulk`: a message without recipients, and the list `recipients`.
 //!
 //! The recipients are first located without parsing them ([`Layout`]), and then parsed one by one, so that the JSON tree of
-//! only one is in memory. Each has its own faults, with pointers into the whole body. A template is rendered only as far as
-//! it could fail, and for the parts that become header fields.
+//! only one is in memory. Each has its own faults, with pointers into the whole body. Of a template, only
+//! the parts that become header fields are rendered, and the bodies if rendering them could fail.
 
 mod layout;
 #[cfg(test)]
@@ -61,38 +61,38 @@ pub const RECIPIENT_FIELDS: &[&str] = &["to", "variables", "metadata", "idempote
 
 /// Number of faults that a response lists for all recipients together.
 const MAX_FAULTS: usize = 1_000;
-/// Number of faults listed for a recipient once those before it have [`MAX_FAULTS`].
+/// Number of faults listed for a recipient once the recipients before it have [`MAX_FAULTS`].
 const MIN_FAULTS_PER_RECIPIENT: usize = 1;
 /// Maximum number of warnings in the response.
 const MAX_WARNINGS: usize = 20;
 /// Memory for each recipient besides its texts, in bytes: as a struct, and as a row of several columns.
 const RECIPIENT_BYTES: usize = 512;
 
-/// A bulk.
+/// A parsed bulk.
 #[derive(Debug)]
 pub struct Bulk {
     /// What its messages have in common.
     pub message: BulkMessage,
     /// The valid recipients, in the order of the request.
     pub recipients: Vec<BulkRecipient>,
-    /// The others.
+    /// The invalid recipients.
     pub refused: Vec<Refused>,
     /// Problems to report in the response.
     pub warnings: Vec<Warning>,
     /// The domain of the sender of all messages; `None` if there is no valid recipient.
     pub from_domain: Option<String>,
-    /// The hashes of the whole call, if requested.
+    /// The hashes of the whole request, if the caller asked for them.
     pub hashes: Option<RequestHashes>,
 }
 
 /// What the messages of a bulk have in common.
 #[derive(Debug)]
 pub struct BulkMessage {
-    /// The sender; `None`: the template renders it.
+    /// The sender; `None` if the template renders it.
     pub from: Option<Mailbox>,
-    /// Addresses for replies; `None`: the template renders them.
+    /// Addresses for replies; `None` if the template renders them.
     pub reply_to: Option<Vec<Mailbox>>,
-    /// The subject; `None`: the template renders it.
+    /// The subject; `None` if the template renders it.
     pub subject: Option<String>,
     /// Bodies and custom headers; without bodies if there is a template.
     pub content: Content,
@@ -127,21 +127,21 @@ pub struct BulkRecipient {
     pub variables: Option<String>,
     /// The size of its rendered bodies, in bytes, or an upper limit of it; 0 if the bulk has no template.
     pub size: usize,
-    /// Its own metadata, a JSON object; `None`: none.
+    /// Its own metadata, a JSON object; `None` if it has none.
     pub metadata: Option<String>,
     /// Its own idempotency key.
     pub key: Option<MessageKey>,
 }
 
 impl Bulk {
-    /// Returns the memory that a call takes until it is committed, in bytes, if its body has this size.
+    /// Returns the memory that a bulk takes until it is committed, in bytes. `body` is the size of the request's body.
     pub fn memory(body: usize, recipients: usize) -> u64 {
         (2 * body + recipients * RECIPIENT_BYTES) as u64
     }
 }
 
-/// Parses a call. `is_keyed` requests the hashes by which calls with the same `Idempotency-Key` are compared. Fails if no
-/// recipient is valid.
+/// Parses a request. `is_keyed` asks for the hashes by which requests with the same `Idempotency-Key` are compared. Fails if
+/// no recipient is valid.
 pub fn parse(body: &[u8], layout: &Layout, context: &Context<'_>, is_keyed: bool) -> Result<Bulk, Rejection> {
     let text = json::text(body)?;
     let value = layout.message(text)?;
@@ -170,7 +170,7 @@ pub fn parse(body: &[u8], layout: &Layout, context: &Context<'_>, is_keyed: bool
     let list = Pointer::Field(&Pointer::Root, RECIPIENTS);
     for (index, range) in layout.recipients.iter().enumerate() {
         let value = json::read_part(text, range.clone(), json::MAX_VALUES)?;
-        // Only the digest of the call and that of a recipient with an idempotency key are used.
+        // Needed only for the digest of the whole request, and for a recipient with an idempotency key.
         let digest = if is_keyed || has_key(text, range) { digest::digest(&value) } else { Default::default() };
         if let Some(hash) = &mut hash {
             hash.0.update(digest);
@@ -204,7 +204,7 @@ pub fn parse(body: &[u8], layout: &Layout, context: &Context<'_>, is_keyed: bool
     Ok(bulk)
 }
 
-/// Returns the hashes of a call without validating it, as [`super::hashes`] does.
+/// Returns the hashes of a request without validating it, as [`super::hashes`] does.
 pub fn hashes(body: &[u8], layout: &Layout, files: &Files) -> Result<RequestHashes, Rejection> {
     let text = json::text(body)?;
     let mut hash = CallHash::new(&digest::with_files(&layout.message(text)?, files), layout);
@@ -231,7 +231,7 @@ fn message(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -> Op
     let has_template = fields.has("template");
     let template = match render::pinned(&mut fields, context.templates, faults) {
         Ok(template) => template,
-        // The body is parsed again once it is loaded.
+        // The body is parsed again once the template is loaded.
         Err(NotLoaded) => return None,
     };
     let program = template.as_ref().map(|template| &*template.program);
@@ -340,7 +340,7 @@ fn recipient(
     Some((BulkRecipient { index: 0, mailbox: mailbox?, variables, size, metadata, key }, domain))
 }
 
-/// Checks the variables of a recipient together with those that all have in common.
+/// Checks the variables of a recipient together with those that all recipients share.
 fn verify(
     template: &PinnedTemplate,
     own: &Map<String, serde_json::Value>,
@@ -355,7 +355,8 @@ fn verify(
     render::verify(template, &all, at, context.templates, faults)
 }
 
-/// Checks the header fields that the template renders and the request does not give. Returns the sender.
+/// Checks the sender and the addresses for replies that the template renders because the request has none. Returns the
+/// sender.
 fn check_rendered(
     message: &BulkMessage,
     mut rendered: render::RenderedTemplate,
@@ -374,7 +375,7 @@ fn check_rendered(
     from.filter(|_| faults.len() == before)
 }
 
-/// The digest of a call. It depends on the message and the recipients, and not on the form of the body.
+/// The digest of a request. It depends on the message and the recipients, and not on the form of the body.
 struct CallHash(Sha256);
 
 impl CallHash {

@@ -33,7 +33,7 @@ impl<'de, const MAX: usize> Deserialize<'de> for RawList<'de, MAX> {
     }
 }
 
-/// Returns where a part of the text is.
+/// Returns the position of `part` in `text`, of which it is a slice.
 pub(in crate::accept::request) fn range(text: &str, part: &RawValue) -> Range<usize> {
     let start = part.get().as_ptr().addr().saturating_sub(text.as_ptr().addr());
     start..start + part.get().len()

@@ -1,4 +1,5 @@
-//! Parses tags: names and values by which messages can be filtered, returned in status, lists and events.
+//! Parses tags: names and values by which messages can be filtered. The status, lists and events of messages include
+//! them.
 
 use std::borrow::Cow;
 
@@ -37,6 +38,6 @@ fn name_or_value<'v>(node: Node<'_, 'v>, faults: &mut Faults) -> Option<Cow<'v, 
     if text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) {
         return Some(text);
     }
-    at.fault(faults, Code::InvalidValue, "must have only ASCII letters, digits, `_` and `-`");
+    at.fault(faults, Code::InvalidValue, "must contain only ASCII letters, digits, `_` and `-`");
     None
 }

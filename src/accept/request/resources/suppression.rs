@@ -119,7 +119,7 @@ fn manual(address: AddressKey, now: DateTime<Utc>) -> Suppression {
     }
 }
 
-/// Parses the fields that every entry has. Returns `None` exactly when there is no address.
+/// Parses the fields that every entry has. Returns `None` only if there is no valid address.
 fn entry(fields: &mut Fields<'_, '_>, context: &Context<'_>, faults: &mut Faults) -> Option<Suppression> {
     let address = fields.require("address", faults).and_then(|node| address(node, faults));
     let stream = fields.take("stream").map(|node| send::stream(Some(node), context.streams, faults));
@@ -136,7 +136,7 @@ fn entry(fields: &mut Fields<'_, '_>, context: &Context<'_>, faults: &mut Faults
     })
 }
 
-/// Parses a bare address.
+/// Parses an address without a display name.
 fn address(node: Node<'_, '_>, faults: &mut Faults) -> Option<AddressKey> {
     let at = node.at;
     let text = node.string(faults)?;

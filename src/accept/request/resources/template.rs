@@ -1,8 +1,8 @@
 //! Parses the bodies of `POST /v1/templates`, `PATCH /v1/templates/{id}`, `POST /v1/templates/{id}/preview` and `POST
 //! /v1/templates/validate`.
 //!
-//! A draft may be incomplete or faulty: the template itself is checked when it is published. Only what the table cannot
-//! store is refused.
+//! A draft may be incomplete or faulty: its sources and variables are checked when it is published. Here only the form of
+//! the fields is checked: types, lengths, duplicates, and addresses without placeholders.
 
 use std::borrow::Cow;
 
@@ -32,7 +32,7 @@ pub const VARIABLE: &[&str] = &["key", "type", "required", "default", "max_lengt
 /// The fields of a preview.
 pub const PREVIEW: &[&str] = &["variables", "version"];
 
-/// Changes to a template's content. In a new template, what stays has its default.
+/// Changes to a template's content. In a new template, a field that is not set has its default.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ContentChange {
     /// The language of the placeholders.
@@ -58,7 +58,7 @@ pub struct ContentChange {
 /// Changes to a template.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TemplateChange {
-    /// The name for people; required in a new template.
+    /// The display name; required in a new template.
     pub name: Option<String>,
     /// The alias.
     pub alias: Change<String>,

@@ -14,9 +14,9 @@ use super::program;
 use crate::bench::BenchError;
 use crate::bench::error::Doing as _;
 
-/// Time limit of a start.
+/// Time limit for the service to start.
 const START: Duration = Duration::from_secs(30);
-/// Time limit of a stop.
+/// Time limit for the service to stop.
 const STOP: Duration = Duration::from_secs(20);
 /// Maximum warnings printed per process.
 const MAX_WARNINGS: usize = 10;
@@ -57,7 +57,7 @@ fn command(arguments: &[&str], dir: &Path, settings: &[(&str, String)]) -> Resul
     Ok(command)
 }
 
-/// Runs another command of this program, and returns what it printed.
+/// Runs another command of this program, and returns its standard output.
 pub(in crate::bench) async fn run_to_end(
     arguments: &[&str],
     dir: &Path,

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::db::messages::columns;
-use crate::db::messages::insert::{IdempotencyKey, keys};
+use crate::db::messages::insert::{IdempotencyKey, idempotency_keys};
 use crate::db::{Db, DbError};
 use crate::domain::id::{BulkId, TenantId};
 use crate::domain::message::template::TemplateVersion;
@@ -106,7 +106,7 @@ pub async fn insert(db: &Db, bulk: &BulkInsert) -> Result<BulkCommitted, DbError
             insert_recipients(&mut tx, bulk, part).await?;
         }
         // Last, because other requests with one of the keys wait for this transaction from here on.
-        if !keys::claim_for_bulk(&mut tx, bulk).await? {
+        if !idempotency_keys::claim_for_bulk(&mut tx, bulk).await? {
             return Ok(BulkCommitted::KeyUsed);
         }
         tx.commit().await?;

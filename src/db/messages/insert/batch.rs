@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 
 use crate::db::messages::bulks::expand::{self, BulkPart};
 
-use super::{Committed, IdempotencyKey, Inserted, MessageInsert, insert_new, keys};
+use super::{Committed, IdempotencyKey, Inserted, MessageInsert, idempotency_keys, insert_new};
 
 /// The messages of a call, which are inserted together or not at all.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(in crate::db) async fn store_batches<'a>(
     batches: &'a [BatchInsert],
     now: DateTime<Utc>,
 ) -> Result<(Inserted<'a>, Vec<bool>), sqlx::Error> {
-    let mut is_free = keys::claim_for_batches(connection, batches, now).await?;
+    let mut is_free = idempotency_keys::claim_for_batches(connection, batches, now).await?;
     for (batch, is_free) in batches.iter().zip(&mut is_free) {
         if let Some(part) = &batch.bulk {
             *is_free = expand::take(connection, part).await?;

@@ -1,4 +1,4 @@
-//! Evaluates the variants with mail-auth, as a second implementation.
+//! Evaluates the records of `variants.txt` with mail-auth, as a second implementation.
 //!
 //! The two messages were signed with dkimpy. Queries for names that are not in the zone go to a server that replies
 //! NXDOMAIN.

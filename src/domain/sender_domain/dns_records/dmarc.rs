@@ -23,7 +23,8 @@ pub struct Strict {
     pub spf: bool,
 }
 
-/// Returns whether a TXT record is a DMARC record: it begins with exactly `v=DMARC1`, then a semicolon or the end.
+/// Returns whether a TXT record is a DMARC record: it begins with `v=DMARC1` (case-sensitive, with optional spaces around
+/// `=`), followed by a semicolon or the end.
 pub fn is_dmarc(record: &str) -> bool {
     let rest = record.strip_prefix('v').and_then(|rest| rest.trim_start().strip_prefix('='));
     let rest = rest.and_then(|rest| rest.trim_start().strip_prefix("DMARC1")).map(str::trim_start);
@@ -37,7 +38,7 @@ pub fn is_malformed(record: &str) -> bool {
 }
 
 /// Parses a record for which [`is_dmarc`] is true. Returns the record, and its first fault. A returned record applies
-/// even if it has a fault; if no record is returned, receivers ignore it.
+/// even if it has a fault; if none is returned, receivers ignore the TXT record.
 pub fn parse(record: &str) -> (Option<Dmarc>, Option<String>) {
     let mut fault = None;
     let mut note = |why: String| fault = fault.take().or(Some(why));

@@ -1,4 +1,4 @@
-//! The DNS records that authenticate a domain's messages, and the checks of the published records. Pure.
+//! The DNS records that authenticate a domain's messages, and the checks of the published records. No I/O.
 //!
 //! The records are DKIM keys (RFC 6376 §3.6.1), SPF of the domain and of the return path (RFC 7208), DMARC (RFC 7489)
 //! and the return path's MX. [`judge`] compares the published records with the expected ones and describes how to fix
@@ -213,7 +213,7 @@ pub fn records(settings: &DnsSettings, domain: &str, keys: &[PublishedKey]) -> V
     records.push(txt(domain.to_owned(), spf(), Purpose::Spf));
     records.push(txt(format!("_dmarc.{domain}"), "v=DMARC1; p=none".into(), Purpose::Dmarc));
     if let Some(return_path) = &settings.return_path {
-        // A mail exchanger must be a host name; an address literal is none.
+        // A mail exchanger must be a host name, not an address literal.
         if !settings.hostname.starts_with('[') {
             let value = format!("10 {}.", settings.hostname.trim_end_matches('.'));
             let name = return_path.clone();

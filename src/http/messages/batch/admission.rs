@@ -41,7 +41,8 @@ impl Admitted {
     }
 }
 
-/// Checks the messages of a call as those of single requests. `list` is the JSON pointer of the list of messages.
+/// Checks the messages of a call in the same way as messages of single requests. `list` is the JSON pointer of the list
+/// of messages.
 pub(super) async fn admit(api: &Api, caller: &Caller, batch: Batch, list: &str) -> Result<Admitted, ApiError> {
     let Batch { messages, mut refused, .. } = batch;
     let mut admitted = Admitted {

@@ -112,7 +112,7 @@ async fn accept(api: &Api, caller: &Caller, mut body: SendBody, key: Option<&str
     }
 }
 
-/// Parses a body, and frees its memory. Also returns the memory of what its template has rendered.
+/// Parses a body, and frees its memory. Also returns the memory reservation for what its template has rendered.
 async fn parse(
     api: &Api,
     caller: &Caller,
@@ -142,7 +142,8 @@ async fn parse(
     }
 }
 
-/// Calls with more recipients are parsed on a blocking thread: checking the variables takes some microseconds for each.
+/// Calls with more recipients are parsed on a blocking thread: checking the variables takes some microseconds per
+/// recipient.
 const MAX_INLINE_RECIPIENTS: usize = 100;
 
 /// Fails if the key may not send this bulk. Returns warnings about the sender.

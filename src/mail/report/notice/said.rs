@@ -6,12 +6,12 @@ use crate::domain::bounce;
 use crate::domain::outcome::Reply;
 use crate::mail::report::received::{address, status};
 
-/// Maximum mentions of one recipient that are examined.
-const MENTIONS: usize = 20;
+/// Maximum number of mentions of one recipient that are examined.
+const MAX_MENTIONS: usize = 20;
 /// Maximum lines between an address and the heading of its list.
 const MAX_HEADING_DISTANCE: usize = 200;
-/// Maximum paragraphs that are examined.
-const PARAGRAPHS: usize = 50;
+/// Maximum number of paragraphs that are examined.
+const MAX_PARAGRAPHS: usize = 50;
 
 /// Returns the reply for a recipient. For the only recipient of a notice, the whole notice is searched, because it may
 /// contain a transcript of the session.
@@ -53,18 +53,26 @@ fn first_coded_reply(notice: &str) -> Option<Reply> {
 fn paragraphs(notice: &str) -> impl Iterator<Item = String> {
     let lines: Vec<&str> = notice.lines().map(str::trim).collect();
     let texts = lines.split(|line| line.is_empty()).map(|lines| lines.join("\n")).filter(|text| !text.is_empty());
-    texts.take(PARAGRAPHS).collect::<Vec<_>>().into_iter()
+    texts.take(MAX_PARAGRAPHS).collect::<Vec<_>>().into_iter()
 }
 
 fn mentions<'a>(text: &'a str, recipient: &'a str) -> impl Iterator<Item = usize> + 'a {
     let found = address::all_in(text).filter(move |(_, found)| found.eq_ignore_ascii_case(recipient));
-    found.map(|(at, _)| at).take(MENTIONS)
+    found.map(|(at, _)| at).take(MAX_MENTIONS)
 }
 
-/// Returns the lines of a text that are about an address, the first of these that exists: a reply that contains the
-/// address, with the server's lines above it; the text after the address, with the lines below up to an empty line or
-/// another address; the text before the address on its line; the lines above it; for the only recipient, the paragraph
-/// after the next empty line, if it quotes a code; the heading of the list that contains the address.
+/// Returns the lines of a text that are about an address. At each mention of the address, these are:
+///
+/// 1. a reply that contains the address, with the server's lines above it;
+/// 2. or else the text after the address, with the lines below up to an empty line or another address.
+///
+/// Returns the first of them that contain a code, or else the first that are not empty. If there are none, returns the first
+/// of these that exists:
+///
+/// 1. the text before the address on its line, if it gives a known reason;
+/// 2. the lines above the address;
+/// 3. for the only recipient, the paragraph after the next empty line, if it quotes a code;
+/// 4. the heading of the list that contains the address.
 pub(in crate::mail::report) fn lines_about(text: &str, recipient: &str, is_only: bool) -> Option<String> {
     let mut all: Vec<usize> = mentions(text, recipient).collect();
     if all.is_empty() {

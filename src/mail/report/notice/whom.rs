@@ -17,9 +17,11 @@ const MAX_HEADING_LINES: usize = 3;
 /// Types that may precede an address: `[SMTP:ann@example.test]`.
 const TYPES: [&str; 2] = ["smtp", "mailto"];
 
-/// Returns the failed recipients, from the first of these sources that has any: `X-Failed-Recipients`; addresses at the
-/// beginning of lines, below an announcement if there is one; addresses at the end of lines, after a colon; any other
-/// address; the only recipient of the returned message; an address in the subject.
+/// Returns the failed recipients, from the first of these sources that has any: `X-Failed-Recipients`; below an
+/// announcement, addresses at the beginning of lines, then addresses with the same label; addresses at the beginning of
+/// any line; in a notice of Sendmail, addresses with a final result; in a notice of AOL, users without a domain;
+/// addresses at the end of lines, after a colon; the first address anywhere; the only recipient of the returned
+/// message; an address in the subject.
 pub(super) fn recipients(message: &ReceivedMessage<'_>, returned: &Returned, notice: &str, rule: &str) -> Vec<String> {
     let failed =
         message.fields.all("x-failed-recipients").flat_map(|value| address::all_in(value).map(|(_, found)| found));
@@ -99,7 +101,7 @@ fn same_label<'a>(notice: &str, found: impl Iterator<Item = (usize, &'a str)>) -
     distinct(std::iter::once(first).chain(others.map(|(_, address)| address)))
 }
 
-/// Returns whether a line begins with an address.
+/// Returns whether any line begins with an address.
 pub(super) fn has_leading(notice: &str) -> bool {
     address::all_in(notice).any(|(at, _)| is_leading(notice, at))
 }
@@ -160,7 +162,8 @@ fn is_trailing(notice: &str, at: usize, found: &str) -> bool {
     !last.is_empty() && !NOT_ABOUT.contains(&last.as_str()) && after.trim_matches(['>', '"', '.', ' ', '\r']).is_empty()
 }
 
-/// Returns the addresses of users that are written without a domain, each alone on a line.
+/// Returns the addresses of users that are written without a domain, each alone on a line. Their domain is that of the
+/// report's sender.
 fn bare_names(message: &ReceivedMessage<'_>, notice: &str) -> Vec<String> {
     let from = message.fields.get("from").and_then(address::first_in).and_then(|from| from.split_once('@'));
     let Some((_, domain)) = from else { return Vec::new() };

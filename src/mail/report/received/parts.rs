@@ -1,7 +1,7 @@
 //! Splits a message into its leaf parts, up to a maximum depth.
 //!
-//! This is implemented here, because the work must be bounded for hostile messages: mail-parser nests messages in
-//! messages without a limit. mail-parser is used to parse structured headers, to decode, and to convert character sets.
+//! This is implemented here, because the work must be bounded for hostile messages: mail-parser has no limit for the depth
+//! of messages in messages. mail-parser is used to parse structured headers, to decode, and to convert character sets.
 
 use std::borrow::Cow;
 
@@ -15,9 +15,9 @@ use memchr::memmem;
 use super::fields::Fields;
 
 /// Maximum bytes of a header that are examined.
-const HEADER: usize = 128 * 1_024;
+const MAX_HEADER: usize = 128 * 1_024;
 /// Maximum bytes of a leaf that are decoded.
-const BODY: usize = 256 * 1_024;
+const MAX_BODY: usize = 256 * 1_024;
 /// Maximum leaves that are examined.
 const MAX_PARTS: usize = 40;
 /// Maximum depth of nested multiparts that is examined.
@@ -119,7 +119,7 @@ impl<'a> Part<'a> {
 
     /// Returns the decoded text.
     pub fn text(&self) -> String {
-        let body = &self.body[..self.body.len().min(BODY)];
+        let body = &self.body[..self.body.len().min(MAX_BODY)];
         let bytes = match self.encoding.as_deref() {
             Some("base64") => base64_decode(body).map_or(Cow::Borrowed(body), Cow::Owned),
             Some("quoted-printable") => quoted_printable_decode(body).map_or(Cow::Borrowed(body), Cow::Owned),
@@ -143,10 +143,10 @@ fn split(entity: &[u8]) -> (&[u8], &[u8]) {
         let end = memchr::memchr(b'\n', &entity[start..]).map_or(entity.len(), |at| start + at + 1);
         if matches!(&entity[start..end], b"\n" | b"\r\n") {
             // Includes the empty line: otherwise the last field is not recognized.
-            return (&entity[..end.min(HEADER)], &entity[end..]);
+            return (&entity[..end.min(MAX_HEADER)], &entity[end..]);
         }
         if end == entity.len() {
-            return (&entity[..end.min(HEADER)], &[]);
+            return (&entity[..end.min(MAX_HEADER)], &[]);
         }
         start = end;
     }
@@ -154,7 +154,7 @@ fn split(entity: &[u8]) -> (&[u8], &[u8]) {
 
 /// Returns the text after `--` on the first line that begins with it.
 fn first_delimiter(body: &[u8]) -> Option<&str> {
-    let mut lines = body[..body.len().min(HEADER)].split(|byte| *byte == b'\n');
+    let mut lines = body[..body.len().min(MAX_HEADER)].split(|byte| *byte == b'\n');
     let delimiter = lines.find_map(|line| line.strip_prefix(b"--"))?;
     std::str::from_utf8(delimiter).ok().map(str::trim_ascii_end).filter(|rest| (1..=70).contains(&rest.len()))
 }

@@ -19,7 +19,7 @@ use super::words;
 use crate::domain::routing::relay::TlsMode;
 use crate::smtp::client::settings::SetupError;
 
-/// Maximum length of a certificate's error text, in characters.
+/// Maximum length of the error text about a certificate, in characters.
 const FAULT_LIMIT: usize = 200;
 
 /// A connector for one [`TlsMode`].

@@ -6,7 +6,7 @@ use chrono::DateTime;
 use rustls::pki_types::UnixTime;
 use rustls::{CertificateError, Error};
 
-/// Maximum names of a certificate in a description.
+/// Maximum number of a certificate's names in a description.
 const MAX_NAMES: usize = 5;
 
 /// Describes why a connection failed. The text is used after a colon.

@@ -23,7 +23,7 @@ use mx_guard::MxGuard;
 
 /// Maximum addresses tried for one message (RFC 5321 §5.1 requires at least two).
 const MAX_ADDRESSES: usize = 5;
-/// Maximum addresses of one host among them, so that a second host is tried too.
+/// Maximum addresses of one host among these, so that a second host is tried too.
 const MAX_ADDRESSES_PER_HOST: usize = 3;
 
 /// One address of a mail exchanger.

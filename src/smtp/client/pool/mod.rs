@@ -28,10 +28,10 @@ use lane::{ConnectionPermit, Lane};
 
 /// Interval at which idle sessions are checked.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Maximum addresses of a relay that are tried.
+/// Maximum number of a relay's addresses to try.
 const MAX_RELAY_ADDRESSES: usize = 5;
 
-/// Number of servers or addresses that are tried however long each takes (RFC 5321 §5.1).
+/// Minimum number of servers or addresses to try, regardless of how long each takes (RFC 5321 §5.1).
 pub(in crate::smtp) const MIN_TRIED: usize = 2;
 
 /// The key of a pool: messages with the same destination share sessions.
@@ -193,12 +193,12 @@ impl Pools {
         self.sweeping.get_or_init(|| drop(tokio::spawn(sweep(Arc::downgrade(self)))));
         let key = lane.map(|lane| lane.id);
         let mut destinations = self.lock();
-        if let Some(site) = destinations.get(destination)
-            && let Some(pool) = site.pools.get(&key)
+        if let Some(entry) = destinations.get(destination)
+            && let Some(pool) = entry.pools.get(&key)
         {
-            return Ok((pool.clone(), site.limiter.clone()));
+            return Ok((pool.clone(), entry.limiter.clone()));
         }
-        let site = destinations.entry(destination.clone()).or_insert_with(|| DestinationPools {
+        let entry = destinations.entry(destination.clone()).or_insert_with(|| DestinationPools {
             limiter: Arc::new(ConnectionLimiter::new(policy.connections)),
             pools: HashMap::new(),
         });
@@ -211,13 +211,13 @@ impl Pools {
         let pool = Pool::builder(connector)
             .max_size(policy.connections)
             .wait_timeout(Some(policy.timeouts.slot))
-            // The most recently used session is the least likely to have been closed by the server; the others can
+            // The most recently used session is the least likely to have been closed by the server. The others can
             // become idle and be ended.
             .queue_mode(QueueMode::Lifo)
             .runtime(deadpool::Runtime::Tokio1)
             .build()?;
-        site.pools.insert(key, pool.clone());
-        Ok((pool, site.limiter.clone()))
+        entry.pools.insert(key, pool.clone());
+        Ok((pool, entry.limiter.clone()))
     }
 
     /// Returns the lane of this id, and sets its limit.
@@ -247,12 +247,12 @@ impl Pools {
     pub async fn close(&self) {
         self.stop_starting();
         let mut idle = Vec::new();
-        for site in self.lock().values() {
-            for pool in site.pools.values() {
+        for entry in self.lock().values() {
+            for pool in entry.pools.values() {
                 idle.extend(take_idle(pool, |_| false));
                 pool.close();
             }
-            site.limiter.close();
+            entry.limiter.close();
         }
         quit(idle).await;
     }
@@ -260,7 +260,7 @@ impl Pools {
     /// Removes at most `max` idle sessions of a lane from its pools.
     fn take_idle_of_lane(&self, lane: i64, max: usize) -> Vec<(Session, Arc<Policy>)> {
         let mut taken = Vec::new();
-        let pools: Vec<Pool> = self.lock().values().filter_map(|site| site.pools.get(&Some(lane)).cloned()).collect();
+        let pools: Vec<Pool> = self.lock().values().filter_map(|entry| entry.pools.get(&Some(lane)).cloned()).collect();
         for pool in pools {
             let mut remaining = max - taken.len();
             taken.extend(take_idle(&pool, |_| {
@@ -275,14 +275,14 @@ impl Pools {
     /// Removes idle sessions that must close or exceed a lane's limit, and unused pools and lanes.
     fn take_expired(&self) -> Vec<(Session, Arc<Policy>)> {
         let mut expired = Vec::new();
-        self.lock().retain(|_, site| {
-            site.pools.retain(|_, pool| {
+        self.lock().retain(|_, entry| {
+            entry.pools.retain(|_, pool| {
                 let policy = pool.manager().policy.clone();
                 expired.extend(take_idle(pool, |session| !session.must_close(&policy)));
                 let status = pool.status();
                 pool.is_closed() || status.size > 0 || status.waiting > 0
             });
-            !site.pools.is_empty() || Arc::strong_count(&site.limiter) > 1
+            !entry.pools.is_empty() || Arc::strong_count(&entry.limiter) > 1
         });
         let lanes: Vec<Arc<Lane>> = {
             let mut lanes = self.lanes();

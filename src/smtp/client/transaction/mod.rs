@@ -409,7 +409,7 @@ impl<'a> Transaction<'a> {
         if reply.closes() { Err(Stop::Judge(Verdict::Temporary, reply.to_reply())) } else { Ok(reply) }
     }
 
-    /// Judges all recipients that were not refused by this reply.
+    /// Applies this reply to all recipients that were not refused before.
     fn judge_open(&mut self, reply: &RawReply) {
         let reply = reply.to_reply();
         let is_positive = reply.code.is_some_and(|code| (200..300).contains(&code));

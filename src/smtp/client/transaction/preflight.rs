@@ -1,11 +1,12 @@
-//! Finds recipients and messages that the server cannot accept, before anything is sent to it.
+//! Finds recipients and messages that the server cannot accept, before MAIL is sent.
 
 use crate::domain::address::Address;
 use crate::domain::outcome::{Reply, Stage, Verdict};
 use crate::smtp::client::connection::ehlo::Capabilities;
 use crate::smtp::client::outgoing_message::{EightBit, Judgement, OutgoingMessage};
 
-/// Returns the judgement of a recipient that this server cannot accept, to which nothing is sent.
+/// Returns the judgement of a recipient that this server cannot accept, for which nothing is sent; `None` if the server may
+/// accept it.
 pub(in crate::smtp) fn preflight(
     offer: &Capabilities,
     message: OutgoingMessage<'_>,

@@ -13,7 +13,7 @@ const LIMIT_TTL: Duration = Duration::from_hours(1);
 pub(in crate::smtp) struct RecipientLimit(Mutex<Option<(usize, Instant)>>);
 
 impl RecipientLimit {
-    /// Returns the maximum recipients of one transaction.
+    /// Returns the maximum number of recipients of one transaction.
     pub fn get(&self, now: Instant) -> usize {
         let observed = *self.0.lock();
         match observed {

@@ -32,7 +32,7 @@ pub async fn kill_api(fleet: &mut Fleet) {
 pub async fn kill_worker(fleet: &mut Fleet) {
     fleet.kill(2).await;
     fleet.start_missing().await;
-    // Waits until it has messages in flight again.
+    // Time in which the new worker gets messages in flight again.
     pause(2_500).await;
 }
 
@@ -141,38 +141,38 @@ pub async fn read_only(fleet: &mut Fleet) {
 }
 
 pub async fn out_of_connections(fleet: &mut Fleet) {
-    limited(fleet, "ALTER ROLE app CONNECTION LIMIT 0").await;
+    with_connection_limit(fleet, "ALTER ROLE app CONNECTION LIMIT 0").await;
 }
 
 pub async fn few_connections(fleet: &mut Fleet) {
-    limited(fleet, "ALTER ROLE app CONNECTION LIMIT 4").await;
+    with_connection_limit(fleet, "ALTER ROLE app CONNECTION LIMIT 4").await;
 }
 
-async fn limited(fleet: &mut Fleet, limit: &str) {
+async fn with_connection_limit(fleet: &mut Fleet, limit: &str) {
     fleet.sql(limit).await;
     fleet.postgres.proxy.hang_up();
     pause(3_000).await;
     fleet.sql("ALTER ROLE app CONNECTION LIMIT -1").await;
 }
 
-async fn locked(fleet: &mut Fleet, statement: &'static str) {
+async fn hold_lock(fleet: &mut Fleet, statement: &'static str) {
     let mut lock = fleet.connect().await;
-    // If it cannot be locked at once, the next round tries again.
+    // If the rows cannot be locked, the next round tries again.
     let _ = sqlx::raw_sql(statement).execute(&mut lock).await;
     pause(3_000).await;
     lock.close().await.expect("closed");
 }
 
 pub async fn locked_counters(fleet: &mut Fleet) {
-    locked(fleet, "BEGIN; SELECT FROM event_counters FOR UPDATE").await;
+    hold_lock(fleet, "BEGIN; SELECT FROM event_counters FOR UPDATE").await;
 }
 
 pub async fn locked_lanes(fleet: &mut Fleet) {
-    locked(fleet, "BEGIN; SELECT FROM lanes FOR UPDATE").await;
+    hold_lock(fleet, "BEGIN; SELECT FROM lanes FOR UPDATE").await;
 }
 
 pub async fn old_snapshot(fleet: &mut Fleet) {
-    locked(fleet, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM queue").await;
+    hold_lock(fleet, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM queue").await;
 }
 
 pub async fn vacuum_full(fleet: &mut Fleet) {
@@ -187,28 +187,28 @@ pub async fn kill_sink(fleet: &mut Fleet) {
     pause(300).await;
 }
 
-async fn misbehaves(fleet: &mut Fleet, manner: Behavior) {
-    fleet.sink.set_behavior(manner);
+async fn with_behavior(fleet: &mut Fleet, behavior: Behavior) {
+    fleet.sink.set_behavior(behavior);
     pause(1_500).await;
     fleet.sink.set_behavior(Behavior::Friendly);
 }
 
 pub async fn busy_sink(fleet: &mut Fleet) {
-    misbehaves(fleet, Behavior::Busy).await;
+    with_behavior(fleet, Behavior::Busy).await;
 }
 
 pub async fn later_sink(fleet: &mut Fleet) {
-    misbehaves(fleet, Behavior::Later).await;
+    with_behavior(fleet, Behavior::Later).await;
 }
 
 pub async fn closing_sink(fleet: &mut Fleet) {
-    misbehaves(fleet, Behavior::Disconnects).await;
+    with_behavior(fleet, Behavior::Disconnects).await;
 }
 
 pub async fn accepting_and_closing_sink(fleet: &mut Fleet) {
-    misbehaves(fleet, Behavior::AcceptsAndDisconnects).await;
+    with_behavior(fleet, Behavior::AcceptsAndDisconnects).await;
 }
 
 pub async fn slow_sink(fleet: &mut Fleet) {
-    misbehaves(fleet, Behavior::Slow).await;
+    with_behavior(fleet, Behavior::Slow).await;
 }

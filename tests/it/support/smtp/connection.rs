@@ -12,7 +12,7 @@ use super::{Line, ReceivedMessage, Shared};
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// An error ends the connection; QUIT is reported as one.
+/// An error ends the connection. QUIT is reported as an error.
 type Flow = io::Result<()>;
 
 fn hang_up<T>() -> io::Result<T> {

@@ -19,9 +19,9 @@ async fn start() -> TestApp {
 async fn made(api: &Api, fields: Value) -> Value {
     let mut body = json!({ "url": URL });
     body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-    let answer = api.post("/v1/webhooks", &body).await;
-    assert_eq!(answer.status, 201, "{}", answer.body);
-    answer.body
+    let response = api.post("/v1/webhooks", &body).await;
+    assert_eq!(response.status, 201, "{}", response.body);
+    response.body
 }
 
 fn path(webhook: &Value) -> String {
@@ -29,9 +29,9 @@ fn path(webhook: &Value) -> String {
 }
 
 async fn shown(api: &Api, webhook: &Value) -> Value {
-    let answer = api.get(&path(webhook)).await;
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    answer.body
+    let response = api.get(&path(webhook)).await;
+    assert_eq!(response.status, 200, "{}", response.body);
+    response.body
 }
 
 async fn number(app: &TestApp, query: &'static str) -> i64 {

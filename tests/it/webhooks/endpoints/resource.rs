@@ -40,10 +40,10 @@ async fn endpoint_is_created_changed_and_removed() {
     app.send(json!({})).await;
     let body = json!({"url": "http://127.0.0.1:9/hooks?key=1", "events": ["message.bounced", "webhook.disabled"],
                       "description": "the shop's", "concurrency": 2, "rate": 0.5, "batch": 100});
-    let answer = app.post("/v1/webhooks", &body).await;
-    assert_eq!((answer.status, &answer.headers["cache-control"]), (201, &"no-store".parse().unwrap()));
-    let made = answer.body;
-    assert_eq!(answer.headers["location"], path(&made));
+    let response = app.post("/v1/webhooks", &body).await;
+    assert_eq!((response.status, &response.headers["cache-control"]), (201, &"no-store".parse().unwrap()));
+    let made = response.body;
+    assert_eq!(response.headers["location"], path(&made));
     for (name, value) in body.as_object().unwrap() {
         assert_eq!(&made[name], value, "{name}");
     }
@@ -95,8 +95,8 @@ async fn endpoints_are_listed_in_pages() {
         |page: &Value| page["data"].as_array().unwrap().iter().map(|w| w["description"].clone()).collect::<Vec<_>>();
     assert_eq!([names(&first), names(&second)].concat(), ["3", "2", "1", "0"]);
     assert_eq!((&second["has_more"], &second["next"]), (&json!(false), &json!(null)));
-    let answer = app.get("/v1/webhooks?limit=0&after=x&state=failing").await;
-    let mut faults = answer.faults();
+    let response = app.get("/v1/webhooks?limit=0&after=x&state=failing").await;
+    let mut faults = response.faults();
     faults.sort_unstable();
     assert_eq!(faults, [("after", "invalid_value"), ("limit", "invalid_value"), ("state", "unknown_field")]);
 }
@@ -106,8 +106,8 @@ async fn all_faults_are_reported_at_once() {
     let app = start().await;
     let body = json!({"url": "https://a:b@hooks.acme.test", "events": ["message.lost"], "description": "x".repeat(1_001),
                       "concurrency": 0, "rate": -1, "batch": 0, "disabled": true, "secret": "x"});
-    let answer = app.post("/v1/webhooks", &body).await;
-    let mut faults = answer.faults();
+    let response = app.post("/v1/webhooks", &body).await;
+    let mut faults = response.faults();
     faults.sort_unstable();
     let expected = [
         ("/batch", "invalid_value"),
@@ -119,18 +119,18 @@ async fn all_faults_are_reported_at_once() {
         ("/secret", "unknown_field"),
         ("/url", "invalid_url"),
     ];
-    assert_eq!((answer.status, faults), (422, expected.to_vec()));
+    assert_eq!((response.status, faults), (422, expected.to_vec()));
     assert_eq!(app.post("/v1/webhooks", &json!({})).await.faults(), [("/url", "required")]);
 
     let webhook = made(&app, json!({})).await;
     let before = shown(&app, &webhook).await;
     let change = json!({"url": "ftp://x.test", "events": [], "disabled": 1, "id": "wh_1"});
-    let answer = app.patch(&path(&webhook), &change).await;
-    let mut faults = answer.faults();
+    let response = app.patch(&path(&webhook), &change).await;
+    let mut faults = response.faults();
     faults.sort_unstable();
     let expected =
         [("/disabled", "invalid_type"), ("/events", "required"), ("/id", "unknown_field"), ("/url", "invalid_url")];
-    assert_eq!((answer.status, faults), (422, expected.to_vec()));
+    assert_eq!((response.status, faults), (422, expected.to_vec()));
     assert_eq!(shown(&app, &webhook).await, before);
     for (method, body) in [(Method::POST, "{"), (Method::PATCH, "")] {
         let at = if method == Method::POST { "/v1/webhooks".to_owned() } else { path(&webhook) };
@@ -143,12 +143,12 @@ async fn all_faults_are_reported_at_once() {
 async fn old_secret_signs_for_a_day_after_a_rotation() {
     let app = start().await;
     let webhook = made(&app, json!({})).await;
-    let answer = app.post(&format!("{}/rotate-secret", path(&webhook)), &json!({})).await;
-    assert_eq!((answer.status, &answer.headers["cache-control"]), (200, &"no-store".parse().unwrap()));
+    let response = app.post(&format!("{}/rotate-secret", path(&webhook)), &json!({})).await;
+    assert_eq!((response.status, &response.headers["cache-control"]), (200, &"no-store".parse().unwrap()));
     let fields = |webhook: &Value| Some(webhook["secret"].as_str().unwrap().to_owned());
-    assert_ne!(fields(&answer.body), fields(&webhook));
-    assert_eq!(secrets(&app).await, [fields(&answer.body), fields(&webhook)]);
-    let until: chrono::DateTime<chrono::Utc> = answer.body["old_secret_until"].as_str().unwrap().parse().unwrap();
+    assert_ne!(fields(&response.body), fields(&webhook));
+    assert_eq!(secrets(&app).await, [fields(&response.body), fields(&webhook)]);
+    let until: chrono::DateTime<chrono::Utc> = response.body["old_secret_until"].as_str().unwrap().parse().unwrap();
     assert_eq!(until.to_rfc3339(), app.clock.text_in(hours(24)));
     assert_eq!(shown(&app, &webhook).await.get("secret"), None);
     app.clock.advance(hours(24));
@@ -173,9 +173,9 @@ async fn changes_need_admin_and_reads_need_read() {
     for scope in Scope::ALL {
         let api = app.with_scopes(&[scope]).await;
         for (method, path, needed) in &calls {
-            let answer = ApiResponse::to(api.request(method.clone(), path).json(&json!({}))).await;
+            let response = ApiResponse::to(api.request(method.clone(), path).json(&json!({}))).await;
             let allowed = scope == *needed || scope == Scope::Admin;
-            assert_eq!(answer.status != 403, allowed, "{scope:?}: {method} {path} is {}", answer.status);
+            assert_eq!(response.status != 403, allowed, "{scope:?}: {method} {path} is {}", response.status);
         }
     }
 }
@@ -193,8 +193,8 @@ async fn unknown_endpoint_is_not_found() {
         (Method::GET, "/deliveries", json!({})),
     ] {
         for id in [UNKNOWN, "/v1/webhooks/key_00000000000070008000000000000000", "/v1/webhooks/x"] {
-            let answer = ApiResponse::to(app.request(method.clone(), &format!("{id}{rest}")).json(&body)).await;
-            assert_eq!(answer.problem(), (404, "not_found"), "{method} {id}{rest}");
+            let response = ApiResponse::to(app.request(method.clone(), &format!("{id}{rest}")).json(&body)).await;
+            assert_eq!(response.problem(), (404, "not_found"), "{method} {id}{rest}");
         }
     }
 }
@@ -261,9 +261,9 @@ async fn denied_url_is_refused_when_it_is_set() {
         })
     });
     let (_server, api) = with_check(&app, check).await;
-    let denied = |answer: &ApiResponse| {
-        assert_eq!((answer.status, answer.faults()), (422, vec![("/url", "denied_address")]));
-        let message = answer.body["errors"][0]["message"].as_str().unwrap();
+    let denied = |response: &ApiResponse| {
+        assert_eq!((response.status, response.faults()), (422, vec![("/url", "denied_address")]));
+        let message = response.body["errors"][0]["message"].as_str().unwrap();
         let why = "10.0.0.1 is a private address: only `webhooks.allow_private` can permit that";
         assert_eq!(message, format!("A webhook endpoint may not have this URL: {why}."));
     };

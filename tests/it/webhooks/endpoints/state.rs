@@ -1,4 +1,4 @@
-//! What calls change while events are posted: the state of an endpoint, its cursor, its retries and its lease.
+//! API calls change an endpoint while events are posted: its state, cursor, retries and lease.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -53,8 +53,8 @@ async fn changes_that_a_worker_could_undo_end_its_lease() {
         (Method::POST, replay, json!({"after_seq": 0}), true),
     ] {
         app.sql("UPDATE webhook_endpoints SET lease = gen_random_uuid()").await;
-        let answer = ApiResponse::to(app.request(method.clone(), &format!("{own}{rest}")).json(&body)).await;
-        assert_eq!(answer.status, 200, "{}", answer.body);
+        let response = ApiResponse::to(app.request(method.clone(), &format!("{own}{rest}")).json(&body)).await;
+        assert_eq!(response.status, 200, "{}", response.body);
         let left = number(&app, "SELECT count(lease) FROM webhook_endpoints").await;
         assert_eq!(left == 0, ends_lease, "{method} {rest} {body}");
     }
@@ -117,9 +117,9 @@ async fn replay_moves_the_cursor_back_and_never_forward() {
          SELECT id, tenant_id, n, ARRAY[n], 1, now() FROM webhook_endpoints, generate_series(1, 3) n",
     )
     .await;
-    let fields = |answer: &ApiResponse| {
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        ["cursor", "behind", "pending_retries"].map(|name| answer.body[name].as_i64().unwrap())
+    let fields = |response: &ApiResponse| {
+        assert_eq!(response.status, 200, "{}", response.body);
+        ["cursor", "behind", "pending_retries"].map(|name| response.body[name].as_i64().unwrap())
     };
     assert_eq!(fields(&replay(json!({"after_seq": 5})).await), [4, 1, 3], "these events are posted anyway");
     // The time of the third event.
@@ -139,8 +139,8 @@ async fn replay_moves_the_cursor_back_and_never_forward() {
         (json!({"after_seq": 6}), "/after_seq", "invalid_value"),
         (json!({"since": "yesterday"}), "/since", "invalid_timestamp"),
     ] {
-        let answer = replay(body.clone()).await;
-        assert_eq!((answer.status, answer.faults()), (422, vec![(pointer, code)]), "{body}");
+        let response = replay(body.clone()).await;
+        assert_eq!((response.status, response.faults()), (422, vec![(pointer, code)]), "{body}");
     }
 }
 
@@ -149,8 +149,8 @@ async fn test_creates_an_event_of_this_endpoint() {
     let app = start().await;
     let webhook = made(&app, json!({"events": ["message.bounced"]})).await;
     app.send(json!({})).await;
-    let answer = app.post(&format!("{}/test", path(&webhook)), &json!({})).await;
-    assert_eq!((answer.status, answer.body), (202, json!({"seq": 2})));
+    let response = app.post(&format!("{}/test", path(&webhook)), &json!({})).await;
+    assert_eq!((response.status, response.body), (202, json!({"seq": 2})));
     let events = app.get("/v1/events?type=webhook.test").await.body;
     let event = &events["data"][0];
     assert_eq!(

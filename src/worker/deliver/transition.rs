@@ -17,7 +17,7 @@ use crate::domain::outcome::Outcome;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttemptStart {
     pub at: DateTime<Utc>,
-    /// The same on a monotonic clock.
+    /// The same moment on a monotonic clock.
     pub clock: Instant,
 }
 
@@ -43,7 +43,7 @@ impl AttemptEnd {
 
 impl DeliverContext {
     /// Returns the transition to which an outcome leads for a recipient.
-    pub(crate) fn judge(
+    pub(crate) fn transition(
         &self,
         message: &LoadedMessage,
         claimed: Claimed,
@@ -86,7 +86,7 @@ impl DeliverContext {
     }
 }
 
-/// Returns the end of a recipient whose deadline has passed.
+/// Finishes a recipient whose deadline has passed as `expired`.
 pub(crate) fn expired(claimed: Claimed, started_at: DateTime<Utc>) -> Finished {
     Finished { claimed, outcome: None, transition: Transition::End(Status::Expired), started_at, is_alone: false }
 }

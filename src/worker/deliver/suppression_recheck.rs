@@ -1,8 +1,8 @@
 //! The second check of the suppression list: a message is not sent to an address that was added to the list after the
 //! message was accepted.
 //!
-//! There is one lookup per claim, and none later: an address that is added while a message is being sent does not stop
-//! the message.
+//! There is one lookup per claim or direct handoff, and none later: an address that is added while a message is being
+//! sent does not stop the message.
 
 use std::collections::HashSet;
 
