@@ -35,6 +35,7 @@ use crate::group_commit::{self, GroupCommit, Outcomes};
 pub use crate::http::Server;
 use crate::http::{self, Api};
 use crate::rendering::Renderer;
+use crate::simulator::Simulator;
 use crate::smtp;
 use crate::webhook::Poster;
 use crate::worker::{self, Worker};
@@ -332,8 +333,11 @@ async fn worker(
         keyring: config.keyring(),
         unused_blobs: config.retention.unused_blobs,
     };
+    let feedback = bounce_intake::feedback(config, db.clone(), clock.clone())?;
+    let simulator = Simulator::new(db.clone(), clock.clone(), feedback, config.unsubscribe_links());
     let dependencies = worker::Dependencies {
         sender: Arc::new(smtp::Sender::new(sender_settings(config)?)?),
+        simulator: Arc::new(simulator),
         poster: Arc::new(Poster::new(webhooks::guard(config)?, config.webhooks.timeout)?),
         senders: domains::senders(config, db.clone(), clock.clone()),
         dns: domains::uncached_resolver(config)?,
@@ -397,6 +401,7 @@ fn api_settings(
             recipients: config.accept.max_recipients as usize,
             attachments: config.accept.max_attachments as usize,
             attachment_bytes: u64::from(config.accept.max_upload_mib.max(config.accept.max_body_mib)) << 20,
+            simulator: config.simulator.enabled,
             ..Limits::default()
         },
         delivery: delivery::delivery_info(config)?,

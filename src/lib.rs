@@ -11,6 +11,7 @@
 //! - [`feedback`] applies received bounces and complaints;
 //! - [`db`] contains every SQL statement;
 //! - [`worker`] claims due recipients, sends their messages and commits the outcomes;
+//! - [`simulator`] plays the last hop of messages to simulator addresses;
 //! - [`mail`] builds MIME messages and parses reports, without I/O;
 //! - [`template`] turns templates and variables into subjects and bodies, without I/O;
 //! - [`rendering`] renders the bodies of a bulk's messages when they are sent, and caches the templates;
@@ -44,6 +45,7 @@ pub mod http_client;
 pub mod limiter;
 pub mod mail;
 pub mod rendering;
+pub mod simulator;
 pub mod smtp;
 pub mod telemetry;
 pub mod template;

@@ -63,7 +63,7 @@ mod tests {
         config.routes.insert("news".into(), route(&["smtp://a.test", "smtp://b.test"], &["bulk"], &[]));
         config.routes.insert("own".into(), route(&["mx"], &[], &["BÜCHER.test"]));
         let table = table(&config);
-        let route_of = |stream, sender| table.lookup(stream, sender).to_string();
+        let route_of = |stream, sender| table.lookup(stream, sender, "example.test").to_string();
         assert_eq!(route_of("bulk", "acme.test"), "relay:news");
         assert_eq!(route_of("bulk", "xn--bcher-kva.test"), "mx");
         assert_eq!(route_of("transactional", "acme.test"), "relay");

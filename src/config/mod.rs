@@ -38,6 +38,7 @@ pub use sections::log::{Format, Log};
 pub use sections::retention::Retention;
 pub use sections::return_path::ReturnPath;
 pub use sections::routes::Route;
+pub use sections::simulator::Simulator;
 pub use sections::timeouts::Timeouts;
 pub use sections::webhooks::Webhooks;
 pub use sources::problem::{ConfigErrors, Origin, Problem};
@@ -96,6 +97,8 @@ pub struct Config {
     pub dkim: Dkim,
     /// Limits on webhook endpoints.
     pub webhooks: Webhooks,
+    /// Simulator addresses.
+    pub simulator: Simulator,
     /// Logging.
     pub log: Log,
     /// Routes by name.

@@ -20,6 +20,7 @@ pub mod overview;
 pub mod pool;
 pub mod queue;
 pub mod schema;
+pub mod simulator_followups;
 pub mod streams;
 pub mod suppressions;
 pub mod templates;

@@ -26,7 +26,6 @@ mod error;
 mod files;
 mod filter;
 mod mail;
-mod simulator;
 mod summary;
 
 pub use error::InboxError;
@@ -35,7 +34,6 @@ pub use mail::{Attachment, AttachmentFile, InboxMail, MailHeader};
 pub use summary::{Envelope, Page, Summary};
 
 use files::Files;
-use simulator::Simulator;
 
 /// Maximum number of stored messages; the oldest are deleted first.
 pub const CAPACITY: usize = 10_000;
@@ -47,8 +45,6 @@ pub struct Inbox {
     capacity: usize,
     index: Mutex<Index>,
     received: watch::Sender<u64>,
-    /// Refuses and defers messages to the addresses of the simulator.
-    simulator: Simulator,
     /// Ends every wait for a message.
     stop: CancellationToken,
 }
@@ -80,8 +76,8 @@ impl Inbox {
         let next = found.last_key_value().map_or(1, |(n, _)| n + 1);
         let summaries = found.into_iter().map(|(n, summary)| (n, Arc::new(summary))).collect();
         let index = Mutex::new(Index { next, storing: BTreeSet::new(), summaries });
-        let (received, simulator, stop) = (watch::Sender::new(0), Simulator::default(), CancellationToken::new());
-        Ok(Arc::new(Self { files, clock, capacity, index, received, simulator, stop }))
+        let (received, stop) = (watch::Sender::new(0), CancellationToken::new());
+        Ok(Arc::new(Self { files, clock, capacity, index, received, stop }))
     }
 
     /// Returns the number of messages received since the inbox was opened: `wait_for(|n| *n >= 3)` waits for the third.
@@ -248,17 +244,12 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Handler for Inbox {
-    async fn rcpt(&self, from: &str, to: &str) -> Result<(), SmtpRefusal> {
-        self.simulator.rcpt(from, to).inspect_err(|reply| {
-            tracing::info!(event = "inbox_recipient_refused", from, to, %reply, "inbox refused a simulator address");
-        })
+    async fn rcpt(&self, _from: &str, _to: &str) -> Result<(), SmtpRefusal> {
+        Ok(())
     }
 
     async fn message(&self, message: ReceivedMessage) -> Result<String, SmtpRefusal> {
-        let (from, to) = (message.from.clone(), message.to.join(", "));
-        Simulator::data(&message.to).inspect_err(|reply| {
-            tracing::info!(event = "inbox_message_refused", from, to, %reply, "inbox refused a message");
-        })?;
+        let to = message.to.join(", ");
         match self.store(message).await {
             Ok(n) => {
                 let subject = self.summary(n).ok().and_then(|summary| summary.subject.clone()).unwrap_or_default();

@@ -20,6 +20,7 @@ pub mod problem;
 pub mod return_path;
 pub mod routing;
 pub mod sender_domain;
+pub mod simulator;
 pub mod suppression;
 pub mod webhook;
 pub mod words;

@@ -16,6 +16,7 @@ use crate::domain::routing::RouteTable;
 use crate::domain::sender_domain::dns_records::DnsSettings;
 use crate::group_commit::Outcomes;
 use crate::rendering::Renderer;
+use crate::simulator::Simulator;
 use crate::smtp;
 use crate::webhook::Poster;
 
@@ -55,6 +56,8 @@ pub struct Settings {
 pub struct Dependencies {
     /// Sends messages over SMTP.
     pub sender: Arc<smtp::Sender>,
+    /// Plays the last hop of messages to simulator addresses.
+    pub simulator: Arc<Simulator>,
     /// Posts to webhook endpoints.
     pub poster: Arc<Poster>,
     /// Caches the domains of senders and their DKIM keys.

@@ -109,7 +109,7 @@ impl Worker {
         settings: Settings,
         wake: Arc<Notify>,
     ) -> Result<Self, DbError> {
-        let Dependencies { sender, poster, senders, dns, outcomes, renderer } = dependencies;
+        let Dependencies { sender, simulator, poster, senders, dns, outcomes, renderer } = dependencies;
         let retry_policies = RetryPolicyCache::load(&db, settings.policy, clock.now()).await?;
         let leases = Arc::new(Leases {
             identity: Identity::register(&db, settings.lease, settings.fingerprints).await?,
@@ -147,6 +147,7 @@ impl Worker {
             leases: leases.clone(),
             recorder: OutcomeRecorder::start(record, outcomes, &tasks),
             sender: sender.clone(),
+            simulator,
             signing: Signing::new(senders),
             retry_policies,
             quarantine: CrashQuarantine::new(settings.concurrency),
@@ -226,6 +227,7 @@ impl Worker {
         );
         tasks.spawn(until_stop().run_until_cancelled_owned(webhook_secrets::run(self.inner.webhook_secrets.clone())));
         tasks.spawn(until_stop().run_until_cancelled_owned(cleanup::run(self.inner.cleanup.clone())));
+        tasks.spawn(until_stop().run_until_cancelled_owned(deliver.simulator.clone().run()));
         tasks.spawn({
             let (deliver, stop) = (deliver.clone(), stop.clone());
             async move {
@@ -294,6 +296,11 @@ impl Worker {
                 "failed to deregister worker; its leases expire on their own"
             );
         }
+    }
+
+    /// Plays what is due after simulated deliveries once, as a running worker does periodically.
+    pub async fn play_simulated_followups(&self) -> Result<(), DbError> {
+        self.inner.deliver.simulator.play_due().await.map(|_| ())
     }
 
     /// Removes expired suppressions once, as a running worker does periodically. Returns how many.

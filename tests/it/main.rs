@@ -21,6 +21,7 @@ mod openapi_shapes;
 mod outage;
 mod repository;
 mod shutdown;
+mod simulator;
 mod smtp;
 mod smtp_connections;
 mod smtp_inbound;

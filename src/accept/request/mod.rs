@@ -49,6 +49,8 @@ pub struct Limits {
     pub tags: usize,
     /// Maximum time until `scheduled_at`.
     pub schedule_ahead: TimeDelta,
+    /// Whether messages to simulator addresses are accepted.
+    pub simulator: bool,
 }
 
 impl Default for Limits {
@@ -60,6 +62,7 @@ impl Default for Limits {
             headers: 50,
             tags: 20,
             schedule_ahead: TimeDelta::days(365),
+            simulator: true,
         }
     }
 }

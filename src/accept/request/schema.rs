@@ -23,7 +23,8 @@ pub struct SendRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<AddressInput>,
     /// Recipients in `To`. The request needs at least one recipient in `to`, `cc` or `bcc`, and may have 50 in all
-    /// three together. Duplicate addresses are sent to once.
+    /// three together. Duplicate addresses are sent to once. To try every outcome, send to
+    /// `SCRIPT@simulator.postrider.test`, for example `bounce@…`; nothing leaves the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<AddressesInput>,
     /// Recipients in `Cc`.

@@ -11,5 +11,6 @@ pub(super) mod log;
 pub(super) mod retention;
 pub(super) mod return_path;
 pub(super) mod routes;
+pub(super) mod simulator;
 pub(super) mod timeouts;
 pub(super) mod webhooks;

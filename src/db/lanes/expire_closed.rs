@@ -62,7 +62,7 @@ pub struct Expiring {
     pub lane: i64,
     /// The stream.
     pub stream: String,
-    /// `mx`, `relay` or `relay:NAME`.
+    /// `mx`, `relay`, `relay:NAME` or `simulator`.
     pub route: String,
     /// Destination domain; `*` for all domains of a relay route.
     pub domain: String,

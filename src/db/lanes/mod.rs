@@ -31,7 +31,7 @@ pub struct LaneName {
     pub tenant: TenantId,
     /// The stream.
     pub stream: String,
-    /// `mx`, `relay` or `relay:NAME`.
+    /// `mx`, `relay`, `relay:NAME` or `simulator`.
     pub route: String,
     /// Destination domain; `*` for all domains of a relay route.
     pub domain: String,
@@ -46,7 +46,7 @@ pub struct ReadyLane {
     pub tenant_id: Uuid,
     /// The stream.
     pub stream: String,
-    /// `mx`, `relay` or `relay:NAME`.
+    /// `mx`, `relay`, `relay:NAME` or `simulator`.
     pub route: String,
     /// Destination domain; `*` for all domains of a relay route.
     pub domain: String,

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::{Db, DbError};
 use crate::domain::address::Address;
 use crate::domain::id::{MessageId, RecipientId, RecipientKey, TenantId};
+use crate::domain::simulator;
 use crate::domain::suppression::{AddressKey, Reason, Suppression};
 
 /// A stored entry.
@@ -113,7 +114,27 @@ pub(super) async fn find(
         };
         Some((usize::try_from(row.n - 1).ok()?, entry.into()))
     });
-    Ok(found.collect())
+    let mut found: Vec<(usize, Suppression)> = found.collect();
+    for (index, one) in addressed.iter().enumerate().filter(|(_, one)| simulator::is_suppressed(one.address.as_str())) {
+        if !found.iter().any(|(earlier, _)| *earlier == index) {
+            found.push((index, simulated(one)));
+        }
+    }
+    Ok(found)
+}
+
+/// Returns the entry of an address of the simulator that counts as suppressed without being on the list.
+fn simulated(addressed: &Addressed<'_>) -> Suppression {
+    Suppression {
+        address: addressed.address.clone(),
+        stream: None,
+        reason: Reason::Manual,
+        message_id: None,
+        recipient_id: None,
+        note: Some("the script `suppressed` of the simulator; the list has no entry".into()),
+        created_at: addressed.at,
+        expires_at: None,
+    }
 }
 
 /// How to handle an existing entry.

@@ -140,7 +140,7 @@ pub struct Lane {
     pub id: LaneId,
     /// The lane's stream.
     pub stream: String,
-    /// The route: `mx`, `relay` or `relay:NAME`.
+    /// The route: `mx`, `relay`, `relay:NAME` or `simulator`.
     pub route: String,
     /// The destination domain; `*` if messages for all domains are sent through a relay.
     pub domain: String,
@@ -194,6 +194,7 @@ impl Lane {
     /// Describes the destination: a domain, or the relays.
     pub fn destination(&self) -> String {
         match self.route.strip_prefix("relay:") {
+            _ if self.route == "simulator" => "the simulator".into(),
             _ if self.domain != "*" => self.domain.clone(),
             Some(name) => format!("the relays of route {name}"),
             None => "the relay".into(),

@@ -5,8 +5,10 @@ pub mod relay;
 
 use std::fmt;
 
-/// The name of a route, as stored in lanes: `mx`, `relay` (the relay of `relay_url`), or `relay:NAME` for
-/// `[routes.NAME]`.
+use super::simulator;
+
+/// The name of a route, as stored in lanes: `mx`, `relay` (the relay of `relay_url`), `relay:NAME` for `[routes.NAME]`,
+/// or `simulator`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RouteName {
     /// Directly to the mail exchangers of the recipients' domains.
@@ -15,6 +17,8 @@ pub enum RouteName {
     Relay,
     /// Through the relays of the route with this name, in their order.
     Named(String),
+    /// To the simulator, which plays the script of the recipient's address. Nothing leaves the process.
+    Simulator,
 }
 
 impl RouteName {
@@ -28,6 +32,7 @@ impl RouteName {
         match text {
             "mx" => Some(Self::Mx),
             "relay" => Some(Self::Relay),
+            "simulator" => Some(Self::Simulator),
             _ => text.strip_prefix("relay:").map(|name| Self::Named(name.to_owned())),
         }
     }
@@ -39,6 +44,7 @@ impl fmt::Display for RouteName {
             Self::Mx => f.write_str("mx"),
             Self::Relay => f.write_str("relay"),
             Self::Named(name) => write!(f, "relay:{name}"),
+            Self::Simulator => f.write_str("simulator"),
         }
     }
 }
@@ -82,8 +88,17 @@ impl RouteTable {
         Self { rules, default }
     }
 
-    /// Returns the route of a message.
-    pub fn lookup(&self, stream: &str, sender_domain: &str) -> &RouteName {
+    /// Returns the route of a message to a recipient. Addresses of the simulator have their own route, whatever the
+    /// rules say.
+    pub fn lookup(&self, stream: &str, sender_domain: &str, recipient_domain: &str) -> &RouteName {
+        if simulator::is_domain(recipient_domain) {
+            return &RouteName::Simulator;
+        }
+        self.for_sender(stream, sender_domain)
+    }
+
+    /// Returns the route of a message to recipients outside of the simulator.
+    pub fn for_sender(&self, stream: &str, sender_domain: &str) -> &RouteName {
         self.rules.iter().find(|rule| rule.applies(stream, sender_domain)).map_or(&self.default, |rule| &rule.route)
     }
 }
@@ -105,16 +120,17 @@ mod tests {
             rule("both", &["bulk"], &["acme.test"]),
         ];
         let table = RouteTable::new(rules, RouteName::Mx);
-        let route = |stream, sender| table.lookup(stream, sender).to_string();
+        let route = |stream, sender| table.lookup(stream, sender, "example.test").to_string();
         assert_eq!(route("bulk", "ACME.test"), "relay:both");
         assert_eq!(route("transactional", "acme.test"), "relay:acme");
         assert_eq!(route("bulk", "other.test"), "relay:bulk");
         assert_eq!(route("transactional", "other.test"), "mx");
+        assert_eq!(table.lookup("bulk", "acme.test", simulator::DOMAIN), &RouteName::Simulator);
     }
 
     #[test]
     fn names_round_trip() {
-        for name in [RouteName::Mx, RouteName::Relay, RouteName::Named("news-1".into())] {
+        for name in [RouteName::Mx, RouteName::Relay, RouteName::Named("news-1".into()), RouteName::Simulator] {
             assert_eq!(RouteName::parse(&name.to_string()), Some(name));
         }
         assert_eq!(RouteName::parse("smtp"), None);

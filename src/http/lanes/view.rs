@@ -43,7 +43,7 @@ pub struct LaneSettingsView {
     /// The lane's stream.
     #[schema(example = "bulk")]
     pub stream: String,
-    /// The route: `mx` (the recipients' own servers), `relay`, or `relay:NAME` for a configured route.
+    /// The route: `mx` (the recipients' own servers), `relay`, `relay:NAME` for a configured route, or `simulator`.
     #[schema(example = "relay")]
     pub route: String,
     /// The destination domain; `*` for all domains of a relay that have no separate lane.

@@ -97,7 +97,7 @@ pub struct LaneRef {
     /// The lane's stream.
     #[schema(example = "transactional")]
     pub stream: String,
-    /// The route: `mx`, `relay` or `relay:NAME`.
+    /// The route: `mx`, `relay`, `relay:NAME` or `simulator`.
     #[schema(example = "relay")]
     pub route: String,
     /// The destination domain; `*` for all domains of a relay that have no separate lane.

@@ -1,6 +1,6 @@
 //! `POST /v1/messages?dry_run=true`: the delivery plan of a message that is not stored.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -29,6 +29,7 @@ use crate::domain::message::unsubscribe::{self, Ticket};
 use crate::domain::message::{Attachment, Draft, Header, NewMessage, NewRecipient, RecipientKind};
 use crate::domain::routing::RouteName;
 use crate::domain::sender_domain::dkim::Signer;
+use crate::domain::simulator;
 use crate::domain::suppression::{AddressKey, Suppression};
 use crate::http::auth::Caller;
 use crate::http::delivery::{Delivery, RelayView};
@@ -50,11 +51,11 @@ pub struct Plan {
     /// The message's stream.
     #[schema(example = "transactional")]
     pub stream: String,
-    /// The route: `mx`, `relay` or `relay:NAME`.
+    /// The route: `mx`, `relay` or `relay:NAME`; `simulator` if all recipients are addresses of the simulator.
     #[schema(example = "relay")]
     pub route: String,
     /// The relays, in the order in which they would be tried; empty for `mx`, whose servers are looked up only when the
-    /// message is sent.
+    /// message is sent, and for `simulator`.
     pub relays: Vec<RelayView>,
     /// The DKIM signatures that would be added.
     pub dkim: Vec<PlannedSignature>,
@@ -125,14 +126,14 @@ pub(super) async fn respond(
     let now = message.created_at;
     let (sender_status, mut warnings) = sender::admit(api, caller.tenant(), message.from.address.domain()).await?;
     let signer = sender_status.signer();
-    let route = api.delivery.table.lookup(&message.stream, message.from.address.domain()).clone();
-    let lanes = Lanes::load(api, caller, &message, &route).await?;
+    let route = route(&api.delivery, &message);
+    let lanes = Lanes::load(api, caller, &message).await?;
     let entries = suppressions(api, caller, &message).await?;
     let recipients = message
         .recipients
         .iter()
         .enumerate()
-        .map(|(n, recipient)| lanes.plan(&message, recipient, entries.get(&n), &route, &api.delivery))
+        .map(|(n, recipient)| lanes.plan(&message, recipient, entries.get(&n), &api.delivery))
         .collect();
     let (unsubscribe, link_warnings) = lanes.unsubscribe(api, caller, &message);
     warnings.extend(link_warnings);
@@ -170,6 +171,16 @@ pub(super) async fn respond(
     Ok(response::mark_reserved(
         (kind, Body::from(response::with_reservation(json, Arc::new(reservation)))).into_response(),
     ))
+}
+
+/// Returns the route of a message. Its recipients at the simulator have a route of their own.
+fn route(delivery: &Delivery, message: &NewMessage) -> RouteName {
+    let (stream, sender) = (&message.stream, message.from.address.domain());
+    let is_simulated = |recipient: &NewRecipient| simulator::is_domain(recipient.mailbox.address.domain());
+    if message.recipients.iter().all(is_simulated) {
+        return RouteName::Simulator;
+    }
+    delivery.table.for_sender(stream, sender).clone()
 }
 
 /// Larger messages are built on a blocking thread, with a memory reservation.
@@ -274,22 +285,24 @@ struct Lanes {
 }
 
 impl Lanes {
-    async fn load(api: &Api, caller: &Caller, message: &NewMessage, route: &RouteName) -> Result<Self, ApiError> {
+    async fn load(api: &Api, caller: &Caller, message: &NewMessage) -> Result<Self, ApiError> {
         let tenant = caller.tenant();
         let can_read = can_see_other_senders(caller);
         let mut domains: Vec<String> =
             message.recipients.iter().map(|recipient| recipient.mailbox.address.domain().to_owned()).collect();
         domains.push("*".into());
         let limit = i64::try_from(domains.len()).unwrap_or(i64::MAX);
-        let filter = Filter {
-            stream: Some(message.stream.clone()),
-            route: Some(route.to_string()),
-            domains: Some(domains),
-            ..Filter::default()
-        };
+        let from = message.from.address.domain();
+        let route = |domain: &String| api.delivery.table.lookup(&message.stream, from, domain).to_string();
+        let routes: BTreeSet<String> = domains.iter().map(route).collect();
         let now = message.created_at;
         let _permit = api.slow_queries.acquire(caller.key_id()).await?;
-        let lanes = lanes::overview::lanes(&api.db, tenant, &filter, limit, now).await?;
+        let mut lanes = Vec::new();
+        for route in routes {
+            let stream = Some(message.stream.clone());
+            let filter = Filter { stream, route: Some(route), domains: Some(domains.clone()), ..Filter::default() };
+            lanes.extend(lanes::overview::lanes(&api.db, tenant, &filter, limit, now).await?);
+        }
         let existing = if can_read {
             let ids: Vec<i64> = lanes.iter().map(|lane| lane.id.0).collect();
             lanes.into_iter().zip(queue_state::due(&api.db, &ids, now).await?.into_iter().map(Some)).collect()
@@ -338,7 +351,8 @@ impl Lanes {
 
     /// Returns the lane of a domain: its separate lane, or else the relay's lane for all domains.
     fn find(&self, domain: &str, route: &RouteName) -> Option<&(Lane, Option<Count>)> {
-        let named = |name: &str| self.existing.iter().find(|(lane, _)| lane.domain == name);
+        let route_name = route.to_string();
+        let named = |name: &str| self.existing.iter().find(|(lane, _)| lane.domain == name && lane.route == route_name);
         named(domain).or_else(|| if route.is_mx() { None } else { named("*") })
     }
 
@@ -347,12 +361,12 @@ impl Lanes {
         message: &NewMessage,
         recipient: &NewRecipient,
         entry: Option<&Suppression>,
-        route: &RouteName,
         delivery: &Delivery,
     ) -> PlannedRecipient {
         let suppressed = entry.is_some() && !message.ignore_suppression;
         let now = message.created_at;
         let domain = recipient.mailbox.address.domain();
+        let route = delivery.table.lookup(&message.stream, message.from.address.domain(), domain);
         let (lane, ahead) = match self.find(domain, route) {
             Some((lane, ahead)) => (lane.clone(), *ahead),
             None => (self.new_lane(&message.stream, route, domain), self.can_read.then(Count::default)),

@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 
 use super::DeliverContext;
-use super::envelopes::{Envelope, envelopes};
+use super::envelopes::{Envelope, NextHop, envelopes};
 use super::lease_check::LeaseCheck;
 use super::loaded_message::LoadedMessage;
 use super::transition::{self, AttemptEnd, AttemptStart};
@@ -18,7 +18,8 @@ use crate::db::queue::{Claimed, Finished, Rescheduled};
 use crate::domain::id::MessageId;
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 use crate::limiter::ReservedPermit;
-use crate::smtp::NotAttempted;
+use crate::simulator;
+use crate::smtp::{self, NotAttempted};
 use crate::worker::lease::release::RETRY_PAUSE;
 
 /// A message that is ready to be sent.
@@ -114,11 +115,17 @@ async fn prepare(cx: &DeliverContext, message: &mut LoadedMessage) -> Result<Pre
 
 /// Sends a message to one envelope and completes its recipients.
 async fn send(cx: &DeliverContext, message: &LoadedMessage, envelope: Envelope, mime: &[u8], start: AttemptStart) {
-    let Envelope { route, smtp: envelope, claimed } = envelope;
+    let Envelope { next_hop, smtp: envelope, claimed } = envelope;
     let guard = LeaseCheck::new(cx, message, &claimed, start);
     let is_alone = envelope.to.len() == 1;
     let sending = async {
-        let outcomes = cx.sender.send_if(&route, &envelope, mime, &cx.send_options(&claimed, &guard)).await?;
+        let outcomes = match next_hop {
+            NextHop::Smtp(route) => {
+                cx.sender.send_if(&route, &envelope, mime, &cx.send_options(&claimed, &guard)).await?
+            }
+            // Boxed, so that it does not enlarge the future of other messages.
+            NextHop::Simulator => Box::pin(simulate(cx, &envelope, &claimed, mime, &guard)).await?,
+        };
         let end = AttemptEnd::now(cx);
         cx.retry_policies.refresh(&cx.db, end.at).await;
         let finish = |(claimed, outcome): (&Claimed, Outcome)| Finished {
@@ -146,6 +153,28 @@ async fn send(cx: &DeliverContext, message: &LoadedMessage, envelope: Envelope, 
             complete_all(cx, message, guard.unrecorded(), &outcome, start).await;
         }
     }
+}
+
+/// Plays the attempt at the recipient of an envelope for the simulator.
+async fn simulate(
+    cx: &DeliverContext,
+    envelope: &smtp::Envelope,
+    claimed: &[Claimed],
+    mime: &[u8],
+    guard: &LeaseCheck<'_>,
+) -> Result<Vec<Outcome>, NotAttempted> {
+    let (Some(claimed), Some(to)) = (claimed.first(), envelope.to.first()) else { return Ok(Vec::new()) };
+    let attempt = simulator::Attempt {
+        tenant: claimed.tenant_id,
+        message: claimed.message_id,
+        recipient: claimed.recipient_id,
+        to,
+        return_path: envelope.from.as_ref(),
+        mime,
+        number: u32::try_from(claimed.attempts).unwrap_or(0) + 1,
+        first_due_at: claimed.first_due_at,
+    };
+    Ok(vec![cx.simulator.send(&attempt, guard).await?])
 }
 
 /// Releases recipients after a pause, unless the worker is stopping: without the pause they would be claimed again at

@@ -15,6 +15,7 @@ use crate::domain::address::Address;
 use crate::domain::id::MessageId;
 use crate::domain::message::Draft;
 use crate::domain::return_path::{ReturnPaths, Token};
+use crate::domain::simulator;
 use crate::smtp::{self, Dsn, Route};
 
 /// The settings of return paths, by which bounces identify their message.
@@ -30,22 +31,32 @@ pub struct Returns {
 
 /// The recipients of one transaction along one route, in the order in which they were claimed.
 pub(crate) struct Envelope {
-    pub route: Route,
+    pub next_hop: NextHop,
     pub smtp: smtp::Envelope,
     pub claimed: Vec<Claimed>,
 }
 
+/// What a transaction is made with.
+#[derive(Debug, Clone)]
+pub(crate) enum NextHop {
+    /// Servers, over SMTP.
+    Smtp(Route),
+    /// The simulator, for one recipient.
+    Simulator,
+}
+
 /// Returns the envelopes of a message by the current route table, regardless of the routes in the recipients' lanes. A
 /// route through relays has one envelope per lane, because each lane has its own limits; direct delivery has one per
-/// domain.
+/// domain, and the simulator one per recipient, because each of its addresses is a destination of its own.
 pub(crate) fn envelopes(
     cx: &DeliverContext,
     message: &LoadedMessage,
     draft: &Draft,
-    recipients: Vec<(Claimed, Address)>,
+    mut recipients: Vec<(Claimed, Address)>,
     now: DateTime<Utc>,
 ) -> Vec<Envelope> {
-    let route = cx.routes.lookup(&message.stored.row.stream, draft.from.address.domain());
+    let simulated: Vec<_> = recipients.extract_if(.., |(_, address)| simulator::is_domain(address.domain())).collect();
+    let route = cx.routes.for_sender(&message.stored.row.stream, draft.from.address.domain());
     let mut groups = BTreeMap::<(i64, String), Vec<(Claimed, Address)>>::new();
     for (claimed, address) in recipients {
         let group = if route.is_mx() { (0, address.domain().to_owned()) } else { (claimed.lane_id, String::new()) };
@@ -57,7 +68,7 @@ pub(crate) fn envelopes(
     // single only if the whole message has one recipient.
     let is_single = is_verp || message.stored.addressees.len() == 1;
     let counts = if is_single || !route.is_mx() || returns.is_none() { HashMap::new() } else { domain_counts(message) };
-    let mut envelopes = Vec::with_capacity(groups.len());
+    let mut envelopes = Vec::with_capacity(groups.len() + simulated.len());
     for ((_, domain), recipients) in groups {
         let is_only = is_single || counts.get(&domain) == Some(&1);
         let route = if route.is_mx() { Route::Mx { domain } } else { Route::Relay(route.clone()) };
@@ -68,8 +79,14 @@ pub(crate) fn envelopes(
             let position = if is_only { position(message, &claimed) } else { None };
             let (from, dsn) = sender(returns, message, draft, position, now);
             let smtp = smtp::Envelope { from: Some(from), to, dsn };
-            envelopes.push(Envelope { route: route.clone(), smtp, claimed });
+            envelopes.push(Envelope { next_hop: NextHop::Smtp(route.clone()), smtp, claimed });
         }
+    }
+    for (claimed, address) in simulated {
+        let claimed = vec![claimed];
+        let (from, dsn) = sender(returns, message, draft, position(message, &claimed), now);
+        let smtp = smtp::Envelope { from: Some(from), to: vec![address], dsn };
+        envelopes.push(Envelope { next_hop: NextHop::Simulator, smtp, claimed });
     }
     envelopes
 }

@@ -31,6 +31,7 @@ use crate::domain::message::unsubscribe::Links;
 use crate::domain::routing::RouteTable;
 use crate::limiter::ReservedPermit;
 use crate::rendering::Renderer;
+use crate::simulator::Simulator;
 use crate::smtp;
 use crate::telemetry::KeyedLogLimit;
 use envelopes::Returns;
@@ -45,6 +46,8 @@ pub(crate) struct DeliverContext {
     pub leases: Arc<Leases>,
     pub recorder: OutcomeRecorder,
     pub sender: Arc<smtp::Sender>,
+    /// Plays the last hop of messages to simulator addresses.
+    pub simulator: Arc<Simulator>,
     pub signing: Signing,
     pub retry_policies: RetryPolicyCache,
     pub quarantine: CrashQuarantine,

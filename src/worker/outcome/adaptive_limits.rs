@@ -120,6 +120,10 @@ impl AdaptiveLimits {
                 let route = RouteName::parse(&lane.route);
                 Some((lane, route))
             });
+            // The simulator has no limits to learn: its scripts are those of the messages.
+            if matches!(known, Some((_, Some(RouteName::Simulator)))) {
+                continue;
+            }
             // The configuration may have changed since the recipient was queued in the lane. If the server is not the
             // lane's destination any more, its limits do not apply to the lane. The attempt itself still counts.
             let is_destination = |route: &RouteName| self.cx.sender.route_includes(route, &outcome.peer);

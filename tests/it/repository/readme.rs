@@ -22,7 +22,7 @@ const LANGUAGE_PAGES: [&str; 6] = [
 ];
 
 /// Pages of `docs/` whose shell blocks call the API of `postrider dev`.
-const PAGES: [&str; 16] = [
+const PAGES: [&str; 17] = [
     "getting-started",
     "sending",
     "attachments",
@@ -37,6 +37,7 @@ const PAGES: [&str; 16] = [
     "domains",
     "bounces",
     "suppressions",
+    "try-outcomes",
     "lanes-and-limits",
     "troubleshooting",
 ];

@@ -301,7 +301,7 @@ fn recipient(
 ) -> Option<(BulkRecipient, String)> {
     let Node { value, at } = node;
     let mut fields = Fields::open(value, &at, RECIPIENT_FIELDS, faults)?;
-    let mailbox = fields.require("to", faults).and_then(|node| address::mailbox(node, faults));
+    let mailbox = fields.require("to", faults).and_then(|node| address::recipient(node, context, faults));
     let metadata = metadata::metadata(fields.take("metadata"), faults);
     let key = fields.take("idempotency_key").and_then(|node| idempotency_key(node, faults));
     let variables = fields.take("variables");

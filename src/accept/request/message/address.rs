@@ -10,6 +10,7 @@ use crate::domain::address::{Address, AddressError, Mailbox};
 use crate::domain::fault::{Code, Faults};
 use crate::domain::id::RecipientId;
 use crate::domain::message::{NewRecipient, RecipientKind};
+use crate::domain::simulator::Script;
 
 /// The fields of an address object.
 pub const FIELDS: &[&str] = &["email", "name"];
@@ -95,6 +96,32 @@ pub fn reply_to(node: Option<Node<'_, '_>>, faults: &mut Faults) -> Vec<Mailbox>
     list
 }
 
+/// Parses the mailbox of a recipient.
+pub fn recipient(node: Node<'_, '_>, context: &Context<'_>, faults: &mut Faults) -> Option<Mailbox> {
+    let at = node.at;
+    let mailbox = mailbox(node, faults)?;
+    match simulator_fault(&mailbox.address, context) {
+        Some((code, why)) => {
+            at.fault(faults, code, why);
+            None
+        }
+        None => Some(mailbox),
+    }
+}
+
+/// Returns why a recipient's address cannot be used: it is one of the simulator, which is disabled or has no such
+/// script.
+pub(in crate::accept::request) fn simulator_fault(address: &Address, context: &Context<'_>) -> Option<(Code, String)> {
+    match Script::from_address(address)? {
+        _ if !context.limits.simulator => Some((
+            Code::NotConfigured,
+            "the simulator is disabled; set `simulator.enabled`, or use another address".into(),
+        )),
+        Err(error) => Some((Code::InvalidValue, error.to_string())),
+        Ok(_) => None,
+    }
+}
+
 /// Parses `to`, `cc` and `bcc` in this order. Duplicate addresses are dropped.
 pub fn recipients(fields: &mut Fields<'_, '_>, context: &Context<'_>, faults: &mut Faults) -> Vec<NewRecipient> {
     let limit = context.limits.recipients;
@@ -105,7 +132,7 @@ pub fn recipients(fields: &mut Fields<'_, '_>, context: &Context<'_>, faults: &m
         let why = format_args!("`to`, `cc` and `bcc` together may have at most {limit} recipients");
         node.one_or_each(limit - given, why, faults, |item, faults| {
             given += 1;
-            let Some(mailbox) = mailbox(item, faults) else { return };
+            let Some(mailbox) = recipient(item, context, faults) else { return };
             if !list.iter().any(|earlier| earlier.mailbox.address == mailbox.address) {
                 list.push(NewRecipient { id: RecipientId::new(context.now), kind, mailbox });
             }

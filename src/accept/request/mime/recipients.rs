@@ -2,6 +2,7 @@
 
 use crate::accept::request::Context;
 use crate::accept::request::json::pointer::cut;
+use crate::accept::request::message::address::simulator_fault;
 use crate::domain::address::{Address, Mailbox};
 use crate::domain::fault::{Code, Faults};
 use crate::domain::id::RecipientId;
@@ -80,7 +81,10 @@ fn named_in_header(raw: &RawMessage, context: &Context<'_>, faults: &mut Faults)
             }
             match mailbox {
                 Ok(mailbox) if list.iter().any(|earlier| earlier.mailbox.address == mailbox.address) => {}
-                Ok(mailbox) => list.push(NewRecipient { id: RecipientId::new(context.now), kind, mailbox }),
+                Ok(mailbox) => match simulator_fault(&mailbox.address, context) {
+                    Some((code, why)) => faults.push(field, code, why),
+                    None => list.push(NewRecipient { id: RecipientId::new(context.now), kind, mailbox }),
+                },
                 Err(InvalidAddress { text, why }) => {
                     let message = format!("`{}` in the field `{field}` is not an address: {why}", cut(&text));
                     faults.push(field, Code::InvalidAddress, message);
