@@ -1,6 +1,6 @@
 //! `postrider dev`: the whole service on one machine, without setup. No message leaves the machine.
 
-mod facts;
+pub(super) mod facts;
 mod isolate;
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -2,7 +2,9 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::process::ExitCode;
 
+use super::client::error::ClientError;
 use crate::app::Hinted;
 use crate::bench::BenchError;
 use crate::config::ConfigErrors;
@@ -10,12 +12,21 @@ use crate::db::pool::session::SessionError;
 use crate::db::schema::SchemaError;
 use crate::dev::postgres::PostgresError;
 
-/// Formats an error as it is printed. Each problem of the configuration is a separate error.
+/// Returns the exit code for an error: that of its kind for client commands, and otherwise 1.
+pub(super) fn exit_code(error: &anyhow::Error) -> ExitCode {
+    error.downcast_ref::<ClientError>().map_or(ExitCode::FAILURE, |error| error.kind().exit_code().into())
+}
+
+/// Formats an error as it is printed. Each problem of the configuration, and each fault of a request, is a separate
+/// error.
 pub(super) fn report(error: &anyhow::Error) -> String {
     let mut report = String::new();
     let lines = match error.downcast_ref::<ConfigErrors>() {
         Some(errors) => errors.problems().iter().map(ToString::to_string).collect(),
-        None => vec![one_line(error.as_ref())],
+        None => match error.downcast_ref::<ClientError>() {
+            Some(error) => error.lines(),
+            None => vec![one_line(error.as_ref())],
+        },
     };
     for line in lines {
         let _ = writeln!(report, "error: {line}");
@@ -40,7 +51,8 @@ fn hint(error: &(dyn Error + 'static)) -> Option<String> {
         let schema = || cause.downcast_ref().and_then(SchemaError::hint);
         let session = || cause.downcast_ref().and_then(SessionError::hint);
         let postgres = || cause.downcast_ref().and_then(PostgresError::hint);
-        hinted.or_else(schema).or_else(session).or_else(postgres).or_else(bench)
+        let client = || cause.downcast_ref().and_then(ClientError::hint);
+        hinted.or_else(schema).or_else(session).or_else(postgres).or_else(bench).or_else(client)
     })
 }
 

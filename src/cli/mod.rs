@@ -1,6 +1,7 @@
 //! The command line, with one file per command.
 
 mod bench;
+mod client;
 mod dev;
 mod doctor;
 mod error;
@@ -47,6 +48,8 @@ enum Command {
     Migrate,
     /// Manage API keys
     Keys(keys::Args),
+    #[command(flatten)]
+    Client(client::Command),
     /// Print the OpenAPI document
     Openapi,
     /// Check the database, the service and the configuration; one line per check
@@ -68,7 +71,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprint!("{}", error::report(&error));
-            ExitCode::FAILURE
+            error::exit_code(&error)
         }
     }
 }
@@ -89,6 +92,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     if let Command::BenchSink(args) = cli.command {
         return bench::sink(args);
     }
+    if let Command::Client(command) = cli.command {
+        return client::run(command);
+    }
     let config = Config::from_environment(cli.config.as_deref())?;
     telemetry::start(&config.log);
     let target = app::database_target(&config);
@@ -104,7 +110,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Inbox(args) => inbox::run(args).await,
             Command::Healthcheck => healthcheck::run(&config).await,
             Command::Bench(options) => bench::run(options).await,
-            Command::Openapi | Command::BenchSink(_) => Ok(ExitCode::SUCCESS),
+            Command::Openapi | Command::BenchSink(_) | Command::Client(_) => Ok(ExitCode::SUCCESS),
         }
     });
     result.map_err(|error| with_target(error, &target))

@@ -6,6 +6,7 @@ mod auth;
 mod batch;
 mod bounces;
 mod bulks;
+mod cli_client;
 mod commands;
 mod crashes;
 mod delivery;

@@ -1,9 +1,10 @@
 //! Addresses and keys of a running `dev`: in `DIR/dev.json` for programs, in `DIR/dev.env` for shells, and printed for
 //! people.
 
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ const SHELL: &str = "dev.env";
 
 /// The content of `DIR/dev.json`.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Facts {
+pub(in crate::cli) struct Facts {
     pub api: String,
     pub api_key: String,
     pub admin_key: String,
@@ -28,11 +29,27 @@ pub(super) struct Facts {
     pub bounces_smtp: String,
 }
 
+/// A `dev.json` that another user of the machine could have written.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is not used: it must belong to the current user, and nobody else may have write access to it", .0.display())]
+pub(in crate::cli) struct UntrustedFile(PathBuf);
+
 impl Facts {
-    /// Reads the facts of an earlier start.
+    /// Reads the facts that an earlier start wrote.
     pub(super) fn read(dir: &Path) -> Option<Self> {
         let text = std::fs::read(dir.join(JSON)).ok()?;
         serde_json::from_slice(&text).ok()
+    }
+
+    /// Reads the facts for a command that sends messages and keys to the address in them. Returns an error if another
+    /// user could have written them.
+    pub(in crate::cli) fn read_trusted(dir: &Path) -> Result<Option<Self>, UntrustedFile> {
+        let path = dir.join(JSON);
+        match read_if_trusted(&path) {
+            Ok(Some(text)) => Ok(serde_json::from_slice(&text).ok()),
+            Ok(None) => Err(UntrustedFile(path)),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Writes both files.
@@ -82,13 +99,35 @@ Ctrl-C stops everything; the next start keeps the data.
     }
 }
 
+/// Returns the content of a file, or `None` if another user could have written it.
+fn read_if_trusted(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    // Checked before the file is opened, because opening a FIFO would wait for another process.
+    if !is_trusted(&std::fs::metadata(path)?) {
+        return Ok(None);
+    }
+    let mut file = File::open(path)?;
+    // The file may have been replaced in the meantime.
+    if !is_trusted(&file.metadata()?) {
+        return Ok(None);
+    }
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    Ok(Some(text))
+}
+
+/// Returns whether only the current user can have written a file.
+fn is_trusted(metadata: &Metadata) -> bool {
+    let is_own = metadata.uid() == rustix::process::geteuid().as_raw();
+    metadata.is_file() && is_own && metadata.mode() & 0o022 == 0
+}
+
 /// Returns the secret key of an earlier start, which encrypts DKIM keys, or creates one.
 pub(super) fn reuse_or_create_secret(dir: &Path) -> anyhow::Result<String> {
     const NAME: &str = "secret_key";
     let path = dir.join(NAME);
     match std::fs::read_to_string(&path) {
         Ok(secret) => return Ok(secret.trim().to_owned()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         // With a new secret, data that the existing one encrypted could not be decrypted.
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
@@ -100,7 +139,7 @@ pub(super) fn reuse_or_create_secret(dir: &Path) -> anyhow::Result<String> {
 /// Writes a file that only this user can read, because it contains keys.
 fn write_private(dir: &Path, name: &str, text: &[u8]) -> anyhow::Result<()> {
     let (path, temporary) = (dir.join(name), dir.join(format!("{name}.new")));
-    let write = || -> std::io::Result<()> {
+    let write = || -> io::Result<()> {
         // A file left by a crash may have another mode.
         let _ = std::fs::remove_file(&temporary);
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
@@ -110,4 +149,39 @@ fn write_private(dir: &Path, name: &str, text: &[u8]) -> anyhow::Result<()> {
         std::fs::rename(&temporary, &path)
     };
     write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+
+    use super::*;
+
+    #[test]
+    fn file_that_others_can_write_is_not_trusted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(JSON);
+        assert!(Facts::read_trusted(dir.path()).unwrap().is_none());
+        let facts = Facts {
+            api: "http://127.0.0.1:8080".into(),
+            api_key: String::new(),
+            admin_key: String::new(),
+            database_url: String::new(),
+            inbox_smtp: String::new(),
+            bounces_smtp: String::new(),
+        };
+        facts.write(dir.path()).unwrap();
+        assert!(Facts::read_trusted(dir.path()).unwrap().is_some());
+        for mode in [0o620, 0o602] {
+            set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            assert!(Facts::read_trusted(dir.path()).is_err(), "{mode:o}");
+        }
+        set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        assert!(Facts::read_trusted(dir.path()).unwrap().is_some());
+        // Only root can give a file away.
+        if chown(&path, Some(65_534), None).is_ok() {
+            assert!(Facts::read_trusted(dir.path()).is_err());
+        }
+    }
 }

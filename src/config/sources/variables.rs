@@ -17,7 +17,7 @@ const PREFIX: &str = "POSTRIDER_";
 /// Suffix of variables that name a file with the value.
 const FILE: &str = "_FILE";
 /// Variables that the command line reads, and that are not keys.
-const COMMAND_LINE: [&str; 1] = ["POSTRIDER_CONFIG"];
+const COMMAND_LINE: [&str; 4] = ["POSTRIDER_CONFIG", "POSTRIDER_URL", "POSTRIDER_API_KEY", "POSTRIDER_API_KEY_FILE"];
 
 /// Returns the settings of all variables with a known key; later ones win.
 pub(in crate::config) fn settings(

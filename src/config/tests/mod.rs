@@ -252,6 +252,9 @@ fn variables_of_command_line_and_kubernetes_are_ignored() {
         "",
         &[
             ("POSTRIDER_CONFIG", "x.toml"),
+            ("POSTRIDER_URL", "https://mail.test"),
+            ("POSTRIDER_API_KEY", "x"),
+            ("POSTRIDER_API_KEY_FILE", "/no/such"),
             ("POSTRIDER_PORT", "tcp://10.0.0.1:8080"),
             ("POSTRIDER_PORT_8080_TCP_ADDR", "10.0.0.1"),
             ("POSTRIDER_SERVICE_HOST", "10.0.0.1"),

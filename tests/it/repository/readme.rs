@@ -56,10 +56,13 @@ fn quick_start() -> String {
     blocks.join("\n")
 }
 
-/// Runs a shell script; fails if a line or a call of `curl` fails. Returns its output.
+/// Runs a shell script, in which `postrider` is this build; fails if a line or a call of `curl` fails. Returns its
+/// output.
 async fn paste(script: &str, dir: &Path) -> String {
     let script = format!("set -euo pipefail\ncurl() {{ command curl --fail \"$@\"; echo; }}\n{script}");
-    let output = Command::new("bash").args(["-c", &script]).current_dir(dir).output().await.unwrap();
+    let programs = Path::new(env!("CARGO_BIN_EXE_postrider")).parent().unwrap().display();
+    let path = format!("{programs}:{}", std::env::var("PATH").unwrap_or_default());
+    let output = Command::new("bash").args(["-c", &script]).current_dir(dir).env("PATH", path).output().await.unwrap();
     let (stdout, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{errors}\n{stdout}\n{script}", output.status);
     assert_eq!(errors, "");
