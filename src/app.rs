@@ -409,6 +409,9 @@ fn api_settings(
         domains: domains::settings(config, db, clock)?,
         links: config.unsubscribe_links(),
         renderer,
+        trusted_proxies: config.http.proxies(),
+        auth_failures_per_minute: config.http.auth_failures_per_minute,
+        cell: config.cell(),
     })
 }
 

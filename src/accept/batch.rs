@@ -165,7 +165,7 @@ impl Acceptor {
         let mut results = Vec::new();
         if !new.is_empty() {
             let call_key = key.clone().zip(response).map(|(key, response)| CallKey { key, response });
-            let batch = self.prepare(tenant, new, call_key).await?;
+            let batch = self.prepare((tenant, owner), new, call_key).await?;
             match self.group_commit.accept_batch(batch).await.map_err(AcceptError::Db)? {
                 BatchCommitted::Inserted(committed) => results = committed,
                 BatchCommitted::NotInserted => return self.key_used(tenant, owner, key).await,
@@ -187,7 +187,7 @@ impl Acceptor {
     /// Stores the attachments of new messages, and finds their lanes.
     async fn prepare(
         &self,
-        tenant: TenantId,
+        (tenant, owner): (TenantId, KeyId),
         new: Vec<(NewMessage, Option<IdempotencyKey>)>,
         call: Option<CallKey>,
     ) -> Result<BatchInsert, AcceptError> {
@@ -209,6 +209,7 @@ impl Acceptor {
             tenant,
             message,
             lanes,
+            key: Some(owner),
             idempotency,
             direct_consumer: None,
         };

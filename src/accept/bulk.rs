@@ -198,6 +198,7 @@ fn insertable(call: BulkCall, content: BulkContent, replayed: usize) -> BulkInse
     BulkInsert {
         tenant,
         id: BulkId::new(now),
+        owner,
         created_at: now,
         content,
         stream: message.stream.clone(),

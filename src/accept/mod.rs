@@ -195,10 +195,11 @@ impl Acceptor {
         thread::set_headers(&self.db, tenant, message, can_see).await
     }
 
-    /// Commits a message. Once this returns `Ok`, the service is responsible for the message.
+    /// Commits a message sent with this API key. Once this returns `Ok`, the service is responsible for the message.
     pub async fn accept(
         &self,
         tenant: TenantId,
+        key: KeyId,
         mut message: NewMessage,
         idempotency: Option<IdempotencyKey>,
     ) -> Result<Accepted, AcceptError> {
@@ -220,7 +221,7 @@ impl Acceptor {
         self.blobs.store(tenant, id, &mut message.attachments, keep_small).await.map_err(AcceptError::Db)?;
         let lanes = self.lanes.for_message(tenant, &message).await.map_err(AcceptError::Db)?;
         let requested = idempotency.clone();
-        let insert = MessageInsert { tenant, message, lanes, idempotency, direct_consumer: None };
+        let insert = MessageInsert { tenant, message, lanes, key: Some(key), idempotency, direct_consumer: None };
         match (self.group_commit.accept(insert).await.map_err(AcceptError::Db)?, requested) {
             (Committed::New { suppressed, .. }, _) => Ok(Accepted::New { suppressed }),
             (Committed::KeyUsed(first), Some(requested)) => replayed(&first, &requested),

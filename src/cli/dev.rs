@@ -126,5 +126,5 @@ async fn reuse_or_create_key(db: &Db, earlier: Option<String>, name: &str, scope
             return Ok(earlier);
         }
     }
-    Ok(keys::create(db, name, scopes).await?.expose().to_owned())
+    Ok(keys::create(db, None, name, scopes).await?.expose().to_owned())
 }

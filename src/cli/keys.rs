@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::db::keys::{self, KeyRow, NewKey};
 use crate::db::{Db, schema};
 use crate::domain::id::{KeyId, TenantId};
-use crate::domain::key::{Scope, Secret};
+use crate::domain::key::{Cell, KeyMode, Scope, Secret};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -32,7 +32,7 @@ enum Command {
     },
     /// Print all keys, newest first, one per line: id, name, scopes, sender domains, created, last used, state
     List,
-    /// Revoke a key; running replicas refuse it within seconds
+    /// Revoke a key; running replicas refuse it within a second
     Revoke {
         /// The key's id, as `keys list` prints it
         id: KeyId,
@@ -50,7 +50,7 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode>
     match args.command {
         Command::Create { name, scope } => {
             let scopes = if scope.is_empty() { vec![Scope::Send, Scope::Read] } else { scope };
-            println!("{}", create(&db, &name, &scopes).await?.expose());
+            println!("{}", create(&db, config.cell().as_ref(), &name, &scopes).await?.expose());
         }
         Command::List => list(&db).await?,
         Command::Revoke { id } => revoke(&db, id).await?,
@@ -60,8 +60,8 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode>
 }
 
 /// Creates a key of the default tenant.
-pub(super) async fn create(db: &Db, name: &str, scopes: &[Scope]) -> anyhow::Result<Secret> {
-    let secret = Secret::from_bytes(rand::random());
+pub(super) async fn create(db: &Db, cell: Option<&Cell>, name: &str, scopes: &[Scope]) -> anyhow::Result<Secret> {
+    let secret = Secret::new(KeyMode::Live, cell, rand::random());
     let mut scope_names: Vec<String> = scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
     scope_names.sort_unstable();
     scope_names.dedup();
@@ -71,8 +71,12 @@ pub(super) async fn create(db: &Db, name: &str, scopes: &[Scope]) -> anyhow::Res
         tenant: TenantId::DEFAULT,
         name,
         hash: Secret::hash(secret.expose()),
+        mode: KeyMode::Live,
         scopes: &scope_names,
         sender_domains: None,
+        allowed_ips: None,
+        rate: None,
+        quota: None,
         created_at: now,
         expires_at: None,
     };

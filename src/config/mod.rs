@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::domain::key::Cell;
 use crate::domain::keyring::Keyring;
 use crate::domain::message::unsubscribe::Links;
 
@@ -75,6 +76,9 @@ pub struct Config {
     pub secret_key: Option<SecretKey>,
     /// Earlier secret keys, with which encrypted and signed data remains valid.
     pub previous_secret_keys: Vec<SecretKey>,
+    /// The name of this installation in new API keys, for a router in front of several installations: 1–16 lower-case
+    /// letters and digits.
+    pub cell: Option<String>,
     /// The database.
     pub database: Database,
     /// Limits on HTTP connections.
@@ -137,6 +141,12 @@ impl Config {
         Some(Links::new(self.public_url.as_ref()?, self.keyring()?))
     }
 
+    /// Returns the cell of new API keys, if one is configured.
+    pub fn cell(&self) -> Option<Cell> {
+        // An invalid name was refused when the configuration was read.
+        self.cell.as_deref().and_then(|name| name.parse().ok())
+    }
+
     /// Returns an error for the first value that has the right type but is not valid.
     fn check(&self) -> Result<(), String> {
         if let Some(url) = &self.relay_url {
@@ -146,6 +156,7 @@ impl Config {
         self.hostname.as_deref().map_or(Ok(()), check_hostname)?;
         self.public_url.as_ref().map_or(Ok(()), check_public_url)?;
         self.secret_key.iter().chain(&self.previous_secret_keys).try_for_each(SecretKey::check)?;
+        self.cell.as_deref().map_or(Ok(()), check_cell)?;
         self.database.check()?;
         self.http.check()?;
         self.accept.check()?;
@@ -160,6 +171,10 @@ impl Config {
         self.log.check()?;
         self.routes.values().try_for_each(Route::check)
     }
+}
+
+fn check_cell(name: &str) -> Result<(), String> {
+    name.parse::<Cell>().map(drop).map_err(|why| why.to_string())
 }
 
 /// Checks the hostname, which is written to EHLO and to header fields unchanged.

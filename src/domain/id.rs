@@ -169,6 +169,13 @@ impl TemplateId {
     }
 }
 
+impl KeyId {
+    /// Returns the time at which the API key was created, in milliseconds, from the id's time part.
+    pub fn created_at(self) -> DateTime<Utc> {
+        MessageId(self.0).accepted_at()
+    }
+}
+
 impl BulkId {
     /// Returns the time at which the bulk was accepted, in milliseconds, from the id's time part.
     pub fn accepted_at(self) -> DateTime<Utc> {

@@ -1,9 +1,14 @@
-//! API keys: format, scopes, and hashes for lookup.
+//! API keys: format, scopes, limits, and hashes for lookup.
+
+pub mod allowance;
+mod format;
+mod limits;
 
 use std::fmt::Write as _;
 use std::str::FromStr;
 
-use sha2::{Digest, Sha256};
+pub use format::{Cell, InvalidCell, KeyMode, Secret};
+pub use limits::{BURST, KeyQuota, KeyRate, RECIPIENTS_PER_DAY, REQUESTS_PER_SECOND};
 
 /// A scope of an API key. `Admin` allows everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
@@ -40,27 +45,6 @@ impl FromStr for Scope {
             .into_iter()
             .find(|scope| scope.as_str() == name)
             .ok_or_else(|| format!("`{name}` is not a scope; use `send`, `read` or `admin`"))
-    }
-}
-
-/// An API key in plaintext. It is returned once, on creation, and never stored.
-#[derive(Clone)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Creates a key from 32 random bytes.
-    pub fn from_bytes(random: [u8; 32]) -> Self {
-        Self(format!("pr_{}", hex(&random)))
-    }
-
-    /// Returns the plaintext key, which follows `Bearer` in the `Authorization` header.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-
-    /// Returns the hash that is stored for a key. A plain digest is enough, because 256 random bits cannot be guessed.
-    pub fn hash(text: &str) -> [u8; 32] {
-        Sha256::digest(text.as_bytes()).into()
     }
 }
 

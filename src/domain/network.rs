@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use url::Host;
 
 /// The class of an IP address.
@@ -167,6 +167,30 @@ impl FromStr for Rule {
     }
 }
 
+/// A text that is not an IP address or a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be an IP address or a network such as 192.0.2.0/24 or 2001:db8::/32")]
+pub struct InvalidNetwork;
+
+/// Parses an IP address or a network in CIDR notation. Host bits are cleared, and an IPv4-mapped IPv6 network becomes the
+/// IPv4 network.
+pub fn parse_network(text: &str) -> Result<IpNet, InvalidNetwork> {
+    let network: IpNet = match text.parse::<IpAddr>() {
+        Ok(ip) => ip.into(),
+        Err(_) => text.parse().map_err(|_| InvalidNetwork)?,
+    };
+    let IpNet::V6(v6) = network else { return Ok(network.trunc()) };
+    let mapped = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
+    let v4 = mapped.and_then(|(ip, prefix)| Ipv4Net::new(ip, prefix).ok());
+    Ok(v4.map_or(network, IpNet::V4).trunc())
+}
+
+/// Returns whether one of the networks contains an address. An IPv4-mapped IPv6 address counts as IPv4.
+pub fn contains(networks: &[IpNet], ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    networks.iter().any(|network| network.contains(&ip))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,6 +287,48 @@ mod tests {
     fn invalid_rules_are_rejected() {
         for text in ["", "10.0.0.0/33", "a b", "http://x.test", "[::1", "1.2.3.4.5"] {
             assert_eq!(text.parse::<Rule>(), Err(InvalidRule), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks_are_written_in_one_way() {
+        for (text, expected) in [
+            ("192.0.2.7", "192.0.2.7/32"),
+            ("192.0.2.7/24", "192.0.2.0/24"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("2001:DB8::1/32", "2001:db8::/32"),
+            ("::1", "::1/128"),
+            ("::/0", "::/0"),
+            ("::ffff:192.0.2.7", "192.0.2.7/32"),
+            ("::ffff:192.0.2.7/120", "192.0.2.0/24"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+        ] {
+            assert_eq!(parse_network(text).unwrap().to_string(), expected, "{text}");
+        }
+        for text in ["", "192.0.2", "192.0.2.0/33", "::/129", "192.0.2.0/24 ", "example.com", "192.0.2.1-9"] {
+            assert_eq!(parse_network(text), Err(InvalidNetwork), "{text}");
+        }
+    }
+
+    #[test]
+    fn mapped_address_counts_as_ipv4() {
+        let networks = ["192.0.2.0/24", "2001:db8::/32"].map(|text| parse_network(text).unwrap());
+        let is_in = |ip: &str| contains(&networks, ip.parse().unwrap());
+        assert!(is_in("192.0.2.255") && is_in("::ffff:192.0.2.1") && is_in("2001:db8:ffff::1"));
+        assert!(!is_in("192.0.3.0") && !is_in("::ffff:192.0.3.0") && !is_in("2001:db9::1") && !is_in("::192.0.2.1"));
+        assert!(!contains(&[], "192.0.2.1".parse().unwrap()));
+        assert!(!contains(&[parse_network("::/0").unwrap()], "192.0.2.1".parse().unwrap()), "only IPv6");
+    }
+
+    proptest::proptest! {
+        /// A network contains exactly the addresses with its prefix.
+        #[test]
+        fn network_contains_addresses_with_its_prefix(a: u32, b: u32, prefix in 0_u32..=32) {
+            let network = parse_network(&format!("{}/{prefix}", Ipv4Addr::from(a))).unwrap();
+            let has_prefix = prefix == 0 || a >> (32 - prefix) == b >> (32 - prefix);
+            proptest::prop_assert_eq!(contains(&[network], Ipv4Addr::from(b).into()), has_prefix);
+            let mapped = Ipv4Addr::from(b).to_ipv6_mapped().into();
+            proptest::prop_assert_eq!(contains(&[network], mapped), has_prefix);
         }
     }
 }

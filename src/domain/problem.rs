@@ -14,7 +14,7 @@ words! {
         MalformedRequest = "malformed_request",
         /// The API key is missing, wrong, revoked or expired.
         Unauthorized = "unauthorized",
-        /// The API key lacks a scope, or may not send from the sender's domain.
+        /// The API key lacks a scope, or may not send from the sender's domain, or may not be used from the client's address.
         Forbidden = "forbidden",
         /// There is no such endpoint, or no such object for this API key.
         NotFound = "not_found",
@@ -60,6 +60,12 @@ words! {
         InvalidRequest = "invalid_request",
         /// The `Idempotency-Key` was used with another request.
         IdempotencyKeyReused = "idempotency_key_reused",
+        /// The API key's `rate` is exceeded.
+        RateLimitExceeded = "rate_limit_exceeded",
+        /// The API key's `quota` of recipients per day does not suffice for the request. Nothing was sent.
+        DailyQuotaExceeded = "daily_quota_exceeded",
+        /// Too many requests with invalid API keys came from the client's address.
+        TooManyAuthFailures = "too_many_auth_failures",
         /// An internal error of Postrider.
         InternalError = "internal_error",
         /// The database is unavailable, or Postrider is overloaded.
@@ -95,6 +101,7 @@ impl ProblemCode {
             Self::UnsupportedMediaType => 415,
             Self::MisdirectedRequest => 421,
             Self::InvalidRequest | Self::IdempotencyKeyReused => 422,
+            Self::RateLimitExceeded | Self::DailyQuotaExceeded | Self::TooManyAuthFailures => 429,
             Self::InternalError => 500,
             Self::Unavailable => 503,
         }
@@ -105,7 +112,7 @@ impl ProblemCode {
         match self {
             Self::MalformedRequest => "Fix the part of the request that `detail` names.",
             Self::Unauthorized => "Send `Authorization: Bearer KEY` with a key that is neither revoked nor expired.",
-            Self::Forbidden => "Use a key with the scope, or the sender domain, that `detail` names.",
+            Self::Forbidden => "Use a key with the scope, the sender domain or the address that `detail` names.",
             Self::NotFound => "Check the path and the id.",
             Self::MethodNotAllowed => "Use a method in the `Allow` header.",
             Self::BodyTimeout => "Send the body faster, or check the network.",
@@ -129,6 +136,11 @@ impl ProblemCode {
             Self::MisdirectedRequest => "Use 127.0.0.1, localhost or a name without dots.",
             Self::InvalidRequest => "Fix every fault in `errors`.",
             Self::IdempotencyKeyReused => "Use a new key for a new request.",
+            Self::RateLimitExceeded => "Repeat the request after `Retry-After`, and send requests more slowly.",
+            Self::DailyQuotaExceeded => {
+                "Repeat the request after `Retry-After`, or raise the quota with `PATCH /v1/keys/{id}`."
+            }
+            Self::TooManyAuthFailures => "Send a valid key; requests succeed again after `Retry-After`.",
             Self::Unavailable => "Repeat the request after `Retry-After`, preferably with an `Idempotency-Key`.",
             Self::InternalError => "Search the log for the `request_id`.",
         }

@@ -54,6 +54,15 @@ pub enum ApiError {
     Invalid(Vec<Fault>),
     /// 422: the idempotency key was used for a different request.
     KeyReused,
+    /// 429: a limit is exceeded.
+    LimitExceeded {
+        /// Machine-readable code.
+        code: ProblemCode,
+        /// The limit.
+        detail: String,
+        /// When to retry.
+        retry_after: Duration,
+    },
     /// 503: temporarily unavailable; the client should retry.
     Unavailable(&'static str),
     /// 500: internal error. The cause is in the log.
@@ -69,7 +78,7 @@ impl ApiError {
             Self::NotFound(_) => ProblemCode::NotFound,
             Self::MethodNotAllowed => ProblemCode::MethodNotAllowed,
             Self::BodyTimeout => ProblemCode::BodyTimeout,
-            Self::Conflict { code, .. } => *code,
+            Self::Conflict { code, .. } | Self::LimitExceeded { code, .. } => *code,
             Self::TooLarge(_) | Self::PartTooLarge(..) => ProblemCode::TooLarge,
             Self::UnsupportedMediaType(_) | Self::UnsupportedCoding => ProblemCode::UnsupportedMediaType,
             Self::Invalid(_) => ProblemCode::InvalidRequest,
@@ -81,7 +90,10 @@ impl ApiError {
 
     fn detail(&self) -> Cow<'static, str> {
         match self {
-            Self::Malformed(detail) | Self::Forbidden(detail) | Self::Conflict { detail, .. } => detail.clone().into(),
+            Self::Malformed(detail)
+            | Self::Forbidden(detail)
+            | Self::Conflict { detail, .. }
+            | Self::LimitExceeded { detail, .. } => detail.clone().into(),
             Self::ForbiddenFields(faults) => match faults.as_slice() {
                 [one] => one.sentence().into(),
                 many => format!("This key does not allow {} values; `errors` lists them.", many.len()).into(),
@@ -111,10 +123,16 @@ impl ApiError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Conflict { retry_after, .. } => *retry_after,
+            Self::LimitExceeded { retry_after, .. } => Some(*retry_after),
             Self::Unavailable(_) => Some(RETRY_AFTER),
             _ => None,
         }
     }
+}
+
+/// Returns a wait for `Retry-After`, rounded up.
+fn whole_seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
 impl IntoResponse for ApiError {
@@ -124,7 +142,7 @@ impl IntoResponse for ApiError {
         let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = status.into_response();
         if let Some(wait) = self.retry_after() {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
         if matches!(self, Self::Unauthorized(_)) {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -1,6 +1,7 @@
 //! The HTTP API: all routes in one list, one file per resource. Handlers contain no SMTP and no SQL. Errors are RFC
 //! 9457 problems, which only `error` builds.
 
+mod allowances;
 mod auth;
 mod blobs;
 mod body;
@@ -41,6 +42,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -50,10 +52,12 @@ use crate::accept::request::Limits;
 use crate::clock::SharedClock;
 use crate::db::Db;
 use crate::dev::inbox::Inbox;
+use crate::domain::key::Cell;
 use crate::domain::message::unsubscribe::Links;
 use crate::feedback::Feedback;
 use crate::rendering::Renderer;
 
+use allowances::Allowances;
 use auth::KeyCache;
 use body::Bodies;
 use concurrency_limit::ConcurrencyLimit;
@@ -93,6 +97,12 @@ pub struct Shared {
     /// Maximum size in bytes of an uploaded file.
     max_upload: u64,
     keys: Arc<KeyCache>,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    trusted_proxies: Vec<IpNet>,
+    /// Rate limits and quotas of API keys.
+    allowances: Arc<Allowances>,
+    /// The cell of new API keys.
+    cell: Option<Cell>,
     bodies: Arc<Bodies>,
     limits: Limits,
     responses: ResponseMemory,
@@ -135,6 +145,12 @@ pub struct Settings {
     pub links: Option<Links>,
     /// Renders the bodies of messages of bulks.
     pub renderer: Arc<Renderer>,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Maximum requests per minute of one address with invalid API keys.
+    pub auth_failures_per_minute: u32,
+    /// The cell of new API keys.
+    pub cell: Option<Cell>,
 }
 
 impl Api {
@@ -147,11 +163,17 @@ impl Api {
         settings: Settings,
         stop: CancellationToken,
     ) -> Self {
-        let keys = Arc::new(KeyCache::new(db.clone(), clock.clone()));
+        let keys = Arc::new(KeyCache::new(db.clone(), clock.clone(), settings.auth_failures_per_minute));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(keys.clone().follow_changes()));
+        let allowances = Arc::new(Allowances::new(db.clone(), clock.clone()));
+        tokio::spawn(allowances.clone().release_unused(stop.clone()));
         Self(Arc::new(Shared {
             event_notifier: Arc::new(EventNotifier::new(db.clone(), stop)),
             bodies: Arc::new(Bodies::new(keys.clone(), settings.max_body, settings.body_memory)),
             keys,
+            trusted_proxies: settings.trusted_proxies,
+            allowances,
+            cell: settings.cell,
             limits: settings.limits,
             responses: ResponseMemory::new(settings.body_memory.max(settings.max_body)),
             slow_queries: ConcurrencyLimit::new(concurrency_limit::SLOW_QUERIES),
@@ -226,8 +248,8 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(suppressions::export::export))
         .routes(routes!(suppressions::list::get, suppressions::control::remove))
         .routes(routes!(ledger::get))
-        .routes(routes!(keys::create, keys::list))
-        .routes(routes!(keys::revoke))
+        .routes(routes!(keys::read::list, keys::control::create))
+        .routes(routes!(keys::read::get, keys::control::change, keys::control::revoke))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
 }

@@ -86,6 +86,7 @@ impl Service<Request> for ApiService {
             };
             response.headers_mut().reserve(EXTRA_HEADERS);
             policy.add_to(response.headers_mut());
+            owner.add_limits(response.headers_mut());
             if let Some(mut problem) = response.extensions_mut().remove::<Problem>() {
                 id.to_str().unwrap_or_default().clone_into(&mut problem.request_id);
                 *response.body_mut() = Body::from(serde_json::to_vec(&problem).unwrap_or_default());

@@ -5,9 +5,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody as _};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 
 use super::ApiError;
+use super::allowances::ShownLimits;
 use super::body::SMALL_BODY_BYTES;
 use super::memory_limit::{MemoryLimit, OutOfMemory, Owner, Reservation};
 use crate::domain::id::KeyId;
@@ -17,13 +19,32 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 /// Maximum time that a response in memory waits for its reservation.
 const MAX_WAIT_BUILT: Duration = Duration::from_secs(5);
 
-/// The API key that a response's memory counts against, set by [`super::auth::Caller`] once the key is known.
+/// The API key of a request, set by [`super::auth::Caller`] once the key is known: its response's memory counts against it,
+/// and its response shows the key's limits.
 #[derive(Debug, Clone, Default)]
-pub(super) struct ResponseOwner(Arc<OnceLock<KeyId>>);
+pub(super) struct ResponseOwner(Arc<Owned>);
+
+#[derive(Debug, Default)]
+struct Owned {
+    key: OnceLock<KeyId>,
+    limits: OnceLock<ShownLimits>,
+}
 
 impl ResponseOwner {
     pub(super) fn set(&self, key: KeyId) {
-        let _ = self.0.set(key);
+        let _ = self.0.key.set(key);
+    }
+
+    /// Sets the limits that the response shows.
+    pub(super) fn set_limits(&self, limits: ShownLimits) {
+        let _ = self.0.limits.set(limits);
+    }
+
+    /// Adds the headers that show the key's limits; none without limits.
+    pub(super) fn add_limits(&self, headers: &mut HeaderMap) {
+        if let Some(limits) = self.0.limits.get() {
+            limits.add_to(headers);
+        }
     }
 }
 
@@ -80,7 +101,7 @@ impl ResponseMemory {
         if size <= SMALL_BODY_BYTES || response.extensions().get::<AlreadyReserved>().is_some() {
             return response;
         }
-        let Ok(reservation) = self.0.reserve_for_built(owner.0.get().copied(), size, MAX_WAIT_BUILT).await else {
+        let Ok(reservation) = self.0.reserve_for_built(owner.0.key.get().copied(), size, MAX_WAIT_BUILT).await else {
             return out_of_memory().into_response();
         };
         let (parts, body) = response.into_parts();

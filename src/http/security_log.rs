@@ -25,8 +25,10 @@ pub(super) enum Refusal {
     RevokedKey,
     /// The key has expired.
     ExpiredKey,
-    /// The key lacks the scope, or is limited to other sender domains.
+    /// The key lacks the scope, or is limited to other sender domains or networks.
     Forbidden,
+    /// The client has sent too many invalid keys.
+    LimitedClient,
 }
 
 /// The log of refusals, rate-limited per key and reason.
@@ -54,6 +56,14 @@ impl SecurityLog {
             Refusal::ExpiredKey => {
                 tracing::warn!(event = "api_key_expired_used", by = id, name, count, "refused an expired API key");
             }
+            Refusal::LimitedClient => {
+                tracing::warn!(
+                    event = "auth_failures_limited",
+                    count,
+                    reason,
+                    "refused requests of an address that has sent too many invalid API keys"
+                );
+            }
             Refusal::Forbidden => {
                 tracing::warn!(
                     event = "api_key_forbidden",
@@ -61,7 +71,7 @@ impl SecurityLog {
                     name,
                     count,
                     reason,
-                    "refused an API key without the required scope or sender domain"
+                    "refused an API key without the required scope, sender domain or client address"
                 );
             }
         }

@@ -193,8 +193,9 @@ impl Expander {
         let part = BulkPart { tenant, bulk: shared.bulk, state: shared.state, positions, messages: ids };
         let lanes = self.acceptor.lanes.for_messages(tenant, &messages.iter().collect::<Vec<_>>()).await;
         let lanes = lanes.map_err(AcceptError::Db)?;
+        let key = shared.key;
         let insert =
-            |(message, lanes)| MessageInsert { tenant, message, lanes, idempotency: None, direct_consumer: None };
+            |(message, lanes)| MessageInsert { tenant, message, lanes, key, idempotency: None, direct_consumer: None };
         let messages = messages.into_iter().zip(lanes).map(insert).collect();
         let batch = BatchInsert { messages, call: None, bulk: Some(part) };
         let committed = self.acceptor.group_commit.accept_batch(batch).await.map_err(AcceptError::Db)?;

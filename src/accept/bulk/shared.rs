@@ -14,7 +14,7 @@ use crate::db::messages::bulks::BulkRow;
 use crate::db::messages::bulks::expand::WaitingRow;
 use crate::domain::address::Mailbox;
 use crate::domain::fault::Faults;
-use crate::domain::id::{BulkId, MessageId, RecipientId, TemplateId, TenantId};
+use crate::domain::id::{BulkId, KeyId, MessageId, RecipientId, TemplateId, TenantId};
 use crate::domain::message::bulk::{BulkMember, BulkState, SharedMessage, StoredMailbox};
 use crate::domain::message::template::TemplateVersion;
 use crate::domain::message::{Attachment, Content, Header, NewAttachment, NewMessage, NewRecipient, RecipientKind};
@@ -34,6 +34,8 @@ pub(super) struct Shared {
     pub bulk: BulkId,
     pub tenant: TenantId,
     pub state: BulkState,
+    /// The API key that the bulk was sent with.
+    pub key: Option<KeyId>,
     content_id: Uuid,
     stream: String,
     scheduled_at: Option<DateTime<Utc>>,
@@ -78,6 +80,7 @@ impl Shared {
             bulk: id,
             tenant: TenantId(bulk.tenant_id),
             state: bulk.state.parse().map_err(|()| unreadable(format!("the state {}", bulk.state)))?,
+            key: bulk.key_id.map(KeyId),
             content_id: bulk.content_id,
             stream: bulk.stream.clone(),
             scheduled_at: bulk.scheduled_at,

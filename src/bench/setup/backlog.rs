@@ -179,6 +179,13 @@ impl Template {
         let position = usize::try_from(number % self.lanes.len() as u64).ok();
         let lane = position.and_then(|position| self.lanes.get(position));
         let lanes = lane.cloned().into_iter().collect();
-        Ok(MessageInsert { tenant: TenantId::DEFAULT, message, lanes, idempotency: None, direct_consumer: None })
+        Ok(MessageInsert {
+            tenant: TenantId::DEFAULT,
+            message,
+            lanes,
+            key: None,
+            idempotency: None,
+            direct_consumer: None,
+        })
     }
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::domain::bounce::Bounce;
 use crate::domain::delivery::Transition;
 use crate::domain::event::EventType;
-use crate::domain::id::{EndpointId, MessageId, RecipientKey, TenantId};
+use crate::domain::id::{EndpointId, KeyId, MessageId, RecipientKey, TenantId};
 use crate::domain::outcome::Outcome;
 
 /// An event to append.
@@ -23,6 +23,8 @@ pub(in crate::db) struct NewEvent<'a> {
     recipient_id: Option<Uuid>,
     /// The webhook endpoint, if the event is about one.
     endpoint_id: Option<Uuid>,
+    /// The API key, if the event is about one.
+    key_id: Option<Uuid>,
     attempt: Option<i16>,
     outcome: Option<&'a Outcome>,
     next_attempt_at: Option<DateTime<Utc>>,
@@ -106,6 +108,19 @@ impl<'a> NewEvent<'a> {
     }
 }
 
+/// Events of an API key.
+impl<'a> NewEvent<'a> {
+    /// 80 % of the key's quota are used; `outcome` contains the numbers.
+    pub fn quota_warning(tenant: TenantId, key: KeyId, outcome: &'a Outcome) -> Self {
+        Self { key_id: Some(key.0), outcome: Some(outcome), ..Self::new(tenant, EventType::KeyQuotaWarning) }
+    }
+
+    /// The key's quota is used up; `outcome` contains the numbers.
+    pub fn quota_reached(tenant: TenantId, key: KeyId, outcome: &'a Outcome) -> Self {
+        Self { key_id: Some(key.0), outcome: Some(outcome), ..Self::new(tenant, EventType::KeyQuotaReached) }
+    }
+}
+
 impl NewEvent<'_> {
     fn new(tenant: TenantId, kind: EventType) -> Self {
         Self {
@@ -114,6 +129,7 @@ impl NewEvent<'_> {
             message_id: None,
             recipient_id: None,
             endpoint_id: None,
+            key_id: None,
             attempt: None,
             outcome: None,
             next_attempt_at: None,
@@ -158,20 +174,20 @@ async fn append_to(
          counter AS MATERIALIZED (SELECT take_event_numbers($1 /* tenant */, $3 /* count */) AS base FROM patient)
          INSERT INTO events (tenant_id, seq, recorded_at, type, message_id, recipient_id, attempt, response_code,
                              response_enhanced, response_text, mx, ip, tls, duration_ms, next_attempt_at, endpoint_id,
-                             bounce_type, bounce_category, bounce_source, vouched)
+                             bounce_type, bounce_category, bounce_source, vouched, key_id)
          SELECT $1, counter.base + e.n, $2 /* now */, e.kind, e.message_id, e.recipient_id, e.attempt, e.response_code,
                 e.response_enhanced, e.response_text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at,
-                e.endpoint_id, e.bounce_type, e.bounce_category, e.bounce_source, e.vouched
+                e.endpoint_id, e.bounce_type, e.bounce_category, e.bounce_source, e.vouched, e.key_id
          FROM counter,
               unnest($4::text[], $5::uuid[], $6::uuid[], $7::smallint[],
                      $8::smallint[], $9::text[], $10::text[],
                      $11::text[], $12::text[], $13::text[], $14::integer[], $15::timestamptz[],
-                     $16::uuid[], $17::text[], $18::text[], $19::text[], $20::boolean[])
+                     $16::uuid[], $17::text[], $18::text[], $19::text[], $20::boolean[], $21::uuid[])
               WITH ORDINALITY
                 AS e (kind, message_id, recipient_id, attempt,
                       response_code, response_enhanced, response_text,
                       mx, ip, tls, duration_ms, next_attempt_at,
-                      endpoint_id, bounce_type, bounce_category, bounce_source, vouched, n)
+                      endpoint_id, bounce_type, bounce_category, bounce_source, vouched, key_id, n)
          WHERE counter.base IS NOT NULL",
         tenant,
         now,
@@ -192,7 +208,8 @@ async fn append_to(
         &event.bounce_type as _,
         &event.bounce_category as _,
         &event.bounce_source as _,
-        &event.vouched as _
+        &event.vouched as _,
+        &event.key_id as _
     )
     .execute(connection)
     .await?;
@@ -223,6 +240,7 @@ struct Columns<'a> {
     bounce_category: Vec<Option<&'static str>>,
     bounce_source: Vec<Option<&'static str>>,
     vouched: Vec<Option<bool>>,
+    key_id: Vec<Option<Uuid>>,
 }
 
 impl<'a> Columns<'a> {
@@ -249,6 +267,7 @@ impl<'a> Columns<'a> {
             bounce_category: bounces().map(|b| Some(b?.judgement.category.as_str())).collect(),
             bounce_source: bounces().map(|b| Some(b?.source.as_str())).collect(),
             vouched: events.iter().map(|event| event.vouched).collect(),
+            key_id: events.iter().map(|event| event.key_id).collect(),
         }
     }
 }

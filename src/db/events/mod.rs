@@ -17,7 +17,7 @@ pub(super) use append::{NewEvent, append};
 use super::{Db, DbError};
 use crate::domain::event::{BounceView, Event, EventData, EventSender, EventType};
 use crate::domain::explain::SmtpReply;
-use crate::domain::id::{EndpointId, MessageId, RecipientId, TenantId};
+use crate::domain::id::{EndpointId, KeyId, MessageId, RecipientId, TenantId};
 use crate::domain::message::message_id;
 
 /// A stored event.
@@ -27,7 +27,7 @@ pub struct EventRow {
     pub seq: i64,
     /// Time of recording.
     pub recorded_at: DateTime<Utc>,
-    /// `message.…` or `webhook.…`.
+    /// `message.…`, `webhook.…` or `key.…`.
     pub kind: String,
     /// The message.
     pub message_id: Option<Uuid>,
@@ -59,6 +59,8 @@ pub struct EventRow {
     pub next_attempt_at: Option<DateTime<Utc>>,
     /// The webhook endpoint, if the event is about one.
     pub endpoint_id: Option<Uuid>,
+    /// The API key that the message was sent with, or that the event is about.
+    pub key_id: Option<Uuid>,
     /// Bounce type.
     pub bounce_type: Option<String>,
     /// Bounce category.
@@ -112,6 +114,7 @@ impl From<EventRow> for Event {
                 next_attempt_at: row.next_attempt_at,
                 bounce: BounceView::from_row(row.bounce_type, row.bounce_category, row.bounce_source),
                 endpoint_id: row.endpoint_id.map(EndpointId),
+                key_id: row.key_id.map(KeyId),
                 vouched: row.vouched,
                 is_final,
             },
@@ -128,7 +131,7 @@ macro_rules! select_events {
             r#"SELECT e.seq, e.recorded_at, e.type AS kind, e.message_id, e.recipient_id, r.address AS "address?",
                       m.tags AS "tags?", m.metadata AS "metadata?", e.attempt, e.response_code, e.response_enhanced,
                       e.response_text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id,
-                      e.bounce_type, e.bounce_category, e.bounce_source, e.vouched,
+                      e.bounce_type, e.bounce_category, e.bounce_source, e.vouched, coalesce(e.key_id, m.key_id) AS key_id,
                       m.subject AS "subject?", m.from_address AS "from_address?", m.from_name AS "from_name?",
                       m.stream AS "stream?", m.internet_message_id AS "internet_message_id?",
                       CASE WHEN e.recipient_id IS NULL AND e.type IN ('message.accepted', 'message.scheduled') THEN (

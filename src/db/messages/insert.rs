@@ -40,6 +40,8 @@ pub struct MessageInsert {
     pub message: NewMessage,
     /// The lane of each recipient, in the order of recipients.
     pub lanes: Vec<NamedLane>,
+    /// The API key of the request; `None` if an older version accepted it (as a bulk).
+    pub key: Option<KeyId>,
     /// The idempotency key, if the request has one.
     pub idempotency: Option<IdempotencyKey>,
     /// The worker that leases its recipients on insert, without a claim (direct handoff), if their lanes allow it.

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::{Db, DbError, queue};
 use crate::domain::delivery::{MessageStatus, Status};
-use crate::domain::id::{BulkId, MessageId, TemplateId, TenantId};
+use crate::domain::id::{BulkId, KeyId, MessageId, TemplateId, TenantId};
 
 /// An accepted message.
 #[derive(Debug, Clone)]
@@ -61,6 +61,8 @@ pub struct MessageRow {
     pub template_version: Option<i32>,
     /// The bulk that it belongs to.
     pub bulk_id: Option<Uuid>,
+    /// The API key that it was sent with.
+    pub key_id: Option<Uuid>,
 }
 
 /// A recipient with its delivery state.
@@ -107,7 +109,7 @@ pub async fn get(db: &Db, tenant: TenantId, id: MessageId) -> Result<Option<Mess
         "SELECT id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata, scheduled_at,
                 expires_at, on_uncertain, ignore_suppression, size, internet_message_id, template_id,
                 (SELECT alias FROM templates t WHERE t.tenant_id = $1 AND t.id = messages.template_id) AS template_alias,
-                template_version, bulk_id
+                template_version, bulk_id, key_id
          FROM messages WHERE tenant_id = $1 AND id = $2",
         tenant.0,
         id.0
@@ -122,7 +124,7 @@ pub async fn get_all(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<Mess
         "SELECT id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata, scheduled_at,
                 expires_at, on_uncertain, ignore_suppression, size, internet_message_id, template_id,
                 (SELECT alias FROM templates t WHERE t.tenant_id = $1 AND t.id = messages.template_id) AS template_alias,
-                template_version, bulk_id
+                template_version, bulk_id, key_id
          FROM messages WHERE tenant_id = $1 AND id = ANY ($2)",
         tenant.0,
         ids
@@ -189,6 +191,8 @@ pub struct Filter {
     pub template: Option<TemplateId>,
     /// Only messages of this bulk.
     pub bulk: Option<BulkId>,
+    /// Only messages sent with this API key.
+    pub key: Option<KeyId>,
 }
 
 /// How the messages with a status are found.
@@ -268,7 +272,7 @@ pub async fn page(
                 m.scheduled_at, m.expires_at, m.on_uncertain, m.ignore_suppression, m.size, m.internet_message_id,
                 m.template_id,
                 (SELECT t.alias FROM templates t WHERE t.tenant_id = $1 AND t.id = m.template_id) AS template_alias,
-                m.template_version, m.bulk_id
+                m.template_version, m.bulk_id, m.key_id
          FROM messages m
          WHERE m.tenant_id = $1 /* tenant */
            AND ($19::uuid[] /* ids */ IS NULL OR m.id = ANY ($19))
@@ -309,6 +313,7 @@ pub async fn page(
            AND ($21::uuid /* bulk */ IS NULL OR m.id = ANY (ARRAY(
                 SELECT b.message_id FROM bulk_messages b WHERE b.bulk_id = $21 AND b.tenant_id = $1
                    AND ($2::uuid IS NULL OR b.message_id < $2))))
+           AND ($22::uuid /* key */ IS NULL OR m.key_id = $22)
            AND ($10::text IS NULL OR message_status($1, m.id, $11 /* now */) = $10)
          ORDER BY m.id DESC LIMIT $12 /* limit */",
         tenant.0,
@@ -331,7 +336,8 @@ pub async fn page(
         filter.to_domain,
         filter.ids.as_deref(),
         filter.template.map(|template| template.0),
-        filter.bulk.map(|bulk| bulk.0)
+        filter.bulk.map(|bulk| bulk.0),
+        filter.key.map(|key| key.0)
     );
     db.timed("messages.page", query.fetch_all(&db.pool)).await
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{BounceView, Event, EventData, EventSender, EventType};
 use crate::domain::explain::SmtpReply;
-use crate::domain::id::{EndpointId, MessageId, RecipientId};
+use crate::domain::id::{EndpointId, KeyId, MessageId, RecipientId};
 use crate::domain::message::message_id;
 
 /// The time of the examples: 2026-11-24T09:00:00Z.
@@ -14,6 +14,7 @@ const AT: i64 = 1_795_510_800;
 const MESSAGE: MessageId = MessageId(Uuid::from_u128(0x019a_8f3c_2b7d_7c4e_8a1b_2c3d_4e5f_6a7a));
 const RECIPIENT: RecipientId = RecipientId(Uuid::from_u128(0x019a_8f3c_2b7d_7c4e_8a1b_2c3d_4e5f_6a7b));
 const ENDPOINT: EndpointId = EndpointId(Uuid::from_u128(0x019a_8f3c_2b7d_7c4e_8a1b_2c3d_4e5f_6a7c));
+const KEY: KeyId = KeyId(Uuid::from_u128(0x019a_8f3c_2b7d_7c4e_8a1b_2c3d_4e5f_6a7d));
 
 impl EventType {
     /// Returns an example event of this type.
@@ -51,12 +52,19 @@ impl EventType {
                 None,
                 "The endpoint returned 410 Gone.",
             ),
+            Self::KeyQuotaWarning => key("40000 of the 50000 recipients of 2026-11-24 (UTC) are used."),
+            Self::KeyQuotaReached => key("All 50000 recipients of 2026-11-24 (UTC) are used."),
         }
     }
 }
 
+fn key(text: &str) -> EventData {
+    with_reply(EventData { key_id: Some(KEY), ..EventData::empty() }, None, None, text)
+}
+
 fn message() -> EventData {
     EventData {
+        key_id: Some(KEY),
         message_id: Some(MESSAGE),
         internet_message_id: Some(message_id::derived(MESSAGE, "acme.test")),
         from: Some(EventSender { email: "billing@acme.test".into(), name: Some("Acme Billing".into()) }),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::EventType;
 use crate::domain::bounce::{BounceType, Category, Source};
 use crate::domain::explain::SmtpReply;
-use crate::domain::id::{EndpointId, MessageId, RecipientId};
+use crate::domain::id::{EndpointId, KeyId, MessageId, RecipientId};
 
 /// An event.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
@@ -22,11 +22,11 @@ pub struct Event {
     /// The time at which it happened.
     #[schema(example = "2026-11-24T09:00:00Z")]
     pub timestamp: DateTime<Utc>,
-    /// The message, recipient or webhook endpoint that the event is about.
+    /// The message, recipient, webhook endpoint or API key that the event is about.
     pub data: EventData,
 }
 
-/// The message, recipient or webhook endpoint that an event is about.
+/// The message, recipient, webhook endpoint or API key that an event is about.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct EventData {
     /// The message's id; null if the event is not about a message.
@@ -85,6 +85,9 @@ pub struct EventData {
     /// The webhook endpoint's id; null if the event is not about a webhook endpoint.
     #[schema(value_type = Option<String>, example = "wh_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7c")]
     pub endpoint_id: Option<EndpointId>,
+    /// The API key that the message was sent with, or that the event is about; null if it is unknown.
+    #[schema(value_type = Option<String>, example = "key_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7d")]
+    pub key_id: Option<KeyId>,
     /// `false` if other recipients of the message also know its return path and may have forged the report. In that
     /// case the recipient's status does not change, and no address is suppressed. Only in events from a delivery
     /// report: a bounce, a success report or a complaint.
@@ -121,6 +124,7 @@ impl EventData {
             next_attempt_at: None,
             bounce: None,
             endpoint_id: None,
+            key_id: None,
             vouched: None,
             is_final: None,
         }

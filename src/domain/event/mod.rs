@@ -46,6 +46,11 @@ words! {
         WebhookTest = "webhook.test",
         /// A webhook endpoint was disabled, because its posts failed for five days or it returned 410.
         WebhookDisabled = "webhook.disabled",
+        /// An API key has used 80 % of its recipients of the day. `response.text` has the numbers.
+        KeyQuotaWarning = "key.quota_warning",
+        /// An API key has used all of its recipients of the day, or a request for more than the rest was refused.
+        /// `response.text` has the numbers.
+        KeyQuotaReached = "key.quota_reached",
     }
 }
 
@@ -67,10 +72,18 @@ impl EventType {
 }
 
 impl EventType {
-    /// Returns whether events of this type are about one recipient, and not about a whole message or a webhook
-    /// endpoint.
+    /// Returns whether events of this type are about one recipient, and not about a whole message, a webhook endpoint or
+    /// an API key.
     pub fn has_recipient(self) -> bool {
-        !matches!(self, Self::Accepted | Self::Scheduled | Self::WebhookTest | Self::WebhookDisabled)
+        !matches!(
+            self,
+            Self::Accepted
+                | Self::Scheduled
+                | Self::WebhookTest
+                | Self::WebhookDisabled
+                | Self::KeyQuotaWarning
+                | Self::KeyQuotaReached
+        )
     }
 
     /// Returns the fields of `data` that are never null in events of this type.
@@ -78,6 +91,7 @@ impl EventType {
         let always: &[&str] = match self {
             Self::WebhookTest => return vec!["endpoint_id"],
             Self::WebhookDisabled => return vec!["endpoint_id", "response"],
+            Self::KeyQuotaWarning | Self::KeyQuotaReached => return vec!["key_id", "response"],
             Self::Accepted => &["recipients"],
             Self::Scheduled | Self::Deferred => &["next_attempt_at"],
             Self::Relayed | Self::Delivered | Self::Suppressed => &["response"],

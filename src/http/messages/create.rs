@@ -10,9 +10,9 @@ use super::plan::{self, Plan};
 use super::sender::{self, Warning};
 use super::view::Accepted;
 use super::{finished, reply};
-use crate::accept;
 use crate::accept::request::schema::{MessageForm, SendRequest};
 use crate::accept::request::{self, Rejection, RequestHashes};
+use crate::accept::{self, AcceptError};
 use crate::db::messages;
 use crate::db::messages::idempotency::KeyUse;
 use crate::db::messages::insert::IdempotencyKey;
@@ -21,6 +21,7 @@ use crate::domain::fault::{Code, Fault};
 use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
 use crate::domain::message::NewMessage;
+use crate::http::allowances::settle;
 use crate::http::auth::Caller;
 use crate::http::body::is_finished;
 use crate::http::form::BodyFormat;
@@ -134,7 +135,16 @@ pub(super) async fn commit(
     }
     warnings.extend_from_slice(&message.warnings);
     let mut view = Accepted { warnings, ..Accepted::from_new(&message) };
-    let accepted = api.acceptor.accept(caller.tenant(), message, idempotency).await?;
+    let count = message.recipients.len();
+    let reserved = api.allowances.reserve(caller.key(), count).await?;
+    let result = api.acceptor.accept(caller.tenant(), caller.key_id(), message, idempotency).await;
+    let used = match &result {
+        Ok(accept::Accepted::New { .. }) => Some(count),
+        Err(AcceptError::Db(_)) => None,
+        Ok(accept::Accepted::Replayed(_)) | Err(_) => Some(0),
+    };
+    settle(reserved, used);
+    let accepted = result?;
     // Holds the memory of a large body until its attachments are stored.
     drop(memory);
     match accepted {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use axum::Json;
 use axum::extract::State;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::read::load_bounces;
@@ -41,6 +41,7 @@ use crate::http::{Api, ApiError, AuthErrors, InvalidParameter};
         ("stream" = Option<String>, Query, description = "The name of the stream"),
         ("template" = Option<String>, Query, description = "A template's id or alias: only messages that were rendered from it"),
         ("bulk" = Option<String>, Query, description = "A bulk's id: only its messages"),
+        ("key" = Option<String>, Query, description = "An API key's id: only messages sent with it"),
         ("created_after" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Accepted at or after this time (RFC 3339)"),
         ("created_before" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Accepted before this time (RFC 3339)"),
         PageParams,
@@ -58,8 +59,10 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
         select_template(&api, &caller, &mut filter, &name).await?;
     }
     if let Some(bulk) = filter.bulk {
-        // Its messages are not older. Allows clock differences between replicas of up to a day.
-        filter.created_after = filter.created_after.max(Some(bulk.accepted_at() - TimeDelta::days(1)));
+        filter.created_after = filter.created_after.max(Some(earliest(bulk.accepted_at())));
+    }
+    if let Some(key) = filter.key {
+        filter.created_after = filter.created_after.max(Some(earliest(key.created_at())));
     }
     let _permit = api.slow_queries.acquire(caller.key_id()).await?;
     let now = api.clock.now();
@@ -110,7 +113,14 @@ fn filter(params: &mut Params) -> Filter {
         ids: None,
         template: None,
         bulk: params.read("bulk", "Pass a bulk's id such as `blk_…`.", |text| text.parse().ok()),
+        key: params.read("key", "Pass an API key's id such as `key_…`.", |text| text.parse().ok()),
     }
+}
+
+/// Returns when the messages of something that was created at this time can have been accepted. Allows clock differences
+/// between replicas of up to a day.
+fn earliest(created_at: DateTime<Utc>) -> DateTime<Utc> {
+    (created_at - TimeDelta::days(1)).max(DateTime::UNIX_EPOCH)
 }
 
 /// Sets the filter for messages of a template. They are not older than the template.
@@ -126,8 +136,7 @@ async fn select_template(api: &Api, caller: &Caller, filter: &mut Filter, name: 
             }])
         })?,
     };
-    // Allows clock differences between replicas of up to a day.
-    filter.created_after = filter.created_after.max(Some(id.created_at() - TimeDelta::days(1)));
+    filter.created_after = filter.created_after.max(Some(earliest(id.created_at())));
     filter.template = Some(id);
     Ok(())
 }

@@ -137,7 +137,11 @@ fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
         ("PATCH", "/v1/webhooks/{id}", _) => json!({"events": ["message.bounced"], "batch": 10}),
         ("POST", "/v1/webhooks/{id}/replay", _) => json!({"after_seq": 0}),
         ("POST", "/v1/domains", _) => json!({"name": "acme.test"}),
-        ("POST", "/v1/keys", _) => json!({"name": "shop", "scopes": ["send", "read"], "sender_domains": ["acme.test"]}),
+        ("POST", "/v1/keys", _) => json!({
+            "name": "shop", "scopes": ["send", "read"], "sender_domains": ["acme.test"],
+            "rate": {"requests_per_second": 10, "burst": 20},
+        }),
+        ("PATCH", "/v1/keys/{id}", _) => json!({"allowed_ips": null, "quota": {"recipients_per_day": 50_000}}),
         ("POST", "/v1/suppressions", _) => json!([
             {"address": "carol@example.test", "note": "opted out by phone"},
             {"address": "dan@example.test", "stream": "bulk"},

@@ -17,6 +17,9 @@ pub enum AuthErrors {
     /// Insufficient scope
     #[response(status = 403)]
     Forbidden,
+    /// A limit of the API key is exceeded, or too many requests had invalid API keys; retry after `Retry-After`
+    #[response(status = 429)]
+    LimitExceeded,
 }
 
 /// The error of operations on one object.

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use super::auth::Peer;
 use crate::telemetry::RateLimitedLog;
 use connections::{Admission, Connections, Signal, Slot};
 pub use limits::Limits;
@@ -111,7 +112,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     while let Some(accepted) = shared.stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => match shared.connections.admit(peer.ip()) {
-                Admission::Admitted(slot) => drop(running.spawn(serve(stream, slot, shared.clone()))),
+                Admission::Admitted(slot) => drop(running.spawn(serve((stream, peer), slot, shared.clone()))),
                 Admission::Full(limit) => {
                     let _ = stream.try_write(REFUSAL_RESPONSE);
                     if let Some(count) = full.note(Instant::now()) {
@@ -150,7 +151,7 @@ fn is_client_error(error: &io::Error) -> bool {
 }
 
 /// Serves the requests of one connection.
-async fn serve(stream: TcpStream, slot: Slot, shared: Arc<Shared>) {
+async fn serve((stream, peer): (TcpStream, SocketAddr), slot: Slot, shared: Arc<Shared>) {
     // Responses are one small write each: Nagle's algorithm would only delay them.
     let _ = stream.set_nodelay(true);
     let activity = slot.activity();
@@ -162,7 +163,9 @@ async fn serve(stream: TcpStream, slot: Slot, shared: Arc<Shared>) {
                 // The connection was evicted: it closes without handling the request.
                 return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
             }
-            let response: Result<Response<Body>, _> = router.oneshot(request.map(Body::new)).await;
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(Peer(peer.ip()));
+            let response: Result<Response<Body>, _> = router.oneshot(request).await;
             let Ok(response) = response;
             Ok(response.map(|body| Tracked::new(body, activity)))
         }

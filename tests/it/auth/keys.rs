@@ -1,5 +1,6 @@
 //! Creating, listing, limiting and revoking API keys.
 
+use postrider::db::keys;
 use postrider::domain::key::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -27,6 +28,27 @@ async fn secret_is_returned_once_and_works_until_revoked() {
     assert_eq!(app.delete(&path).await.status, 204);
     assert_eq!(shop.get("/v1/messages").await.problem(), (401, "unauthorized"), "the revocation takes effect at once");
     assert_eq!(app.delete(&path).await.status, 204, "revoking twice has no further effect");
+}
+
+#[tokio::test]
+async fn only_changes_of_keys_clear_the_caches() {
+    let app = TestApp::start().await;
+    let created = app.post("/v1/keys", &json!({"name": "shop"})).await.body;
+    let path = format!("/v1/keys/{}", created["id"].as_str().unwrap());
+    let start = keys::version(&app.db).await.unwrap();
+    let changes = async || keys::version(&app.db).await.unwrap() - start;
+    assert_eq!(app.delete("/v1/keys/key_00000000000070008000000000000000").await.status, 404);
+    assert_eq!(app.patch(&path, &json!({"name": "shop"})).await.status, 200);
+    app.sql("UPDATE keys SET last_used_at = now()").await;
+    assert_eq!(changes().await, 0);
+    assert_eq!(app.patch(&path, &json!({"name": "other"})).await.status, 200);
+    assert_eq!(changes().await, 1);
+    for _ in 0..2 {
+        assert_eq!(app.delete(&path).await.status, 204);
+        assert_eq!(changes().await, 2, "revoking twice has no further effect");
+    }
+    app.sql("DELETE FROM keys WHERE name = 'other'").await;
+    assert_eq!(changes().await, 3);
 }
 
 #[tokio::test]

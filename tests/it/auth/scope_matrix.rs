@@ -25,7 +25,7 @@ const TABLE: &[(&str, Needs)] = &[
     ("readyz", Needs::Nothing),
     ("list_inbox", Needs::Nothing),
     ("clear_inbox", Needs::Nothing),
-    ("get_inbox_mail", Needs::Nothing),
+    ("get_inbox_message", Needs::Nothing),
     ("get_inbox_attachment", Needs::Nothing),
     ("get_inbox_raw", Needs::Nothing),
     ("get_latest_inbox_message", Needs::Nothing),
@@ -80,10 +80,12 @@ const TABLE: &[(&str, Needs)] = &[
     ("remove_domain", Needs::Admin),
     ("rotate_domain", Needs::Admin),
     ("verify_domain", Needs::Admin),
-    ("hand_in", Needs::Admin),
+    ("submit_report", Needs::Admin),
     ("list_keys", Needs::Admin),
     ("create_key", Needs::Admin),
     ("revoke_key", Needs::Admin),
+    ("get_key", Needs::Admin),
+    ("change_key", Needs::Admin),
     ("put_lane", Needs::Admin),
     ("change_lane", Needs::Admin),
     ("pause_lane", Needs::Admin),
@@ -221,7 +223,11 @@ async fn keys(app: &TestApp) -> Vec<String> {
 async fn every_operation_matches_the_scope_matrix() {
     let secret = Some("a secret that only the tests of this project use".to_owned().into());
     let app = TestApp::builder()
-        .config(|config| (config.secret_key, config.webhooks.allow_private) = (secret, true))
+        .config(|config| {
+            (config.secret_key, config.webhooks.allow_private) = (secret, true);
+            // Each operation is called with three invalid keys.
+            config.http.auth_failures_per_minute = 10_000;
+        })
         .start()
         .await;
     let dir = tempfile::tempdir().unwrap();

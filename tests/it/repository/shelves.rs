@@ -19,6 +19,7 @@ const DB_MAY_USE: &[(&str, &[&str])] = &[
     ("domains", &["pool"]),
     ("webhooks", &["events", "pool"]),
     ("templates", &["pool"]),
+    ("keys", &["events", "pool"]),
 ];
 /// The modules whose folders have at most [`MAX_FILES`] files.
 const SHELVED: &[&str] = &["accept/request", "bench", "db", "mail", "smtp"];

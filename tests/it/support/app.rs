@@ -14,7 +14,7 @@ use postrider::config::Config;
 use postrider::db::keys::{self, NewKey};
 use postrider::db::{Db, DbError};
 use postrider::domain::id::{KeyId, TenantId};
-use postrider::domain::key::{Scope, Secret};
+use postrider::domain::key::{KeyMode, Scope, Secret};
 use postrider::worker::Worker;
 use tokio::task::JoinHandle;
 
@@ -189,7 +189,7 @@ impl Drop for TestApp {
 
 /// Creates an API key, and returns it.
 pub async fn make_key(db: &Db, clock: &dyn Clock, scopes: &[Scope], domains: Option<&[&str]>) -> String {
-    let secret = Secret::from_bytes(rand::random());
+    let secret = Secret::new(KeyMode::Live, None, rand::random());
     let scopes: Vec<String> = scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
     let domains: Option<Vec<String>> = domains.map(|list| list.iter().map(ToString::to_string).collect());
     let key = NewKey {
@@ -197,8 +197,12 @@ pub async fn make_key(db: &Db, clock: &dyn Clock, scopes: &[Scope], domains: Opt
         tenant: TenantId::DEFAULT,
         name: "test",
         hash: Secret::hash(secret.expose()),
+        mode: KeyMode::Live,
         scopes: &scopes,
         sender_domains: domains.as_deref(),
+        allowed_ips: None,
+        rate: None,
+        quota: None,
         created_at: clock.now(),
         expires_at: None,
     };

@@ -58,7 +58,7 @@ pub async fn key(database: &str) -> String {
     assert!(made.status.success(), "{}", stderr_of(&made));
     let key = String::from_utf8(made.stdout).unwrap();
     let key = key.strip_suffix('\n').expect("one line");
-    assert!(key.starts_with("pr_") && key.len() == 67 && !key.contains(char::is_whitespace), "{key}");
+    assert!(key.starts_with("pr_live_") && key.len() == 57 && !key.contains(char::is_whitespace), "{key}");
     key.to_owned()
 }
 

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use futures_util::stream;
 use postrider::db::keys::{self, NewKey};
 use postrider::domain::id::{KeyId, TenantId};
-use postrider::domain::key::{Scope, Secret};
+use postrider::domain::key::{KeyMode, Scope, Secret};
 use reqwest::{Body, Method};
 use serde_json::json;
 use uuid::Uuid;
@@ -186,7 +186,7 @@ async fn another_tenant_cannot_find_a_file() {
     let data = file(1, 1_000);
     let digest = sha256(&data);
     put(&app, &data).await;
-    let (tenant, secret) = (TenantId(Uuid::from_u128(7)), Secret::from_bytes([7; 32]));
+    let (tenant, secret) = (TenantId(Uuid::from_u128(7)), Secret::new(KeyMode::Live, None, [7; 32]));
     app.sql("INSERT INTO tenants (id, name, created_at) VALUES ('00000000-0000-0000-0000-000000000007', 'b', now())")
         .await;
     let key = NewKey {
@@ -194,8 +194,12 @@ async fn another_tenant_cannot_find_a_file() {
         tenant,
         name: "b",
         hash: Secret::hash(secret.expose()),
+        mode: KeyMode::Live,
         scopes: &[Scope::Send.as_str().to_owned()],
         sender_domains: None,
+        allowed_ips: None,
+        rate: None,
+        quota: None,
         created_at: "2026-11-23T12:00:00Z".parse().unwrap(),
         expires_at: None,
     };

@@ -1,19 +1,26 @@
-//! Parses the body of `POST /v1/keys`.
+//! Parses the bodies of `POST /v1/keys` and `PATCH /v1/keys/{id}`.
 
 use chrono::{DateTime, Utc};
 
 use crate::accept::request::json::fields::Fields;
 use crate::accept::request::json::pointer::Pointer;
+use crate::accept::request::json::walk::Node;
 use crate::accept::request::message::schedule;
 use crate::accept::request::{Context, Rejection, json};
+use crate::db::keys::KeyChange;
 use crate::domain::address::Address;
 use crate::domain::fault::{Code, Faults};
-use crate::domain::key::Scope;
+use crate::domain::key::{BURST, KeyMode, KeyQuota, KeyRate, RECIPIENTS_PER_DAY, REQUESTS_PER_SECOND, Scope};
+use crate::domain::network::parse_network;
 
-/// The fields of the body.
-const FIELDS: &[&str] = &["name", "scopes", "sender_domains", "expires_at"];
+/// The fields of a new key.
+const FIELDS: &[&str] = &["name", "mode", "scopes", "sender_domains", "allowed_ips", "rate", "quota", "expires_at"];
+/// The fields that may be changed.
+const CHANGES: &[&str] = &["name", "allowed_ips", "rate", "quota", "expires_at"];
 /// Maximum number of sender domains of one key.
 const MAX_DOMAINS: usize = 100;
+/// Maximum number of networks of one key.
+const MAX_NETWORKS: usize = 100;
 
 /// The requested key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +31,14 @@ pub struct KeyRequest {
     pub scopes: Vec<Scope>,
     /// The domains that the key may send from, as A-labels; `None` means any.
     pub sender_domains: Option<Vec<String>>,
+    /// Whether messages are sent.
+    pub mode: KeyMode,
+    /// The networks that the key may be used from, in canonical form; `None` means any.
+    pub allowed_ips: Option<Vec<String>>,
+    /// The rate limit.
+    pub rate: Option<KeyRate>,
+    /// The quota.
+    pub quota: Option<KeyQuota>,
     /// When the key expires, later than now; `None` means never.
     pub expires_at: Option<DateTime<Utc>>,
 }
@@ -37,6 +52,10 @@ pub fn parse(body: &[u8], context: &Context<'_>) -> Result<KeyRequest, Rejection
         name: name(&mut fields, &mut faults).unwrap_or_default(),
         scopes: scopes(&mut fields, &mut faults),
         sender_domains: sender_domains(&mut fields, &mut faults),
+        mode: mode(&mut fields, &mut faults),
+        allowed_ips: fields.take("allowed_ips").and_then(|node| networks(node, &mut faults)),
+        rate: fields.take("rate").and_then(|node| rate(node, &mut faults)),
+        quota: fields.take("quota").and_then(|node| quota(node, &mut faults)),
         expires_at: schedule::expires_at(fields.take("expires_at"), None, context, &mut faults),
     });
     if let Some(request) = &request
@@ -50,6 +69,90 @@ pub fn parse(body: &[u8], context: &Context<'_>) -> Result<KeyRequest, Rejection
         Some(request) if faults.is_empty() => Ok(request),
         _ => Err(Rejection::Invalid(faults.into_vec())),
     }
+}
+
+/// Parses changes to a key: `null` removes a limit or the expiry, a missing field keeps the value.
+pub fn parse_change(body: &[u8], context: &Context<'_>) -> Result<KeyChange, Rejection> {
+    let value = json::read(body, json::MAX_VALUES)?;
+    let mut faults = Faults::default();
+    let at = Pointer::Root;
+    let change = Fields::open(value, &at, CHANGES, &mut faults).map(|mut fields| {
+        fields.not_null("name", &mut faults);
+        KeyChange {
+            name: fields
+                .take("name")
+                .and_then(|node| node.line(1..=128, &mut faults).map(std::borrow::Cow::into_owned)),
+            allowed_ips: fields.change("allowed_ips", |node| networks(node, &mut faults)),
+            rate: fields.change("rate", |node| rate(node, &mut faults)),
+            quota: fields.change("quota", |node| quota(node, &mut faults)),
+            expires_at: fields
+                .change("expires_at", |node| schedule::expires_at(Some(node), None, context, &mut faults)),
+        }
+    });
+    match change {
+        Some(change) if faults.is_empty() => Ok(change),
+        _ => Err(Rejection::Invalid(faults.into_vec())),
+    }
+}
+
+fn mode(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> KeyMode {
+    let Some(node) = fields.take("mode") else { return KeyMode::default() };
+    let at = node.at;
+    match node.string(faults).map(|name| name.parse::<KeyMode>()) {
+        Some(Ok(mode)) => {
+            if !mode.is_available() {
+                let message = "test keys are not available in this version; leave the field out, or use `live`";
+                at.fault(faults, Code::NotAvailable, message);
+            }
+            mode
+        }
+        Some(Err(message)) => {
+            at.fault(faults, Code::InvalidValue, message);
+            KeyMode::default()
+        }
+        None => KeyMode::default(),
+    }
+}
+
+fn networks(node: Node<'_, '_>, faults: &mut Faults) -> Option<Vec<String>> {
+    let list = node.at;
+    let before = faults.len();
+    let mut networks = Vec::new();
+    node.each(MAX_NETWORKS, format_args!("at most {MAX_NETWORKS} networks are allowed"), faults, |node, faults| {
+        let at = node.at;
+        let Some(text) = node.string(faults) else { return };
+        match parse_network(&text).map(|network| network.to_string()) {
+            Ok(network) if networks.contains(&network) => {}
+            Ok(network) => networks.push(network),
+            Err(error) => at.fault(faults, Code::InvalidValue, error),
+        }
+    });
+    if networks.is_empty() && faults.len() == before {
+        list.fault(faults, Code::Required, "must have at least one network, or be null to allow any");
+    }
+    Some(networks)
+}
+
+fn rate(node: Node<'_, '_>, faults: &mut Faults) -> Option<KeyRate> {
+    let (value, at) = (node.value, node.at);
+    let mut fields = Fields::open(value, &at, &["requests_per_second", "burst"], faults)?;
+    let requests_per_second = fields.require("requests_per_second", faults);
+    let requests_per_second = requests_per_second.and_then(|node| node.whole(REQUESTS_PER_SECOND, faults));
+    let before = faults.len();
+    let burst = fields.take("burst").and_then(|node| node.whole(BURST, faults));
+    let (requests_per_second, burst) = (requests_per_second?, burst.or(requests_per_second)?);
+    if burst < requests_per_second && faults.len() == before {
+        let message = format_args!("must be at least `requests_per_second`, which is {requests_per_second}");
+        Pointer::Field(&at, "burst").fault(faults, Code::InvalidValue, message);
+    }
+    Some(KeyRate { requests_per_second, burst })
+}
+
+fn quota(node: Node<'_, '_>, faults: &mut Faults) -> Option<KeyQuota> {
+    let (value, at) = (node.value, node.at);
+    let mut fields = Fields::open(value, &at, &["recipients_per_day"], faults)?;
+    let recipients_per_day = fields.require("recipients_per_day", faults)?.whole(RECIPIENTS_PER_DAY, faults)?;
+    Some(KeyQuota { recipients_per_day })
 }
 
 fn name(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> Option<String> {
@@ -104,6 +207,7 @@ fn sender_domains(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> Option<Ve
 mod tests {
     use super::*;
     use crate::accept::request::Limits;
+    use crate::domain::limits::Change;
 
     fn read(body: &str) -> Result<KeyRequest, Vec<(String, &'static str)>> {
         let limits = Limits::default();
@@ -123,6 +227,61 @@ mod tests {
     fn domains_are_converted_to_a_labels() {
         let key = read(r#"{"name": "shop", "scopes": ["send"], "sender_domains": ["Bücher.example"]}"#).expect("valid");
         assert_eq!(key.sender_domains, Some(vec!["xn--bcher-kva.example".to_owned()]));
+    }
+
+    #[test]
+    fn networks_and_limits_are_normalised() {
+        let key = read(
+            r#"{"name": "shop", "allowed_ips": ["192.0.2.7/24", "::ffff:192.0.2.0/120", "2001:db8::1"], "mode": "live",
+                "rate": {"requests_per_second": 10}, "quota": {"recipients_per_day": 100}}"#,
+        );
+        let key = key.expect("valid");
+        assert_eq!(key.allowed_ips, Some(vec!["192.0.2.0/24".to_owned(), "2001:db8::1/128".to_owned()]));
+        assert_eq!(key.rate, Some(KeyRate { requests_per_second: 10, burst: 10 }));
+        assert_eq!((key.quota, key.mode), (Some(KeyQuota { recipients_per_day: 100 }), KeyMode::Live));
+    }
+
+    #[test]
+    fn every_faulty_limit_is_reported() {
+        let faults = read(
+            r#"{"name": "shop", "mode": "test", "allowed_ips": ["192.0.2.0/24", "x", 1],
+                "rate": {"requests_per_second": 10, "burst": 9}, "quota": {"recipients_per_day": 0, "per_month": 1}}"#,
+        );
+        let faults = faults.expect_err("not valid");
+        for expected in [
+            ("/mode", "not_available"),
+            ("/allowed_ips/1", "invalid_value"),
+            ("/allowed_ips/2", "invalid_type"),
+            ("/rate/burst", "invalid_value"),
+            ("/quota/recipients_per_day", "invalid_value"),
+            ("/quota/per_month", "unknown_field"),
+        ] {
+            assert!(faults.contains(&(expected.0.to_owned(), expected.1)), "{expected:?} in {faults:?}");
+        }
+        let empty = read(r#"{"name": "shop", "allowed_ips": [], "rate": {}, "quota": 5}"#).expect_err("not valid");
+        let expected =
+            [("/allowed_ips", "required"), ("/rate/requests_per_second", "required"), ("/quota", "invalid_type")];
+        assert_eq!(empty, expected.map(|(pointer, code)| (pointer.to_owned(), code)));
+    }
+
+    #[test]
+    fn null_removes_a_limit_and_a_missing_field_keeps_it() {
+        let limits = Limits::default();
+        let change = |body: &str| {
+            let change = parse_change(body.as_bytes(), &Context::new(DateTime::UNIX_EPOCH, &limits, &[]));
+            change.map_err(|rejection| match rejection {
+                Rejection::Invalid(faults) => faults.into_iter().map(|fault| (fault.pointer, fault.code)).collect(),
+                _ => Vec::new(),
+            })
+        };
+        let changed = change(r#"{"rate": null, "quota": {"recipients_per_day": 5}}"#).expect("valid");
+        assert_eq!((changed.rate, changed.quota), (Change::Clear, Change::Set(KeyQuota { recipients_per_day: 5 })));
+        assert_eq!((changed.allowed_ips, changed.name), (Change::Keep, None));
+        let refused = change(r#"{"name": null, "scopes": ["read"]}"#).expect_err("not valid");
+        assert_eq!(
+            refused,
+            [("/scopes", "unknown_field"), ("/name", "invalid_type")].map(|(at, code)| (at.to_owned(), code))
+        );
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<
          WHERE (tenant_id, id) = (SELECT tenant_id, id FROM bulks WHERE settled_at IS NULL AND leased_until <= $1
                                   ORDER BY leased_until LIMIT 1 FOR UPDATE SKIP LOCKED)
          RETURNING id, tenant_id, created_at, state, state_changed_at, content_id, stream, from_domain, scheduled_at,
-                   template_id, template_version, message, accepted, replayed, rejected, resumed_from",
+                   template_id, template_version, message, accepted, replayed, rejected, resumed_from, key_id",
         now,
         until
     );

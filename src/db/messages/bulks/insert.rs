@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::db::messages::columns;
 use crate::db::messages::insert::{IdempotencyKey, idempotency_keys};
 use crate::db::{Db, DbError};
-use crate::domain::id::{BulkId, TenantId};
+use crate::domain::id::{BulkId, KeyId, TenantId};
 use crate::domain::message::template::TemplateVersion;
 use crate::domain::message::{Attachment, Header};
 
@@ -23,6 +23,8 @@ pub struct BulkInsert {
     pub tenant: TenantId,
     /// Its id.
     pub id: BulkId,
+    /// The API key of the request.
+    pub owner: KeyId,
     /// When it was accepted.
     pub created_at: DateTime<Utc>,
     /// The content of its messages; the attachments are already stored.
@@ -135,10 +137,10 @@ async fn insert_bulk(connection: &mut PgConnection, bulk: &BulkInsert) -> Result
     let (accepted, rejected) = (number(bulk.recipients.len()), number(bulk.refused.as_array().map_or(0, Vec::len)));
     let query = sqlx::query!(
         "INSERT INTO bulks (id, tenant_id, created_at, state_changed_at, content_id, stream, from_domain, scheduled_at,
-                            template_id, template_version, message, accepted, replayed, refused, rejected)
+                            template_id, template_version, message, accepted, replayed, refused, rejected, key_id)
          VALUES ($1 /* id */, $2 /* tenant */, $3 /* created_at */, $3, $4 /* content */, $5 /* stream */, $6 /* from_domain */,
                  $7 /* scheduled_at */, $8 /* template */, $9 /* version */, $10 /* message */, $11 /* accepted */,
-                 $12 /* replayed */, $13 /* refused */, $14 /* rejected */)",
+                 $12 /* replayed */, $13 /* refused */, $14 /* rejected */, $15 /* owner */)",
         bulk.id.0,
         bulk.tenant.0,
         bulk.created_at,
@@ -152,7 +154,8 @@ async fn insert_bulk(connection: &mut PgConnection, bulk: &BulkInsert) -> Result
         accepted,
         bulk.replayed,
         bulk.refused,
-        rejected
+        rejected,
+        bulk.owner.0
     );
     query.execute(connection).await.map(drop)
 }

@@ -48,6 +48,8 @@ pub struct BulkRow {
     pub rejected: i32,
     /// When the pause began whose recipients are not released yet.
     pub resumed_from: Option<DateTime<Utc>>,
+    /// The API key that it was sent with.
+    pub key_id: Option<Uuid>,
 }
 
 /// Maximum difference between the clocks of two replicas.
@@ -58,7 +60,7 @@ pub async fn get(db: &Db, tenant: TenantId, id: BulkId) -> Result<Option<BulkRow
     let query = sqlx::query_as!(
         BulkRow,
         "SELECT id, tenant_id, created_at, state, state_changed_at, content_id, stream, from_domain, scheduled_at, template_id,
-                template_version, message, accepted, replayed, rejected, resumed_from
+                template_version, message, accepted, replayed, rejected, resumed_from, key_id
          FROM bulks WHERE tenant_id = $1 AND id = $2",
         tenant.0,
         id.0
@@ -77,7 +79,7 @@ pub async fn page(
     let query = sqlx::query_as!(
         BulkRow,
         "SELECT id, tenant_id, created_at, state, state_changed_at, content_id, stream, from_domain, scheduled_at, template_id,
-                template_version, message, accepted, replayed, rejected, resumed_from
+                template_version, message, accepted, replayed, rejected, resumed_from, key_id
          FROM bulks
          WHERE tenant_id = $1 AND ($2::text[] IS NULL OR from_domain = ANY ($2)) AND ($3::uuid IS NULL OR id < $3)
          ORDER BY id DESC LIMIT $4",

@@ -34,21 +34,21 @@ pub(super) async fn insert(
            message AS (
                INSERT INTO messages (id, content_id, tenant_id, created_at, stream, from_address, from_name, reply_to, subject,
                                      tags, metadata, scheduled_at, expires_at, on_uncertain, size, ignore_suppression,
-                                     template_id, template_version, bulk_id, variables, unsubscribe)
+                                     template_id, template_version, bulk_id, variables, key_id, unsubscribe)
                SELECT id, coalesce(content_id, id), u.tenant_id, u.created_at, stream, from_address, from_name, reply_to, subject,
                       tags, metadata,
                       scheduled_at, expires_at, on_uncertain, size, ignore_suppression, template_id, template_version,
-                      bulk_id, variables, u.may_carry_link AND coalesce(s.unsubscribe, false)
+                      bulk_id, variables, key_id, u.may_carry_link AND coalesce(s.unsubscribe, false)
                FROM unnest($42::uuid[], $43::uuid[], $7::timestamptz[], $8::text[],
                            $9::text[], $10::text[], $11::jsonb[], $12::text[], $13::jsonb[], $14::jsonb[],
                            $15::timestamptz[], $16::timestamptz[], $17::text[],
                            $18::bigint[], $19::boolean[], $20::boolean[], $40::uuid[], $41::integer[],
-                           $44::uuid[], $45::uuid[], $46::jsonb[])
+                           $44::uuid[], $45::uuid[], $46::jsonb[], $47::uuid[])
                       AS u (id, tenant_id, created_at, stream,
                             from_address, from_name, reply_to, subject, tags, metadata,
                             scheduled_at, expires_at, on_uncertain,
                             size, ignore_suppression, may_carry_link, template_id, template_version,
-                            content_id, bulk_id, variables)
+                            content_id, bulk_id, variables, key_id)
                LEFT JOIN streams s ON s.tenant_id = u.tenant_id AND s.name = u.stream
                RETURNING id, unsubscribe),
            recipient AS (
@@ -132,7 +132,8 @@ pub(super) async fn insert(
         &message.tenant_id,
         &message.content_id as _,
         &message.bulk_id as _,
-        &message.variables as _
+        &message.variables as _,
+        &message.key_id as _
     )
     .fetch_all(connection)
     .await?;
@@ -188,6 +189,7 @@ struct Messages<'a> {
     content_id: Vec<Option<Uuid>>,
     bulk_id: Vec<Option<Uuid>>,
     variables: Vec<Option<&'a Value>>,
+    key_id: Vec<Option<Uuid>>,
 }
 
 impl<'a> Messages<'a> {
@@ -217,6 +219,7 @@ impl<'a> Messages<'a> {
             content_id: messages().map(|m| Some(m.bulk.as_ref()?.content)).collect(),
             bulk_id: messages().map(|m| Some(m.bulk.as_ref()?.bulk.0)).collect(),
             variables: messages().map(|m| m.bulk.as_ref()?.variables.as_ref()).collect(),
+            key_id: group.iter().map(|insert| Some(insert.key?.0)).collect(),
         }
     }
 }

@@ -4,19 +4,23 @@ mod admission;
 mod replay;
 mod view;
 
+use std::collections::HashMap;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 
 use super::create::run;
-use crate::accept::batch::BatchAccepted;
+use crate::accept::AcceptError;
+use crate::accept::batch::{BatchAccepted, BatchCall, BatchItem};
 use crate::accept::request::batch::{self, Batch, Layout, Refused, Validation};
 use crate::accept::request::schema::{BatchForm, BatchRequest};
 use crate::accept::request::{Context, RequestHashes};
 use crate::db::messages::insert::IdempotencyKey;
 use crate::domain::fault::{Code, Fault};
 use crate::domain::key::Scope;
+use crate::http::allowances::settle;
 use crate::http::auth::Caller;
 use crate::http::form::BodyFormat;
 use crate::http::memory_limit::Reservation;
@@ -112,9 +116,12 @@ async fn accept(api: &Api, caller: &Caller, mut body: SendBody, key: Option<&str
         digest,
     });
     let (views, call) = admitted.into_call(caller, key, is_strict, layout.list());
-    let accepted = api.acceptor.accept_batch(call).await?;
+    let counts = recipient_counts(&call);
+    let reserved = api.allowances.reserve(caller.key(), counts.values().sum()).await?;
+    let result = api.acceptor.accept_batch(call).await;
+    settle(reserved, used(&result, &counts));
     drop((memory, rendered));
-    match accepted {
+    match result? {
         BatchAccepted::Accepted { messages, refused } => {
             let refused = (!is_strict).then_some(refused);
             let data = view::accepted(api, caller, messages, views).await?;
@@ -122,6 +129,23 @@ async fn accept(api: &Api, caller: &Caller, mut body: SendBody, key: Option<&str
         }
         BatchAccepted::Refused(refused) => Err(refusal(caller, refused)),
         BatchAccepted::Replayed(first) => replay::replay(api, caller, first).await,
+    }
+}
+
+/// Returns the number of recipients of each message of a call, by its index.
+fn recipient_counts(call: &BatchCall) -> HashMap<usize, usize> {
+    call.messages.iter().map(|message| (message.index, message.message.recipients.len())).collect()
+}
+
+/// Returns how many recipients a call has used; `None` if it may have used all of them.
+fn used(result: &Result<BatchAccepted, AcceptError>, counts: &HashMap<usize, usize>) -> Option<usize> {
+    match result {
+        Ok(BatchAccepted::Accepted { messages, .. }) => {
+            let new = messages.iter().filter(|(_, item)| matches!(item, BatchItem::New { .. }));
+            Some(new.filter_map(|(index, _)| counts.get(index)).sum())
+        }
+        Err(AcceptError::Db(_)) => None,
+        Ok(BatchAccepted::Refused(_) | BatchAccepted::Replayed(_)) | Err(_) => Some(0),
     }
 }
 

@@ -13,6 +13,7 @@ use axum::response::Response;
 use super::batch::no_dry_run;
 use super::create::{IGNORES_SUPPRESSION, REPLAYED, run};
 use super::sender;
+use crate::accept::AcceptError;
 use crate::accept::bulk::{BulkAccepted, BulkCall};
 use crate::accept::request::bulk::{self, Bulk, Layout};
 use crate::accept::request::schema::{BulkForm, BulkRequest};
@@ -24,6 +25,7 @@ use crate::domain::fault::{Code, Fault};
 use crate::domain::id::BulkId;
 use crate::domain::key::Scope;
 use crate::domain::message::Warning;
+use crate::http::allowances::settle;
 use crate::http::auth::Caller;
 use crate::http::form::BodyFormat;
 use crate::http::located::with_location;
@@ -101,9 +103,16 @@ async fn accept(api: &Api, caller: &Caller, mut body: SendBody, key: Option<&str
         digest,
     });
     let call = BulkCall { tenant: caller.tenant(), owner: caller.key_id(), key, now: api.clock.now(), bulk };
-    let accepted = api.acceptor.accept_bulk(call).await?;
+    let reserved = api.allowances.reserve(caller.key(), call.bulk.recipients.len()).await?;
+    let result = api.acceptor.accept_bulk(call).await;
+    let used = match &result {
+        Ok(BulkAccepted::New { accepted, .. }) => Some(*accepted),
+        Err(AcceptError::Db(_)) => None,
+        Ok(BulkAccepted::Replayed(_)) | Err(_) => Some(0),
+    };
+    settle(reserved, used);
     drop((memory, rendered));
-    match accepted {
+    match result? {
         BulkAccepted::New { id, accepted, replayed, refused } => {
             let rejected = refused.as_array().map_or(0, Vec::len);
             Ok(respond(AcceptedBulk { id, accepted, rejected, replayed, errors: refused, warnings }, false))

@@ -232,6 +232,9 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
         domains: postrider::app::domain_settings(&app.config, &app.db, &clock).unwrap(),
         links: None,
         renderer: Arc::default(),
+        trusted_proxies: Vec::new(),
+        auth_failures_per_minute: 60,
+        cell: None,
     };
     let feedback = Arc::new(Feedback::new(app.db.clone(), app.clock.clone(), None, None));
     let api = http::Api::new(

@@ -1,97 +1,32 @@
-//! Authentication by `Authorization: Bearer KEY`, and authorisation by the key's scopes and sender domains.
+//! Authentication by `Authorization: Bearer KEY`, and authorisation by the key's scopes, sender domains and networks.
+
+mod cache;
+mod client_address;
+mod failures;
+mod request_key;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use axum::extract::FromRequestParts;
+use axum::http::HeaderValue;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue};
-use chrono::TimeDelta;
 
 use super::response::ResponseOwner;
 use super::security_log::{Refusal, SecurityLog};
 use super::{Api, ApiError};
-use crate::cache::TtlCache;
-use crate::clock::SharedClock;
-use crate::db::Db;
-use crate::db::keys::{self, KeyRow};
 use crate::domain::fault::Fault;
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{Scope, Secret};
 
-/// Cache TTL. A key revoked on another replica stays valid in this process for up to this long.
-const CACHE_TTL: Duration = Duration::from_secs(5);
-/// Maximum number of cached keys.
-const MAX_CACHED_KEYS: usize = 10_000;
-/// Minimum interval between updates of `last_used_at`.
-const MIN_TOUCH_INTERVAL: TimeDelta = TimeDelta::minutes(1);
+use cache::Attempt;
+pub(super) use cache::{CachedKey, KeyCache};
+pub(super) use client_address::Peer;
+use request_key::RequestKey;
+pub(super) use request_key::with_request_key;
 
-/// A cache of API keys.
-#[derive(Debug)]
-pub struct KeyCache {
-    db: Db,
-    clock: SharedClock,
-    /// The keys by the hash of their secret. Unknown keys are not cached.
-    cache: TtlCache<[u8; 32], Arc<KeyRow>>,
-    log: Arc<SecurityLog>,
-}
-
-impl KeyCache {
-    pub(super) fn new(db: Db, clock: SharedClock) -> Self {
-        Self { db, clock, cache: TtlCache::new(MAX_CACHED_KEYS, CACHE_TTL), log: Arc::default() }
-    }
-
-    /// Clears the cache, so that a change takes effect at once, even for lookups in progress.
-    pub(super) fn clear(&self) {
-        self.cache.clear();
-    }
-
-    async fn load(&self, hash: [u8; 32]) -> Result<Arc<KeyRow>, ApiError> {
-        const UNKNOWN: &str = "Invalid API key.";
-        let Some(key) = keys::find(&self.db, hash).await?.map(Arc::new) else {
-            self.log.refused(Refusal::UnknownKey, None, UNKNOWN);
-            return Err(ApiError::Unauthorized(UNKNOWN));
-        };
-        self.touch(&key);
-        Ok(key)
-    }
-
-    /// Returns the key, at most [`CACHE_TTL`] old. Fails, and writes to the security log, if it is unknown, revoked or
-    /// expired.
-    async fn get_valid(&self, hash: [u8; 32]) -> Result<Arc<KeyRow>, ApiError> {
-        let key = self.cache.get_or_load(&hash, Instant::now(), || self.load(hash)).await?;
-        if key.revoked_at.is_some() {
-            self.log.refused(Refusal::RevokedKey, Some(&key), "revoked");
-            return Err(ApiError::Unauthorized("This API key has been revoked."));
-        }
-        if key.expires_at.is_some_and(|at| at <= self.clock.now()) {
-            self.log.refused(Refusal::ExpiredKey, Some(&key), "expired");
-            return Err(ApiError::Unauthorized("This API key has expired."));
-        }
-        Ok(key)
-    }
-
-    /// Fails if the key of a request is no longer valid. Called once the body has arrived, which may take minutes.
-    pub(super) async fn recheck(&self, headers: &HeaderMap) -> Result<(), ApiError> {
-        let Some(header) = headers.get(AUTHORIZATION) else { return Ok(()) };
-        let secret = secret(header).map_err(ApiError::Unauthorized)?;
-        self.get_valid(Secret::hash(secret)).await.map(drop)
-    }
-
-    /// Records the use of a key in the background.
-    fn touch(&self, key: &KeyRow) {
-        let now = self.clock.now();
-        if key.last_used_at.is_none_or(|at| now - at >= MIN_TOUCH_INTERVAL) {
-            let (db, id) = (self.db.clone(), KeyId(key.id));
-            tokio::spawn(async move {
-                if let Err(error) = keys::touch(&db, id, now).await {
-                    tracing::debug!(%error, "failed to record the use of an API key");
-                }
-            });
-        }
-    }
-}
+/// The beginning of the error for a missing scope.
+pub(super) const LACKS_SCOPE: &str = "This key lacks the scope";
 
 /// A caller with a valid key.
 ///
@@ -99,7 +34,7 @@ impl KeyCache {
 /// not exist, and data that all sender domains of a tenant share is forbidden.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    key: Arc<KeyRow>,
+    request: Arc<RequestKey>,
     hash: [u8; 32],
     log: Arc<SecurityLog>,
 }
@@ -108,23 +43,33 @@ impl Caller {
     /// Returns the same caller with the key's current state; fails if the key is no longer valid. For long-running
     /// responses.
     pub async fn refresh(&self, api: &Api) -> Result<Self, ApiError> {
-        Ok(Self { key: api.keys.get_valid(self.hash).await?, hash: self.hash, log: self.log.clone() })
+        let attempt = Attempt { hash: self.hash, text: None, client: None };
+        let key = api.keys.get_valid(attempt).await?;
+        let client = self.request.client;
+        api.keys.require_address(&key, client)?;
+        Ok(Self { request: Arc::new(RequestKey::new(key, client)), hash: self.hash, log: self.log.clone() })
     }
 
     /// Returns the caller's tenant.
     pub fn tenant(&self) -> TenantId {
-        TenantId(self.key.tenant_id)
+        TenantId(self.key().row.tenant_id)
     }
 
     /// Returns the id of the caller's API key.
     pub fn key_id(&self) -> KeyId {
-        KeyId(self.key.id)
+        KeyId(self.key().row.id)
+    }
+
+    /// Returns the caller's API key, as it was last loaded: when the headers had arrived, or again when the body had
+    /// arrived.
+    pub(super) fn key(&self) -> &CachedKey {
+        self.request.key()
     }
 
     /// Returns whether the key has this scope. `admin` includes every scope, except with `sender_domains`: keys that an
     /// earlier version created with both may send and read within their domains.
     pub fn has_scope(&self, scope: Scope) -> bool {
-        let has = |scope: Scope| self.key.scopes.iter().any(|name| name == scope.as_str());
+        let has = |scope: Scope| self.key().row.scopes.iter().any(|name| name == scope.as_str());
         match self.sender_domains() {
             Some(_) => scope != Scope::Admin && (has(scope) || has(Scope::Admin)),
             None => has(scope) || has(Scope::Admin),
@@ -137,16 +82,16 @@ impl Caller {
             return Ok(());
         }
         let scope = scope.as_str();
-        Err(self.forbidden(format!("This key lacks the scope `{scope}`.")))
+        Err(self.forbidden(format!("{LACKS_SCOPE} `{scope}`.")))
     }
 
     /// Returns the sender domains that the key is limited to; `None` means that it is not limited.
     pub fn sender_domains(&self) -> Option<&[String]> {
-        self.key.sender_domains.as_deref()
+        self.key().row.sender_domains.as_deref()
     }
 
-    /// Fails if the key is limited to sender domains: for data that all of them share, such as the suppression list.
-    /// `reason` is the first sentence of the error.
+    /// Fails if the key is limited to sender domains. Used for data that all sender domains share, such as the
+    /// suppression list. `reason` is the first sentence of the error.
     pub fn require_all_domains(&self, reason: &str) -> Result<(), ApiError> {
         let Some(domains) = self.sender_domains() else { return Ok(()) };
         Err(self.forbidden(format!(
@@ -174,14 +119,14 @@ impl Caller {
     }
 
     fn forbidden(&self, detail: String) -> ApiError {
-        self.log.refused(Refusal::Forbidden, Some(&self.key), &detail);
+        self.log.refused(Refusal::Forbidden, Some(&self.key().row), &detail);
         ApiError::Forbidden(detail)
     }
 
     /// Logs forbidden fields and returns the error.
     pub fn forbidden_fields(&self, faults: Vec<Fault>) -> ApiError {
         let reason = faults.first().map_or("", |fault| fault.message.as_str());
-        self.log.refused(Refusal::Forbidden, Some(&self.key), reason);
+        self.log.refused(Refusal::Forbidden, Some(&self.key().row), reason);
         ApiError::ForbiddenFields(faults)
     }
 }
@@ -199,12 +144,22 @@ impl FromRequestParts<Api> for Caller {
             log.refused(Refusal::UnknownKey, None, reason);
             ApiError::Unauthorized(reason)
         };
-        let hash = Secret::hash(secret(header).map_err(unknown)?);
-        let key = api.keys.get_valid(hash).await?;
-        if let Some(owner) = parts.extensions.get::<ResponseOwner>() {
-            owner.set(KeyId(key.id));
+        let text = secret(header).map_err(unknown)?;
+        let client = client_address::client(parts, &api.trusted_proxies);
+        let hash = Secret::hash(text);
+        let key = api.keys.get_valid(Attempt { hash, text: Some(text), client }).await?;
+        let owner = parts.extensions.get::<ResponseOwner>();
+        if let Some(owner) = owner {
+            owner.set(KeyId(key.row.id));
         }
-        Ok(Self { key, hash, log: log.clone() })
+        api.keys.require_address(&key, client)?;
+        if key.rate.is_some() || key.quota.is_some() {
+            // Boxed, because the future is part of every request.
+            Box::pin(api.allowances.admit(&key, owner)).await?;
+        }
+        let request = Arc::new(RequestKey::new(key, client));
+        request_key::set(request.clone());
+        Ok(Self { request, hash, log: log.clone() })
     }
 }
 

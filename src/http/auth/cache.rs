@@ -1,0 +1,310 @@
+//! The cache of API keys.
+//!
+//! A change of a key takes effect in every process within a second: while keys are used, each process polls the version
+//! of all keys (`key_changes`) with one small query four times a second, and clears its cache when the version has
+//! changed. A cached key is used only if it was loaded, or the version was found unchanged, less than
+//! [`MAX_UNCONFIRMED`] ago; otherwise it is loaded again.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use chrono::{DateTime, TimeDelta, Utc};
+use ipnet::IpNet;
+use quick_cache::sync::Cache;
+
+use super::failures::{AuthFailures, Lookup};
+use super::{request_key, secret};
+use crate::cache::{Timestamp, TtlCache};
+use crate::clock::SharedClock;
+use crate::db::Db;
+use crate::db::keys::{self, KeyRow};
+use crate::domain::id::KeyId;
+use crate::domain::key::{KeyQuota, KeyRate, Secret};
+use crate::domain::network::{contains, parse_network};
+use crate::http::security_log::{Refusal, SecurityLog};
+use crate::http::{ApiError, ProblemCode};
+
+/// Maximum time for which a cached key is used without a confirmation that it has not changed.
+const MAX_UNCONFIRMED: Duration = Duration::from_millis(900);
+/// Poll interval of the version.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// Maximum time for which a key is cached. The key's last use is recorded each time it is loaded.
+const MAX_AGE: Duration = Duration::from_secs(5);
+/// Maximum number of cached keys.
+const MAX_CACHED_KEYS: usize = 10_000;
+/// Minimum interval between updates of `last_used_at`.
+const MIN_TOUCH_INTERVAL: TimeDelta = TimeDelta::minutes(1);
+
+const UNKNOWN: &str = "Invalid API key.";
+
+/// A cached API key.
+#[derive(Debug)]
+pub(in crate::http) struct CachedKey {
+    pub row: KeyRow,
+    /// The networks that the key may be used from.
+    pub allowed_ips: Option<Vec<IpNet>>,
+    pub rate: Option<KeyRate>,
+    pub quota: Option<KeyQuota>,
+}
+
+impl From<KeyRow> for CachedKey {
+    fn from(row: KeyRow) -> Self {
+        // A CHECK constraint does not allow an empty list, and an unreadable network admits nobody.
+        let networks = |texts: &Vec<String>| texts.iter().filter_map(|text| parse_network(text).ok()).collect();
+        let allowed_ips = row.allowed_ips.as_ref().map(networks);
+        let (rate, quota) = (row.rate(), row.quota());
+        Self { row, allowed_ips, rate, quota }
+    }
+}
+
+/// A key that a client has sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attempt<'a> {
+    pub hash: [u8; 32],
+    /// The text of the key; `None` if the key was accepted earlier in the request.
+    pub text: Option<&'a str>,
+    /// The client's address; `None` if it is unknown.
+    pub client: Option<IpAddr>,
+}
+
+/// A moment, and when the version was last found unchanged.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    at: Instant,
+    confirmed_at: Option<Instant>,
+}
+
+impl Timestamp for Moment {
+    /// Returns the time since the entry was loaded or confirmed; an entry that is too old counts as unconfirmed.
+    fn age(self, now: Self) -> Duration {
+        let since_load = now.at.saturating_duration_since(self.at);
+        if since_load >= MAX_AGE {
+            return since_load;
+        }
+        let confirmed_at = now.confirmed_at.map_or(self.at, |at| at.max(self.at));
+        now.at.saturating_duration_since(confirmed_at)
+    }
+}
+
+/// A cache of API keys.
+#[derive(Debug)]
+pub struct KeyCache {
+    db: Db,
+    clock: SharedClock,
+    /// The keys by the hash of their secret. Unknown keys are not cached.
+    cache: TtlCache<[u8; 32], Arc<CachedKey>, Moment>,
+    /// Hashes of keys that were accepted lately.
+    accepted: Cache<[u8; 32], ()>,
+    failures: AuthFailures,
+    started: Instant,
+    /// When the version was last found unchanged, in microseconds since `started`; 0: never.
+    confirmed_at: AtomicU64,
+    /// Whether a key was used since the last poll.
+    is_in_use: AtomicBool,
+    pub(super) log: Arc<SecurityLog>,
+}
+
+impl KeyCache {
+    pub(in crate::http) fn new(db: Db, clock: SharedClock, auth_failures_per_minute: u32) -> Self {
+        Self {
+            db,
+            clock,
+            cache: TtlCache::new(MAX_CACHED_KEYS, MAX_UNCONFIRMED),
+            accepted: Cache::new(MAX_CACHED_KEYS),
+            failures: AuthFailures::new(auth_failures_per_minute),
+            started: Instant::now(),
+            confirmed_at: AtomicU64::new(0),
+            is_in_use: AtomicBool::new(false),
+            log: Arc::default(),
+        }
+    }
+
+    /// Clears the cache, so that a change takes effect in this process at once, even for lookups in progress.
+    pub(in crate::http) fn clear(&self) {
+        self.cache.clear();
+    }
+
+    /// Polls the version of all keys while keys are used.
+    pub(in crate::http) async fn follow_changes(self: Arc<Self>) {
+        let mut known = None;
+        loop {
+            tokio::time::sleep(POLL_INTERVAL).await;
+            if !self.is_in_use.swap(false, Ordering::Relaxed) {
+                continue;
+            }
+            let asked_at = Instant::now();
+            match keys::version(&self.db).await {
+                Ok(version) if known == Some(version) => self.confirm(asked_at),
+                Ok(version) => {
+                    known = Some(version);
+                    self.cache.clear();
+                }
+                // Without a confirmation, cached keys expire and are loaded again.
+                Err(error) => tracing::debug!(%error, "failed to poll for changes of API keys"),
+            }
+        }
+    }
+
+    /// Records that no key had changed at this time, so that keys loaded earlier were still valid then.
+    fn confirm(&self, at: Instant) {
+        let micros = at.saturating_duration_since(self.started).as_micros();
+        self.confirmed_at.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Release);
+    }
+
+    fn moment(&self) -> Moment {
+        let confirmed_at = match self.confirmed_at.load(Ordering::Acquire) {
+            0 => None,
+            micros => self.started.checked_add(Duration::from_micros(micros)),
+        };
+        Moment { at: Instant::now(), confirmed_at }
+    }
+
+    async fn load(&self, attempt: Attempt<'_>) -> Result<Arc<CachedKey>, ApiError> {
+        let is_accepted = self.accepted.get(&attempt.hash).is_some();
+        let row = match attempt.text {
+            Some(text) if !is_accepted => self.look_up(text, attempt).await?,
+            _ => keys::find(&self.db, attempt.hash).await?.ok_or_else(|| self.unknown(attempt))?,
+        };
+        if row.revoked_at.is_none() && !is_accepted {
+            self.accepted.insert(attempt.hash, ());
+        }
+        self.touch(&row);
+        Ok(Arc::new(CachedKey::from(row)))
+    }
+
+    /// Looks up a key that was not accepted lately. It counts as a failure of the client's address until it is found.
+    async fn look_up(&self, text: &str, attempt: Attempt<'_>) -> Result<KeyRow, ApiError> {
+        // The checksum spares the lookup of most texts that are not keys.
+        if !Secret::is_possible(text) {
+            return Err(self.unknown(attempt));
+        }
+        let (client, now) = (attempt.client, self.clock.now());
+        let lookup = self.failures.begin_lookup(client, now).map_err(|until| self.limited(client, until, now))?;
+        let found = keys::find(&self.db, attempt.hash).await;
+        if !matches!(found, Ok(None)) {
+            self.failures.give_back(lookup, client, now);
+        }
+        match (found?, lookup) {
+            (Some(row), _) => Ok(row),
+            (None, Lookup::Counted) => {
+                self.log.refused(Refusal::UnknownKey, None, UNKNOWN);
+                Err(ApiError::Unauthorized(UNKNOWN))
+            }
+            (None, Lookup::Shared(until)) => Err(self.limited(client, until, now)),
+        }
+    }
+
+    /// Returns the key. Fails, and writes to the security log, if it is unknown, revoked or expired.
+    pub(super) async fn get_valid(&self, attempt: Attempt<'_>) -> Result<Arc<CachedKey>, ApiError> {
+        if !self.is_in_use.load(Ordering::Relaxed) {
+            self.is_in_use.store(true, Ordering::Relaxed);
+        }
+        let key = self.cache.get_or_load(&attempt.hash, self.moment(), || self.load(attempt)).await?;
+        if key.row.revoked_at.is_some() {
+            self.log.refused(Refusal::RevokedKey, Some(&key.row), "revoked");
+            return Err(self.invalid(attempt, "This API key has been revoked."));
+        }
+        if key.row.expires_at.is_some_and(|at| at <= self.clock.now()) {
+            self.log.refused(Refusal::ExpiredKey, Some(&key.row), "expired");
+            return Err(self.invalid(attempt, "This API key has expired."));
+        }
+        Ok(key)
+    }
+
+    /// Fails, and writes to the security log, if the key may not be used from the client's address.
+    pub(super) fn require_address(&self, key: &CachedKey, client: Option<IpAddr>) -> Result<(), ApiError> {
+        let Some(networks) = &key.allowed_ips else { return Ok(()) };
+        if client.is_some_and(|client| contains(networks, client)) {
+            return Ok(());
+        }
+        let detail =
+            format!("This key may not be used from {}; its `allowed_ips` lists the networks.", describe(client));
+        self.log.refused(Refusal::Forbidden, Some(&key.row), &detail);
+        Err(ApiError::Forbidden(detail))
+    }
+
+    /// Fails if the key of a request is no longer valid, or may no longer be used from the client's address. Otherwise
+    /// the rest of the request uses the key's current state. Called once the body has arrived, which may take minutes.
+    pub(in crate::http) async fn recheck(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        let Some(header) = headers.get(AUTHORIZATION) else { return Ok(()) };
+        let text = secret(header).map_err(ApiError::Unauthorized)?;
+        let attempt = Attempt { hash: Secret::hash(text), text: None, client: None };
+        let key = self.get_valid(attempt).await?;
+        let request = request_key::current();
+        self.require_address(&key, request.as_ref().and_then(|request| request.client))?;
+        if let Some(request) = request {
+            request.set_rechecked(key);
+        }
+        Ok(())
+    }
+
+    /// Returns the error of an unknown key.
+    fn unknown(&self, attempt: Attempt<'_>) -> ApiError {
+        self.log.refused(Refusal::UnknownKey, None, UNKNOWN);
+        self.invalid(attempt, UNKNOWN)
+    }
+
+    /// Returns the error of a key that is not valid, and counts the failure.
+    fn invalid(&self, attempt: Attempt<'_>, detail: &'static str) -> ApiError {
+        self.accepted.remove(&attempt.hash);
+        let (client, now) = (attempt.client, self.clock.now());
+        // A key that was valid when the request began is no guess.
+        let counted = if attempt.text.is_some() { self.failures.count(client, now) } else { Ok(()) };
+        match counted {
+            Ok(()) => ApiError::Unauthorized(detail),
+            Err(until) => self.limited(client, until, now),
+        }
+    }
+
+    /// Returns the error of an address that has sent too many invalid keys, and may send another at `until`.
+    fn limited(&self, client: Option<IpAddr>, until: DateTime<Utc>, now: DateTime<Utc>) -> ApiError {
+        let detail = format!("Too many requests with invalid API keys came from {}.", describe(client));
+        self.log.refused(Refusal::LimitedClient, None, &detail);
+        ApiError::LimitExceeded {
+            code: ProblemCode::TooManyAuthFailures,
+            detail,
+            retry_after: (until - now).to_std().unwrap_or_default(),
+        }
+    }
+
+    /// Records the use of a key in the background.
+    fn touch(&self, key: &KeyRow) {
+        let now = self.clock.now();
+        if key.last_used_at.is_none_or(|at| now - at >= MIN_TOUCH_INTERVAL) {
+            let (db, id) = (self.db.clone(), KeyId(key.id));
+            tokio::spawn(async move {
+                if let Err(error) = keys::touch(&db, id, now).await {
+                    tracing::debug!(%error, "failed to record the use of an API key");
+                }
+            });
+        }
+    }
+}
+
+/// Returns the client's address for an error message.
+fn describe(client: Option<IpAddr>) -> String {
+    client.map_or_else(|| "an unknown address".to_owned(), |client| client.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entry_is_fresh_while_it_is_confirmed_and_not_too_old() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let loaded = Moment { at: at(100), confirmed_at: None };
+        let is_fresh = |now: u64, confirmed: Option<u64>| {
+            loaded.age(Moment { at: at(now), confirmed_at: confirmed.map(at) }) < MAX_UNCONFIRMED
+        };
+        assert!(is_fresh(999, None) && !is_fresh(1_000, None));
+        assert!(!is_fresh(1_000, Some(50)), "confirmed before it was loaded");
+        assert!(is_fresh(2_000, Some(1_500)) && !is_fresh(2_400, Some(1_500)));
+        assert!(is_fresh(5_099, Some(5_000)) && !is_fresh(5_100, Some(5_000)));
+    }
+}
