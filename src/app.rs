@@ -33,7 +33,7 @@ use crate::db::{self, Db, DbOptions};
 use crate::dev::inbox::Inbox;
 use crate::group_commit::{self, GroupCommit, Outcomes};
 pub use crate::http::Server;
-use crate::http::{self, Api};
+use crate::http::{self, Allowances, Api};
 use crate::rendering::Renderer;
 use crate::simulator::Simulator;
 use crate::smtp;
@@ -68,6 +68,8 @@ pub struct App {
     inbound: Option<InboundServer>,
     /// The acceptor's tasks; they end with the last request.
     accepting: TaskTracker,
+    /// The limits of API keys, if the API is served.
+    allowances: Option<Arc<Allowances>>,
     worker: Option<JoinHandle<()>>,
     /// Stops the worker's claiming and the background tasks.
     stop: CancellationToken,
@@ -134,7 +136,7 @@ impl App {
             tokio::spawn(async move { worker.run(stop).await })
         });
         tokio::spawn(stop.clone().run_until_cancelled_owned(watch.run()));
-        let mut inbound = None;
+        let (mut inbound, mut allowances) = (None, None);
         let (server, public) = match listeners.zip(notifier) {
             Some((Listeners { api: listener, public }, notifier)) => {
                 let feedback = bounce_intake::feedback(config, db.clone(), clock.clone())?;
@@ -146,13 +148,14 @@ impl App {
                 accepting.spawn(expander.run(stop.clone()));
                 let settings = api_settings(config, &db, &clock, renderer)?;
                 let api = Api::new(db.clone(), clock, acceptor, feedback, settings, stop.clone());
+                allowances = Some(api.allowances());
                 let public = public.map(|listener| Server::start(listener, http::public(api.clone()), limits.public));
                 (Some(Server::start(listener, http::router(api, inbox), limits.api)?), public.transpose()?)
             }
             None => (None, None),
         };
         accepting.close();
-        Ok(Self { db, wake, server, public, inbound, accepting, worker, stop })
+        Ok(Self { db, wake, server, public, inbound, accepting, allowances, worker, stop })
     }
 
     /// Returns the address on which the API listens.
@@ -195,6 +198,10 @@ impl App {
                 event = "connections_not_ended",
                 "some connections did not end in time; stopping without them"
             );
+        }
+        // Before the worker ends, which may take long.
+        if let Some(allowances) = self.allowances {
+            allowances.release_all().await;
         }
         if let Some(running) = self.worker
             && running.await.is_err()
@@ -412,6 +419,7 @@ fn api_settings(
         trusted_proxies: config.http.proxies(),
         auth_failures_per_minute: config.http.auth_failures_per_minute,
         cell: config.cell(),
+        resend: config.http.resend,
     })
 }
 

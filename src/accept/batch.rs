@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::request::batch::{BatchMessage, Refused};
-use super::{AcceptError, Acceptor};
+use super::reserved_keys::KeyGuard;
+use super::{AcceptError, Acceptor, Resolved};
 use crate::db;
 use crate::db::messages::idempotency::CallUse;
 use crate::db::messages::insert::batch::{BatchCommitted, BatchInsert, CallKey};
@@ -44,6 +45,22 @@ pub struct BatchCall {
     pub messages: Vec<BatchMessage>,
     /// The messages that validation has refused, in the order of the request; none if the call is strict.
     pub refused: Vec<Refused>,
+}
+
+/// A call whose idempotency keys have been looked up. Until it is dropped, no other request of this process can use them.
+#[derive(Debug)]
+pub struct ReadyBatch {
+    call: BatchCall,
+    states: Vec<State>,
+    _guards: Vec<KeyGuard>,
+}
+
+impl ReadyBatch {
+    /// Returns the number of recipients of the new messages.
+    pub fn new_recipients(&self) -> usize {
+        let new = self.call.messages.iter().zip(&self.states).filter(|(_, state)| **state == State::New);
+        new.map(|(message, _)| message.message.recipients.len()).sum()
+    }
 }
 
 /// The result of a call.
@@ -121,37 +138,40 @@ impl Acceptor {
         db::messages::idempotency::find_call(&self.db, tenant, owner, key).await
     }
 
-    /// Commits the messages of a call. Once this returns [`BatchAccepted::Accepted`], the service is responsible for
-    /// them.
-    pub async fn accept_batch(&self, mut call: BatchCall) -> Result<BatchAccepted, AcceptError> {
-        let _guard = match &call.key {
+    /// Looks up the idempotency keys of a call.
+    pub async fn resolve_batch(&self, mut call: BatchCall) -> Result<Resolved<ReadyBatch, BatchAccepted>, AcceptError> {
+        let call_guard = match &call.key {
             Some(key) => {
                 let guard = self.reserved_keys.reserve(call.owner, &key.key).ok_or(AcceptError::KeyInFlight)?;
                 // The key is looked up again under the guard, because the request that created it may have ended since.
                 if let Some(first) = self.first_call(call.tenant, call.owner, &key.key).await? {
-                    return replayed(first, key);
+                    return replayed(first, key).map(Resolved::Done);
                 }
                 Some(guard)
             }
             None => None,
         };
-        let (states, _message_guards) = self.resolve_keys(&call).await?;
+        let (states, mut guards) = self.resolve_keys(&call).await?;
         let is_any_refused = states.iter().any(State::is_refused);
         if call.is_strict && is_any_refused {
             if states.iter().filter(|state| state.is_refused()).all(State::is_in_flight) {
                 return Err(AcceptError::KeyInFlight);
             }
-            return Ok(BatchAccepted::Refused(idempotency_keys::refused(&call, &states)));
+            return Ok(Resolved::Done(BatchAccepted::Refused(idempotency_keys::refused(&call, &states))));
         }
         if is_any_refused {
             let refused = idempotency_keys::refused(&call, &states);
             call.refused.extend(refused);
             call.refused.sort_by_key(|refused| refused.index);
         }
-        self.commit_batch(call, states).await
+        guards.extend(call_guard);
+        Ok(Resolved::Ready(ReadyBatch { call, states, _guards: guards }))
     }
 
-    async fn commit_batch(&self, call: BatchCall, states: Vec<State>) -> Result<BatchAccepted, AcceptError> {
+    /// Commits the messages of a call. Once this returns [`BatchAccepted::Accepted`], the service is responsible for
+    /// them.
+    pub async fn commit_batch(&self, ready: ReadyBatch) -> Result<BatchAccepted, AcceptError> {
+        let ReadyBatch { call, states, _guards } = ready;
         let response = call.key.as_ref().map(|_| json!(StoredResponse::new(&call, &states)));
         let BatchCall { tenant, owner, key, messages, refused, .. } = call;
         let (mut indexes, mut new) = (Vec::with_capacity(messages.len()), Vec::new());

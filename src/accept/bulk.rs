@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 use super::request::batch::{MessageKey, Refused};
 use super::request::bulk::{Bulk, BulkMessage, BulkRecipient};
 use super::request::message::render::PinnedTemplate;
-use super::{AcceptError, Acceptor};
+use super::reserved_keys::KeyGuard;
+use super::{AcceptError, Acceptor, Resolved};
 use crate::db::messages::bulks::insert::{BulkCommitted, BulkContent, BulkInsert, BulkRecipientInsert, insert};
 use crate::db::messages::idempotency::{self, CallUse};
 use crate::db::messages::insert::IdempotencyKey;
@@ -41,6 +42,23 @@ pub struct BulkCall {
     pub bulk: Bulk,
 }
 
+/// A call whose idempotency keys have been looked up. Until it is dropped, no other request of this process can use the key of
+/// the call.
+#[derive(Debug)]
+pub struct ReadyBulk {
+    call: BulkCall,
+    /// Number of recipients whose idempotency key was used by an earlier message.
+    replayed: usize,
+    _guard: Option<KeyGuard>,
+}
+
+impl ReadyBulk {
+    /// Returns the number of recipients that become messages.
+    pub fn new_recipients(&self) -> usize {
+        self.call.bulk.recipients.len()
+    }
+}
+
 /// The result of a call.
 #[derive(Debug)]
 pub enum BulkAccepted {
@@ -60,20 +78,26 @@ pub enum BulkAccepted {
 }
 
 impl Acceptor {
-    /// Commits a bulk. Once this returns [`BulkAccepted::New`], the service is responsible for its messages.
-    pub async fn accept_bulk(&self, mut call: BulkCall) -> Result<BulkAccepted, AcceptError> {
-        let _guard = match &call.key {
+    /// Looks up the idempotency keys of a bulk.
+    pub async fn resolve_bulk(&self, mut call: BulkCall) -> Result<Resolved<ReadyBulk, BulkAccepted>, AcceptError> {
+        let guard = match &call.key {
             Some(key) => {
                 let guard = self.reserved_keys.reserve(call.owner, &key.key).ok_or(AcceptError::KeyInFlight)?;
                 // Look the key up again under the guard: the request that created it may have ended since.
                 if let Some(first) = self.first_call(call.tenant, call.owner, &key.key).await? {
-                    return replayed(&first, key);
+                    return replayed(&first, key).map(Resolved::Done);
                 }
                 Some(guard)
             }
             None => None,
         };
         let replayed = self.drop_used(&mut call).await?;
+        Ok(Resolved::Ready(ReadyBulk { call, replayed, _guard: guard }))
+    }
+
+    /// Commits a bulk. Once this returns [`BulkAccepted::New`], the service is responsible for its messages.
+    pub async fn commit_bulk(&self, ready: ReadyBulk) -> Result<BulkAccepted, AcceptError> {
+        let ReadyBulk { mut call, replayed, _guard } = ready;
         let content = self.store_content(&mut call).await?;
         let (tenant, owner, key) = (call.tenant, call.owner, call.key.clone());
         let insertable = insertable(call, content, replayed);

@@ -60,6 +60,13 @@ pub enum AcceptError {
     Db(Arc<DbError>),
 }
 
+impl AcceptError {
+    /// Returns whether the request may have been committed, and only the database's response is missing.
+    pub fn may_be_done(&self) -> bool {
+        matches!(self, Self::Db(error) if error.may_be_done())
+    }
+}
+
 impl From<DbError> for AcceptError {
     fn from(error: DbError) -> Self {
         Self::Db(Arc::new(error))
@@ -76,6 +83,15 @@ pub enum Accepted {
     },
     /// The same request was accepted earlier, as this message.
     Replayed(MessageId),
+}
+
+/// A call of several messages, after its idempotency keys have been looked up.
+#[derive(Debug)]
+pub enum Resolved<Ready, Done> {
+    /// Its new messages can be committed.
+    Ready(Ready),
+    /// It is done, and commits nothing.
+    Done(Done),
 }
 
 /// Accepts messages. Each process has one `Acceptor`.
@@ -234,4 +250,18 @@ impl Acceptor {
 fn replayed(first: &KeyUse, requested: &IdempotencyKey) -> Result<Accepted, AcceptError> {
     let is_same = first.fingerprint == requested.fingerprint || first.digest.as_deref() == Some(&requested.digest[..]);
     if is_same { Ok(Accepted::Replayed(MessageId(first.message_id))) } else { Err(AcceptError::KeyReused) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn unsent_call_is_not_done() {
+        let timeout = DbError::Timeout { query: "q", limit: Duration::ZERO };
+        assert!(AcceptError::from(timeout).may_be_done());
+        assert!(!AcceptError::from(DbError::closed("q")).may_be_done() && !AcceptError::KeyReused.may_be_done());
+    }
 }

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use crate::app::{self, WithHint as _};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
-use crate::db::keys::{self, KeyRow, NewKey};
+use crate::db::keys::{self, KeyRow, NewKey, Revocation};
 use crate::db::{Db, schema};
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{Cell, KeyMode, Scope, Secret};
@@ -126,10 +126,15 @@ fn line(row: &KeyRow) -> String {
 }
 
 async fn revoke(db: &Db, id: KeyId) -> anyhow::Result<()> {
-    if !keys::revoke(db, TenantId::DEFAULT, id, SystemClock.now()).await? {
-        return Err(anyhow!("there is no API key {id}")).with_hint("`postrider keys list` prints all keys");
+    match keys::revoke(db, TenantId::DEFAULT, id, SystemClock.now()).await? {
+        Revocation::Unknown => {
+            return Err(anyhow!("there is no API key {id}")).with_hint("`postrider keys list` prints all keys");
+        }
+        Revocation::AlreadyRevoked => {}
+        Revocation::Revoked => {
+            tracing::info!(event = "api_key_revoked", by = "cli", key = %id, "revoked an API key");
+        }
     }
-    tracing::info!(event = "api_key_revoked", by = "cli", key = %id, "revoked an API key");
     println!("{id} is revoked");
     Ok(())
 }

@@ -66,7 +66,7 @@ pub struct HookPost {
     #[schema(example = "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=")]
     pub webhook_signature: Option<String>,
     /// The body: parsed if it is JSON, otherwise a string.
-    #[schema(value_type = Object, example = json!({"type": "webhook.test"}))]
+    #[schema(example = json!({"type": "webhook.test"}))]
     pub body: Value,
     /// The body as received, which the signature covers.
     #[schema(example = "{\"type\":\"webhook.test\"}")]

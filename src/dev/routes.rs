@@ -183,7 +183,7 @@ pub(super) fn wait_time(seconds: Option<u64>) -> Result<Duration, InboxError> {
 ///
 /// Returns the message's envelope, headers, text, HTML and attachments.
 #[utoipa::path(
-    get, path = "/v1/dev/inbox/{n}", tag = "dev", operation_id = "get_inbox_mail",
+    get, path = "/v1/dev/inbox/{n}", tag = "dev", operation_id = "get_inbox_message",
     params(("n" = u64, Path, description = "The message's number"), GetQuery),
     responses(
         (status = 200, description = "The message", body = InboxMail),

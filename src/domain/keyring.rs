@@ -21,6 +21,8 @@ pub enum Purpose {
     Unsubscribe,
     /// Secrets of webhook endpoints at rest.
     WebhookSecret,
+    /// Links to attachments.
+    AttachmentLink,
 }
 
 impl Purpose {
@@ -31,6 +33,7 @@ impl Purpose {
             Self::ReturnPath => b"postrider return path 1",
             Self::Unsubscribe => b"postrider unsubscribe 1",
             Self::WebhookSecret => b"postrider webhook secret at rest 1",
+            Self::AttachmentLink => b"postrider attachment link 1",
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The types and rules that every other module shares. No I/O, no async, no SQL.
 
 pub mod address;
+pub mod attachment_link;
 pub mod binary;
 pub mod bounce;
 pub mod delivery;
@@ -15,6 +16,7 @@ pub mod lane;
 pub mod limits;
 pub mod message;
 pub mod network;
+pub mod open_object;
 pub mod outcome;
 pub mod problem;
 pub mod return_path;

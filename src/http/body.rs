@@ -43,6 +43,17 @@ pub(super) struct Bodies {
     batches: Arc<MemoryLimit>,
     /// Memory for what templates have rendered. A request reserves it last, and waits for no other memory while it holds it.
     rendered: Arc<MemoryLimit>,
+    /// Memory for the bodies of requests of the Resend API that send messages.
+    resend: Arc<MemoryLimit>,
+}
+
+/// The limits of one kind of body.
+struct BodyLimit<'a> {
+    /// Maximum number of bytes.
+    max: u64,
+    memory: &'a Arc<MemoryLimit>,
+    /// Returns the memory that a body of some length takes while it is processed.
+    need: &'a (dyn Fn(u64) -> u64 + Sync),
 }
 
 /// A body that has been read, and its memory reservation, which is released when dropped.
@@ -57,7 +68,8 @@ impl Bodies {
         // One body of the maximum size must always fit.
         let memory = memory.max(max);
         let limit = || MemoryLimit::new(memory);
-        Self { keys, max, memory: limit(), batches: limit(), rendered: limit() }
+        let resend = MemoryLimit::new(memory.max(resend_need(resend_max(max), max)));
+        Self { keys, max, memory: limit(), batches: limit(), rendered: limit(), resend }
     }
 
     /// Reads the JSON body of any request except one that sends a message or changes a template.
@@ -89,6 +101,18 @@ impl Bodies {
             return Err(ApiError::UnsupportedMediaType(media_types));
         }
         self.read(owner, headers, body, self.max, memory_need).await
+    }
+
+    /// Reads the JSON body of a request of the Resend API that sends messages. Some of Resend's SDKs send a file as an
+    /// array of numbers, which takes about four times the size of the file. The caller must check that what is not an
+    /// array of numbers has at most [`max_message`](Self::max_message) bytes, before it copies it.
+    pub(super) async fn resend(&self, owner: Owner, headers: &HeaderMap, body: Body) -> Result<ReadBody, ApiError> {
+        if !has_content_type(headers, "application/json") {
+            return Err(ApiError::UnsupportedMediaType("application/json"));
+        }
+        let need = |length| resend_need(length, self.max);
+        let limit = BodyLimit { max: resend_max(self.max), memory: &self.resend, need: &need };
+        self.read_within(owner, headers, body, limit).await
     }
 
     /// Returns a body of at most `max` bytes, which the caller stores as it arrives and of which it buffers at most
@@ -146,6 +170,16 @@ impl Bodies {
         max: u64,
         need: fn(u64) -> u64,
     ) -> Result<ReadBody, ApiError> {
+        self.read_within(owner, headers, body, BodyLimit { max, memory: &self.memory, need: &need }).await
+    }
+
+    async fn read_within(
+        &self,
+        owner: Owner,
+        headers: &HeaderMap,
+        body: Body,
+        BodyLimit { max, memory, need }: BodyLimit<'_>,
+    ) -> Result<ReadBody, ApiError> {
         check_encoding(headers)?;
         let length = length(headers);
         if length.is_some_and(|length| length > max) {
@@ -160,7 +194,7 @@ impl Bodies {
         while let Some(chunk) = chunks.next_for(reservation.as_ref()).await? {
             let size = (bytes.len() + chunk.len()) as u64;
             if size > SMALL_BODY_BYTES {
-                let reservation = reservation.get_or_insert_with(|| self.memory.begin(owner, most));
+                let reservation = reservation.get_or_insert_with(|| memory.begin(owner, most));
                 reservation
                     .grow(need(size.next_multiple_of(RESERVATION_STEP)), MAX_WAIT)
                     .await
@@ -287,6 +321,17 @@ fn length(headers: &HeaderMap) -> Option<u64> {
 /// Returns the memory that a body takes while it is parsed: attachments exist both in base64 and decoded.
 fn memory_need(length: u64) -> u64 {
     length + length / 4 * 3
+}
+
+/// Returns the maximum size of a body of the Resend API, if one of `/v1` may have `max` bytes.
+fn resend_max(max: u64) -> u64 {
+    max.saturating_mul(4)
+}
+
+/// Returns the memory that a body of the Resend API takes: itself, its translation with its files, and the canonical
+/// form of the translation. These are not larger than the body, nor than `max`.
+fn resend_need(length: u64, max: u64) -> u64 {
+    length.saturating_add(length.min(max).saturating_mul(2))
 }
 
 /// The chunks of a body, with a minimum speed. Only the time spent waiting for a chunk counts.

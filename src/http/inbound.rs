@@ -23,7 +23,7 @@ use crate::feedback::{Origin, RecipientOutcome, ReportOutcome};
 
 /// The interpretation of an inbound report, and its effect.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct Understood {
+pub struct InboundReport {
     /// The kind of report: `dsn`, `complaint`, `auto_reply` or `unknown`.
     #[schema(example = "dsn")]
     pub kind: String,
@@ -42,7 +42,7 @@ pub struct Understood {
     #[schema(example = "no_return_path")]
     pub reason: Option<String>,
     /// The recipients that the report is about, with the effect on each.
-    pub recipients: Vec<UnderstoodRecipient>,
+    pub recipients: Vec<ReportRecipient>,
     /// Whether the report changed anything.
     #[schema(example = true)]
     pub applied: bool,
@@ -50,7 +50,7 @@ pub struct Understood {
 
 /// The interpretation of a report for one recipient.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct UnderstoodRecipient {
+pub struct ReportRecipient {
     /// The address as given in the report.
     #[schema(example = "ann@example.test")]
     pub recipient: String,
@@ -63,7 +63,7 @@ pub struct UnderstoodRecipient {
     /// The SMTP reply quoted in the report; null if there is none.
     pub response: Option<SmtpReply>,
     /// The classification of a failure; null for other actions.
-    pub bounce: Option<UnderstoodBounce>,
+    pub bounce: Option<ReportBounce>,
     /// The effect on the recipient: `bounced`, `delivered` or `complained`; null if there is none. In a dry run, the
     /// effect that the report would have.
     #[schema(example = "bounced")]
@@ -82,7 +82,7 @@ pub struct UnderstoodRecipient {
 
 /// The classification of a failure, and the rule that determined it.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct UnderstoodBounce {
+pub struct ReportBounce {
     /// The bounce type.
     #[serde(rename = "type")]
     #[schema(value_type = BounceType, example = "hard")]
@@ -103,7 +103,7 @@ pub struct UnderstoodBounce {
 /// nothing changes; the response is the interpretation, even if the report is about a message that Postrider did not
 /// send.
 #[utoipa::path(
-    post, path = "/v1/inbound", tag = "inbound", operation_id = "hand_in",
+    post, path = "/v1/inbound", tag = "inbound", operation_id = "submit_report",
     params(
         ("dry_run" = Option<bool>, Query, description = "`true`: return the interpretation without applying it"),
         ("recipient" = Option<String>, Query, description = "The envelope recipient of the report, if known"),
@@ -111,7 +111,7 @@ pub struct UnderstoodBounce {
     request_body(description = "The report as received (MIME)", content(
         (inline(Binary) = "message/rfc822"), (inline(Binary) = "message/global"), (inline(Binary) = "application/octet-stream"))),
     responses(
-        (status = 200, description = "The interpretation and its effect", body = Understood),
+        (status = 200, description = "The interpretation and its effect", body = InboundReport),
         AuthErrors, InvalidParameter,
         (status = 400, description = "The request body ended early"),
         (status = 408, description = "The request body did not arrive in time"),
@@ -127,7 +127,7 @@ pub async fn submit(
     mut params: Params,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Understood>, ApiError> {
+) -> Result<Json<InboundReport>, ApiError> {
     caller.require(Scope::Admin)?;
     let dry_run = params.read("dry_run", "Pass `true` or `false`.", |text| text.parse().ok()).unwrap_or(false);
     // A `+` in a return path arrives as a space if the client does not encode it.
@@ -153,8 +153,8 @@ pub async fn submit(
 /// `Retry-After` for a report about an attempt in progress: by then, the outcome is usually recorded.
 const RETRY_EARLY_REPORT: Duration = Duration::from_secs(2);
 
-fn report_view(outcome: ReportOutcome, dry_run: bool) -> Understood {
-    Understood {
+fn report_view(outcome: ReportOutcome, dry_run: bool) -> InboundReport {
+    InboundReport {
         kind: outcome.report.kind.as_str().into(),
         rule: outcome.report.rule.into(),
         message_id: outcome.message.map(|(id, _)| id),
@@ -165,7 +165,7 @@ fn report_view(outcome: ReportOutcome, dry_run: bool) -> Understood {
     }
 }
 
-fn recipient(result: RecipientOutcome, dry_run: bool) -> UnderstoodRecipient {
+fn recipient(result: RecipientOutcome, dry_run: bool) -> ReportRecipient {
     let RecipientOutcome { reported, recipient, effect, applied } = result;
     let (effect, reason) = match effect {
         None => (None, Some("not_a_recipient")),
@@ -174,7 +174,7 @@ fn recipient(result: RecipientOutcome, dry_run: bool) -> UnderstoodRecipient {
         Some(ReportEffect::Ends(status)) => (Some(status.as_str()), dry_run.then_some("dry_run")),
         Some(ReportEffect::Complains) => (Some("complained"), dry_run.then_some("dry_run")),
     };
-    UnderstoodRecipient {
+    ReportRecipient {
         recipient: reported.recipient,
         recipient_id: recipient,
         action: reported.action.as_str().into(),
@@ -195,8 +195,8 @@ fn reply_view(reply: &Reply) -> Option<SmtpReply> {
     })
 }
 
-fn bounce(judgement: Judgement) -> UnderstoodBounce {
-    UnderstoodBounce {
+fn bounce(judgement: Judgement) -> ReportBounce {
+    ReportBounce {
         kind: judgement.kind.as_str().into(),
         category: judgement.category.as_str().into(),
         rule: judgement.rule.into(),

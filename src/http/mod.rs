@@ -25,6 +25,7 @@ mod page;
 mod params;
 mod references;
 mod request_id;
+mod resend;
 mod response;
 mod security;
 mod security_log;
@@ -57,7 +58,7 @@ use crate::domain::message::unsubscribe::Links;
 use crate::feedback::Feedback;
 use crate::rendering::Renderer;
 
-use allowances::Allowances;
+pub use allowances::Allowances;
 use auth::KeyCache;
 use body::Bodies;
 use concurrency_limit::ConcurrencyLimit;
@@ -120,6 +121,8 @@ pub struct Shared {
     links: Option<Links>,
     /// Renders the bodies of messages of bulks.
     renderer: Arc<Renderer>,
+    /// Whether the API of Resend is served.
+    resend: bool,
 }
 
 /// Settings of the API.
@@ -151,6 +154,8 @@ pub struct Settings {
     pub auth_failures_per_minute: u32,
     /// The cell of new API keys.
     pub cell: Option<Cell>,
+    /// Whether the API of Resend is served at the root.
+    pub resend: bool,
 }
 
 impl Api {
@@ -184,6 +189,7 @@ impl Api {
             domains: Arc::new(settings.domains),
             links: settings.links,
             renderer: settings.renderer,
+            resend: settings.resend,
             db,
             clock,
             acceptor,
@@ -191,6 +197,11 @@ impl Api {
             max_inbound: settings.max_inbound,
             max_upload: settings.max_upload,
         }))
+    }
+
+    /// Returns the rate limits and quotas of API keys.
+    pub fn allowances(&self) -> Arc<Allowances> {
+        self.allowances.clone()
     }
 }
 
@@ -256,14 +267,18 @@ fn routes() -> OpenApiRouter<Api> {
 
 /// Returns the router of the whole application, with the routes of the development inbox if `inbox` is set.
 pub fn router(api: Api, inbox: Option<Arc<Inbox>>) -> Router {
-    let responses = api.responses.clone();
-    let mut router = Router::from(routes()).merge(unsubscribe::router()).with_state(api);
+    let layer = ApiLayer { responses: api.responses.clone(), resend: api.resend };
+    let mut router = Router::from(routes()).merge(unsubscribe::router());
+    if api.resend {
+        router = router.merge(resend::router());
+    }
+    let mut router = router.with_state(api);
     if let Some(inbox) = inbox {
         router = crate::dev::complete(router.merge(openapi::router()), inbox);
     } else {
         router = router.merge(openapi::router());
     }
-    with_layer(router, responses)
+    with_layer(router, layer)
 }
 
 /// Returns a router with only the unsubscribe pages and a liveness probe.
@@ -271,20 +286,20 @@ pub fn public(api: Api) -> Router {
     // The version is not public.
     let health = || async { axum::Json(serde_json::json!({"status": "ok"})) };
     let health = Router::new().route("/healthz", axum::routing::get(health));
-    let responses = api.responses.clone();
-    with_layer(health.merge(unsubscribe::router().with_state(api)), responses)
+    let layer = ApiLayer { responses: api.responses.clone(), resend: false };
+    with_layer(health.merge(unsubscribe::router().with_state(api)), layer)
 }
 
 /// Adds the fallbacks and the API layer to the router of the standalone inbox.
 pub fn finish(router: Router) -> Router {
-    with_layer(router, ResponseMemory::new(INBOX_MEMORY))
+    with_layer(router, ApiLayer { responses: ResponseMemory::new(INBOX_MEMORY), resend: false })
 }
 
 /// Memory for large responses of the standalone inbox, in bytes.
 const INBOX_MEMORY: u64 = 64 << 20;
 
-fn with_layer(router: Router, responses: ResponseMemory) -> Router {
-    router.fallback(error::not_found).method_not_allowed_fallback(error::method_not_allowed).layer(ApiLayer(responses))
+fn with_layer(router: Router, layer: ApiLayer) -> Router {
+    router.fallback(error::not_found).method_not_allowed_fallback(error::method_not_allowed).layer(layer)
 }
 
 /// `Retry-After` while the database is unavailable.

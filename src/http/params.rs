@@ -105,6 +105,11 @@ impl Params {
         .unwrap_or(DEFAULT_LIMIT)
     }
 
+    /// Fails if any parameter that was read is invalid; ignores the others.
+    pub(super) fn finish_ignoring_unknown(self) -> Result<(), ApiError> {
+        if self.faults.is_empty() { Ok(()) } else { Err(ApiError::Invalid(self.faults.into_vec())) }
+    }
+
     /// Fails if any parameter was unknown or invalid.
     pub(super) fn finish(mut self) -> Result<(), ApiError> {
         for name in self.remaining.into_keys() {

@@ -15,6 +15,8 @@ use futures_util::future::BoxFuture;
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
+use super::auth::with_request_key;
+use super::resend::ErrorFormat;
 use super::response::{ResponseMemory, ResponseOwner};
 use super::security::{self, Policy};
 use super::{Problem, error, unread};
@@ -26,20 +28,25 @@ const EXTRA_HEADERS: usize = 8;
 /// The layer that wraps every route. A single service rather than a stack of middleware, each of which would cost
 /// several allocations per request.
 #[derive(Debug, Clone)]
-pub(super) struct ApiLayer(pub ResponseMemory);
+pub(super) struct ApiLayer {
+    /// Memory for large responses.
+    pub responses: ResponseMemory,
+    /// Whether the API of Resend is served, whose errors have another form.
+    pub resend: bool,
+}
 
 /// A route with the layer around it.
 #[derive(Debug, Clone)]
 pub(super) struct ApiService {
     route: Route,
-    responses: ResponseMemory,
+    layer: ApiLayer,
 }
 
 impl Layer<Route> for ApiLayer {
     type Service = ApiService;
 
     fn layer(&self, route: Route) -> ApiService {
-        ApiService { route, responses: self.0.clone() }
+        ApiService { route, layer: self.clone() }
     }
 }
 
@@ -62,13 +69,14 @@ impl Service<Request> for ApiService {
         let method = request.method();
         let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route);
         let policy = Policy::new(request.uri().path());
+        let resend = self.layer.resend.then(|| ErrorFormat::new(&request)).flatten();
         let checked = security::check(&request);
         let owner = ResponseOwner::default();
         request.extensions_mut().insert(owner.clone());
-        let responses = self.responses.clone();
+        let responses = self.layer.responses.clone();
         // The handler does not run before this future is polled.
         let (request, unread) = unread::track(request);
-        let work = AssertUnwindSafe(self.route.call(request)).catch_unwind();
+        let work = with_request_key(AssertUnwindSafe(self.route.call(request)).catch_unwind());
         Box::pin(async move {
             let mut response = match checked {
                 Ok(()) => {
@@ -88,11 +96,18 @@ impl Service<Request> for ApiService {
             policy.add_to(response.headers_mut());
             owner.add_limits(response.headers_mut());
             if let Some(mut problem) = response.extensions_mut().remove::<Problem>() {
-                id.to_str().unwrap_or_default().clone_into(&mut problem.request_id);
-                *response.body_mut() = Body::from(serde_json::to_vec(&problem).unwrap_or_default());
+                let (body, kind) = if let Some(format) = resend {
+                    let (status, body) = format.write(&problem);
+                    *response.status_mut() = status;
+                    (body, "application/json")
+                } else {
+                    id.to_str().unwrap_or_default().clone_into(&mut problem.request_id);
+                    (serde_json::to_vec(&problem).unwrap_or_default(), "application/problem+json")
+                };
+                *response.body_mut() = Body::from(body);
                 let headers = response.headers_mut();
                 headers.remove(header::CONTENT_LENGTH);
-                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
             }
             response.headers_mut().insert(X_REQUEST_ID, id);
             Ok(response)

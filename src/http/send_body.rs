@@ -54,7 +54,8 @@ impl SendBody {
         Ok(Self::new(json, Files { blobs: None, parts: Some(parts) }, reservation))
     }
 
-    fn new(json: Vec<u8>, files: Files, reservation: Option<Reservation>) -> Self {
+    /// Creates a body from its parts.
+    pub(super) fn new(json: Vec<u8>, files: Files, reservation: Option<Reservation>) -> Self {
         Self { json, references: References::new(files), reservation, rendered: None }
     }
 

@@ -34,3 +34,12 @@ pub use layouts::{Layout, Layouts};
 pub use program::{Checked, Program, Rendered};
 pub use source::{Format, Source, Syntax, Variable, VariableType, Warning, WarningCode};
 pub use validate::{Report, UnescapedOutput, validate};
+
+/// Derives the plain text body of an HTML body that is not a template, on a thread of its own. Returns `None` if the HTML
+/// is larger or nested deeper than a template may be.
+pub fn plain_text(html: &str) -> Option<String> {
+    if html.len() > limits::MAX_SOURCE {
+        return None;
+    }
+    thread::run(|| markup::text::derive(html, &[]).ok()).ok().flatten()
+}

@@ -38,6 +38,8 @@ pub struct Post<'a> {
     pub secrets: Vec<&'a [u8]>,
     /// Time of the post.
     pub now: DateTime<Utc>,
+    /// Whether the post has `svix-*` headers in addition to `webhook-*`.
+    pub has_svix_headers: bool,
 }
 
 /// Result of a post, by its status.
@@ -132,8 +134,15 @@ impl Poster {
         let timestamp = post.now.timestamp();
         let signed = signature(post.secrets.into_iter(), &post.id, timestamp, post.body.as_bytes());
         let client = if url.scheme() == "http" { &self.plain } else { &self.client };
-        let request = Request::post(url.as_str())
-            .header(CONTENT_TYPE, "application/json")
+        let mut request = Request::post(url.as_str()).header(CONTENT_TYPE, "application/json");
+        if post.has_svix_headers {
+            // The same values under the names that some libraries read.
+            request = request
+                .header("svix-id", &post.id)
+                .header("svix-timestamp", timestamp)
+                .header("svix-signature", &signed);
+        }
+        let request = request
             .header("webhook-id", post.id)
             .header("webhook-timestamp", timestamp)
             .header("webhook-signature", signed)

@@ -21,6 +21,7 @@ mod openapi_events;
 mod openapi_shapes;
 mod outage;
 mod repository;
+mod resend;
 mod shutdown;
 mod simulator;
 mod smtp;

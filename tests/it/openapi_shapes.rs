@@ -140,3 +140,40 @@ fn every_request_body_has_a_schema_and_an_example() {
     }
     assert!(bodies >= 35, "{bodies}");
 }
+
+/// Returns whether the schema at this path has a name: it is in the list of schemas, or a part of one in `allOf`.
+fn is_named(at: &str) -> bool {
+    let steps: Vec<&str> = at.split('/').skip(1).collect();
+    matches!(steps[..], ["components", "schemas", _] | ["components", "schemas", _, "allOf", _])
+}
+
+#[test]
+fn objects_and_enums_have_names() {
+    let mut document = document();
+    document.as_object_mut().unwrap().remove("webhooks");
+    let mut inline = Vec::new();
+    walk(&document, "", &mut |schema, at| {
+        let types = schema.get("type");
+        let is_object = types.is_some_and(|types| {
+            types == "object" || types.as_array().is_some_and(|types| types.contains(&"object".into()))
+        });
+        let is_enum = schema.get("enum").is_some_and(Value::is_array);
+        if (is_object || is_enum) && !is_named(at) && !at.contains("/example") {
+            inline.push(at.to_owned());
+        }
+    });
+    assert!(inline.is_empty(), "{inline:#?}");
+}
+
+#[test]
+fn operations_have_listed_tags_and_own_ids() {
+    let document = document();
+    let tags: Vec<&Value> = document["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
+    let mut ids = std::collections::BTreeSet::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            assert!(operation["tags"].as_array().unwrap().iter().all(|tag| tags.contains(&tag)), "{method} {path}");
+            assert!(ids.insert(operation["operationId"].as_str().unwrap()), "{method} {path}");
+        }
+    }
+}

@@ -13,6 +13,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::batch::Validation;
 use crate::domain::binary::Binary;
+use crate::domain::open_object::{MessageHeaders, MessageMetadata, TemplateValues};
 use crate::domain::outcome::OnUncertain;
 
 /// One message to send.
@@ -56,7 +57,7 @@ pub struct SendRequest {
     /// `content-*`, `date`, `delivered-to`, `dkim-signature`, `domainkey-signature`, `from`, `message-id`,
     /// `mime-version`, `received`, `received-*`, `reply-to`, `resent-*`, `return-path`, `sender`, `subject`, `to`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = json!({"X-Entity-Ref": "42"}))]
+    #[schema(value_type = Option<MessageHeaders>, example = json!({"X-Entity-Ref": "42"}))]
     pub headers: Option<BTreeMap<String, String>>,
     /// The id of an earlier message that this one replies to. Sets `In-Reply-To` and `References`, so that mail clients
     /// show both in one thread; `headers` must not set them too.
@@ -79,7 +80,7 @@ pub struct SendRequest {
     pub tags: Option<Vec<TagInput>>,
     /// Up to 50 strings, 16 KiB together. Status and events contain them.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = json!({"order": "42"}))]
+    #[schema(value_type = Option<MessageMetadata>, example = json!({"order": "42"}))]
     pub metadata: Option<BTreeMap<String, String>>,
     /// A published template and its variables. It has the bodies, so `text` and `html` must not be given with it; `from`,
     /// `reply_to` and `subject` take precedence over those of the template.
@@ -246,7 +247,7 @@ pub struct TemplateInput {
     /// The values of the template's variables, up to 200, 256 KiB together. Variables that the template does not declare
     /// are ignored, and reported in `warnings`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = json!({"name": "Ann", "order": 42}))]
+    #[schema(value_type = Option<TemplateValues>, example = json!({"name": "Ann", "order": 42}))]
     pub variables: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
@@ -334,7 +335,7 @@ pub struct BulkRequest {
     pub html: Option<String>,
     /// Up to 50 custom headers, as those of a single message.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = json!({"X-Campaign": "7"}))]
+    #[schema(value_type = Option<MessageHeaders>, example = json!({"X-Campaign": "7"}))]
     pub headers: Option<BTreeMap<String, String>>,
     /// Up to 20 files and inline images, as those of a single message. They are stored once.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -350,7 +351,7 @@ pub struct BulkRequest {
     pub tags: Option<Vec<TagInput>>,
     /// Up to 50 strings, 16 KiB together. An entry of a recipient's own `metadata` replaces the one with the same name.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = json!({"campaign": "7"}))]
+    #[schema(value_type = Option<MessageMetadata>, example = json!({"campaign": "7"}))]
     pub metadata: Option<BTreeMap<String, String>>,
     /// A published template. Its `variables` are those that all recipients have in common; a recipient's own variable
     /// replaces the one with the same name.
@@ -385,11 +386,11 @@ pub struct BulkRecipientInput {
     pub to: AddressInput,
     /// The recipient's own template variables. Only with a `template`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = json!({"name": "Ann"}))]
+    #[schema(value_type = Option<TemplateValues>, example = json!({"name": "Ann"}))]
     pub variables: Option<serde_json::Map<String, serde_json::Value>>,
     /// The recipient's own metadata: up to 50 strings, 16 KiB together. Status and events contain it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = json!({"customer": "42"}))]
+    #[schema(value_type = Option<MessageMetadata>, example = json!({"customer": "42"}))]
     pub metadata: Option<BTreeMap<String, String>>,
     /// 1 to 256 printable ASCII characters. If this recipient was accepted earlier with this key and the same message,
     /// nothing is sent to it.

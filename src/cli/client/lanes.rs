@@ -84,7 +84,7 @@ struct Lane {
     oldest_due_at: Option<String>,
 }
 
-/// The part of a lane that calls return without counting its recipients.
+/// What is known of a lane without counting its recipients.
 #[derive(Debug, Deserialize)]
 struct Terms {
     id: String,
@@ -147,7 +147,7 @@ fn action(lane: &str, action: &str) -> String {
     format!("/v1/lanes/{}/{action}", segment(lane))
 }
 
-/// Changes the lane. The API returns the changed lane.
+/// Makes a change that returns the lane.
 async fn change(api: &Api, command: &Command) -> anyhow::Result<Reply> {
     let reply = match command {
         Command::Pause { lane, reason } => {

@@ -14,7 +14,7 @@ pub struct Accept {
     pub max_upload_mib: u32,
     /// Total memory for large request bodies, received and decoded, in MiB, 1–65536, not less than `max_body_mib`.
     /// Further requests wait for free memory; a single larger one is read alone. Batches use up to as much again for
-    /// their messages, and templates for what they render.
+    /// their messages, templates for what they render, and the Resend API for its bodies, or 6 times `max_body_mib`.
     pub body_memory_mib: u32,
     /// Maximum number of recipients in one message, to, cc and bcc together, 1–1000.
     pub max_recipients: u32,

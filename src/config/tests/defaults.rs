@@ -74,6 +74,7 @@ fn documentation_has_the_same_defaults() {
                     let config = valid_config("", &[(&variables::variable_of(key), value)]);
                     assert_eq!(serialized(&config), serialized(&Config::default()), "{position}");
                 }
+                None if default == "none" => assert_eq!(format!("{known:?}"), "Array([])", "{position}"),
                 None => {
                     assert!(default.starts_with("unset") && matches!(known, Value::Empty(..)), "{position}: {known:?}");
                 }

@@ -1,6 +1,6 @@
 //! Bounce classifications, read from events.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
@@ -26,4 +26,19 @@ pub async fn of_messages(db: &Db, tenant: TenantId, messages: &[Uuid]) -> Result
         Some((row.recipient, BounceView::from_row(row.bounce_type, row.bounce_category, row.bounce_source)?))
     });
     Ok(bounces.collect())
+}
+
+/// Returns those of these messages about which a recipient has complained.
+pub async fn complained(db: &Db, tenant: TenantId, messages: &[Uuid]) -> Result<HashSet<Uuid>, DbError> {
+    if messages.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let query = sqlx::query_scalar!(
+        r#"SELECT DISTINCT message_id AS "id!" FROM events
+           WHERE message_id = ANY ($2) AND tenant_id = $1 AND type = 'message.complained'"#,
+        tenant.0,
+        messages
+    );
+    let ids = db.timed("bounces.complained", query.fetch_all(&db.pool)).await?;
+    Ok(ids.into_iter().collect())
 }

@@ -9,6 +9,7 @@ pub mod explain;
 pub mod idempotency;
 pub mod insert;
 pub mod message_ids;
+pub mod newer;
 pub mod stored;
 pub mod uploads;
 

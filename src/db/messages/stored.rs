@@ -187,15 +187,9 @@ impl StoredMessage {
         links: Option<&Links>,
         renderer: &impl RenderBodies,
     ) -> Result<Draft, StoredMessageError> {
-        let (content, files) = (self.content.take(), std::mem::take(&mut self.files));
+        let (content, files) = (self.take_content(db).await?, std::mem::take(&mut self.files));
         let Self { row, addressees, .. } = &*self;
         let tenant = TenantId(row.tenant_id);
-        let content = if let Some(content) = content {
-            content
-        } else {
-            let content = messages::contents(db, tenant, &[row.content_id]).await?.pop();
-            Arc::new(content.ok_or_else(|| StoredMessageError::Unreadable("its content is missing".into()))?)
-        };
         let mut headers = read::<Vec<Header>>(&content.headers)?;
         if row.unsubscribe {
             headers.extend(links.ok_or(StoredMessageError::NoUnsubscribeLinks)?.headers(&self.ticket()?));
@@ -215,6 +209,22 @@ impl StoredMessage {
             attachments: attachments(db, tenant, read(&content.attachments)?, files).await?,
             content: bodies(row, content, headers, renderer).await?,
         })
+    }
+
+    /// Returns the bodies, without reading the attachments. Moves the content out, as [`draft`](Self::draft) does.
+    pub async fn bodies(&mut self, db: &Db, renderer: &impl RenderBodies) -> Result<Bodies, StoredMessageError> {
+        let content = self.take_content(db).await?;
+        let Content { text, html, .. } = bodies(&self.row, content, Vec::new(), renderer).await?;
+        Ok(Bodies { text, html })
+    }
+
+    /// Moves the content out; reads it if it is not in memory.
+    async fn take_content(&mut self, db: &Db) -> Result<Arc<ContentRow>, StoredMessageError> {
+        if let Some(content) = self.content.take() {
+            return Ok(content);
+        }
+        let content = messages::contents(db, TenantId(self.row.tenant_id), &[self.row.content_id]).await?.pop();
+        Ok(Arc::new(content.ok_or_else(|| StoredMessageError::Unreadable("its content is missing".into()))?))
     }
 
     /// Returns the unsubscribe ticket of its only recipient.

@@ -2,7 +2,7 @@
 
 pub mod partitions;
 
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 
 use super::{Db, DbError};
 
@@ -55,7 +55,7 @@ pub enum SchemaError {
     Db(#[from] DbError),
     /// A migration failed.
     #[error("the migration failed: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(#[from] MigrateError),
 }
 
 impl SchemaError {
@@ -78,10 +78,21 @@ impl SchemaError {
                     "GRANT CREATE ON SCHEMA {schema} TO {role}, or make it the owner of the database"
                 ));
             }
+            Self::Migrate(error) if is_lock_timeout(error) => {
+                "another transaction uses the table, and this migration has changed nothing: run it again, once the \
+                 transaction has ended (pg_stat_activity lists it)"
+            }
             Self::Db(_) | Self::Migrate(_) => return None,
         };
         Some(hint.to_owned())
     }
+}
+
+/// Returns whether a migration waited too long for a lock. Migrations of tables in use set `lock_timeout`.
+fn is_lock_timeout(error: &MigrateError) -> bool {
+    const LOCK_NOT_AVAILABLE: &str = "55P03";
+    let MigrateError::ExecuteMigration(sqlx::Error::Database(error), _) = error else { return false };
+    error.code().as_deref() == Some(LOCK_NOT_AVAILABLE)
 }
 
 /// Runs the missing migrations, one process at a time, and returns how many ran. Changes nothing in a database whose

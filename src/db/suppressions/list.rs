@@ -14,8 +14,8 @@ pub struct Filter {
     pub address: Option<AddressKey>,
     /// Only entries for this stream; `''` for entries for all streams.
     pub stream: Option<String>,
-    /// Only entries with this reason.
-    pub reason: Option<Reason>,
+    /// Only entries with one of these reasons.
+    pub reasons: Option<Vec<Reason>>,
     /// Only entries created at or after this time.
     pub created_after: Option<DateTime<Utc>>,
     /// Only entries created before this time.
@@ -33,13 +33,15 @@ pub async fn page(
     now: DateTime<Utc>,
 ) -> Result<Vec<Suppression>, DbError> {
     let after = filter.after.as_ref();
+    let reasons: Option<Vec<String>> =
+        filter.reasons.as_ref().map(|reasons| reasons.iter().map(|reason| reason.as_str().to_owned()).collect());
     let query = sqlx::query_as!(
         Row,
         "SELECT address, stream, reason, message_id, recipient_id, note, created_at, expires_at FROM suppressions
          WHERE tenant_id = $1 /* tenant */ AND (expires_at IS NULL OR expires_at > $2 /* now */)
            AND ($3::text /* filter.address */ IS NULL OR address = $3)
            AND ($4::text /* filter.stream */ IS NULL OR stream = $4)
-           AND ($5::text /* reason */ IS NULL OR reason = $5)
+           AND ($5::text[] /* reasons.as_deref */ IS NULL OR reason = ANY ($5))
            AND ($6::timestamptz /* created_after */ IS NULL OR created_at >= $6)
            AND ($7::timestamptz /* created_before */ IS NULL OR created_at < $7)
            AND ($8::timestamptz /* at */ IS NULL
@@ -49,7 +51,7 @@ pub async fn page(
         now,
         filter.address.as_ref().map(AddressKey::as_str),
         filter.stream,
-        filter.reason.map(Reason::as_str),
+        reasons.as_deref(),
         filter.created_after,
         filter.created_before,
         after.map(|(at, ..)| *at),

@@ -12,7 +12,7 @@ use crate::db::events::{EventRow, select_events};
 use crate::db::{Db, DbError};
 use crate::domain::id::{EndpointId, TenantId};
 use crate::domain::webhook::Health;
-use crate::domain::webhook::endpoint::StoredSecret;
+use crate::domain::webhook::endpoint::{PostFormat, StoredSecret};
 
 /// Maximum number of pending retries per endpoint; beyond it, no new posts are started.
 pub const MAX_PENDING_RETRIES: i64 = 1_000;
@@ -38,6 +38,8 @@ pub struct Endpoint {
     pub rate: Option<f64>,
     /// Maximum events per post.
     pub batch: usize,
+    /// The form of posts.
+    pub format: PostFormat,
     /// All events up to this `seq` were posted, were filtered out, or wait for a retry.
     pub cursor: i64,
     /// Health of the endpoint.
@@ -58,6 +60,7 @@ struct Row {
     concurrency: i16,
     rate: Option<f64>,
     batch: i16,
+    format: String,
     cursor: i64,
     open_at: Option<DateTime<Utc>>,
     failing_since: Option<DateTime<Utc>>,
@@ -69,6 +72,10 @@ struct Row {
 
 impl From<Row> for Endpoint {
     fn from(row: Row) -> Self {
+        // A CHECK constraint limits the values.
+        let format = row.format.parse().unwrap_or(PostFormat::Postrider);
+        // A payload of Resend has one event.
+        let batch = if format == PostFormat::Resend { 1 } else { row.batch };
         Self {
             id: EndpointId(row.id),
             tenant: TenantId(row.tenant_id),
@@ -78,7 +85,8 @@ impl From<Row> for Endpoint {
             old_secret: row.old_secret.map(StoredSecret::new).zip(row.old_secret_until),
             concurrency: usize::try_from(row.concurrency).unwrap_or(1),
             rate: row.rate,
-            batch: usize::try_from(row.batch).unwrap_or(1),
+            batch: usize::try_from(batch).unwrap_or(1),
+            format,
             cursor: row.cursor,
             health: Health {
                 failures: u32::try_from(row.failures).unwrap_or(0),
@@ -116,7 +124,8 @@ pub async fn lease(
                           OR e.cursor < last.seq AND r.count < $6)
                    ORDER BY e.open_at, e.id LIMIT $3 FOR UPDATE OF e SKIP LOCKED)
            UPDATE webhook_endpoints e SET lease = $1 FROM free WHERE e.id = free.id
-           RETURNING e.id, tenant_id, url, events, secret, old_secret, old_secret_until, concurrency, rate, batch, cursor,
+           RETURNING e.id, tenant_id, url, events, secret, old_secret, old_secret_until, concurrency, rate, batch, format,
+                     cursor,
                      nullif(open_at, '-infinity') AS open_at, failing_since, failures, last_error, last_success_at,
                      (SELECT count(*) FROM webhook_retries WHERE endpoint_id = e.id) AS "retries!""#,
         worker,

@@ -18,7 +18,7 @@ use super::{Db, DbError};
 use crate::domain::event::EventType;
 use crate::domain::id::{EndpointId, TenantId};
 use crate::domain::limits::Change;
-use crate::domain::webhook::endpoint::{EndpointChange, PREVIOUS_SECRET_TTL, Settings, StoredSecret};
+use crate::domain::webhook::endpoint::{EndpointChange, PREVIOUS_SECRET_TTL, PostFormat, Settings, StoredSecret};
 
 /// An endpoint, without its secrets.
 #[derive(Debug, Clone)]
@@ -39,6 +39,8 @@ pub struct EndpointRow {
     pub rate: Option<f64>,
     /// Maximum events per post.
     pub batch: i16,
+    /// The form of posts (`webhook_endpoints.format`).
+    pub format: String,
     /// Until when posts are signed with the previous secret too.
     pub old_secret_until: Option<DateTime<Utc>>,
     /// All events up to this `seq` were posted, were filtered out, or wait for a retry.
@@ -86,8 +88,10 @@ pub async fn insert(db: &Db, endpoint: &NewEndpoint<'_>) -> Result<(), DbError> 
     let events = stored_types(&settings.events);
     let query = sqlx::query!(
         "INSERT INTO webhook_endpoints (id, tenant_id, created_at, url, secret, description, events, concurrency, rate,
-                                        batch, cursor)
-         VALUES ($1, $2, $3, $4, $5, coalesce($6, ''), $7, coalesce($8::smallint, 8), $9, coalesce($10::smallint, 1),
+                                        batch, format, cursor)
+         VALUES ($1 /* id */, $2 /* tenant */, $3 /* created_at */, $4 /* url */, $5 /* secret */,
+                 coalesce($6 /* description */, ''), $7 /* events */, coalesce($8::smallint /* concurrency */, 8),
+                 $9 /* rate */, coalesce($10::smallint /* batch */, 1), coalesce($11::text /* format */, 'postrider'),
                  coalesce((SELECT last_seq FROM event_counters WHERE tenant_id = $2), 0))",
         endpoint.id.0,
         endpoint.tenant.0,
@@ -98,7 +102,8 @@ pub async fn insert(db: &Db, endpoint: &NewEndpoint<'_>) -> Result<(), DbError> 
         events.as_deref(),
         settings.concurrency,
         settings.rate.value(),
-        settings.batch
+        settings.batch,
+        settings.format.map(PostFormat::as_str)
     );
     db.timed("webhooks.insert", query.execute(&db.pool)).await.map(|_| ())
 }
@@ -130,7 +135,7 @@ async fn select(
     // of absent filters.
     let query = sqlx::query_as!(
         EndpointRow,
-        r#"SELECT id, created_at, url, description, events, concurrency, rate, batch, old_secret_until, cursor,
+        r#"SELECT id, created_at, url, description, events, concurrency, rate, batch, format, old_secret_until, cursor,
                   nullif(open_at, '-infinity') AS open_at, failing_since, failures, last_error, last_success_at,
                   disabled_at, disabled_reason,
                   greatest(coalesce((SELECT seq FROM events WHERE tenant_id = $1 ORDER BY seq DESC LIMIT 1), 0) - cursor,
@@ -198,6 +203,7 @@ async fn set(
              concurrency = coalesce($8 /* concurrency */, concurrency),
              rate = CASE WHEN $9 /* rate.is_change */ THEN $10 /* rate.value */ ELSE rate END,
              batch = coalesce($11 /* batch */, batch),
+             format = coalesce($15 /* format */, format),
              disabled_at = CASE $12 /* disabled */ WHEN true THEN coalesce(disabled_at, $13 /* now */) WHEN false THEN NULL ELSE disabled_at END,
              disabled_reason = CASE $12 WHEN true THEN coalesce(disabled_reason, $14 /* BY_HAND */) WHEN false THEN NULL
                                         ELSE disabled_reason END,
@@ -223,7 +229,8 @@ async fn set(
         settings.batch,
         disabled,
         now,
-        BY_HAND
+        BY_HAND,
+        settings.format.map(PostFormat::as_str)
     )
     .fetch_optional(connection)
     .await

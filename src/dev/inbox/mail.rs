@@ -10,6 +10,7 @@ use crate::domain::key::hex;
 
 /// A message in the inbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = InboxMessage)]
 pub struct InboxMail {
     /// The message's number, time, envelope and size.
     #[serde(flatten)]
@@ -28,6 +29,7 @@ pub struct InboxMail {
 
 /// One header.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = InboxHeader)]
 pub struct MailHeader {
     /// The header's name.
     #[schema(example = "Subject")]

@@ -2,6 +2,7 @@
 
 mod example;
 mod json;
+pub mod resend;
 mod truncate;
 
 use std::fmt;
@@ -48,8 +49,7 @@ words! {
         WebhookDisabled = "webhook.disabled",
         /// An API key has used 80 % of its recipients of the day. `response.text` has the numbers.
         KeyQuotaWarning = "key.quota_warning",
-        /// An API key has used all of its recipients of the day, or a request for more than the rest was refused.
-        /// `response.text` has the numbers.
+        /// An API key has used all of its recipients of the day. `response.text` has the numbers.
         KeyQuotaReached = "key.quota_reached",
     }
 }

@@ -10,11 +10,11 @@ use sha2::{Digest, Sha256};
 
 /// The digits of base 62, in the order of their values.
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/// Number of base-62 digits for 256 bits.
+/// Digits of 256 bits.
 const RANDOM_DIGITS: usize = 43;
-/// Number of base-62 digits for 32 bits.
+/// Digits of 32 bits.
 const CHECKSUM_DIGITS: usize = 6;
-/// Number of hexadecimal digits in a key of an earlier version.
+/// Hexadecimal digits of a key of an earlier version.
 const OLD_DIGITS: usize = 64;
 /// Maximum length of a cell's name.
 const MAX_CELL: usize = 16;
@@ -42,7 +42,7 @@ impl KeyMode {
         }
     }
 
-    /// Returns whether keys of this mode can be created. Test keys cannot be created yet.
+    /// Returns whether keys of this mode can be created. Test keys need the simulator of the last hop.
     pub fn is_available(self) -> bool {
         self == Self::Live
     }

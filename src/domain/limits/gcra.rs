@@ -72,6 +72,14 @@ impl Gcra {
         Self { used_until: self.start(now) + delta(count / self.rate), ..self }
     }
 
+    /// Returns the limit as if `count` of the messages that have started had not.
+    #[must_use]
+    pub fn give_back(self, count: usize) -> Self {
+        #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let count = count as f64;
+        Self { used_until: self.used_until - delta(count / self.rate), ..self }
+    }
+
     /// Returns the time at which to check again if nothing is available now.
     pub fn opens_at(&self, now: DateTime<Utc>) -> DateTime<Utc> {
         self.start(now) + delta(CHECK_INTERVAL.max(1.0 / self.rate))
@@ -137,6 +145,14 @@ mod tests {
         assert_eq!([0, 333, 334, 10_000].map(|millis| limit.available(at(millis))), [0, 0, 1, 1]);
         assert_eq!(limit.opens_at(at(0)), at(0) + TimeDelta::microseconds(333_333));
         assert_eq!(limit.available(limit.opens_at(at(0))), 1);
+    }
+
+    #[test]
+    fn message_that_is_given_back_may_start_again() {
+        let limit = unused(3.0).with_burst(TimeDelta::seconds(1));
+        let used = limit.take(1, at(0)).take(2, at(0));
+        assert_eq!([used, used.give_back(2)].map(|limit| limit.available(at(0))), [0, 2]);
+        assert!(limit.take(1, at(0)).give_back(1).is_unused(at(0)));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,6 +13,7 @@ use crate::domain::event::EventType;
 use crate::domain::id::EndpointId;
 use crate::domain::keyring::{Keyring, KeyringError, Purpose};
 use crate::domain::limits::Change;
+use crate::domain::words::words;
 
 /// The maximum length of a URL, in bytes.
 pub const MAX_URL: usize = 2_048;
@@ -26,6 +28,25 @@ pub const BATCH: RangeInclusive<u64> = 1..=100;
 /// How long the previous secret still signs in addition to a new secret.
 pub const PREVIOUS_SECRET_TTL: TimeDelta = TimeDelta::hours(24);
 
+words! {
+    /// The form of the bodies and headers of deliveries.
+    pub enum PostFormat as "WebhookFormat" {
+        /// Events as `GET /v1/events` returns them, with the headers of Standard Webhooks.
+        Postrider = "postrider",
+        /// The payloads of Resend's webhooks, one event in each, and `svix-*` headers in addition to `webhook-*`.
+        /// Events that Resend does not have are left out.
+        Resend = "resend",
+    }
+}
+
+impl FromStr for PostFormat {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|format| format.as_str() == word).ok_or(())
+    }
+}
+
 /// The settings of a webhook endpoint besides its URL. In a new endpoint, a setting that is not set has its default.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
@@ -39,6 +60,8 @@ pub struct Settings {
     pub rate: Change<f64>,
     /// Maximum events in one delivery.
     pub batch: Option<i16>,
+    /// The form of deliveries.
+    pub format: Option<PostFormat>,
 }
 
 /// Changes to a webhook endpoint.

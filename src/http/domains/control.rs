@@ -39,6 +39,12 @@ pub async fn create(
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let name = request::resources::domain::parse(&body.bytes)?;
+    let view = register(&api, &caller, name).await?;
+    Ok(with_location(format!("/v1/domains/{}", view.name), (StatusCode::CREATED, Json(view))))
+}
+
+/// Registers a domain with new keys.
+pub(in crate::http) async fn register(api: &Api, caller: &Caller, name: String) -> Result<DomainView, ApiError> {
     let tenant = caller.tenant();
     let exists = || ApiError::Conflict {
         code: ProblemCode::DomainExists,
@@ -49,14 +55,13 @@ pub async fn create(
     if domains::get(&api.db, tenant, &name).await?.is_some() {
         return Err(exists());
     }
-    let keys = new_keys(&api, tenant, &name).await?;
+    let keys = new_keys(api, tenant, &name).await?;
     if !domains::insert(&api.db, tenant, &name, &keys, api.clock.now()).await? {
         return Err(exists());
     }
     api.domains.senders.forget();
     tracing::info!(event = "domain_created", by = %caller.key_id(), domain = name, "registered a domain");
-    let view = load_view(&api, tenant, &name).await?;
-    Ok(with_location(format!("/v1/domains/{name}"), (StatusCode::CREATED, Json(view))))
+    load_view(api, tenant, &name).await
 }
 
 /// Remove a domain
@@ -74,11 +79,17 @@ pub async fn remove(
     DomainName(name): DomainName,
 ) -> Result<StatusCode, ApiError> {
     caller.require(Scope::Admin)?;
-    let was_removed = domains::remove(&api.db, caller.tenant(), &name).await?;
+    unregister(&api, &caller, &name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Removes a domain; fails if it does not exist.
+pub(in crate::http) async fn unregister(api: &Api, caller: &Caller, name: &str) -> Result<(), ApiError> {
+    let was_removed = domains::remove(&api.db, caller.tenant(), name).await?;
     api.domains.senders.forget();
     if !was_removed {
         return Err(NO_DOMAIN);
     }
     tracing::info!(event = "domain_removed", by = %caller.key_id(), domain = name, "removed a domain");
-    Ok(StatusCode::NO_CONTENT)
+    Ok(())
 }

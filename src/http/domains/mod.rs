@@ -4,7 +4,7 @@ pub mod control;
 pub mod read;
 pub mod rotate;
 pub mod verify;
-mod view;
+pub(super) mod view;
 
 use std::sync::Arc;
 
@@ -53,7 +53,7 @@ impl<S: Send + Sync> FromRequestParts<S> for DomainName {
 }
 
 /// Reads a domain with its keys.
-async fn load_view(api: &Api, tenant: TenantId, name: &str) -> Result<DomainView, ApiError> {
+pub(super) async fn load_view(api: &Api, tenant: TenantId, name: &str) -> Result<DomainView, ApiError> {
     let row = domains::get(&api.db, tenant, name).await?.ok_or(NO_DOMAIN)?;
     let keys = domains::keys(&api.db, tenant, &[name.to_owned()]).await?;
     Ok(DomainView::from_row(row, keys, &api.domains.dns_settings))

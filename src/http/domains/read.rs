@@ -69,6 +69,6 @@ pub async fn get(
 
 /// Returns the only domains that exist for the caller: its sender domains and their parent domains, which may sign for
 /// them.
-fn visible(caller: &Caller) -> Option<Vec<String>> {
+pub(in crate::http) fn visible(caller: &Caller) -> Option<Vec<String>> {
     Some(caller.sender_domains()?.iter().flat_map(|domain| with_parents(domain)).collect())
 }

@@ -7,6 +7,7 @@ use super::view::DomainView;
 use super::{DomainName, NO_DOMAIN, load_view};
 use crate::db::domains::{self, KeyRow};
 use crate::dns;
+use crate::domain::id::TenantId;
 use crate::domain::key::Scope;
 use crate::domain::sender_domain::dns_records::{PublishedKey, Verdict, records};
 use crate::http::auth::Caller;
@@ -31,16 +32,20 @@ pub async fn verify(
     DomainName(name): DomainName,
 ) -> Result<Json<DomainView>, ApiError> {
     caller.require(Scope::Admin)?;
-    let tenant = caller.tenant();
-    domains::get(&api.db, tenant, &name).await?.ok_or(NO_DOMAIN)?;
-    let rows = domains::keys(&api.db, tenant, std::slice::from_ref(&name)).await?;
+    check(&api, caller.tenant(), &name).await.map(Json)
+}
+
+/// Looks up the records of a domain, and stores the result.
+pub(in crate::http) async fn check(api: &Api, tenant: TenantId, name: &str) -> Result<DomainView, ApiError> {
+    domains::get(&api.db, tenant, name).await?.ok_or(NO_DOMAIN)?;
+    let rows = domains::keys(&api.db, tenant, &[name.to_owned()]).await?;
     let keys: Vec<PublishedKey> = rows.iter().filter_map(KeyRow::published).collect();
     let dns_settings = &api.domains.dns_settings;
-    let findings = dns::check(&api.domains.dns, records(dns_settings, &name, &keys)).await;
-    let verdict = Verdict::new(dns_settings, &name, &keys, findings);
+    let findings = dns::check(&api.domains.dns, records(dns_settings, name, &keys)).await;
+    let verdict = Verdict::new(dns_settings, name, &keys, findings);
     let now = api.clock.now();
-    domains::checked(&api.db, tenant, &name, &verdict, &keys, now, now + verdict.next_check(dns_settings, &keys))
+    domains::checked(&api.db, tenant, name, &verdict, &keys, now, now + verdict.next_check(dns_settings, &keys))
         .await?;
     api.domains.senders.forget();
-    load_view(&api, tenant, &name).await.map(Json)
+    load_view(api, tenant, name).await
 }

@@ -66,7 +66,7 @@ pub struct NewDomainBody {
 }
 
 impl DomainView {
-    pub(super) fn from_row(row: DomainRow, keys: Vec<KeyRow>, dns_settings: &DnsSettings) -> Self {
+    pub(in crate::http) fn from_row(row: DomainRow, keys: Vec<KeyRow>, dns_settings: &DnsSettings) -> Self {
         let published: Vec<PublishedKey> = keys.iter().filter_map(KeyRow::published).collect();
         // Ignores findings that this version cannot parse; the next check replaces them.
         let findings: Vec<Finding> = serde_json::from_value(row.findings).unwrap_or_default();

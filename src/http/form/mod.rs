@@ -29,7 +29,7 @@ const MAX_BOUNDARY: usize = 70;
 const MAX_NAME: usize = 200;
 /// Maximum total size of the files that stay in memory. Direct handoff sends a message with these files without loading
 /// them.
-const KEPT_BYTES: usize = 256 << 10;
+pub(super) const KEPT_BYTES: usize = 256 << 10;
 /// Bytes allowed for the boundary and the headers of each part, in addition to the limits of its content.
 const OVERHEAD: u64 = 4 << 10;
 /// Minimum and maximum number of bytes by which the buffer of the JSON grows.

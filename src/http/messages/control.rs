@@ -58,17 +58,26 @@ pub async fn cancel(
     PathId(id): PathId<MessageId>,
 ) -> Result<Json<CancelResult>, ApiError> {
     caller.require(Scope::Send)?;
-    load_view(&api, &caller, id).await?;
+    cancel_recipients(&api, &caller, id).await.map(Json)
+}
+
+/// Cancels all recipients of a message that are not in flight.
+pub(in crate::http) async fn cancel_recipients(
+    api: &Api,
+    caller: &Caller,
+    id: MessageId,
+) -> Result<CancelResult, ApiError> {
+    load_view(api, caller, id).await?;
     let canceled_ids: HashSet<Uuid> =
         messages::actions::cancel(&api.db, caller.tenant(), id, api.clock.now()).await?.into_iter().collect();
-    let message = state(&api, &caller, id).await?;
+    let message = state(api, caller, id).await?;
     let (canceled, rest): (Vec<_>, Vec<_>) =
         message.recipients.iter().partition(|recipient| canceled_ids.contains(&recipient.id.0));
     let addresses =
         |recipients: Vec<&RecipientState>| recipients.into_iter().map(|recipient| recipient.address.clone()).collect();
     // A recipient canceled by an earlier call is not too late.
     let late = rest.into_iter().filter(|recipient| recipient.status != Status::Canceled).collect();
-    Ok(Json(CancelResult { canceled: addresses(canceled), too_late: addresses(late), message }))
+    Ok(CancelResult { canceled: addresses(canceled), too_late: addresses(late), message })
 }
 
 /// The new time of a scheduled message.
@@ -103,10 +112,21 @@ pub async fn reschedule(
 ) -> Result<Json<MessageState>, ApiError> {
     caller.require(Scope::Send)?;
     let message = load_view(&api, &caller, id).await?;
-    let now = api.clock.now();
     let body = api.bodies.json(&headers, body).await?;
+    move_to(&api, &caller, &message, &body.bytes).await?;
+    state(&api, &caller, id).await.map(Json)
+}
+
+/// Changes the `scheduled_at` of a message to that of a request's body.
+pub(in crate::http) async fn move_to(
+    api: &Api,
+    caller: &Caller,
+    message: &Message,
+    body: &[u8],
+) -> Result<(), ApiError> {
+    let (id, now) = (message.id, api.clock.now());
     let context = Context::new(now, &api.limits, &[]);
-    let at = request::message::reschedule::parse(&body.bytes, message.expires_at, &context)?;
+    let at = request::message::reschedule::parse(body, message.expires_at, &context)?;
     if !messages::actions::reschedule(&api.db, caller.tenant(), id, at, now).await? {
         return Err(ApiError::Conflict {
             code: ProblemCode::NotScheduled,
@@ -115,7 +135,7 @@ pub async fn reschedule(
         });
     }
     api.acceptor.wake();
-    state(&api, &caller, id).await.map(Json)
+    Ok(())
 }
 
 /// Retry a message now

@@ -10,9 +10,9 @@ use super::plan::{self, Plan};
 use super::sender::{self, Warning};
 use super::view::Accepted;
 use super::{finished, reply};
+use crate::accept;
 use crate::accept::request::schema::{MessageForm, SendRequest};
 use crate::accept::request::{self, Rejection, RequestHashes};
-use crate::accept::{self, AcceptError};
 use crate::db::messages;
 use crate::db::messages::idempotency::KeyUse;
 use crate::db::messages::insert::IdempotencyKey;
@@ -127,6 +127,25 @@ pub(super) async fn commit(
     idempotency: Option<IdempotencyKey>,
     memory: [Option<Reservation>; 2],
 ) -> Result<Response, ApiError> {
+    let Committed { view, is_replay } = submit(api, caller, message, idempotency, memory).await?;
+    Ok(accepted_response(&view, is_replay))
+}
+
+/// The result of a request to send a message.
+pub(in crate::http) struct Committed {
+    pub view: Accepted,
+    /// Whether the message was accepted by an earlier request with the same `Idempotency-Key`.
+    pub is_replay: bool,
+}
+
+/// Commits a valid message that the caller may send.
+pub(in crate::http) async fn submit(
+    api: &Api,
+    caller: &Caller,
+    message: NewMessage,
+    idempotency: Option<IdempotencyKey>,
+    memory: [Option<Reservation>; 2],
+) -> Result<Committed, ApiError> {
     let (_, mut warnings) = sender::admit(api, caller.tenant(), message.from.address.domain()).await?;
     if sender::has_no_unsubscribe_link(&message)
         && api.acceptor.has_unsubscribe_links(caller.tenant(), &message.stream).await?
@@ -140,7 +159,7 @@ pub(super) async fn commit(
     let result = api.acceptor.accept(caller.tenant(), caller.key_id(), message, idempotency).await;
     let used = match &result {
         Ok(accept::Accepted::New { .. }) => Some(count),
-        Err(AcceptError::Db(_)) => None,
+        Err(error) if error.may_be_done() => None,
         Ok(accept::Accepted::Replayed(_)) | Err(_) => Some(0),
     };
     settle(reserved, used);
@@ -150,14 +169,14 @@ pub(super) async fn commit(
     match accepted {
         accept::Accepted::New { suppressed } => {
             view.suppress(&suppressed);
-            Ok(accepted_response(&view, false))
+            Ok(Committed { view, is_replay: false })
         }
         accept::Accepted::Replayed(first) => replay(api, caller, first).await,
     }
 }
 
 /// Fails if the key may not send this message.
-pub(super) fn require_permission(caller: &Caller, message: &NewMessage) -> Result<(), ApiError> {
+pub(in crate::http) fn require_permission(caller: &Caller, message: &NewMessage) -> Result<(), ApiError> {
     caller.require_sender_domain(message.from.address.domain())?;
     if message.ignore_suppression && !caller.has_scope(Scope::Admin) {
         return Err(caller.forbidden_fields(vec![Fault {
@@ -170,7 +189,7 @@ pub(super) fn require_permission(caller: &Caller, message: &NewMessage) -> Resul
 }
 
 /// Runs work on a body of this size; on a blocking thread if the body is large or the work is expensive.
-pub(super) async fn run<T: Send + 'static>(
+pub(in crate::http) async fn run<T: Send + 'static>(
     size: usize,
     is_expensive: bool,
     work: impl FnOnce() -> Result<T, Rejection> + Send + 'static,
@@ -194,6 +213,17 @@ pub(super) async fn replay_same(
     first: &KeyUse,
     hashes: RequestHashes,
 ) -> Result<Response, ApiError> {
+    let Committed { view, is_replay } = find_same(api, caller, first, hashes).await?;
+    Ok(accepted_response(&view, is_replay))
+}
+
+/// Returns the message of the first request with the key if the request has these hashes.
+pub(in crate::http) async fn find_same(
+    api: &Api,
+    caller: &Caller,
+    first: &KeyUse,
+    hashes: RequestHashes,
+) -> Result<Committed, ApiError> {
     let RequestHashes { fingerprint, digest } = hashes;
     if first.fingerprint == fingerprint || first.digest.as_deref() == Some(&digest[..]) {
         return replay(api, caller, MessageId(first.message_id)).await;
@@ -201,14 +231,14 @@ pub(super) async fn replay_same(
     Err(ApiError::KeyReused)
 }
 
-/// Returns the first response again. Checks the sender, since idempotency keys of earlier versions are valid for the
-/// whole tenant.
-async fn replay(api: &Api, caller: &Caller, id: MessageId) -> Result<Response, ApiError> {
+/// Returns the message of the first request. Checks the sender, since idempotency keys of earlier versions are valid for
+/// the whole tenant.
+async fn replay(api: &Api, caller: &Caller, id: MessageId) -> Result<Committed, ApiError> {
     let deleted = ApiError::NotFound("The message of this `Idempotency-Key` has been deleted.");
     let row = messages::get(&api.db, caller.tenant(), id).await?.ok_or(deleted)?;
     caller.require_sender_domain(row.from_address.rsplit_once('@').map_or("", |(_, domain)| domain))?;
     let recipients = messages::recipients(&api.db, caller.tenant(), &[id.0], api.clock.now()).await?;
-    Ok(accepted_response(&Accepted::from_stored(&row, recipients), true))
+    Ok(Committed { view: Accepted::from_stored(&row, recipients), is_replay: true })
 }
 
 fn accepted_response(view: &Accepted, replayed: bool) -> Response {

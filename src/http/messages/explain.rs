@@ -59,7 +59,7 @@ pub struct ExplainedRecipient {
     #[schema(example = "ann@example.test")]
     pub address: String,
     /// The recipient's role: `to`, `cc` or `bcc`.
-    #[schema(example = "to")]
+    #[schema(value_type = crate::domain::message::RecipientKind, example = "to")]
     pub kind: String,
     /// The recipient's state.
     pub status: Status,

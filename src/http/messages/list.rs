@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::read::load_bounces;
 use super::view::Message;
-use crate::db::messages::{self, Filter, RecipientRow, message_ids};
+use crate::db::messages::{self, Filter, MessageRow, RecipientRow, message_ids};
 use crate::db::{DbError, templates};
 use crate::domain::delivery::MessageStatus;
 use crate::domain::fault::{Code, Fault};
@@ -72,23 +72,33 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
     let horizon = messages::horizon(&api.db, caller.tenant(), &filter).await.map_err(too_broad)?;
     filter.created_after = horizon.or(filter.created_after);
     let rows = messages::page(&api.db, caller.tenant(), &filter, limit + 1, now).await.map_err(too_broad)?;
-    let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
-    let mut recipients = HashMap::<Uuid, Vec<RecipientRow>>::new();
-    let all_recipients = messages::recipients(&api.db, caller.tenant(), &ids, now).await?;
-    let bounces = load_bounces(&api, caller.tenant(), &all_recipients).await?;
-    for row in all_recipients {
-        recipients.entry(row.message_id).or_default().push(row);
-    }
-    let cursor = |row: &messages::MessageRow| MessageId(row.id).to_string();
-    let mut page = Page::new(rows, limit, cursor, |row| {
-        let message_recipients = recipients.get(&row.id).cloned().unwrap_or_default();
-        Message::from_row(row, message_recipients, &bounces)
-    });
+    let cursor = |message: &Message| message.id.to_string();
+    let mut page = Page::new(with_recipients(&api, &caller, rows).await?, limit, cursor, |message| message);
     if let (None, Some(horizon)) = (&page.next, horizon) {
         // There are older messages, which this request did not scan.
         (page.has_more, page.next) = (true, Some(MessageId::first_at(horizon).to_string()));
     }
     Ok(Json(page))
+}
+
+/// Returns messages with their recipients, in the order of the rows.
+pub(in crate::http) async fn with_recipients(
+    api: &Api,
+    caller: &Caller,
+    rows: Vec<MessageRow>,
+) -> Result<Vec<Message>, ApiError> {
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
+    let mut recipients = HashMap::<Uuid, Vec<RecipientRow>>::new();
+    let all_recipients = messages::recipients(&api.db, caller.tenant(), &ids, api.clock.now()).await?;
+    let bounces = load_bounces(api, caller.tenant(), &all_recipients).await?;
+    for row in all_recipients {
+        recipients.entry(row.message_id).or_default().push(row);
+    }
+    let view = |row: MessageRow| {
+        let message_recipients = recipients.remove(&row.id).unwrap_or_default();
+        Message::from_row(row, message_recipients, &bounces)
+    };
+    Ok(rows.into_iter().map(view).collect())
 }
 
 fn filter(params: &mut Params) -> Filter {

@@ -12,4 +12,4 @@ pub(super) mod raw;
 pub(super) mod read;
 mod reply;
 mod sender;
-mod view;
+pub(super) mod view;

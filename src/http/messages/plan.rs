@@ -90,7 +90,7 @@ pub struct PlannedRecipient {
     #[schema(example = "ann@example.test")]
     pub address: String,
     /// The recipient's role: `to`, `cc` or `bcc`.
-    #[schema(example = "to")]
+    #[schema(value_type = crate::domain::message::RecipientKind, example = "to")]
     pub kind: String,
     /// Whether nothing would be sent to the recipient because its address is on the suppression list.
     #[schema(example = false)]

@@ -13,10 +13,11 @@ use super::plan;
 use crate::db::DbError;
 use crate::db::messages::{self, blobs};
 use crate::domain::binary::Binary;
-use crate::domain::id::MessageId;
+use crate::domain::id::{MessageId, TenantId};
 use crate::domain::key::Scope;
 use crate::domain::message::Attachment;
 use crate::http::auth::Caller;
+use crate::http::memory_limit::Owner;
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, NotFound, response};
 
@@ -99,10 +100,21 @@ pub async fn attachment(
     let id: MessageId = id.parse().map_err(|_| NO_MESSAGE)?;
     let n: usize = n.parse().map_err(|_| NO_ATTACHMENT)?;
     super::read::load_row(&api, &caller, id).await?;
-    let stored = messages::attachments(&api.db, caller.tenant(), id).await?.ok_or(NO_MESSAGE)?;
+    download(&api, caller.tenant(), Some(caller.key_id()), id, n).await
+}
+
+/// Returns an attachment as a download. Its memory counts against `owner`.
+pub(in crate::http) async fn download(
+    api: &Api,
+    tenant: TenantId,
+    owner: Owner,
+    id: MessageId,
+    n: usize,
+) -> Result<Response, ApiError> {
+    let stored = messages::attachments(&api.db, tenant, id).await?.ok_or(NO_MESSAGE)?;
     let attachments: Vec<Attachment> = serde_json::from_value(stored).map_err(|_| ApiError::Internal)?;
     let attachment = attachments.get(n).filter(|file| file.is_listed()).ok_or(NO_ATTACHMENT)?;
-    let content = content(&api, &caller, attachment).await?;
+    let content = content(api, tenant, owner, attachment).await?;
     let name = encode_filename(&attachment.filename);
     let disposition = HeaderValue::try_from(format!("attachment; filename*=UTF-8''{name}"));
     let headers = [
@@ -119,10 +131,10 @@ pub async fn attachment(
 const CHUNKS: u64 = 2;
 
 /// Streams an attachment's bytes, chunk by chunk as the client reads them.
-async fn content(api: &Api, caller: &Caller, attachment: &Attachment) -> Result<Body, ApiError> {
-    let (db, tenant, size) = (api.db.clone(), caller.tenant(), attachment.size);
+async fn content(api: &Api, tenant: TenantId, owner: Owner, attachment: &Attachment) -> Result<Body, ApiError> {
+    let (db, size) = (api.db.clone(), attachment.size);
     let need = size.min(CHUNKS * blobs::CHUNK_BYTES as u64);
-    let reservation = Arc::new(api.responses.reserve(Some(caller.key_id()), need).await?);
+    let reservation = Arc::new(api.responses.reserve(owner, need).await?);
     // Reads the first chunk before the response starts, so that a missing blob or an unavailable database returns an
     // error.
     let first = blobs::chunk(&db, tenant, &attachment.sha256, 0).await?.unwrap_or_default();

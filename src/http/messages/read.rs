@@ -43,13 +43,13 @@ pub async fn get(
 }
 
 /// Reads a message's row; fails if it does not exist for the caller.
-pub(super) async fn load_row(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageRow, ApiError> {
+pub(in crate::http) async fn load_row(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageRow, ApiError> {
     let row = messages::get(&api.db, caller.tenant(), id).await?;
     row.filter(|row| caller.can_see(&row.from_address)).ok_or(NO_MESSAGE)
 }
 
 /// Reads a message with its recipients.
-pub(super) async fn load_view(api: &Api, caller: &Caller, id: MessageId) -> Result<Message, ApiError> {
+pub(in crate::http) async fn load_view(api: &Api, caller: &Caller, id: MessageId) -> Result<Message, ApiError> {
     let row = load_row(api, caller, id).await?;
     let recipients = messages::recipients(&api.db, caller.tenant(), &[id.0], api.clock.now()).await?;
     let bounces = load_bounces(api, caller.tenant(), &recipients).await?;

@@ -50,7 +50,7 @@ pub struct AcceptedRecipient {
     #[schema(example = "ann@example.test")]
     pub address: String,
     /// The recipient's role: `to`, `cc` or `bcc`.
-    #[schema(example = "to")]
+    #[schema(value_type = crate::domain::message::RecipientKind, example = "to")]
     pub kind: String,
     /// The recipient's state: `queued`, `scheduled`, or `suppressed` if its address is on the suppression list.
     pub status: Status,
@@ -154,7 +154,7 @@ pub struct Message {
     #[schema(value_type = Vec<crate::domain::message::Tag>)]
     pub tags: Value,
     /// The metadata, as given.
-    #[schema(value_type = std::collections::BTreeMap<String, String>, example = json!({"order": "42"}))]
+    #[schema(value_type = crate::domain::open_object::MessageMetadata, example = json!({"order": "42"}))]
     pub metadata: Value,
     /// The time before which no attempt starts; null if none was given.
     #[schema(example = "2026-12-01T09:00:00Z")]
@@ -163,7 +163,7 @@ pub struct Message {
     #[schema(example = "2026-12-01T09:00:00Z")]
     pub expires_at: Option<DateTime<Utc>>,
     /// What happens if the connection drops before the server's final reply: `retry`, `hold` or `fail`.
-    #[schema(example = "retry")]
+    #[schema(value_type = crate::domain::outcome::OnUncertain, example = "retry")]
     pub on_uncertain: String,
     /// Whether the message is also sent to suppressed addresses.
     #[schema(example = false)]
@@ -229,7 +229,7 @@ pub struct RecipientState {
     #[schema(example = "ann@example.test")]
     pub address: String,
     /// The recipient's role: `to`, `cc` or `bcc`.
-    #[schema(example = "to")]
+    #[schema(value_type = crate::domain::message::RecipientKind, example = "to")]
     pub kind: String,
     /// The recipient's state.
     pub status: Status,
@@ -258,7 +258,7 @@ impl From<Message> for MessageState {
 
 /// An email address with its display name.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-#[schema(as = MailboxView)]
+#[schema(as = Mailbox)]
 pub struct MailboxView {
     /// The email address.
     #[schema(example = "billing@acme.test")]
@@ -281,7 +281,7 @@ pub struct Recipient {
     #[schema(example = "Ann")]
     pub name: Option<String>,
     /// The recipient's role: `to`, `cc` or `bcc`.
-    #[schema(example = "to")]
+    #[schema(value_type = crate::domain::message::RecipientKind, example = "to")]
     pub kind: String,
     /// The recipient's state.
     pub status: Status,

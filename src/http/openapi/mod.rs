@@ -33,6 +33,7 @@ const KEY: &str = "key";
         (name = "events", description = "The event feed: all events of all messages, in order and without gaps"),
         (name = "webhooks", description = "Endpoints that events are posted to, signed according to Standard Webhooks 1.0"),
         (name = "domains", description = "Sender domains, their DKIM keys, and the DNS records to publish"),
+        (name = "inbound", description = "Bounces and complaints that were received by another mail server"),
         (name = "suppressions", description = "Addresses that Postrider does not send messages to"),
         (name = "ledger", description = "Counts of all accepted recipients by state"),
         (name = "keys", description = "API keys; these calls require the scope `admin`"),

@@ -39,15 +39,20 @@ pub async fn add(
     caller.require(Scope::Send)?;
     caller.require_all_domains("The suppression list applies to all sender domains.")?;
     let body = api.bodies.json(&headers, body).await?;
+    put(&api, &caller, &body.bytes).await.map(Json)
+}
+
+/// Adds the entries in the body of a request.
+pub(in crate::http) async fn put(api: &Api, caller: &Caller, body: &[u8]) -> Result<AddedView, ApiError> {
     let (now, streams) = (api.clock.now(), api.acceptor.streams(caller.tenant()).await?);
     let context = Context::new(now, &api.limits, &streams);
-    let entries = suppression::parse(&body.bytes, &context)?;
+    let entries = suppression::parse(body, &context)?;
     let count = entries.len();
     let existing = if caller.has_scope(Scope::Admin) { Existing::Replaced } else { Existing::KeptUnlessShorter };
     let added = suppressions::put(&api.db, caller.tenant(), entries, existing, now).await?;
     let view = AddedView::from(added);
     tracing::info!(event = "suppressions_added", by = %caller.key_id(), entries = count, "added suppressions");
-    Ok(Json(view))
+    Ok(view)
 }
 
 /// Remove suppressions of an address

@@ -58,8 +58,9 @@ fn filter(params: &mut Params) -> Filter {
             text.parse::<Address>().ok().map(|address| AddressKey::from(&address))
         }),
         stream: params.text("stream").map(|stream| stored_stream(&stream)),
-        reason: params
-            .read("reason", "Pass `hard_bounce`, `complaint`, `unsubscribe` or `manual`.", |text| text.parse().ok()),
+        reasons: params.read("reason", "Pass `hard_bounce`, `complaint`, `unsubscribe` or `manual`.", |text| {
+            text.parse::<Reason>().ok().map(|reason| vec![reason])
+        }),
         created_after: params.timestamp("created_after"),
         created_before: params.timestamp("created_before"),
         after: params.read("after", "Pass the `next` value of the previous page.", parse_cursor),

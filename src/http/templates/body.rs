@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::domain::open_object::TemplateValues;
 use crate::template::{Format, Syntax, VariableType};
 
 /// Defines the body of a request with the content of a template, after its own fields.
@@ -75,7 +76,7 @@ content_body! {
     /// A template to validate.
     ValidateBody {
         /// The values of the variables to render the template with; suggested ones by default.
-        #[schema(example = json!({"name": "Ann", "number": 42}))]
+        #[schema(value_type = Option<TemplateValues>, example = json!({"name": "Ann", "number": 42}))]
         pub values: Option<Map<String, Value>>,
     }
 }
@@ -120,7 +121,7 @@ pub struct VariableInput {
 #[serde(deny_unknown_fields)]
 pub struct PreviewBody {
     /// The values of the variables.
-    #[schema(example = json!({"name": "Ann", "number": 42}))]
+    #[schema(value_type = Option<TemplateValues>, example = json!({"name": "Ann", "number": 42}))]
     pub variables: Option<Map<String, Value>>,
     /// The published version to preview; the draft by default.
     #[schema(minimum = 1, example = 3)]

@@ -47,11 +47,17 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     caller.require(Scope::Admin)?;
     let body = api.bodies.template(&headers, body).await?;
-    let mut change = template::parse(&body.bytes)?;
+    let view = store(&api, &caller, &body.bytes).await?;
+    Ok(with_location(format!("/v1/templates/{}", view.id), (StatusCode::CREATED, Json(view))))
+}
+
+/// Creates a template from the body of a request.
+pub(in crate::http) async fn store(api: &Api, caller: &Caller, body: &[u8]) -> Result<TemplateView, ApiError> {
+    let mut change = template::parse(body)?;
     let (tenant, now) = (caller.tenant(), api.clock.now());
     let id = TemplateId::new(now);
     let layout = match std::mem::take(&mut change.content.layout) {
-        Change::Set(name) => Some(layout_id(&api, tenant, &name).await?),
+        Change::Set(name) => Some(layout_id(api, tenant, &name).await?),
         Change::Keep | Change::Clear => None,
     };
     let fields = TemplateFields {
@@ -63,8 +69,7 @@ pub async fn create(
         return Err(alias_taken(fields.alias.as_deref()));
     }
     tracing::info!(event = "template_created", by = %caller.key_id(), template = %id, "created a template");
-    let view = TemplateView::from_row(load(&api, tenant, &TemplateName::Id(id)).await?);
-    Ok(with_location(format!("/v1/templates/{id}"), (StatusCode::CREATED, Json(view))))
+    Ok(TemplateView::from_row(load(api, tenant, &TemplateName::Id(id)).await?))
 }
 
 /// Update a template

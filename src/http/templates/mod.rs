@@ -8,7 +8,7 @@ pub mod publish;
 pub mod read;
 pub mod validate;
 pub mod versions;
-mod view;
+pub(super) mod view;
 
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
@@ -25,7 +25,7 @@ const NO_TEMPLATE: ApiError = ApiError::NotFound("No template has this id or ali
 
 /// A template's id or alias in the path. A text that is neither returns 404.
 #[derive(Debug)]
-pub struct TemplatePath(TemplateName);
+pub struct TemplatePath(pub(super) TemplateName);
 
 impl<S: Send + Sync> FromRequestParts<S> for TemplatePath {
     type Rejection = ApiError;
@@ -37,13 +37,13 @@ impl<S: Send + Sync> FromRequestParts<S> for TemplatePath {
 }
 
 /// Fails if the caller may not read templates.
-fn require_read(caller: &Caller) -> Result<(), ApiError> {
+pub(super) fn require_read(caller: &Caller) -> Result<(), ApiError> {
     caller.require(Scope::Read)?;
     caller.require_all_domains("Templates are shared by all sender domains.")
 }
 
 /// Reads a template; fails if it does not exist.
-async fn load(api: &Api, tenant: TenantId, name: &TemplateName) -> Result<TemplateRow, ApiError> {
+pub(super) async fn load(api: &Api, tenant: TenantId, name: &TemplateName) -> Result<TemplateRow, ApiError> {
     templates::get(&api.db, tenant, name).await?.ok_or(NO_TEMPLATE)
 }
 

@@ -217,7 +217,7 @@ pub struct ValidationView {
     /// What does not prevent it from being published.
     pub warnings: Vec<Warning>,
     /// Example values for the variables that the template uses.
-    #[schema(value_type = Object, example = json!({"name": "name"}))]
+    #[schema(value_type = crate::domain::open_object::TemplateValues, example = json!({"name": "name"}))]
     pub suggested_variables: Map<String, Value>,
     /// Declarations of the variables that the template uses, for the field `variables`. Those of the request are kept.
     pub suggested_declarations: Vec<Variable>,

@@ -12,6 +12,7 @@ use crate::accept::request;
 use crate::db::webhooks::{self, NewEndpoint};
 use crate::domain::id::EndpointId;
 use crate::domain::key::Scope;
+use crate::domain::webhook::endpoint::{PostFormat, Settings};
 use crate::http::auth::Caller;
 use crate::http::located::with_location;
 use crate::http::params::PathId;
@@ -39,17 +40,22 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let (url, settings) = request::resources::webhook::parse(&body.bytes)?;
+    let view = register(&api, &caller, &body.bytes).await?;
+    let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    Ok(with_location(format!("/v1/webhooks/{}", view.webhook.id), (StatusCode::CREATED, no_store, Json(view))))
+}
+
+/// Creates a webhook endpoint from the body of a request.
+pub(in crate::http) async fn register(api: &Api, caller: &Caller, body: &[u8]) -> Result<WithSecret, ApiError> {
+    let (url, settings) = request::resources::webhook::parse(body)?;
     api.check_target.admit(&url).await?;
     let (now, tenant) = (api.clock.now(), caller.tenant());
     let id = EndpointId::new(now);
-    let (secret, stored) = new_secret(&api, id).await?;
+    let (secret, stored) = new_secret(api, id).await?;
     let endpoint = NewEndpoint { id, tenant, url: &url, secret: &stored, settings: &settings, created_at: now };
     webhooks::insert(&api.db, &endpoint).await?;
     tracing::info!(event = "webhook_created", by = %caller.key_id(), webhook = %id, host = url.host_str(), "created a webhook endpoint");
-    let view = load_view(&api, tenant, id).await?.with_secret(&secret);
-    let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
-    Ok(with_location(format!("/v1/webhooks/{id}"), (StatusCode::CREATED, no_store, Json(view))))
+    Ok(load_view(api, tenant, id).await?.with_secret(&secret))
 }
 
 /// Update a webhook endpoint
@@ -77,6 +83,7 @@ pub async fn change(
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let change = request::resources::webhook::parse_change(&body.bytes)?;
+    check_batch(&api, &caller, id, &change.settings).await?;
     if let Some(url) = &change.url {
         api.check_target.admit(url).await?;
     }
@@ -85,6 +92,17 @@ pub async fn change(
         tracing::info!(event = "webhook_changed", by = %caller.key_id(), webhook = %id, host, "changed a webhook endpoint");
     }
     load_view(&api, caller.tenant(), id).await.map(Json)
+}
+
+/// Fails if the changed endpoint would get batches in Resend's form.
+async fn check_batch(api: &Api, caller: &Caller, id: EndpointId, settings: &Settings) -> Result<(), ApiError> {
+    let sets_batch = settings.batch.is_some_and(|batch| batch > 1);
+    if !sets_batch && settings.format != Some(PostFormat::Resend) {
+        return Ok(());
+    }
+    let stored = webhooks::get(&api.db, caller.tenant(), id).await?.ok_or(NO_WEBHOOK)?;
+    let format = stored.format.parse().unwrap_or(PostFormat::Postrider);
+    Ok(request::resources::webhook::check_batch(settings, stored.batch, format)?)
 }
 
 /// Delete a webhook endpoint

@@ -8,7 +8,7 @@ pub mod replay;
 pub mod secret;
 mod target;
 pub mod test;
-mod view;
+pub(super) mod view;
 
 pub use target::TargetCheck;
 

@@ -32,11 +32,16 @@ pub async fn rotate(
     PathId(id): PathId<EndpointId>,
 ) -> Result<Response, ApiError> {
     caller.require(Scope::Admin)?;
-    let (secret, stored) = new_secret(&api, id).await?;
+    let rotated = replace(&api, &caller, id).await?;
+    Ok(([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(rotated)).into_response())
+}
+
+/// Creates a new secret.
+pub(in crate::http) async fn replace(api: &Api, caller: &Caller, id: EndpointId) -> Result<WithSecret, ApiError> {
+    let (secret, stored) = new_secret(api, id).await?;
     if !webhooks::rotate(&api.db, caller.tenant(), id, &stored, api.clock.now()).await? {
         return Err(NO_WEBHOOK);
     }
     tracing::info!(event = "webhook_secret_rotated", by = %caller.key_id(), webhook = %id, "rotated the secret of a webhook endpoint");
-    let rotated = load_view(&api, caller.tenant(), id).await?.with_secret(&secret);
-    Ok(([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(rotated)).into_response())
+    Ok(load_view(api, caller.tenant(), id).await?.with_secret(&secret))
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::db::webhooks::EndpointRow;
 use crate::domain::event::EventType;
 use crate::domain::id::EndpointId;
-use crate::domain::webhook::endpoint::{Secret, State};
+use crate::domain::webhook::endpoint::{PostFormat, Secret, State};
 
 /// A webhook endpoint, with its settings and status.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -33,6 +33,9 @@ pub struct WebhookView {
     /// Maximum events in one request.
     #[schema(minimum = 1, maximum = 100, example = 1)]
     pub batch: i16,
+    /// The form of the bodies and headers of deliveries.
+    #[schema(value_type = PostFormat, example = "postrider")]
+    pub format: String,
     /// The state of the endpoint.
     pub state: State,
     /// The cursor: every event up to this `seq` has been delivered, was filtered out, or waits for a retry.
@@ -110,6 +113,9 @@ pub struct NewWebhookBody {
     /// Maximum events in one request; defaults to 1.
     #[schema(minimum = 1, maximum = 100, example = 10)]
     pub batch: Option<i16>,
+    /// The form of the bodies and headers of deliveries; defaults to `postrider`.
+    #[schema(example = "postrider")]
+    pub format: Option<PostFormat>,
 }
 
 /// Changes to a webhook endpoint. `null` resets `events`, `description` and `rate` to their defaults; omitted fields
@@ -135,6 +141,9 @@ pub struct WebhookChangeBody {
     /// Maximum events in one request.
     #[schema(minimum = 1, maximum = 100, example = 10)]
     pub batch: Option<i16>,
+    /// The form of the bodies and headers of deliveries from now on.
+    #[schema(example = "postrider")]
+    pub format: Option<PostFormat>,
     /// `true` stops deliveries at the cursor. `false` continues there, and attempts the next delivery at once even if
     /// the endpoint was failing.
     #[schema(example = false)]
@@ -158,6 +167,7 @@ impl WebhookView {
             concurrency: row.concurrency,
             rate: row.rate,
             batch: row.batch,
+            format: row.format,
             state: match (row.disabled_at, row.failing_since) {
                 (Some(_), _) => State::Disabled,
                 (None, Some(_)) => State::Failing,

@@ -128,7 +128,7 @@ fn invalid_use_of_layouts_is_a_fault() {
         ("{% block a %}", "not closed"),
         ("{% endblock %}", "no open"),
         ("{{ super() }}", "needs a block"),
-        ("{{ super()|upper }}", "only alone"),
+        ("{{ super()|upper }}", "must be alone"),
         ("{% import \"base\" as b %}", "not available"),
         ("{% extends \"gone\" %}", "no published template `gone`"),
     ] {

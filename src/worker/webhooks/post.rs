@@ -5,6 +5,7 @@ use uuid::Uuid;
 use crate::db::events::EventRow;
 use crate::domain::event::Event;
 use crate::domain::id::EndpointId;
+use crate::domain::webhook::endpoint::PostFormat;
 
 /// Maximum number of bytes of a body (Standard Webhooks 1.0, "Payload size").
 const MAX_BODY_BYTES: usize = 20_000;
@@ -30,15 +31,20 @@ pub(super) struct Item {
     json: String,
 }
 
-impl From<EventRow> for Item {
-    fn from(row: EventRow) -> Self {
+impl Item {
+    pub fn new(row: EventRow, format: PostFormat) -> Self {
         let subject = match (row.message_id, row.recipient_id) {
             (None, _) => Subject::NoMessage,
             (Some(message), None) => Subject::Message(message),
             (Some(message), Some(recipient)) => Subject::Recipient(message, recipient),
         };
         let max_event_bytes = MAX_BODY_BYTES - BATCH.0.len() - BATCH.1.len();
-        Self { seq: row.seq, subject, json: Event::from(row).to_json_within(max_event_bytes) }
+        let (seq, event) = (row.seq, Event::from(row));
+        let json = match format {
+            PostFormat::Postrider => event.to_json_within(max_event_bytes),
+            PostFormat::Resend => event.to_resend().to_string(),
+        };
+        Self { seq, subject, json }
     }
 }
 

@@ -18,7 +18,7 @@ use super::{POLL_INTERVAL, WebhookContext};
 use crate::db::DbError;
 use crate::db::webhooks::delivery::{Endpoint, Hold, Progress};
 use crate::domain::limits::gcra::Gcra;
-use crate::domain::webhook::endpoint::SecretError;
+use crate::domain::webhook::endpoint::{PostFormat, SecretError};
 use crate::webhook::{self, Outcome};
 
 /// Number of outcomes that are recorded together.
@@ -138,7 +138,7 @@ impl Session {
 
     fn post(&mut self, number: u64, post: &Post, now: DateTime<Utc>) {
         let (id, body) = (post.webhook_id(self.endpoint.id), post.body(self.endpoint.batch > 1));
-        let url = self.endpoint.url.clone();
+        let (url, has_svix_headers) = (self.endpoint.url.clone(), self.endpoint.format == PostFormat::Resend);
         let secrets = self.secrets(now);
         let poster = self.cx.poster.clone();
         self.posts.spawn(async move {
@@ -146,7 +146,7 @@ impl Session {
             let outcome = match &secrets {
                 Ok(secrets) => {
                     let secrets = secrets.iter().map(Vec::as_slice).collect();
-                    poster.post(webhook::Post { url: &url, id, body, secrets, now }).await
+                    poster.post(webhook::Post { url: &url, id, body, secrets, now, has_svix_headers }).await
                 }
                 // Nothing is posted unsigned.
                 Err(error) => Outcome::failed(error.to_string()),

@@ -18,6 +18,23 @@ const OBJECTS: &str = "
          + (SELECT count(*) FROM _sqlx_migrations)";
 
 #[tokio::test]
+async fn migration_does_not_wait_for_long_and_can_be_repeated() {
+    let database = Database::new();
+    let mut connection = database.connect().await;
+    let revert = "ALTER TABLE events DROP COLUMN key_id; DELETE FROM _sqlx_migrations WHERE version = 24";
+    sqlx::raw_sql(revert).execute(&mut connection).await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE events IN ACCESS SHARE MODE").execute(&mut connection).await.unwrap();
+    let refused = run(on(&database.url, &["migrate"])).await;
+    let error = stderr_of(&refused);
+    assert!(!refused.status.success() && error.contains("lock timeout") && error.contains("run it again"), "{error}");
+
+    sqlx::raw_sql("COMMIT").execute(&mut connection).await.unwrap();
+    let repeated = run(on(&database.url, &["migrate"])).await;
+    assert!(repeated.status.success(), "{}", stderr_of(&repeated));
+    sqlx::raw_sql("SELECT key_id FROM events").execute(&mut connection).await.unwrap();
+}
+
+#[tokio::test]
 async fn pre_release_database_is_refused_and_left_unchanged() {
     let database = Database::empty();
     let mut connection = database.connect().await;

@@ -22,7 +22,7 @@ const LANGUAGE_PAGES: [&str; 6] = [
 ];
 
 /// Pages of `docs/` whose shell blocks call the API of `postrider dev`.
-const PAGES: [&str; 17] = [
+const PAGES: [&str; 19] = [
     "getting-started",
     "sending",
     "attachments",
@@ -32,6 +32,8 @@ const PAGES: [&str; 17] = [
     "mime",
     "threads",
     "invitations",
+    "resend",
+    "clients",
     "webhooks",
     "api-keys",
     "domains",

@@ -1,4 +1,4 @@
-//! Simulated messages use the same engine as other messages, and do not affect them.
+//! Simulated messages use the same engine as others, and do not affect these.
 
 use serde_json::{Value, json};
 

@@ -21,6 +21,7 @@ pub mod pooler;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod python;
 pub mod raw_http;
 pub mod receiver;
 pub mod reports;

@@ -129,6 +129,11 @@ impl Received {
         header("webhook-signature").split(' ').any(|signature| signature == signed)
     }
 
+    /// Returns the body as it was sent.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Returns the size of the body in bytes.
     pub fn size(&self) -> usize {
         self.text.len()

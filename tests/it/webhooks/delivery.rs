@@ -92,7 +92,7 @@ async fn batches_contain_waiting_events_up_to_20_kb() {
     let hook = Hook::add(&app, &receiver.url("/hook"), "batch = 100, concurrency = 1").await;
     app.send(json!({})).await;
     for _ in 0..3 {
-        app.send(json!({"metadata": {"long": "x".repeat(9_000)}})).await;
+        app.send(json!({"metadata": {"long": "x".repeat(8_900)}})).await;
     }
     app.notify().await;
     let posts = receiver.posts("/hook");

@@ -43,6 +43,7 @@ pub const FIELDS: &[&str] = &["messages", "validation"];
 /// What happens with the valid messages of a call if others are not valid.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = BatchValidation)]
 pub enum Validation {
     /// Nothing is accepted: the response is 422 with the faults of all messages.
     #[default]

@@ -6,7 +6,7 @@
 
 pub mod fields;
 pub mod pointer;
-pub(super) mod raw_list;
+pub mod raw_list;
 pub mod suggestion;
 pub mod walk;
 

@@ -8,9 +8,10 @@ use serde_json::value::RawValue;
 
 /// A value that should be an array of at most `MAX` items.
 #[derive(Debug)]
-pub(in crate::accept::request) enum RawList<'a, const MAX: usize> {
+pub enum RawList<'a, const MAX: usize> {
     /// The value is missing or `null`.
     Null,
+    /// The value is an array.
     Array {
         /// The first items, at most one more than allowed.
         items: Vec<&'a RawValue>,

@@ -7,13 +7,15 @@ use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::json::walk::Node;
 use crate::accept::request::{Rejection, json};
 use crate::domain::event::EventType;
-use crate::domain::fault::{Code, Faults};
-use crate::domain::webhook::endpoint::{BATCH, CONCURRENCY, EndpointChange, MAX_DESCRIPTION, MAX_URL, RATE, Settings};
+use crate::domain::fault::{Code, Fault, Faults};
+use crate::domain::webhook::endpoint::{
+    BATCH, CONCURRENCY, EndpointChange, MAX_DESCRIPTION, MAX_URL, PostFormat, RATE, Settings,
+};
 
 /// The fields of a new webhook endpoint.
-const FIELDS: &[&str] = &["url", "events", "description", "concurrency", "rate", "batch"];
+const FIELDS: &[&str] = &["url", "events", "description", "concurrency", "rate", "batch", "format"];
 /// The fields that may be changed.
-const CHANGES: &[&str] = &["url", "events", "description", "concurrency", "rate", "batch", "disabled"];
+const CHANGES: &[&str] = &["url", "events", "description", "concurrency", "rate", "batch", "format", "disabled"];
 
 /// Parses a new webhook endpoint: its URL and its settings. The caller checks whether the URL's address is allowed.
 pub fn parse(body: &[u8]) -> Result<(Url, Settings), Rejection> {
@@ -26,9 +28,23 @@ pub fn parse(body: &[u8]) -> Result<(Url, Settings), Rejection> {
         Some((url?, settings))
     });
     match endpoint {
-        Some(endpoint) if faults.is_empty() => Ok(endpoint),
+        Some(endpoint) if faults.is_empty() => {
+            check_batch(&endpoint.1, 1, PostFormat::Postrider)?;
+            Ok(endpoint)
+        }
         _ => Err(Rejection::Invalid(faults.into_vec())),
     }
+}
+
+/// Fails if an endpoint with this batch and format would get batches in Resend's form, which has none.
+pub fn check_batch(settings: &Settings, batch: i16, format: PostFormat) -> Result<(), Rejection> {
+    let batch = settings.batch.unwrap_or(batch);
+    if batch <= 1 || settings.format.unwrap_or(format) != PostFormat::Resend {
+        return Ok(());
+    }
+    let pointer = if settings.batch.is_some() { "/batch" } else { "/format" };
+    let message = format!("the format `resend` has one event in each post; set `batch` to 1, not {batch}");
+    Err(Rejection::Invalid(vec![Fault { pointer: pointer.into(), code: Code::InvalidValue.as_str(), message }]))
 }
 
 /// Parses changes to a webhook endpoint: `null` resets `events`, `description` and `rate` to the default, a missing
@@ -56,7 +72,17 @@ fn settings(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> Settings {
         concurrency: fields.take("concurrency").and_then(|node| node.whole(CONCURRENCY, faults)),
         rate: fields.change("rate", |node| node.number(RATE, faults)),
         batch: fields.take("batch").and_then(|node| node.whole(BATCH, faults)),
+        format: fields.take("format").and_then(|node| format(node, faults)),
     }
+}
+
+fn format(node: Node<'_, '_>, faults: &mut Faults) -> Option<PostFormat> {
+    let at = node.at;
+    let format = node.string(faults)?.parse().ok();
+    if format.is_none() {
+        at.fault(faults, Code::InvalidValue, "use `postrider` or `resend`");
+    }
+    format
 }
 
 fn url(node: Node<'_, '_>, faults: &mut Faults) -> Option<Url> {
@@ -170,6 +196,24 @@ mod tests {
         let empty = faults(parse_change(br#"{"events": [], "disabled": "no"}"#).expect_err("not valid"));
         let expected = [("/disabled", "invalid_type"), ("/events", "required")];
         assert_eq!(empty, expected.map(|(pointer, code)| (pointer.to_owned(), code)));
+    }
+
+    #[test]
+    fn format_of_resend_has_no_batches() {
+        let body = br#"{"url": "https://a.test", "format": "resend", "batch": 2}"#;
+        let expected = [("/batch".to_owned(), "invalid_value")];
+        assert_eq!(faults(parse(body).expect_err("not valid")), expected);
+        assert!(parse(br#"{"url": "https://a.test", "format": "resend", "batch": 1}"#).is_ok());
+        let check = |body: &str, batch, format| {
+            let settings = parse_change(body.as_bytes()).expect("valid").settings;
+            check_batch(&settings, batch, format).map_err(|rejection| faults(rejection)[0].0.clone())
+        };
+        let (own, resend) = (PostFormat::Postrider, PostFormat::Resend);
+        assert_eq!(check(r#"{"batch": 2}"#, 1, resend), Err("/batch".into()));
+        assert_eq!(check(r#"{"format": "resend"}"#, 2, own), Err("/format".into()));
+        assert_eq!(check(r#"{"format": "resend", "batch": 1}"#, 2, own), Ok(()));
+        assert_eq!(check(r#"{"format": "postrider"}"#, 2, resend), Ok(()));
+        assert_eq!(check(r#"{"batch": 2}"#, 1, own), Ok(()));
     }
 
     #[test]

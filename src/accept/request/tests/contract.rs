@@ -81,7 +81,7 @@ fn schema_forbids_other_fields_and_requires_the_same() {
 #[test]
 fn documentation_lists_every_denied_header() {
     let schema = serde_json::to_value(SendRequest::schema()).expect("a schema");
-    let text = schema["properties"]["headers"]["description"].as_str().expect("a description");
+    let text = schema["properties"]["headers"].to_string();
     for denied in headers::DENIED {
         assert!(text.contains(&format!("`{}`", denied.name)), "{} is not in the document", denied.name);
     }

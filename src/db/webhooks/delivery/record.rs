@@ -124,7 +124,8 @@ async fn advance(
                              ELSE disabled_at END,
                disabled_reason = coalesce($10, disabled_reason)
            WHERE id = $1 /* endpoint.id */ AND lease = $2 /* worker */
-           RETURNING id, tenant_id, url, events, secret, old_secret, old_secret_until, concurrency, rate, batch, cursor,
+           RETURNING id, tenant_id, url, events, secret, old_secret, old_secret_until, concurrency, rate, batch, format,
+                     cursor,
                      nullif(open_at, '-infinity') AS open_at, failing_since, failures, last_error, last_success_at,
                      $12::bigint /* retries */ AS "retries!""#,
         endpoint.id.0,

@@ -4,16 +4,14 @@ mod admission;
 mod replay;
 mod view;
 
-use std::collections::HashMap;
-
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 
 use super::create::run;
-use crate::accept::AcceptError;
-use crate::accept::batch::{BatchAccepted, BatchCall, BatchItem};
+use crate::accept::Resolved;
+use crate::accept::batch::{BatchAccepted, BatchCall};
 use crate::accept::request::batch::{self, Batch, Layout, Refused, Validation};
 use crate::accept::request::schema::{BatchForm, BatchRequest};
 use crate::accept::request::{Context, RequestHashes};
@@ -74,13 +72,35 @@ pub async fn create(
     }
     let body = SendBody::read(&api, &caller, &headers, body, BodyFormat::batch(&api)).await?;
     let key = idempotency::key(&headers)?;
+    // Boxed, because the future is large.
+    let Committed { batch, memory, is_replay } = Box::pin(submit(&api, &caller, body, key, None)).await?;
+    view::respond(batch, memory, is_replay).await
+}
+
+/// The result of a call.
+pub(in crate::http) struct Committed {
+    pub batch: AcceptedBatch,
+    /// The memory of the response.
+    memory: ResponseMemory,
+    /// Whether the messages were accepted by an earlier call with the same `Idempotency-Key`.
+    is_replay: bool,
+}
+
+/// Commits the messages of a call, which the caller may send. `hashes` are those of the call, if they are not those of its
+/// JSON.
+pub(in crate::http) async fn submit(
+    api: &Api,
+    caller: &Caller,
+    body: SendBody,
+    key: Option<&str>,
+    hashes: Option<RequestHashes>,
+) -> Result<Committed, ApiError> {
     if let Some(key) = key
         && let Some(first) = api.acceptor.first_call(caller.tenant(), caller.key_id(), key).await?
     {
-        return replay::replay_if_same(&api, &caller, first, body).await;
+        return replay::replay_if_same(api, caller, first, body, hashes).await;
     }
-    // Boxed, because the future is large.
-    Box::pin(accept(&api, &caller, body, key)).await
+    accept(api, caller, body, key, hashes).await
 }
 
 /// Returns the error for a dry run of several messages.
@@ -93,16 +113,22 @@ pub(super) fn no_dry_run() -> ApiError {
     }])
 }
 
-async fn accept(api: &Api, caller: &Caller, mut body: SendBody, key: Option<&str>) -> Result<Response, ApiError> {
+async fn accept(
+    api: &Api,
+    caller: &Caller,
+    mut body: SendBody,
+    key: Option<&str>,
+    hashes: Option<RequestHashes>,
+) -> Result<Committed, ApiError> {
     let (size, owner) = (body.json.len(), Some(caller.key_id()));
     let layout = body.process(|json, _| Layout::read(json)).await??;
     let most = Batch::max_memory(size, layout.count(), api.limits.recipients);
     let memory = api.bodies.reserve_for_batch(owner, most).await?;
-    let (mut batch, layout, rendered) = parse(api, caller, body, layout, key.is_some()).await?;
+    let (mut batch, layout, rendered) = parse(api, caller, body, layout, key.is_some() && hashes.is_none()).await?;
     memory.shrink(batch.memory(size));
 
     let is_strict = layout.validation == Validation::Strict;
-    let key = key.zip(batch.hashes.take());
+    let key = key.zip(hashes.or(batch.hashes.take()));
     let admitted = admission::admit(api, caller, batch, layout.list()).await?;
     if is_strict && !admitted.refused.is_empty() {
         return Err(refusal(caller, admitted.refused));
@@ -116,37 +142,35 @@ async fn accept(api: &Api, caller: &Caller, mut body: SendBody, key: Option<&str
         digest,
     });
     let (views, call) = admitted.into_call(caller, key, is_strict, layout.list());
-    let counts = recipient_counts(&call);
-    let reserved = api.allowances.reserve(caller.key(), counts.values().sum()).await?;
-    let result = api.acceptor.accept_batch(call).await;
-    settle(reserved, used(&result, &counts));
+    let accepted = commit(api, caller, call).await?;
     drop((memory, rendered));
-    match result? {
+    match accepted {
         BatchAccepted::Accepted { messages, refused } => {
             let refused = (!is_strict).then_some(refused);
             let data = view::accepted(api, caller, messages, views).await?;
-            view::respond(AcceptedBatch::new(data, refused), response_memory, false).await
+            Ok(Committed { batch: AcceptedBatch::new(data, refused), memory: response_memory, is_replay: false })
         }
         BatchAccepted::Refused(refused) => Err(refusal(caller, refused)),
         BatchAccepted::Replayed(first) => replay::replay(api, caller, first).await,
     }
 }
 
-/// Returns the number of recipients of each message of a call, by its index.
-fn recipient_counts(call: &BatchCall) -> HashMap<usize, usize> {
-    call.messages.iter().map(|message| (message.index, message.message.recipients.len())).collect()
-}
-
-/// Returns how many recipients a call has used; `None` if it may have used all of them.
-fn used(result: &Result<BatchAccepted, AcceptError>, counts: &HashMap<usize, usize>) -> Option<usize> {
-    match result {
-        Ok(BatchAccepted::Accepted { messages, .. }) => {
-            let new = messages.iter().filter(|(_, item)| matches!(item, BatchItem::New { .. }));
-            Some(new.filter_map(|(index, _)| counts.get(index)).sum())
-        }
-        Err(AcceptError::Db(_)) => None,
+/// Commits the messages of a call. Only the recipients of new messages count towards the quota.
+async fn commit(api: &Api, caller: &Caller, call: BatchCall) -> Result<BatchAccepted, ApiError> {
+    let ready = match api.acceptor.resolve_batch(call).await? {
+        Resolved::Ready(ready) => ready,
+        Resolved::Done(accepted) => return Ok(accepted),
+    };
+    let count = ready.new_recipients();
+    let reserved = api.allowances.reserve(caller.key(), count).await?;
+    let result = api.acceptor.commit_batch(ready).await;
+    let used = match &result {
+        Ok(BatchAccepted::Accepted { .. }) => Some(count),
+        Err(error) if error.may_be_done() => None,
         Ok(BatchAccepted::Refused(_) | BatchAccepted::Replayed(_)) | Err(_) => Some(0),
-    }
+    };
+    settle(reserved, used);
+    Ok(result?)
 }
 
 /// Parses the messages of a body, and frees its memory. Also returns the memory of what their templates have rendered.

@@ -2,24 +2,28 @@
 
 use std::collections::HashSet;
 
-use axum::response::Response;
-
+use super::Committed;
 use super::view::{self, AcceptedBatch, BatchEntry, ResponseMemory};
 use crate::accept::batch::StoredResponse;
+use crate::accept::request::RequestHashes;
 use crate::accept::request::batch::{self, Layout};
 use crate::db::messages::idempotency::CallUse;
 use crate::http::auth::Caller;
 use crate::http::send_body::SendBody;
 use crate::http::{Api, ApiError};
 
-/// Returns the first response again if the body is that of the first call.
+/// Returns the first response again if the call is the same: if it has these hashes, or else those of its body.
 pub(super) async fn replay_if_same(
     api: &Api,
     caller: &Caller,
     first: CallUse,
     mut body: SendBody,
-) -> Result<Response, ApiError> {
-    let hashes = body.hashes(|json, files| batch::hashes(json, &Layout::read(json)?, files)).await?;
+    hashes: Option<RequestHashes>,
+) -> Result<Committed, ApiError> {
+    let hashes = match hashes {
+        Some(hashes) => hashes,
+        None => body.hashes(|json, files| batch::hashes(json, &Layout::read(json)?, files)).await?,
+    };
     if first.fingerprint == hashes.fingerprint || first.digest.as_deref() == Some(&hashes.digest[..]) {
         return replay(api, caller, first).await;
     }
@@ -27,7 +31,7 @@ pub(super) async fn replay_if_same(
 }
 
 /// Returns the first response again.
-pub(super) async fn replay(api: &Api, caller: &Caller, first: CallUse) -> Result<Response, ApiError> {
+pub(super) async fn replay(api: &Api, caller: &Caller, first: CallUse) -> Result<Committed, ApiError> {
     let StoredResponse { ids, errors } = StoredResponse::read(&first);
     let ids = ids.unwrap_or_else(|| first.message_ids.iter().copied().map(Some).collect());
     // The rows of up to 1,000 messages.
@@ -43,5 +47,5 @@ pub(super) async fn replay(api: &Api, caller: &Caller, first: CallUse) -> Result
         data.push(BatchEntry { index, message, replayed: !unseen.remove(&id) });
     }
     let memory = ResponseMemory::reserve_for(api, caller, data.iter().map(|entry| &entry.message), 0).await?;
-    view::respond(AcceptedBatch { data, errors }, memory, true).await
+    Ok(Committed { batch: AcceptedBatch { data, errors }, memory, is_replay: true })
 }

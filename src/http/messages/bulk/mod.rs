@@ -13,7 +13,7 @@ use axum::response::Response;
 use super::batch::no_dry_run;
 use super::create::{IGNORES_SUPPRESSION, REPLAYED, run};
 use super::sender;
-use crate::accept::AcceptError;
+use crate::accept::Resolved;
 use crate::accept::bulk::{BulkAccepted, BulkCall};
 use crate::accept::request::bulk::{self, Bulk, Layout};
 use crate::accept::request::schema::{BulkForm, BulkRequest};
@@ -103,22 +103,33 @@ async fn accept(api: &Api, caller: &Caller, mut body: SendBody, key: Option<&str
         digest,
     });
     let call = BulkCall { tenant: caller.tenant(), owner: caller.key_id(), key, now: api.clock.now(), bulk };
-    let reserved = api.allowances.reserve(caller.key(), call.bulk.recipients.len()).await?;
-    let result = api.acceptor.accept_bulk(call).await;
-    let used = match &result {
-        Ok(BulkAccepted::New { accepted, .. }) => Some(*accepted),
-        Err(AcceptError::Db(_)) => None,
-        Ok(BulkAccepted::Replayed(_)) | Err(_) => Some(0),
-    };
-    settle(reserved, used);
+    let accepted = commit(api, caller, call).await?;
     drop((memory, rendered));
-    match result? {
+    match accepted {
         BulkAccepted::New { id, accepted, replayed, refused } => {
             let rejected = refused.as_array().map_or(0, Vec::len);
             Ok(respond(AcceptedBulk { id, accepted, rejected, replayed, errors: refused, warnings }, false))
         }
         BulkAccepted::Replayed(id) => replay(api, caller, id).await,
     }
+}
+
+/// Commits a bulk. Only the recipients that become messages count towards the quota.
+async fn commit(api: &Api, caller: &Caller, call: BulkCall) -> Result<BulkAccepted, ApiError> {
+    let ready = match api.acceptor.resolve_bulk(call).await? {
+        Resolved::Ready(ready) => ready,
+        Resolved::Done(accepted) => return Ok(accepted),
+    };
+    let count = ready.new_recipients();
+    let reserved = api.allowances.reserve(caller.key(), count).await?;
+    let result = api.acceptor.commit_bulk(ready).await;
+    let used = match &result {
+        Ok(BulkAccepted::New { .. }) => Some(count),
+        Err(error) if error.may_be_done() => None,
+        Ok(BulkAccepted::Replayed(_)) | Err(_) => Some(0),
+    };
+    settle(reserved, used);
+    Ok(result?)
 }
 
 /// Parses a body, and frees its memory. Also returns the memory reservation for what its template has rendered.

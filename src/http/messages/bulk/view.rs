@@ -53,6 +53,7 @@ pub enum BulkStatus {
 
 /// A bulk.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Bulk)]
 pub struct BulkView {
     /// The id of the bulk.
     #[schema(value_type = String, example = "blk_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]

@@ -6,12 +6,12 @@ use tokio::time::Instant;
 use super::super::POLL_INTERVAL;
 use super::super::post::{Item, Post};
 use super::Session;
-use crate::db::events;
 use crate::db::events::feed::Filter;
-use crate::db::webhooks;
+use crate::db::events::{self, EventRow};
 use crate::db::webhooks::delivery::{MAX_PENDING_RETRIES, Retry};
-use crate::db::{DbError, events::EventRow};
-use crate::domain::event::EventType;
+use crate::db::{DbError, webhooks};
+use crate::domain::event::{EventType, resend};
+use crate::domain::webhook::endpoint::PostFormat;
 
 /// Minimum and maximum number of events in memory.
 const WINDOW: (usize, usize) = (256, 1_024);
@@ -85,7 +85,7 @@ impl Session {
     /// Reads events after the last one that was read.
     async fn read_events(&mut self, limit: usize) -> Result<(), DbError> {
         let test = EventType::WebhookTest.as_str();
-        let types = self.endpoint.types.clone().map(|mut types| {
+        let types = self.types().map(|mut types| {
             types.push(test.to_owned());
             types
         });
@@ -93,11 +93,24 @@ impl Session {
         let (db, tenant) = (&self.cx.db, self.endpoint.tenant);
         let page = self.query(events::feed::page(db, tenant, &filter, self.queue.read(), limit)).await?;
         self.has_more = page.has_more;
-        let own = Some(self.endpoint.id.0);
+        let (own, format) = (Some(self.endpoint.id.0), self.endpoint.format);
         let is_wanted = |event: &EventRow| event.kind != test || event.endpoint_id == own;
-        let posts = page.events.into_iter().filter(is_wanted).map(|event| Post::new(Item::from(event)));
+        let posts = page.events.into_iter().filter(is_wanted).map(|event| Post::new(Item::new(event, format)));
         self.queue.extend(posts, page.next);
         Ok(())
+    }
+
+    /// Returns the types of events to post; `None` for all.
+    fn types(&self) -> Option<Vec<String>> {
+        let types = self.endpoint.types.clone();
+        match self.endpoint.format {
+            PostFormat::Postrider => types,
+            PostFormat::Resend => {
+                let is_wanted =
+                    |kind: &&str| types.as_ref().is_none_or(|types| types.iter().any(|wanted| wanted == kind));
+                Some(resend::TYPES.iter().map(|(own, _)| own.as_str()).filter(is_wanted).map(str::to_owned).collect())
+            }
+        }
     }
 
     /// Inserts failed deliveries into the queue. Events that are no longer stored are dropped. Two deliveries may
@@ -108,7 +121,7 @@ impl Session {
             return Ok(());
         }
         let events = self.query(webhooks::delivery::events(&self.cx.db, self.endpoint.tenant, &seqs)).await?;
-        let stored: Vec<Item> = events.into_iter().map(Item::from).collect();
+        let stored: Vec<Item> = events.into_iter().map(|event| Item::new(event, self.endpoint.format)).collect();
         for retry in retries {
             let items: Vec<Item> = stored.iter().filter(|item| retry.seqs.contains(&item.seq)).cloned().collect();
             // The row of a failed delivery is identified by the first of its events.

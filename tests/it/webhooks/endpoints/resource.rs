@@ -235,6 +235,7 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
         trusted_proxies: Vec::new(),
         auth_failures_per_minute: 60,
         cell: None,
+        resend: true,
     };
     let feedback = Arc::new(Feedback::new(app.db.clone(), app.clock.clone(), None, None));
     let api = http::Api::new(

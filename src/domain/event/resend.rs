@@ -1,0 +1,178 @@
+//! Events as the payloads of Resend's webhooks, for applications that have a handler for them.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::{Map, Value, json};
+
+use super::{Event, EventData, EventType};
+use crate::domain::bounce::{BounceType, Category};
+
+/// The types of events that Resend has too, with its name. Its "sent" means that the API has accepted the message. A
+/// recipient that is `relayed` or `uncertain` has no event: the application can do nothing about it.
+pub const TYPES: [(EventType, &str); 9] = [
+    (EventType::Accepted, "email.sent"),
+    (EventType::Scheduled, "email.scheduled"),
+    (EventType::Deferred, "email.delivery_delayed"),
+    (EventType::Delivered, "email.delivered"),
+    (EventType::Bounced, "email.bounced"),
+    (EventType::Expired, "email.failed"),
+    (EventType::Suppressed, "email.suppressed"),
+    (EventType::Complained, "email.complained"),
+    (EventType::WebhookTest, "webhook.test"),
+];
+
+/// Maximum length of a server's reply, in characters.
+const MAX_REPLY: usize = 2_000;
+
+impl Event {
+    /// Returns the payload of the event. An event without a type of Resend keeps its own.
+    pub fn to_resend(&self) -> Value {
+        let kind = TYPES.iter().find(|(own, _)| own.as_str() == self.kind);
+        json!({
+            "type": kind.map_or(self.kind.as_str(), |(_, name)| name),
+            "created_at": format(self.timestamp),
+            "data": data(kind.map(|(own, _)| *own), &self.data),
+        })
+    }
+}
+
+fn format(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+fn data(kind: Option<EventType>, event: &EventData) -> Value {
+    let Some(id) = event.message_id else { return json!({}) };
+    let mut data = json!({
+        "email_id": id.0,
+        "message_id": event.internet_message_id,
+        "created_at": format(id.accepted_at()),
+        "from": event.from.as_ref().map(|from| match &from.name {
+            Some(name) => format!("{name} <{}>", from.email),
+            None => from.email.clone(),
+        }),
+        "to": to(event),
+        "subject": event.subject,
+        "tags": tags(&event.tags),
+    });
+    let reply = reply(event);
+    let (name, details) = match kind {
+        Some(EventType::Bounced) => ("bounce", bounce(event, &reply)),
+        Some(EventType::Expired) => ("failed", json!({"reason": reply})),
+        Some(EventType::Suppressed) => ("suppressed", json!({"message": reply, "type": "OnAccountSuppressionList"})),
+        _ => return data,
+    };
+    data[name] = details;
+    data
+}
+
+/// Returns the addresses that an event is about.
+fn to(event: &EventData) -> Vec<Value> {
+    if let Some(recipient) = &event.recipient {
+        return vec![recipient.as_str().into()];
+    }
+    let all = event.recipients.as_ref().and_then(Value::as_array).into_iter().flatten();
+    all.filter(|recipient| recipient["kind"] == "to").map(|recipient| recipient["address"].clone()).collect()
+}
+
+/// Returns tags as an object.
+fn tags(tags: &Value) -> Map<String, Value> {
+    let tags = tags.as_array().into_iter().flatten();
+    tags.filter_map(|tag| Some((tag["name"].as_str()?.to_owned(), tag["value"].clone()))).collect()
+}
+
+/// Returns the server's reply in one line.
+fn reply(event: &EventData) -> String {
+    let Some(response) = &event.response else { return "The retry window has ended.".into() };
+    let code = response.code.map(|code| code.to_string());
+    let parts = [code, response.enhanced.clone(), Some(response.text.chars().take(MAX_REPLY).collect())];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+fn bounce(event: &EventData, reply: &str) -> Value {
+    let (kind, category) =
+        event.bounce.as_ref().map_or(("", ""), |bounce| (bounce.kind.as_str(), bounce.category.as_str()));
+    let is = |one: Category| category == one.as_str();
+    let kind = if kind == BounceType::Hard.as_str() {
+        "Permanent"
+    } else if kind == BounceType::Undetermined.as_str() || kind.is_empty() {
+        "Undetermined"
+    } else {
+        "Transient"
+    };
+    let subtype = if is(Category::UnknownUser) || is(Category::BadAddress) || is(Category::BadDomain) {
+        "NoEmail"
+    } else if is(Category::MailboxFull) {
+        "MailboxFull"
+    } else if is(Category::Size) {
+        "MessageTooLarge"
+    } else if is(Category::SpamContent) || is(Category::HarmfulContent) || is(Category::Policy) {
+        "ContentRejected"
+    } else if kind == "Undetermined" {
+        "Undetermined"
+    } else {
+        "General"
+    };
+    json!({"message": reply, "type": kind, "subType": subtype, "diagnosticCode": [reply]})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::{BounceView, EventSender};
+    use crate::domain::explain::SmtpReply;
+    use crate::domain::id::MessageId;
+
+    fn event(kind: EventType) -> Event {
+        let id: MessageId = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b".parse().unwrap();
+        Event {
+            seq: 7,
+            kind: kind.as_str().into(),
+            timestamp: DateTime::UNIX_EPOCH,
+            data: EventData {
+                message_id: Some(id),
+                internet_message_id: Some("<x@acme.test>".into()),
+                from: Some(EventSender { email: "a@acme.test".into(), name: Some("Acme".into()) }),
+                subject: Some("Hi".into()),
+                tags: json!([{"name": "kind", "value": "invoice"}]),
+                ..EventData::empty()
+            },
+        }
+    }
+
+    #[test]
+    fn payload_has_the_fields_of_resend() {
+        let mut accepted = event(EventType::Accepted);
+        accepted.data.recipients = Some(json!([
+            {"id": "rcp_1", "address": "b@c.test", "kind": "to"}, {"id": "rcp_2", "address": "d@c.test", "kind": "cc"},
+        ]));
+        let expected = json!({
+            "type": "email.sent", "created_at": "1970-01-01T00:00:00.000000Z",
+            "data": {
+                "email_id": "019a8f3c-2b7d-7c4e-8a1b-2c3d4e5f6a7b", "message_id": "<x@acme.test>",
+                "created_at": format(accepted.data.message_id.unwrap().accepted_at()),
+                "from": "Acme <a@acme.test>", "to": ["b@c.test"], "subject": "Hi", "tags": {"kind": "invoice"},
+            },
+        });
+        assert_eq!(accepted.to_resend(), expected);
+    }
+
+    #[test]
+    fn bounce_is_classified_in_the_words_of_resend() {
+        for (kind, category, expected) in [
+            ("hard", "unknown_user", ("Permanent", "NoEmail")),
+            ("hard", "mailbox_full", ("Permanent", "MailboxFull")),
+            ("block", "spam_content", ("Transient", "ContentRejected")),
+            ("soft", "other", ("Transient", "General")),
+            ("undetermined", "other", ("Undetermined", "Undetermined")),
+        ] {
+            let mut bounced = event(EventType::Bounced);
+            bounced.data.recipient = Some("b@c.test".into());
+            bounced.data.response = SmtpReply::from_row(Some(550), Some("5.1.1".into()), Some("no user".into()));
+            bounced.data.bounce = BounceView::from_row(Some(kind.into()), Some(category.into()), Some("smtp".into()));
+            let payload = bounced.to_resend();
+            let bounce = &payload["data"]["bounce"];
+            assert_eq!((&payload["type"], &payload["data"]["to"]), (&json!("email.bounced"), &json!(["b@c.test"])));
+            assert_eq!((bounce["type"].as_str().unwrap(), bounce["subType"].as_str().unwrap()), expected, "{category}");
+            assert_eq!(bounce["message"], "550 5.1.1 no user");
+        }
+    }
+}

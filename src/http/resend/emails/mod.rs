@@ -1,0 +1,8 @@
+//! `/emails`: sends, lists, reads, reschedules and cancels messages.
+
+pub(super) mod attachments;
+pub(super) mod batch;
+pub(super) mod control;
+pub(super) mod read;
+pub(super) mod send;
+mod view;
