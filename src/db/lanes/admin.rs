@@ -60,8 +60,8 @@ pub async fn change(
     change: &LaneChange,
     now: DateTime<Utc>,
 ) -> Result<bool, DbError> {
-    // A different rate resets the next send time, which may be a day away, but at most to now, so that the lane does
-    // not get a second burst. Setting the same rate again changes nothing.
+    // A different rate moves a later next send time, which may be a day away, to now. The time is not moved into the
+    // past, so that the lane does not get a second burst. Setting the same rate again changes nothing.
     let query = sqlx::query!(
         "UPDATE lanes SET
              connections = CASE WHEN $3 THEN $4 ELSE connections END,
@@ -128,9 +128,9 @@ const BATCHES: usize = 50;
 /// Selects the recipients of a lane that [`due_now`] makes due now.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RetryFilter<'a> {
-    /// Only those at this recipient domain.
+    /// Only recipients at this domain.
     pub domain: Option<&'a str>,
-    /// Only those that could not be prepared for sending.
+    /// Only recipients whose message could not be prepared for sending.
     pub unprepared: bool,
 }
 
@@ -144,8 +144,8 @@ pub struct MadeDue {
 }
 
 /// Makes deferred recipients of a lane, and those that could not be prepared, due now. Scheduled, held and
-/// crash-quarantined recipients are not changed. If the destination is unreachable, its next probe is due now. Each
-/// batch is one transaction.
+/// crash-quarantined recipients are not changed. If the destination is unreachable, its next
+/// probe is due now; with `unprepared` only if recipients were made due. Each batch is one transaction.
 pub async fn due_now(
     db: &Db,
     tenant: TenantId,
@@ -199,7 +199,8 @@ async fn due_batch(
         )
         .fetch_one(&mut *tx)
         .await?;
-        if done.count > 0 {
+        // A retry of the lane also probes if all of its recipients are due and wait for the probe.
+        if done.count > 0 || !filter.unprepared {
             mark_due_now(&mut tx, std::iter::once(id.0), now).await?;
         }
         tx.commit().await?;

@@ -45,6 +45,21 @@ async fn messages_in_an_unreachable_lane_wait_for_a_probe() {
 }
 
 #[tokio::test]
+async fn retry_of_a_lane_probes_if_all_recipients_are_due() {
+    let app = TestApp::start().await;
+    close_connections::<1>(&app);
+    let first = app.send(json!({})).await;
+    app.run_until_idle().await;
+    let second = app.send(json!({})).await;
+    assert_eq!(app.post(&format!("/v1/messages/{}/cancel", first.id), &json!({})).await.status, 200);
+    let lane = app.get("/v1/lanes").await.body["data"][0]["id"].as_str().unwrap().to_owned();
+    let done = app.post(&format!("/v1/lanes/{lane}/retry"), &json!({})).await;
+    assert_eq!((done.status, &done.body["retried"]), (200, &json!(0)));
+    app.run_until_idle().await;
+    assert_eq!(app.status(&second.id).await, "relayed");
+}
+
+#[tokio::test]
 async fn probes_use_few_messages_and_become_less_frequent() {
     let app = TestApp::start().await;
     close_connections::<1>(&app);
