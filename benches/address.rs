@@ -1,6 +1,6 @@
 //! The cost of parsing an address: `cargo bench --bench address`.
 //!
-//! The target is a few hundred ns for a plain address: a request may have fifty.
+//! The target is a few hundred nanoseconds for a plain address, because a request may have fifty addresses.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

@@ -16,7 +16,8 @@ pub struct BatchLimit<T> {
     pub size: fn(&T) -> u64,
 }
 
-/// Submits requests to the tasks that run them. These end when it has been dropped and everything submitted has run.
+/// Submits requests to the tasks that run them. The tasks end when the batcher has been dropped and everything
+/// submitted has run.
 #[derive(Debug)]
 pub struct Batcher<T, R>(async_channel::Sender<Request<T, R>>);
 
@@ -69,7 +70,8 @@ impl<T: 'static, R> Requests<T, R> {
         self.waiting.recv().await.ok()
     }
 
-    /// Waits for a request, and returns it with the others that wait. Returns `None` as [`next`](Self::next) does.
+    /// Waits for a request, and returns it with the other waiting requests. Returns `None` as [`next`](Self::next)
+    /// does.
     pub async fn next_batch(&self) -> Option<Batch<T, R>> {
         let mut batch = Batch::default();
         let first = self.next().await?;
@@ -85,7 +87,7 @@ impl<T: 'static, R> Requests<T, R> {
         batch.replies.push(reply);
     }
 
-    /// Adds the requests that wait to a batch, up to the limit. Does not wait for more.
+    /// Adds the waiting requests to a batch, up to the limit. Does not wait for more.
     pub fn fill(&self, batch: &mut Batch<T, R>) {
         while batch.items.len() < self.limit.items && batch.bytes < self.limit.bytes {
             let Ok(next) = self.waiting.try_recv() else { break };

@@ -1,7 +1,7 @@
 //! A bounded cache whose entries expire.
 //!
-//! - Concurrent loads of one key: one caller loads, the others wait for its value. If it fails, each of them loads for
-//!   itself, so that no caller waits for more than one load of another caller.
+//! - Concurrent loads of one key: one caller loads, the others wait for its value. If the load fails, each waiting
+//!   caller loads the value itself, so that no caller waits for more than one load of another caller.
 //! - A failed load is not stored.
 //! - Clearing the cache takes precedence over a load in progress: a value read before the clear is not stored after it.
 //! - Optionally, an expired entry is used for some time longer while one caller loads it again, or while loads fail.
@@ -73,12 +73,13 @@ where
         Self::with_stale(capacity, ttl, ttl)
     }
 
-    /// Creates a cache whose entries are used up to the age of `max_stale` while they are loaded again.
+    /// Creates a cache whose entries are used up to the age of `max_stale` while they are loaded again, or while loads
+    /// fail.
     pub fn with_stale(capacity: usize, ttl: Duration, max_stale: Duration) -> Self {
         Self { entries: Cache::new(capacity), ttl, max_stale, last_id: AtomicU64::new(0) }
     }
 
-    /// Returns the value of a key, unless it has expired.
+    /// Returns the value of a key, if it can be used without a load.
     fn get<Q>(&self, key: &Q, now: T) -> Option<V>
     where
         Q: Hash + Equivalent<K> + ?Sized,
@@ -86,7 +87,7 @@ where
         self.entries.get(key).filter(|entry| self.serves(entry, now)).map(|entry| entry.value)
     }
 
-    /// Stores a value unless the key has one that has not expired. Returns whether it was stored.
+    /// Stores a value unless the key has one that can be used without a load. Returns whether it was stored.
     pub fn insert_if_absent<Q>(&self, key: &Q, value: V, now: T) -> bool
     where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
@@ -135,7 +136,7 @@ where
             EntryResult::Retained(Found::Stale(value, id)) => Ok(self.refresh(key, (value, id), now, load()).await),
             EntryResult::Vacant(guard) | EntryResult::Replaced(guard, _) if !has_waited => {
                 let value = load().await?;
-                // This fails if the cache was cleared since.
+                // This fails if the cache was cleared during the load.
                 let _ = guard.insert(self.entry(value.clone(), now));
                 Ok(value)
             }

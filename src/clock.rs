@@ -43,8 +43,9 @@ impl Clock for SystemClock {
     }
 }
 
-/// The database's clock, which all replicas share. The last reading is advanced by the time since the machine started,
-/// so a machine clock that is wrong or jumps has no effect. Before the first reading, the machine's clock is used.
+/// The database's clock, which all replicas share. The last reading is advanced by the uptime that has passed since it
+/// was taken, so a machine clock that is wrong or jumps has no effect. Before the first reading, the machine's clock is
+/// used.
 #[derive(Debug)]
 pub struct DatabaseClock {
     machine: SharedClock,
@@ -129,7 +130,7 @@ fn since_start() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// Other systems use `Instant`.
+/// Other systems use `Instant`, and count from the first call in this process.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn since_start() -> Duration {
     use std::time::Instant;

@@ -22,9 +22,9 @@
 //!   concurrency;
 //! - [`domain`] contains the shared types and rules, without I/O.
 //!
-//! [`app`] builds, starts and stops the service; [`cli`] has one file per command; [`dev`] contains the embedded
-//! Postgres and the inbox that catches messages on a developer's machine; [`mod@bench`] measures the service from
-//! outside.
+//! [`app`] builds, starts and stops the service; [`cli`] has one file or folder per command; [`dev`] contains the
+//! embedded Postgres and the inbox that catches messages on a developer's machine; [`mod@bench`] measures the service
+//! from outside.
 
 pub mod accept;
 pub mod app;

@@ -23,12 +23,12 @@ use crate::domain::message::NewAttachment;
 
 /// Size in bytes up to which sending a blob costs less than asking whether the database already has it.
 pub(super) const SMALL_BLOB_BYTES: usize = 128 << 10;
-/// A statement stores up to the size of one chunk of a large blob.
+/// Limit of one statement: small blobs of together the size of one chunk of a large blob.
 static BATCH_LIMIT: BatchLimit<Blob> =
     BatchLimit { items: usize::MAX, bytes: CHUNK_BYTES as u64, size: |blob| blob.data.len() as u64 };
 /// Capacity of the writer's queue, in blobs.
 const QUEUE_CAPACITY: usize = 256;
-/// How often completing an upload is tried again if another transaction stores or deletes the same blob.
+/// Maximum number of tries to complete an upload, if other transactions store and delete the same blob meanwhile.
 const COMPLETE_TRIES: usize = 3;
 /// Number of small attachments of one request that wait for the writer at the same time.
 const PART: usize = 64;
@@ -42,7 +42,7 @@ struct Blob {
     tenant: TenantId,
     digest: String,
     data: Arc<Vec<u8>>,
-    /// The content that will refer to it.
+    /// The message content that will refer to the blob.
     content: Option<Uuid>,
 }
 
@@ -87,7 +87,8 @@ impl Blobs {
         Ok(blobs::refer(&self.db, tenant, message.0, &digests).await?)
     }
 
-    /// Stores the attachments of several messages as [`store`](Self::store) does, each content once.
+    /// Stores the attachments of several messages as [`store`](Self::store) does, but stores equal attachments only
+    /// once.
     pub(super) async fn store_all(
         &self,
         tenant: TenantId,
@@ -129,7 +130,7 @@ impl Blobs {
     async fn store_all_small(&self, tenant: TenantId, small: Vec<(String, Vec<u8>)>) -> Stored {
         let mut small = small.into_iter();
         loop {
-            // Not all at once: the attachments of other requests would wait behind them.
+            // Submits only a part at a time, so that the attachments of other requests do not wait for all of them.
             let part: Vec<(String, Vec<u8>)> = small.by_ref().take(PART).collect();
             if part.is_empty() {
                 return Ok(());
@@ -193,7 +194,8 @@ impl Blobs {
         Ok(())
     }
 
-    /// Completes an upload, or discards it if the blob is already stored. Returns `false` if the upload has expired.
+    /// Completes an upload, or discards it if the blob is already stored. Returns `false` if the upload has expired, or
+    /// if all tries failed.
     pub(super) async fn complete(&self, tenant: TenantId, upload: Upload, digest: &str) -> Result<bool, DbError> {
         let digests = [digest.to_owned()];
         for _ in 0..COMPLETE_TRIES {
@@ -207,7 +209,7 @@ impl Blobs {
                 upload.discard(&self.db, now).await?;
                 return Ok(true);
             }
-            // It was deleted in between.
+            // Another transaction has deleted the blob meanwhile.
         }
         Ok(false)
     }

@@ -42,8 +42,8 @@ pub struct BulkCall {
     pub bulk: Bulk,
 }
 
-/// A call whose idempotency keys have been looked up. Until it is dropped, no other request of this process can use the key of
-/// the call.
+/// A call whose idempotency keys have been looked up. Until this value is dropped, no other request of this process can
+/// use the key of the call.
 #[derive(Debug)]
 pub struct ReadyBulk {
     call: BulkCall,
@@ -83,7 +83,7 @@ impl Acceptor {
         let guard = match &call.key {
             Some(key) => {
                 let guard = self.reserved_keys.reserve(call.owner, &key.key).ok_or(AcceptError::KeyInFlight)?;
-                // Look the key up again under the guard: the request that created it may have ended since.
+                // Look the key up under the guard: a request with the same key may have ended meanwhile.
                 if let Some(first) = self.first_call(call.tenant, call.owner, &key.key).await? {
                     return replayed(&first, key).map(Resolved::Done);
                 }
@@ -110,8 +110,8 @@ impl Acceptor {
         Ok(BulkAccepted::New { id, accepted: recipients.len(), replayed, refused })
     }
 
-    /// Removes the recipients whose idempotency key was used before: by the same recipient of an equal bulk (returns how many),
-    /// or by something else, which are refused.
+    /// Removes the recipients whose idempotency key was used before. If it was used for the same message, the recipient
+    /// counts as replayed; otherwise the recipient is refused. Returns the number of replayed recipients.
     async fn drop_used(&self, call: &mut BulkCall) -> Result<usize, AcceptError> {
         let bulk = &mut call.bulk;
         let keys: Vec<&str> = bulk.recipients.iter().filter_map(|one| Some(&*one.key.as_ref()?.value)).collect();
@@ -158,7 +158,7 @@ impl Acceptor {
             None => None,
             Some(PinnedTemplate { which, variables, .. }) => {
                 let compiled = versions::compiled(&self.db, tenant, *which).await?;
-                // Deleted since it was loaded.
+                // The template may have been deleted after it was loaded.
                 let compiled = compiled.ok_or(AcceptError::TemplateDeleted)?;
                 Some(json!({"compiled": compiled, "variables": variables}))
             }

@@ -22,7 +22,7 @@ use crate::domain::routing::{RouteName, RouteTable};
 const MAX_CACHED_LANES: usize = 200_000;
 /// Capacity of the lookup queue, in lanes.
 const QUEUE_CAPACITY: usize = 1_024;
-/// Lookups per statement.
+/// Maximum number of lookups per statement.
 static BATCH_LIMIT: BatchLimit<Arc<LaneName>> = BatchLimit { items: 256, bytes: u64::MAX, size: |_| 0 };
 /// Number of finder tasks. With more than one, a finder that waits for a lock on a new lane does not delay all lookups.
 const FINDERS: usize = 2;
@@ -80,8 +80,8 @@ impl Lanes {
 
     /// Returns the lane of messages from `sender_domain` to `domain` in a stream. A route through relays has one lane
     /// for all domains except those with a dedicated lane: the relays are the only destination that can be slow, so
-    /// 100,000 domains need no lanes. The simulator has one lane too. Direct to MX each domain has its own lane, so that
-    /// an unreachable domain delays no other.
+    /// 100,000 domains do not need 100,000 lanes. The simulator has one lane for all domains, too. On a route direct to
+    /// MX, each domain has its own lane, so that an unreachable domain delays no other.
     pub(super) async fn for_domain(
         &self,
         tenant: TenantId,
@@ -189,7 +189,7 @@ async fn complete(
     unresolved
 }
 
-/// Creates lanes. A lane that Postgres refuses is left out, so that it does not fail the others.
+/// Creates lanes. A lane that Postgres refuses is left out, so that the others are still created.
 async fn create(db: &Db, names: &[Arc<LaneName>]) -> Result<Ids, DbError> {
     match lanes::create(db, names).await {
         Err(DbError::Refused { .. }) if names.len() > 1 => {}

@@ -1,9 +1,9 @@
 //! Commits validated messages.
 //!
-//! [`Acceptor::accept`] returns only after the message is in Postgres. Attachments are stored first (`blobs`), so that
-//! large ones delay no other request; the rest is committed in one transaction with the other messages of the same
-//! moment ([`GroupCommit`]). A request with an `Idempotency-Key` creates at most one message, no matter how many
-//! replicas receive it.
+//! [`Acceptor::accept`] returns only after the message has been committed to Postgres. Attachments are stored first
+//! (`blobs`), so that large ones delay no other request; the rest is committed in one transaction with the other
+//! messages of the same moment ([`GroupCommit`]). A request with an `Idempotency-Key` creates at most one message, no
+//! matter how many replicas receive it.
 
 pub mod batch;
 mod blobs;
@@ -61,7 +61,7 @@ pub enum AcceptError {
 }
 
 impl AcceptError {
-    /// Returns whether the request may have been committed, and only the database's response is missing.
+    /// Returns whether the request may have been committed: the database's response is missing.
     pub fn may_be_done(&self) -> bool {
         matches!(self, Self::Db(error) if error.may_be_done())
     }
@@ -179,8 +179,8 @@ impl Acceptor {
         db::messages::idempotency::find(&self.db, tenant, owner, key).await
     }
 
-    /// Returns those of these digests, SHA-256 in hexadecimal, whose blob is stored. They stay stored for at least
-    /// several hours.
+    /// Returns the sizes of the stored blobs among those with these digests (SHA-256 in hexadecimal). The blobs stay
+    /// stored for at least several hours.
     pub async fn find_blobs(&self, tenant: TenantId, digests: &[String]) -> Result<Sizes, DbError> {
         db::messages::blobs::find(&self.db, tenant, digests, self.blobs.clock.now()).await
     }

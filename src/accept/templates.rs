@@ -25,7 +25,7 @@ const MAX_CACHED_NAMES: usize = 10_000;
 /// Memory for cached programs, in bytes.
 const PROGRAM_MEMORY: u64 = 64 << 20;
 
-/// The templates of all tenants, as far as they are used. Each process has one `TemplateStore`.
+/// Loads and caches the templates of all tenants. Each process has one `TemplateStore`.
 #[derive(Debug)]
 pub struct TemplateStore {
     db: Db,
@@ -41,7 +41,7 @@ struct Published {
     version: i32,
 }
 
-/// Why a template has no latest version.
+/// Why the latest version of a template cannot be used.
 enum NotUsable {
     Unknown,
     NotPublished,
@@ -62,7 +62,8 @@ impl TemplateStore {
         self.latest.clear();
     }
 
-    /// Loads the templates that a request names, as many as it may use.
+    /// Loads the templates that a request names. Those above the limits of a request are not loaded:
+    /// [`Lookup::TooMany`].
     pub async fn load(&self, tenant: TenantId, wanted: Vec<TemplateRef>) -> Result<Templates, DbError> {
         let mut loaded = BTreeMap::new();
         let mut bytes = 0;
@@ -93,7 +94,7 @@ impl TemplateStore {
         }
         let Some(compiled) = versions::compiled(&self.db, tenant, which).await? else {
             if template.version.is_none() {
-                // Deleted since.
+                // The template was deleted after its name was cached.
                 self.clear_names();
                 return Ok(Lookup::Unknown);
             }
@@ -112,7 +113,7 @@ impl TemplateStore {
     }
 
     async fn latest(&self, tenant: TenantId, name: &TemplateName) -> Result<Published, NotUsable> {
-        // Only what is found is cached, so that a template can be used as soon as it is published.
+        // Only published templates are cached, so that a template can be used as soon as it is published.
         let load = || async {
             match versions::latest(&self.db, tenant, name).await {
                 Ok(Some(LatestRow { template, version: Some(version) })) => Ok(Published { template, version }),

@@ -20,7 +20,7 @@ pub(super) async fn set_headers(
     let Some(parent) = parent.filter(|parent| can_see(&parent.from_address)) else { return Ok(false) };
     let ParentRow { from_address, internet_message_id, headers } = parent;
     let message_id = message_id::header_value(id, internet_message_id.as_deref(), &from_address);
-    // Headers that this version cannot read only shorten the thread.
+    // If this version cannot parse the parent's headers, `References` only lists fewer ancestors.
     let headers = headers.and_then(|headers| Vec::<Header>::deserialize(headers).ok()).unwrap_or_default();
     let value = |name: &str| {
         let found = headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));

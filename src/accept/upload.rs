@@ -125,8 +125,8 @@ impl<'a> Upload<'a> {
         Ok(uploaded)
     }
 
-    /// Ends the upload; a worker deletes the chunks that it stored. An upload that is only dropped is deleted once it
-    /// has expired.
+    /// Ends the upload; a worker deletes its stored chunks. The chunks of an upload that is dropped without this call
+    /// are deleted once the upload has expired.
     pub async fn discard(self) {
         let Self { blobs: Blobs { db, clock, .. }, stored, .. } = self;
         if let Some(upload) = stored

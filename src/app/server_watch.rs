@@ -22,7 +22,7 @@ const POLLS_TO_GROW: u32 = 3;
 const ENOUGH_FREE: u32 = 10;
 /// Interval of the comparison with other replicas.
 const COMPARE_INTERVAL: Duration = Duration::from_mins(1);
-/// Clock skew that is reported, and the change of skew after which it is reported again.
+/// Minimum clock skew that is reported, and minimum change of the skew that is reported again.
 const SKEW: TimeDelta = TimeDelta::seconds(2);
 /// How long the service waits for free database connections at its start.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -62,7 +62,7 @@ pub(super) async fn wait_until_ready(db: &Db) -> Result<(), SessionError> {
 }
 
 impl ServerWatch {
-    /// Polls the server for the first time. Afterwards the clock follows the database's.
+    /// Polls the server for the first time. From then on, the clock follows the database's clock.
     pub(super) async fn start(
         config: &Config,
         clock: SharedClock,

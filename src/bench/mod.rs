@@ -15,9 +15,12 @@
 //! - however the bench ends, no process that it started outlives it, and its directory is removed;
 //! - it never sends messages that others queued: it refuses to run on a database in which such messages wait.
 //!
-//! In the order of a run: `options`; `setup` (`stage` with `process`, `backlog`); `client` (`dkim` and `template`, then
-//! `mail` and `http`, the requests); `measure` (`load`, `cpu`, `histogram`, with `seen` and `progress`; `report`,
-//! `machine`).
+//! The modules, in the order in which a run uses them:
+//! - `options`: the options of the command;
+//! - `setup`: starts the processes (`stage`, `process`), and queues messages beforehand (`backlog`);
+//! - `client`: registers a domain and a template (`dkim`, `template`), and sends the requests (`mail`, `http`);
+//! - `measure`: generates the load and measures (`load`, `cpu`, `histogram`; `seen` and `progress` beside it), and
+//!   prints the results (`report`, `machine`).
 
 mod client;
 mod error;

@@ -1,4 +1,4 @@
-//! `postrider inbox`: only the inbox of `dev`, for a compose file or a test environment.
+//! `postrider inbox`: runs only the inbox of `postrider dev`, for a compose file or a test environment.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -57,8 +57,8 @@ fn router(inbox: Arc<Inbox>) -> Router {
     http::finish(dev::complete(routes, inbox))
 }
 
-/// Writes a `.gitignore` into the directory that excludes all of it from a surrounding repository, because it contains
-/// keys and messages.
+/// Writes a `.gitignore` into the directory that excludes the whole directory from a surrounding repository. The
+/// directory contains messages, and with `dev` also keys.
 pub(super) fn keep_out_of_git(dir: &Path) -> anyhow::Result<()> {
     let path = dir.join(".gitignore");
     match std::fs::OpenOptions::new().write(true).create_new(true).open(&path) {

@@ -1,7 +1,7 @@
 //! The configuration: a typed structure of plain data, read once at startup.
 //!
-//! There are three sources, of which later ones win: the defaults, `postrider.toml` (or the file given by `--config`),
-//! and the environment. A key `section.name` is the variable `POSTRIDER_SECTION__NAME`; `DATABASE_URL` stands for
+//! There are three sources; later ones win: the defaults, `postrider.toml` (or the file given by `--config`), and the
+//! environment. A key `section.name` is the variable `POSTRIDER_SECTION__NAME`; `DATABASE_URL` stands for
 //! `database.url` unless `POSTRIDER_DATABASE__URL` is set. A variable with `_FILE` appended names a file that contains
 //! the value, as is usual for container secrets. An empty variable counts as unset.
 //!
@@ -67,14 +67,14 @@ pub struct Config {
     pub dns: Option<SocketAddr>,
     /// The port of recipients' mail servers, 1–65535.
     pub mx_port: u16,
-    /// The name given in EHLO and Message-ID, a domain name or `[address]`. Without it, the machine's name is used.
+    /// The name given in EHLO, a domain name or `[address]`. Without it, the machine's name is used.
     pub hostname: Option<String>,
     /// The public URL of the API, for links in messages: `https://host[/path]`.
     pub public_url: Option<Url>,
-    /// Encrypts DKIM keys and webhook secrets at rest, and signs return paths and unsubscribe links. 32 characters or
-    /// more, the same in all replicas.
+    /// Encrypts DKIM keys and webhook secrets at rest, and signs return paths, unsubscribe links and links to
+    /// attachments. 32 characters or more, the same in all replicas.
     pub secret_key: Option<SecretKey>,
-    /// Earlier secret keys, with which encrypted and signed data remains valid.
+    /// Earlier secret keys. Data that they encrypted or signed remains valid.
     pub previous_secret_keys: Vec<SecretKey>,
     /// The name of this installation in new API keys, for a router in front of several installations: 1–16 lower-case
     /// letters and digits.
@@ -177,7 +177,7 @@ fn check_cell(name: &str) -> Result<(), String> {
     name.parse::<Cell>().map(drop).map_err(|why| why.to_string())
 }
 
-/// Checks the hostname, which is written to EHLO and to header fields unchanged.
+/// Checks the hostname, which is written unchanged to EHLO and to the replies of the inbound server.
 fn check_hostname(name: &str) -> Result<(), String> {
     let literal = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let ok = match literal {

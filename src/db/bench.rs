@@ -69,7 +69,7 @@ pub async fn is_settled(db: &Db, since: MessageId) -> Result<bool, DbError> {
     db.timed("bench.is_settled", query.fetch_one(&db.pool)).await
 }
 
-/// Returns whether no recipient of a bulk that was accepted after `since` waits to become a message.
+/// Returns whether all recipients of the bulks that were accepted after `since` have become messages.
 pub async fn bulks_are_expanded(db: &Db, since: MessageId) -> Result<bool, DbError> {
     let query = sqlx::query_scalar!(
         r#"SELECT NOT EXISTS (SELECT 1 FROM bulk_recipients WHERE bulk_id >= $1) AS "expanded!""#,
@@ -88,7 +88,7 @@ pub async fn checkpoint(db: &Db) -> Result<bool, DbError> {
     }
 }
 
-/// A transaction that stays open until this is dropped.
+/// A transaction that stays open until this value is dropped.
 #[derive(Debug)]
 pub struct OpenTransaction {
     _connection: PgConnection,

@@ -14,7 +14,7 @@ pub struct FollowUp {
     pub message: Uuid,
     /// The recipient.
     pub recipient: Uuid,
-    /// When it happens.
+    /// When the follow-up is due.
     pub due_at: DateTime<Utc>,
     /// What happens.
     pub content: Content,
@@ -27,7 +27,7 @@ pub enum Content {
     Report {
         /// The envelope's recipient, if it is a return path.
         to: Option<String>,
-        /// The message.
+        /// The report as MIME.
         mime: Vec<u8>,
     },
     /// The recipient uses the unsubscribe link with this token.
@@ -63,8 +63,8 @@ pub async fn insert(db: &Db, followup: &FollowUp) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Leases due follow-ups until `until`, the earliest first, and returns them. If they still exist then, they are due
-/// again.
+/// Leases due follow-ups until `until`, the earliest first, and returns them. Follow-ups that still exist at that time
+/// are due again.
 pub async fn claim(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>, limit: i64) -> Result<Vec<FollowUp>, DbError> {
     let query = sqlx::query!(
         "WITH due AS MATERIALIZED (

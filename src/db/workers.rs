@@ -24,7 +24,7 @@ pub struct Registration {
     pub host: String,
     /// Process id.
     pub pid: i32,
-    /// Lease time: how long it may be without a heartbeat before its leases are released.
+    /// Lease time: how long the worker may be without a heartbeat before its leases are released.
     pub lease: Duration,
     /// Fingerprints of the settings that must be the same in all replicas.
     pub settings: Fingerprints,
@@ -204,8 +204,9 @@ pub async fn deregister(db: &Db, id: Uuid, now: DateTime<Utc>) -> Result<(), DbE
     .await
 }
 
-/// Returns the attempts of these workers that were interrupted after the message body was started
-/// ([`super::queue::attempt_markers`]), as uncertain. The marker is set only if `on_uncertain` is `hold` or `fail`.
+/// Returns the attempts of these workers that were interrupted after sending of the message body had started
+/// ([`super::queue::attempt_markers`]), with an uncertain outcome. The marker is set only if `on_uncertain` is `hold`
+/// or `fail`.
 async fn interrupted(
     connection: &mut PgConnection,
     workers: &[Uuid],

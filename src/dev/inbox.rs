@@ -3,8 +3,8 @@
 //!
 //! Each message has a number, ascending from 1, and two files: `000001.eml`, the message byte for byte, and
 //! `000001.json`, its [`Summary`]. A message exists once its summary is written, which is the last step; the next start
-//! removes files that a crash left without one. Summaries are also in memory, so that listing reads no file.
-//! Beyond [`CAPACITY`] messages the oldest are deleted.
+//! removes message files that a crash left without a summary. Summaries are also in memory, so that listing reads no
+//! file. Beyond [`CAPACITY`] messages the oldest are deleted.
 //!
 //! The server replies 250 to a message once its files are written. They are not synced to disk, because the inbox is
 //! only for testing.
@@ -206,7 +206,7 @@ impl Inbox {
         ReservedNumber { inbox: self, n }
     }
 
-    /// Adds a message to the index, and removes the oldest if there are too many.
+    /// Adds a message to the index. If there are too many, removes the oldest and returns its number.
     fn insert(&self, summary: Summary) -> Option<u64> {
         let mut index = self.index();
         index.summaries.insert(summary.n, Arc::new(summary));
@@ -222,7 +222,7 @@ impl Inbox {
     }
 }
 
-/// The number of a message that is being stored. When this is dropped, the message is stored, or never will be.
+/// The number of a message that is being stored. It is dropped once the message is stored, or cannot be.
 struct ReservedNumber<'a> {
     inbox: &'a Inbox,
     n: u64,

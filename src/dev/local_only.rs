@@ -13,7 +13,8 @@ use url::{Host, Url};
 use crate::domain::network::IpClass;
 use crate::domain::problem::{Problem, ProblemCode};
 
-/// Names that no public DNS server can give an address: the special-use names of RFC 6761 and ICANN's `internal`.
+/// Endings of names that no public DNS server can give an address: the special-use names of RFC 6761 and ICANN's
+/// `internal`.
 const LOCAL_ENDINGS: [&str; 3] = [".localhost", ".internal", ".test"];
 
 /// Refuses a request if its host name does not belong to this machine, or if a page of another site sent it.

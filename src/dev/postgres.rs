@@ -2,9 +2,10 @@
 //!
 //! Guarantees:
 //!
-//! - one directory is one cluster; a second start finds its data, and an incomplete cluster is created again;
+//! - a directory holds one cluster; a later start finds its data, and an incomplete cluster is created again;
 //! - it listens on 127.0.0.1 only, on a free port, with a generated password;
-//! - it never outlives the process that started it, even if that is killed: a watchdog waits on a pipe (`process`);
+//! - it never outlives the process that started it, even if that process is killed: a watchdog waits on a pipe
+//!   (`process`);
 //! - two processes never share a directory: the second gets [`PostgresError::InUse`];
 //! - if started as root, it runs as another user, because Postgres refuses to run as root.
 
@@ -28,7 +29,8 @@ use cluster::Cluster;
 use home::{Home, Lock};
 use process::Watched;
 
-/// Maximum number of starts if they fail for a temporary reason, such as another program that took the port.
+/// Maximum number of tries to start the server if they fail for a temporary reason, such as another program that took
+/// the port.
 const MAX_STARTS: u32 = 3;
 
 /// Time limit of a fast shutdown; an immediate shutdown follows.

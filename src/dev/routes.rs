@@ -132,7 +132,7 @@ async fn list(
     }
     let filter = Filter { to, from, subject, after, any: None };
     let wait = wait_time(wait)?;
-    // No new message can appear on a page of older ones.
+    // No new message can appear on a page of older messages, so there is nothing to wait for.
     if before.is_none() {
         inbox.wait(&filter, Instant::now() + wait).await;
     }
@@ -269,7 +269,7 @@ async fn clear(State(inbox): State<Arc<Inbox>>) -> Result<StatusCode, InboxError
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Messages are untrusted: a browser must not guess that one is a page.
+/// Messages are untrusted, so a browser must not guess that the content of one is an HTML page.
 const NO_SNIFFING: (header::HeaderName, &str) = (header::X_CONTENT_TYPE_OPTIONS, "nosniff");
 
 /// Parses a number in a path. Returns "not found" for anything else.
@@ -277,7 +277,8 @@ pub(super) fn number(text: &str) -> Result<u64, InboxError> {
     text.parse().map_err(|_| InboxError::NoNumber)
 }
 
-/// Makes the response a download for every type, with the name encoded as in RFC 6266 and RFC 8187.
+/// Returns a `Content-Disposition` that makes the response a download, whatever its type. The name is encoded as in
+/// RFC 6266 and RFC 8187.
 fn disposition(filename: Option<&str>) -> HeaderValue {
     let encoded = filename.unwrap_or("attachment").bytes().fold(String::new(), |mut text, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

@@ -1,5 +1,5 @@
-//! Tokens of links that download one attachment without an API key, for a limited time. A token contains all that the
-//! download needs, with a signature, so a forged or expired one is rejected without a database query.
+//! Tokens of links that download one attachment without an API key, for a limited time. A token contains all data that
+//! the download needs, with a signature, so a forged or expired token is rejected without a database query.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -45,7 +45,7 @@ impl AttachmentLink {
 
     /// Verifies a token and returns its content; `None` if the signature is not valid, or the link has expired.
     pub fn verify(token: &str, ring: &Keyring, now: DateTime<Utc>) -> Option<Self> {
-        // Longer ones are not decoded.
+        // Longer tokens are not decoded.
         if token.len() > 2 * (DATA_BYTES + MAC_BYTES) {
             return None;
         }

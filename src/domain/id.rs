@@ -1,5 +1,5 @@
-//! Identifiers. Internally each is a `UUIDv7` (RFC 9562), so that ids sort by time and serve as partition bounds.
-//! Externally it is a prefix and 32 hexadecimal digits; the prefix names the kind of object.
+//! Identifiers. Except for lanes and tenants, an id is a `UUIDv7` (RFC 9562) internally, so that ids sort by time and
+//! serve as partition bounds. Externally it is a prefix and 32 hexadecimal digits; the prefix names the kind of object.
 
 use std::fmt;
 use std::str::FromStr;

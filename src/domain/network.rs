@@ -139,7 +139,7 @@ impl Allowed {
 /// An allowed host or network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rule {
-    /// A host, whatever its addresses.
+    /// A host, whatever its addresses are.
     Host(String),
     /// Every address of a network.
     Network(IpNet),
@@ -172,8 +172,8 @@ impl FromStr for Rule {
 #[error("must be an IP address or a network such as 192.0.2.0/24 or 2001:db8::/32")]
 pub struct InvalidNetwork;
 
-/// Parses an IP address or a network in CIDR notation. Host bits are cleared, and an IPv4-mapped IPv6 network becomes the
-/// IPv4 network.
+/// Parses an IP address or a network in CIDR notation. Host bits are cleared, and an IPv4-mapped IPv6 network becomes
+/// the IPv4 network.
 pub fn parse_network(text: &str) -> Result<IpNet, InvalidNetwork> {
     let network: IpNet = match text.parse::<IpAddr>() {
         Ok(ip) => ip.into(),

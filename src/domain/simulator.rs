@@ -6,9 +6,10 @@
 //! step   = name *("-" argument)     ; bounce-550-5.7.1, defer-2-451-4.7.1, complaint-1h
 //! ```
 //!
-//! A step that fails temporarily plays for one attempt, or for as many as it says; after the last step the message is
-//! delivered. Every other step ends the message, so it is the last one. `greylist` plays until a minute has passed, for any
-//! number of attempts, so only a step that ends the message can follow it.
+//! A step after which the message is retried, such as `drop-rcpt`, applies to one attempt; `defer-N` applies to N
+//! attempts. If the last step is such a step, the next attempt delivers the message. Every other step ends the message,
+//! so it must be the last one. `greylist` applies to all attempts until a minute has passed, so only a step that ends
+//! the message can follow it.
 
 mod syntax;
 #[cfg(test)]
@@ -46,7 +47,7 @@ pub fn is_domain(domain: &str) -> bool {
     domain == DOMAIN
 }
 
-/// Returns whether an address is one of the simulator that counts as suppressed.
+/// Returns whether an address is a simulator address that counts as suppressed.
 pub fn is_suppressed(address: &str) -> bool {
     let local = address.strip_suffix(DOMAIN).and_then(|rest| rest.strip_suffix('@'));
     local.is_some_and(|local| Script::parse(local).is_ok_and(|script| script.steps == [Step::Suppressed]))
@@ -167,7 +168,7 @@ impl fmt::Display for Script {
 }
 
 impl Step {
-    /// Returns at how many attempts the step plays; `None` at all that remain.
+    /// Returns the number of attempts that the step applies to; `None` if it applies to all remaining attempts.
     fn attempts(self, waited: TimeDelta) -> Option<u32> {
         match self {
             Self::Defer(attempts, _) => Some(attempts),
@@ -182,7 +183,7 @@ impl Step {
         }
     }
 
-    /// Returns whether the message has reached its end after the step.
+    /// Returns whether the step ends the message.
     fn ends(self) -> bool {
         self.attempts(TimeDelta::MAX).is_none()
     }

@@ -201,7 +201,7 @@ fn recipient_report(
     }
 }
 
-/// Returns the recipient of a complaint that names no recipient for privacy, but whose return path identifies it.
+/// Returns the recipient of a complaint that, for privacy, names no recipient, but whose return path identifies one.
 fn implied_complaint(kind: ReportKind, row: &ReportedMessageRecipient) -> Option<ReportedRecipient> {
     (kind == ReportKind::Complaint).then(|| ReportedRecipient {
         recipient: row.address.clone(),

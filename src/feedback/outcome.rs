@@ -32,7 +32,7 @@ pub struct RecipientOutcome {
 }
 
 impl ReportOutcome {
-    /// Creates the result of a message that reports no delivery.
+    /// Creates the result of an automatic reply or of an unknown message, which affects no recipient.
     pub(super) fn without_effect(report: Report) -> Self {
         Self::new(report, None, None, Vec::new(), true)
     }
@@ -68,7 +68,7 @@ impl ReportOutcome {
         Self { results: results.collect(), report, message, not_found }
     }
 
-    /// Returns whether the report is about a recipient with an attempt in progress, so that it should be sent again.
+    /// Returns whether the report is about a recipient with an attempt in progress. Such a report should be sent again.
     pub fn is_early(&self) -> bool {
         self.results.iter().any(|result| result.effect == Some(ReportEffect::Nothing(NoEffectReason::Leased)))
     }

@@ -20,9 +20,10 @@ use crate::db::{Db, DbError};
 pub(super) type BatchResult = Result<BatchCommitted, Arc<DbError>>;
 type Reply = batcher::Reply<BatchResult>;
 
-/// What a message adds to the size of its batch besides its text and HTML.
+/// Assumed size of a message besides its text and HTML.
 const MESSAGE_BYTES: u64 = 16 << 10;
-/// The batches of one transaction: they share it up to 256 messages, and up to 4 MiB of text and HTML.
+/// The size limit of a transaction: batches are added until it has 4 MiB, counting [`MESSAGE_BYTES`] for each message
+/// and its text and HTML. That is at most 256 messages, unless the last batch has more.
 pub(super) static BATCH_LIMIT: BatchLimit<BatchInsert> = BatchLimit { items: usize::MAX, bytes: 4 << 20, size };
 
 fn size(batch: &BatchInsert) -> u64 {
@@ -36,7 +37,7 @@ pub(super) struct BatchWriter {
     pub clock: SharedClock,
     pub batches: Requests<BatchInsert, BatchResult>,
     pub signals: Arc<Signals>,
-    /// Held by the task that commits batches one by one, so that it never needs more than one connection.
+    /// Held by each task that commits batches one by one, so that these tasks together use at most one connection.
     pub fallback_lock: Arc<Mutex<()>>,
 }
 

@@ -31,7 +31,7 @@ fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
     done
 }
 
-/// What a commit did with messages, for the worker.
+/// The results of a commit for its messages, to be passed to the worker.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     reserved: Vec<Confirmed>,
@@ -74,7 +74,8 @@ pub(super) fn not_committed(insert: MessageInsert) -> Confirmed {
     Confirmed { insert, leased: Vec::new(), waiting: Vec::new(), unsubscribe: false }
 }
 
-/// Reports to the worker that these messages were not committed, or that this is unknown.
+/// Reports to the worker that these messages were not committed or, with `may_be_done`, that it is unknown whether they
+/// were.
 pub(super) fn report_failure(signals: &Signals, inserts: impl IntoIterator<Item = MessageInsert>, may_be_done: bool) {
     let reserved: Vec<MessageInsert> = inserts.into_iter().filter(|insert| insert.direct_consumer.is_some()).collect();
     let Some(consumer) = signals.consumer().filter(|_| !reserved.is_empty()) else { return };

@@ -1,5 +1,5 @@
-//! Rate limits and quotas of API keys, over all replicas. Requests are admitted from blocks in memory, which are leased
-//! from the database (`domain::key::allowance`). Keys without limits cost nothing here.
+//! Rate limits and quotas of API keys, which apply to all replicas together. Requests are admitted from blocks in
+//! memory, which are leased from the database (`domain::key::allowance`). Keys without limits cost nothing here.
 
 mod headers;
 mod reservation;
@@ -26,10 +26,10 @@ use crate::domain::key::{KeyQuota, KeyRate};
 pub(super) use headers::ShownLimits;
 pub(super) use reservation::{QuotaReservation, settle};
 
-/// How often recipients that were leased and not used are returned.
+/// Interval at which leased recipients that were not used are returned to their quotas.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(1);
-/// Up to this number of keys, the blocks of a key that is not in use are kept: until its rate has recovered, and until the day
-/// of its quota ends.
+/// Maximum number of keys at which the blocks of an unused key are kept until its rate has recovered and the day of its
+/// quota has ended. With more keys, the blocks are removed as soon as their recipients have been returned.
 const MAX_IDLE_KEYS: usize = 10_000;
 
 /// The blocks of one key.
@@ -37,7 +37,7 @@ const MAX_IDLE_KEYS: usize = 10_000;
 struct Blocks {
     rate: Mutex<RateBlock>,
     quota: Mutex<QuotaBlock>,
-    /// Held by the request that leases, so that others wait for its block.
+    /// Held by the request that leases a block, so that other requests wait for this block.
     rate_lease: tokio::sync::Mutex<()>,
     quota_lease: tokio::sync::Mutex<()>,
     /// Whether the blocks were used since the last release.
@@ -86,7 +86,7 @@ impl Allowances {
         }
     }
 
-    /// Leases another block, and returns what was not used of the last one.
+    /// Leases another block, and returns the unused requests of the last one to the limit.
     async fn lease_requests(&self, key: &CachedKey, rate: KeyRate, blocks: &Blocks) -> Result<(), ApiError> {
         let now = self.clock.now();
         let unused = blocks.rate.lock().remove_unused(rate, now);
@@ -98,7 +98,7 @@ impl Allowances {
                 Ok(())
             }
             Err(error) => {
-                // They may have been returned.
+                // The database may have received the returned requests.
                 if !error.may_be_done() {
                     blocks.rate.lock().put_back(rate, unused);
                 }
@@ -156,7 +156,7 @@ impl Allowances {
         let lease = match usage::lease_recipients(&self.db, &request).await {
             Ok(lease) => lease,
             Err(error) => {
-                // They may have been returned.
+                // The database may have received the returned recipients.
                 if !error.may_be_done() {
                     blocks.quota.lock().put_back(unused, today);
                 }
@@ -186,11 +186,11 @@ impl Allowances {
         }
     }
 
-    /// Returns all unused recipients to their quotas. For the end, when no request is in progress any more.
+    /// Returns all unused recipients to their quotas. Called during the shutdown, when no request is in progress.
     pub async fn release_all(&self) {
         let all: Vec<_> = self.keys.lock().iter().map(|(key, blocks)| (*key, blocks.clone())).collect();
         for (key, blocks) in all {
-            // A database that is unavailable must not delay the stop for each key.
+            // If the database is unavailable, stops at the first key: a timeout for each key would delay the shutdown.
             if !self.release(key, &blocks).await {
                 return;
             }
@@ -211,7 +211,7 @@ impl Allowances {
                 idle.push((*key, blocks.clone()));
             }
             let is_kept = !is_full && (quota.is_known(now.date_naive()) || blocks.rate.lock().has_unused(now));
-            // Requests in progress have a reference too.
+            // Requests in progress hold a reference to the blocks, too.
             was_in_use || has_recipients || is_kept || Arc::strong_count(blocks) > 1
         });
         idle

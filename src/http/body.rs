@@ -41,7 +41,7 @@ pub(super) struct Bodies {
     memory: Arc<MemoryLimit>,
     /// Memory for the messages of batches, once their bodies have been parsed.
     batches: Arc<MemoryLimit>,
-    /// Memory for what templates have rendered. A request reserves it last, and waits for no other memory while it holds it.
+    /// Memory for the output of templates. A request reserves it last, and waits for no other memory while it holds it.
     rendered: Arc<MemoryLimit>,
     /// Memory for the bodies of requests of the Resend API that send messages.
     resend: Arc<MemoryLimit>,
@@ -89,7 +89,8 @@ impl Bodies {
         self.read(None, headers, body, max.min(self.max), memory_need).await
     }
 
-    /// Reads the JSON body of a request that sends messages. `media_types` are those that the request may have.
+    /// Reads the JSON body of a request that sends messages. `media_types` names the media types that the endpoint
+    /// supports, for the error.
     pub(super) async fn message(
         &self,
         owner: Owner,
@@ -104,8 +105,8 @@ impl Bodies {
     }
 
     /// Reads the JSON body of a request of the Resend API that sends messages. Some of Resend's SDKs send a file as an
-    /// array of numbers, which takes about four times the size of the file. The caller must check that what is not an
-    /// array of numbers has at most [`max_message`](Self::max_message) bytes, before it copies it.
+    /// array of numbers, which takes about four times the size of the file. Before the caller copies the body, it must
+    /// check that the body without its arrays of numbers has at most [`max_message`](Self::max_message) bytes.
     pub(super) async fn resend(&self, owner: Owner, headers: &HeaderMap, body: Body) -> Result<ReadBody, ApiError> {
         if !has_content_type(headers, "application/json") {
             return Err(ApiError::UnsupportedMediaType("application/json"));
@@ -214,7 +215,7 @@ impl Bodies {
         self.batches.reserve(owner, need, MAX_WAIT).await.map_err(|_| out_of_memory())
     }
 
-    /// Reserves memory for what the templates of a request have rendered; none for little.
+    /// Reserves memory for the output of a request's templates; `None` if the output is small.
     pub(super) async fn reserve_rendered(&self, owner: Owner, bytes: u64) -> Result<Option<Reservation>, ApiError> {
         if bytes <= SMALL_BODY_BYTES {
             return Ok(None);
@@ -288,7 +289,7 @@ impl UploadMemory {
         }
     }
 
-    /// Releases what is not needed if no more than this many bytes are buffered.
+    /// Lowers the maximum number of buffered bytes, and releases the memory above it.
     pub(super) fn set_buffered(&self, bytes: u64) {
         self.max_buffered.fetch_min(bytes, Ordering::Relaxed);
         if let Some(reservation) = self.reservation.get() {
@@ -307,7 +308,7 @@ fn upload_need(buffered: u64) -> u64 {
     UPLOAD_MEMORY + memory_need(buffered)
 }
 
-/// Returns the error for a body that found no free memory in time.
+/// Returns the error for a body for which no memory became free in time.
 fn out_of_memory() -> ApiError {
     ApiError::Unavailable(
         "Too many large requests at once. Nothing was changed; retry the request after `Retry-After`.",
@@ -329,7 +330,7 @@ fn resend_max(max: u64) -> u64 {
 }
 
 /// Returns the memory that a body of the Resend API takes: itself, its translation with its files, and the canonical
-/// form of the translation. These are not larger than the body, nor than `max`.
+/// form of the translation. Neither of the latter two is larger than the body, or than `max`.
 fn resend_need(length: u64, max: u64) -> u64 {
     length.saturating_add(length.min(max).saturating_mul(2))
 }
@@ -417,8 +418,8 @@ impl Window {
         self.length.saturating_sub(self.waited)
     }
 
-    /// Adds `waited` to the span. Returns whether the span has ended with fewer than `min_bytes` bytes, and then starts
-    /// the next one.
+    /// Adds `waited` to the window. If the window is over, starts the next one, and returns whether fewer than
+    /// `min_bytes` bytes arrived in it.
     fn is_below(&mut self, min_bytes: u64, waited: Duration) -> bool {
         self.waited += waited;
         if self.waited < self.length {

@@ -1,4 +1,5 @@
-//! Errors as RFC 9457 problems. Only this module maps failures to status codes.
+//! Errors of the API as RFC 9457 problems. Each error has a problem code, and each code has one HTTP status
+//! ([`ProblemCode::status`]).
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -19,11 +20,11 @@ pub use crate::domain::problem::{Problem, ProblemCode};
 /// Why a request failed.
 #[derive(Debug)]
 pub enum ApiError {
-    /// 400: the body or a header is malformed.
+    /// 400: the body, a header or the query string is malformed.
     Malformed(String),
     /// 401: missing or invalid API key.
     Unauthorized(&'static str),
-    /// 403: insufficient scope.
+    /// 403: the key does not allow the request, for example because it lacks a scope.
     Forbidden(String),
     /// 403: the key does not allow the values of these fields.
     ForbiddenFields(Vec<Fault>),
@@ -130,7 +131,7 @@ impl ApiError {
     }
 }
 
-/// Returns a wait for `Retry-After`, rounded up.
+/// Returns a wait in whole seconds for `Retry-After`: rounded up, at least 1.
 fn whole_seconds(wait: Duration) -> u64 {
     (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
@@ -161,8 +162,8 @@ impl IntoResponse for ApiError {
 }
 
 impl ApiError {
-    /// Maps the error of a search. A search that took too long is an invalid request: the fault points to the parameter
-    /// that narrows it, with this advice.
+    /// Maps the error of a search. A search that took too long is an invalid request: its fault has `pointer`, the
+    /// parameter that narrows the search, and the message `advice`.
     pub(super) fn search(error: DbError, pointer: &str, advice: &str) -> Self {
         if !error.is_too_slow() {
             return error.into();

@@ -1,5 +1,5 @@
-//! The HTTP API: all routes in one list, one file per resource. Handlers contain no SMTP and no SQL. Errors are RFC
-//! 9457 problems, which only `error` builds.
+//! The HTTP API: all routes in one list, one module per resource. Handlers contain no SMTP and no SQL. Errors are RFC
+//! 9457 problems, which only `error` builds; for the API that is compatible with Resend's, `resend` translates them.
 
 mod allowances;
 mod auth;
@@ -109,7 +109,7 @@ pub struct Shared {
     responses: ResponseMemory,
     /// Concurrency limit of expensive queries.
     slow_queries: ConcurrencyLimit,
-    /// Concurrency limit of compiling and rendering templates.
+    /// Concurrency limit for compiling and rendering templates.
     renders: ConcurrencyLimit,
     /// Concurrency limit of event streams, long polls and exports.
     long_requests: ConcurrencyLimit,
@@ -150,11 +150,11 @@ pub struct Settings {
     pub renderer: Arc<Renderer>,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
-    /// Maximum requests per minute of one address with invalid API keys.
+    /// Maximum requests per minute with invalid API keys from one address.
     pub auth_failures_per_minute: u32,
     /// The cell of new API keys.
     pub cell: Option<Cell>,
-    /// Whether the API of Resend is served at the root.
+    /// Whether the API that is compatible with Resend's is served, at the root.
     pub resend: bool,
 }
 
@@ -283,7 +283,7 @@ pub fn router(api: Api, inbox: Option<Arc<Inbox>>) -> Router {
 
 /// Returns a router with only the unsubscribe pages and a liveness probe.
 pub fn public(api: Api) -> Router {
-    // The version is not public.
+    // Unlike `healthz`, does not reveal the version.
     let health = || async { axum::Json(serde_json::json!({"status": "ok"})) };
     let health = Router::new().route("/healthz", axum::routing::get(health));
     let layer = ApiLayer { responses: api.responses.clone(), resend: false };

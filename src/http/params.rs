@@ -1,4 +1,4 @@
-//! Query parameters and path ids. Reports all faults at once, and refuses unknown names.
+//! Query parameters and path ids. All faults of the parameters are reported at once, and unknown names are refused.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -16,7 +16,7 @@ use crate::domain::fault::{Code, Faults};
 /// The query parameters of one request, by name.
 #[derive(Debug)]
 pub(super) struct Params {
-    /// The values of the parameters that have not been read.
+    /// The values of the parameters that have not been read yet.
     remaining: BTreeMap<String, Vec<String>>,
     /// The names that the endpoint reads, for the error about an unknown one.
     read: Vec<&'static str>,
@@ -28,7 +28,7 @@ impl<S: Sync> FromRequestParts<S> for Params {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let mut params = Self { remaining: BTreeMap::new(), read: Vec::new(), faults: Faults::default() };
-        // Lossy decoding would search for another text than the client sent.
+        // With lossy decoding, a search would look for a text that the client did not send.
         if percent_encoding::percent_decode_str(parts.uri.query().unwrap_or_default()).decode_utf8().is_err() {
             return Err(ApiError::Malformed("The query string must be percent-encoded UTF-8.".into()));
         }
@@ -71,7 +71,7 @@ impl Params {
         }
     }
 
-    /// Returns all values of a parameter that may be repeated, also empty ones.
+    /// Returns all values of a parameter that may be repeated, including empty ones.
     pub(super) fn all(&mut self, name: &'static str) -> Vec<String> {
         self.read.push(name);
         self.remaining.remove(name).unwrap_or_default()

@@ -1,5 +1,5 @@
-//! What the messages of a request refer to: uploaded files, parts of a form, and templates. Parsing has no access to the
-//! database, so a request that refers to files or templates is parsed again once they have been looked up.
+//! The uploaded files, parts of a form, and templates that the messages of a request refer to. Parsing has no access to
+//! the database, so a request that refers to files or templates is parsed again once they have been looked up.
 
 use super::auth::Caller;
 use super::concurrency_limit::{ConcurrencyPermit, RENDERS_OF_BATCH};
@@ -9,7 +9,7 @@ use crate::accept::request::files::Files;
 use crate::accept::request::message::render::{TemplateRef, Templates};
 use crate::accept::request::{Context, Rejection};
 
-/// What the messages of a request refer to.
+/// The files and templates that the messages of a request refer to.
 #[derive(Debug, Default)]
 pub(super) struct References {
     pub files: Files,
@@ -34,7 +34,8 @@ impl References {
         self.permit.is_some()
     }
 
-    /// Looks up what parsing a request with this number of messages has found missing. Fails if the request was rejected for another reason.
+    /// Looks up the files or templates without which a request was rejected; `messages` is the number of its messages.
+    /// Fails if the request was rejected for another reason.
     pub(super) async fn look_up(
         &mut self,
         api: &Api,
@@ -61,7 +62,7 @@ impl References {
         names: Vec<TemplateRef>,
         messages: usize,
     ) -> Result<(), ApiError> {
-        // Before the templates of a batch are loaded, because they may take much memory.
+        // The permit is acquired before the templates of a batch are loaded, because they may take much memory.
         if messages > 1 {
             self.permit = Some(api.renders.acquire_many(caller.key_id(), RENDERS_OF_BATCH).await?);
         }
@@ -72,9 +73,10 @@ impl References {
         Ok(())
     }
 
-    /// Frees everything, and reserves the memory of what was rendered, to be held until it is stored.
+    /// Frees the files and templates, and reserves memory for the rendered text. The caller holds the reservation until
+    /// the text is stored.
     pub(super) async fn finish(self, api: &Api, caller: &Caller) -> Result<Option<Reservation>, ApiError> {
-        // The permit bounds the memory of what is rendered until it is reserved.
+        // The permit bounds the memory of the rendered text until that memory is reserved.
         let Self { templates, permit: _permit, .. } = self;
         match templates.rendered_bytes() {
             0 => Ok(None),

@@ -19,8 +19,8 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 /// Maximum time that a response in memory waits for its reservation.
 const MAX_WAIT_BUILT: Duration = Duration::from_secs(5);
 
-/// The API key of a request, set by [`super::auth::Caller`] once the key is known: its response's memory counts against it,
-/// and its response shows the key's limits.
+/// The API key of a request, set by [`super::auth::Caller`] once the key is known: the memory of the response counts
+/// against this key, and the headers of the response show the key's limits.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ResponseOwner(Arc<Owned>);
 
@@ -40,7 +40,7 @@ impl ResponseOwner {
         let _ = self.0.limits.set(limits);
     }
 
-    /// Adds the headers that show the key's limits; none without limits.
+    /// Adds the headers that show the key's limits; none if the key has no limits.
     pub(super) fn add_limits(&self, headers: &mut HeaderMap) {
         if let Some(limits) = self.0.limits.get() {
             limits.add_to(headers);

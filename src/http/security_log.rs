@@ -25,7 +25,7 @@ pub(super) enum Refusal {
     RevokedKey,
     /// The key has expired.
     ExpiredKey,
-    /// The key lacks the scope, or is limited to other sender domains.
+    /// The key lacks the scope, or is limited to other sender domains or networks.
     Forbidden,
     /// The client has sent too many invalid keys.
     LimitedClient,

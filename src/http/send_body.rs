@@ -23,11 +23,11 @@ pub(super) const LARGE_BODY_BYTES: usize = 256 << 10;
 pub(super) struct SendBody {
     /// The JSON.
     pub json: Vec<u8>,
-    /// The files of a form, and what else the messages refer to.
+    /// The files of a form, and the blobs and templates that the messages refer to.
     pub references: References,
     /// The memory of a large body, to be held until its attachments are stored.
     pub reservation: Option<Reservation>,
-    /// The memory of what its template has rendered, to be held until it is stored.
+    /// The memory of the rendered template, to be held until the message is stored.
     pub rendered: Option<Reservation>,
 }
 
@@ -59,7 +59,7 @@ impl SendBody {
         Self { json, references: References::new(files), reservation, rendered: None }
     }
 
-    /// Parses the body of one message, and frees its memory.
+    /// Parses the body of one message, and frees the memory of its JSON.
     pub(super) async fn parse<T: Send + 'static>(
         &mut self,
         api: &Api,
@@ -95,7 +95,7 @@ impl SendBody {
         Ok(self.process(move |json, references| hashes(json, &references.files)).await??)
     }
 
-    /// Processes the body; on a blocking thread if that takes long.
+    /// Processes the body; on a blocking thread if the body is large or its templates are expensive.
     pub(super) async fn process<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&[u8], &References) -> T + Send + 'static,

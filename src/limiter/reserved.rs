@@ -8,7 +8,7 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 #[derive(Debug)]
 pub struct ReservedSemaphore {
     all: Pool,
-    /// The permits that others may use.
+    /// The permits that callers without urgency may use.
     common: Pool,
 }
 

@@ -1,4 +1,4 @@
-//! How an SMTP conversation ends, by the step of a script. Pure.
+//! Determines how an SMTP conversation ends from the step of a script. Pure.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::domain::bounce::refusal;
 use crate::domain::outcome::{EnhancedCode, Outcome, Peer, Reply, Stage, Verdict};
 use crate::domain::simulator::{DOMAIN, Refusal, Step};
 
-/// The step of an address without a script.
+/// The step for an address that has no valid script.
 pub(super) const NO_SUCH_USER: Step =
     Step::Bounce(Refusal { code: 550, enhanced: EnhancedCode { class: 5, subject: 1, detail: 1 } });
 
@@ -56,7 +56,7 @@ impl Conversation {
         Self { verdict, stage, reply, peer: peer(step) }
     }
 
-    /// Returns how the conversation ends with a server that cannot store the message.
+    /// Returns how the conversation ends if the follow-up of the delivery cannot be stored.
     pub fn unavailable() -> Self {
         let reply = smtp_reply(451, "4.3.0 The simulator cannot store what follows the delivery");
         Self { verdict: Verdict::Temporary, reply, ..Self::new(Step::Delivered) }

@@ -1,5 +1,6 @@
-//! Plays what follows simulated deliveries: hands reports to [`Feedback`](crate::feedback::Feedback), as
-//! `POST /v1/inbound` does, and unsubscribes recipients, as the link in the message does.
+//! Plays the follow-ups of simulated deliveries: passes bounces, complaints and auto-replies to
+//! [`Feedback`](crate::feedback::Feedback), as `POST /v1/inbound` does, and unsubscribes recipients, as the link in the
+//! message does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,10 +26,10 @@ const RETRY_WAIT: TimeDelta = TimeDelta::minutes(1);
 /// Maximum number of follow-ups claimed at a time.
 const BATCH: i64 = 50;
 
-/// What became of a follow-up.
+/// The result of playing a follow-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
-    /// It took effect, or can have none.
+    /// It took effect, or can no longer have an effect.
     Done,
     /// The outcome of its delivery is being recorded.
     Early,
@@ -48,7 +49,7 @@ impl Simulator {
                     POLL_INTERVAL
                 }
             };
-            // Either ends the pause.
+            // The pause ends early if a new follow-up is stored.
             let _ = tokio::time::timeout(pause, self.wake.notified()).await;
         }
     }
@@ -76,11 +77,12 @@ impl Simulator {
             for followup in due {
                 match self.play_and_delete(&followup).await {
                     Ok(Progress::Early) => early.push(followup),
-                    // The lease of one that waits ends in a while.
+                    // A follow-up that waits is due again when its lease ends.
                     Ok(Progress::Done | Progress::Waits) => {}
                     Err(error) => {
                         warn_failed(&error);
-                        // If this fails too, the database is unavailable: the leases of the others end in a while.
+                        // If this fails too, the database is unavailable, and the others are due again when their
+                        // leases end.
                         let at = self.clock.now() + RETRY_WAIT;
                         simulator_followups::postpone(&self.db, &followup, at).await?;
                     }

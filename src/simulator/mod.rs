@@ -4,9 +4,9 @@
 //! Guarantees:
 //! - no socket is opened and no name is looked up;
 //! - a bounce, complaint, automatic reply or unsubscription that follows a delivery is committed before the delivery is
-//!   reported, so that a crash loses none. It takes the way of a real one: through [`Feedback`], or as the click on an
+//!   reported, so that a crash loses none. It is processed like a real one: by [`Feedback`], or as a click on an
 //!   unsubscribe link;
-//! - it takes effect once, because repeated reports have no effect.
+//! - each of these takes effect once, because a repeated report has no effect.
 
 mod conversation;
 mod followups;
@@ -98,7 +98,7 @@ impl Simulator {
         Ok(conversation.into_outcome(started.elapsed()))
     }
 
-    /// Stores what follows the delivery, if anything does.
+    /// Stores the bounce, complaint, automatic reply or unsubscription that follows the delivery, if the step has one.
     async fn store_followup(&self, attempt: &Attempt<'_>, step: Step) -> Result<(), DbError> {
         let now = self.clock.now();
         let original = OriginalMessage { to: attempt.to, return_path: attempt.return_path, mime: attempt.mime };

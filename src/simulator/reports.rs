@@ -7,7 +7,7 @@ use crate::domain::address::Address;
 use crate::domain::outcome::EnhancedCode;
 use crate::domain::simulator::DOMAIN;
 
-/// Maximum number of bytes of the original header that a report returns.
+/// Maximum size of the original header in a report, in bytes.
 const MAX_HEADER: usize = 64 << 10;
 /// The boundary of the parts. Lines of a header do not start with it.
 const BOUNDARY: &str = "=_simulated-report";
@@ -24,7 +24,7 @@ pub(super) struct OriginalMessage<'a> {
 }
 
 impl OriginalMessage<'_> {
-    /// Returns the header without the empty line after it; only its first lines if it is very large.
+    /// Returns the header without the empty line after it. A header above [`MAX_HEADER`] is truncated after a line.
     fn header(&self) -> String {
         let end = memchr::memmem::find(self.mime, b"\r\n\r\n").unwrap_or(self.mime.len());
         let header = self.mime.get(..end.min(MAX_HEADER)).unwrap_or_default();
@@ -53,7 +53,7 @@ impl OriginalMessage<'_> {
     }
 }
 
-/// Returns the bounce of a message that was accepted, with this status.
+/// Returns a bounce with this status, for a message that was accepted before.
 pub(super) fn bounce(original: &OriginalMessage<'_>, status: EnhancedCode, now: DateTime<Utc>) -> Vec<u8> {
     let (to, header) = (original.to, original.header());
     let code = if status.class == 4 { 451 } else { 550 };

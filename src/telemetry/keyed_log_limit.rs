@@ -19,7 +19,9 @@ impl KeyedLogLimit {
         Self(TtlCache::new(MAX_TRACKED, interval))
     }
 
-    /// Returns whether `key` was not logged within the interval, and then counts it as logged now.
+    /// Returns whether `key` may be logged now, because it was not logged within the interval. If so, counts it as
+    /// logged.
+    /// now.
     pub fn allows(&self, key: &str, now: DateTime<Utc>) -> bool {
         self.0.insert_if_absent(key, (), now)
     }

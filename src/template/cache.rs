@@ -16,7 +16,7 @@ pub struct ProgramCache {
     bytes: u64,
 }
 
-/// About how large programs are, to size the table.
+/// Typical size of a program, from which the expected number of entries is calculated.
 const TYPICAL_BYTES: u64 = 64 * 1024;
 
 /// Weighs programs by their memory.
@@ -41,7 +41,7 @@ impl ProgramCache {
         self.programs.get(&(template, version))
     }
 
-    /// Stores a program and returns it. One that is larger than the cache is not stored.
+    /// Stores a program and returns it. A program that is larger than the cache is returned without being stored.
     pub fn insert(&self, template: TemplateId, version: i32, program: Program) -> Arc<Program> {
         let program = Arc::new(program);
         if program.bytes() as u64 <= self.bytes {

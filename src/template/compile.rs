@@ -18,8 +18,8 @@ use super::source::{Format, Source, Syntax, Variable, Warning, WarningCode};
 use super::values::check_declarations;
 use super::{thread, vars};
 
-/// A published version: what messages are rendered from. It is stored as JSON, contains its layouts, and does not change
-/// when they do.
+/// A published version of a template, from which messages are rendered. It is stored as JSON, contains its layouts, and
+/// does not change when they do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Compiled {
     /// The language of the placeholders.
@@ -39,11 +39,12 @@ pub struct Compiled {
     pub reply_to: Vec<String>,
     /// The variables that the template and its layouts declare.
     pub variables: Vec<Variable>,
-    /// What the publisher should know.
+    /// Problems that did not prevent publication.
     pub warnings: Vec<Warning>,
 }
 
-/// Compiles a template. Returns all faults at once, with pointers such as `/html`; messages name the line and column.
+/// Compiles a template. Returns all faults at once, with pointers such as `/html` and messages that name the line and
+/// column.
 ///
 /// CPU-bound, up to about 100 ms: call it on a blocking thread. It runs on a thread of its own, because parsers need a
 /// stack of known size.
@@ -55,7 +56,7 @@ pub fn compile(source: &Source, layouts: &Layouts) -> Result<Compiled, Vec<Fault
 /// A value that is printed without escaping: the part, the line and the column.
 pub(super) type Unescaped = (String, usize, usize);
 
-/// What compiling a template found.
+/// The result of compiling a template.
 #[derive(Debug)]
 pub(super) struct Outcome {
     /// The compiled template, unless there are faults.
@@ -206,7 +207,7 @@ impl<'s> Work<'s> {
         let flat = match self.source.syntax {
             Syntax::Vars => Ok(Flat::plain(source)),
             Syntax::Jinja => {
-                // Without a text of the layout, the template's own is used alone.
+                // If the layout has no plain text body, that of the template is used without a layout.
                 let layout = self.source.layout.as_deref().filter(|name| part == Part::Html || self.has_text(name));
                 flatten(part, source, layout, self.layouts)
             }
@@ -252,7 +253,7 @@ impl<'s> Work<'s> {
     }
 
     fn analyse_jinja(&mut self, part: Part, flat: &Flat) -> Result<(), Vec<Located>> {
-        // The scan refuses what would make the parser recurse without a limit.
+        // The scan refuses templates that would make the parser recurse without a limit.
         scan::tags(&flat.text).map_err(|located| vec![located])?;
         let tree = parse(&flat.text).map_err(|located| vec![located])?;
         let analysis = analyse(&tree, &mut self.shapes);
@@ -361,7 +362,7 @@ impl<'s> Work<'s> {
 
     fn derived(&mut self, html: &str) -> Option<String> {
         let derived = self.tags(html).and_then(|tags| text::derive(html, &tags)).and_then(|text| {
-            // What is assigned only in a hidden element would be missing.
+            // A variable that is assigned only in a hidden element would be missing in the text.
             let missing = match self.source.syntax {
                 Syntax::Vars => None,
                 Syntax::Jinja => {

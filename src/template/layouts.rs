@@ -1,9 +1,9 @@
 //! Layouts: the tenant's published templates that another template extends or includes.
 //!
-//! A layout is named by `layout`, or in the source by `{% extends "NAME" %}` or `{% include "NAME" %}`, with the layout's
-//! id or alias as a literal. With `layout`, the bodies are what the layout's `{% block content %}` contains. Layouts are
-//! inserted when a template is published, so a published version depends on no other template; variables that a
-//! layout declares are declared for the template as well.
+//! A layout is named by `layout`, or in the source by `{% extends "NAME" %}` or `{% include "NAME" %}`, with the
+//! layout's id or alias as a literal. With `layout`, the layout's `{% block content %}` contains the template's bodies.
+//! Layouts are inserted when a template is published, so a published version depends on no other template; variables
+//! that a layout declares are declared for the template as well.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub struct Layout {
     pub source: Source,
 }
 
-/// The layouts of a template, directly and through other layouts. The caller loads them:
+/// The layouts that a template uses directly or through other layouts. The caller loads them:
 ///
 /// ```ignore
 /// let mut layouts = Layouts::new(&source, &[id, alias])?;
@@ -42,7 +42,7 @@ pub struct Layout {
 #[derive(Debug, Clone, Default)]
 pub struct Layouts {
     own_names: Vec<String>,
-    /// The layouts by the names that sources use. `None`: there is none.
+    /// The layouts by the names that sources use; `None` if the tenant has no published template of that name.
     known: BTreeMap<String, Option<Layout>>,
     wanted: Vec<String>,
 }
@@ -68,13 +68,13 @@ impl Layouts {
     /// Inserts the layout of a name; `None` if the tenant has no published template of that name.
     pub fn insert(&mut self, name: &str, layout: Option<Layout>) {
         if let Some(layout) = &layout {
-            // Published sources were scanned before; if not, compiling reports it.
+            // The source was scanned without faults when it was published. If it has a fault now, compiling reports it.
             let _ = self.want(&layout.source);
         }
         self.known.insert(name.to_owned(), layout);
     }
 
-    /// Adds the names in a source to the wanted ones.
+    /// Adds the layout names in a source to the wanted names.
     fn want(&mut self, source: &Source) -> Result<(), Vec<Fault>> {
         let mut faults = Faults::default();
         let mut names: Vec<String> = source.layout.iter().cloned().collect();
@@ -95,7 +95,7 @@ impl Layouts {
         if faults.is_empty() { Ok(()) } else { Err(faults.into_vec()) }
     }
 
-    /// Returns whether a name is one of the template itself.
+    /// Returns whether a name is the id or alias of the template itself.
     pub(super) fn is_own(&self, name: &str) -> bool {
         self.own_names.iter().any(|own| own == name)
     }

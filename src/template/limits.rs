@@ -12,8 +12,9 @@ pub const MAX_HTML_DEPTH: usize = 256;
 pub const MAX_HTML_NODES: usize = 50_000;
 /// Maximum size of the HTML that a template is compiled to, in bytes.
 pub const MAX_COMPILED: usize = 1024 * 1024;
-/// Maximum length of one template tag, in bytes, and maximum number of its words and signs.
+/// Maximum length of one template tag, in bytes.
 pub const MAX_TAG: usize = 8 * 1024;
+/// Maximum number of words and signs in one template tag.
 pub(super) const MAX_TAG_TOKENS: usize = 1_000;
 /// Maximum depth of nested `block` tags in one source.
 pub(super) const MAX_BLOCK_DEPTH: usize = 32;
@@ -37,7 +38,8 @@ pub const MAX_VALUES: usize = 256 * 1024;
 /// Maximum depth of nested arrays and objects in a variable.
 pub const MAX_VALUE_DEPTH: usize = 32;
 
-/// Fuel of one rendering: instructions of the template, and about 64 bytes of created text each.
+/// Maximum fuel of one rendered part of a template, such as `html`; all parts together may use twice as much. One unit
+/// pays for an instruction of the template, or for about 64 bytes of created text.
 pub const FUEL: u64 = 100_000;
 /// Maximum size of a rendered `html` or `text`, in bytes.
 pub const MAX_OUTPUT: usize = 2 * 1024 * 1024;

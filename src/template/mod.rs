@@ -4,10 +4,10 @@
 //!
 //! - **Publish**: [`compile`] checks a [`Source`], inserts its layouts ([`Layouts`]), compiles MJML, inlines CSS, derives
 //!   the plain text body, and returns what is stored as the published version ([`Compiled`]).
-//! - **Accept**: [`Program::new`] parses a compiled template once; [`Program::check`] checks the variables of a message;
-//!   [`Program::verify`] or [`Program::render`] proves that it can be rendered.
+//! - **Accept**: [`Program::new`] parses a compiled template once; [`Program::check`] checks the variables of a
+//!   message; [`Program::verify`] or [`Program::render`] proves that the template can be rendered with them.
 //! - **Send**: [`Program::render`] takes microseconds to a few milliseconds.
-//! - **Preview**: [`validate`] reports everything about an unsaved template, with suggested variables.
+//! - **Preview**: [`validate`] returns all faults and warnings of an unsaved template, and suggested variables.
 //!
 //! Untrusted templates and variables cost a bounded amount of time and memory: every function returns faults for what
 //! exceeds the [`limits`]. Functions that run on a thread of their own, with a stack of known size, say so.

@@ -77,13 +77,13 @@ pub struct Source {
     pub subject: Option<String>,
     /// The HTML or MJML body.
     pub html: Option<String>,
-    /// The plain text body. If there is none, it is derived from `html`. Empty: the messages have none.
+    /// The plain text body. `None`: it is derived from `html`. If it is empty, the messages have no plain text body.
     pub text: Option<String>,
     /// The sender, `a@b.test` or `Name <a@b.test>`.
     pub from: Option<String>,
     /// Addresses of the `Reply-To` header.
     pub reply_to: Vec<String>,
-    /// A name of the layout whose block `content` the bodies are; see [`super::Layouts`].
+    /// A name of the layout into whose block `content` the bodies are inserted; see [`super::Layouts`].
     pub layout: Option<String>,
     /// The declared variables.
     pub variables: Vec<Variable>,

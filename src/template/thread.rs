@@ -4,8 +4,8 @@ use crate::domain::fault::{Code, Fault};
 
 use super::faults::fault;
 
-/// The recursion of all parsers is limited; the deepest needs about a tenth of this in a release build. Memory that is not
-/// used is not allocated.
+/// Stack size. All parsers limit their recursion; the deepest needs about a tenth of this in a release build. Stack
+/// that is not used takes no memory.
 const STACK: usize = 16 * 1024 * 1024;
 
 /// Runs `work` on a thread of its own and waits for it. A panic in a parser, which would be a bug, becomes a fault.

@@ -1,7 +1,7 @@
 //! The `vars` syntax: plain substitution of `{{KEY}}` and `{{{KEY}}}`, as in Resend's templates.
 //!
-//! Both forms mean the same: values are escaped in `html`, and nowhere else. White space around the key is allowed. Braces
-//! that do not enclose a key are text, unless they look like a tag of another syntax.
+//! Both forms mean the same: values are escaped in `html`, and nowhere else. White space around the key is allowed.
+//! Braces that do not enclose a key are text, unless they look like a tag of another syntax.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

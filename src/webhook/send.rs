@@ -136,7 +136,7 @@ impl Poster {
         let client = if url.scheme() == "http" { &self.plain } else { &self.client };
         let mut request = Request::post(url.as_str()).header(CONTENT_TYPE, "application/json");
         if post.has_svix_headers {
-            // The same values under the names that some libraries read.
+            // Some libraries read the same values under these names.
             request = request
                 .header("svix-id", &post.id)
                 .header("svix-timestamp", timestamp)

@@ -1,4 +1,5 @@
-//! Decides what happens with the messages of a call that have an idempotency key, in one query.
+//! Decides for each message of a call that has an idempotency key whether it is new, replayed or refused. One query
+//! looks up all keys.
 
 use std::collections::HashMap;
 

@@ -27,7 +27,8 @@ use crate::domain::message::bulk::BulkState;
 use crate::rendering::Renderer;
 use crate::telemetry::RateLimitedLog;
 
-/// Messages of one transaction. It holds the event counter, which single messages need too, until its end.
+/// Maximum number of messages in one transaction. Until it ends, the transaction locks the event counter, which single
+/// messages need too.
 const PART: i64 = 200;
 /// Parts inserted before another bulk has its turn.
 const PARTS_PER_TURN: usize = 5;
@@ -97,7 +98,7 @@ impl Expander {
                 );
             }
             if bulk.is_some() {
-                // Another bulk may work.
+                // Another bulk may succeed.
                 continue;
             }
             tokio::select! {
@@ -108,7 +109,7 @@ impl Expander {
         }
     }
 
-    /// Works on one bulk for a moment. Returns which, and the result; `None` if there is none.
+    /// Works on one bulk for a moment. Returns the bulk's id and the result; `None` if no bulk needs work.
     async fn turn(&self) -> Result<Option<(BulkId, Result<(), ExpandError>)>, DbError> {
         let now = self.clock.now();
         let lease = now + LEASE;
@@ -136,7 +137,7 @@ impl Expander {
             }
             Ok(BulkState::Active) | Err(()) => {
                 if bulk.resumed_from.is_some() {
-                    // The request that resumed it may have failed midway.
+                    // The request that resumed the bulk may have failed midway.
                     control::release_held(db, bulk, now).await?;
                 }
                 if self.expand(bulk).await? == Next::AtOnce {
@@ -167,7 +168,7 @@ impl Expander {
                 None => shared.insert(self.load(bulk).await?),
             };
             if !self.insert(shared, waiting).await? {
-                // Its state was changed, or another process works on it.
+                // The bulk's state was changed, or another process works on the bulk.
                 return Ok(Next::AtOnce);
             }
         }
@@ -184,7 +185,7 @@ impl Expander {
         let (tenant, now) = (shared.tenant, self.clock.now());
         let positions = waiting.iter().map(|row| row.position).collect();
         let mut messages = shared.messages(waiting, now).await?;
-        // In the order of the request, although they have the same time.
+        // All messages have the same time; sorted ids keep them in the order of the request.
         let mut ids: Vec<Uuid> = messages.iter().map(|message| message.id.0).collect();
         ids.sort_unstable();
         for (message, id) in messages.iter_mut().zip(&ids) {

@@ -1,4 +1,4 @@
-//! What the messages of a bulk have in common, and the message of each recipient.
+//! The data that all messages of a bulk share, and the message of each recipient.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub(super) struct Unreadable {
     reason: String,
 }
 
-/// What the messages of a bulk have in common.
+/// The data that all messages of a bulk share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub bulk: BulkId,

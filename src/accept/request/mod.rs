@@ -6,10 +6,10 @@
 //! [`message`] parses a message, [`batch`], [`bulk`] and [`mime`] the other forms in which messages come, and
 //! [`resources`] everything else.
 //!
-//! A [`NewMessage`] that [`parse`] returns has no CR, LF or NUL in anything that goes into a header or a command, at
-//! least one recipient and no more than allowed, and no NUL, which Postgres cannot store. Parsing uses only CPU time (2
-//! KiB: 8 µs; some ms per MiB of attachment): parse large bodies off the async threads. It also renders templates
-//! ([`message::render`]).
+//! A [`NewMessage`] that [`parse`] returns has at least one recipient and at most the allowed number. No value that
+//! goes into a header or a command contains CR, LF or NUL, and no text contains NUL, which Postgres cannot store.
+//! Parsing uses only CPU time (2 KiB: 8 µs; some ms per MiB of attachment): parse large bodies off the async threads.
+//! It also renders templates ([`message::render`]).
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json_borrow::Value;
@@ -33,7 +33,7 @@ pub mod schema;
 #[cfg(test)]
 mod tests;
 
-/// Limits that an installation can change. The email formats determine the lengths of single fields.
+/// Limits that an installation can change. The maximum lengths of single fields follow from the formats of email.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Maximum number of recipients of one message in `to`, `cc` and `bcc` together, counted before duplicates are

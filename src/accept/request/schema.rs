@@ -1,7 +1,8 @@
-//! The bodies of `POST /v1/messages` and `POST /v1/messages/batch` for the API documentation, and for Rust programs that
-//! create one.
+//! The bodies of requests that send messages, single, in batches or in bulk, for the API documentation and for Rust
+//! programs that create one.
 //!
-//! [`super::message::send`] and [`super::batch`] parse the bodies; a test checks that both have the same fields.
+//! [`super::message::send`], [`super::batch`] and [`super::bulk`] parse the bodies; tests check that the parsers and
+//! these types have the same fields.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! A minimal HTTP/1.1 client, so that the load generator uses little CPU beside the measured service. It sends one
+//! A minimal HTTP/1.1 client, so that the load generator takes little CPU from the measured service. It sends one
 //! request at a time over a persistent connection.
 
 use std::io;
@@ -63,7 +63,7 @@ impl Connection {
         self.exchange((head.as_bytes(), body.as_bytes())).await
     }
 
-    /// The last response's body.
+    /// Returns the last response's body.
     pub(in crate::bench) fn body(&self) -> &[u8] {
         self.response.get(self.body..).unwrap_or_default()
     }

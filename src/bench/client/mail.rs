@@ -1,10 +1,10 @@
-//! The requests: one is built per connection, and each message's number is written over that of the last. Also parses
-//! the numbers for the sink. With `--batch` and `--bulk`, the messages of a request have successive numbers.
+//! The requests. Each connection builds one request, and writes the next message's number over the previous one. Also
+//! parses the numbers for the sink. With `--batch` and `--bulk`, the messages of a request have successive numbers.
 //!
 //! A message's number is in the header `X-Bench-Id` and in the address of each of its recipients,
 //! `nNUMBER.POSITION@dDOMAIN.bench.test`, so that the sink can check that each recipient gets its own message. The
-//! messages of a bulk share their custom headers, so the number in the header `To` takes the place of `X-Bench-Id`. With
-//! `--template`, the number is a variable too, and part of the rendered subject.
+//! messages of a bulk share their custom headers, so the sink reads the number of such a message from the header `To`.
+//! With `--template`, the number is also a variable, and part of the rendered subject.
 
 use std::sync::Arc;
 
@@ -29,10 +29,11 @@ const DIGITS: usize = 10;
 const NUMBER: &str = "@@NUMBER@@";
 const DOMAIN: &str = "@@DOM@";
 const FILE: &str = "@@FILE_START@@@@";
-/// The variable of the template that is the same in all messages.
+/// The template variable that is the same in all messages.
 const ITEMS: &str =
     r#""items":[{"title":"Tea","price":"4.20"},{"title":"Coffee","price":"6.50"},{"title":"Cups","price":"19"}]"#;
-/// The part of a request after its last number is shared if it is larger than this; otherwise one write is cheaper.
+/// Minimum size of the part after a request's last number to be kept and sent separately. If it is smaller, one write
+/// is cheaper.
 const SHARED_FROM: usize = 16 << 10;
 
 /// A request for a message, a batch or a bulk.
@@ -40,13 +41,13 @@ const SHARED_FROM: usize = 16 << 10;
 pub(in crate::bench) struct Request {
     /// The part that differs between requests.
     own: Vec<u8>,
-    /// The part that follows, which is the same in all requests.
+    /// The rest, which is the same in all requests; it may be empty.
     shared: Arc<[u8]>,
     messages: Vec<Places>,
     domain_count: u64,
 }
 
-/// Where a message's number, the number of its domain and the start of its file are.
+/// The positions of a message's number, its domain and the start of its file in the request.
 #[derive(Debug, Clone)]
 struct Places {
     numbers: Vec<usize>,
@@ -71,7 +72,7 @@ impl Request {
         let mut own = [head, body].concat().into_bytes();
         let all = |mark: &str| memmem::find_iter(&own, mark).collect::<Vec<_>>();
         let (numbers, domains, files) = (all(NUMBER), all(DOMAIN), all(FILE));
-        // All messages are the same here, so each has the same number of marks; a bulk has one file.
+        // All messages are the same here, so each has the same number of placeholders; a bulk has one file.
         let part = |marks: &[usize], n: usize| marks.chunks(marks.len() / count).nth(n).unwrap_or_default().to_vec();
         let places = |n| Places { numbers: part(&numbers, n), domains: part(&domains, n), file: files.get(n).copied() };
         let messages = (0..count).map(places).collect();
@@ -109,7 +110,7 @@ impl Request {
         (&self.own, &self.shared)
     }
 
-    /// Gives all messages the file of the first one, for good.
+    /// Gives all messages the file of the first message, in this request and all later ones.
     fn copy_first_file(&mut self) {
         for at in self.messages.iter_mut().filter_map(|places| places.file.take()) {
             self.own[at..at + FILE.len()].copy_from_slice(file_start(0).as_bytes());
@@ -240,8 +241,8 @@ pub(in crate::bench) fn backlog_local_part(number: u64) -> String {
     format!("w{number:010}")
 }
 
-/// Returns the number in a message's header, given the beginning of the message. Without `X-Bench-Id`, it is that of
-/// the recipient in `To`.
+/// Returns the number in a message's header, given the beginning of the message. Without `X-Bench-Id`, returns the
+/// number in the address in `To`.
 pub(in crate::bench) fn number(head: &[u8]) -> Option<u64> {
     match memmem::find(head, HEADER.as_bytes()) {
         Some(at) => number_at(head, at + HEADER.len() + 2),

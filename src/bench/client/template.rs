@@ -14,7 +14,7 @@ use crate::bench::options::Options;
 const HTML: &str = "<p>Hello {{ name }},</p>\n<p>Your number is {{ number }}.</p>\n<ul>\n\
     {% for item in items %}<li>{{ item.title }}: {{ item.price }}</li>\n{% endfor %}</ul>\n";
 
-/// Publishes the template, if the messages are to have one. `key` needs the scope `admin`.
+/// Publishes the template, if the options select one. `key` needs the scope `admin`.
 pub(in crate::bench) async fn publish(api: SocketAddr, key: &str, options: &Options) -> Result<(), BenchError> {
     if !options.template {
         return Ok(());
@@ -32,13 +32,13 @@ pub(in crate::bench) async fn publish(api: SocketAddr, key: &str, options: &Opti
         status = connection.call("POST", &format!("{path}/publish"), key, "").await.doing(doing)?;
     }
     match status {
-        // 200: an earlier run has published the same one.
+        // 200: an earlier run has published the same template.
         200 | 201 => Ok(()),
         _ => Err(format!("{status} {}", String::from_utf8_lossy(connection.body()))).doing(doing),
     }
 }
 
-/// Returns the template, with an HTML of about this size in bytes.
+/// Returns the template, with HTML of about this size in bytes.
 fn template(size: usize) -> Value {
     let text = mail::text(size.saturating_sub(HTML.len()));
     json!({

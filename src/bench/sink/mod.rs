@@ -3,7 +3,8 @@
 //! server.
 //!
 //! It reports on standard output, in JSON lines (`SinkReport`). A line on standard input requests the numbers that have
-//! arrived; the sink ends with its input, so that it never outlives the bench. It has one thread.
+//! arrived. The sink ends at the end of standard input, so that it never outlives the bench. One thread serves all
+//! connections; a second thread only reads standard input.
 
 mod dns;
 mod session;
@@ -51,7 +52,7 @@ pub struct Args {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum SinkReport {
-    /// Its addresses for SMTP and DNS.
+    /// The sink's addresses for SMTP and DNS.
     Ready { smtp: SocketAddr, dns: Option<SocketAddr> },
     /// A message with a number below `announce` has arrived. `first_byte` is the time of its first byte, since boot.
     Arrived { number: u64, first_byte: Duration },
@@ -124,7 +125,7 @@ async fn accept(listener: TcpListener, tally: Rc<Tally>) {
     }
 }
 
-/// Returns a channel with an item for each line of standard input, which closes at its end.
+/// Returns a channel with an item for each line of standard input. It closes at the end of the input.
 fn requests() -> mpsc::UnboundedReceiver<()> {
     let (sender, requests) = mpsc::unbounded_channel();
     std::thread::spawn(move || {

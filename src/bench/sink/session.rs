@@ -13,7 +13,7 @@ use super::tally::Tally;
 use crate::bench::client::mail::{self, Recipient};
 use crate::clock::Uptime;
 
-/// Maximum stored bytes of a message, enough for the signatures and the header.
+/// Maximum stored bytes of a message: enough for its header with the signatures.
 const HEAD: usize = 8 << 10;
 /// Maximum length of a command.
 const LINE: usize = 4 << 10;
@@ -26,7 +26,7 @@ pub(super) struct Session<'a> {
     tally: &'a Tally,
     /// Bytes that were read.
     input: Vec<u8>,
-    /// The number of bytes of `input` that are processed.
+    /// The number of bytes of `input` that have been processed.
     used: usize,
     replies: Vec<u8>,
     recipients: Vec<Recipient>,
@@ -37,7 +37,7 @@ pub(super) struct Session<'a> {
     end: Finder<'static>,
 }
 
-/// The action after processing the input.
+/// The action that follows the processing of the input.
 enum Step {
     Read,
     Close,

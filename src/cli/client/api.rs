@@ -33,7 +33,7 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Maximum length of a response in bytes. The longest one is a dry run with its MIME message.
 const RESPONSE_BYTES: usize = 128 << 20;
 
-/// Characters that are encoded in a segment of a path. The dot is, because `..` names another path.
+/// Characters that are encoded in a segment of a path. The dot is encoded, because `..` would name another path.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-').remove(b'@');
 
 /// The body of a request.
@@ -80,7 +80,7 @@ impl Api {
         self.get_within(path, LIMIT).await
     }
 
-    /// Like [`Self::get`], with a time limit.
+    /// Like [`Self::get`], with another time limit.
     pub(super) async fn get_within(&self, path: &str, limit: Duration) -> Result<Reply, ClientError> {
         self.call(Method::GET, path, HeaderMap::new(), empty(), limit).await
     }
@@ -159,7 +159,7 @@ impl Api {
 }
 
 impl Reply {
-    /// The JSON as the API wrote it.
+    /// Returns the JSON as the API wrote it, unchecked.
     pub(super) fn text(&self) -> &str {
         &self.text
     }
@@ -169,7 +169,7 @@ impl Reply {
         serde_json::from_str(&self.text).map_err(|error| invalid(&error.to_string()))
     }
 
-    /// Returns the JSON, checked.
+    /// Returns the JSON; fails if it is not valid.
     pub(super) fn json(&self) -> Result<&str, ClientError> {
         self.parse::<serde::de::IgnoredAny>().map(|_| self.text.as_str())
     }
@@ -233,7 +233,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 /// Formats an error with its causes, which hyper's own `Display` omits.
 fn causes(error: &(dyn Error + 'static)) -> String {
     let chain = std::iter::successors(error.source(), |&cause| cause.source());
-    // The error itself says only in which part of the client it happened.
+    // The outermost error says only in which part of the client it happened.
     let causes: Vec<String> = chain.map(ToString::to_string).collect();
     if causes.is_empty() { error.to_string() } else { causes.join(": ") }
 }

@@ -14,7 +14,8 @@ impl Backoff {
         Self { next: first, max }
     }
 
-    /// Returns the next wait: between half and all of it, so that clients do not return at the same time.
+    /// Returns the next wait: a random time between half of the wait and all of it, so that clients do not retry at the
+    /// same time.
     pub(super) fn next(&mut self) -> Duration {
         let wait = self.next;
         self.next = (wait * 2).min(self.max);

@@ -12,7 +12,7 @@ use super::terminal::printable;
 /// The kind of an error. `docs/cli.md` lists the exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum Kind {
-    /// Something else failed: a file cannot be read, or the response is not one of Postrider.
+    /// Another error: a file cannot be read, or the response does not come from Postrider.
     Failed,
     /// The options are wrong or incomplete.
     Usage,
@@ -24,7 +24,7 @@ pub(in crate::cli) enum Kind {
     Unavailable,
     /// The API refused the request.
     Refused,
-    /// A recipient was not delivered to.
+    /// The message was not delivered to at least one recipient.
     Undelivered,
     /// The time limit of `--wait` passed.
     Unfinished,
@@ -54,7 +54,7 @@ pub(in crate::cli) struct ClientError {
     /// The faults of an invalid request.
     faults: Vec<Fault>,
     hint: Option<String>,
-    /// When the server asks for the next try.
+    /// How long the server asks the client to wait before the next try.
     retry_after: Option<Duration>,
     /// Whether the request may have taken effect.
     is_ambiguous: bool,
@@ -174,7 +174,7 @@ impl ClientError {
         std::iter::once(self.message.clone()).chain(faults).map(|line| printable(&line).into_owned()).collect()
     }
 
-    /// Returns the fix.
+    /// Returns how to fix the error, if that is known.
     pub(in crate::cli) fn hint(&self) -> Option<String> {
         self.hint.as_deref().map(|hint| printable(hint).into_owned())
     }

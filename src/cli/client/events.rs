@@ -24,7 +24,7 @@ const PAGE: usize = 500;
 const WAIT: &str = "25";
 /// Time limit of a request that waits.
 const WAIT_LIMIT: Duration = Duration::from_secs(40);
-/// Waits between tries: the first, and the longest.
+/// The first and the longest wait between tries.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(10)];
 
 #[derive(Debug, clap::Args)]
@@ -123,7 +123,8 @@ impl Reader<'_> {
     /// Prints events until there are no more, or until it is stopped.
     async fn read(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
         let mut left = self.args.limit.unwrap_or(usize::MAX);
-        // The position "now" becomes a number before anything waits: a reconnect at `latest` would skip events.
+        // The first request does not wait, so that it replaces `latest` with a number at once: a reconnect with
+        // `latest` would skip events.
         let (mut waits, mut retries) = (false, false);
         while left > 0 {
             let size = if self.after == "latest" { 1 } else { left.min(PAGE) };
@@ -145,8 +146,8 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Requests the next page. With `retries` it tries until the page arrives: while following, except for the first
-    /// page, because a wrong address is an error.
+    /// Requests the next page. With `retries`, it repeats the request after temporary errors until the page arrives.
+    /// `retries` is false for the first page, so that a wrong address is reported at once.
     async fn page(&self, size: usize, waits: bool, retries: bool) -> Result<Reply, ClientError> {
         let size = size.to_string();
         let query = [
@@ -192,7 +193,8 @@ impl Reader<'_> {
     }
 }
 
-/// Formats an event: `seq`, time, type, message, recipient, and what else matters.
+/// Formats an event: `seq`, time, type, message, recipient, and the reply and the time of the next attempt, if there
+/// are any.
 fn line(event: &Event) -> String {
     let Event { seq, r#type, timestamp, data } = event;
     let addresses = data.recipients.iter().flatten().map(|recipient| recipient.address.as_str());

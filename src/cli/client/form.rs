@@ -37,7 +37,7 @@ pub(super) struct ChangedFile(PathBuf);
 impl FormFile {
     /// Checks that a file is a regular one and can be read.
     pub(super) async fn check(path: &Path) -> Result<Self, ClientError> {
-        // Before it is opened, because opening a FIFO would wait until another process writes to it.
+        // Check the type before the file is opened: opening a FIFO would wait until another process writes to it.
         let metadata = tokio::fs::metadata(path).await.map_err(|error| ClientError::file(path, &error))?;
         let Some(name) = path.file_name().filter(|_| metadata.is_file()) else {
             let message = format!("cannot attach {}: it is not a regular file", path.display());
@@ -64,7 +64,7 @@ enum Piece {
 
 /// Returns the body of a form with `message` and these files, and its headers.
 pub(super) fn form(message: &[u8], files: &[FormFile]) -> Result<(HeaderMap, RequestBody), ClientError> {
-    // No file contains it, because it is random.
+    // The boundary is random, so no file contains it.
     let boundary = format!("postrider-{:032x}", rand::random::<u128>());
     let mut pieces = VecDeque::new();
     let disposition = |name: &str| format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\n");
@@ -100,7 +100,7 @@ impl Piece {
     }
 }
 
-/// Returns the next bytes of a form. If a file has grown since it was checked, the rest is left out.
+/// Returns the next bytes of a form. If a file has grown since it was checked, only its first `size` bytes are sent.
 async fn next(pieces: &mut VecDeque<Piece>) -> io::Result<Option<Bytes>> {
     loop {
         let (path, mut file, missing) = match pieces.pop_front() {

@@ -84,7 +84,7 @@ struct Lane {
     oldest_due_at: Option<String>,
 }
 
-/// What is known of a lane without counting its recipients.
+/// The part of a lane that calls return without counting its recipients.
 #[derive(Debug, Deserialize)]
 struct Terms {
     id: String,
@@ -147,7 +147,7 @@ fn action(lane: &str, action: &str) -> String {
     format!("/v1/lanes/{}/{action}", segment(lane))
 }
 
-/// Makes a change that returns the lane.
+/// Changes the lane. The API returns the changed lane.
 async fn change(api: &Api, command: &Command) -> anyhow::Result<Reply> {
     let reply = match command {
         Command::Pause { lane, reason } => {

@@ -49,7 +49,7 @@ pub(super) fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Suppressions(args) => suppressions::run(args).await,
         }
     });
-    // A read of a terminal that is still in progress would delay the end.
+    // A read from the terminal that is still in progress would delay the exit.
     runtime.shutdown_background();
     match result {
         // The reader of the output, such as `head`, has what it wanted.

@@ -131,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes a `dev.json` with this address, and returns the options of a command beside it.
+    /// Writes a `dev.json` with this address, and returns the options of a command that reads it.
     fn target(dir: &Path, api: &str, url: Option<&str>, key: Option<&str>) -> Target {
         let facts = serde_json::json!({
             "api": api, "api_key": "dev", "admin_key": "dev-admin", "database_url": "", "inbox_smtp": ""

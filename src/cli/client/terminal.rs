@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, Stdout, Write as _};
 
-/// Returns whether a terminal may act on a character, or not show it: control characters, and characters that reorder
-/// or hide text.
+/// Returns whether a terminal may interpret a character, or may not show it: control characters, and characters that
+/// reorder or hide text.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -36,7 +36,7 @@ pub(super) fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
-/// Returns valid JSON on one line, with unsafe characters escaped as in JSON: the same value.
+/// Returns valid JSON on one line, with unsafe characters escaped as in JSON. Its value stays the same.
 pub(super) fn json_line(json: &str) -> Cow<'_, str> {
     if !json.contains(is_unsafe) {
         return Cow::Borrowed(json);
@@ -44,7 +44,7 @@ pub(super) fn json_line(json: &str) -> Cow<'_, str> {
     let mut safe = String::with_capacity(json.len() + 16);
     for c in json.chars() {
         match c {
-            // Between two tokens; inside a string they are already escaped.
+            // These occur only between two tokens: inside a string, JSON requires them to be escaped.
             '\n' | '\r' | '\t' => safe.push(' '),
             c if is_unsafe(c) => {
                 for unit in c.encode_utf16(&mut [0; 2]) {
@@ -76,7 +76,7 @@ impl Output {
         writeln!(self.0, "{}", json_line(json).trim())
     }
 
-    /// Passes all lines to the reader.
+    /// Writes all buffered lines to standard output.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
     }

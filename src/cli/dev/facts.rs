@@ -35,14 +35,14 @@ pub(in crate::cli) struct Facts {
 pub(in crate::cli) struct UntrustedFile(PathBuf);
 
 impl Facts {
-    /// Reads the facts of an earlier start.
+    /// Reads the facts that an earlier start wrote.
     pub(super) fn read(dir: &Path) -> Option<Self> {
         let text = std::fs::read(dir.join(JSON)).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
-    /// Reads the facts for a command that sends messages and keys to the address in them. Returns an error if another user
-    /// could have written them.
+    /// Reads the facts for a command that sends messages and keys to the address in them. Returns an error if another
+    /// user could have written them.
     pub(in crate::cli) fn read_trusted(dir: &Path) -> Result<Option<Self>, UntrustedFile> {
         let path = dir.join(JSON);
         match read_if_trusted(&path) {
@@ -101,12 +101,12 @@ Ctrl-C stops everything; the next start keeps the data.
 
 /// Returns the content of a file, or `None` if another user could have written it.
 fn read_if_trusted(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    // Before it is opened, because opening a FIFO would wait for another process.
+    // Checked before the file is opened, because opening a FIFO would wait for another process.
     if !is_trusted(&std::fs::metadata(path)?) {
         return Ok(None);
     }
     let mut file = File::open(path)?;
-    // It may have been replaced meanwhile.
+    // The file may have been replaced in the meantime.
     if !is_trusted(&file.metadata()?) {
         return Ok(None);
     }

@@ -53,7 +53,7 @@ pub(super) fn isolate(config: &mut Config, database_url: &str, inbox: SocketAddr
     }
     config.return_path.domain.get_or_insert_with(|| RETURN_DOMAIN.into());
 
-    // The DNS has no records of the keys that `dev` creates.
+    // The DNS has no records of the DKIM keys that `dev` creates.
     ignore(config.domains.unverified == Unverified::Refuse, "domains.unverified");
     config.domains.unverified = Unverified::Allow;
     ignored

@@ -99,7 +99,8 @@ async fn check_domain(
     Ok(())
 }
 
-/// Prints the line of one record. `idle` are the names of keys that do not sign, whose records are not required.
+/// Prints the line of one record. `idle` lists the names of the records whose keys do not sign; these records are not
+/// required.
 fn print_record(domain: &str, finding: Finding, idle: &[String], report: &mut Report) {
     let subject = format!("domain {domain}, {}", finding.name);
     if let Some(warning) = finding.warning.filter(|_| finding.status == RecordStatus::Ok) {

@@ -13,7 +13,8 @@ use crate::db::overview::{self, Overview, Stopped};
 use crate::db::pool::server;
 use crate::db::{Db, DbError, workers};
 
-/// The backlog is reported if its oldest due message is older than this. Workers that keep up stay below it.
+/// The backlog is reported if its oldest due message has been due for longer than this. Workers that keep up stay below
+/// this time.
 const BACKLOG: TimeDelta = TimeDelta::minutes(5);
 /// Clock skew above this is reported.
 const SKEW: TimeDelta = TimeDelta::seconds(2);

@@ -10,11 +10,12 @@ pub struct Accept {
     /// Maximum size of a request body, in MiB, 1–100. Larger bodies get 413.
     pub max_body_mib: u32,
     /// Maximum size of an uploaded file, and of all files of a form together, in MiB, 1–1024. Larger ones get 413. The
-    /// attachments of one message may have this size together, or that of a request body if it is larger.
+    /// attachments of one message together may have this size, or `max_body_mib` if that is larger.
     pub max_upload_mib: u32,
     /// Total memory for large request bodies, received and decoded, in MiB, 1–65536, not less than `max_body_mib`.
-    /// Further requests wait for free memory; a single larger one is read alone. Batches use up to as much again for
-    /// their messages, templates for what they render, and the Resend API for its bodies, or 6 times `max_body_mib`.
+    /// Further requests wait for free memory; a single larger one is read alone. The messages of batches, the output of
+    /// templates, large responses, and the bodies of the Resend API may each take as much again; the Resend API may
+    /// take 6 times `max_body_mib` if that is more.
     pub body_memory_mib: u32,
     /// Maximum number of recipients in one message, to, cc and bcc together, 1–1000.
     pub max_recipients: u32,

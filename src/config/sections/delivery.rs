@@ -45,9 +45,9 @@ pub struct Delivery {
     /// Whether a recipient's mail server may be this machine. Only for tests: a domain whose MX is 127.0.0.1 causes a
     /// mail loop.
     pub allow_loopback_mx: bool,
-    /// Private addresses at which recipients' mail servers may be: `true` allows every private network; a list of
-    /// addresses, networks and host names allows these, also as address literals. Every key with the scope `send` can
-    /// then reach the SMTP servers there.
+    /// Private addresses at which recipients' mail servers may be: `true` allows every private network; a list
+    /// allows the listed addresses, networks and host names, also as address literals. Every key with the scope `send`
+    /// can then reach the SMTP servers there.
     pub allow_private_mx: PrivateMx,
     /// Whether the MTA-STS policies (RFC 8461) of recipient domains are enforced when sending direct to MX. Policies
     /// are fetched over HTTPS from `mta-sts.DOMAIN`.
@@ -67,11 +67,11 @@ pub struct Delivery {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum PrivateMx {
-    /// Every private network, or none.
+    /// `true` allows every private network, `false` allows none.
     All(bool),
     /// A list of addresses, networks and host names.
     These(Vec<String>),
-    /// The same list, separated by commas, from a variable.
+    /// The same list, separated by commas, from an environment variable.
     Listed(String),
 }
 

@@ -8,9 +8,9 @@ use crate::domain::sender_domain::dns_records;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unverified {
-    /// They are accepted, with warnings.
+    /// Messages from unverified domains are accepted, with warnings.
     Allow,
-    /// They are refused.
+    /// Messages from unverified domains are refused.
     Refuse,
 }
 
@@ -21,7 +21,7 @@ pub struct Domains {
     pub unverified: Unverified,
     /// SPF mechanisms of this installation, separated by spaces, such as `include:spf.relay.example`. For a relay, use
     /// the mechanisms that its operator documents. SPF records are evaluated for the addresses that these mechanisms
-    /// allow. Without it, they are `a:` and the hostname.
+    /// allow. If unset, the mechanism is `a:HOSTNAME`, or `ip4:` or `ip6:` if the hostname is an address literal.
     pub spf: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! `[http]`: limits on HTTP connections, and the compatible API.
+//! `[http]`: limits on HTTP connections, and the API that is compatible with Resend's.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::config::values::range::{within, within_time};
 use crate::domain::network::parse_network;
 
-/// Limits on HTTP connections, and the compatible API.
+/// Limits on HTTP connections, and the API that is compatible with Resend's.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Http {
     /// Maximum number of concurrent connections, 16–100000. Lowered at startup if the process may not open that many
-    /// files. At the limit, an idle connection of the address that has the most is closed.
+    /// files. At the limit, an idle connection of the address with the most connections is closed.
     pub max_connections: u32,
     /// Maximum number of concurrent connections from one address (IPv6: one /64), 1–100000. Behind a proxy, all
     /// connections come from its address.
@@ -28,7 +28,7 @@ pub struct Http {
     pub trusted_proxies: Vec<String>,
     /// How many requests per minute one address (IPv6: one /64) may make with API keys that are not valid, 1–100000.
     pub auth_failures_per_minute: u32,
-    /// Whether the API of Resend is served at the root.
+    /// Whether the API that is compatible with Resend's is served, at the root.
     pub resend: bool,
 }
 

@@ -17,8 +17,8 @@ pub struct Inbound {
     pub listen: Option<SocketAddr>,
     /// The address to which mailbox providers send complaints.
     pub feedback: Option<String>,
-    /// Maximum size of a message, also of `POST /v1/inbound`, in MiB, 1–100. Of a message received over SMTP, only the
-    /// first MiB is kept in memory.
+    /// Maximum size of a message, received over SMTP or by `POST /v1/inbound`, in MiB, 1–100. Of a message received
+    /// over SMTP, only the first MiB is kept in memory.
     pub max_message_mib: u32,
     /// Maximum number of concurrent connections, 1–10000.
     pub connections: u32,
@@ -28,7 +28,7 @@ pub struct Inbound {
     pub mails_per_minute: u32,
     /// The certificate chain (PEM) for STARTTLS, read at startup. Without it, STARTTLS is not offered.
     pub cert_file: Option<PathBuf>,
-    /// Its private key (PEM).
+    /// The private key of the certificate (PEM).
     pub key_file: Option<PathBuf>,
 }
 

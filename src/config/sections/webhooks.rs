@@ -10,11 +10,11 @@ use crate::domain::network::{Allowed, Rule};
 /// Limits on webhook endpoints.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Webhooks {
-    /// Whether endpoints may be at private and loopback addresses; `dev` always posts to this machine only. With it,
+    /// Whether endpoints may be at private and loopback addresses; `dev` always posts to this machine only. If set,
     /// every API key that may create a webhook endpoint can reach the private hosts that this machine can reach.
     pub allow_private: bool,
-    /// Private addresses at which endpoints may be: addresses, networks and host names. A host name is allowed with all
-    /// of its addresses.
+    /// Private addresses at which endpoints may be: addresses, networks and host names. A host name in the list allows
+    /// all of its addresses.
     pub allow: Vec<String>,
     /// Time limit of one POST, including its response, 1s–60s.
     #[serde(with = "crate::config::values::duration")]

@@ -42,7 +42,7 @@ impl Keys {
         self.0.keys().any(|key| key.strip_prefix(&*name).is_some_and(|rest| rest.starts_with('.')))
     }
 
-    /// Returns the known key that is most similar to `key`.
+    /// Returns the known key that is most similar to `key`; `None` if no key is similar enough.
     pub(in crate::config) fn nearest(&self, key: &str) -> Option<String> {
         let generic = generic_key(key);
         let distance = |known: &&String| strsim::damerau_levenshtein(known, &generic);

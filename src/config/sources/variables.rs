@@ -1,8 +1,8 @@
 //! Reads the settings in environment variables: `POSTRIDER_SECTION__NAME`, `DATABASE_URL` and their `_FILE` forms.
 //!
-//! A variable is text, so the key decides how it is read: `POSTRIDER_HOSTNAME=123` is a name, `POSTRIDER_MX_PORT=123`
-//! a number, a list is separated by commas, and so is a map of `key=value`. Names in a variable are lower case:
-//! `POSTRIDER_ROUTES__NEWS__RELAYS` is the key `routes.news.relays`.
+//! A variable is text, so the key decides how it is read: `POSTRIDER_HOSTNAME=123` is a name, `POSTRIDER_MX_PORT=123` a
+//! number. The items of a list, and the `key=value` pairs of a map, are separated by commas. The name of a variable is
+//! converted to lower case: `POSTRIDER_ROUTES__NEWS__RELAYS` is the key `routes.news.relays`.
 
 use std::collections::BTreeMap;
 
@@ -92,9 +92,9 @@ fn is_setting(name: &str, value: &str) -> bool {
     is_named_for_postrider && !value.is_empty() && !COMMAND_LINE.contains(&name) && !is_service_link(name, value)
 }
 
-/// Returns whether Kubernetes set the variable. It gives every container the addresses of all services. Those of a
-/// service called `postrider` are `POSTRIDER_PORT=tcp://…`, `POSTRIDER_SERVICE_HOST`, `POSTRIDER_PORT_8080_TCP_ADDR`
-/// and so on.
+/// Returns whether Kubernetes set the variable. Kubernetes gives every container the addresses of all services in
+/// variables. For a service called `postrider`, these are `POSTRIDER_PORT=tcp://…`, `POSTRIDER_SERVICE_HOST`,
+/// `POSTRIDER_PORT_8080_TCP_ADDR` and so on.
 fn is_service_link(name: &str, value: &str) -> bool {
     let rest = name.strip_prefix(PREFIX).unwrap_or_default();
     let port =

@@ -12,7 +12,8 @@ use super::{Config, ConfigErrors, Format};
 use crate::domain::network::Allowed;
 use crate::domain::routing::relay::TlsMode;
 
-/// Loads `toml` as the file `postrider.toml` and `env` over it, without touching either on this machine.
+/// Loads `toml` as the file `postrider.toml`, and `env` over it. Does not read a file or the environment of this
+/// machine.
 fn configured(toml: &str, env: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     let keys = Keys::known();
     let mut problems = Problems::default();

@@ -1,5 +1,5 @@
-//! Cache of sender domains with their status and signing keys. Each domain is queried at most once every few seconds,
-//! and no entry is used for more than a minute.
+//! Cache of sender domains with their status and signing keys. A cached domain is queried at most once every 15
+//! seconds, and no entry is used for more than a minute.
 //!
 //! The API and the workers use the same lookup. Messages from a subdomain are signed with the keys of the nearest
 //! registered parent domain, which is aligned under DMARC's relaxed rule.
@@ -21,8 +21,8 @@ use crate::domain::sender_domain::dns_records::{DmarcPolicy, DomainStatus, Stric
 
 /// Cache TTL. The DNS record of a retired key stays published for a week, so a stale key still verifies.
 const CACHE_TTL: Duration = Duration::from_secs(15);
-/// Maximum age of an entry while a task refreshes it, or while the database is unavailable. With older entries,
-/// messages from a domain that was registered in the meantime would be sent unsigned.
+/// Maximum age of an entry while a task refreshes it, or while the database is unavailable. It also bounds for how long
+/// messages from a newly registered domain are sent unsigned.
 const MAX_STALE: Duration = Duration::from_mins(1);
 /// Maximum number of cached domains.
 const MAX_CACHED_DOMAINS: usize = 10_000;

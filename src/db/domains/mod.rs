@@ -35,7 +35,7 @@ pub struct DomainRow {
 pub struct KeyRow {
     /// The tenant.
     pub tenant_id: Uuid,
-    /// The domain whose messages it signs.
+    /// The domain whose messages the key signs.
     pub domain: String,
     /// DKIM selector.
     pub selector: String,
@@ -155,8 +155,8 @@ pub async fn rotate(
     let signing: Vec<String> = signing.iter().map(ToString::to_string).collect();
     db.timed("domains.rotate", async {
         let mut tx = db.pool.begin().await?;
-        // Locks the domain, so that of two concurrent rotations the second finds the first one's keys, and makes a
-        // check due now.
+        // Makes a check due now. The update also locks the domain, so that the second of two concurrent rotations finds
+        // the keys of the first.
         let updated =
             sqlx::query!("UPDATE domains SET check_at = $3 WHERE tenant_id = $1 AND name = $2", tenant.0, name, now)
                 .execute(&mut *tx)
@@ -234,7 +234,7 @@ pub async fn all(db: &Db, limit: i64) -> Result<Vec<DomainRow>, DbError> {
     db.timed("domains.all", query.fetch_all(&db.pool)).await
 }
 
-/// Returns the keys of these domains, active ones first.
+/// Returns the keys of these domains, ordered by domain; the active keys of a domain come first.
 pub async fn keys(db: &Db, tenant: TenantId, domains: &[String]) -> Result<Vec<KeyRow>, DbError> {
     let query = sqlx::query_as!(
         KeyRow,
@@ -253,8 +253,7 @@ pub async fn remove(db: &Db, tenant: TenantId, name: &str) -> Result<bool, DbErr
 }
 
 /// Records a check of these keys. Pending keys whose records were found become active, and the active keys that they
-/// replace become retiring. If a pending key was created during the check, an earlier time of the next check is not
-/// changed.
+/// replace become retiring. If a pending key was created during the check, the next check is not moved to a later time.
 pub async fn checked(
     db: &Db,
     tenant: TenantId,
@@ -308,7 +307,7 @@ pub async fn checked(
 }
 
 /// Activates these pending keys and makes the active keys of the same algorithms retiring. A key whose record is not
-/// found yet does not delay the other.
+/// found yet does not delay the key of the other algorithm.
 async fn promote(
     tx: &mut sqlx::PgConnection,
     tenant: TenantId,
@@ -390,7 +389,7 @@ pub struct SenderRow {
     pub sealed: Option<Vec<u8>>,
 }
 
-/// Returns the registered ones of these domains, one row per key.
+/// Returns those of these domains that are registered: one row per active key, or one row without a key.
 pub async fn senders(db: &Db, tenant: TenantId, names: &[String]) -> Result<Vec<SenderRow>, DbError> {
     let query = sqlx::query_as!(
         SenderRow,

@@ -28,7 +28,7 @@ pub async fn of_messages(db: &Db, tenant: TenantId, messages: &[Uuid]) -> Result
     Ok(bounces.collect())
 }
 
-/// Returns those of these messages about which a recipient has complained.
+/// Returns the ids of those messages in `messages` that a recipient has complained about.
 pub async fn complained(db: &Db, tenant: TenantId, messages: &[Uuid]) -> Result<HashSet<Uuid>, DbError> {
     if messages.is_empty() {
         return Ok(HashSet::new());

@@ -67,7 +67,7 @@ pub struct EventRow {
     pub bounce_category: Option<String>,
     /// Source of the bounce.
     pub bounce_source: Option<String>,
-    /// For an event from a DSN or complaint: whether only this recipient knows the return path that it came to.
+    /// For an event from a DSN or complaint: whether the report came to a return path that only this recipient knows.
     pub vouched: Option<bool>,
     /// The message's subject.
     pub subject: Option<String>,

@@ -102,7 +102,7 @@ pub struct KeyChange {
 /// What revoking a key did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Revocation {
-    /// The key is revoked now.
+    /// This call revoked the key.
     Revoked,
     /// It was revoked before; nothing was changed.
     AlreadyRevoked,
@@ -135,7 +135,7 @@ pub async fn insert(db: &Db, key: &NewKey<'_>) -> Result<(), DbError> {
     db.timed("keys.insert", query.execute(&db.pool)).await.map(|_| ())
 }
 
-// The values are in range, which is far below that of a column.
+// The conversions do not fail: the allowed values are far below the maximum of the columns.
 
 fn requests_per_second(rate: KeyRate) -> Option<i32> {
     i32::try_from(rate.requests_per_second).ok()
@@ -188,14 +188,14 @@ pub async fn page(db: &Db, tenant: TenantId, after: Option<KeyId>, limit: i64) -
     db.timed("keys.page", query.fetch_all(&db.pool)).await
 }
 
-/// Returns how often keys were changed. The number rises with each change, also by other processes, and is read with the
-/// changes that it counts.
+/// Returns the number of changes to keys so far, by all processes. A transaction that changes keys also increments this
+/// number, so a reader that sees the number also sees the changes.
 pub async fn version(db: &Db) -> Result<i64, DbError> {
     let query = sqlx::query_scalar!("SELECT version FROM key_changes");
     db.timed("keys.version", query.fetch_one(&db.pool)).await
 }
 
-/// Changes a key that is not revoked. Returns whether there is one. With a new quota, its use is reported again.
+/// Changes a key that is not revoked. Returns whether there is one. If the quota is changed, its use is reported again.
 pub async fn change(db: &Db, tenant: TenantId, id: KeyId, change: &KeyChange) -> Result<bool, DbError> {
     let (rate, quota, networks) = (change.rate.value(), change.quota.value(), change.allowed_ips.clone().value());
     let query = sqlx::query!(

@@ -22,7 +22,7 @@ pub struct RateRequest {
     pub key: KeyId,
     /// Its rate.
     pub rate: KeyRate,
-    /// The requests of an earlier block that were not used.
+    /// Number of unused requests of an earlier block.
     pub unused: u64,
     /// The current time.
     pub now: DateTime<Utc>,
@@ -34,7 +34,8 @@ pub async fn lease_requests(db: &Db, request: &RateRequest) -> Result<RateLease,
     db.timed("keys.usage.lease_requests", async {
         let mut tx = db.pool.begin().await?;
         let used_until = loop {
-            // Does not wait for the disk: a crash of the server loses the use of a moment.
+            // The commit does not wait for the disk: a crash of the database server loses only the use of the last
+            // moment.
             let query = sqlx::query_scalar!(
                 "WITH relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
                  SELECT rate_used_until FROM relaxed, key_usage WHERE key_id = $1 FOR UPDATE OF key_usage",
@@ -46,7 +47,7 @@ pub async fn lease_requests(db: &Db, request: &RateRequest) -> Result<RateLease,
             }
         };
         let lease = RateLease::new(rate, used_until, unused, now);
-        // Also without requests: a time from a clock that was ahead is corrected once.
+        // Also written if no request was leased: that corrects a time from a clock that was ahead.
         if lease.used_until != used_until {
             let query =
                 sqlx::query!("UPDATE key_usage SET rate_used_until = $2 WHERE key_id = $1", key.0, lease.used_until);
@@ -67,9 +68,9 @@ pub struct QuotaRequest {
     pub key: KeyId,
     /// Its quota.
     pub quota: KeyQuota,
-    /// The recipients that are needed at least.
+    /// Minimum number of recipients to lease.
     pub needed: u64,
-    /// The recipients of an earlier block of the day that were not used.
+    /// Number of unused recipients of an earlier block of the day.
     pub unused: u64,
     /// The current time.
     pub now: DateTime<Utc>,
@@ -120,7 +121,7 @@ pub async fn lease_recipients(db: &Db, request: &QuotaRequest) -> Result<QuotaLe
     .await
 }
 
-/// Returns recipients of `day` that were leased and not used.
+/// Releases recipients of `day` that were leased and not used.
 pub async fn release_recipients(db: &Db, key: KeyId, day: NaiveDate, recipients: u64) -> Result<(), DbError> {
     let query = sqlx::query!(
         "UPDATE key_usage SET recipients = greatest(recipients - $3, 0) WHERE key_id = $1 AND day = $2",
@@ -131,7 +132,7 @@ pub async fn release_recipients(db: &Db, key: KeyId, day: NaiveDate, recipients:
     db.timed("keys.usage.release_recipients", query.execute(&db.pool)).await.map(drop)
 }
 
-/// Returns the recipients that a key has leased on `day`.
+/// Returns the number of recipients that a key has leased on `day`.
 pub async fn recipients(db: &Db, tenant: TenantId, key: KeyId, day: NaiveDate) -> Result<i64, DbError> {
     let query = sqlx::query_scalar!(
         "SELECT recipients FROM key_usage WHERE tenant_id = $1 AND key_id = $2 AND day = $3",
@@ -151,7 +152,7 @@ async fn create(connection: &mut PgConnection, tenant: TenantId, key: KeyId) -> 
     query.execute(connection).await.map(drop)
 }
 
-/// Returns the text of an event as the outcome that it contains.
+/// Returns the outcome that the event about a quota contains, with the text of the event as its reply.
 fn report(quota: KeyQuota, lease: &QuotaLease) -> Outcome {
     let (used, limit, day) = (lease.after.recipients, quota.recipients_per_day, lease.after.day);
     let text = if lease.after.reported < 100 {

@@ -1,4 +1,4 @@
-//! Expiry of recipients in closed lanes and streams. They are not claimed for sending, but still expire.
+//! Expiry of recipients in closed lanes and streams. These recipients are not claimed for sending, but still expire.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub struct WaitingRecipient {
 pub struct ClosedLane {
     /// `lanes.id`.
     pub id: i64,
-    /// Whether the lane or its stream is paused, so that the time does not count towards retry windows.
+    /// Whether the lane or its stream is paused. Paused time does not count towards retry windows.
     pub is_paused: bool,
 }
 
@@ -74,7 +74,7 @@ pub struct Expiring {
     pub first: DateTime<Utc>,
 }
 
-/// Returns those of these paused lanes that contain messages whose `expires_at` passes before `until`.
+/// Returns the paused lanes among `lanes` that contain messages whose `expires_at` is not later than `until`.
 pub async fn expiring(db: &Db, lanes: &[i64], until: DateTime<Utc>) -> Result<Vec<Expiring>, DbError> {
     let query = sqlx::query_as!(
         Expiring,
@@ -163,7 +163,7 @@ pub async fn page(
     Ok(waiting.collect())
 }
 
-/// Leases those of these recipients that are still unleased and not held, as a claim does.
+/// Leases the recipients at these positions as a claim does, except for recipients that are leased or held by now.
 pub async fn lease(db: &Db, worker: Uuid, positions: &[QueuePosition]) -> Result<Vec<Claimed>, DbError> {
     let messages: Vec<Uuid> = positions.iter().map(|position| position.message_id).collect();
     let recipients: Vec<Uuid> = positions.iter().map(|position| position.recipient_id).collect();

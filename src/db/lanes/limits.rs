@@ -47,9 +47,10 @@ pub struct Grant {
     pub in_flight: HashMap<StreamKey, usize>,
     /// Lanes that had fewer due recipients than requested.
     pub emptied: Vec<i64>,
-    /// Whether a limited stream has capacity left that the claimed lanes did not use and other lanes of it could.
+    /// Whether a limited stream has capacity left that its lanes in this claim did not use and its other lanes could
+    /// use.
     pub has_unused_stream_capacity: bool,
-    /// Lanes whose permits are all used by other workers.
+    /// Lanes whose permits, or whose stream's permits, are all used by other workers.
     pub full: Vec<i64>,
     /// When the lanes and streams whose rate is used up open again.
     pub opens_at: Vec<DateTime<Utc>>,
@@ -69,7 +70,7 @@ pub async fn claim(
 ) -> Result<Grant, DbError> {
     db.timed("lanes.limits.claim", async {
         let mut tx = db.pool.begin().await?;
-        // Locks the worker's row before the lanes, in the order in which the rescue of leases locks them.
+        // Locks the worker's row before the lanes, because the rescue of leases locks them in this order.
         let worker_row = sqlx::query_scalar!("SELECT id FROM workers WHERE id = $1 FOR KEY SHARE", worker);
         if worker_row.fetch_optional(&mut *tx).await?.is_none() {
             return Ok(Grant::default());
@@ -200,7 +201,7 @@ impl Limits {
         quotas
     }
 
-    /// Counts the claimed recipients against the limits.
+    /// Counts the claimed messages against the limits. Returns the grant without the claimed recipients.
     fn count(&mut self, requests: &[Request], claimed: &[Claimed], now: DateTime<Utc>) -> Grant {
         let mut grant = Grant::default();
         let mut by_lane = HashMap::<i64, HashSet<Uuid>>::new();

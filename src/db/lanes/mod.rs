@@ -129,7 +129,7 @@ pub async fn find(db: &Db, names: &[Arc<LaneName>]) -> Result<HashMap<LaneName, 
 }
 
 /// Creates those of these lanes that are missing and returns their ids. Waits for concurrent transactions that create
-/// the same lanes; therefore does not use a connection of the hot path, for which other calls would wait. Lanes of a
+/// the same lanes. It therefore does not use a connection of the hot path, for which other calls would wait. Lanes of a
 /// missing stream are not created. `lanes.priority` is set only for workers of the previous version; this version reads
 /// the stream's priority.
 pub async fn create(db: &Db, names: &[Arc<LaneName>]) -> Result<HashMap<LaneName, i64>, DbError> {

@@ -28,7 +28,7 @@ pub struct Filter {
     pub after: Option<Cursor>,
 }
 
-/// A position in the order of lanes: closed lanes first, then by age.
+/// A position in the order of lanes: lanes that are not in the state `open` first, then by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
     /// Whether the lane at the cursor was open.
@@ -71,7 +71,7 @@ struct LaneRow {
     stream_in_use: i64,
 }
 
-/// Returns lanes with their state at `now`: closed lanes first, then by age.
+/// Returns lanes with their state at `now`: those that are not in the state `open` first, then by id.
 pub async fn lanes(
     db: &Db,
     tenant: TenantId,
@@ -214,7 +214,7 @@ impl LaneRow {
     }
 }
 
-/// Maximum count of a lane's recipients.
+/// Counts of a lane's recipients stop at this number.
 pub const COUNTED: i64 = 10_000;
 
 /// Numbers of recipients in a lane.
@@ -292,8 +292,8 @@ pub async fn unprepared(db: &Db, lanes: &[i64]) -> Result<Vec<Option<Unprepared>
     Ok(unprepared.collect())
 }
 
-/// Returns the number of leased recipients per lane; `None` with a backlog, because counting scans the queue: an index
-/// would make every claim more expensive.
+/// Returns the number of leased recipients per lane; `None` with a backlog, because counting scans the whole queue.
+/// There is no index for it, which would make every claim more expensive.
 async fn in_flight(db: &Db, lanes: &[i64]) -> Result<Option<Vec<i64>>, DbError> {
     if queue::has_backlog(db).await? {
         return Ok(None);

@@ -17,14 +17,13 @@ use crate::domain::id::TenantId;
 /// Minimum interval between updates of `used_at`.
 const TOUCH_INTERVAL: TimeDelta = TimeDelta::hours(6);
 
-/// Time from the insertion of a blob to the first check whether it is unused; the minimum of the time after which
-/// unused blobs are deleted.
+/// Time from the insertion of a blob to the first check whether it is unused. No unused blob is deleted earlier.
 pub const FIRST_CHECK: TimeDelta = TimeDelta::days(1);
 
 /// Sizes of blobs in bytes, by digest.
 pub type Sizes = HashMap<String, u64>;
 
-/// Returns those of these digests whose blob is stored, and updates their `used_at`.
+/// Returns the sizes of those of these blobs that are stored. Updates a `used_at` that is older than six hours.
 pub async fn find(db: &Db, tenant: TenantId, digests: &[String], now: DateTime<Utc>) -> Result<Sizes, DbError> {
     let mut found = find_and_touch(db, tenant, digests, now).await?;
     if found.len() < digests.len() {
@@ -139,7 +138,7 @@ pub async fn insert_group(db: &Db, group: &Group, now: DateTime<Utc>) -> Result<
     for (tenant, digests) in existing {
         let found = find_and_touch(db, tenant, &digests, now).await?;
         for (key, data) in keys.iter().zip(&data) {
-            // Another transaction is updating its `used_at`, or it was deleted.
+            // Another transaction is updating `used_at` of the blob, or the blob was deleted.
             if key.0 == tenant && digests.contains(&key.1) && !found.contains_key(&key.1) {
                 insert(db, tenant, &key.1, data, now).await?;
             }

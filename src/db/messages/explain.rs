@@ -54,7 +54,7 @@ pub struct RecipientQueueRow {
     pub worker: Option<String>,
     /// Seconds since that worker's last heartbeat.
     pub silence: Option<f64>,
-    /// Number of worker crashes since its last recorded attempt that it may have caused.
+    /// Number of worker crashes that this recipient may have caused since its last recorded attempt.
     pub crashes: Option<i16>,
     /// Why it is held for an operator.
     pub held: Option<String>,
@@ -132,7 +132,8 @@ pub async fn ahead(
     Ok(rows.into_iter().map(|row| (row.recipient_id, message_count(row.mails, row.rows, bound))).collect())
 }
 
-/// Returns the number of due messages of each lane, in the given order. They are ahead of a message accepted now.
+/// Returns the number of due messages of each lane, in the given order. These messages are ahead of a message that is
+/// accepted now.
 pub async fn due(db: &Db, lanes: &[i64], now: DateTime<Utc>) -> Result<Vec<Count>, DbError> {
     let query = sqlx::query!(
         r#"SELECT w.rows AS "rows!", w.mails AS "mails!"
@@ -151,7 +152,7 @@ pub async fn due(db: &Db, lanes: &[i64], now: DateTime<Utc>) -> Result<Vec<Count
     Ok(rows.into_iter().map(|row| message_count(row.mails, row.rows, COUNTED_EACH.0)).collect())
 }
 
-/// Returns the number of messages that `rows` rows belong to. At most `bound` + 1 rows were read.
+/// Returns the count for `messages` messages in `rows` rows, of which at most `bound` + 1 were read.
 fn message_count(messages: i64, rows: i64, bound: i64) -> Count {
     Count { number: messages.min(bound), is_more: rows > bound }
 }
@@ -210,8 +211,8 @@ pub async fn throughput(
     Ok(Throughput { messages: row.mails, events: row.events, seconds })
 }
 
-/// Returns whether any worker sent a heartbeat within its lease time, by the database's clock. `lease` is the lease
-/// time of workers of versions that do not record theirs.
+/// Returns whether any worker sent a heartbeat within its lease time, by the database's clock. `lease` is the assumed
+/// lease time of workers of earlier versions, which do not record it.
 pub async fn has_workers(db: &Db, lease: Duration) -> Result<bool, DbError> {
     let query = sqlx::query_scalar!(
         r#"SELECT EXISTS (

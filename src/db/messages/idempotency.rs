@@ -4,7 +4,7 @@
 //! value is stored unchanged, so that earlier versions, which ignore the API key, find it. For every other API key, it
 //! is stored as returned by `scoped`.
 //!
-//! A key belongs to a single message, or to a call of `POST /v1/messages/batch`.
+//! A key belongs to a single message, to a call of `POST /v1/messages/batch`, to a bulk, or to a recipient of a bulk.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -121,21 +121,21 @@ pub async fn find_all(db: &Db, tenant: TenantId, owner: KeyId, keys: &[&str]) ->
 /// The use of an idempotency key by a whole request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallUse {
-    /// The messages created by the request, in its order.
+    /// The messages created by the request, in its order. For a bulk, the bulk's id.
     pub message_ids: Vec<Uuid>,
     /// SHA-256 of the request's body.
     pub fingerprint: Vec<u8>,
     /// SHA-256 of the parsed request; `None` if an earlier version stored it.
     pub digest: Option<Vec<u8>>,
-    /// What else the response to a call of `POST /v1/messages/batch` had (see the migration); `None` if the request was
-    /// a single message.
+    /// The parts of the response to a call of `POST /v1/messages/batch` besides the messages (see the migration);
+    /// `None` if the request was not such a call.
     pub batch_response: Option<Value>,
-    /// The bulk that the request created.
+    /// The bulk that the key belongs to, itself or through one of its recipients.
     pub bulk_id: Option<Uuid>,
 }
 
 /// Returns the first use of an idempotency key, as [`find`] does, with everything that the response to a call of
-/// `POST /v1/messages/batch` is built from.
+/// `POST /v1/messages/batch` or to a bulk is built from.
 pub async fn find_call(db: &Db, tenant: TenantId, owner: KeyId, key: &str) -> Result<Option<CallUse>, DbError> {
     let query = sqlx::query_as!(
         CallUse,

@@ -28,7 +28,7 @@ const MAX_STATEMENT_MESSAGES: usize = 256;
 /// Bytes of text and HTML after which a statement inserts no further message.
 const MAX_STATEMENT_BYTES: usize = 4 << 20;
 
-/// When a message is due that is inserted to be canceled: the year 9999.
+/// The due time of a message that is inserted to be canceled: the year 9999.
 const NEVER: DateTime<Utc> = DateTime::from_timestamp_secs(253_370_764_800).expect("a time");
 
 /// A message to insert.

@@ -133,7 +133,7 @@ pub async fn get_all(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<Mess
     db.timed("messages.get_all", query.fetch_all(&db.pool)).await
 }
 
-/// Returns the recipients of these messages, by message id and in the order of the requests.
+/// Returns the recipients of these messages, sorted by message id and then in the order of the request.
 pub async fn recipients(
     db: &Db,
     tenant: TenantId,
@@ -360,7 +360,7 @@ pub struct ContentRow {
     pub headers: Value,
     /// Attachments, `[{"filename", "content_type", "content_id", "sha256", "size"}]`.
     pub attachments: Value,
-    /// What the bodies are rendered from, `{"compiled", "variables"}`.
+    /// The template that the bodies are rendered from, `{"compiled", "variables"}`.
     pub template: Option<Value>,
 }
 
@@ -466,7 +466,7 @@ pub struct AddresseeRow {
     pub name: Option<String>,
 }
 
-/// Returns all recipients of these messages, by message id and in the order of the requests.
+/// Returns all recipients of these messages, sorted by message id and then in the order of the request.
 pub async fn addressees(db: &Db, tenant: TenantId, messages: &[Uuid]) -> Result<Vec<AddresseeRow>, DbError> {
     let query = sqlx::query_as!(
         AddresseeRow,

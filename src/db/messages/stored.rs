@@ -24,16 +24,16 @@ pub enum StoredMessageError {
     /// A column contains a value that this version cannot read.
     #[error("the stored message cannot be read: {0}")]
     Unreadable(String),
-    /// Its bodies cannot be rendered from the template of its bulk.
+    /// The message's bodies cannot be rendered from the template of its bulk.
     #[error("the template of the message's bulk cannot be rendered: {0}")]
     NotRendered(String),
     /// The bytes of an attachment are missing.
     #[error("the attachment {0} is not in the database")]
     MissingBlob(String),
-    /// It cannot be signed with the keys of the sender's domain.
+    /// The message cannot be signed with the keys of the sender's domain.
     #[error("messages from domain {0} cannot be signed: {1}")]
     NotSigned(String, String),
-    /// It must carry an unsubscribe link, and none can be created.
+    /// The message must carry an unsubscribe link, but none can be created.
     #[error(
         "the stream's messages carry an unsubscribe link, which needs public_url (POSTRIDER_PUBLIC_URL) and secret_key \
          (POSTRIDER_SECRET_KEY) in this process"
@@ -46,7 +46,8 @@ pub enum StoredMessageError {
 
 /// Renders the bodies of messages of bulks.
 pub trait RenderBodies: Sync {
-    /// Renders the bodies of a message with these variables from `contents.template` of the content with this id.
+    /// Renders the bodies of a message from its variables and `template`, which is `contents.template` of the content
+    /// with this id.
     fn render(
         &self,
         content: Uuid,
@@ -82,8 +83,8 @@ pub fn fits_inline(size: u64) -> bool {
     size <= INLINE_LIMIT.unsigned_abs()
 }
 
-/// Loads messages of one tenant, with the content of those small ones that `keeps_content` returns true for. The result
-/// does not contain missing messages.
+/// Loads messages of one tenant. The content of a small message is loaded too, if `keeps_content` returns true for it.
+/// Missing messages are left out.
 pub async fn load(
     db: &Db,
     tenant: TenantId,

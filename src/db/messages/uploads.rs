@@ -1,6 +1,6 @@
 //! The table `uploads`: blobs of several chunks, which are stored as they arrive. The chunks have the upload's id in
-//! place of the digest until [`Upload::complete`] inserts the blob, so that bytes that turn out to be others than
-//! declared, or incomplete, are never part of a blob.
+//! place of the digest until [`Upload::complete`] inserts the blob, so that bytes that are incomplete, or that do not
+//! have the declared digest, are never part of a blob.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
@@ -36,13 +36,13 @@ pub enum Completed {
 }
 
 impl Upload {
-    /// Creates an upload. Stores nothing before the first chunk.
+    /// Creates an upload. Nothing is stored before the first chunk.
     pub fn new(tenant: TenantId, now: DateTime<Utc>) -> Self {
         Self { tenant, id: uuid_at(now), chunks: 0, size: 0 }
     }
 
-    /// Stores the next chunk. Every chunk except the last must have [`super::blobs::CHUNK_BYTES`]. Returns `false` if the
-    /// upload has expired.
+    /// Stores the next chunk. Every chunk except the last must have [`super::blobs::CHUNK_BYTES`] bytes. Returns
+    /// `false` if the upload has expired.
     pub async fn add(&mut self, db: &Db, data: &[u8], now: DateTime<Utc>) -> Result<bool, DbError> {
         let stored = if self.chunks == 0 {
             let query = sqlx::query!(
@@ -88,7 +88,8 @@ impl Upload {
         .await
     }
 
-    /// Like [`complete`](Self::complete), within a transaction, which must be rolled back unless the blob is new.
+    /// Does the same as [`complete`](Self::complete) within a transaction. The caller must roll it back unless the blob
+    /// is new.
     async fn complete_in(
         &self,
         tx: &mut PgConnection,
@@ -147,8 +148,8 @@ impl Upload {
     }
 }
 
-/// Deletes the chunks of expired uploads, a few per transaction, and then the uploads. Skips uploads that another worker
-/// is deleting. Returns how many uploads it deleted.
+/// Deletes the chunks of expired uploads, a few per transaction, and then the uploads. Skips uploads that another
+/// worker is deleting. Returns the number of deleted uploads.
 pub async fn remove_expired(db: &Db, now: DateTime<Utc>) -> Result<u64, DbError> {
     let mut removed = 0;
     while let Some(is_last) = remove_step(db, now).await? {

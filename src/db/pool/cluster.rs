@@ -1,5 +1,5 @@
-//! Operations on a Postgres server, not on one of its databases: readiness, and creating a database. For the Postgres
-//! servers that `dev` and the tests start. Each call opens a connection.
+//! Operations on a Postgres server, not on one of its databases: readiness, and creating a database. They are used for
+//! the Postgres servers that `dev`, `bench` and the tests start. Each call opens a connection.
 
 use sqlx::{Connection as _, PgConnection};
 

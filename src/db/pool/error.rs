@@ -100,7 +100,7 @@ impl DbError {
         matches!(self, Self::Unavailable { source, .. } if code(source).as_deref() == Some(LOCK_NOT_AVAILABLE))
     }
 
-    /// Returns whether the whole transaction was rolled back, and a part of it may succeed.
+    /// Returns whether the whole transaction was rolled back, and a part of it may succeed alone.
     pub fn is_undone(&self) -> bool {
         match self {
             Self::Refused { .. } => true,
@@ -121,7 +121,7 @@ impl DbError {
         }
     }
 
-    /// Returns whether the statement was too slow, not whether the database is unavailable.
+    /// Returns whether the statement itself was too slow. This does not mean that the database is unavailable.
     pub fn is_too_slow(&self) -> bool {
         match self {
             Self::Timeout { .. } => true,
@@ -154,8 +154,8 @@ fn description(source: &sqlx::Error) -> &'static str {
 }
 
 /// Returns whether an error is temporary, by SQLSTATE: connection, authorization (a password is being changed),
-/// resources, operator intervention, serialization, read-only after a failover, lock not available, and system errors
-/// such as a full disk.
+/// resources such as a full disk, operator intervention, serialization, read-only after a failover, a transaction that
+/// was idle for too long, lock not available, a missing database or privilege, and system errors.
 fn is_temporary(code: &str) -> bool {
     ["08", "28", "53", "57", "58", "40"].iter().any(|class| code.starts_with(class))
         || [READ_ONLY, IDLE_IN_TRANSACTION, LOCK_NOT_AVAILABLE, "3D000", "42501"].contains(&code)

@@ -22,7 +22,7 @@ pub struct Listener(PgListener);
 /// Starts listening.
 pub async fn listen(db: &Db) -> Result<Listener, DbError> {
     db.timed("pg_notify.listen", async {
-        // Not from the shared pool, whose slot the connection would occupy if it died without being noticed.
+        // The connection does not come from the shared pool: if it died unnoticed, it would occupy a slot of the pool.
         let mut listener = PgListener::connect_with(&db.pool.single()).await?;
         listener.listen(CHANNEL).await?;
         Ok(Listener(listener))

@@ -19,12 +19,12 @@ pub struct ServerState {
 /// Connections of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connections {
-    /// Number that all Postrider processes together may use: the server's limits for this role and database, minus the
-    /// connections of other clients.
+    /// Number of connections that all Postrider processes together may use: the server's limits for this role and
+    /// database, minus the connections of other clients.
     pub available: u32,
-    /// Number of these that are unused.
+    /// Number of available connections that are unused.
     pub free: u32,
-    /// Number of Postrider services that are connected, including this one.
+    /// Number of Postrider processes that are connected, including this one.
     pub processes: u32,
 }
 

@@ -191,7 +191,8 @@ fn is_startup_error(source: &sqlx::Error) -> bool {
     error::code(source).as_deref() == Some("08P01") && source.to_string().contains("startup parameter")
 }
 
-/// Returns whether a prepared statement already exists or is missing, because the pooler mixed up its clients.
+/// Returns whether the error says that a prepared statement already exists or is missing, because the pooler mixed up
+/// its clients.
 fn is_prepared_statement_error(source: &sqlx::Error) -> bool {
     matches!(error::code(source).as_deref(), Some("42P05" | "26000"))
 }

@@ -1,5 +1,5 @@
-//! The fence that makes a stale lease harmless: statements change claimed rows only where `lease` and `claims` are still those
-//! of the claim.
+//! The fence that makes a stale lease harmless: statements change claimed rows only if `lease` and `claims` still have
+//! the values of the claim.
 
 use uuid::Uuid;
 

@@ -281,8 +281,8 @@ impl<'a> RecipientColumns<'a> {
 pub struct Rescheduled<'a> {
     /// The new due time; `None` leaves the current one.
     pub until: Option<DateTime<Utc>>,
-    /// Why the message could not be prepared, and the current time, which is recorded unless an earlier failure is;
-    /// `None` leaves the recorded error.
+    /// Why the message could not be prepared, and the current time. The time is recorded unless that of an earlier
+    /// failure is; `None` leaves the recorded error.
     pub problem: Option<(&'a str, DateTime<Utc>)>,
 }
 

@@ -82,7 +82,7 @@ pub async fn for_address(
     Ok(rows.into_iter().map(Suppression::from).collect())
 }
 
-/// Returns the next active entries after this address and stream, in that order; for the export.
+/// Returns the next active entries after this address and stream, ordered by both, for the export.
 pub async fn following(
     db: &Db,
     tenant: TenantId,

@@ -260,7 +260,8 @@ impl<'a> Columns<'a> {
 }
 
 /// Suppresses these recipients for all streams of their tenants, within the transaction that records the cause. Must be
-/// called before the transaction reserves event numbers. Existing entries are not changed.
+/// called before the transaction reserves event numbers. An existing entry is changed only if it has an expiry time:
+/// the new entry, which never expires, replaces it.
 pub(super) async fn add_recipients(
     connection: &mut PgConnection,
     reason: Reason,

@@ -50,9 +50,9 @@ pub struct SummaryRow {
     pub revision: i32,
     /// Latest published version.
     pub version: Option<i32>,
-    /// The revision that it was made from.
+    /// The revision that this version was made from.
     pub version_revision: Option<i32>,
-    /// When it was published.
+    /// When this version was published.
     pub published_at: Option<DateTime<Utc>>,
     /// `jinja` or `vars`.
     pub syntax: String,
@@ -79,15 +79,15 @@ pub struct TemplateRow {
     pub revision: i32,
     /// Latest published version.
     pub version: Option<i32>,
-    /// The revision that it was made from.
+    /// The revision that this version was made from.
     pub version_revision: Option<i32>,
-    /// When it was published.
+    /// When this version was published.
     pub published_at: Option<DateTime<Utc>>,
     /// The draft.
     pub draft: SourceRow,
 }
 
-/// What a request sets in a template.
+/// The fields of a template that a request sets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TemplateFields {
     /// Alias.
@@ -266,7 +266,7 @@ pub enum Removed {
     Done,
     /// There is no such template.
     Missing,
-    /// Messages that were rendered from it wait for their `scheduled_at`.
+    /// Messages that use it wait for their `scheduled_at`.
     UsedByMessages,
     /// It is the layout of this template.
     LayoutOf(TemplateId),
@@ -276,7 +276,8 @@ pub enum Removed {
 pub async fn remove(db: &Db, tenant: TenantId, id: TemplateId, now: DateTime<Utc>) -> Result<Removed, DbError> {
     db.timed("templates.remove", async {
         let mut tx = db.pool.begin().await?;
-        // The lock conflicts with that of a transaction that adds messages which are rendered later.
+        // Makes concurrent changes and publications of the template wait. It does not lock out requests that accept
+        // messages from the template.
         let created_at = sqlx::query_scalar!(
             "SELECT created_at FROM templates WHERE tenant_id = $1 AND id = $2 FOR UPDATE",
             tenant.0,

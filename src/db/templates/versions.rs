@@ -30,9 +30,9 @@ pub struct VersionRow {
     pub version: i32,
     /// When it was published.
     pub published_at: DateTime<Utc>,
-    /// What was published.
+    /// The source that was published.
     pub source: SourceRow,
-    /// What messages are rendered from (`template::Compiled`).
+    /// The compiled template that messages are rendered from (`template::Compiled`).
     pub compiled: Value,
 }
 
@@ -45,9 +45,9 @@ pub struct NewVersion<'a> {
     pub template: TemplateId,
     /// The revision of the template that was compiled.
     pub revision: i32,
-    /// The latest version at that time.
+    /// The latest version when the draft was compiled; `None` if no version was published.
     pub latest: Option<i32>,
-    /// What messages are rendered from (`template::Compiled`).
+    /// The compiled template that messages are rendered from (`template::Compiled`).
     pub compiled: &'a Value,
     /// When it is published.
     pub published_at: DateTime<Utc>,
@@ -125,8 +125,7 @@ pub async fn get(db: &Db, tenant: TenantId, which: TemplateVersion) -> Result<Op
     }))
 }
 
-/// Returns what messages are rendered from (`template::Compiled`): of a version that a message is pinned to, or of the
-/// latest one.
+/// Returns the compiled template of a version (`template::Compiled`), from which messages are rendered.
 pub async fn compiled(db: &Db, tenant: TenantId, which: TemplateVersion) -> Result<Option<Value>, DbError> {
     let query = sqlx::query_scalar!(
         "SELECT compiled FROM template_versions WHERE tenant_id = $1 AND template_id = $2 AND version = $3",
@@ -158,8 +157,8 @@ pub async fn latest(db: &Db, tenant: TenantId, name: &TemplateName) -> Result<Op
     Ok(row.map(|row| LatestRow { template: TemplateId(row.id), version: row.version }))
 }
 
-/// Returns the source of the latest version of the template with this name, to be used as a layout; `None` if there is no
-/// such template, or none of its versions is published.
+/// Returns the source of the latest version of the template with this name, to be used as a layout; `None` if there is
+/// no such template, or no version of it is published.
 pub async fn layout(db: &Db, tenant: TenantId, name: &TemplateName) -> Result<Option<SourceRow>, DbError> {
     let query = sqlx::query_as!(
         SourceRow,

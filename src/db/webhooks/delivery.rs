@@ -74,7 +74,7 @@ impl From<Row> for Endpoint {
     fn from(row: Row) -> Self {
         // A CHECK constraint limits the values.
         let format = row.format.parse().unwrap_or(PostFormat::Postrider);
-        // A payload of Resend has one event.
+        // A payload in Resend's format has one event.
         let batch = if format == PostFormat::Resend { 1 } else { row.batch };
         Self {
             id: EndpointId(row.id),
@@ -170,7 +170,8 @@ pub async fn due(
     db.timed("webhooks.delivery.due", query.fetch_all(&db.pool)).await
 }
 
-/// Returns the delivery to probe an endpoint with that is down: the first of those with the fewest delivery attempts.
+/// Returns the delivery with which to probe an endpoint that is down: the earliest of those with the fewest delivery
+/// attempts.
 pub async fn probe(db: &Db, endpoint: EndpointId) -> Result<Option<Retry>, DbError> {
     let query = sqlx::query_as!(
         Retry,

@@ -31,7 +31,7 @@ pub struct EndpointRow {
     pub url: String,
     /// Description for people.
     pub description: String,
-    /// Types of events to post; `None` for all.
+    /// Event types to post; `None` for all.
     pub events: Option<Vec<String>>,
     /// Maximum number of concurrent posts.
     pub concurrency: i16,
@@ -39,7 +39,7 @@ pub struct EndpointRow {
     pub rate: Option<f64>,
     /// Maximum events per post.
     pub batch: i16,
-    /// The form of posts (`webhook_endpoints.format`).
+    /// Format of the posts (`webhook_endpoints.format`).
     pub format: String,
     /// Until when posts are signed with the previous secret too.
     pub old_secret_until: Option<DateTime<Utc>>,
@@ -49,7 +49,7 @@ pub struct EndpointRow {
     pub open_at: Option<DateTime<Utc>>,
     /// Time of the first failure since the last success.
     pub failing_since: Option<DateTime<Utc>>,
-    /// Number of failures since then (`webhook_endpoints.failures`).
+    /// Number of failed first attempts and failed probes since then (`webhook_endpoints.failures`).
     pub failures: i32,
     /// Error of the last failed post.
     pub last_error: Option<String>,
@@ -156,8 +156,8 @@ async fn select(
 /// The reason for disabling an endpoint by a request.
 const BY_HAND: &str = "Disabled through the API.";
 
-/// Changes an endpoint. A new URL, or enabling it, resets its health and makes its retries due now; a new rate ends the
-/// wait of the old rate. Returns whether the endpoint exists.
+/// Changes an endpoint. Changing the URL or enabling the endpoint resets its health and makes its retries due now;
+/// changing the rate ends a wait for the old rate. Returns whether the endpoint exists.
 pub async fn change(
     db: &Db,
     tenant: TenantId,
@@ -256,7 +256,8 @@ pub async fn rotate(
     db.timed("webhooks.rotate", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }
 
-/// Deletes an endpoint and its retries; its log is deleted with its weekly partitions. Returns whether it existed.
+/// Deletes an endpoint and its retries. Its delivery log remains until the log's weekly partitions are deleted. Returns
+/// whether the endpoint existed.
 pub async fn remove(db: &Db, tenant: TenantId, id: EndpointId) -> Result<bool, DbError> {
     db.timed("webhooks.remove", async {
         let mut tx = db.pool.begin().await?;
@@ -312,7 +313,7 @@ pub enum Tested {
     Missing,
 }
 
-/// Appends a test event, which is posted only to this endpoint.
+/// Appends a test event. It is posted only to this endpoint.
 pub async fn test(db: &Db, tenant: TenantId, id: EndpointId, now: DateTime<Utc>) -> Result<Tested, DbError> {
     db.timed("webhooks.test", async {
         let mut tx = db.pool.begin().await?;

@@ -1,4 +1,4 @@
-//! The user that Postgres runs as: the user of this process or, if that is root, which Postgres refuses, another one.
+//! The user that Postgres runs as: the user of this process, or another one if that is root, which Postgres refuses.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -18,7 +18,7 @@ const PASSWD: &str = "/etc/passwd";
 
 impl Account {
     /// Returns the user that runs the cluster with its data in `data`; `None` means the user of this process. For
-    /// existing data it is their owner, because an earlier start may have run without root.
+    /// existing data, this is their owner, because an earlier start may have run without root.
     pub(super) fn for_cluster(data: &Path) -> Result<Option<Self>, PostgresError> {
         if !is_root() {
             return Ok(None);

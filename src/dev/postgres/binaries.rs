@@ -1,6 +1,7 @@
 //! Finds `initdb` and `postgres` on this machine.
 //!
-//! In this order: PATH, `pg_config --bindir`, then where distributions keep versions side by side, newest first.
+//! Searches PATH, then `pg_config --bindir`, then the directories in which distributions keep versions side by side,
+//! the newest version first.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -91,7 +92,7 @@ fn candidates() -> Vec<PathBuf> {
     dirs
 }
 
-/// Returns the directories in `parent` named `prefix` and a version, the highest version first.
+/// Returns the directories in `parent` whose name is `prefix` and a version, the highest version first.
 fn versions(parent: &Path, prefix: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(parent) else {
         return Vec::new();

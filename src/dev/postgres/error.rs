@@ -117,8 +117,8 @@ impl PostgresError {
         move |source| Self::File { path, source }
     }
 
-    /// Returns whether another start may succeed: another program took the port, or the last processes of an old server
-    /// are still ending.
+    /// Returns whether a second start may succeed, because another program took the port, or because the last processes
+    /// of an old server are still ending.
     pub(super) fn is_temporary(&self) -> bool {
         let is_temporary = |reason: &str| {
             ["Address already in use", "could not bind", "could not create any TCP", "pre-existing shared memory"]
@@ -138,8 +138,8 @@ const SEVERITIES: [&str; 5] = ["PANIC:", "FATAL:", "ERROR:", "WARNING:", "LOG:"]
 /// The log text of connections refused during the start, which is not an error.
 const STARTING_UP: &str = "the database system is starting up";
 
-/// Returns the error in an output: the first error line, because later ones are often less precise, or else the last
-/// line.
+/// Returns the error in an output: the first error line, because later ones are often less precise. Without an error
+/// line, returns the last line.
 pub(super) fn first_error(output: &str) -> String {
     let mut lines = output.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains(STARTING_UP));
     let first = lines.clone().find(|line| ERROR_MARKERS.iter().any(|marker| line.contains(marker)));

@@ -1,8 +1,8 @@
 //! The running server, and the watchdog that ends it when this process ends.
 //!
 //! A shell between this process and Postgres reads from a pipe that only this process holds open. The pipe closes when
-//! this process ends, even by SIGKILL; then the shell shuts Postgres down. Both are in a separate process group, so
-//! that Ctrl-C in the terminal reaches only this process, and Postgres ends last.
+//! this process ends, even by SIGKILL; then the shell shuts Postgres down. The shell and Postgres are in a separate
+//! process group, so that Ctrl-C in the terminal reaches only this process, and Postgres ends last.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -64,8 +64,8 @@ impl Watched {
         self.watchdog.try_wait().ok().flatten()
     }
 
-    /// Closes the pipe and waits until the server has ended: up to `limit` for a fast shutdown, then for an immediate
-    /// one.
+    /// Closes the pipe and waits until the server has ended: up to `limit` for a fast shutdown, then up to 5 s for an
+    /// immediate one.
     pub(super) async fn stop(mut self, limit: Duration) -> Result<(), PostgresError> {
         drop(self.watchdog.stdin.take());
         if tokio::time::timeout(limit, self.watchdog.wait()).await.is_ok() {
@@ -113,7 +113,8 @@ fn settings(port: u16, durable: bool) -> Vec<(&'static str, String)> {
         &[
             ("shared_buffers", "128MB"),
             ("max_connections", "100"),
-            // These are the defaults; they are set because a 202 depends on them.
+            // These are Postgres's defaults. They are set anyway, because the durability of an accepted message depends
+            // on them.
             ("fsync", "on"),
             ("full_page_writes", "on"),
             ("synchronous_commit", "on"),

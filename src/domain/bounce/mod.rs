@@ -131,13 +131,13 @@ pub struct Bounce {
 }
 
 /// Classifies a refusal by its text, enhanced code and reply code. The first of [`rules::RULES`] that matches decides.
-/// A temporary refusal is soft regardless of its text, because the recipient ended when its time ran out.
+/// A temporary refusal is never hard or a block, regardless of its text: the recipient ended because its time ran out.
 pub fn judge(reply: &Reply) -> Judgement {
     judge_with_notice(reply, None)
 }
 
-/// Classifies a refusal like [`judge`], but considers the text of the notice around it, which may name the refused
-/// command.
+/// Classifies a refusal like [`judge`], but also considers the text of the bounce message that contains it, which may
+/// name the refused command.
 pub fn judge_with_notice(reply: &Reply, notice: Option<&str>) -> Judgement {
     let text = Text::new(&reply.text);
     // A reply to MAIL is not about the recipient, even if it says that something does not exist.
@@ -159,8 +159,8 @@ pub fn judge_with_notice(reply: &Reply, notice: Option<&str>) -> Judgement {
     Judgement { kind, category: rule.category, rule: rule.name }
 }
 
-/// Returns whether a code refuses the sender: a reply about authentication (RFC 4954), or an enhanced code for the
-/// sender's address (RFC 3463, RFC 7505).
+/// Returns whether a code refuses the sender: a reply code or enhanced code about authentication (RFC 4954), or an
+/// enhanced code about the sender's address (RFC 3463, RFC 7505).
 fn is_code_about_sender(reply: &Reply) -> bool {
     matches!(reply.code, Some(530 | 534 | 535 | 538))
         || reply.enhanced.is_some_and(|code| matches!((code.subject, code.detail), (1, 7 | 8) | (7, 8 | 9 | 27)))

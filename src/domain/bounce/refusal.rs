@@ -1,8 +1,8 @@
 //! Classifies refusals within a transaction whose code alone is ambiguous. Pure.
 //!
 //! An authentication code may be a request for credentials or TLS, or a server's private use of the number. A reply
-//! about a limit on recipients or messages counts the earlier ones of the transaction or connection, and does not
-//! refuse this one.
+//! about a limit on recipients is about the earlier recipients of the transaction, and a reply about a limit on
+//! messages is about the earlier messages of the connection: neither refuses the current recipient or message.
 
 use super::Category;
 use crate::domain::bounce;

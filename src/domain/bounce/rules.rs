@@ -1,9 +1,9 @@
 //! Tables of the rules that classify refusals. The first matching rule decides.
 //!
-//! A rule matches if the text contains one of its phrases, and its lists contain the enhanced code and the reply code;
-//! an empty list matches anything. `text.rs` describes the phrases: lower case, `@` for any address, no quotes, `*` for
-//! a gap. Rules about the sender or the message come first, because such replies often mention a missing user as well,
-//! but must not suppress the address.
+//! A rule matches if the text contains one of its phrases and none of its excluded phrases, and its lists contain the
+//! enhanced code and the reply code; an empty list matches anything. `text.rs` describes the phrases: lower case, `@`
+//! for any address, no quotes, `*` for a gap. Rules about the sender or the message come first, because replies about
+//! these often mention a missing user as well, but must not suppress the address.
 
 mod address;
 mod codes;
@@ -46,7 +46,7 @@ pub struct Rule {
     pub words: &'static [&'static str],
     /// Phrases that the text must not contain.
     pub without: &'static [&'static str],
-    /// Whether the rule does not match a text about the sender's account, host or connection.
+    /// Whether the rule ignores texts about the sender's account, host or connection.
     pub is_about_recipient: bool,
     /// Ranges of enhanced codes of class 4 and 5: subject, first and last detail. Empty matches any code.
     pub enhanced: &'static [(u16, u16, u16)],

@@ -1,4 +1,4 @@
-//! Normalises a reply's text for the rules: lower case, one line, without addresses and quotes.
+//! Normalises a reply's text for the rules: in lower case, on one line, without addresses and quotes.
 
 /// The maximum distance between two parts of a phrase, in bytes.
 const MAX_GAP: usize = 60;

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 use super::{Event, EventData, EventType};
 use crate::domain::bounce::{BounceType, Category};
 
-/// The types of events that Resend has too, with its name. Its "sent" means that the API has accepted the message. A
-/// recipient that is `relayed` or `uncertain` has no event: the application can do nothing about it.
+/// The event types that Resend has too, with Resend's names. "Sent" means there that the API has accepted the message.
+/// Resend has no event for a `relayed` or `uncertain` recipient: the application can do nothing about it.
 pub const TYPES: [(EventType, &str); 9] = [
     (EventType::Accepted, "email.sent"),
     (EventType::Scheduled, "email.scheduled"),
@@ -24,7 +24,7 @@ pub const TYPES: [(EventType, &str); 9] = [
 const MAX_REPLY: usize = 2_000;
 
 impl Event {
-    /// Returns the payload of the event. An event without a type of Resend keeps its own.
+    /// Returns the payload of the event. An event that Resend does not have keeps its own type.
     pub fn to_resend(&self) -> Value {
         let kind = TYPES.iter().find(|(own, _)| own.as_str() == self.kind);
         json!({
@@ -79,7 +79,7 @@ fn tags(tags: &Value) -> Map<String, Value> {
     tags.filter_map(|tag| Some((tag["name"].as_str()?.to_owned(), tag["value"].clone()))).collect()
 }
 
-/// Returns the server's reply in one line.
+/// Returns the server's reply: code, enhanced code and text, separated by spaces.
 fn reply(event: &EventData) -> String {
     let Some(response) = &event.response else { return "The retry window has ended.".into() };
     let code = response.code.map(|code| code.to_string());

@@ -164,7 +164,7 @@ pub struct QueueEntry {
     pub has_workers: bool,
 }
 
-/// The error because of which a recipient cannot be prepared for sending. Its cause is in this installation.
+/// Why a recipient cannot be prepared for sending. The cause is in the configuration of this installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotPrepared {
     /// The error, with the domain and the configuration key.

@@ -1,13 +1,15 @@
 //! Leased parts of an API key's limits. All replicas share a limit, whose state is in the database. A process leases a
 //! block of requests or recipients from it, and uses the block in memory, so that only few requests wait for the database.
 //!
-//! - Everything in a block has been subtracted from the shared limit before, so replicas cannot use a part of it twice.
-//! - A rate's block is used for at most [`MAX_HOLD`]. The process returns the rest of it when it leases again, unless the limit
-//!   has recovered from the lease meanwhile. In any `t` seconds, all replicas together therefore admit at most
-//!   `burst + requests_per_second × t` requests and those that their blocks held when the period began: each at most a quarter
-//!   of what was left when it was leased, which is at most a quarter of `burst` (but at least one request).
+//! - The contents of a block are subtracted from the shared limit when the block is leased, so replicas cannot use them
+//!   twice.
+//! - A rate's block is used for at most [`MAX_HOLD`]. When the process leases again, it returns the unused requests of
+//!   the last block, unless the limit has recovered from that lease meanwhile. Therefore, in any `t` seconds, all
+//!   replicas together admit at most `burst + requests_per_second × t` requests, plus the requests in their blocks at
+//!   the beginning of the period. A block has at most a quarter of `burst`, or one request.
 //! - A client of one process that keeps within `requests_per_second` and `burst` is never refused.
-//! - A quota is never exceeded. What a process has leased and not used is lost if it is killed: at most 1/64 of what was left.
+//! - A quota is never exceeded. If a process is killed, the unused recipients of its block are lost: at most 1/64 of
+//!   the recipients that were left at the lease.
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
 
@@ -15,12 +17,13 @@ use super::limits::{KeyQuota, KeyRate};
 
 /// How long requests may be admitted from a block of a rate.
 const MAX_HOLD: TimeDelta = TimeDelta::milliseconds(500);
-/// A block has at most this part of the requests that are left, so that other replicas find some.
+/// A block has the requests that are left, divided by this number, so that requests remain for other replicas.
 const RATE_BLOCK_DIVISOR: u64 = 4;
-/// Minimum length of a block of a rate if that many requests are left: 1/40 s, so that an exhausted limit is not leased in
+/// A block has at least the requests of 1/40 s if that many are left, so that a nearly exhausted limit is not leased in
 /// single requests.
 const BLOCKS_PER_SECOND: u64 = 40;
-/// A block has at most this part of the recipients that are left of the day's quota.
+/// A block has the recipients that are left of the day's quota, divided by this number, or as many as the request needs
+/// if it needs more.
 const QUOTA_BLOCK_DIVISOR: u64 = 64;
 /// How long it is remembered that too few recipients were left for a request.
 const MAX_SHORTAGE_AGE: TimeDelta = TimeDelta::seconds(1);
@@ -28,20 +31,20 @@ const MAX_SHORTAGE_AGE: TimeDelta = TimeDelta::seconds(1);
 /// What a limit's response headers show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitState {
-    /// How much is left, as far as this process knows.
+    /// How many requests or recipients are left, as far as this process knows.
     pub remaining: u64,
     /// Time until everything is available again, in whole seconds.
     pub reset_seconds: u64,
 }
 
-/// The result of a request for a part of a block.
+/// The result of taking a request from a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Take {
-    /// It was taken from the block.
+    /// The request was taken from the block.
     Taken,
     /// The shared limit is exhausted until this time.
     Exhausted(DateTime<Utc>),
-    /// The block does not have as much; lease another one.
+    /// The block is empty or too old; lease another one.
     Empty,
 }
 
@@ -68,7 +71,7 @@ pub struct RateLease {
     pub requests: u64,
     /// Requests that are left for other blocks.
     pub left: u64,
-    /// If there were none: when to lease again.
+    /// If no requests were left: when to lease again.
     pub opens_at: Option<DateTime<Utc>>,
 }
 
@@ -76,7 +79,8 @@ impl RateLease {
     /// Leases a block from a shared limit that is used until `used_until`, and returns `unused` requests of an earlier block
     /// to the limit.
     pub fn new(rate: KeyRate, used_until: DateTime<Utc>, unused: u64, now: DateTime<Utc>) -> Self {
-        // A clock that was set back must not close the limit for longer than a burst takes.
+        // If the clock was set back, the limit must not stay exhausted for longer than a full burst takes to
+        // accumulate.
         let latest = now + window(rate);
         let gcra = rate.gcra(used_until.min(latest) - duration(rate, unused));
         let available = gcra.available(now) as u64;
@@ -110,27 +114,28 @@ impl RateBlock {
         *self = Self { rate: Some(rate), requests, leased_at: now, used_until, left, opens_at };
     }
 
-    /// Returns whether the block has requests that can be returned. Once the limit has recovered from the lease, they no longer
-    /// count as used.
+    /// Returns whether the block has requests that can be returned. Once the limit has recovered from the lease, the
+    /// requests no longer count as used, so there are none to return.
     pub fn has_unused(&self, now: DateTime<Utc>) -> bool {
         self.requests > 0 && self.rate.is_some_and(|rate| !rate.gcra(self.used_until).is_unused(now))
     }
 
-    /// Removes the requests that were not used, and returns those to return with the next lease.
+    /// Removes the unused requests. Returns how many of them the next lease must return to the limit.
     pub fn remove_unused(&mut self, rate: KeyRate, now: DateTime<Utc>) -> u64 {
         let can_return = self.rate == Some(rate) && self.has_unused(now);
         let unused = std::mem::take(&mut self.requests);
         if can_return { unused } else { 0 }
     }
 
-    /// Puts requests back that could not be returned.
+    /// Puts back requests that could not be returned to the limit.
     pub fn put_back(&mut self, rate: KeyRate, unused: u64) {
         if self.rate == Some(rate) {
             self.requests += unused;
         }
     }
 
-    /// Returns until when the shared limit is exhausted. A time that only a clock that was set back explains is ignored.
+    /// Returns until when the shared limit is exhausted. Ignores a time so far ahead that the clock must have been set
+    /// back.
     fn exhausted_until(&self, rate: KeyRate, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let latest = now + window(rate) + TimeDelta::seconds(1);
         self.opens_at.filter(|at| now < *at && *at <= latest)
@@ -166,7 +171,7 @@ pub struct QuotaBlock {
     recipients: u64,
     /// Recipients that were left for other blocks.
     left: u64,
-    /// When a lease was refused because too few were left, if the last one was.
+    /// When the last lease was refused because too few recipients were left; `None` if it was not refused.
     refused_at: Option<DateTime<Utc>>,
 }
 
@@ -208,7 +213,7 @@ impl QuotaLease {
         let reached = if used_after >= limit {
             100
         } else if needed > available {
-            // Smaller requests are still admitted, and what they reach must be reported.
+            // Smaller requests are still admitted, and must report the percentage that they reach.
             0
         } else if u128::from(used_after) * 5 >= u128::from(limit) * 4 {
             80
@@ -231,13 +236,13 @@ impl QuotaBlock {
         true
     }
 
-    /// Removes and returns the recipients of a day that were not used.
+    /// Removes the unused recipients. Returns their number if the block is of `day`, and otherwise 0.
     pub fn remove_unused(&mut self, day: NaiveDate) -> u64 {
         let unused = std::mem::take(&mut self.recipients);
         if self.day == day { unused } else { 0 }
     }
 
-    /// Returns the block's day, and whether it has recipients.
+    /// Returns the day of the block; `None` if the block has no recipients.
     pub fn day(&self) -> Option<NaiveDate> {
         (self.recipients > 0).then_some(self.day)
     }
@@ -249,7 +254,8 @@ impl QuotaBlock {
         *self = Self { quota: Some(quota), day: after.day, recipients, left, refused_at };
     }
 
-    /// Returns how many recipients are left if they are too few, as a lease that was refused a moment ago has shown.
+    /// Returns how many recipients are left, if they are too few and a lease was refused a moment ago; otherwise
+    /// `None`.
     pub fn shortage(&self, quota: KeyQuota, needed: u64, now: DateTime<Utc>) -> Option<u64> {
         let is_recent = (now - self.refused_at?).abs() <= MAX_SHORTAGE_AGE;
         let left = self.recipients + self.left;
@@ -265,7 +271,7 @@ impl QuotaBlock {
         self.quota == Some(quota) && is_current(self.day, today)
     }
 
-    /// Returns recipients of a day that were taken and not used.
+    /// Puts back recipients of `day` that were taken and not used.
     pub fn put_back(&mut self, recipients: u64, day: NaiveDate) {
         if self.day == day {
             self.recipients += recipients;
@@ -288,8 +294,8 @@ impl QuotaBlock {
     }
 }
 
-/// Returns whether a day that was stored is the current one. The replicas' clocks differ a little at midnight, and a day that
-/// has begun does not end again; but a day further in the future is from a clock that was wrong.
+/// Returns whether a stored day counts as the current one: today, or tomorrow, because the clock of another replica may
+/// already be past midnight. A day further in the future is from a wrong clock.
 fn is_current(day: NaiveDate, today: NaiveDate) -> bool {
     (0..=1).contains(&(day - today).num_days())
 }

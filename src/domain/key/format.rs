@@ -10,11 +10,11 @@ use sha2::{Digest, Sha256};
 
 /// The digits of base 62, in the order of their values.
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/// Digits of 256 bits.
+/// Number of base-62 digits for 256 bits.
 const RANDOM_DIGITS: usize = 43;
-/// Digits of 32 bits.
+/// Number of base-62 digits for 32 bits.
 const CHECKSUM_DIGITS: usize = 6;
-/// Hexadecimal digits of a key of an earlier version.
+/// Number of hexadecimal digits in a key of an earlier version.
 const OLD_DIGITS: usize = 64;
 /// Maximum length of a cell's name.
 const MAX_CELL: usize = 16;
@@ -42,7 +42,7 @@ impl KeyMode {
         }
     }
 
-    /// Returns whether keys of this mode can be created. Test keys need the simulator of the last hop.
+    /// Returns whether keys of this mode can be created. Test keys cannot be created yet.
     pub fn is_available(self) -> bool {
         self == Self::Live
     }

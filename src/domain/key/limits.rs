@@ -36,7 +36,7 @@ impl KeyRate {
         self.burst.div_ceil(self.requests_per_second)
     }
 
-    /// Returns the limit with its use so far.
+    /// Returns the limiter for this rate, with its use so far.
     pub fn gcra(self, used_until: DateTime<Utc>) -> Gcra {
         let burst = i64::from(self.burst) * 1_000_000 / i64::from(self.requests_per_second);
         Gcra::new(f64::from(self.requests_per_second), used_until).with_burst(TimeDelta::microseconds(burst))

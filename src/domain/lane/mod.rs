@@ -86,7 +86,7 @@ pub struct Learned {
     pub ceiling: f64,
     /// The time at which the destination last throttled Postrider.
     pub at: DateTime<Utc>,
-    /// The time at which successes last raised the rate after that.
+    /// The time at which successful attempts last raised the rate after that; `None` if they have not.
     pub raised_at: Option<DateTime<Utc>>,
     /// The reply that throttled Postrider.
     pub reply: Option<String>,
@@ -207,8 +207,8 @@ impl Lane {
         lower_rate(self.own_rate(), stream)
     }
 
-    /// Returns the rate that due messages wait for: the rate limit that opens last in the future; if none does, the
-    /// lowest rate.
+    /// Returns the rate that due messages wait for: the one whose `open_at` is the latest; the lowest rate if no
+    /// `open_at` is in the future.
     pub fn limiting_rate(&self) -> Option<(f64, RateSource)> {
         let stream = self.stream_limits.rate.map(|rate| (rate, RateSource::Stream));
         if self.stream_limits.open_at.is_some() && self.stream_limits.open_at >= self.open_at && stream.is_some() {
@@ -307,7 +307,7 @@ impl Lane {
         }
     }
 
-    /// Describes the rate that limits it.
+    /// Describes the rate that limits the lane.
     pub(super) fn throttled_sentence(&self) -> Option<String> {
         let (per_second, source) = self.limiting_rate()?;
         let rate = rate(per_second);

@@ -1,5 +1,5 @@
 //! Divides the database server's connections among replicas, and within a replica between the API and the worker, so
-//! that neither of them can exhaust the connections of the other. Pure.
+//! that neither the API nor the worker can use up the other's connections. Pure.
 
 /// The database connections of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -55,8 +55,8 @@ fn is_id(id: &str) -> bool {
     !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'<' && byte != b'>')
 }
 
-/// Returns the `References` of a reply to a message: the message's own ones, or else the only id in its `In-Reply-To`,
-/// and then its Message-ID. Of a long thread, the first id and the latest ones stay.
+/// Returns the `References` of a reply to a message: the message's own `References`, or else the only id in its
+/// `In-Reply-To`, followed by its Message-ID. Of a long thread, the first id and the latest ones are kept.
 pub fn references(references: Option<&str>, in_reply_to: Option<&str>, message_id: &str) -> String {
     let parent = bare(message_id);
     let mut thread: Vec<&str> = references.map(|value| ids(value).collect()).unwrap_or_default();
@@ -74,7 +74,7 @@ pub fn thread(value: &str) -> String {
     joined(&shortened(&ids(value).collect::<Vec<_>>()))
 }
 
-/// Returns the last id, the first one, and as many before the last one as fit.
+/// Returns the first id, the last id, and as many of the ids directly before the last one as fit, in their order.
 fn shortened<'a>(thread: &[&'a str]) -> Vec<&'a str> {
     let Some((last, earlier)) = thread.split_last() else { return Vec::new() };
     let mut size = 0;

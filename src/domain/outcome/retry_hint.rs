@@ -2,7 +2,7 @@
 //!
 //! No RFC has a field for it; greylisting servers and rate limiters use customary phrases: "Greylisted for 300
 //! seconds", "please come back in 00:05:00", "try again in 5 minutes". Only a duration that follows such a phrase is
-//! read, so "more than 100 messages in 60 seconds" is not one. Pure, and safe on any text.
+//! read, so the 60 seconds in "more than 100 messages in 60 seconds" are ignored. Pure, and never panics.
 
 use std::time::Duration;
 
@@ -41,14 +41,14 @@ fn normalised(text: &str) -> String {
     text.replace("grey-list", "greylist").replace("grey list", "greylist")
 }
 
-/// Returns how long the text asks the client to wait; `None` if it names no duration. The result is not limited; the
-/// caller limits it.
+/// Returns how long the text asks the client to wait, the longest time if it names several; `None` if it names none.
+/// The caller limits the result.
 pub fn wait(text: &str) -> Option<Duration> {
     let text = normalised(text);
     LEADS.iter().filter_map(|lead| after(&text, lead)).max()
 }
 
-/// Returns the duration after the first whole-word match of the phrase that has one.
+/// Returns the first duration that follows the phrase, where the phrase consists of whole words.
 fn after(text: &str, lead: &str) -> Option<Duration> {
     text.match_indices(lead).find_map(|(at, _)| {
         let (before, rest) = (&text[..at], &text[at + lead.len()..]);
@@ -115,7 +115,7 @@ fn number(text: &str) -> Option<(u64, Words<'_>)> {
     is_whole.then(|| (number, Words(rest.trim_start_matches([' ', '-']))))
 }
 
-/// Parses `HH:MM:SS`. A time of day is not misread: it has two parts, or follows another word than a lead.
+/// Parses `HH:MM:SS`. A time of day is not misread: it has two parts, or follows a word that is not in [`LEADS`].
 fn clock(text: &str) -> Option<Duration> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != ':').unwrap_or(text.len());
     let mut parts = text[..end].split(':').map(|part| if part.len() <= 4 { part.parse::<u64>().ok() } else { None });

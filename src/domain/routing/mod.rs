@@ -1,5 +1,5 @@
-//! Routes: through which relays messages leave, or directly to the recipients' servers. Pure: the rules come from the
-//! configuration. Accepting and sending use the same table.
+//! Routes: whether messages leave through relays, and which, or directly to the recipients' servers. Pure: the rules
+//! come from the configuration. Accepting and sending use the same table.
 
 pub mod relay;
 

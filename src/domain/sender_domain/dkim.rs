@@ -99,7 +99,7 @@ pub enum KeyError {
         /// The cause.
         source: Box<KeyError>,
     },
-    /// It is encrypted with another secret.
+    /// The key cannot be encrypted, or is encrypted with another secret.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
     /// The decrypted bytes are not a key, or key generation failed.

@@ -10,7 +10,7 @@ fn enhanced(text: &str) -> EnhancedCode {
     text.parse().unwrap()
 }
 
-/// Returns the steps of the first attempts, each made when the time has passed.
+/// Returns the steps of the first `attempts` attempts, each made a day after the first was due.
 fn played(local: &str, attempts: u32) -> Vec<String> {
     (1..=attempts).map(|number| script(local).step(number, TimeDelta::days(1)).to_string()).collect()
 }

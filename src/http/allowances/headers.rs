@@ -31,7 +31,7 @@ pub(in crate::http) struct ShownLimits {
 }
 
 impl ShownLimits {
-    /// Adds the headers. The quota's state is that after the request.
+    /// Adds the headers. The state of the quota is read now, after the request.
     pub(in crate::http) fn add_to(&self, headers: &mut HeaderMap) {
         let quota = self.quota.map(|quota| (quota, self.blocks.quota.lock().state(quota, self.now)));
         let (policy, state) = texts(self.rate, quota);

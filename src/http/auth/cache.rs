@@ -1,9 +1,9 @@
 //! The cache of API keys.
 //!
 //! A change of a key takes effect in every process within a second: while keys are used, each process polls the version
-//! of all keys (`key_changes`), one small query four times a second, and clears its cache when it has changed. A cached
-//! key is used only if it was loaded, or the version was read, less than [`MAX_UNCONFIRMED`] ago; otherwise it is loaded
-//! again.
+//! of all keys (`key_changes`) with one small query four times a second, and clears its cache when the version has
+//! changed. A cached key is used only if it was loaded, or the version was found unchanged, less than
+//! [`MAX_UNCONFIRMED`] ago; otherwise it is loaded again.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,11 +28,11 @@ use crate::domain::network::{contains, parse_network};
 use crate::http::security_log::{Refusal, SecurityLog};
 use crate::http::{ApiError, ProblemCode};
 
-/// How long a cached key is used without having been confirmed.
+/// Maximum time for which a cached key is used without a confirmation that it has not changed.
 const MAX_UNCONFIRMED: Duration = Duration::from_millis(900);
 /// Poll interval of the version.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
-/// How long a key is cached. The time of its last use is recorded when it is loaded.
+/// Maximum time for which a key is cached. The key's last use is recorded each time it is loaded.
 const MAX_AGE: Duration = Duration::from_secs(5);
 /// Maximum number of cached keys.
 const MAX_CACHED_KEYS: usize = 10_000;
@@ -65,7 +65,7 @@ impl From<KeyRow> for CachedKey {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Attempt<'a> {
     pub hash: [u8; 32],
-    /// The key; `None` if it was accepted earlier in the request.
+    /// The text of the key; `None` if the key was accepted earlier in the request.
     pub text: Option<&'a str>,
     /// The client's address; `None` if it is unknown.
     pub client: Option<IpAddr>,
@@ -143,13 +143,13 @@ impl KeyCache {
                     known = Some(version);
                     self.cache.clear();
                 }
-                // Cached keys are not confirmed, and are loaded again.
+                // Without a confirmation, cached keys expire and are loaded again.
                 Err(error) => tracing::debug!(%error, "failed to poll for changes of API keys"),
             }
         }
     }
 
-    /// Records that no key had changed at this time. Keys that were loaded earlier are still valid then.
+    /// Records that no key had changed at this time, so that keys loaded earlier were still valid then.
     fn confirm(&self, at: Instant) {
         let micros = at.saturating_duration_since(self.started).as_micros();
         self.confirmed_at.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Release);
@@ -227,8 +227,8 @@ impl KeyCache {
         Err(ApiError::Forbidden(detail))
     }
 
-    /// Fails if the key of a request is no longer valid, or may no longer be used from the client's address; its caller
-    /// has the key's current state from then on. Called once the body has arrived, which may take minutes.
+    /// Fails if the key of a request is no longer valid, or may no longer be used from the client's address. Otherwise
+    /// the rest of the request uses the key's current state. Called once the body has arrived, which may take minutes.
     pub(in crate::http) async fn recheck(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let Some(header) = headers.get(AUTHORIZATION) else { return Ok(()) };
         let text = secret(header).map_err(ApiError::Unauthorized)?;
@@ -285,7 +285,7 @@ impl KeyCache {
     }
 }
 
-/// Returns the client's address for a text.
+/// Returns the client's address for an error message.
 fn describe(client: Option<IpAddr>) -> String {
     client.map_or_else(|| "an unknown address".to_owned(), |client| client.to_string())
 }

@@ -15,14 +15,14 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 #[derive(Debug, Clone, Copy)]
 pub(in crate::http) struct Peer(pub IpAddr);
 
-/// Returns the client's address; `None` if it is unknown, or the request came from no connection.
+/// Returns the client's address; `None` if the address is unknown, or if the request did not come from a connection.
 pub(super) fn client(parts: &Parts, proxies: &[IpNet]) -> Option<IpAddr> {
     let Peer(peer) = parts.extensions.get::<Peer>()?;
     forwarded(*peer, &parts.headers, proxies)
 }
 
-/// Returns the last address that is not a trusted proxy. Everything before it could be written by anybody. `None` if a
-/// proxy has reported something else than an address.
+/// Returns the last address that is not a trusted proxy. Anybody could have written the entries before it. `None` if a
+/// proxy has reported something other than an address.
 fn forwarded(peer: IpAddr, headers: &HeaderMap, proxies: &[IpNet]) -> Option<IpAddr> {
     let mut client = peer.to_canonical();
     if !contains(proxies, client) {

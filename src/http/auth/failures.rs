@@ -2,9 +2,9 @@
 //! looked up in the database.
 //!
 //! A lookup counts as a failure before it is made, so that concurrent requests cannot exceed the limit; if the key is
-//! found, the count is given back. An address over its limit may still have keys looked up, out of a budget that all
-//! such addresses share: applications with valid keys behind the same address, such as that of a load balancer or of an
-//! office, are admitted.
+//! found, the count is given back. Keys from an address over its limit may still be looked up, out of a budget that all
+//! such addresses share. So applications with valid keys are admitted even if they share the address, for example that
+//! of a load balancer or an office, with a client that sends invalid keys.
 
 use std::net::IpAddr;
 
@@ -33,7 +33,7 @@ pub(super) struct AuthFailures {
 /// A lookup that may be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lookup {
-    /// It counts as a failure of its address.
+    /// The lookup counts as a failure of its address until it is given back.
     Counted,
     /// The address is over its limit until this time; the lookup is one of those that all such addresses share.
     Shared(DateTime<Utc>),

@@ -60,7 +60,8 @@ impl Caller {
         KeyId(self.key().row.id)
     }
 
-    /// Returns the caller's API key: after the request's body has been read, as it was then.
+    /// Returns the caller's API key, as it was last loaded: when the headers had arrived, or again when the body had
+    /// arrived.
     pub(super) fn key(&self) -> &CachedKey {
         self.request.key()
     }
@@ -89,8 +90,8 @@ impl Caller {
         self.key().row.sender_domains.as_deref()
     }
 
-    /// Fails if the key is limited to sender domains: for data that all of them share, such as the suppression list.
-    /// `reason` is the first sentence of the error.
+    /// Fails if the key is limited to sender domains. Used for data that all sender domains share, such as the
+    /// suppression list. `reason` is the first sentence of the error.
     pub fn require_all_domains(&self, reason: &str) -> Result<(), ApiError> {
         let Some(domains) = self.sender_domains() else { return Ok(()) };
         Err(self.forbidden(format!(

@@ -1,8 +1,8 @@
 //! The API key of the request that the current task handles.
 //!
-//! The functions that read bodies know only the headers. When a body has arrived, the key is loaded again
-//! ([`super::KeyCache::recheck`]): here it finds the client's address, and the caller that uses the loaded key from then
-//! on.
+//! When the body of a request has arrived, [`super::KeyCache::recheck`] loads the key again. The functions that read
+//! bodies have only the headers, so `recheck` gets the client's address from this module, and stores the loaded key in
+//! it. From then on, the caller uses this key.
 
 use std::cell::OnceCell;
 use std::net::IpAddr;
@@ -19,9 +19,9 @@ tokio::task_local! {
 pub(super) struct RequestKey {
     /// The client's address; `None` if it is unknown.
     pub client: Option<IpAddr>,
-    /// The key when the headers had arrived.
+    /// The key as it was when the headers had arrived.
     admitted: Arc<CachedKey>,
-    /// The key when the body had arrived.
+    /// The key as it was when the body had arrived.
     rechecked: OnceLock<Arc<CachedKey>>,
 }
 

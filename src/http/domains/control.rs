@@ -51,7 +51,7 @@ pub(in crate::http) async fn register(api: &Api, caller: &Caller, name: String) 
         detail: format!("{name} is already registered; GET /v1/domains/{name} lists its records."),
         retry_after: None,
     };
-    // Generating keys takes about 100 ms.
+    // Checked before the keys are generated, which takes about 100 ms.
     if domains::get(&api.db, tenant, &name).await?.is_some() {
         return Err(exists());
     }

@@ -38,7 +38,7 @@ pub struct Domains {
     pub refuses_unverified: bool,
 }
 
-/// A domain name in the path, in any spelling. An invalid name returns 404.
+/// A domain name in the path, in any spelling. The response to an invalid name is 404.
 #[derive(Debug)]
 pub struct DomainName(String);
 

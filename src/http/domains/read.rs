@@ -67,8 +67,8 @@ pub async fn get(
     load_view(&api, caller.tenant(), &name).await.map(Json)
 }
 
-/// Returns the only domains that exist for the caller: its sender domains and their parent domains, which may sign for
-/// them.
+/// Returns the domains that the caller may see: its sender domains and their parent domains, which may sign for them.
+/// `None` means all domains.
 pub(in crate::http) fn visible(caller: &Caller) -> Option<Vec<String>> {
     Some(caller.sender_domains()?.iter().flat_map(|domain| with_parents(domain)).collect())
 }

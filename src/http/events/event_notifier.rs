@@ -13,7 +13,6 @@ use uuid::Uuid;
 use crate::db::{Db, events};
 use crate::domain::id::TenantId;
 
-/// Poll interval.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Poll interval after a failed query.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);

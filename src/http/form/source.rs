@@ -1,8 +1,8 @@
 //! The bytes of a form, for the parser.
 //!
-//! The parser buffers everything that is available before it looks at what it has, and a part's headers up to any length.
-//! So it gets the next bytes only when it has none left, in small pieces, and only a limited number of them while it
-//! reads headers.
+//! The parser (multer) buffers all available bytes before it parses them, and the headers of a part at any length.
+//! [`Source`] therefore passes bytes on in small pieces, each after the parser has processed the one before, and only a
+//! limited number while the parser reads headers.
 
 use std::io;
 use std::pin::Pin;
@@ -29,9 +29,9 @@ pub(super) struct Source(Arc<Mutex<State>>);
 
 struct State {
     chunks: BoxStream<'static, Result<Bytes, ApiError>>,
-    /// Bytes that have arrived and were not passed on.
+    /// Bytes that have arrived and have not been passed on.
     rest: Bytes,
-    /// Whether the parser must first process what it has.
+    /// Whether the parser must process its buffer before it gets more bytes.
     is_paused: bool,
     /// How many bytes may be passed on.
     allowed: usize,
@@ -61,7 +61,7 @@ impl Source {
         part.chunk().await.map_err(|error| self.error(&error))
     }
 
-    /// Lets the parser process what it has, and then allows it this many bytes.
+    /// Lets the parser process its buffer, and then allows it this many bytes.
     fn begin(&self, allowed: usize) {
         let mut state = self.0.lock();
         (state.is_paused, state.allowed) = (true, allowed);

@@ -6,5 +6,5 @@ mod view;
 
 use super::ApiError;
 
-/// The error if there is no key with an id.
+/// The error if no key has the id.
 const NO_KEY: ApiError = ApiError::NotFound("No API key has this id.");

@@ -31,7 +31,7 @@ use crate::http::params::Params;
 use crate::http::send_body::{LARGE_BODY_BYTES, SendBody};
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, idempotency};
 
-/// Why a key without the scope `admin` may not send a message.
+/// The error for a message with `ignore_suppression` from a key without the scope `admin`.
 pub(super) const IGNORES_SUPPRESSION: &str = "This key lacks the scope `admin`, which `ignore_suppression` requires.";
 pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
@@ -164,7 +164,7 @@ pub(in crate::http) async fn submit(
     };
     settle(reserved, used);
     let accepted = result?;
-    // Holds the memory of a large body until its attachments are stored.
+    // The memory of a large body stays reserved until here, because its attachments are stored by now.
     drop(memory);
     match accepted {
         accept::Accepted::New { suppressed } => {
@@ -200,13 +200,13 @@ pub(in crate::http) async fn run<T: Send + 'static>(
     Ok(work()?)
 }
 
-/// Returns the response to a request whose `Idempotency-Key` was used before.
+/// Returns the first response again if the request is the same as the first one with its `Idempotency-Key`.
 async fn replay_if_same(api: &Api, caller: &Caller, first: &KeyUse, mut body: SendBody) -> Result<Response, ApiError> {
     let hashes = body.hashes(request::hashes).await?;
     replay_same(api, caller, first, hashes).await
 }
 
-/// Returns the first response again if the request has these hashes.
+/// Returns the first response again if the first request had the same hashes.
 pub(super) async fn replay_same(
     api: &Api,
     caller: &Caller,
@@ -217,7 +217,7 @@ pub(super) async fn replay_same(
     Ok(accepted_response(&view, is_replay))
 }
 
-/// Returns the message of the first request with the key if the request has these hashes.
+/// Returns the message of the first request with the key if that request had the same hashes.
 pub(in crate::http) async fn find_same(
     api: &Api,
     caller: &Caller,

@@ -142,7 +142,8 @@ pub async fn get(
     let mut context = ExplainContext::load(&api, tenant, &message, &rows, now).await?;
     let mut entries = suppressions(&api, tenant, &message, &rows, now).await?;
     if caller.sender_domains().is_some() {
-        // Lanes and suppressions are shared: hides operators' notes and the replies to other senders' messages.
+        // Lanes and suppressions are shared by all senders, so hide operators' notes and the replies to other senders'
+        // messages.
         context.lanes = context.lanes.drain().map(|(id, lane)| (id, without_replies_and_reasons(lane))).collect();
         entries.values_mut().for_each(without_origin);
     }
@@ -174,7 +175,7 @@ pub(super) fn without_replies_and_reasons(mut lane: Lane) -> Lane {
     lane
 }
 
-/// Removes the message that led to a suppression, since it may be another sender's.
+/// Removes the note of a suppression, and the message and recipient that led to it, since they may be another sender's.
 pub(super) fn without_origin(entry: &mut Suppression) {
     (entry.note, entry.message_id, entry.recipient_id) = (None, None, None);
 }
@@ -270,8 +271,8 @@ impl ExplainContext {
         now: DateTime<Utc>,
     ) -> ExplainedRecipient {
         let queue_entry = self.queue_entry(tenant, message, &row, now);
-        // A CHECK constraint limits the values. A status that is unknown here comes from a later version, and is not
-        // final.
+        // A CHECK constraint limits the values. A status that this version does not know was written by a later
+        // version; it is treated as not final.
         let status = row.status.parse().unwrap_or(Status::Queued);
         let recipient = Recipient {
             message: MessageId(message.id),

@@ -14,7 +14,7 @@ use crate::http::params::Params;
 use crate::http::send_body::LARGE_BODY_BYTES;
 use crate::http::{Api, ApiError, idempotency};
 
-/// Adds a fault for each parameter of a finished message, for a request with a JSON body.
+/// Adds a fault for each query parameter that only finished messages have, because the request has a JSON body.
 pub(super) fn refuse_parameters(params: &mut Params) {
     let message = "Only for a body of the type `message/rfc822`; use the field of the JSON body.";
     params.refuse(PARAMETERS.iter().map(|parameter| parameter.name), message);

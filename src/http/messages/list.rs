@@ -127,16 +127,16 @@ fn filter(params: &mut Params) -> Filter {
     }
 }
 
-/// Returns when the messages of something that was created at this time can have been accepted. Allows clock differences
-/// between replicas of up to a day.
+/// Returns the earliest time at which a message of a template, bulk or API key that was created at `created_at` can
+/// have been accepted. Allows clock differences between replicas of up to a day.
 fn earliest(created_at: DateTime<Utc>) -> DateTime<Utc> {
     (created_at - TimeDelta::days(1)).max(DateTime::UNIX_EPOCH)
 }
 
-/// Sets the filter for messages of a template. They are not older than the template.
+/// Sets the filter for messages of a template. Messages of a template are not older than the template.
 async fn select_template(api: &Api, caller: &Caller, filter: &mut Filter, name: &TemplateName) -> Result<(), ApiError> {
     let id = match name {
-        // The template may have been deleted.
+        // The id is not looked up, because the template may have been deleted.
         TemplateName::Id(id) => *id,
         TemplateName::Alias(_) => templates::find(&api.db, caller.tenant(), name).await?.ok_or_else(|| {
             ApiError::Invalid(vec![Fault {

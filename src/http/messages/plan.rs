@@ -140,7 +140,8 @@ pub(super) async fn respond(
     warnings.extend_from_slice(&message.warnings);
     let relays = api.delivery.relays(&route).to_vec();
     let size = message.size();
-    // MIME and JSON are in memory at the same time, in addition to the attachments in `body`, or to stored ones.
+    // MIME and JSON are in memory at the same time, in addition to the attachments, which are in `body` or are loaded
+    // from the database.
     let need = size.saturating_mul(3).saturating_add(stored_bytes(&message));
     let reservation = match size {
         0..=LARGE_MESSAGE_BYTES => None,
@@ -327,7 +328,7 @@ impl Lanes {
         })
     }
 
-    /// Returns the unsubscribe headers, or a warning if the stream adds them and they cannot be created.
+    /// Returns the unsubscribe headers, or a warning if the stream adds such headers and they cannot be created.
     fn unsubscribe(&self, api: &Api, caller: &Caller, message: &NewMessage) -> (Vec<Header>, Vec<Warning>) {
         if !self.unsubscribe || unsubscribe::has_link(&message.content.headers) {
             return (Vec::new(), Vec::new());

@@ -5,7 +5,7 @@ use crate::domain::message::NewMessage;
 use crate::http::auth::Caller;
 use crate::http::{Api, ApiError};
 
-/// Why a message is refused whose `in_reply_to` does not exist for the caller.
+/// The fault of a message whose `in_reply_to` is not a message that the caller may see.
 pub(super) const UNKNOWN_MESSAGE: &str = "no message has this id; to reply to a message that was not sent here, set the \
                                           headers `In-Reply-To` and `References`";
 

@@ -25,7 +25,8 @@ impl Warning {
     }
 }
 
-/// Returns whether a message gets no unsubscribe link even if its stream adds them: it has several recipients.
+/// Returns whether a message gets no unsubscribe link even if its stream adds them, because it has several recipients
+/// and no link of its own.
 pub(super) fn has_no_unsubscribe_link(message: &NewMessage) -> bool {
     message.recipients.len() > 1 && !unsubscribe::has_link(&message.content.headers)
 }

@@ -1,5 +1,5 @@
-//! An example of every request body, for the OpenAPI document. `/docs` sends them with "Execute", so each must be
-//! valid. They fit `postrider dev`: the webhook endpoint's URL is its own
+//! An example of every request body, for the OpenAPI document. The button "Execute" in `/docs` sends the example, so
+//! each must be valid. The examples work with `postrider dev`: the URL of the webhook endpoint is that of its own
 //! receiver.
 
 use serde_json::{Value, json};

@@ -91,7 +91,7 @@ fn complete(operation: &mut Operation) {
     }
 }
 
-/// `/openapi.json` and `/docs`.
+/// Returns the router of `/openapi.json` and `/docs`.
 pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     SwaggerUi::new("/docs").url("/openapi.json", document()).into()
 }

@@ -120,7 +120,7 @@ pub(super) async fn change(
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let change: Rename<'_> = read_object(&body.bytes)?;
-    // A name has the same rules as that of a new key.
+    // The name must follow the rules for a new key's name, so the parser for new keys checks it.
     let native_body = json!({"name": change.name, "scopes": [Scope::Send]}).to_string();
     let context = Context::new(api.clock.now(), &api.limits, &[]);
     let name = native::resources::key::parse(native_body.as_bytes(), &context)?.name;

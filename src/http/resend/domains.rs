@@ -156,7 +156,7 @@ impl ResendDomain {
             status: match domain.status {
                 DomainStatus::Pending if domain.checked_at.is_none() => "not_started",
                 DomainStatus::Pending => "pending",
-                // It counts as verified for a while.
+                // A failing domain still counts as verified for a while.
                 DomainStatus::Verified | DomainStatus::Failing => "verified",
                 DomainStatus::Unverified => "failed",
             },
@@ -262,7 +262,7 @@ pub(super) async fn get(
     Ok(Json(ResendDomain::new(caller.tenant(), view, true)))
 }
 
-/// Changes nothing: the settings of Resend's domains are fixed here. Fails if the request asks for others.
+/// Changes nothing: the settings of Resend's domains are fixed here. Fails if the request asks for other values.
 pub(super) async fn change(
     State(api): State<Api>,
     caller: Caller,

@@ -1,7 +1,7 @@
 //! Errors in Resend's form: `{"statusCode", "name", "message"}`.
 //!
-//! Its SDKs choose a class of error by the status and the name, and some of them fail on a name that they do not know. So
-//! only names that all of them know are used, also where Resend's documentation has newer ones.
+//! Resend's SDKs choose the class of an error by its status and name, and some of them fail on an unknown name. So this
+//! module uses only names that all SDKs know, even where Resend's documentation has newer ones.
 
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
@@ -12,7 +12,7 @@ use crate::domain::fault::{Code, Fault};
 use crate::http::auth::LACKS_SCOPE;
 use crate::http::{Problem, ProblemCode};
 
-/// How the errors of a request are written.
+/// Formats the errors of one request.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::http) struct ErrorFormat {
     /// Whether the request has an API key, valid or not.
@@ -54,7 +54,7 @@ impl ErrorFormat {
             ProblemCode::IdempotencyKeyInFlight => (409, "concurrent_idempotent_requests"),
             ProblemCode::IdempotencyKeyReused => (409, "invalid_idempotent_request"),
             ProblemCode::TooLarge => (422, "invalid_attachment"),
-            // Several SDKs know no 503; all retry a 500.
+            // Several SDKs do not know 503; all of them retry after 500.
             ProblemCode::Unavailable => (500, "internal_server_error"),
             ProblemCode::InternalError => (500, "application_error"),
             _ => match problem.status {
@@ -97,7 +97,7 @@ fn status_and_name(fault: &Fault) -> (u16, &'static str) {
     if is(Code::Required) { (422, "missing_required_field") } else { (422, "validation_error") }
 }
 
-/// Returns the sentence about a fault, in Resend's words where it has some.
+/// Returns the sentence about a fault, in Resend's wording if Resend has the same error.
 pub(super) fn message(pointer: &str, code: &str, message: &str) -> String {
     if code == Code::UnverifiedDomain.as_str() {
         let domain = message.split(" is not ").next().unwrap_or_default();
@@ -105,7 +105,7 @@ pub(super) fn message(pointer: &str, code: &str, message: &str) -> String {
     }
     let field = field(pointer);
     if code == Code::Required.as_str() && is_field_name(&field) {
-        // A message needs one of them.
+        // A message needs `html` or `text`.
         if field.rsplit('.').next() == Some("text") {
             return "Missing `html` or `text` field.".into();
         }
@@ -120,14 +120,14 @@ pub(super) fn message(pointer: &str, code: &str, message: &str) -> String {
     format!("Invalid `{field}` field: {sentence}.")
 }
 
-/// Returns whether the field is one of an object, and not an item of a list.
+/// Returns whether the field is a member of an object, and not an item of a list.
 fn is_field_name(field: &str) -> bool {
     !field.is_empty() && !field.ends_with(']')
 }
 
 /// Returns a JSON pointer in the notation of Resend's messages, such as `attachments[0].content`.
 fn field(pointer: &str) -> String {
-    // A batch is an array in Resend's API, and in Postrider's an object with the messages.
+    // A batch is an array in Resend's API, but an object with the array `messages` in Postrider's.
     let pointer = pointer.strip_prefix("/messages/").unwrap_or(pointer);
     let mut field = String::new();
     for part in pointer.split('/').filter(|part| !part.is_empty()) {

@@ -47,12 +47,12 @@ impl<S: Send + Sync, T: UuidId + Send> FromRequestParts<S> for ResendId<T> {
     }
 }
 
-/// Derives the id of a part of an object that has no id of its own.
+/// Derives an id for a part of an object, for parts that have no id of their own.
 pub(super) fn derived(parent: Uuid, part: &str) -> Uuid {
     let hash = Sha256::new_with_prefix(parent.as_bytes()).chain_update(part.as_bytes()).finalize();
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hash[..16]);
-    // Version 8: the bits have no common meaning (RFC 9562).
+    // Version 8: each application defines the meaning of the bits (RFC 9562).
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 

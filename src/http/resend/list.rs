@@ -1,4 +1,5 @@
-//! Lists: `{"object": "list", "has_more", "data"}`, newest first, with `limit`, and `after` or `before` an id.
+//! Lists: `{"object": "list", "has_more", "data"}`, newest first. The parameters are `limit`, and `after` or `before`
+//! with the id of an entry.
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -22,14 +23,14 @@ impl<T> List<T> {
     }
 }
 
-/// Where a page starts.
+/// The position of a page in a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start<T> {
-    /// With the newest entry.
+    /// The page starts with the newest entry.
     Newest,
-    /// With the entry that follows this one, which is older.
+    /// The page starts with the next older entry after this one.
     After(T),
-    /// So that the page ends with the entry before this one, which is newer.
+    /// The page ends with the next newer entry before this one.
     Before(T),
 }
 
@@ -76,8 +77,8 @@ impl<T: UuidId> PageRequest<T> {
     }
 }
 
-/// Returns a page of a complete list, newest first, and whether there are more entries in the direction of paging. The
-/// page of an id that is not in the list is empty.
+/// Returns a page of a complete list, newest first, and whether there are more entries in the direction of paging. If
+/// the id is not in the list, the page is empty.
 pub(super) fn page<R>(mut rows: Vec<R>, id: impl Fn(&R) -> Uuid, limit: i64, start: Start<Uuid>) -> (Vec<R>, bool) {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let position = |wanted: Uuid| rows.iter().position(|row| id(row) == wanted);

@@ -1,12 +1,12 @@
 //! An API compatible with Resend's, at the root, so that Resend's SDKs work with another base URL.
 //!
-//! Each handler translates a request into the one of `/v1`, uses the same services, and translates the result. What the
-//! SDKs need, and what most differs from `/v1`:
+//! Each handler translates a request into one of `/v1`, uses the same services, and translates the result. The main
+//! differences from `/v1`, which the SDKs need:
 //!
 //! - Errors are `{"statusCode", "name", "message"}` as `application/json`, with a name that every SDK knows ([`error`]).
 //! - Ids are UUIDs with hyphens; ids of `/v1` are accepted too ([`ids`]).
 //! - Unknown and `null` members are ignored, and empty values count as missing ([`request`]).
-//! - Responses always have a body: 200 for a request that sends, 201 for what was created.
+//! - Responses always have a body: 200 if messages were sent, 201 if another object was created.
 //! - Some SDKs append a path to a base URL that ends with a slash, so each route also exists with two slashes.
 //!
 //! The routes are not part of the OpenAPI document, which describes `/v1`: Resend publishes one for its own API.
@@ -30,7 +30,7 @@ use axum::routing::{any, get, patch, post};
 use super::{Api, ApiError};
 pub(super) use error::ErrorFormat;
 
-/// The first segments of the paths of Resend's API. Errors of other paths are those of `/v1`.
+/// The first segments of the paths of Resend's API. Other paths have the errors of `/v1`.
 const ROOTS: [&str; 18] = [
     "emails",
     "domains",

@@ -1,5 +1,6 @@
-//! `/suppressions`. An entry has no id of its own in `/v1`; here it begins with the time of the entry, by which the entry
-//! is found again, and ends with a hash of the address and the stream. An address is accepted as an id too.
+//! `/suppressions`. Entries have no ids in `/v1`. Here, an entry's id is derived: it begins with the time at which the
+//! entry was created, by which a lookup finds the entry, and ends with a hash of the address and the stream. An address
+//! is accepted as an id too.
 
 use std::collections::BTreeMap;
 
@@ -31,9 +32,9 @@ use crate::http::suppressions::control;
 use crate::http::{Api, ApiError};
 
 const NO_ENTRY: ApiError = ApiError::NotFound("No suppression has this id or address.");
-/// Number of entries of one millisecond that are read together to find one by its id.
+/// Page size of the search for an id among the entries that were created in the same millisecond.
 const SEARCH_PAGE: i64 = 1_000;
-/// Maximum number of these pages. An entry after them is found only by its address.
+/// Maximum number of pages of this search. An entry on a later page is found only by its address.
 const MAX_SEARCH_PAGES: usize = 20;
 /// Maximum number of addresses in a batch.
 const MAX_BATCH: usize = 100;
@@ -67,7 +68,7 @@ impl EntryId {
     }
 }
 
-/// Finds the entries with these ids. The caller holds the permission to run slow queries.
+/// Finds the entries with these ids. The caller must hold a permit for slow queries.
 async fn find(api: &Api, tenant: TenantId, ids: &[EntryId]) -> Result<BTreeMap<EntryId, Suppression>, ApiError> {
     let mut by_time: BTreeMap<DateTime<Utc>, Vec<EntryId>> = BTreeMap::new();
     for id in ids {
@@ -75,7 +76,7 @@ async fn find(api: &Api, tenant: TenantId, ids: &[EntryId]) -> Result<BTreeMap<E
     }
     let mut found = BTreeMap::new();
     for (time, ids) in by_time {
-        // Beyond what Postgres can compare.
+        // Postgres cannot represent later times.
         if time.timestamp() < 250_000_000_000 {
             find_at(api, tenant, (time, &ids), &mut found).await?;
         }
@@ -83,7 +84,7 @@ async fn find(api: &Api, tenant: TenantId, ids: &[EntryId]) -> Result<BTreeMap<E
     Ok(found)
 }
 
-/// Finds the entries with these ids, all of which have been created in one millisecond.
+/// Finds the entries with these ids, which were all created in the same millisecond.
 async fn find_at(
     api: &Api,
     tenant: TenantId,
@@ -113,7 +114,7 @@ fn cursor(entry: &Suppression) -> (DateTime<Utc>, String, String) {
     (entry.created_at, entry.address.to_string(), entry.stream.clone().unwrap_or_default())
 }
 
-/// The entries with some ids or addresses, by these texts. Those that do not exist are missing.
+/// Entries by the id or address that a request names. Ids and addresses without an entry are missing.
 type Found = BTreeMap<String, Suppression>;
 
 /// Finds the entries with these ids or addresses.
@@ -125,7 +126,7 @@ async fn find_by_text(api: &Api, caller: &Caller, texts: &[String]) -> Result<Fo
             ids.push((text, id));
         } else if let Ok(address) = text.parse::<Address>() {
             let entries = rows::for_address(&api.db, tenant, &AddressKey::from(&address), api.clock.now()).await?;
-            // The one for all streams is first.
+            // The entry for all streams is first.
             found.extend(entries.into_iter().next().map(|entry| (text.clone(), entry)));
         }
     }
@@ -231,7 +232,7 @@ async fn add_all(api: &Api, caller: &Caller, emails: Vec<(String, String)>) -> R
             continue;
         }
         match rows::for_address(&api.db, tenant, &key, api.clock.now()).await?.into_iter().next() {
-            // A temporary entry becomes one without an end.
+            // An entry that expires is replaced by one that does not.
             Some(entry) if entry.stream.is_none() && entry.expires_at.is_none() => entries.push(entry),
             _ => new.push(key.clone()),
         }
@@ -254,7 +255,7 @@ pub(super) async fn list(
     mut params: Params,
 ) -> Result<Json<List<Value>>, ApiError> {
     require(&caller, Scope::Read)?;
-    // As [`view`] shows them.
+    // The same origins as in [`view`].
     let reasons = params.read("origin", "Pass `bounce`, `complaint` or `manual`.", |origin| match origin {
         "bounce" => Some(vec![Reason::HardBounce]),
         "complaint" => Some(vec![Reason::Complaint]),
@@ -303,7 +304,8 @@ pub(super) async fn remove(State(api): State<Api>, caller: Caller, path: EntryPa
     Ok(Json(Deleted::new("suppression", id.0)))
 }
 
-/// Returns what removes the entry that was found by this id or address, and the entry's id.
+/// Returns the id of an entry that was found by `text`, and the removal that the request asks for: of this entry if
+/// `text` is an id, or of all entries for the address.
 fn removal(caller: &Caller, text: &str, entry: Suppression) -> (EntryId, Removal) {
     let id = EntryId::new(caller.tenant(), &entry);
     let is_id = text.parse::<Uuid>().is_ok();

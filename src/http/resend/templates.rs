@@ -1,4 +1,4 @@
-//! `/templates`: templates in the syntax `vars`, which is that of Resend.
+//! `/templates`: templates in the syntax `vars`, which is Resend's.
 
 use std::collections::BTreeMap;
 
@@ -42,8 +42,8 @@ struct VariableInput {
     fallback_value: Value,
 }
 
-/// Returns the body of `/v1` for a template. Unknown members are ignored; those that are missing keep their value.
-/// `syntax` is that of a new template.
+/// Translates the body of a request about a template into that of `/v1`. Unknown members are ignored; missing members
+/// keep their value. `syntax` is the syntax of a new template.
 fn native(body: &[u8], syntax: Option<&str>) -> Result<Vec<u8>, ApiError> {
     let members: BTreeMap<String, Box<RawValue>> = read_object(body)?;
     let mut fields = serde_json::Map::new();
@@ -68,7 +68,7 @@ fn native(body: &[u8], syntax: Option<&str>) -> Result<Vec<u8>, ApiError> {
 }
 
 fn variable(input: VariableInput) -> Value {
-    // Resend's word for an array.
+    // Resend calls an array a list.
     let kind = if input.kind == "list" { json!("array") } else { input.kind };
     json!({"key": input.key, "type": kind, "default": input.fallback_value})
 }
@@ -169,7 +169,7 @@ fn view(template: &TemplateView) -> Value {
 }
 
 fn version_id(template: Uuid, version: Option<i32>) -> Uuid {
-    // A draft has an id too.
+    // A template that is only a draft has a version id, too.
     derived(template, &format!("version {}", version.unwrap_or(0)))
 }
 
@@ -207,7 +207,7 @@ pub(super) async fn duplicate(State(api): State<Api>, caller: Caller, path: Name
     let id = TemplateId::new(now);
     let fields = TemplateFields { alias: None, name: row.name, draft: row.draft };
     if !rows::insert(&api.db, caller.tenant(), id, &fields, now).await? {
-        // Only an alias can be taken.
+        // Only a duplicate alias is refused, and this template has no alias.
         return Err(ApiError::Internal);
     }
     tracing::info!(event = "template_created", by = %caller.key_id(), template = %id, "created a template");

@@ -1,4 +1,4 @@
-//! Times in responses: RFC 3339 with microseconds, which all SDKs read.
+//! Times in responses: RFC 3339 with microseconds, which all SDKs of Resend parse.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serializer;

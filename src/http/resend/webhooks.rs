@@ -28,7 +28,7 @@ use crate::http::{Api, ApiError};
 const NO_WEBHOOK: ApiError = ApiError::NotFound("No webhook has this id.");
 /// Maximum number of endpoints that a list pages through.
 const MAX_WEBHOOKS: i64 = 10_000;
-/// What all types of events of Resend begin with. Those that Postrider does not have are accepted, and never sent.
+/// The prefixes of Resend's event types. Types that Postrider does not have are accepted, but never sent.
 const FAMILIES: [&str; 4] = ["email.", "domain.", "contact.", "suppression."];
 
 #[derive(Debug, Deserialize)]
@@ -42,7 +42,7 @@ struct Input<'a> {
 }
 
 impl Input<'_> {
-    /// Returns the body of `/v1`.
+    /// Returns the fields of the request to `/v1`.
     fn native(self) -> Result<Map<String, Value>, ApiError> {
         let mut fields = Map::new();
         if let Some(endpoint) = self.endpoint.filter(|endpoint| !endpoint.is_empty()) {
@@ -61,7 +61,7 @@ impl Input<'_> {
     }
 }
 
-/// Returns the types of `/v1` for types of Resend.
+/// Converts Resend's event types to those of `/v1`.
 fn types(events: &[String]) -> Result<Vec<&'static str>, ApiError> {
     let mut types = Vec::new();
     for (index, name) in events.iter().enumerate() {
@@ -173,7 +173,7 @@ pub(super) async fn change(
     Ok(Json(Object::new("webhook", id.0)))
 }
 
-/// Creates a new secret. Deliveries are signed with the old one too for a day.
+/// Creates a new secret. For a day, deliveries are signed with the old secret too.
 pub(super) async fn rotate(
     State(api): State<Api>,
     caller: Caller,

@@ -73,7 +73,7 @@ impl Server {
         Ok(Self { address, stop, running: tokio::spawn(accept(listener, Arc::new(shared))) })
     }
 
-    /// Stops accepting connections, and waits for the requests in progress.
+    /// Stops accepting connections, and waits for the requests in progress, for at most `grace`.
     pub async fn stop(self, grace: Duration) {
         self.stop.cancel();
         let abort = self.running.abort_handle();
@@ -92,7 +92,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A restart must not wait for connections of the previous process.
     socket.set_reuseaddr(true)?;
-    // Accepted connections inherit it.
+    // Accepted connections inherit this size.
     socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)

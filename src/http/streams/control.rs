@@ -125,7 +125,7 @@ pub async fn resume(
     respond(&api, &caller, &name, found).await
 }
 
-/// Fails if `unsubscribe` is set without the configuration for links: messages would wait until it is set.
+/// Fails if `unsubscribe` is set but links are not configured: messages would wait until they are.
 fn check_links(api: &Api, change: &StreamChange) -> Result<(), ApiError> {
     if change.unsubscribe != Some(true) || api.links.is_some() {
         return Ok(());

@@ -94,7 +94,7 @@ struct Export {
     tenant: TenantId,
     now: DateTime<Utc>,
     format: Format,
-    /// The last exported entry; `None` at the end.
+    /// The position of the last exported entry; `None` at the end.
     last: Option<ExportCursor>,
 }
 

@@ -70,7 +70,7 @@ fn filter(params: &mut Params) -> Filter {
 /// Returns the cursor of an entry.
 fn cursor(entry: &Suppression) -> String {
     let stream = entry.stream.as_deref().unwrap_or_default();
-    // Neither field can contain a line break.
+    // Neither the stream nor the address can contain a line break.
     URL_SAFE_NO_PAD.encode(format!("{}\n{stream}\n{}", entry.created_at.timestamp_micros(), entry.address))
 }
 

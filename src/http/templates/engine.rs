@@ -43,8 +43,8 @@ impl Loaded {
         compiled.map_err(|_| ApiError::Internal)?.map_err(ApiError::Invalid)
     }
 
-    /// Reports everything about the template, and renders it with `values`, or else with suggested ones. A template with
-    /// faults is not rendered.
+    /// Returns the faults, warnings and variables of the template, and renders it with `values`, or with suggested
+    /// values if there are none. A template with faults is not rendered.
     pub(super) async fn validate(
         self,
         api: &Api,

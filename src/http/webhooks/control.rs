@@ -94,7 +94,7 @@ pub async fn change(
     load_view(&api, caller.tenant(), id).await.map(Json)
 }
 
-/// Fails if the changed endpoint would get batches in Resend's form.
+/// Fails if the changed endpoint would receive batches in Resend's format.
 async fn check_batch(api: &Api, caller: &Caller, id: EndpointId, settings: &Settings) -> Result<(), ApiError> {
     let sets_batch = settings.batch.is_some_and(|batch| batch > 1);
     if !sets_batch && settings.format != Some(PostFormat::Resend) {

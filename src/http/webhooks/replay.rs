@@ -61,7 +61,8 @@ pub async fn replay(
     load_view(&api, caller.tenant(), id).await.map(Json)
 }
 
-/// Returns the `seq` to start after. Refuses a `seq` above the last event: it comes from another database.
+/// Returns the `seq` to start after. Refuses a `seq` above that of the last event, which must come from another
+/// database.
 async fn start_seq(api: &Api, tenant: TenantId, start: ReplayStart) -> Result<i64, ApiError> {
     let after = match start {
         ReplayStart::Since(time) => return Ok(events::feed::last_before(&api.db, tenant, time).await?),

@@ -17,8 +17,8 @@ type Check = dyn Fn(Url) -> BoxFuture<'static, Result<(), String>> + Send + Sync
 pub struct TargetCheck(Arc<Check>);
 
 impl TargetCheck {
-    /// Creates a check from `check`, whose error names the reason and the setting that would allow it, without a full
-    /// stop.
+    /// Creates a check from `check`. Its error names the reason and the setting that would allow the URL, without a
+    /// full stop.
     pub fn new(check: impl Fn(Url) -> BoxFuture<'static, Result<(), String>> + Send + Sync + 'static) -> Self {
         Self(Arc::new(check))
     }

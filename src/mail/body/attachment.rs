@@ -1,9 +1,9 @@
 //! Attachments and inline parts: their headers (RFC 2045, 2183, 2392) and their bytes.
 //!
-//! All bytes are preserved: in base64, or for ASCII text unencoded or in quoted-printable, since filters count ASCII
-//! text in base64 against a message. Only the line ends of a `message/*` part become CRLF: such a part must not be
-//! encoded (RFC 2046 §5.2). A `message/rfc822` whose body has bytes above 127 is sent as `8bit`, so that it can still
-//! be opened as a message; the servers on its way need 8BITMIME (RFC 6152).
+//! All bytes are preserved: in base64, or for ASCII text unencoded or in quoted-printable, since spam filters count
+//! ASCII text in base64 against a message. Only the line ends of a `message/*` part become CRLF: such a part must not
+//! be encoded (RFC 2046 §5.2). A `message/rfc822` whose body has bytes above 127 is sent as `8bit`, so that it can
+//! still be opened as a message; the servers on its way need 8BITMIME (RFC 6152).
 
 use std::borrow::Cow;
 
@@ -167,7 +167,8 @@ fn text_encoding(data: &[u8], boundary: &str) -> (Encoding, usize) {
     let has_crlf_only = crlfs == line_ends && memchr::memchr_iter(b'\r', data).count() == crlfs;
     let fits = |line: &[u8]| is_plain(line.strip_suffix(b"\r").unwrap_or(line));
     if has_crlf_only && data.split(|byte| *byte == b'\n').all(fits) {
-        // The sender cannot know the boundary, which is derived from the message's id.
+        // A file contains the boundary only by chance: it is derived from the message's id, which the sender cannot
+        // know.
         if memchr::memmem::find(data, boundary.as_bytes()).is_none() {
             return (Encoding::SevenBit, data.len());
         }
@@ -179,7 +180,8 @@ fn text_encoding(data: &[u8], boundary: &str) -> (Encoding, usize) {
     };
     let lines_with_more = data.split(|byte| *byte == b'\n').filter(has_more_escapes).count();
     let escaped = data.len() + 2 * unprintable + 4 * lines_with_more;
-    // A soft break costs 3 bytes in 73 and a `From ` after it 2 more, and each line end may have one.
+    // A soft line break costs 3 bytes per 73, and 2 more if `From ` follows it; each bare line end may need a soft
+    // break, too.
     let quoted = escaped + escaped / 14 + 3 * (line_ends - crlfs) + 8;
     if quoted * 3 <= data.len() * 4 { (Encoding::QuotedPrintable, quoted) } else { base64 }
 }

@@ -64,8 +64,8 @@ impl<'a> Text<'a> {
         };
         let size_limit = match encoding {
             Encoding::SevenBit => normalised,
-            // A soft break costs 3 bytes in 73 and a `From ` after it 2 more; a line end, a final space and an initial
-            // `From ` cost 6 a line.
+            // A soft break costs 3 bytes in 73, and a `From ` after it costs 2 more. A line end, a final space and an
+            // initial `From ` together cost 6 bytes per line.
             Encoding::QuotedPrintable => quoted + quoted / 14 + 6 * count,
             Encoding::Base64 => base64_lines::encoded_len(normalised),
         };

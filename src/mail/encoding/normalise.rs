@@ -1,5 +1,5 @@
-//! Line ends: CR, LF and CRLF each end a line of text (RFC 5321 §2.3.8 requires CRLF on the wire), and none of them may
-//! be in a header value.
+//! Line ends: CR, LF and CRLF each end a line of text (RFC 5321 §2.3.8 requires CRLF on the wire). A header value must
+//! not contain any of them.
 
 use std::borrow::Cow;
 

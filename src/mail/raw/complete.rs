@@ -1,4 +1,4 @@
-//! Completes a finished message for an attempt.
+//! Adds the header fields that a raw MIME message lacks, for an attempt.
 
 use memchr::memmem;
 
@@ -11,7 +11,7 @@ use crate::mail::header::{self, structured};
 const DATE_AND_ID: usize = 128;
 
 /// Returns `mime` with the fields that it lacks at the end of its header: `Date`, `Message-ID`, and those of the draft,
-/// such as an unsubscribe link. It was returned by [`RawMessage::into_sendable`](super::RawMessage::into_sendable).
+/// such as an unsubscribe link. `mime` must come from [`RawMessage::into_sendable`](super::RawMessage::into_sendable).
 pub(in crate::mail) fn complete(draft: &Draft, mime: &[u8]) -> Vec<u8> {
     let header_end = memmem::find(mime, b"\r\n\r\n").map_or(mime.len(), |end| end + 2);
     let (head, body) = mime.split_at(header_end);

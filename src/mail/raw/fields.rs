@@ -32,7 +32,7 @@ const ONCE: [&str; 17] = [
 const ADDRESSES: [&str; 6] = ["From", "Sender", "Reply-To", "To", "Cc", "Bcc"];
 
 /// Returns the fields of a message with CRLF line ends, and the end of its header. Adds a fault for every invalid line
-/// or field. Returns `None` if the header is too long.
+/// or field. Returns `None` if the header is too long, or the list of faults is full.
 pub(super) fn read(message: &[u8], faults: &mut Faults) -> Option<(Vec<FieldRange>, usize)> {
     let mut fields: Vec<FieldRange> = Vec::new();
     let (mut at, mut number) = (0, 0);

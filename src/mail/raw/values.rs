@@ -62,8 +62,8 @@ fn display_name(name: &str) -> Result<String, String> {
     Err("the quotes around the name must contain the whole name".into())
 }
 
-/// Returns the addresses in the value of a field with their names, groups included. A text without an `@` is returned as
-/// an address.
+/// Returns the addresses in the value of a field with their names, including the members of groups. A text without an
+/// `@` is returned as an address.
 pub fn addresses(value: &str) -> Vec<(Option<String>, String)> {
     let line = format!("{value}\n");
     let HeaderValue::Address(parsed) = MessageStream::new(line.as_bytes()).parse_address() else { return Vec::new() };

@@ -3,9 +3,10 @@
 //! [`read`] returns a report for any bytes in bounded time and memory: the parts of a message that it examines are
 //! limited in size, number and depth (`parts`). Its result is not trusted: `feedback` identifies the message that a
 //! report is about by the signed token in [`Report::references`]. [`read`] recognizes, in this order: a DSN by its
-//! status part (RFC 3464, 6533), a complaint (RFC 5965 and older forms), a read receipt (RFC 8098), a challenge to
-//! the sender, a bounce with the standard text of a mail server, an automatic reply (RFC 3834), and finally any text
-//! that looks like a bounce.
+//! status part (RFC 3464, 6533), a complaint (RFC 5965 and Outlook's form), a notification in JSON (Amazon SES), a DSN
+//! or complaint that was forwarded as an attachment, a read receipt (RFC 8098), a challenge to the sender, a bounce
+//! with the standard text of a mail server, an automatic reply (RFC 3834), and finally any text that looks like a
+//! bounce.
 
 mod arf;
 mod auto_reply;
@@ -41,7 +42,7 @@ pub fn read(mime: &[u8]) -> Report {
         .unwrap_or_else(Report::unknown)
 }
 
-/// Converts line ends if all lines end with CR alone, as in files of old systems.
+/// Converts line ends to LF if all lines end with CR alone, as in files of old systems.
 fn with_line_feeds(mime: &[u8]) -> Cow<'_, [u8]> {
     if memchr::memchr(b'\n', mime).is_some() {
         return Cow::Borrowed(mime);

@@ -136,7 +136,7 @@ fn ordered(servers: Vec<Candidate<'_>>) -> Vec<Candidate<'_>> {
 }
 
 /// Delivers a message to the first of these servers that accepts the transaction. Once a server has judged a recipient,
-/// no other is tried. The refusal combines the replies of all.
+/// no other is tried. If none accepts it, the refusal combines the replies of all servers that were tried.
 pub(in crate::smtp) async fn deliver(
     servers: Vec<Candidate<'_>>,
     call: &ServerDelivery<'_>,

@@ -16,7 +16,7 @@ pub struct SendOptions<'a> {
     pub guard: &'a dyn SendGuard,
 }
 
-/// Limits of a lane. The default is the settings' limits, over connections that all lanes share.
+/// Limits of a lane. By default, the limits of the settings apply to connections that all lanes share.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Id of a lane with its own connections; `None` for shared ones.
@@ -30,26 +30,28 @@ pub struct Limits {
 
 /// Decides whether a message is still to be sent. A closure implements [`SendGuard::may_start`].
 pub trait SendGuard: Sync {
-    /// Called when a session is open, before MAIL is sent. `false` withdraws the message, and no attempt was made.
+    /// Called when a session is open, before MAIL is sent. `false` withdraws the message, and does not count as an
+    /// attempt.
     fn may_start(&self) -> bool;
 
     /// Awaited once per transaction, after the server's 354 and before the first byte of the message text. `accepted`
     /// are the envelope positions of the recipients that the server accepted, at least one. `false` closes the
-    /// connection, and no attempt was made.
+    /// connection, and does not count as an attempt.
     fn may_send_text<'a>(&'a self, accepted: &'a [usize]) -> BoxFuture<'a, bool> {
         let _ = accepted;
         ready(true).boxed()
     }
 
-    /// Called before the write that ends a text of several writes, which may have taken long. `false` closes the
-    /// connection, and no attempt was made: the server has not received the end.
+    /// Called before the last write of a message text that takes several writes, because the earlier writes may have
+    /// taken long. `false` closes the connection, and does not count as an attempt: the server has not received the end
+    /// of the text.
     fn may_finish(&self) -> bool {
         true
     }
 
     /// Called before a further transaction for other recipients, with the outcomes that are already final, by envelope
     /// position. [`Sender::send_if`](crate::smtp::Sender::send_if) returns them again at the end. The implementation
-    /// must save them at once, so that these recipients get no duplicate if the process dies before that.
+    /// must save them at once, so that these recipients get no duplicate if the process dies before the end.
     fn recipients_done(&self, outcomes: Vec<(usize, Outcome)>) {
         let _ = outcomes;
     }

@@ -156,8 +156,8 @@ impl ServerDelivery<'_> {
                     return Ok(());
                 }
                 Ending::Withdrawn => return Err(withdrawn()),
-                // The server closed the idle session, so no attempt was made. It has probably closed the other idle
-                // sessions too, so they are dropped. The loop ends, because each round uses up an idle session.
+                // The server closed the idle session, so no attempt was made. The server has probably closed the other
+                // idle sessions too, so they are dropped. The loop ends, because each round uses up an idle session.
                 Ending::ServerClosed(_) if was_idle => drop(take_idle(pool, |_| false)),
                 Ending::ServerClosed(reply) => {
                     results.stop(peer, &Judgement::new(Verdict::Temporary, Stage::Mail, reply));
@@ -172,7 +172,7 @@ impl ServerDelivery<'_> {
         (peer, vec![judgement; self.message.envelope.to.len()])
     }
 
-    /// Returns the judgement of all recipients after no server accepted a session or the transaction.
+    /// Returns the judgement of all recipients if no server accepted a session or the transaction.
     pub fn refused(&self, Refusal { peer, stage, reply }: Refusal) -> (Peer, Vec<Judgement>) {
         self.same_for_all(peer, Judgement::new(Verdict::Temporary, stage, reply))
     }
@@ -216,7 +216,7 @@ struct TransactionResults {
     newly_judged: Vec<usize>,
     /// The positions of the recipients without a judgement.
     positions: Vec<usize>,
-    /// Their judgements if no further transaction follows.
+    /// The judgements that these recipients get if no further transaction follows.
     left: Vec<Judgement>,
     /// Whether a further transaction follows.
     has_next_transaction: bool,
@@ -241,8 +241,8 @@ impl TransactionResults {
         !self.left.is_empty()
     }
 
-    /// Adds the result of a transaction with at most `max_recipients` recipients. Another one follows only if this one
-    /// made progress: it judged a recipient, or lowered the limit.
+    /// Adds the result of a transaction with at most `max_recipients` recipients. Another transaction follows only if
+    /// this one made progress: it judged a recipient, or lowered the limit.
     fn add(&mut self, peer: Peer, judged: Judged, max_recipients: usize) {
         let Judged { done, left, has_next_transaction, limit } = judged;
         let made_progress = !done.is_empty() || limit.is_some_and(|limit| limit < max_recipients);

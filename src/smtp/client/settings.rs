@@ -40,7 +40,7 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// Whether this machine may be a mail exchanger; for development and tests.
     pub allow_loopback_mx: bool,
-    /// Non-public networks, and names, that mail exchangers may have.
+    /// Non-public networks, and host names, that mail exchangers are allowed to have.
     pub allow_private_mx: Allowed,
     /// Settings for MTA-STS policies.
     pub mta_sts: MtaSts,
@@ -117,8 +117,8 @@ pub struct Timeouts {
     pub ehlo: Duration,
     /// For the TLS handshake (own: 60 s).
     pub tls: Duration,
-    /// For opening a session, from the connection to the last reply before MAIL. After this time in total, no third
-    /// server or address of a destination is tried (own: 600 s).
+    /// For opening a session, from the connection to the last reply before MAIL (own: 600 s). Once attempts to open one
+    /// have taken this long in total, no server or address after the second is tried.
     pub session: Duration,
     /// For the reply to MAIL (300 s).
     pub mail: Duration,

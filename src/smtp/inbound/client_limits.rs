@@ -18,7 +18,7 @@ use crate::telemetry::RateLimitedLog;
 const MINUTE: TimeDelta = TimeDelta::minutes(1);
 /// While evicted sessions are closing, the session limit may be exceeded by the limit divided by this number, plus one.
 pub(super) const EXCESS_DIVISOR: usize = 8;
-/// Number of tracked networks above which those with an unused limit are removed.
+/// Once this many networks are tracked, those with an unused limit are removed.
 const TRACKED_NETWORKS: usize = 4_096;
 
 /// The limits of each client's network.

@@ -1,7 +1,7 @@
 //! Paths in MAIL and RCPT (RFC 5321 §4.1.2, RFC 6531 §3.3): `<local@domain>`, the null path, old source routes.
 //!
-//! Lenient where it is harmless (`a..b@example.test` exists), strict where a path could be misread: no spaces, brackets
-//! or control characters outside a quoted local part.
+//! The parser is lenient where this is harmless (addresses such as `a..b@example.test` exist), and strict where a path
+//! could be misread: it allows no spaces, brackets or control characters outside a quoted local part.
 
 /// Maximum length of a path with its brackets (RFC 5321 §4.5.3.1.3).
 const PATH_LIMIT: usize = 256;

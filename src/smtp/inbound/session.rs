@@ -17,7 +17,7 @@ use super::session_eviction::ActiveSession;
 use super::wire::Wire;
 use super::{Handler, ReceivedMessage, Settings, SmtpRefusal};
 
-/// Bytes that are read of an oversized message beyond twice the maximum size, so that the client gets the refusal.
+/// Bytes of an oversized message that are read beyond twice the maximum size, so that the client gets the refusal.
 const MAX_OVERRUN: usize = 1 << 20;
 /// Time limit for sending the last reply of a session.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -92,8 +92,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
         }
     }
 
-    /// Sends the greeting, and runs until the client disconnects, exceeds a limit or the server stops; or until
-    /// STARTTLS, which returns the stream and discards the rest of the session.
+    /// Sends the greeting, and runs until the client disconnects, exceeds a limit, or the server stops. Also ends at
+    /// STARTTLS: returns the stream, and discards all other state of the session.
     pub(super) async fn run(mut self) -> Option<S> {
         self.wire.reply(220, &format!("{} ESMTP Postrider", self.settings.hostname));
         self.run_to_end().await
@@ -275,7 +275,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'a, S, H> {
             Ok(()) => {
                 recipients.push(to);
                 self.commands = 0;
-                // Set here and not only before a wait, because DATA may have arrived with this command.
+                // Set here too, and not only before a wait, because DATA may have arrived together with this command.
                 self.active.set_busy(true, Instant::now());
                 self.ok("2.1.5 Recipient OK")
             }

@@ -28,7 +28,7 @@ struct SessionState {
     evicted: CancellationToken,
 }
 
-/// A registered session; dropping it removes it.
+/// A registered session. Dropping this value removes the session from [`Sessions`].
 #[derive(Debug)]
 pub(super) struct ActiveSession {
     sessions: Arc<Sessions>,
@@ -46,7 +46,7 @@ impl Sessions {
     }
 
     /// Ends the session that has been idle for longest, among all sessions or those of one network. Returns false if
-    /// every session is busy, or has been idle for less than `grace` and may be about to start a transaction.
+    /// every session is busy, or has been idle for less than `grace`, so that it may be about to start a transaction.
     pub fn evict_idle(&self, only: Option<IpAddr>, grace: Duration, now: Instant) -> bool {
         let mut all = self.all();
         let idle = all.iter().filter(|(_, state)| only.is_none_or(|network| state.network == network));

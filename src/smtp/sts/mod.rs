@@ -1,13 +1,14 @@
 //! MTA-STS (RFC 8461): a domain may require that its messages go only to certain hosts, over TLS with a valid
 //! certificate.
 //!
-//! It publishes a TXT record under `_mta-sts.DOMAIN` and a policy at `https://mta-sts.DOMAIN/.well-known/mta-sts.txt`.
-//! The policy is looked up before a message goes directly to a domain's mail exchangers, fetched once for all waiting
-//! messages, cached for its `max_age`, and renewed while messages use it. A failed fetch never stops messages: without
-//! a cached policy, they are sent as to a domain without a policy (RFC 8461 §5).
+//! The domain publishes a TXT record under `_mta-sts.DOMAIN` and a policy at
+//! `https://mta-sts.DOMAIN/.well-known/mta-sts.txt`. The policy is looked up before a message goes directly to the
+//! domain's mail exchangers, fetched once for all waiting messages, cached for its `max_age`, and renewed while
+//! messages use it. A failed fetch never stops messages: without a cached policy, they are sent as to a domain without
+//! a policy (RFC 8461 §5).
 //!
-//! `delivery.mta_sts = false` disables it. An attempt reports the policy that applied after its cipher, or after the
-//! reply if there was no cipher.
+//! `delivery.mta_sts = false` disables MTA-STS. The record of an attempt names the policy that applied after the cipher
+//! or, in mode `testing` without TLS, after the reply.
 
 mod cache;
 mod fetch;
@@ -31,8 +32,8 @@ use super::client::settings::Settings;
 use crate::domain::outcome::{EnhancedCode, Peer, Reply};
 
 impl Policy {
-    /// Appends to the cipher which policy applied, and how the host would violate it; to the replies if there is no
-    /// cipher.
+    /// Appends to the cipher which policy applied, and how the host would violate it. In mode `testing` without TLS,
+    /// appends a note to the replies instead.
     pub fn report(&self, peer: &mut Peer, judgements: &mut [Judgement]) {
         let named = peer.mx.as_deref().is_some_and(|host| self.names(host));
         let note = match self.mode {
@@ -82,9 +83,9 @@ impl Policies {
         Self { dns, dns_wait, period, fetcher, cache: Cache::default() }
     }
 
-    /// Returns the policy for messages to this domain. Takes up to the time-outs for the DNS and a fetch if none is
-    /// cached and the domain has not been looked up recently. A cached policy is returned at once and renewed in the
-    /// background, so that a slow policy server delays no message.
+    /// Returns the policy for messages to this domain. If none is cached and the domain has not been looked up
+    /// recently, waits for the DNS and the fetch, each up to its time-out. A cached policy is returned at once and
+    /// renewed in the background, so that a slow policy server delays no message.
     pub async fn get(self: &Arc<Self>, domain: &str) -> Option<Arc<Policy>> {
         let domain = domain.trim_end_matches('.');
         if domain.starts_with('[') {

@@ -52,7 +52,7 @@ pub(in crate::smtp) enum PolicyError {
     /// `max_age` is missing or not a number of at most ten digits.
     #[error("`max_age` must be a number of seconds")]
     MaxAge,
-    /// There is no `mx` although the mode needs one, there are too many, or one is not a host name.
+    /// The mode needs an `mx` but there is none, there are too many, or one is not a host name.
     #[error("`mx` must be given 1 to {MAX_PATTERNS} times, each with a host name")]
     Mx,
 }

@@ -1,4 +1,5 @@
-//! Checks the syntax tree of a template: what it uses must be available, and its variables are found.
+//! Analyses the syntax tree of a template: finds its variables, and checks that everything else that it uses is
+//! available.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -12,14 +13,14 @@ use super::RESERVED_PREFIX;
 use super::filters::{FILTERS, FUNCTIONS, MAPPED_FILTERS, TESTS};
 use super::shape::{Hint, Id, Shapes};
 
-/// What a template uses.
+/// The result of analysing a template.
 #[derive(Debug, Default)]
 pub(in crate::template) struct Analysis {
     /// The offset of the first use of each variable.
     pub(in crate::template) variables: BTreeMap<String, usize>,
     /// The offsets of values that are printed without escaping.
     pub(in crate::template) unescaped: Vec<usize>,
-    /// What is not available.
+    /// Uses of filters, functions and other features that are not available.
     pub(in crate::template) faults: Vec<Located>,
 }
 
@@ -36,7 +37,7 @@ const MAX_FAULTS: usize = 50;
 
 pub(super) struct Analyser<'s, 'a> {
     pub(super) shapes: &'s mut Shapes,
-    /// The names that the template assigns, with the shapes of variables that they stand for.
+    /// The names that the template assigns, with the shapes of the variables that they refer to.
     pub(super) scopes: Vec<HashMap<&'a str, Option<Id>>>,
     pub(super) macros: HashSet<&'a str>,
     pub(super) found: Analysis,
@@ -80,14 +81,14 @@ impl<'a> Analyser<'_, 'a> {
         Some(self.shapes.root(name))
     }
 
-    /// Notes how an expression is used.
+    /// Analyses an expression, and records how it is used.
     pub(super) fn used_as(&mut self, expr: &Expr<'a>, hint: Hint) {
         if let Some(id) = self.expr(expr) {
             self.shapes.hint(id, hint);
         }
     }
 
-    /// Analyses an expression. Returns the shape of the variable, or of the part of it, that it stands for.
+    /// Analyses an expression. Returns the shape of the variable, or of the part of a variable, that it refers to.
     pub(super) fn expr(&mut self, expr: &Expr<'a>) -> Option<Id> {
         match expr {
             Expr::Var(var) => self.variable(var.id, var.span().start_offset),
@@ -164,7 +165,7 @@ impl<'a> Analyser<'_, 'a> {
         let (left, right) = (self.expr(&op.left), self.expr(&op.right));
         let hint = |own: &Expr<'a>, other: &Expr<'a>| match op.op {
             Op::Add | Op::Sub | Op::Mul | Op::Div | Op::FloorDiv | Op::Rem | Op::Pow => {
-                // Strings can be added and multiplied, too.
+                // Strings can be added too.
                 if constant_hint(other) == Hint::String && matches!(op.op, Op::Add) {
                     Hint::String
                 } else {

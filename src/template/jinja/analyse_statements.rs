@@ -1,4 +1,4 @@
-//! Analyses statements.
+//! Analyses the statements of a template: loops, conditions, assignments and blocks.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ impl<'a> Analyser<'_, 'a> {
         }
     }
 
-    /// Analyses statements whose assignments end with them.
+    /// Analyses statements in a scope of their own, which their assignments do not leave.
     fn scoped(&mut self, statements: &[Stmt<'a>]) {
         self.scopes.push(HashMap::new());
         self.statements(statements);

@@ -1,4 +1,4 @@
-//! Renders printed templates with `MiniJinja`.
+//! Renders templates with `MiniJinja`, in the form that [`guard`](super::guard) prints.
 
 use std::borrow::Cow;
 use std::io;
@@ -32,7 +32,7 @@ static BASE: LazyLock<Environment<'static>> = LazyLock::new(|| {
     env
 });
 
-/// Fuel for rendering on an asynchronous thread: less than about a millisecond of work.
+/// Fuel for rendering on an asynchronous thread: about a millisecond of work at most.
 const QUICK_FUEL: u64 = 2_000;
 
 /// The name of templates whose values are escaped.
@@ -57,7 +57,7 @@ pub(in crate::template) fn escaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Prints a value. What is missing prints nothing, and booleans print as in JSON.
+/// Prints a value. Missing values print nothing, and booleans print as in JSON.
 fn format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     if value.is_none() || value.is_undefined() {
         return Ok(());
@@ -90,7 +90,7 @@ pub(super) fn escape(value: Value) -> Value {
 #[derive(Debug)]
 pub(in crate::template) struct Template {
     env: Environment<'static>,
-    /// The same with [`QUICK_FUEL`].
+    /// The same environment with [`QUICK_FUEL`].
     quick: Environment<'static>,
     printed: Printed,
     source: String,
@@ -106,7 +106,7 @@ pub(in crate::template) struct Failure {
 }
 
 impl Template {
-    /// Prepares a source, which was analysed without faults.
+    /// Compiles a source in which the analysis has found no faults.
     pub(in crate::template) fn new(source: &str, escapes: bool) -> Result<Self, Located> {
         let tags = scan::tags(source)?;
         let mut printed = Printed::new(&super::parse(source)?);
@@ -134,7 +134,7 @@ impl Template {
         self.render_in(&self.env, variables, limit)
     }
 
-    /// Does the same with [`QUICK_FUEL`].
+    /// Renders the template as [`render`](Self::render) does, with [`QUICK_FUEL`].
     pub(in crate::template) fn render_quickly(
         &self,
         variables: &Value,
@@ -145,7 +145,7 @@ impl Template {
 
     fn render_in(&self, env: &Environment<'static>, variables: &Value, limit: usize) -> Result<(String, u64), Failure> {
         let mut out = Limited { bytes: Vec::new(), limit, is_exceeded: false };
-        // A panic would be a bug of the engine: it must not be more than a message that is refused.
+        // A panic is a bug in the engine. It must fail only the rendering of this template.
         let rendered = catch_unwind(AssertUnwindSafe(|| self.render_to(env, variables, &mut out)));
         let rendered = rendered.unwrap_or_else(|_| Err(Error::new(ErrorKind::InvalidOperation, "the engine failed")));
         match rendered {

@@ -1,8 +1,8 @@
 //! Inserts the layouts into a source, so that the result depends on no other template.
 //!
-//! Semantics are those of Jinja: the blocks of the extending template replace those of the extended one, `super()` is the
-//! replaced content, and assignments and macros outside blocks are evaluated first. Names are literals, so everything is
-//! known when a template is published.
+//! Semantics are those of Jinja: the blocks of the extending template replace those of the extended one, `super()` is
+//! the replaced content, and assignments and macros outside blocks are evaluated first. The names of layouts are
+//! literals, so all layouts are known when a template is published.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use crate::template::limits::{MAX_LAYOUT_DEPTH, MAX_SOURCE};
 use super::flatten_blocks::{Block, CONTENT, Document, Node};
 use super::scan::{Kind, trim_marker};
 
-/// Maximum depth of blocks in blocks of all documents together.
+/// Maximum depth of nested blocks, across all documents.
 const MAX_NESTING: usize = 64;
 
 /// A source with its layouts.
@@ -44,7 +44,7 @@ impl Flat {
         fault_in(part, name.as_deref(), source, &Located { offset: offset + (located.offset - at), ..located.clone() })
     }
 
-    /// Returns the line and column of an offset, and the layout that it is in.
+    /// Returns the line and column of an offset of `text`, in the document that it comes from.
     pub(in crate::template) fn position(&self, located_at: usize) -> (usize, usize) {
         let index = self.segments.partition_point(|(at, ..)| *at <= located_at).saturating_sub(1);
         let Some((at, document, offset)) = self.segments.get(index) else { return (1, 1) };
@@ -74,7 +74,7 @@ pub(in crate::template) fn references(source: &str) -> Result<Vec<String>, Locat
     Ok(names)
 }
 
-/// Inserts layouts into the `html` or `text` of a template. `layout` is the template's `layout`.
+/// Inserts layouts into the `html` or `text` of a template. `layout` is the value of the template's field `layout`.
 pub(in crate::template) fn flatten(
     part: Part,
     source: &str,
@@ -108,7 +108,8 @@ impl<'l> Flattener<'l> {
         Ok((self.flat.documents.len() - 1, document))
     }
 
-    /// Returns the source of a layout's part, and its own `layout`. `path` are the names of the documents around it.
+    /// Returns the source of a layout's part, and the layout's own `layout`. `path` has the names of the documents
+    /// around it.
     fn layout(&self, name: &str, path: &[String]) -> Result<(&'l str, Option<&'l str>), (Code, String)> {
         let mut names: Vec<&str> = path.iter().map(String::as_str).collect();
         names.push(name);
@@ -128,7 +129,7 @@ impl<'l> Flattener<'l> {
         }
     }
 
-    /// Returns a document and the layouts that it extends. `layout` is the template's field.
+    /// Returns a document and the layouts that it extends. `layout` is the value of the document's field `layout`.
     fn chain(
         &mut self,
         document: (usize, Document<'l>),
@@ -162,7 +163,7 @@ impl<'l> Flattener<'l> {
         Ok(chain)
     }
 
-    /// Makes the documents with a `layout` field the content of the next document.
+    /// Makes each document that has the field `layout` the content of the next document in the chain.
     fn wrap(&self, chain: &mut Chain<'l>, fields: &[Option<String>]) -> Result<(), Fault> {
         for (index, layout) in fields.iter().enumerate().rev() {
             let Some(layout) = layout else { continue };

@@ -1,8 +1,9 @@
 //! Prints a syntax tree as a template whose cost is bounded.
 //!
-//! What the template creates and compares is wrapped in calls of [`filters`](super::filters). `MiniJinja` compiles templates only
-//! from their source, so the tree is printed instead of changed. Each tag starts on a line of its own (the line break is
-//! inside the tag), so the line of an error tells the tag that failed.
+//! Expressions that create, compare or serialize values are wrapped in calls of [`filters`](super::filters) that bound
+//! their cost. `MiniJinja` compiles templates only from their source, so the tree is printed instead of changed. Each
+//! tag starts on a line of its own (the line break is inside the tag), so the line number of an error identifies the
+//! tag that failed.
 
 use minijinja::machinery::ast::{self, Expr, Stmt};
 
@@ -27,7 +28,7 @@ impl Printed {
         printed
     }
 
-    /// Returns the byte offset, in the source of the tree, of what is in a line.
+    /// Returns the byte offset, in the source of the tree, of the tag that a line of the printed source belongs to.
     pub(in crate::template) fn offset(&self, line: usize) -> Option<usize> {
         let index = self.tags.partition_point(|(start, _)| *start <= line).checked_sub(1)?;
         self.tags.get(index).map(|(_, offset)| *offset)
@@ -38,7 +39,7 @@ impl Printed {
         self.source.push_str(text);
     }
 
-    /// Starts a tag, and notes where it comes from.
+    /// Starts a tag, and records its byte offset in the source of the tree.
     fn start(&mut self, text: &str, offset: u32) {
         self.push(text);
         self.push("\n");
@@ -198,7 +199,7 @@ impl Printed {
         self.push(")");
     }
 
-    /// Appends what is assigned to.
+    /// Appends the target of an assignment.
     fn target(&mut self, target: &Expr<'_>, is_nested: bool) {
         let items = match target {
             Expr::List(list) => &list.items,

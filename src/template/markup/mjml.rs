@@ -1,8 +1,8 @@
 //! Compiles MJML to HTML.
 //!
-//! `mrml` 6 overflows the stack on deep input, which aborts the process, and repeats attributes without a limit. So depth, size and
-//! repetitions are checked before it sees the text; the caller provides a thread with a stack of known size. `mj-include`
-//! is refused: layouts serve the same purpose.
+//! `mrml` 6 overflows the stack on deep input, which aborts the process, and repeats attributes without a limit. So
+//! depth, size and repetitions are checked before `mrml` parses the text; the caller provides a thread with a stack of
+//! known size. `mj-include` is refused: layouts serve the same purpose.
 
 use htmlparser::{ElementEnd, Token, Tokenizer};
 use mrml::prelude::parser::{Error, ParserOptions, Span};
@@ -23,7 +23,7 @@ const MAX_CAROUSEL_IMAGES: usize = 20;
 /// Maximum bytes of default attributes (`mj-attributes`), times the number of elements.
 const MAX_DEFAULTS: usize = 4 * 1024 * 1024;
 
-/// Elements that contain only other elements, between which a template tag is a comment.
+/// Elements that contain only other elements. Between these, a template tag is masked as a comment.
 const STRUCTURE: [&str; 15] = [
     "mjml",
     "mj-head",
@@ -44,7 +44,7 @@ const STRUCTURE: [&str; 15] = [
 /// Elements in the head whose content may be repeated in the HTML.
 const REPEATED: [&str; 2] = ["mj-title", "mj-preview"];
 
-/// Elements that the compiler reads without content and end tag.
+/// Elements that the compiler parses without content and without an end tag.
 const VOID: [&str; 14] =
     ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"];
 
@@ -84,7 +84,7 @@ fn without_tag_starts(html: &str) -> String {
     html.replace("{{", "{ {").replace("{%", "{ %").replace("{#", "{ #")
 }
 
-/// The text for the compiler.
+/// The text that the compiler receives.
 #[derive(Debug, Default)]
 struct Input {
     mjml: String,
@@ -92,7 +92,7 @@ struct Input {
     before: String,
     after: String,
     inline_css: Option<String>,
-    /// Byte offsets in `mjml` and in the masked text.
+    /// Positions of the same event: the byte offset in `mjml`, and the one in the masked text.
     offsets: Vec<(usize, usize)>,
 }
 
@@ -104,7 +104,8 @@ impl Input {
     }
 }
 
-/// Writes the masked text for the compiler, and bounds what it makes of it.
+/// Writes the masked text for the compiler, and limits everything that makes the compiled HTML much larger than the
+/// text.
 struct Writer<'m> {
     masked: &'m mut Masked,
     text: String,
@@ -248,7 +249,7 @@ impl<'m> Writer<'m> {
     }
 }
 
-/// Checks the depth of elements as the compiler counts it. The error has the byte offset.
+/// Checks the depth of elements as the compiler counts it. The error contains the byte offset.
 fn check_depth(mjml: &str) -> Result<(), (usize, String)> {
     let (mut depth, mut is_void) = (0_usize, false);
     for token in Tokenizer::from(mjml) {

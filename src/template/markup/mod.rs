@@ -1,8 +1,8 @@
 //! HTML as a sequence of tags, texts and comments, with positions.
 //!
-//! [`events`] splits a text as an HTML tokenizer does (WHATWG HTML §13.2.5), without building a tree, so that template tags can be
-//! replaced and put back in place. It accepts every text. The parsers that build trees (`html5ever`, `mrml`) see only texts
-//! whose cost was bounded before: [`tree`].
+//! [`events`] splits a text as an HTML tokenizer does (WHATWG HTML §13.2.5), without building a tree, so that template
+//! tags can be replaced and put back in place. It accepts every text. The parsers that build trees (`html5ever`,
+//! `mrml`) parse only texts whose cost was checked before: [`tree`] checks HTML, and [`mjml`] checks MJML.
 
 pub(super) mod css;
 mod css_cost;
@@ -18,7 +18,7 @@ use std::ops::Range;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Attribute {
     pub(super) name: Range<usize>,
-    /// Without the quotes.
+    /// The value without its quotes; `None` if the attribute has no value.
     pub(super) value: Option<Range<usize>>,
     pub(super) quote: Option<u8>,
     /// From the name to the closing quote.
@@ -54,7 +54,7 @@ pub(super) enum Event {
 /// Elements whose content is text up to their end tag.
 const RAW: [&str; 9] = ["style", "script", "title", "textarea", "xmp", "iframe", "noembed", "noframes", "noscript"];
 
-/// Elements without content and end tag.
+/// Elements that have neither content nor an end tag.
 const VOID: [&str; 16] = [
     "area", "base", "basefont", "bgsound", "br", "col", "embed", "frame", "hr", "img", "input", "link", "meta",
     "param", "source", "wbr",
@@ -128,7 +128,7 @@ impl Scanner<'_> {
         span.end
     }
 
-    /// Pushes an event that ends after `end`, or at the end of the text.
+    /// Pushes an event that ends after the next `end`, or at the end of the text.
     fn push_to(&mut self, start: usize, end: &[u8], event: fn(Range<usize>) -> Event) -> usize {
         let found = memchr::memmem::find(&self.bytes[start..], end).map(|at| start + at + end.len());
         let span = start..found.unwrap_or(self.bytes.len());
@@ -221,7 +221,7 @@ impl Scanner<'_> {
         at + self.bytes[at..].iter().take_while(|byte| byte.is_ascii_whitespace()).count()
     }
 
-    /// Pushes the content of an element up to its end tag.
+    /// Pushes the content of an element up to its end tag, and returns the end of the content.
     fn raw_text(&mut self, element: &str, start: usize) -> usize {
         let mut at = start;
         let end = loop {

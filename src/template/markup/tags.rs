@@ -62,7 +62,8 @@ struct Original {
     offset: usize,
     /// Whether the token may occur more than once.
     may_repeat: bool,
-    /// When the token was written, counted from 1, if it was. It must come back.
+    /// The token's position among the written tokens, from 1; `None` if it was not written. A written token must be in
+    /// the parser's output.
     written: Option<usize>,
 }
 
@@ -159,7 +160,7 @@ impl Masked {
         &self.originals[number].text
     }
 
-    /// Writes a text to `out`, with its tokens at a place.
+    /// Writes a text to `out`, with its tokens written for `place`.
     pub(super) fn write(&mut self, out: &mut String, text: &str, place: Place, may_repeat: bool) {
         let mut end = 0;
         for token in self.tokens(text) {
@@ -191,7 +192,7 @@ impl Masked {
         self.write_token(out, number, place, false);
     }
 
-    /// Writes a token that stands for nothing, to recognise an element in the output. It may be lost.
+    /// Writes a token that stands for no tag, to recognise an element in the output. This token may be lost.
     pub(super) fn write_mark(&mut self, out: &mut String) {
         let number = self.originals.len();
         let (text, place) = (String::new(), Place::Attribute);
@@ -217,8 +218,8 @@ impl Masked {
         self.originals[number].place
     }
 
-    /// Checks that all tokens that were written are in the output: each once and those of texts in order. `what` names
-    /// the step for the message.
+    /// Checks that all tokens that were written are in the output: each once, unless it may repeat, and the tokens in
+    /// comments in the same order. `what` names the step in the message.
     pub(super) fn check(&self, output: &str, what: &str) -> Result<(), Located> {
         let mut counts = vec![0_usize; self.originals.len()];
         let mut last = None;
@@ -252,7 +253,7 @@ impl Masked {
     }
 }
 
-/// Returns the start of tokens that cannot be mixed up with the text.
+/// Returns a prefix for tokens that does not occur in the source, in any case of letters.
 fn unused_prefix(source: &str) -> String {
     let lower = source.to_ascii_lowercase();
     (0..=u32::MAX).map(|salt| format!("pr{salt}q")).find(|prefix| !lower.contains(prefix)).unwrap_or_default()

@@ -1,5 +1,5 @@
-//! Templates that try to take time, memory or the stack of the process. Each gets a clear fault, and costs less than 100 ms
-//! and 64 MiB in a release build:
+//! Templates that try to use up the time, the memory or the stack of the process. Each gets a clear fault, and costs
+//! less than 100 ms and 64 MiB in a release build:
 //!
 //! ```sh
 //! cargo test --release --lib template::tests::hostile -- --ignored --nocapture --test-threads 1
@@ -147,7 +147,7 @@ fn instructions() -> Vec<Hostile> {
     ]
 }
 
-/// Values that share, nest or contain themselves.
+/// Values that share parts, are deeply nested, or contain themselves.
 fn values() -> Vec<Hostile> {
     let long = "x".repeat(MAX_VALUES - 100);
     vec![
@@ -233,7 +233,7 @@ fn comparisons() -> Vec<Hostile> {
     ]
 }
 
-/// Sources that the parser would not survive.
+/// Sources that would overflow the parser's stack.
 fn syntax() -> Vec<Hostile> {
     vec![
         jinja("nested parentheses", format!("{{{{ {}1{} }}}}", "(".repeat(20_000), ")".repeat(20_000)), SYNTAX),

@@ -1,4 +1,4 @@
-//! The traps that template engines of mail services fall into.
+//! Traps that the template engines of email services fall into.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -280,7 +280,7 @@ fn cache_is_bounded_by_bytes() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Inlining CSS changes neither what is printed nor where.
+    /// Inlining CSS changes neither the printed values nor their positions.
     #[test]
     fn css_does_not_change_what_is_printed(texts in proptest::collection::vec("[a-z<>&\"' ]{0,10}", 3)) {
         let values = json!({"a": texts[0], "b": texts[1], "rows": [{"c": texts[2]}]});

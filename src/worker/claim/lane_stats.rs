@@ -13,7 +13,7 @@ const EXPIRY: i64 = 600;
 const MIN_SWEEP: usize = 4_096;
 /// How long a lane that only this worker cannot reach is left to other workers.
 const AVOIDANCE: TimeDelta = TimeDelta::seconds(60);
-/// A failure within this many seconds after a session is due to one connection and not to the destination.
+/// A failure within this many seconds after a session is attributed to one connection and not to the destination.
 const RECENT_SESSION: i64 = 5;
 
 /// Statistics of the lanes.
@@ -69,7 +69,7 @@ pub(crate) struct RecentStats {
     pub accepted: f64,
     /// Sessions since the last failure.
     pub sessions_since_failure: usize,
-    /// The last session, if it was less than [`RECENT_SESSION`] ago.
+    /// The last session, if it was less than [`RECENT_SESSION`] seconds ago.
     pub recent_session: Option<DateTime<Utc>>,
     /// The last session, regardless of its age.
     pub last_session: Option<DateTime<Utc>>,

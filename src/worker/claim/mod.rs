@@ -30,7 +30,7 @@ pub(crate) struct ClaimContext {
     pub sender: Arc<smtp::Sender>,
     /// Maximum number of SMTP transactions of this process at a time.
     pub concurrency: usize,
-    /// Connections of this process to one destination.
+    /// Maximum number of connections of this process to one destination.
     pub connections: usize,
     /// Whether each recipient gets a separate envelope (VERP).
     pub one_recipient_per_envelope: bool,

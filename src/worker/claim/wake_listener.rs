@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use crate::db::pool::pg_notify;
 use crate::db::{Db, DbError};
 
-/// Pause between two tries to listen. Until then, polling finds due recipients.
+/// Pause between two tries to listen. Meanwhile, polling finds due recipients.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
 /// Silence after which the connection is checked.

@@ -69,8 +69,8 @@ pub(crate) async fn run(cx: Arc<DeliverContext>, mut message: LoadedMessage) {
             tracing::error!(event = "message_unreadable", %error, "cannot load a message; failing its attempt");
             return fail(&cx, &message, LOAD_FAILED_REPLY, start).await;
         }
-        // A missing signature or link does not count as an attempt either: the message is sent once the configuration
-        // is fixed.
+        // A message that cannot be signed or rendered, or that lacks its unsubscribe link, has no attempt counted
+        // either: it is sent once the cause is fixed.
         Ok(Some(Err(
             error @ (StoredMessageError::NotSigned(..)
             | StoredMessageError::NoUnsubscribeLinks
@@ -99,12 +99,12 @@ async fn take_expired(cx: &DeliverContext, message: &mut LoadedMessage, start: A
     expired.into_iter().map(|claimed| transition::expired(claimed, start.at)).collect()
 }
 
-/// Builds the message once for all of its routes.
+/// Builds the message once for all of its envelopes.
 async fn prepare(cx: &DeliverContext, message: &mut LoadedMessage) -> Result<Prepared, StoredMessageError> {
     let recipients = message.recipients()?;
     let memory = match message.memory.take() {
         Some(memory) => memory,
-        // Boxed, because most messages have reserved it, and each would carry the size of this future.
+        // Boxed, because most messages have memory reserved already, but would carry the size of this future.
         None => Box::pin(cx.reserve_memory(message.stored.row.size, &message.claimed)).await,
     };
     let draft = message.stored.draft(&cx.db, cx.links.as_ref(), &*cx.renderer).await?;
@@ -184,7 +184,8 @@ async fn release_later(cx: &DeliverContext, claimed: Vec<Claimed>) {
     cx.leases.release(claimed).await;
 }
 
-/// Defers a message that cannot be prepared because of the configuration, without an attempt. Its deadline stays.
+/// Reschedules a message that cannot be prepared until a cause such as the configuration is fixed. No attempt is
+/// counted. Its deadline does not change.
 async fn reschedule(cx: &DeliverContext, message: LoadedMessage, error: &StoredMessageError) {
     let now = cx.clock.now();
     log_preparation_failure(cx, &message, error);

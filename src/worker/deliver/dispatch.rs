@@ -1,4 +1,4 @@
-//! Loads the messages of claimed recipients and starts a task for each.
+//! Loads the messages of claimed recipients and starts a task for each message.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub(crate) async fn load_and_start(cx: &Arc<DeliverContext>, claimed: Vec<Claime
     }
 }
 
-/// Loads each message alone: one that cannot be read must not delay the others.
+/// Loads each message alone, so that a message that cannot be read does not delay the others.
 async fn load_one_by_one(cx: &Arc<DeliverContext>, claimed: Vec<Claimed>) {
     let mut by_message = BTreeMap::<Uuid, Vec<Claimed>>::new();
     for row in claimed {

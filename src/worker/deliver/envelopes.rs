@@ -36,7 +36,7 @@ pub(crate) struct Envelope {
     pub claimed: Vec<Claimed>,
 }
 
-/// What a transaction is made with.
+/// Where a transaction goes.
 #[derive(Debug, Clone)]
 pub(crate) enum NextHop {
     /// Servers, over SMTP.
@@ -100,14 +100,14 @@ fn domain_counts(message: &LoadedMessage) -> HashMap<String, usize> {
     counts
 }
 
-/// Returns the position of a single recipient in the request.
+/// Returns the position in the request of the only recipient in `claimed`; `None` if there are several.
 fn position(message: &LoadedMessage, claimed: &[Claimed]) -> Option<u16> {
     let [one] = claimed else { return None };
     u16::try_from(message.stored.addressees.iter().position(|row| row.id == one.recipient_id)?).ok()
 }
 
-/// Returns the envelope sender and the requested notifications. Without a return path bounces go to the message's
-/// sender, who did not request further notifications.
+/// Returns the envelope sender and the requested notifications. Without a return path, bounces go to the message's
+/// sender, and no notifications are requested, because the sender did not ask for any.
 fn sender(
     returns: Option<&Returns>,
     message: &LoadedMessage,

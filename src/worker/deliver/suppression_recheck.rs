@@ -1,8 +1,8 @@
 //! The second check of the suppression list: a message is not sent to an address that was added to the list after the
 //! message was accepted.
 //!
-//! There is one lookup per claim or direct handoff, and none later: an address that is added while a message is being
-//! sent does not stop the message.
+//! There is one lookup per claim or direct handoff, and no later one: a message that is already being sent to an
+//! address is not stopped when the address is added.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,8 @@ use crate::domain::delivery::{Status, Transition};
 use crate::domain::id::TenantId;
 use crate::domain::suppression::AddressKey;
 
-/// Removes and completes suppressed recipients, and removes messages without other recipients.
+/// Removes the suppressed recipients from the messages and ends them, and removes messages that have no other
+/// recipients.
 pub(crate) async fn end_suppressed(cx: &DeliverContext, messages: &mut Vec<LoadedMessage>) -> Result<(), DbError> {
     let now = cx.clock.now();
     let rows: Vec<_> = messages

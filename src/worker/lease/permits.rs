@@ -12,7 +12,7 @@ use crate::db::DbError;
 use crate::db::lanes;
 use crate::db::lanes::limits::StreamKey;
 
-/// How often unused permits are returned.
+/// Minimum time between two returns of unused permits.
 const RETURN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The permits of one worker.
@@ -26,7 +26,8 @@ struct Granted {
     /// Messages in flight, by stream.
     streams: HashMap<StreamKey, usize>,
     last_return: Option<Instant>,
-    /// Whether the database may have granted more than is known here: the response to a claim was lost.
+    /// Whether the database may have granted more permits than are known here, because the response to a claim was
+    /// lost.
     is_uncertain: bool,
 }
 
@@ -44,7 +45,7 @@ impl Permits {
         });
     }
 
-    /// Notes that the database may have granted more than is known here.
+    /// Notes that the database may have granted more permits than are known here.
     pub(crate) fn mark_uncertain(&self) {
         self.granted(|granted| granted.is_uncertain = true);
     }
@@ -65,7 +66,7 @@ impl Permits {
         });
     }
 
-    /// Returns the permits of which fewer are in use than were granted. An idle connection is still open.
+    /// Returns the permits of which fewer are in use than were granted. An idle connection uses its permit.
     fn unused(&self, in_flight: &HashMap<i64, LaneInFlight>, open: impl Fn(i64) -> usize) -> Unused {
         let lanes = |granted: &Granted| {
             let all = granted.lanes.iter().map(|(lane, count)| {

@@ -7,8 +7,8 @@ use super::Leases;
 use crate::db::lanes;
 use crate::db::queue::{self, Claimed, Rescheduled};
 
-/// Pause between two tries, and before the first one if the database was the reason for the release: recipients that
-/// are released at once would be claimed again at once.
+/// Pause between two tries. It also precedes the first try if recipients are released because of a database error:
+/// without the pause, they would be claimed again at once.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Reason for holding recipients whose message is missing.

@@ -1,5 +1,5 @@
-//! Deletes what nothing refers to any more: unused blobs, abandoned uploads, and the idempotency keys of deleted messages.
-//! Every worker does so, in small transactions that skip rows which another worker has locked.
+//! Deletes data that nothing refers to any more: unused blobs, abandoned uploads, and the idempotency keys of deleted
+//! messages. Every worker runs it, in small transactions that skip rows which another worker has locked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ const KEY_STEPS: usize = 64;
 pub(crate) struct Cleanup {
     db: Db,
     clock: SharedClock,
-    /// How long after its last use a blob that no message refers to is kept.
+    /// How long a blob that no message refers to is kept after its last use.
     unused_blobs: Duration,
     /// The block of the table of idempotency keys with which the next run begins.
     next_block: Mutex<i64>,

@@ -2,7 +2,8 @@
 //! Pure.
 //!
 //! A reply of 4.7.x to RCPT may pass on a limit of the recipient's own server, or state the relay's limit for its
-//! client. If few domains are refused it is attributed to them; if many are refused within a minute, to the relay.
+//! client. If few domains are refused, the refusals are attributed to these domains; if many domains are refused within
+//! a minute, the refusals are attributed to the relay.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -15,12 +16,13 @@ const RELAY_THRESHOLD: usize = 4;
 /// Time within which throttled domains are counted.
 const WINDOW: TimeDelta = TimeDelta::seconds(60);
 
-/// The domains that were throttled recently, by the lane they shared.
+/// The domains that were throttled recently, by the shared lane of their recipients.
 #[derive(Debug, Default)]
 pub(crate) struct ThrottleAttribution(HashMap<i64, HashMap<String, DateTime<Utc>>>);
 
 impl ThrottleAttribution {
-    /// Adds these refused recipients. Returns those whose domains are throttled, and the lanes whose relay is.
+    /// Adds these refused recipients. Returns the recipients whose domains are throttled, and the lanes whose relay is
+    /// throttling.
     pub(crate) fn attribute(
         &mut self,
         refused: Vec<SharedLaneRecipient>,

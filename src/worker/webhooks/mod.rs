@@ -1,8 +1,8 @@
-//! Posts events to webhook endpoints. A few times a second it leases the endpoints that have events to deliver and are
-//! not leased, and starts a [`session`] for each, so that a slow or unreachable endpoint delays no other.
+//! Posts events to webhook endpoints. Five times a second, [`run`] leases the endpoints that have events to deliver and
+//! are not leased, and starts a [`session`] for each, so that a slow or unreachable endpoint delays no other.
 //!
 //! An endpoint has a cursor over its tenant's events. A single failed delivery waits in its own row and delays no
-//! other. If all deliveries fail the cursor stays, and one delivery at a time probes whether the endpoint is available
+//! other. If all deliveries fail, the cursor stays, and one delivery at a time probes whether the endpoint is available
 //! again.
 
 mod ordered_queue;

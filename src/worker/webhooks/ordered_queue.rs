@@ -1,4 +1,4 @@
-//! The queue of one endpoint's posts: those that wait, in order, and those that are in flight. Pure.
+//! The queue of one endpoint's posts: the waiting posts, in order, and the posts in flight. Pure.
 //!
 //! Posts are made in the order of their events, several at a time, but never two about the same recipient: a post about
 //! a busy recipient waits until the earlier one has ended, and later posts overtake it. An event about a message as a
@@ -42,7 +42,7 @@ impl OrderedQueue {
         self.read
     }
 
-    /// Returns how many posts wait.
+    /// Returns the number of waiting posts.
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -54,7 +54,7 @@ impl OrderedQueue {
         waiting.chain(in_flight).collect()
     }
 
-    /// Appends events; all up to `read` have been read.
+    /// Appends new events, and records that all events up to `read` have been read.
     pub fn extend(&mut self, posts: impl Iterator<Item = Post>, read: i64) {
         self.waiting.extend(posts);
         self.read = read;
@@ -93,7 +93,7 @@ impl OrderedQueue {
         posts
     }
 
-    /// Adds the next events to a post.
+    /// Adds the next waiting events to a post, up to `batch` events, until one of them cannot join it.
     fn fill(&mut self, post: &mut Post, busy: &Busy, batch: usize) {
         while post.items.len() < batch
             && let Some(next) = self.waiting.pop_front()
@@ -136,7 +136,7 @@ impl InFlightPost {
 /// The subjects of posts in flight or waiting: later posts about them must wait.
 #[derive(Default)]
 struct Busy {
-    /// Messages that are busy as a whole, or of which a recipient is.
+    /// Messages that are busy as a whole, or that have a busy recipient.
     any: HashSet<Uuid>,
     /// Messages that are busy as a whole.
     whole: HashSet<Uuid>,

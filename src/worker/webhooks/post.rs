@@ -9,7 +9,7 @@ use crate::domain::webhook::endpoint::PostFormat;
 
 /// Maximum number of bytes of a body (Standard Webhooks 1.0, "Payload size").
 const MAX_BODY_BYTES: usize = 20_000;
-/// Surrounds the events of a batch, whose `type` distinguishes it from an event.
+/// The JSON before and after the events of a batch. Its `type` distinguishes a batch from an event.
 const BATCH: (&str, &str) = (r#"{"type":"webhook.batch","events":["#, "]}");
 
 /// The subject of an event. Events about the same subject are posted one after the other.

@@ -216,7 +216,7 @@ async fn explains_expiry_before_the_next_attempt() {
 async fn explains_quarantine_after_a_crash() {
     let app = TestApp::start().await;
     let sent = app.send(json!({})).await;
-    // The state after its lease was rescued, while no worker has capacity for it.
+    // The state after the message's lease was rescued, while no worker has capacity for the message.
     app.sql("UPDATE queue SET crashes = 1, due_at = '2026-11-23T12:00:03Z'").await;
     let ann = explained(&app, &sent.id).await;
     assert_eq!((kind(&ann), &ann["blocker"]["until"]), ("suspected", &json!("2026-11-23T12:00:03Z")));

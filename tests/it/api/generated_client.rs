@@ -16,14 +16,14 @@ use crate::support::python;
 const PACKAGES: [&str; 4] = ["openapi-python-client==0.29.1", "mypy==2.4.1", "httpx==0.28.1", "attrs==26.1.0"];
 /// Time limit for each program.
 const LIMIT: Duration = Duration::from_mins(3);
-/// Content types of which the generated client has no body, because it has another type of the same body.
+/// Content types that the generated client leaves out, because it has another content type for the same body.
 const WITHOUT_BODY: [&str; 2] = ["message/global", "application/x-ndjson"];
-/// Two faults of the generator: the types of `__exit__`, and a variable that is declared once for each list of addresses.
+/// Two bugs of the generator: the types of `__exit__`, and a variable that is declared once for each list of addresses.
 const MYPY_CONFIG: &str = "[mypy]\nstrict = true\n\
     [mypy-postrider_client.client]\ndisable_error_code = arg-type\n\
     [mypy-postrider_client.models.*]\ndisable_error_code = no-redef\n";
 
-/// Runs a program in a directory, with the Python programs in its path; fails if it fails. Returns its output.
+/// Runs a program in a directory, with the Python programs in `PATH`; panics if it fails. Returns its output.
 async fn run(command: &mut Command, dir: &Path, python: &Path) -> String {
     let programs = python.parent().unwrap().display();
     let path = format!("{programs}:{}", std::env::var("PATH").unwrap_or_default());

@@ -62,7 +62,7 @@ async fn keys_have_1_to_256_characters() {
     assert_eq!(send(&app, &"k".repeat(256), &message(json!({}))).await.status, 202);
 }
 
-/// Sends the same request concurrently through all of these, and checks that exactly one message was created.
+/// Sends the same request concurrently through all of these clients, and checks that exactly one message was created.
 async fn send_at_once(app: &TestApp, through: &[&Api]) {
     let body = message(json!({}));
     let responses = futures_util::future::join_all(through.iter().map(|api| send(api, "order-42", &body))).await;

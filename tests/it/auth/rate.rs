@@ -19,7 +19,8 @@ fn header<'a>(response: &'a ApiResponse, name: &str) -> &'a str {
     response.headers.get(name).map_or("", |value| value.to_str().unwrap())
 }
 
-/// Sends requests to the replicas in turn until each has refused one, and returns how many were admitted.
+/// Sends requests to the replicas in turn until all of them refuse in a row, and returns the number of admitted
+/// requests.
 async fn admitted(apis: &[&Api]) -> usize {
     let (mut count, mut refused) = (0, 0);
     for api in apis.iter().cycle() {

@@ -21,7 +21,7 @@ async fn three_replicas(app: &TestApp) -> (Vec<postrider::app::App>, String, Vec
     (others, path, apis)
 }
 
-/// Calls all replicas all the time until each has answered with `status`. Returns how long that took.
+/// Calls every replica repeatedly until each has returned `status`. Returns how long that took.
 async fn time_until(apis: &[Api], status: u16) -> Duration {
     let since = Instant::now();
     let each = apis.iter().map(|api| async move {
@@ -66,7 +66,7 @@ async fn change_takes_effect_on_three_replicas_within_1_s() {
     let took = time_until(&apis, 403).await;
     assert!(took < Duration::from_secs(1), "{took:?}");
 
-    // Also a change by an operator in SQL, or by an older version.
+    // A change by an operator in SQL, or by an older version, takes effect as fast.
     app.sql("UPDATE keys SET allowed_ips = NULL WHERE name = 'shop'").await;
     let took = time_until(&apis, 200).await;
     assert!(took < Duration::from_secs(1), "{took:?}");
@@ -80,7 +80,7 @@ async fn idle_replica_notices_a_revocation_too() {
     let app = TestApp::start().await;
     let (others, path, apis) = three_replicas(&app).await;
     use_for_a_while(&apis).await;
-    // No request for longer than a cached key is used without having been confirmed.
+    // Sends no request for longer than a cached key is used without confirmation.
     let idle_since = Instant::now();
     until("the replicas are idle", Duration::from_secs(5), async || {
         let elapsed = idle_since.elapsed();

@@ -14,7 +14,7 @@ use crate::support::postgres::Database;
 use crate::support::process::{Service, key, serve};
 use crate::support::smtp::SmtpServer;
 
-/// Returns an attachment of this size, which is the same for the same number.
+/// Returns an attachment of this size. Equal numbers give equal content.
 fn file(number: usize, size: usize) -> Value {
     let mut data = vec![7; size];
     data[..8].copy_from_slice(&number.to_be_bytes());
@@ -68,7 +68,7 @@ async fn memory_is_bounded_with_many_large_batches() {
     let with_files = |n: usize| message(json!({"attachments": [file(n, 60_000)]}));
     let files = |call: usize| (0..90).map(|n| with_files(call * 90 + n)).collect::<Value>();
     let texts = || json!(vec![message(json!({"text": "x".repeat(7_000)})); 1_000]);
-    // The most recipients, and structures, in the fewest bytes.
+    // Very many recipients and JSON values in few bytes.
     let to: Vec<String> = (0..50).map(|n| format!("{n}@b")).collect();
     let recipients = || json!(vec![json!({"from": "a@b", "to": to, "subject": "", "text": "."}); 400]);
     let bodies: Vec<Value> =

@@ -70,7 +70,7 @@ async fn canceled_bulk_sends_nothing_more() {
     assert_eq!(app.post(&format!("/v1/bulks/{id}/cancel"), &json!({})).await.status, 200);
 }
 
-/// Creates a bulk none of whose recipients is a message yet, because another process has leased it.
+/// Creates a bulk that another process has leased, so that its recipients do not become messages.
 async fn unexpanded(app: &TestApp, count: usize) -> String {
     app.sql(
         "CREATE FUNCTION lease_new() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -83,7 +83,7 @@ async fn unexpanded(app: &TestApp, count: usize) -> String {
     id
 }
 
-/// Ends the lease of [`unexpanded`].
+/// Ends the lease that [`unexpanded`] created.
 async fn release(app: &TestApp) {
     app.sql("UPDATE bulks SET leased_until = '-infinity'").await;
 }

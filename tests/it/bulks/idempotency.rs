@@ -1,4 +1,4 @@
-//! Repeated bulks.
+//! Idempotency keys of bulks.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ async fn repeated_call_returns_the_first_response() {
     assert_eq!(second.headers["idempotent-replayed"], "true");
     let other = send_keyed(&app, "news-7", &bulk(&list, json!({"text": "Other"}))).await;
     assert_eq!((other.status, &other.body["code"]), (422, &json!("idempotency_key_reused")));
-    // The key belongs to all calls that send messages.
+    // All calls that send messages share their idempotency keys.
     let batch = app.request(reqwest::Method::POST, "/v1/messages/batch").header("idempotency-key", "news-7");
     let batch = batch.json(&json!([{"from": "a@acme.test", "to": "b@example.test", "subject": "", "text": ""}]));
     assert_eq!(crate::support::client::ApiResponse::to(batch).await.status, 422);

@@ -1,4 +1,5 @@
-//! Each recipient becomes one message, although the service is killed in the middle of a bulk, or two processes work on it.
+//! Each recipient becomes one message, even if the service is killed in the middle of a bulk, or two processes work on
+//! it.
 
 use std::collections::BTreeMap;
 

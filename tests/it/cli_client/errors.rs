@@ -1,4 +1,4 @@
-//! Errors of client commands: exit codes, hints, and no key anywhere.
+//! Errors of client commands: exit codes and hints. No output contains the API key.
 
 use std::process::Stdio;
 
@@ -13,7 +13,7 @@ use crate::support::process::{postrider, run, stderr_of};
 
 const KEY: &str = "pr_0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-/// Starts a server that answers every request with these bytes.
+/// Starts a server that responds to every request with these bytes.
 pub(super) async fn server(response: Vec<u8>) -> Api {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());

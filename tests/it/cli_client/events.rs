@@ -99,7 +99,7 @@ async fn follow_neither_loses_nor_repeats_events() {
     assert_eq!((follower.seq().await, follower.seq().await), (2, 3));
     assert_eq!(follower.error().await, "note: connected again");
 
-    // Another process of the API takes over.
+    // A second API process takes over.
     let (other, other_api) = app.another_api().await;
     proxy.set_target(address(&other_api.base));
     proxy.hang_up();
@@ -117,7 +117,8 @@ async fn follow_starts_now_and_ends_at_its_limit() {
     let app = TestApp::start().await;
     app.send(json!({})).await;
     let mut follower = Follower::start(&app, &["--json", "--limit", "2"]);
-    // The position is that of the first request, which the test cannot see: some of these events are after it.
+    // The position is set by the first request of the command. The test cannot see when that is, so it sends until two
+    // events have arrived.
     let seen = async {
         let mut seen = vec![follower.seq().await];
         seen.push(follower.seq().await);

@@ -73,7 +73,7 @@ async fn text_is_read_from_standard_input() {
     let app = TestApp::start().await;
     let arguments = ["send", "--from", "a@acme.test", "--to", "ann@example.test", "--subject", "Log", "--json"];
     let sent = run_with_input(command(&app, &arguments), "line 1\nline 2\n").await;
-    // Exactly the JSON of the API.
+    // Standard output has only the JSON of the API.
     let reply: Value = serde_json::from_str(&stdout_of(&sent)).unwrap();
     assert_eq!(
         (reply["status"].as_str(), reply["recipients"][0]["address"].as_str()),
@@ -92,7 +92,7 @@ async fn attachment_leaves_standard_input_alone() {
     std::fs::write(&list, "bo@example.test\n").unwrap();
     let addressed = ["send", "--from", "a@acme.test", "--to", "ann@example.test", "--subject", "List"];
     let arguments = [&addressed[..], &["--attach", attached.to_str().unwrap()]].concat();
-    // As in a loop that reads addresses.
+    // As in a shell loop that reads addresses from standard input.
     let mut input = File::open(&list).unwrap();
     let mut sending = command(&app, &arguments);
     sending.stdin(input.try_clone().unwrap());
@@ -145,7 +145,7 @@ async fn lost_response_does_not_send_twice() {
     let (listener, target) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), app.base.replace("http://", ""));
     let mut proxied = app.api().clone();
     proxied.base = format!("http://{}", listener.local_addr().unwrap());
-    // The first response is read and thrown away.
+    // The proxy reads the first response and discards it.
     tokio::spawn(async move {
         let (mut client, _) = listener.accept().await.unwrap();
         let mut server = TcpStream::connect(&target).await.unwrap();
@@ -189,7 +189,7 @@ async fn interrupted_sending_names_its_idempotency_key() {
     let keys = requests.await.unwrap();
     assert!(keys.iter().all(|key| *key == keys[0]) && keys[0].starts_with("cli-"), "{keys:?}");
     assert_eq!(code, 5);
-    // A repeated `--at 2h` would be another time.
+    // If the command is repeated, `--at 2h` means another time, so the hint names the time itself.
     let (_, options) = errors.split_once("may have been accepted; ").expect("a hint");
     let (_, at) = options.split_once("with --at '").expect("a time");
     let (at, rest) = at.split_once("' ").unwrap();

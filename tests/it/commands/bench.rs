@@ -62,7 +62,8 @@ async fn small_run_reports_every_figure_and_cleans_up() {
     ] {
         assert!(results[figure].as_f64().is_some_and(|figure| figure > 0.0), "{figure} is {}", results[figure]);
     }
-    // With few messages these may be less than a tick or a page, and a message may be sent before its 202 is read.
+    // With few messages, these figures may be zero: less than one clock tick or one disk page. A message may also be
+    // sent before its 202 is read.
     for figure in ["idle_first_byte_p50_ms", "cpu_us_sink", "cpu_us_generator", "disk_bytes_per_mail"] {
         assert!(results[figure].as_f64().is_some_and(|figure| figure >= 0.0), "{figure} is {}", results[figure]);
     }
@@ -111,7 +112,7 @@ async fn missing_messages_are_counted_as_lost() {
     let options = ["--messages", "40", "--recipients", "2", "--patience", "1s", "--sink-refuses", "4"];
     let output = run(bench(&[&options[..], &["--database-url", &database.url]].concat())).await;
     let results = figures(&output);
-    // Ten of the forty are refused, both recipients of each.
+    // The sink refuses ten of the forty messages, for both of their recipients.
     assert_eq!((&results["accepted"], &results["arrived"], &results["lost"]), (&json!(40), &json!(60), &json!(20)));
     assert_eq!((&results["duplicates"], &results["settled"]), (&json!(0), &json!(true)));
     assert_eq!(output.status.code(), Some(1));

@@ -1,4 +1,4 @@
-//! `postrider doctor` reports what stops messages; and the error messages of commands.
+//! `postrider doctor` reports problems that stop messages, and commands print clear error messages.
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -97,7 +97,7 @@ async fn full_disk_is_named_in_503_and_readyz() {
 
 const FULL: (u16, &str) = (503, "The database's disk is full.");
 
-/// Returns the status, and the first sentence of `detail` if it is that of [`FULL`].
+/// Returns the status, and the first sentence of `detail` if it is the sentence in [`FULL`].
 async fn status_and_detail(request: RequestBuilder) -> (u16, &'static str) {
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();

@@ -1,5 +1,4 @@
-//! Workers crash, and some of their messages in flight are the cause. After three crashes the cause is held, and the
-//! others are not.
+//! Workers crash because of one of their messages in flight. After three crashes, only this message is held.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,7 +33,7 @@ impl CrashingWorker {
     }
 }
 
-/// Returns the number of crashes at which each address in the queue was in flight.
+/// Returns, for each address in the queue, the number of crashes at which its recipient was in flight.
 async fn crashes_by_address(app: &TestApp) -> BTreeMap<String, i16> {
     let query = "SELECT r.address, q.crashes FROM queue q JOIN recipients r ON r.message_id = q.message_id AND r.id = q.recipient_id";
     let rows = sqlx::query(query).fetch_all(&mut app.database.connect().await).await.unwrap();
@@ -45,7 +44,7 @@ async fn crashes_by_address(app: &TestApp) -> BTreeMap<String, i16> {
 async fn crashing_message_is_held_after_three_crashes_others_are_sent() {
     let app = TestApp::start().await;
     let crashing = app.send(json!({"to": "crashing@example.test"})).await;
-    // The crashing message comes first in every order.
+    // The crashing message is older than the other one, so it comes first in every order.
     app.clock.advance(minutes(1));
     let innocent = app.send(json!({"to": "innocent@example.test"})).await;
     let rescuer = app.another_worker().await;
@@ -67,7 +66,7 @@ async fn crashing_message_is_held_after_three_crashes_others_are_sent() {
         );
     }
 
-    // After two crashes they are tried one after the other.
+    // After two crashes, the two messages are tried one after the other.
     let crashing_gate = app.smtp.rcpt("crashing@example.test").stalls();
     let worker = CrashingWorker::start(app.another_worker().await);
     crashing_gate.reached().await;
@@ -113,7 +112,7 @@ async fn quarantined_messages_do_not_delay_others() {
     let app = TestApp::builder().config(|config| config.delivery.concurrency = 64).start().await;
     for n in 0..60 {
         app.send(json!({"to": format!("s{n}@example.test")})).await;
-        // In this order, so that the first one gets a slot.
+        // Each message is older than the next one, so the first one gets a slot.
         app.clock.advance(TimeDelta::milliseconds(1));
     }
     app.sql("UPDATE queue SET crashes = 1 + (('x' || right(recipient_id::text, 1))::bit(4)::integer & 1)").await;

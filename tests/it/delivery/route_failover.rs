@@ -1,5 +1,5 @@
-//! Routes with several relays: if the first relay is unreachable, the next one is used, and not every message waits for
-//! a timeout of the first.
+//! Routes with several relays: if the first relay is unreachable, the next one is used, and only some messages wait for
+//! the timeout of the first.
 
 use std::time::Duration;
 

@@ -102,7 +102,7 @@ async fn dropped_cluster_does_not_block_the_next_start() {
     second.stop().await.expect("a stop");
 }
 
-/// The variable with the cluster's directory for the child process of the test below.
+/// The environment variable with the cluster's directory, for the child process of the test below.
 const CHILD_DIR: &str = "POSTRIDER_TEST_CLUSTER";
 
 #[tokio::test]

@@ -23,7 +23,7 @@ fn domains(lanes: &[Value]) -> Vec<&str> {
     lanes.iter().map(|lane| lane["domain"].as_str().unwrap()).collect()
 }
 
-/// Starts direct delivery, with a server for every domain.
+/// Starts direct delivery, with one mail server for four domains.
 async fn direct() -> (DnsServer, TestApp) {
     let dns = DnsServer::start().await;
     for name in ["a.test", "b.test", "c.test", "d.test"] {

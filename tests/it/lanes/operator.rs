@@ -223,7 +223,7 @@ async fn pause_that_would_expire_messages_is_logged() {
     assert_eq!(paused.status, 200, "{paused:?}");
     let soon = (SystemClock.now() + minutes(30)).to_rfc3339();
     api.send(json!({"to": ["ann@example.test", "bo@example.test"], "expires_at": soon})).await;
-    // A worker checks when it starts.
+    // A worker looks for expiring messages when it starts.
     let mut second = Service::start(serve(&database.url, smtp.address(), &[])).await;
     let warned = second.logged_event("pause_expires_messages").await;
     let fields = &warned["fields"];

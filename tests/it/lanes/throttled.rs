@@ -19,7 +19,7 @@ async fn lanes(app: &TestApp) -> Vec<String> {
     sqlx::query_scalar("SELECT domain FROM lanes ORDER BY domain").fetch_all(&mut connection).await.unwrap()
 }
 
-/// Returns the number of recipients that wait in the lane of this domain and were not tried yet.
+/// Returns the number of recipients in the lane of this domain that have had no attempt yet.
 async fn waiting(app: &TestApp, domain: &str) -> i64 {
     let mut connection = app.database.connect().await;
     let query = "SELECT count(*) FROM queue q JOIN lanes l ON l.id = q.lane_id WHERE domain = $1 AND attempts = 0";

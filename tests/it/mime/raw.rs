@@ -1,4 +1,4 @@
-//! A finished message is sent as it is, and is a message like any other.
+//! A finished MIME message is sent unchanged, and is otherwise handled like any other message.
 
 use postrider::config::SecretKey;
 use postrider::domain::key::Scope;
@@ -90,7 +90,7 @@ async fn large_message_arrives_unchanged() {
 #[tokio::test]
 async fn message_in_memory_is_sent_like_a_loaded_one() {
     let app = TestApp::builder().with_all_roles().start().await;
-    // The first message is claimed; later ones may be handed over in memory.
+    // The first message is claimed; later ones may be sent by direct handoff.
     for n in 0..5 {
         send_mime(&app, "", COMPLETE).await;
         let sent = app.smtp.received(n + 1).await;

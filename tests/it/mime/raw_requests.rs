@@ -1,4 +1,4 @@
-//! Requests with a finished message: faults, permissions, idempotency, dry runs and limits.
+//! Requests with a raw MIME message: faults, permissions, idempotency, dry runs and limits.
 
 use postrider::config::Config;
 use reqwest::Method;

@@ -1,4 +1,4 @@
-//! Checks the folders of modules that have several: imports between folders have one direction.
+//! Checks the modules that have several folders: imports between their folders have one direction.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::layers::{absolute_paths, declared_modules, module_path, sources};
 
 /// A module, its folders, and the folders that each may import from. A row may name only rows above it. The files
-/// directly in the module have no row. Folders of tests may import from all.
+/// directly in the module have no row. Folders of tests may import from all folders.
 type Folders = (&'static str, &'static [(&'static str, &'static [&'static str])]);
 
 const FOLDERS: &[Folders] = &[

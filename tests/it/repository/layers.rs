@@ -206,8 +206,8 @@ fn expanded(path: &str) -> Vec<Vec<String>> {
     parts.flat_map(|part| expanded(&format!("{prefix}{}", part.trim()))).collect()
 }
 
-/// Returns a path relative to the crate root; `None` if it is not a path of this crate. `extra` is the number of
-/// modules inside the file that the path is in.
+/// Returns a path relative to the crate root; `None` if it is not a path of this crate. `extra` is the number of inline
+/// modules of the file that enclose the path.
 fn resolved(own: &[String], modules: &[&str], path: &[String], extra: usize) -> Option<Vec<String>> {
     let (first, rest) = path.split_first().filter(|(_, rest)| !rest.is_empty())?;
     match first.as_str() {

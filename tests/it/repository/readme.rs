@@ -10,8 +10,8 @@ use tokio::process::Command;
 use crate::support::dev::{Dev, directory};
 
 const README: &str = include_str!("../../../README.md");
-/// Pages with examples in Python and in Node, each of which prints a message's id first. Those of `templates` run after its
-/// shell blocks, which create the template.
+/// Pages with examples in Python and in Node, each of which prints a message's id first. The examples of `templates`
+/// and `bulk` are not listed here: they run after the shell blocks of their page, which create the template.
 const LANGUAGE_PAGES: [&str; 6] = [
     README,
     include_str!("../../../docs/attachments.md"),

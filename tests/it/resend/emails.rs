@@ -86,7 +86,7 @@ async fn scheduled_message_is_moved_and_canceled() {
         (TimeDelta::days(2), &json!("scheduled"))
     );
 
-    // Python and Go send the id too.
+    // The SDKs for Python and Go send the id too.
     let changed = patch(&app, &path, &json!({"id": id, "scheduled_at": "2027-06-01T00:00:00Z"})).await;
     assert_eq!((changed.status, &changed.body), (200, &json!({"object": "email", "id": id})));
     let far = patch(&app, &path, &json!({"scheduled_at": "2099-01-01T00:00:00Z"})).await;

@@ -35,7 +35,7 @@ async fn another_order_of_members_is_the_same_request() {
     let first = send(&app, &body.to_string()).await.id();
     app.clock.advance(TimeDelta::minutes(10));
     assert_eq!(send(&app, &reversed(&body)).await.id(), first);
-    // The same file in another form.
+    // The same file as a list of numbers.
     let mut bytes = body.clone();
     bytes["attachments"][0]["content"] = json!([104, 105]);
     bytes["cc"] = json!([]);

@@ -77,7 +77,7 @@ async fn start() -> TestApp {
     builder().start().await
 }
 
-/// Returns a valid message with these members in place of its own.
+/// Returns a valid message in which these fields are added or replaced.
 fn email(members: Value) -> Value {
     let mut email = json!({
         "from": "Acme <billing@acme.test>", "to": ["ann@example.test"], "subject": "Your invoice", "text": "Hello",

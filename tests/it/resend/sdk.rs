@@ -16,7 +16,7 @@ use crate::support::hooks;
 use crate::support::python;
 use crate::support::receiver::Receiver;
 
-/// The package that is installed.
+/// The package to install, with its version.
 const PACKAGE: &str = "resend==2.52.0";
 
 /// Returns the Python program with the SDK; `None` if it cannot be installed.
@@ -24,7 +24,7 @@ async fn python() -> Option<PathBuf> {
     python::with_packages(&[PACKAGE], "resend, requests").await
 }
 
-/// Runs steps of the script, with this standard input; fails if one of them does. Returns its standard output.
+/// Runs steps of `sdk.py` with this standard input, and returns its standard output. Fails if a step fails.
 async fn run(python: &Path, app: &TestApp, hook: &str, steps: &[&str], input: &str) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/resend/sdk.py");
     let mut child = Command::new(python)
@@ -70,7 +70,7 @@ async fn python_sdk_verifies_webhooks() {
     run(&python, &app, "", &["verify_webhook"], &input.to_string()).await;
 }
 
-/// The SDK accepts only signatures of the last five minutes.
+/// Sets the clock to the real time, because the SDK accepts only signatures of the last five minutes.
 fn set_to_real_time(clock: &TestClock) {
     use postrider::clock::{Clock as _, SystemClock};
     let wait = SystemClock.now() - clock.now();

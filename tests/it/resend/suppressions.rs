@@ -46,7 +46,7 @@ async fn list_is_paged_and_filtered() {
     send(&app, json!({"to": "bounced@example.test"})).await;
     app.run_until_idle().await;
     app.clock.advance(chrono::TimeDelta::seconds(1));
-    // All of them in one moment.
+    // All of these entries have the same time.
     let many: Vec<String> = (0..5).map(|n| format!("u{n}@example.test")).collect();
     let added = post(&app, "/suppressions/batch/add", &json!({"emails": many})).await.ok();
     assert_eq!(added["data"].as_array().unwrap().len(), 5);

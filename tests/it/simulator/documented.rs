@@ -1,4 +1,4 @@
-//! Every line of `docs/try-outcomes.md` is true.
+//! Every script and every name in the tables of `docs/try-outcomes.md` has the documented outcome.
 
 use postrider::domain::simulator::Script;
 use serde_json::{Value, json};
@@ -27,7 +27,8 @@ fn listed(cell: &str) -> Vec<&str> {
     cell.split(", ").map(|event| event.trim_matches('`')).collect()
 }
 
-/// Returns a message's events without `accepted`. Repeated events in a row are shown as `…`, if the page does so.
+/// Returns a message's events without `accepted`. If `expected` contains `…`, merges equal events that follow each
+/// other, and inserts `…` after the first event.
 async fn seen(app: &TestApp, id: &str, expected: &[&str]) -> Vec<String> {
     let mut events = app.events(id).await.split_off(1);
     if expected.contains(&"…") {

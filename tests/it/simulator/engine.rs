@@ -1,4 +1,4 @@
-//! Simulated messages use the same engine as others, and do not affect these.
+//! Simulated messages use the same engine as other messages, and do not affect them.
 
 use serde_json::{Value, json};
 

@@ -16,7 +16,7 @@ use crate::support::until::until;
 /// Time limit of each wait.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Returns the number of follow-ups that are to come.
+/// Returns the number of pending follow-ups.
 async fn waiting(app: &TestApp) -> i64 {
     let query = sqlx::query_scalar("SELECT count(*) FROM simulator_followups");
     query.fetch_one(&mut app.database.connect().await).await.unwrap()
@@ -106,7 +106,7 @@ async fn failing_followup_does_not_stop_the_others() {
     let app = TestApp::builder().with_inbound().start().await;
     let [failing, other] = [send(&app, "complaint").await, send(&app, "dsn").await];
     app.run_until_idle().await;
-    // The complaint, which is the earlier one, cannot be deleted.
+    // The earlier follow-up, the complaint, cannot be deleted.
     app.sql(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
          BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'check_violation'; END $$;

@@ -20,13 +20,14 @@ async fn send(app: &TestApp, script: &str) -> String {
     app.send(json!({"to": address(script, 0)})).await.id
 }
 
-/// Runs the worker until nothing is due, and then what follows deliveries.
+/// Runs the worker until nothing is due, and then plays the bounces, complaints and other follow-ups of deliveries.
 async fn run(app: &TestApp) {
     app.run_until_idle().await;
     app.worker.play_simulated_followups().await.unwrap();
 }
 
-/// Runs the worker over so many hours that every script ends, with an attempt of each deferred recipient in each step.
+/// Runs the worker for 100 simulated hours, in which every script ends. Each deferred recipient has an attempt in each
+/// step.
 async fn run_to_the_end(app: &TestApp) {
     for _ in 0..20 {
         run(app).await;

@@ -46,7 +46,7 @@ async fn a_drop_before_the_dot_is_temporary() {
 async fn a_drop_during_a_large_message_is_temporary() {
     let smtp = SmtpServer::start().await;
     smtp.data().does([Action::DropAfterReading(10_000, "")]);
-    // Larger than all buffers on the connection.
+    // The message is larger than all buffers on the connection.
     let message = message_of_size(20_000_000);
     let outcomes = sender(relay(&smtp)).send(&through_relay(), &envelope(["ann@example.test"]), &message).await;
     assert_eq!(verdicts(&outcomes), [Temporary]);

@@ -1,5 +1,5 @@
-//! A domain that publishes an MTA-STS policy (RFC 8461) gets messages only as the policy requires; otherwise they are
-//! deferred.
+//! A domain with an MTA-STS policy (RFC 8461) in mode `enforce` gets messages only as the policy requires; otherwise
+//! they are deferred. Other modes stop no message.
 
 use std::time::Duration;
 

@@ -62,7 +62,7 @@ async fn closing_the_sender_ends_its_sessions_with_quit() {
 
 #[tokio::test]
 async fn a_session_closed_while_idle_is_no_attempt() {
-    // The idle session looks open, but the reply to MAIL says that it is closed.
+    // The idle session looks open. MAIL shows that it is closed: by the reply 421, or by the end of the connection.
     for end in [Action::ReplyThenDrop("421 4.4.2 idle for too long".into()), Action::Drop] {
         for offered in [["PIPELINING"], ["8BITMIME"]] {
             let smtp = SmtpServer::start().await;

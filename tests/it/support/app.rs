@@ -149,7 +149,7 @@ impl TestApp {
         self.api.with_key(&make_key(&self.db, &*self.clock, &[Scope::Send], Some(domains)).await)
     }
 
-    /// The address of the bounce server.
+    /// Returns the address of the bounce server.
     pub fn inbound(&self) -> SocketAddr {
         self.app.inbound_address().unwrap()
     }

@@ -18,7 +18,7 @@ pub struct Dev {
     child: Child,
     /// The content of `dev.json`.
     pub facts: Value,
-    /// The standard output until it was ready.
+    /// What `dev` printed to standard output until it was ready.
     pub printed: String,
     log: Arc<Mutex<String>>,
 }

@@ -38,7 +38,7 @@ impl Form {
         self
     }
 
-    /// Returns the form without its end.
+    /// Returns the form without the boundary at its end.
     pub fn unfinished(self) -> Vec<u8> {
         self.0
     }

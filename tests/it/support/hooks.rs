@@ -38,7 +38,8 @@ pub async fn start() -> TestApp {
 }
 
 impl Hook {
-    /// Inserts an endpoint that gets all events from the first on. `settings` are columns such as `batch = 10`.
+    /// Inserts an endpoint that receives all events, starting with the first one. `settings` are columns such as
+    /// `batch = 10`.
     pub async fn add(app: &TestApp, url: &str, settings: &str) -> Self {
         let hook = Self::insert(&mut app.database.connect().await, app.clock.now(), url).await;
         if !settings.is_empty() {

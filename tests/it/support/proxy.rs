@@ -68,7 +68,7 @@ impl Proxy {
         self.shared.state.send_modify(|state| state.disconnects += 1);
     }
 
-    /// Ends the fault. Connections that are silent stay silent.
+    /// Ends the simulated fault. Connections that are silent stay silent.
     pub fn open(&mut self) {
         self.shared.state.send_modify(|state| state.is_silent = false);
         if self.listening.is_none() {
@@ -89,7 +89,7 @@ impl Drop for Proxy {
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    // Dropped with this task, and every connection with it.
+    // The end of this task drops the set, which closes every connection.
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         let (state, target) = (shared.state.subscribe(), *shared.target.borrow());

@@ -9,7 +9,7 @@ pub struct About<'a> {
     pub said: &'a str,
 }
 
-/// Returns the failure of an unknown user.
+/// Returns a failed delivery to an unknown user.
 pub fn failed(recipient: &str) -> About<'_> {
     About { recipient, action: "failed", said: "550 5.1.1 no such user" }
 }

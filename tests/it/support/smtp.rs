@@ -254,7 +254,7 @@ impl Drop for SmtpServer {
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    // Dropped with this task, and every connection with it.
+    // When this task ends, the set is dropped and closes every connection.
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         shared.update(|state| {

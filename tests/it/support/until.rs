@@ -1,11 +1,11 @@
-//! The one way to wait for a condition that sends no signal.
+//! Waits for conditions that no signal announces. Tests must not wait for them in any other way.
 
 use std::time::{Duration, Instant};
 
 /// Time between two checks.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Checks a condition until it holds. Panics with what was last seen instead if the time limit passes.
+/// Checks a condition until it holds. Panics with the error of the last check if the time limit passes.
 pub async fn until<S: std::fmt::Display>(label: &str, limit: Duration, mut check: impl AsyncFnMut() -> Result<(), S>) {
     let started = Instant::now();
     while let Err(seen) = check().await {

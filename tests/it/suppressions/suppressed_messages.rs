@@ -290,8 +290,8 @@ async fn concurrent_bounces_create_one_entry() {
     second.stop().await;
 }
 
-/// One statement checks a whole group at accept, and one a whole claim. For each address it reads a few index pages,
-/// regardless of the length of the list.
+/// The same statement checks all addresses of a group of accepted messages or of a claim. For each address it reads a
+/// few index pages, regardless of the length of the list.
 #[tokio::test]
 async fn lookup_cost_does_not_depend_on_list_length() {
     let app = TestApp::start().await;

@@ -1,4 +1,4 @@
-//! `/v1/blobs/{sha256}`: a file is stored if and only if it has this digest.
+//! `/v1/blobs/{sha256}`: a file is stored if and only if its content has this digest.
 
 use std::time::Duration;
 

@@ -20,7 +20,7 @@ async fn stored_files_arrive_with_the_message() {
     }
     let digests: Vec<String> = files.iter().map(|data| sha256(data)).collect();
     let digests: Vec<&str> = digests.iter().map(String::as_str).collect();
-    // The message itself is small, or refers to large files; one file is attached twice.
+    // The first message is small, and attaches one file twice; the second one also attaches large files.
     let small = app.send(attached(&[digests[1], digests[1], digests[0]])).await;
     let large = app.send(attached(&digests)).await;
     for (sent, count) in [(&small, 3), (&large, 4)] {

@@ -1,4 +1,4 @@
-//! What nothing refers to is deleted, and nothing else.
+//! Cleanup deletes unused files and old idempotency keys, and nothing else.
 
 use std::time::Duration;
 
@@ -271,7 +271,7 @@ async fn message_that_is_not_committed_yet_keeps_its_file() {
         if count == 1 { Ok(()) } else { Err(count) }
     })
     .await;
-    // Even if the file's time were over.
+    // The file is kept even if its retention time is over.
     app.sql("UPDATE blobs SET used_at = used_at - interval '8 days', check_at = check_at - interval '8 days'").await;
     let removed = app.worker.clean_up();
     let release = async { sqlx::raw_sql("ROLLBACK").execute(&mut request).await.unwrap() };

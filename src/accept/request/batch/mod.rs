@@ -30,9 +30,10 @@ pub use layout::Layout;
 
 /// Maximum number of messages in one call.
 pub const MAX_MESSAGES: usize = 1_000;
-/// Number of faults that a response lists for all messages together.
+/// Number of faults that a response lists for all messages together. Once it is reached, each further refused message
+/// lists at most `MIN_FAULTS_PER_MESSAGE`.
 pub const MAX_FAULTS: usize = 1_000;
-/// Number of faults listed for a message once the messages before it have [`MAX_FAULTS`].
+/// Maximum number of faults listed for a message once the messages before it have [`MAX_FAULTS`].
 const MIN_FAULTS_PER_MESSAGE: usize = 3;
 /// Maximum length of an idempotency key.
 const MAX_KEY: usize = 256;
@@ -57,7 +58,7 @@ pub enum Validation {
 pub struct Batch {
     /// The valid messages, in the order of the request.
     pub messages: Vec<BatchMessage>,
-    /// The others.
+    /// The messages that are not valid.
     pub refused: Vec<Refused>,
     /// The hashes of the whole call, if requested.
     pub hashes: Option<RequestHashes>,
@@ -79,7 +80,7 @@ pub struct BatchMessage {
 pub struct MessageKey {
     /// The key.
     pub value: String,
-    /// SHA-256 of the parsed message without its key, as of a request for this message alone.
+    /// SHA-256 of the parsed message without its key; the same as for a request with this message alone.
     pub digest: [u8; 32],
 }
 
@@ -115,15 +116,15 @@ impl Batch {
     }
 }
 
-/// The memory for the texts and files, which are never longer than in the JSON, and for the structures: each message
-/// and recipient exists as a struct, as a row of several columns, and in the response. Files in other parts of a form are
-/// not in memory.
+/// Returns the memory for the texts and files, which are never longer than in the JSON, and for the structures: each
+/// message and recipient exists as a struct, as a row of several columns, and in the response. Files in other parts of
+/// a form are not in memory.
 fn memory(body: usize, messages: usize, recipients: usize) -> u64 {
     (body + messages * 2 * size_of::<NewMessage>() + recipients * 4 * size_of::<NewRecipient>()) as u64
 }
 
 /// Parses and validates the messages of a call. `is_keyed` requests the hashes by which calls with the same
-/// `Idempotency-Key` are compared. Fails if a part of a form is used by no message, with permissive validation too.
+/// `Idempotency-Key` are compared. Fails, even with permissive validation, if no message uses a part of the form.
 pub fn parse(body: &[u8], layout: &Layout, context: &Context<'_>, is_keyed: bool) -> Result<Batch, Rejection> {
     let text = json::text(body)?;
     look_up_blobs(text, layout, context)?;
@@ -202,7 +203,8 @@ pub fn all_faults(mut faults: Vec<Fault>, refused: Vec<Refused>) -> Vec<Fault> {
     all.into_vec()
 }
 
-/// Removes the idempotency key from a message. A duplicate stays, and is reported with the other fields.
+/// Takes the idempotency key out of a message. The field's name stays, so that a duplicate field is reported like any
+/// other.
 fn take_key<'v>(message: &mut Value<'v>) -> Option<Value<'v>> {
     let Value::Object(object) = message else { return None };
     let key = object.get_mut(send::IDEMPOTENCY_KEY).map(std::mem::take)?;
@@ -236,7 +238,7 @@ pub(super) fn idempotency_key(node: Node<'_, '_>, faults: &mut Faults) -> Option
     None
 }
 
-/// The digest of a call. It depends on the messages, their keys and the validation, and not on the form of the body.
+/// The digest of a call. It depends on the messages, their keys and the validation, but not on how the JSON is written.
 struct CallHash(Sha256);
 
 impl CallHash {

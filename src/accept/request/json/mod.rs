@@ -61,7 +61,8 @@ pub fn malformed(error: &serde_json::Error) -> Rejection {
     Rejection::Malformed { line: error.line(), column: error.column(), message: describe(error) }
 }
 
-/// Returns the offset at which the body exceeds `max` values: all but the first follow a `[`, a `{` or a `,`.
+/// Returns the offset at which the body exceeds `max` values: every value except the first is counted at a `[`, a `{`
+/// or a `,`.
 fn excess_offset(body: &[u8], max: usize) -> Option<usize> {
     if body.len() <= max {
         return None;

@@ -6,7 +6,7 @@ use std::fmt;
 
 use crate::domain::fault::{Code, Faults};
 
-/// A path back to the root, each step borrowed from the one before.
+/// A path from a value to the root. Each step borrows its parent.
 #[derive(Debug, Clone, Copy)]
 pub enum Pointer<'p> {
     /// The whole body.

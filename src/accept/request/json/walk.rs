@@ -1,7 +1,8 @@
 //! Typed access to a JSON tree. Every value is read with its JSON pointer (RFC 6901). An invalid value adds a fault and
-//! is skipped, so that the walk covers the whole body.
+//! is skipped, so that all faults of the body are reported.
 //!
-//! `null` equals a missing field. Functions return `None` exactly when the value is absent or a fault was added.
+//! `null` is treated like a missing field. Functions return `None` exactly when the value is absent or a fault was
+//! added.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -166,7 +167,7 @@ impl<'v> Node<'_, 'v> {
         }
     }
 
-    /// Visits the entries of an object whose names the sender chooses. More than `limit` entries add the fault `why`.
+    /// Visits the entries of an object whose names the client chooses. More than `limit` entries add the fault `why`.
     pub fn each_entry(
         self,
         limit: usize,

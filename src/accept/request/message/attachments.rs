@@ -19,7 +19,7 @@ use crate::mail;
 
 /// The fields of an attachment.
 pub const FIELDS: &[&str] = &["filename", "content", "sha256", "part", "content_type", "content_id"];
-/// The fields with the bytes of an attachment, of which it has one.
+/// The fields for the bytes of an attachment. An attachment has exactly one of them.
 const SOURCES: [&str; 3] = ["content", "sha256", "part"];
 
 /// The media type of content of unknown type.
@@ -70,7 +70,8 @@ fn attachment(node: Node<'_, '_>, files: &Files, faults: &mut Faults) -> Option<
     let given_type = fields.take("content_type").map(|node| content_type(node, faults));
     let given_id = fields.take("content_id").map(|node| content_id(node, faults));
     let (filename, source) = (filename?, source?);
-    // The bytes of a blob are not checked: one that cannot be sent as its type is sent as `application/octet-stream`.
+    // The bytes of a blob are not checked here: a blob that cannot be sent as its type is sent as
+    // `application/octet-stream`.
     let is_sendable_as = |kind: &str| match &source {
         Source::Bytes(data) => mail::is_sendable_as(kind, data),
         Source::Blob { .. } => true,
@@ -98,7 +99,7 @@ pub(in crate::accept::request) fn with_digest(description: Attachment, data: Vec
     NewAttachment { description: Attachment { sha256, size, ..description }, data }
 }
 
-/// Parses the field with the bytes.
+/// Parses the field for the bytes: `content`, `sha256` or `part`.
 fn source(fields: &mut Fields<'_, '_>, at: &Pointer<'_>, files: &Files, faults: &mut Faults) -> Option<Source> {
     let mut given = SOURCES.iter().filter_map(|name| Some((*name, fields.take(name)?))).collect::<Vec<_>>().into_iter();
     let Some((name, node)) = given.next() else {
@@ -272,7 +273,7 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?=".contains(&byte)
 }
 
-/// Parses a content id, to which `cid:` links in the HTML refer, with or without angle brackets (RFC 2392).
+/// Parses a content id, with or without angle brackets. `cid:` links in the HTML refer to it (RFC 2392).
 fn content_id(node: Node<'_, '_>, faults: &mut Faults) -> Option<String> {
     let at = node.at;
     let text = node.line(1..=MAX_CONTENT_ID, faults)?;

@@ -60,7 +60,7 @@ impl Denied {
     }
 }
 
-/// Parses `headers`, an object of strings, and returns the headers in its order.
+/// Parses `headers`, an object of strings, and returns the headers in the order of the object.
 pub fn headers(node: Option<Node<'_, '_>>, limit: usize, faults: &mut Faults) -> Vec<Header> {
     let mut list: Vec<Header> = Vec::new();
     let Some(node) = node else { return list };

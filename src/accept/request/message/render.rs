@@ -1,7 +1,7 @@
 //! The `template` of a message: finds it among those that the caller has loaded, checks its variables and renders it.
 //!
-//! Parsing has no access to the database, so a body with templates is parsed twice: the first time, [`Templates`] records
-//! which ones are missing, and the request is
+//! Parsing has no access to the database, so a body with templates is parsed twice: the first time, [`Templates`]
+//! records which ones are missing, and parsing fails with
 //! [`Rejection::NeedsTemplates`](crate::accept::request::Rejection::NeedsTemplates).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,7 +64,7 @@ pub enum Lookup {
     },
     /// This version of Postrider cannot read the stored version of the template.
     Unreadable,
-    /// The request has more than [`MAX_TEMPLATES`] templates, or more than [`MAX_TEMPLATE_MEMORY`] of them.
+    /// The request has more than [`MAX_TEMPLATES`] templates, or its templates need more than [`MAX_TEMPLATE_MEMORY`].
     TooMany,
 }
 
@@ -92,13 +92,13 @@ impl Templates {
         Self { loaded: Some(loaded), ..Self::default() }
     }
 
-    /// Returns whether they are loaded; if not, parsing a message that names one is
+    /// Returns whether the templates are loaded. If not, parsing a message that names a template fails with
     /// [`Rejection::NeedsTemplates`](crate::accept::request::Rejection::NeedsTemplates).
     pub fn are_loaded(&self) -> bool {
         self.loaded.is_some()
     }
 
-    /// Returns the templates that were needed and not loaded, and forgets them.
+    /// Returns the templates that were needed but not loaded, and clears the list of them.
     pub fn take_missing(&self) -> Vec<TemplateRef> {
         std::mem::take(&mut *self.missing.lock()).into_iter().collect()
     }
@@ -187,8 +187,8 @@ pub fn content(fields: &mut Fields<'_, '_>, templates: &Templates, faults: &mut 
     }
 }
 
-/// Parses the field `template` of a bulk. Returns `None` in `Ok` if there is none, or if a fault was added, and `Err` if the
-/// template is not loaded.
+/// Parses the field `template` of a bulk. Returns `Ok(None)` if there is no such field, or if a fault was added, and
+/// `Err` if the template is not loaded.
 pub fn pinned(
     fields: &mut Fields<'_, '_>,
     templates: &Templates,
@@ -249,8 +249,8 @@ fn find<'p>(fields: &mut Fields<'p, '_>, templates: &Templates, faults: &mut Fau
     Found::Invalid
 }
 
-/// Checks that the template of a bulk can be rendered for a recipient at `at`, and renders what becomes its header fields.
-/// Adds a fault if it cannot.
+/// Checks that the template of a bulk can be rendered for the recipient at `at`, and renders the parts that become
+/// header fields. Adds a fault if the template cannot be rendered.
 pub fn verify(
     template: &PinnedTemplate,
     variables: &Map<String, serde_json::Value>,
@@ -262,7 +262,7 @@ pub fn verify(
     let checked =
         program.check(variables).map_err(|list| list.into_iter().for_each(|f| add_below(f, at, faults))).ok()?;
     let verified = program.verify(&checked);
-    // How much a failure took is unknown.
+    // The fuel that a failed rendering used is unknown, so the maximum of a part is counted.
     templates.fuel.fetch_add(verified.as_ref().map_or(FUEL, |parts| parts.fuel), Ordering::Relaxed);
     let parts = verified.map_err(|fault| add_below(fault, at, faults)).ok()?;
     let warnings = checked.warnings.into_iter().map(|warning| Warning {
@@ -335,11 +335,11 @@ fn render(
         return None;
     }
     let rendered = program.render(&checked);
-    // How much a failure took is unknown.
+    // The fuel that a failed rendering used is unknown, so the maximum of a part is counted.
     templates.fuel.fetch_add(rendered.as_ref().map_or(FUEL, |parts| parts.fuel), Ordering::Relaxed);
     let parts = rendered.map_err(|fault| add_below(fault, at, faults)).ok()?;
     let bodies = [&parts.html, &parts.text];
-    // A template may create NUL by an escape in a string.
+    // A template can create NUL with an escape sequence in a string.
     if bodies.into_iter().flatten().any(|body| memchr::memchr(0, body.as_bytes()).is_some()) {
         at.fault(faults, Code::ControlCharacter, "the rendered template must not contain NUL (U+0000)");
         return None;

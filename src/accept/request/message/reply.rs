@@ -9,7 +9,8 @@ use crate::domain::message::Header;
 /// The headers that `in_reply_to` sets.
 pub const SET: [&str; 2] = ["In-Reply-To", "References"];
 
-/// Parses the id of the earlier message. Its headers must not be given as well; `at` is the position of the message.
+/// Parses the id of the earlier message. Reports a fault for each header in [`SET`] that the message has as well. `at`
+/// is the position of the message in the request.
 pub fn in_reply_to(
     node: Option<Node<'_, '_>>,
     headers: &[Header],

@@ -39,7 +39,8 @@ pub const FIELDS: &[&str] = &[
     "ignore_suppression",
 ];
 
-/// The field of a message of a batch with its idempotency key, which the caller of [`batch_message`] reads.
+/// The name of the field with a message's own idempotency key. Only messages of a batch have it; the caller of
+/// [`batch_message`] reads it.
 pub const IDEMPOTENCY_KEY: &str = "idempotency_key";
 
 /// The fields of a message of a batch.
@@ -81,7 +82,7 @@ fn parse(
 
     let mut template = render::content(&mut fields, context.templates, faults);
     if matches!(template, render::Content::NotLoaded) {
-        // The body is parsed again once it is loaded.
+        // The body is parsed again once the template is loaded.
         return None;
     }
     let from = match fields.take("from") {
@@ -100,7 +101,7 @@ fn parse(
     };
     let subject = match fields.take("subject") {
         Some(node) => node.line(0..=MAX_SUBJECT, faults).map(Cow::into_owned),
-        // It is required, though it may be `""`: a missing subject is usually a bug in the application.
+        // The subject is required, though it may be `""`: a missing subject is usually a bug in the application.
         None => template.subject(&at, faults),
     };
     let (text, html) = bodies(&mut fields, &mut template, faults);
@@ -156,7 +157,7 @@ fn parse(
     })
 }
 
-/// Parses the attachments, given in the field `files`, and the alternatives.
+/// Parses the attachments in `files`, the value of the field `attachments`, and adds those of the field `alternatives`.
 pub(in crate::accept::request) fn attachments(
     fields: &mut Fields<'_, '_>,
     files: Option<Node<'_, '_>>,
@@ -192,7 +193,7 @@ pub(in crate::accept::request) fn common(
     }
 }
 
-/// A body: absent, invalid, or its text.
+/// A body: `None` if it is absent, `Some(None)` if it is invalid.
 pub(in crate::accept::request) type Body = Option<Option<String>>;
 
 /// Returns the text and the HTML: those of the template, or else those of the request.

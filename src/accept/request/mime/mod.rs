@@ -37,7 +37,7 @@ pub struct MimeRequest {
 /// parameters.
 pub fn hashes(body: &[u8], parameters: &Parameters) -> RequestHashes {
     let mut hash = Sha256::new();
-    // Every part is prefixed with its length, with which no JSON body can begin.
+    // Every part is prefixed with its length in 8 bytes. No JSON body can begin with these bytes.
     let mut part = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_be_bytes());
         hash.update(bytes);
@@ -140,7 +140,8 @@ fn field_sender(field: &'static str, value: &str, faults: &mut Faults) -> Option
     found.map_err(|why| faults.push(field, Code::InvalidAddress, format!("the field `{field}` {why}"))).ok()
 }
 
-/// Adds a fault for a field of addresses with UTF-8 in it that no address needs: many servers refuse such a message.
+/// Adds a fault for each address field that contains UTF-8 although none of its addresses needs it: many servers refuse
+/// such a message.
 fn refuse_unencoded_names(raw: &RawMessage, faults: &mut Faults) {
     for field in ["Reply-To", "To", "Cc"] {
         let is_ascii = raw.value_of(field).is_none_or(|value| value.is_ascii());

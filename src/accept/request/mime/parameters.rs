@@ -1,5 +1,5 @@
-//! The query parameters of a finished message. Their values are parsed by the parsers of the fields whose place they
-//! take, so that the same limits apply.
+//! The query parameters of a finished message. Each one replaces a field of a JSON message, and is parsed like that
+//! field, so that the same limits apply.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use crate::domain::outcome::OnUncertain;
 pub struct Parameter {
     /// The name in the query string.
     pub name: &'static str,
-    /// The field whose place it takes.
+    /// The JSON field that it replaces.
     field: &'static str,
     /// Whether it may be repeated.
     is_list: bool,
@@ -40,7 +40,7 @@ pub const PARAMETERS: [Parameter; 9] = [
     Parameter { name: "ignore_suppression", field: "ignore_suppression", is_list: false },
 ];
 
-/// The fields that are read. The recipients of the envelope are all `to`.
+/// The JSON fields that the parsers read. No parameter sets `cc` or `bcc`: every recipient of the envelope is in `to`.
 const FIELDS: &[&str] = &[
     "from",
     "to",
@@ -55,7 +55,7 @@ const FIELDS: &[&str] = &[
     "ignore_suppression",
 ];
 
-/// The values of the parameters in the query string, by name; none is empty.
+/// The values of the parameters in the query string, by name; no list of values is empty.
 #[derive(Debug, Clone, Default)]
 pub struct Parameters(BTreeMap<&'static str, Vec<String>>);
 
@@ -71,7 +71,7 @@ impl Parameters {
         self.0.iter().flat_map(|(name, values)| values.iter().map(|value| (*name, value.as_str())))
     }
 
-    /// Returns the parameters as an object with the fields whose place they take.
+    /// Returns the parameters as a JSON object with the fields that they replace.
     fn object(&self, faults: &mut Faults) -> Value<'_> {
         let mut entries: Vec<(&str, Value<'_>)> = Vec::new();
         for Parameter { name, field, is_list } in PARAMETERS {
@@ -114,7 +114,7 @@ fn address_text(value: &str) -> Value<'_> {
     if is_bare && value.trim().contains(' ') { Value::Str(value.trim().replace(' ', "+").into()) } else { text(value) }
 }
 
-/// Splits values of the form `name:value`; adds a fault for every other one.
+/// Splits values of the form `name:value`; adds a fault for every other value.
 fn pairs<'v>(name: &'static str, values: &'v [String], faults: &mut Faults) -> std::vec::IntoIter<(&'v str, &'v str)> {
     let mut pairs = Vec::with_capacity(values.len());
     for value in values {
@@ -126,7 +126,7 @@ fn pairs<'v>(name: &'static str, values: &'v [String], faults: &mut Faults) -> s
     pairs.into_iter()
 }
 
-/// What the parameters say.
+/// The parsed parameters.
 #[derive(Debug)]
 pub(super) struct Envelope {
     /// The envelope sender, if it is given.
@@ -168,7 +168,7 @@ impl Envelope {
     }
 }
 
-/// Returns the parameter that takes the place of the field in a pointer.
+/// Returns the name of the parameter that replaces the field in a pointer.
 fn parameter_of(pointer: &str) -> &'static str {
     let field = pointer.split('/').nth(1).unwrap_or_default();
     PARAMETERS.iter().find(|parameter| parameter.field == field).map_or("", |parameter| parameter.name)

@@ -1,4 +1,4 @@
-//! The recipients of a finished message: those of the envelope, or else those that its header names.
+//! The recipients of a finished message: the envelope's if it is given, otherwise the ones that the header names.
 
 use crate::accept::request::Context;
 use crate::accept::request::json::pointer::cut;
@@ -20,7 +20,7 @@ pub(super) struct InvalidAddress {
     why: String,
 }
 
-/// Returns the mailboxes in all fields with a name.
+/// Returns the mailboxes in all header fields with this name.
 pub(super) fn mailboxes(raw: &RawMessage, field: &str) -> Vec<Result<Mailbox, InvalidAddress>> {
     let all = raw.values(field).flat_map(|value| raw::addresses(&value));
     let parse = |(name, text): (Option<String>, String)| match text.parse::<Address>() {
@@ -34,8 +34,8 @@ pub(super) fn mailboxes(raw: &RawMessage, field: &str) -> Vec<Result<Mailbox, In
     all.map(parse).collect()
 }
 
-/// Returns the recipients: first those that `To` names, then `Cc`, then the others. `envelope` has the recipients of the
-/// parameters; if it is empty, the header names all of them.
+/// Returns the recipients: first the ones that `To` names, then `Cc`, then the others. `envelope` contains the
+/// recipients from the query parameters; if it is empty, the recipients are the addresses in the header.
 pub(super) fn recipients(
     raw: &RawMessage,
     mut envelope: Vec<NewRecipient>,

@@ -31,7 +31,7 @@ pub struct KeyRequest {
     pub scopes: Vec<Scope>,
     /// The domains that the key may send from, as A-labels; `None` means any.
     pub sender_domains: Option<Vec<String>>,
-    /// Whether messages are sent.
+    /// Whether the messages of the key are sent or only simulated.
     pub mode: KeyMode,
     /// The networks that the key may be used from, in canonical form; `None` means any.
     pub allowed_ips: Option<Vec<String>>,

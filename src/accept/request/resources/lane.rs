@@ -24,7 +24,7 @@ pub struct LaneRequest {
     pub route: RouteName,
     /// The recipients' domain as A-labels; `*` for all domains of a relay route.
     pub domain: String,
-    /// The lane's limits. A missing limit does not apply.
+    /// The lane's limits. A limit that is `None` is not set for the lane.
     pub limits: LaneLimits,
 }
 

@@ -1,4 +1,4 @@
-//! Parses the bodies of requests that create or change other resources than messages.
+//! Parses the bodies of requests that create or change resources other than messages.
 
 pub mod domain;
 pub mod key;

@@ -36,7 +36,8 @@ pub fn parse(body: &[u8]) -> Result<(Url, Settings), Rejection> {
     }
 }
 
-/// Fails if an endpoint with this batch and format would get batches in Resend's form, which has none.
+/// Fails if the settings combine batches with Resend's format, which has no batches. `batch` and `format` are the
+/// values of settings that are missing.
 pub fn check_batch(settings: &Settings, batch: i16, format: PostFormat) -> Result<(), Rejection> {
     let batch = settings.batch.unwrap_or(batch);
     if batch <= 1 || settings.format.unwrap_or(format) != PostFormat::Resend {
@@ -95,7 +96,7 @@ fn url(node: Node<'_, '_>, faults: &mut Faults) -> Option<Url> {
             "must not contain a user or password; verify the signature of deliveries instead".into()
         }
         Ok(url) if url.fragment().is_some() => "must not contain a fragment (#…), which is never sent".into(),
-        // Characters that are not ASCII get longer when they are encoded.
+        // Encoding makes non-ASCII characters longer.
         Ok(url) if url.as_str().len() > MAX_URL => {
             at.fault(faults, Code::TooLong, format_args!("must have at most {MAX_URL} characters after encoding"));
             return None;

@@ -1,4 +1,5 @@
-//! Property tests: parsing never panics, and no accepted text contains control characters.
+//! Property tests: parsing never panics, and no text that goes into a header or an SMTP command contains control
+//! characters.
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};

@@ -43,7 +43,7 @@ fn found(source: &Source) -> Lookup {
     Lookup::Found { which: WHICH, program: Arc::new(program) }
 }
 
-/// Returns the templates of a request that names only `greeting`, which is looked up with this result.
+/// Returns the templates of a request that names only `greeting`, whose lookup has this result.
 fn greeting(lookup: Lookup) -> Templates {
     let named = TemplateRef { name: "greeting".parse().unwrap(), version: None };
     Templates::new(BTreeMap::from([(named, lookup)]))
@@ -62,7 +62,7 @@ fn greet(name: &str) -> Value {
     json!({"to": "ann@example.test", "template": {"id": "greeting", "variables": {"name": name}}})
 }
 
-/// Parses a message with the template `greeting`, which is looked up with this result.
+/// Parses a message with the template `greeting`, whose lookup has this result.
 fn parse_with(lookup: Lookup, fields: &Value) -> Result<NewMessage, Rejection> {
     let mut body = json!({"to": "ann@example.test", "template": {"id": "greeting", "variables": {"name": "Ann"}}});
     body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());

@@ -85,7 +85,7 @@ fn list(addresses: &[String]) -> Option<Value> {
     (!addresses.is_empty()).then(|| json!(addresses))
 }
 
-/// Returns an object. It cannot contain a name twice.
+/// Returns the pairs as a JSON object; `None` without pairs. Fails if a name is given twice.
 fn map(option: &str, pairs: &[(String, String)]) -> Result<Option<Value>, ClientError> {
     let mut map = Map::new();
     for (name, value) in pairs {
@@ -108,7 +108,8 @@ fn attachments(files: &[FormFile]) -> Value {
 /// Returns the template with its variables. `--var` takes precedence over `--vars`.
 fn template(args: &Args) -> Result<Option<Value>, ClientError> {
     let Some(id) = &args.template else {
-        // clap does not report this if a text is given, which conflicts with a template.
+        // clap does not enforce `requires = "template"` if an option that conflicts with `--template` is given, such as
+        // `--text`.
         if args.variables.is_empty() && args.variables_json.is_none() {
             return Ok(None);
         }

@@ -1,4 +1,4 @@
-//! `postrider send`: sends a message, and can wait until it has been delivered.
+//! `postrider send`: sends a message, and can wait until every recipient has an end state.
 
 mod args;
 mod body;
@@ -22,11 +22,12 @@ use super::target::DevKey;
 use super::terminal::{Output, note};
 pub(in crate::cli) use args::Args;
 
-/// How often a request is sent if the connection breaks or the API is unavailable. The idempotency key makes this safe.
+/// Maximum number of times that a request is sent if the connection breaks or the API is unavailable. The idempotency
+/// key makes this safe.
 const TRIES: usize = 4;
-/// Waits between tries: the first, and the longest.
+/// The first and the longest wait between two tries.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(5)];
-/// Bytes per second for which the time limit of an upload allows.
+/// Minimum speed of an upload in bytes per second, from which its time limit is calculated.
 const SLOWEST_UPLOAD: u64 = 64 << 10;
 
 #[derive(Debug, Deserialize)]
@@ -92,7 +93,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
 /// Returns the given key or a new one, because every request may be sent again.
 fn idempotency_key(given: Option<&str>) -> Result<HeaderValue, ClientError> {
     let key = given.map_or_else(|| format!("cli-{}", Uuid::now_v7()), str::to_owned);
-    // As for header values in general: the API decodes UTF-8.
+    // The API decodes header values as UTF-8.
     HeaderValue::from_bytes(key.as_bytes())
         .map_err(|_| ClientError::usage("--idempotency-key contains control characters", "pass a text of one line"))
 }
@@ -123,8 +124,8 @@ async fn send(api: &Api, request: &Request) -> Result<Reply, ClientError> {
     Err(ClientError::new(super::error::Kind::Failed, "not sent"))
 }
 
-/// Returns the options with which a repeated command sends the same request. With a duration in `--at`, it would send
-/// another time, and the API would refuse the key.
+/// Returns the options with which a repeated command sends the same request. They replace a duration in `--at` by its
+/// time: the duration would now give another time, and the API would refuse the key.
 fn repeat_options(message: &Value, key: &str) -> String {
     let at = message.get("scheduled_at").and_then(Value::as_str);
     let at = at.map_or_else(String::new, |at| format!("--at '{at}' "));
@@ -145,7 +146,8 @@ async fn send_once(api: &Api, request: &Request) -> Result<Reply, ClientError> {
     api.call(Method::POST, request.path, headers, body, limit).await
 }
 
-/// Writes the id and the status, and the recipients if there are several. If the command waits, they follow later.
+/// Writes the id and the status, and the recipients if there are several. If the command waits, leaves out the
+/// recipients, which are written after the wait.
 fn write(accepted: &Accepted, waits: bool, output: &mut Output) -> anyhow::Result<()> {
     output.line(&format!("{} {}", accepted.id, accepted.status))?;
     for warning in &accepted.warnings {

@@ -40,7 +40,8 @@ impl Recipient {
     }
 }
 
-/// Waits, and writes the recipients. Fails if one of them was not delivered to, or is still pending after `limit`.
+/// Waits, and writes the recipients. Fails if a recipient has another end state than `relayed` or `delivered`, or is
+/// still pending after `limit`.
 pub(super) async fn until_finished(
     api: &Api,
     id: &str,
@@ -63,8 +64,8 @@ pub(super) async fn until_finished(
     outcome(&message, id, limit)
 }
 
-/// Returns the message when it is finished, or when the time limit passes. Until then, failures of the connection do not
-/// matter.
+/// Returns the message once no recipient is pending, or when the time limit passes. Until then, transient errors are
+/// ignored.
 async fn last(api: &Api, id: &str, limit: Duration) -> anyhow::Result<(Reply, Message)> {
     let deadline = Instant::now() + limit;
     let path = format!("/v1/messages/{}", segment(id));

@@ -1,5 +1,5 @@
-//! Pauses, resumes and cancels bulks. Leased recipients are not changed: they are being sent. If one is deferred afterwards,
-//! the background task holds or cancels it.
+//! Pauses, resumes and cancels bulks. Leased recipients are not changed, because they are being sent. If a leased
+//! recipient is deferred afterwards, `accept::bulk::expander` holds or cancels it.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
@@ -14,7 +14,7 @@ use crate::domain::message::bulk::BulkState;
 /// Maximum number of recipients that one transaction changes, so that it holds its locks only for a short time.
 const PART: i64 = 200;
 
-/// Sets the state of a bulk, unless it is canceled. Returns whether it has the state now.
+/// Sets the state of a bulk. A canceled bulk stays canceled. Returns whether the bulk is in the new state now.
 pub async fn set_state(
     db: &Db,
     tenant: TenantId,
@@ -42,7 +42,7 @@ fn pause_reason(bulk: &BulkRow) -> String {
     format!("held: the bulk {id} is paused; resume it with POST /v1/bulks/{id}/resume")
 }
 
-/// Holds the queued recipients of a bulk, as long as it is paused: the lock makes resuming it wait.
+/// Holds the queued recipients of a bulk while it is paused. Each statement locks the bulk, so that resuming it waits.
 pub async fn hold(db: &Db, bulk: &BulkRow) -> Result<(), DbError> {
     let reason = pause_reason(bulk);
     loop {
@@ -67,8 +67,8 @@ pub async fn hold(db: &Db, bulk: &BulkRow) -> Result<(), DbError> {
     }
 }
 
-/// Releases the recipients that the pause before `bulk.resumed_from` held, as long as the bulk is active: the lock makes
-/// pausing it again wait. The pause does not count towards the retry window.
+/// Releases the recipients that were held by the pause that began at `bulk.resumed_from`, while the bulk is active.
+/// Each transaction locks the bulk, so that pausing it again waits. The pause does not count towards the retry window.
 pub async fn release_held(db: &Db, bulk: &BulkRow, now: DateTime<Utc>) -> Result<(), DbError> {
     let reason = pause_reason(bulk);
     let paused =
@@ -170,7 +170,8 @@ async fn cancel_part(db: &Db, bulk: &BulkRow, now: DateTime<Utc>) -> Result<usiz
     .await
 }
 
-/// Returns whether recipients of a bulk are in the queue that are not held because of its pause: those being sent.
+/// Returns whether the queue contains recipients of a bulk that are leased or not held: they are being sent, or were
+/// being sent when the bulk was paused or canceled.
 pub async fn is_sending(db: &Db, bulk: &BulkRow) -> Result<bool, DbError> {
     let query = sqlx::query_scalar!(
         r#"SELECT EXISTS (

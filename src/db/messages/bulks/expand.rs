@@ -1,5 +1,6 @@
-//! Turns the recipients of a bulk into messages. The transaction that inserts the messages deletes the recipients
-//! (`take`), so that each becomes exactly one message, even if two processes work on the bulk.
+//! Turns the recipients of a bulk into messages. The transaction that inserts the messages also deletes the rows of
+//! their recipients (`take`), so that each recipient becomes exactly one message, even if two processes work on the
+//! bulk.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -11,10 +12,10 @@ use crate::db::{Db, DbError};
 use crate::domain::id::{BulkId, TenantId};
 use crate::domain::message::bulk::BulkState;
 
-/// A recipient that is not a message yet.
+/// A recipient that has not become a message yet.
 #[derive(Debug, Clone)]
 pub struct WaitingRow {
-    /// Its position in the request.
+    /// The recipient's position in the request.
     pub position: i32,
     /// The address.
     pub address: String,
@@ -28,23 +29,24 @@ pub struct WaitingRow {
     pub metadata: Option<Value>,
 }
 
-/// The recipients that a batch of messages comes from. The batch is inserted only if all of them still wait, and the bulk has
-/// the state.
+/// The recipients that a batch of messages is created from. The batch is inserted only if none of these recipients has
+/// become a message meanwhile, and if the bulk is in `state`.
 #[derive(Debug, Clone)]
 pub struct BulkPart {
     /// The tenant.
     pub tenant: TenantId,
     /// The bulk.
     pub bulk: BulkId,
-    /// The state that the bulk must have.
+    /// The state that the bulk must be in.
     pub state: BulkState,
     /// The positions of the recipients.
     pub positions: Vec<i32>,
-    /// The id of the message of each of them.
+    /// The id of each recipient's message.
     pub messages: Vec<Uuid>,
 }
 
-/// Leases the bulk that has waited longest for something to be done, until `until`. Returns `None` if there is none.
+/// Leases the unfinished bulk that has been without a lease for longest, until `until`. Returns `None` if there is
+/// none.
 pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<Option<BulkRow>, DbError> {
     let query = sqlx::query_as!(
         BulkRow,
@@ -59,8 +61,8 @@ pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<
     db.timed("bulks.lease", query.fetch_optional(&db.pool)).await
 }
 
-/// Releases a bulk that was leased until `lease`: the next process may work on it from `from` on. Changes nothing if another
-/// process has leased it since.
+/// Releases a bulk that was leased until `lease`. The next process may work on the bulk from `from` on. Changes nothing
+/// if another process has leased the bulk meanwhile.
 pub async fn release(db: &Db, bulk: &BulkRow, lease: DateTime<Utc>, from: DateTime<Utc>) -> Result<(), DbError> {
     let query = sqlx::query!(
         "UPDATE bulks SET leased_until = $4 WHERE tenant_id = $1 AND id = $2 AND leased_until = $3",
@@ -72,7 +74,7 @@ pub async fn release(db: &Db, bulk: &BulkRow, lease: DateTime<Utc>, from: DateTi
     db.timed("bulks.release", query.execute(&db.pool)).await.map(drop)
 }
 
-/// Returns the first recipients that are not messages yet.
+/// Returns the first recipients, in the order of the request, that have not become messages yet.
 pub async fn waiting(db: &Db, bulk: &BulkRow, limit: i64) -> Result<Vec<WaitingRow>, DbError> {
     let query = sqlx::query_as!(
         WaitingRow,
@@ -85,10 +87,11 @@ pub async fn waiting(db: &Db, bulk: &BulkRow, limit: i64) -> Result<Vec<WaitingR
     db.timed("bulks.waiting", query.fetch_all(&db.pool)).await
 }
 
-/// Deletes the recipients of a part, in the transaction that inserts their messages. Returns `false` if the bulk has another
-/// state, or if another process has taken one of them; then it has deleted nothing.
+/// Deletes the recipients of a part, in the transaction that inserts their messages. Deletes nothing and returns
+/// `false` if the bulk is in another state, or if another process has already deleted one of the recipients.
 pub(in crate::db) async fn take(connection: &mut PgConnection, part: &BulkPart) -> Result<bool, sqlx::Error> {
-    // The lock makes a change of the state wait for this transaction. It does not conflict with those of other parts.
+    // The lock makes a change of the state wait for this transaction. It does not conflict with the locks of other
+    // parts.
     let has_state = sqlx::query_scalar!(
         r#"SELECT true AS "has_state!" FROM bulks WHERE tenant_id = $1 AND id = $2 AND state = $3 FOR SHARE"#,
         part.tenant.0,
@@ -122,8 +125,8 @@ pub(in crate::db) async fn take(connection: &mut PgConnection, part: &BulkPart) 
     Ok(taken)
 }
 
-/// Records that nothing is left to do for a bulk, if it still has the state in which it was leased. A bulk that is not paused
-/// must have no recipients that are not messages.
+/// Records that nothing is left to do for a bulk, if its state has not changed since it was leased. Unless the bulk is
+/// paused, all of its recipients must have become messages.
 pub async fn settle(db: &Db, bulk: &BulkRow, now: DateTime<Utc>) -> Result<(), DbError> {
     let query = sqlx::query!(
         "UPDATE bulks b SET settled_at = $4, resumed_from = NULL

@@ -1,5 +1,5 @@
-//! Inserts a bulk with its recipients. They become messages later (see [`super::expand`]), so this transaction takes no event
-//! number, and no other transaction waits for it.
+//! Inserts a bulk with its recipients. They become messages later (see [`super::expand`]), so this transaction takes no
+//! event number, and only requests with the same idempotency keys wait for it.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -37,7 +37,7 @@ pub struct BulkInsert {
     pub scheduled_at: Option<DateTime<Utc>>,
     /// The template that its messages are rendered from.
     pub template: Option<TemplateVersion>,
-    /// What its messages have in common (`domain::bulk::SharedMessage`).
+    /// What its messages have in common (`domain::message::bulk::SharedMessage`).
     pub message: Value,
     /// The recipients.
     pub recipients: Vec<BulkRecipientInsert>,

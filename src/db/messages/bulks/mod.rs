@@ -1,4 +1,4 @@
-//! The tables `bulks` and `bulk_recipients`.
+//! The tables `bulks`, `bulk_recipients` (recipients that have not become messages yet) and `bulk_messages`.
 
 pub mod control;
 pub mod expand;
@@ -38,7 +38,7 @@ pub struct BulkRow {
     pub template_id: Option<Uuid>,
     /// The version of the template.
     pub template_version: Option<i32>,
-    /// What its messages have in common (`domain::bulk::SharedMessage`).
+    /// The fields that all of its messages share (`domain::message::bulk::SharedMessage`).
     pub message: Value,
     /// Number of recipients that become messages.
     pub accepted: i32,
@@ -46,7 +46,7 @@ pub struct BulkRow {
     pub replayed: i32,
     /// Number of refused recipients.
     pub rejected: i32,
-    /// When the pause began whose recipients are not released yet.
+    /// The start of the last pause, if the recipients that it held have not all been released yet.
     pub resumed_from: Option<DateTime<Utc>>,
     /// The API key that it was sent with.
     pub key_id: Option<Uuid>,
@@ -68,7 +68,8 @@ pub async fn get(db: &Db, tenant: TenantId, id: BulkId) -> Result<Option<BulkRow
     db.timed("bulks.get", query.fetch_optional(&db.pool)).await
 }
 
-/// Returns a page of bulks, newest first, starting after `after`; only those from senders in these domains, if given.
+/// Returns a page of bulks, newest first, starting after `after`. With `sender_domains`, returns only bulks from
+/// senders in these domains.
 pub async fn page(
     db: &Db,
     tenant: TenantId,
@@ -100,15 +101,17 @@ pub struct StatusCountRow {
     pub recipients: i64,
 }
 
-/// Returns the number of recipients of each status, of those that are messages, and the number of the others.
+/// Returns the number of recipients with each status, among those that have become messages, and the number of
+/// recipients that have not.
 pub async fn counts(db: &Db, bulk: &BulkRow, now: DateTime<Utc>) -> Result<(Vec<StatusCountRow>, i64), DbError> {
     db.timed("bulks.counts", async {
-        // In this order: a recipient that becomes a message meanwhile is counted twice rather than not at all.
+        // The order of the two queries matters: a recipient that becomes a message between them is counted twice rather
+        // than not at all.
         let waiting =
             sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM bulk_recipients WHERE bulk_id = $1"#, bulk.id)
                 .fetch_one(&db.pool)
                 .await?;
-        // The range excludes the weeks before the bulk.
+        // The lower bound excludes the weekly partitions from before the bulk.
         let counts = sqlx::query_as!(
             StatusCountRow,
             r#"SELECT recipient_status(r.status, q.lease, q.first_due_at, $3) AS "status!", count(*) AS "recipients!"
@@ -136,7 +139,8 @@ pub async fn refused(db: &Db, bulk: &BulkRow) -> Result<Value, DbError> {
     db.timed("bulks.refused", query.fetch_one(&db.pool)).await
 }
 
-/// Returns those of these bulks, all of one tenant, that have recipients which have not reached an end state.
+/// Returns the ids of the bulks in which some recipients have not reached an end state. All bulks must be of one
+/// tenant.
 pub async fn unended(db: &Db, rows: &[BulkRow]) -> Result<HashSet<Uuid>, DbError> {
     let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
     let query = sqlx::query_scalar!(

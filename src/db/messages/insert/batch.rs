@@ -11,7 +11,7 @@ use super::{Committed, IdempotencyKey, Inserted, MessageInsert, idempotency_keys
 /// The messages of a call, which are inserted together or not at all.
 #[derive(Debug)]
 pub struct BatchInsert {
-    /// The messages, at least one. No two of them have the same idempotency key, nor does one have that of the call.
+    /// The messages, at least one. Their idempotency keys differ from each other and from the key of the call.
     pub messages: Vec<MessageInsert>,
     /// The idempotency key of the whole call.
     pub call: Option<CallKey>,
@@ -19,7 +19,7 @@ pub struct BatchInsert {
     pub bulk: Option<BulkPart>,
 }
 
-/// The idempotency key of a call, and what its response had besides the new messages.
+/// The idempotency key of a call, and the parts of its response besides the new messages.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallKey {
     /// The key.
@@ -33,8 +33,8 @@ pub struct CallKey {
 pub enum BatchCommitted {
     /// All messages were inserted. Contains a [`Committed::New`] for each.
     Inserted(Vec<Committed>),
-    /// Nothing was inserted: a concurrent request used one of the idempotency keys, or the bulk has another state, or another
-    /// process inserted its messages.
+    /// Nothing was inserted: a concurrent request used one of the idempotency keys, the state of the bulk has changed,
+    /// or another process inserted messages of this part of the bulk.
     NotInserted,
 }
 

@@ -13,12 +13,13 @@ use crate::db::messages::bulks::insert::{BulkInsert, BulkRecipientInsert};
 use crate::db::messages::idempotency::{self, KeyUse};
 use crate::domain::id::TenantId;
 
-/// A key, and the message or the call that claims it.
+/// A key, and the message, call or bulk that claims it.
 #[derive(Clone)]
 struct Claim<'a> {
     tenant: TenantId,
     with: &'a IdempotencyKey,
-    /// The message that is created with the key; of a call, the first one. Identifies the claim.
+    /// Identifies the claim: the message that is created with the key; for a call, its first message; for a bulk, the
+    /// bulk, or the recipient with a key of its own.
     message: Uuid,
     call: Option<Call<'a>>,
     /// The bulk that is created with the key.
@@ -54,7 +55,7 @@ impl<'a> Claim<'a> {
     fn of_bulk(bulk: &'a BulkInsert) -> impl Iterator<Item = Self> {
         let tenant = bulk.tenant;
         let id = bulk.id.0;
-        // The messages do not exist yet.
+        // The messages of a bulk do not exist yet, so the ids of the bulk and of its recipients identify the claims.
         let own = bulk.key.as_ref().map(|with| {
             let (call, key) = (None, Cow::Borrowed(&*with.key));
             Self { tenant, with, message: id, call, bulk: Some(id), key }
@@ -121,7 +122,7 @@ fn claims_of(batch: &BatchInsert) -> impl Iterator<Item = Claim<'_>> {
     Claim::of_call(batch).into_iter().chain(batch.messages.iter().filter_map(Claim::of_message))
 }
 
-/// Claims keys, each for its API key. Returns the earlier use of those that are not free.
+/// Claims keys, each for its API key. Returns the earlier use of each key; `None` if the key was free.
 async fn claim_all(
     connection: &mut PgConnection,
     claims: &mut [Claim<'_>],

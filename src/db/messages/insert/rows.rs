@@ -1,5 +1,5 @@
 //! The statement that inserts the rows of a group of messages, and its parameters as columns. Each field has the name
-//! of the column that the statement binds it to; the order is the same.
+//! of the column that it is bound to. The fields of a struct are in the order of the parameters.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -13,8 +13,9 @@ use crate::db::messages::columns;
 use crate::domain::message::{NewMessage, NewRecipient, unsubscribe};
 
 /// Inserts all rows in one statement, because each statement costs a round trip. Returns the ids of messages that carry
-/// an unsubscribe link, and of recipients leased to their direct consumer. A recipient is leased if its lane is open,
-/// has no due rows, and has no limit that a claim would check. A worker that was declared dead gets no leases.
+/// an unsubscribe link, and of recipients leased to their direct consumer. A recipient is leased if its lane and stream
+/// are open, the lane has no due rows, and neither has a limit that a claim would check. A worker that was declared
+/// dead gets no leases.
 #[expect(clippy::too_many_lines, reason = "it is one statement with its parameters")]
 pub(super) async fn insert(
     connection: &mut PgConnection,
@@ -140,7 +141,7 @@ pub(super) async fn insert(
     Ok(marked.into_iter().collect())
 }
 
-/// `contents` of the messages that have their own.
+/// Rows of `contents`, for messages that have their own content.
 struct Contents<'a> {
     id: Vec<Uuid>,
     tenant_id: Vec<Uuid>,
@@ -165,7 +166,7 @@ impl<'a> Contents<'a> {
     }
 }
 
-/// `messages`.
+/// Rows of `messages`.
 struct Messages<'a> {
     created_at: Vec<DateTime<Utc>>,
     stream: Vec<&'a str>,
@@ -224,7 +225,7 @@ impl<'a> Messages<'a> {
     }
 }
 
-/// `recipients`.
+/// Rows of `recipients`.
 struct Recipients<'a> {
     message_id: Vec<Uuid>,
     id: Vec<Uuid>,
@@ -261,7 +262,7 @@ impl<'a> Recipients<'a> {
     }
 }
 
-/// `queue`, and the leases to direct consumers.
+/// Rows of `queue`, and the leases to direct consumers.
 struct Queue {
     message_id: Vec<Uuid>,
     recipient_id: Vec<Uuid>,

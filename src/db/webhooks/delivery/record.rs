@@ -256,7 +256,7 @@ impl<'a> AttemptColumns<'a> {
     }
 }
 
-/// Returns the reason for disabling an endpoint as the outcome of the event.
+/// Returns the outcome that the event contains, with the reason for disabling the endpoint as its reply.
 fn outcome(reason: &str) -> Outcome {
     Outcome {
         verdict: Verdict::Permanent,

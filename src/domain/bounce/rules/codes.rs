@@ -47,7 +47,7 @@ pub(super) const WEAK_PHRASES: &[Rule] = &[
             "access rule",
         ])
         .without(&["mailbox name"]),
-    // A code inside the text is the reply of another server, to which this server relays.
+    // A code inside the text is from the reply of another server, to which this server relays.
     Rule::new("code-in-text", Hard, UnknownUser).words(&["550 5.1.1", "550-5.1.1", "#5.1.1"]),
 ];
 

@@ -1,5 +1,5 @@
 //! Phrases with which a server refuses the sender or the message, whatever the code. They say nothing about the
-//! address.
+//! recipient's address.
 
 use super::Rule;
 use crate::domain::bounce::BounceType::{Block, Soft};

@@ -14,7 +14,8 @@ fn quota(recipients_per_day: u32) -> KeyQuota {
     KeyQuota { recipients_per_day }
 }
 
-/// A process with its block, and the state of the limit that it shares with others.
+/// Makes a request to a process with this block. `used_until` is the state of the limit that all processes share.
+/// Returns whether the request is admitted.
 fn admit(block: &mut RateBlock, rate: KeyRate, used_until: &mut DateTime<Utc>, now: DateTime<Utc>) -> bool {
     loop {
         match block.take(rate, now) {
@@ -76,7 +77,7 @@ fn quota_reports_80_and_100_percent_once() {
         used = lease.after;
         (lease.recipients, lease.must_report.then_some(lease.after.reported))
     };
-    // A refusal reports nothing, and silences no report.
+    // A refused request makes no report, and does not prevent a later one.
     let leases = [11, 7, 4, 1, 1, 2, 1, 1].map(&mut lease);
     assert_eq!(leases[..4], [(0, None), (7, None), (0, None), (1, Some(80))]);
     assert_eq!(leases[4..], [(1, None), (0, None), (1, Some(100)), (0, None)]);

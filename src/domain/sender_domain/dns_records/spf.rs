@@ -1,8 +1,7 @@
 //! Parses SPF records strictly by RFC 7208 §12: a syntax error makes the whole record a permanent error (§4.6).
 //!
 //! mail-auth parses records more leniently: it skips an unknown mechanism, and reads a number over 255 in an IPv4
-//! address as 255. A receiver may do that; a check of whether a record is valid may not. `dns/spf.rs` evaluates
-//! records.
+//! address as 255. A receiver may do that, but a check for valid records must not. `dns/spf.rs` evaluates records.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

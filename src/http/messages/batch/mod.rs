@@ -86,8 +86,8 @@ pub(in crate::http) struct Committed {
     is_replay: bool,
 }
 
-/// Commits the messages of a call, which the caller may send. `hashes` are those of the call, if they are not those of its
-/// JSON.
+/// Commits the messages of a call. The caller must have the scope `send`. `hashes` identify the call instead of the
+/// hashes of its JSON.
 pub(in crate::http) async fn submit(
     api: &Api,
     caller: &Caller,
@@ -173,7 +173,8 @@ async fn commit(api: &Api, caller: &Caller, call: BatchCall) -> Result<BatchAcce
     Ok(result?)
 }
 
-/// Parses the messages of a body, and frees its memory. Also returns the memory of what their templates have rendered.
+/// Parses the messages of a body, and releases the memory of the body. Also returns the memory reservation for the
+/// output of their templates.
 async fn parse(
     api: &Api,
     caller: &Caller,
@@ -201,7 +202,8 @@ async fn parse(
     }
 }
 
-/// Returns the error of a strict call with refused messages: 403 if only the key does not allow them.
+/// Returns the error of a strict call with refused messages: 403 if the only faults are that the key does not allow the
+/// messages.
 fn refusal(caller: &Caller, refused: Vec<Refused>) -> ApiError {
     let faults = batch::all_faults(Vec::new(), refused);
     if faults.iter().all(|fault| fault.code == Code::Forbidden.as_str()) {

@@ -12,7 +12,8 @@ use crate::http::auth::Caller;
 use crate::http::send_body::SendBody;
 use crate::http::{Api, ApiError};
 
-/// Returns the first response again if the call is the same: if it has these hashes, or else those of its body.
+/// Returns the first response again if this call is the same as the first one. The calls are compared by their hashes,
+/// which are computed from `body` unless they are given.
 pub(super) async fn replay_if_same(
     api: &Api,
     caller: &Caller,
@@ -34,7 +35,7 @@ pub(super) async fn replay_if_same(
 pub(super) async fn replay(api: &Api, caller: &Caller, first: CallUse) -> Result<Committed, ApiError> {
     let StoredResponse { ids, errors } = StoredResponse::read(&first);
     let ids = ids.unwrap_or_else(|| first.message_ids.iter().copied().map(Some).collect());
-    // The rows of up to 1,000 messages.
+    // The query reads the rows of up to 1,000 messages.
     let _permit = api.slow_queries.acquire(caller.key_id()).await?;
     let distinct: HashSet<_> = ids.iter().copied().flatten().collect();
     let stored = view::stored(api, caller, &distinct.into_iter().collect::<Vec<_>>()).await?;

@@ -58,7 +58,7 @@ impl AcceptedBatch {
     }
 }
 
-/// Returns the entries of accepted messages. `views` has the parts of new messages.
+/// Returns the entries of accepted messages. `views` contains the responses to the new messages, by position.
 pub(super) async fn accepted(
     api: &Api,
     caller: &Caller,
@@ -89,7 +89,8 @@ pub(super) async fn accepted(
     Ok(data)
 }
 
-/// Returns the first responses to stored messages, by id. Leaves out messages that have been deleted.
+/// Returns the responses with which stored messages were accepted, by message id. Leaves out messages that have been
+/// deleted.
 pub(super) async fn stored(api: &Api, caller: &Caller, ids: &[Uuid]) -> Result<HashMap<Uuid, Accepted>, ApiError> {
     if ids.is_empty() {
         return Ok(HashMap::new());
@@ -152,7 +153,7 @@ impl ResponseMemory {
     }
 }
 
-/// Returns the response.
+/// Returns the response with status 202.
 pub(super) async fn respond(
     batch: AcceptedBatch,
     memory: ResponseMemory,

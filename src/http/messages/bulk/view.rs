@@ -187,7 +187,8 @@ impl BulkView {
 }
 
 impl BulkCounts {
-    /// Creates the counts from those of the messages, and the numbers of recipients that are not messages.
+    /// Creates the counts from those of the messages and from `waiting`, the number of recipients that have no message
+    /// yet.
     pub(super) fn new(rows: Vec<StatusCountRow>, waiting: i64, bulk: &BulkRow, now: DateTime<Utc>) -> Self {
         let mut counts = Self::default();
         match bulk.state.parse() {

@@ -52,7 +52,7 @@ pub(in crate::http::resend) async fn list(
     params: Params,
 ) -> Result<Json<List<AttachmentView>>, ApiError> {
     caller.require(Scope::Read)?;
-    // Its ids are UUIDs too.
+    // Attachment ids are UUIDs too, so they can be parsed as message ids.
     let PageRequest { limit, start } = PageRequest::<MessageId>::read(params)?;
     let views = views(&api, &caller, id, &headers).await?;
     let (views, has_more) = page(views, |view| view.id, limit, start.map(|id| id.0));
@@ -82,7 +82,7 @@ async fn views(
 ) -> Result<Vec<AttachmentView>, ApiError> {
     read::load_row(api, caller, id).await?;
     let stored = messages::attachments(&api.db, caller.tenant(), id).await?.unwrap_or_default();
-    // Omits attachments that this version cannot parse.
+    // Returns no attachments if this version cannot parse them.
     let attachments: Vec<Attachment> = serde_json::from_value(stored).unwrap_or_default();
     let listed: Vec<_> = attachments.into_iter().enumerate().filter(|(_, file)| file.is_listed()).collect();
     if listed.is_empty() {

@@ -63,7 +63,8 @@ pub(in crate::http::resend) async fn send(
     Ok(Json(SentBatch { data, errors }))
 }
 
-/// Fails if the key of a request that sends nothing was used with another request. Such a request does not use its key.
+/// Fails if another request has used the idempotency key of a request that sends nothing. A request that sends nothing
+/// does not store its key.
 async fn check_key(
     api: &Api,
     caller: &Caller,
@@ -93,7 +94,7 @@ fn validation(headers: &HeaderMap) -> Result<Validation, ApiError> {
     }
 }
 
-/// A refused message of `/v1`, which is stored as JSON for the repetition of a call.
+/// A message that `/v1` has refused, as stored in JSON for repeated calls.
 #[derive(Debug, Deserialize)]
 struct Refused {
     index: usize,
@@ -107,8 +108,9 @@ struct RefusedField {
     message: String,
 }
 
-/// Returns the refused messages in the order of the request: those that `/v1` has refused, which is an array unless
-/// there are none, and those that were not translated. `indexes` has the positions of the messages of `/v1`.
+/// Returns the refused messages in the order of the request. `native` lists the messages that `/v1` has refused; it is
+/// an array, or null if there are none. `untranslated` lists the messages that could not be translated. `indexes` has
+/// the position in the request of each message that was passed to `/v1`.
 fn errors(native: Value, indexes: &[usize], untranslated: &[native::Refused]) -> Vec<RefusedEmail> {
     let position = |index: usize| indexes.get(index).copied().unwrap_or(index);
     let native = parse(native).into_iter().map(|refused| view(position(refused.index), &refused));

@@ -20,7 +20,7 @@ use crate::http::resend::request::{one_fault, read_object, schedule};
 use crate::http::resend::times;
 use crate::http::{Api, ApiError, ProblemCode};
 
-/// The pointer of the time.
+/// The JSON pointer to the new time.
 const AT: &str = "/scheduled_at";
 
 #[derive(Debug, Deserialize)]
@@ -29,7 +29,7 @@ struct Change<'a> {
     scheduled_at: Option<Cow<'a, str>>,
 }
 
-/// Changes the `scheduled_at` of a message that waits for it.
+/// Changes the `scheduled_at` of a message that is still scheduled.
 pub(in crate::http::resend) async fn reschedule(
     State(api): State<Api>,
     caller: Caller,
@@ -50,7 +50,7 @@ pub(in crate::http::resend) async fn reschedule(
     Ok(Json(Object::new("email", id.0)))
 }
 
-/// Cancels the recipients of a message that are not in flight. Fails if all of them were too late.
+/// Cancels the recipients of a message that are not in flight. Fails if it was too late for all of them.
 pub(in crate::http::resend) async fn cancel(
     State(api): State<Api>,
     caller: Caller,

@@ -89,10 +89,10 @@ pub(in crate::http::resend) async fn get(
 }
 
 impl Words {
-    /// Returns the words that the client of a request knows.
+    /// Returns the words for states that the client of a request knows.
     fn new(headers: &HeaderMap) -> Self {
         let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
-        // Its enum of states is closed, and has no `suppressed`.
+        // The enum of states in this client is closed, and has no `suppressed`.
         if agent.is_some_and(|agent| agent.starts_with("resend-rs/")) { Self::WithoutSuppressed } else { Self::All }
     }
 }

@@ -24,8 +24,8 @@ use crate::http::resend::request::{self, Options, Translation};
 use crate::http::send_body::SendBody;
 use crate::http::{Api, ApiError, idempotency};
 
-/// Larger bodies are translated, and their texts derived, on a blocking thread. Deriving a text takes longer than
-/// parsing.
+/// Bodies above this size are translated on a blocking thread, which also derives their texts. Deriving a text takes
+/// longer than parsing.
 const LARGE_BODY_BYTES: usize = 8 << 10;
 
 /// The id of an accepted message.
@@ -137,7 +137,7 @@ pub(super) async fn derive_texts(
     };
     let json = std::mem::take(&mut body.json);
     let work = move || {
-        // Held until the work ends, even if the client has gone.
+        // The permit is held until the work ends, even if the client has disconnected.
         let _permit = permit;
         Ok(request::with_texts(&json, &htmls))
     };
@@ -145,7 +145,7 @@ pub(super) async fn derive_texts(
     Ok(())
 }
 
-/// Stores all files except the first ones, which are small together.
+/// Stores the files in the database, except files of up to [`KEPT_BYTES`] together, which stay in memory.
 async fn store_large(api: &Api, caller: &Caller, parts: impl Iterator<Item = &mut FilePart>) -> Result<(), ApiError> {
     let mut kept = 0;
     let mut large = BTreeMap::new();

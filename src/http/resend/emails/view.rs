@@ -18,7 +18,7 @@ pub(in crate::http::resend) struct EmailView {
     message_id: String,
     from: String,
     to: Vec<String>,
-    /// The key is always there: some SDKs need it.
+    /// Serialized even if null, because some SDKs need the key.
     cc: Option<Vec<String>>,
     bcc: Option<Vec<String>>,
     reply_to: Option<Vec<String>>,
@@ -30,11 +30,11 @@ pub(in crate::http::resend) struct EmailView {
     #[serde(serialize_with = "optional_time")]
     scheduled_at: Option<DateTime<Utc>>,
     last_event: &'static str,
-    /// Postrider has no topics.
+    /// Always null: Postrider has no topics.
     topic_id: Option<Uuid>,
 }
 
-/// What lists leave out.
+/// The fields that lists omit.
 #[derive(Debug, Serialize)]
 pub(super) struct EmailContent {
     pub html: Option<String>,
@@ -43,12 +43,12 @@ pub(super) struct EmailContent {
     pub tags: Value,
 }
 
-/// The words for states that a client knows.
+/// The states that a client knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Words {
-    /// All of them.
+    /// All states.
     All,
-    /// All except `suppressed`.
+    /// All states except `suppressed`.
     WithoutSuppressed,
 }
 
@@ -100,7 +100,7 @@ fn last_event(message: &Message, has_complained: bool, words: Words) -> &'static
     }
     let status = match message.status {
         MessageStatus::Recipients(status) => status,
-        // That of the recipient that ended last.
+        // The status of the recipient that ended last.
         MessageStatus::Partial => {
             let last = message.recipients.iter().max_by_key(|recipient| recipient.finished_at);
             last.map_or(Status::Queued, |recipient| recipient.status)
@@ -110,7 +110,7 @@ fn last_event(message: &Message, has_complained: bool, words: Words) -> &'static
         Status::Scheduled => "scheduled",
         Status::Queued | Status::Sending => "queued",
         Status::Deferred => "delivery_delayed",
-        // With `failed`, an application would send an uncertain message again, which may have arrived.
+        // After `failed`, an application would send the message again, although an uncertain message may have arrived.
         Status::Relayed | Status::Uncertain => "sent",
         Status::Delivered => "delivered",
         Status::Bounced => "bounced",

@@ -17,12 +17,12 @@ use crate::accept::request::json::pointer::Pointer;
 use crate::domain::fault::{Code, Faults};
 use crate::domain::key::hex;
 
-/// The name of a file without one.
+/// The name of a file that is sent without a name.
 const NO_NAME: &str = "attachment";
-/// Minimum length of the lines of base64 that has several. Encoders write 64 or 76 characters in each.
+/// Minimum line length of base64 with several lines. Encoders write lines of 64 or 76 characters.
 const MIN_LINE: usize = 60;
 
-/// Base64 with or without padding, as the SDKs' languages write it.
+/// Base64 with or without padding: the languages of the SDKs differ.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -33,7 +33,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 pub(super) struct Attachment<'a> {
     #[serde(borrow, default)]
     content: Option<&'a RawValue>,
-    /// May be `false`.
+    /// The file name; some clients send `false` for none.
     #[serde(borrow, default)]
     filename: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -123,21 +123,21 @@ fn max_items(json: &str) -> usize {
 #[derive(Debug, PartialEq, Eq)]
 enum FileBytes {
     Bytes(Vec<u8>),
-    /// A string that is base64 with a prefix, which is a mistake, and no text.
+    /// A data URL: base64 with a prefix. It is a mistake of the client, and not the text of a file.
     DataUrl,
 }
 
 impl FileBytes {
     fn read(json: &RawValue) -> Result<Self, serde_json::Error> {
         let json = json.get();
-        // Only an array needs the count.
+        // Only an array needs a capacity.
         let capacity = if json.starts_with('"') { 0 } else { max_items(json) };
         let mut deserializer = serde_json::Deserializer::from_str(json);
         deserializer.deserialize_any(FileVisitor { capacity })
     }
 }
 
-/// Parses a file. The capacity is that of the bytes in an array, so that no larger buffer is allocated.
+/// Parses a file. `capacity` is the size of the buffer for an array of bytes: a buffer that grows could become larger.
 struct FileVisitor {
     capacity: usize,
 }
@@ -212,7 +212,7 @@ impl<'de> Visitor<'de> for ByteArray {
     }
 }
 
-/// Decodes base64. Another text is the content of the file itself.
+/// Decodes base64. A text that is not base64 is itself the content of the file.
 fn decode(text: &str) -> FileBytes {
     if let Ok(data) = BASE64.decode(text) {
         return FileBytes::Bytes(data);
@@ -228,8 +228,8 @@ fn decode(text: &str) -> FileBytes {
     FileBytes::Bytes(text.as_bytes().to_vec())
 }
 
-/// Decodes base64 as encoders wrap it: lines of equal length, except for the last one. Short lines are text, such as a
-/// list of words, even if each of their letters could be base64.
+/// Decodes base64 that an encoder has wrapped: lines of equal length, except for the last one. Short lines are text,
+/// such as a list of words, even if all of their letters are in the base64 alphabet.
 fn decode_lines(text: &str) -> Option<Vec<u8>> {
     let mut lines = text.lines().peekable();
     let width = lines.peek()?.len();

@@ -1,11 +1,11 @@
 //! Translates the JSON of requests that send messages into that of `/v1/messages`.
 //!
-//! Only what differs is parsed: the files of attachments, the time, and the id of the template. The other values are
-//! copied without a look at them, so that the parser of `/v1` validates them, and reports their faults. The bytes of a
-//! file become a part of a form ([`FilePart`]), however the SDK has written them.
+//! Only the values that differ are parsed: the files of attachments, the time, and the id of the template. The other
+//! values are copied unparsed, so that the parser of `/v1` validates them and reports their faults. The bytes of a file
+//! become a part of a form ([`FilePart`]), in whatever form the SDK has sent them.
 //!
-//! A body may be larger than one of `/v1` only because of files that are arrays of numbers: the translation stops as
-//! soon as it is larger than a body of `/v1` may be, before it takes the memory.
+//! A body may be larger than a body of `/v1`, because some SDKs send files as arrays of numbers. The translation may
+//! not: it stops before it becomes larger than a body of `/v1` may be.
 
 mod attachment;
 pub(super) mod schedule;
@@ -48,9 +48,9 @@ pub(super) struct Options {
 pub(super) struct Translation {
     /// The JSON for `/v1`, without derived texts.
     pub json: Vec<u8>,
-    /// The same, but as the client has written it: with the words of `scheduled_at`, and with a hash in place of each
-    /// refused message. Requests with the same `Idempotency-Key` are compared by it, so that "in 1 hour" is the same a
-    /// minute later. Empty if the request has no key.
+    /// The same JSON, but with the text of `scheduled_at` as the client wrote it, and with a hash in place of each
+    /// refused message. Requests with the same `Idempotency-Key` are compared by this form, so that "in 1 hour" is the
+    /// same a minute later. Empty if the request has no key.
     pub canonical: Vec<u8>,
     /// The files, by the names of their parts.
     pub parts: BTreeMap<String, FilePart>,
@@ -109,7 +109,8 @@ pub(super) fn batch(body: &[u8], options: &Options, validation: Validation) -> R
     }
 }
 
-/// Parses a body that is an object. serde would read an array as the members of a struct in their order.
+/// Parses a body that must be an object. Without this check, serde would also accept an array, as the members of the
+/// struct in their order.
 pub(super) fn read_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Rejection> {
     if json::text(body)?.trim_ascii_start().starts_with('{') {
         return read(body);
@@ -121,7 +122,7 @@ pub(super) fn read_object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, R
 /// The fault of a value that is not an object.
 const EXPECTED_OBJECT: &str = "expected an object";
 
-/// Parses a value within a body that is an object. Returns what is wrong with another one.
+/// Parses a value within a body, which must be an object. Returns the error message if it is invalid.
 fn read_item<'a, T: Deserialize<'a>>(value: &'a str) -> Result<T, String> {
     if !value.starts_with('{') {
         return Err(EXPECTED_OBJECT.into());
@@ -129,7 +130,7 @@ fn read_item<'a, T: Deserialize<'a>>(value: &'a str) -> Result<T, String> {
     serde_json::from_str(value).map_err(|error| error.to_string())
 }
 
-/// Parses a body. The types of what is parsed here are checked by serde, which reports the first fault only.
+/// Parses a body. serde checks the types of the parsed values, and reports only the first fault.
 pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Rejection> {
     serde_json::from_str(json::text(body)?).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => one_fault("", Code::InvalidType, &error.to_string()),

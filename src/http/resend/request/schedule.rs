@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 
-/// The forms that are accepted, for the error about another one.
+/// The accepted forms, for the error about a text in another form.
 pub(in crate::http::resend) const FORMS: &str = "use a time in ISO 8601, such as 2026-12-01T09:00:00Z, or `in N minutes`, `in N hours` or \
                                 `in N days`";
 
@@ -12,10 +12,11 @@ pub(in crate::http::resend) fn parse(text: &str, now: DateTime<Utc>) -> Option<D
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Some(time.to_utc());
     }
-    // The form of times in Resend's responses, and what Python writes without a zone.
+    // The form of times in Resend's responses.
     if let Ok(time) = DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f%#z") {
         return Some(time.to_utc());
     }
+    // The forms in which Python writes a time without a zone.
     for form in ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f"] {
         if let Ok(time) = NaiveDateTime::parse_from_str(text, form) {
             return Some(time.and_utc());
@@ -29,7 +30,7 @@ fn relative(text: &str) -> Option<TimeDelta> {
     let lower = text.to_ascii_lowercase();
     let mut words = lower.split_ascii_whitespace();
     let (Some("in"), Some(number), unit) = (words.next(), words.next(), words.next()) else { return None };
-    // Also `in 5min`.
+    // The unit may follow the number without a space, as in `in 5min`.
     let digits = number.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = match (unit, number.split_at(digits)) {
         (Some(unit), (digits, "")) => (digits, unit),

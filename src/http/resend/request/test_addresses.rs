@@ -1,22 +1,23 @@
-//! Resend's addresses to try outcomes with, such as `bounced@resend.dev`: they become those of the simulator.
+//! Replaces Resend's test addresses, such as `bounced@resend.dev`, with addresses of the simulator.
 
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::domain::simulator;
 
-/// The domain of the addresses.
+/// The domain of Resend's test addresses.
 const DOMAIN: &str = "resend.dev";
-/// Their local parts before a label, which are also scripts of the simulator.
+/// The local parts of the test addresses, without a label. Each is also a script of the simulator.
 const LOCAL_PARTS: [&str; 4] = ["delivered", "bounced", "complained", "suppressed"];
 
-/// Longer lists stay as they are: parsing takes a multiple of their size, and no message may have so many recipients.
+/// Longer lists are not changed: parsing needs several times their size, and no message may have so many recipients.
 const MAX_BYTES: usize = 1 << 20;
 
-/// Returns recipients with the simulator's addresses in place of Resend's; `None` if there are none of these.
+/// Returns the recipients with Resend's test addresses replaced; `None` if the JSON does not contain their domain or is
+/// too long.
 pub(super) fn replaced(recipients: &RawValue) -> Option<String> {
     let text = recipients.get().as_bytes();
-    // Almost no request has one.
+    // Almost no request contains the domain.
     if text.len() > MAX_BYTES || !text.windows(DOMAIN.len()).any(|part| part.eq_ignore_ascii_case(DOMAIN.as_bytes())) {
         return None;
     }
@@ -33,7 +34,7 @@ pub(super) fn replaced(recipients: &RawValue) -> Option<String> {
     Some(value.to_string())
 }
 
-/// Replaces the domain of `a@b` or `Name <a@b>`, if the address is one of Resend's.
+/// Replaces the domain of `a@b` or `Name <a@b>`, if the address is one of Resend's test addresses.
 fn replace(mailbox: &mut String) {
     let start = mailbox.rfind('<').map_or(0, |at| at + 1);
     let address = mailbox[start..].trim_end().trim_end_matches('>').trim_end();

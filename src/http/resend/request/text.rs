@@ -8,7 +8,7 @@ use crate::template;
 const MAX_ESCAPE: usize = 6;
 
 /// Returns the JSON of a request with a derived text after each of these HTML bodies, which are in ascending order. A
-/// message has no text if its HTML has none, or is larger than that of a template may be.
+/// message gets no text if none can be derived from its HTML, or if its HTML is larger than a template's may be.
 pub(in crate::http::resend) fn with_texts(json: &[u8], htmls: &[Range<usize>]) -> Vec<u8> {
     let mut all = Vec::with_capacity(json.len());
     let mut copied = 0;
@@ -23,7 +23,7 @@ pub(in crate::http::resend) fn with_texts(json: &[u8], htmls: &[Range<usize>]) -
     all
 }
 
-/// Returns the text of an HTML body, which is a string in JSON; `None` if there is none.
+/// Returns the text of an HTML body, given as a JSON string; `None` if there is none.
 fn derived(html: &[u8]) -> Option<String> {
     if html.len() > MAX_ESCAPE * template::limits::MAX_SOURCE {
         return None;

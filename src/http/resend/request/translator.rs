@@ -63,7 +63,7 @@ struct Template<'a> {
     variables: Option<&'a RawValue>,
 }
 
-/// Returns a value, unless it counts as missing: some SDKs send every field.
+/// Returns the value, unless it is empty, which counts as missing: some SDKs send every field.
 fn present(value: Option<&RawValue>) -> Option<&RawValue> {
     value.filter(|value| !matches!(value.get(), "\"\"" | "[]" | "null"))
 }
@@ -95,7 +95,7 @@ impl Translator {
         (!self.is_too_large).then_some(self.translation)
     }
 
-    /// Returns whether this many bytes may be added. If they may not, nothing is written any more.
+    /// Returns whether this many bytes may be added. If not, nothing more is written.
     fn fits(&mut self, bytes: usize) -> bool {
         let size = self.translation.json.len().saturating_add(self.file_bytes).saturating_add(bytes);
         self.is_too_large |= size > self.options.max.saturating_add(OVERHEAD);
@@ -114,7 +114,7 @@ impl Translator {
         }
     }
 
-    /// Writes to both forms.
+    /// Writes to the JSON and to its canonical form.
     pub(super) fn both(&mut self, bytes: &[u8]) {
         self.json(bytes);
         self.canonical(bytes);
@@ -128,7 +128,7 @@ impl Translator {
         self.both(value);
     }
 
-    /// Writes a message of a batch. One with faults is left out; in the canonical form, its hash takes its place.
+    /// Writes a message of a batch. A message with faults is left out; in the canonical form, its hash takes its place.
     pub(super) fn item(&mut self, item: &RawValue, index: usize, at: &Pointer<'_>) {
         let Translation { json, canonical, htmls, .. } = &self.translation;
         let mark =
@@ -150,7 +150,7 @@ impl Translator {
         }
         self.return_to(&mark, index);
         let comma = if index > 0 { "," } else { "" };
-        // Also bounds the size of the canonical form.
+        // The hash also bounds the size of the canonical form.
         let refused = format!("{comma}{{\"refused\":\"{}\"}}", hex(&Sha256::digest(item.get())));
         self.canonical(refused.as_bytes());
         self.translation.refused.push(Refused { index, errors: faults.into_vec_at(at.to_string()) });
@@ -167,9 +167,9 @@ impl Translator {
         self.file_bytes = mark.file_bytes;
     }
 
-    /// Writes a message, and adds its faults. `index` begins the names of its parts.
+    /// Writes a message, and adds its faults. The names of its parts begin with `index`.
     pub(super) fn email(&mut self, email: &Email<'_>, index: usize, at: &Pointer<'_>, faults: &mut Faults) {
-        // An object without members would need no comma before the first one.
+        // The first member, so that every other one is written with a comma before it.
         self.both(b"{\"stream\":null");
         for (name, value) in [
             ("from", email.from),
@@ -200,7 +200,8 @@ impl Translator {
             self.html(html, template.is_none() && email.text.is_none());
         }
         if email.text.is_some() && present(email.text).is_none() {
-            // An empty text keeps one from being derived, and a missing one does not.
+            // An empty text prevents a text from being derived, and a missing one does not, so the canonical forms
+            // differ.
             self.canonical(b",\"text\":\"\"");
         }
         if let Some(attachments) = present(email.attachments) {

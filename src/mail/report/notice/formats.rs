@@ -1,7 +1,7 @@
-//! Phrases of bounces that are not in the format of RFC 3464, by which they are recognized.
+//! Phrases that identify bounces that are not in the format of RFC 3464.
 
-/// Formats: the name of the rule, and the phrases that each identify the format, in lower case and on one line. The
-/// first match is used.
+/// Formats: the name of each format's rule, and the phrases that identify the format, in lower case and on one line.
+/// The first match is used.
 pub(in crate::mail::report) const FORMATS: [(&str, &[&str]); 24] = [
     (
         "qmail",

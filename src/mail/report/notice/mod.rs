@@ -29,14 +29,16 @@ const REFUSAL: usize = 500;
 /// Maximum lines of text per recipient.
 const MAX_LINES: usize = 14;
 
-/// Evidence required to treat a message as a bounce.
+/// Evidence that a message is a bounce. The parser tries the kinds in this order.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Evidence {
     /// A phrase or a header field that only servers write.
     Format,
-    /// The address of a server as sender, and a phrase or a subject of a failure.
+    /// The address of a server as sender, and a phrase or a subject of a failure; or no sender, and the text of a
+    /// refusal.
     Server,
-    /// The address of a server as sender, or no sender.
+    /// A known format from any sender; or a server as sender, or none, and one more sign of a bounce: an address at the
+    /// start of a line, or a subject of a failure.
     Sender,
 }
 
@@ -74,7 +76,7 @@ fn rule(message: &ReceivedMessage<'_>, evidence: Evidence, lower: &str, notice: 
     }
     let failed = message.fields.get("x-failed-recipients");
     let is_stated = has_subject(message) || states_failure(lower) || is_delay(&message.subject, lower);
-    // A program's introduction is not sufficient.
+    // A phrase that only introduces the program is not sufficient.
     let format = format(lower).filter(|(_, fails)| *fails || is_stated || quotes_reply(notice)).map(|(name, _)| name);
     let by_daemon = || {
         let is_about_failure = is_stated || format.is_some();
@@ -116,7 +118,7 @@ fn recipients(
     reported.collect()
 }
 
-/// Returns whether a text quotes the reply of a server, or a reason that is known.
+/// Returns whether a text quotes a server's reply, or states a known reason.
 fn quotes_reply(notice: &str) -> bool {
     let reply = status::refusal(notice, None);
     reply.code.is_some() || reply.enhanced.is_some() || bounce::judge(&Reply::local_error(notice)).rule != "none"

@@ -35,8 +35,8 @@ fn without_route(address: &str) -> &str {
     }
 }
 
-/// Decodes xtext (`+2B`) and the form of addresses that are not ASCII (`\x{E9}`). Many reports contain
-/// addresses that are not encoded, in which `+20` may be literal, so only characters that must be encoded are decoded,
+/// Decodes xtext (`+2B`) and the form of addresses that are not ASCII (`\x{E9}`). Many reports contain addresses that
+/// are not encoded, in which `+20` may be literal, so of xtext only `+` and `=`, which must be encoded, are decoded,
 /// unless the `@` is encoded too.
 pub(in crate::mail::report) fn decoded(text: &str) -> String {
     let all = !text.contains('@') && text.contains("+40");
@@ -86,14 +86,14 @@ fn around(text: &str, at: usize) -> Option<(usize, &str)> {
     let domain = &after[..after.find(|c| !is_domain(c)).unwrap_or(after.len())];
     let domain = domain.trim_end_matches(['.', '-']);
     let address = text[start..=at].trim_start_matches(['\'', '.', '`', '/', '=']);
-    // The last part of an X.400 address, as Exchange writes it.
+    // Exchange writes the address as the last part of an X.400 address, after `smtp=`.
     let address = match address.get(..5) {
         Some(kind) if kind.eq_ignore_ascii_case("smtp=") => &address[5..],
         _ => address,
     };
     let start = at + 1 - address.len();
     let is_address = address.len() > 1 && !domain.is_empty() && !domain.starts_with(['.', '-']);
-    // A quoted local part may contain anything.
+    // A quoted local part may contain any character, so control characters are checked separately.
     let is_address = is_address && !address.contains(char::is_control);
     is_address.then(|| (start, &text[start..=at + domain.len()]))
 }

@@ -1,4 +1,4 @@
-//! AUTH PLAIN (RFC 4616), LOGIN and XOAUTH2, by RFC 4954.
+//! The AUTH command (RFC 4954) with PLAIN (RFC 4616), LOGIN and XOAUTH2.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -25,7 +25,7 @@ pub(in crate::smtp) struct Capabilities {
 impl Capabilities {
     /// Parses the reply to EHLO. Keywords are case-insensitive; the first line is the server's name.
     pub fn parse(reply: &RawReply) -> Self {
-        // Some servers send `AUTH=LOGIN PLAIN`, alone or in addition, as in a draft before RFC 2554.
+        // Some servers send `AUTH=LOGIN PLAIN`, alone or besides `AUTH`, as in a draft before RFC 2554.
         let keyword = |line: &str| {
             let line = line.trim().to_ascii_uppercase();
             line.strip_prefix("AUTH=").map(|mechanisms| format!("AUTH {mechanisms}")).unwrap_or(line)

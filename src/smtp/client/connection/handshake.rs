@@ -37,7 +37,7 @@ pub(in crate::smtp) struct Policy {
     pub is_final: bool,
     /// Resolver for the server's name; `None` for the system's.
     pub dns: Option<TokioResolver>,
-    /// Which addresses may be connected to; `None` for servers named in the configuration.
+    /// The addresses that may be connected to; `None` (any) for servers named in the configuration.
     pub guard: Option<Arc<MxGuard>>,
     /// Maximum connections to one destination.
     pub connections: usize,
@@ -76,7 +76,8 @@ enum Failure {
 }
 
 impl Failure {
-    /// Returns whether the server refused with a reply and waits for QUIT.
+    /// Returns whether the server waits for a command, which can be QUIT: it refused with a reply, or the client
+    /// refused to continue for a reason of security (`X.7.X`).
     fn may_quit(&self) -> bool {
         matches!(self, Self::Other(reply) if reply.code.is_some_and(|code| code != 421) || reply.enhanced.is_some_and(|code| code.subject == 7))
     }
@@ -167,7 +168,7 @@ impl Opening<'_> {
         Ok(Session::new(wire, offer, self.peer(cipher)))
     }
 
-    /// Returns the connection and the result; on a refusal, quits the session.
+    /// Returns the connection and the result. On a failure, quits the session if the server waits for a command.
     fn or_quit<T>(&self, wire: Wire, result: Result<T, Failure>) -> Result<(Wire, T), Failure> {
         match result {
             Ok(value) => Ok((wire, value)),

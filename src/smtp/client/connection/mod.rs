@@ -1,4 +1,4 @@
-//! One connection, from the socket upward: replies, TLS, EHLO, AUTH, and the session that is then open.
+//! One connection, from the socket upward: replies, TLS, EHLO, AUTH and the open session.
 
 pub(in crate::smtp) mod auth;
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Parses bytes into replies (RFC 5321 §4.2), without a socket.
 //!
-//! The code decides; the rest of a reply is read as leniently as possible. Bytes that are not UTF-8 are replaced, a
-//! bare LF ends a line, the text and the separator before it may be missing, and a line or a reply that is too long is
-//! truncated. Only a reply without a code or without an end is an error, and nothing panics.
+//! Only the code of a reply matters; the rest is read as leniently as possible. Bytes that are not UTF-8 are replaced,
+//! a bare LF ends a line, the text and the separator before it may be missing, and long lines and replies are
+//! truncated. A reply is an error only if it has no code, no end, codes of different classes, or more than
+//! [`REPLY_LIMIT`] bytes. Nothing panics.
 
 use crate::domain::outcome::Reply;
 
@@ -121,8 +122,8 @@ impl ReplyReader {
         }
     }
 
-    /// Returns the reply as far as it was received, for one without an end: the code of any line decides (RFC 5321
-    /// §4.2.1). `rest` is the input that [`Self::feed`] has not consumed.
+    /// Returns the part of an unfinished reply that was received, if it has a code: every line of a reply has the same
+    /// code (RFC 5321 §4.2.1). `rest` is the input that [`Self::feed`] has not consumed.
     pub fn so_far(mut self, rest: &[u8]) -> Option<RawReply> {
         let unfinished = self.long.take().unwrap_or_else(|| rest.to_vec());
         let unfinished = unfinished.split(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -159,7 +160,7 @@ impl ReplyReader {
     }
 }
 
-/// Splits a line into its code, whether it is the last, and its text.
+/// Splits a line. Returns its code, whether it is the last line of the reply, and its text.
 fn split(line: &[u8]) -> Result<(u16, bool, &[u8]), ReplyError> {
     read(line).ok_or_else(|| ReplyError::NoCode(excerpt(line)))
 }

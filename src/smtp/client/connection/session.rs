@@ -80,8 +80,8 @@ impl Session {
         reply.is_ok_and(|reply| reply.is_positive())
     }
 
-    /// Sends QUIT and waits, for a limited time, until the server has closed the connection, so that it never counts
-    /// more connections from this client than are open.
+    /// Sends QUIT and waits, for a limited time, until the server has closed the connection, so that the server never
+    /// counts more connections from this client than are open.
     pub async fn quit(&mut self, policy: &Policy) {
         self.broken = true;
         // The connection is closed whatever the reply is.

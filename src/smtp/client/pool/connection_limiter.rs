@@ -1,5 +1,5 @@
-//! Limits the concurrent connections to one destination, and reserves the last ones for urgent messages. Newsletters
-//! soon use all connections to a slow destination, and a password reset must not wait for one of them.
+//! Limits the concurrent connections to one destination, and reserves the last ones for urgent messages. Bulk messages
+//! can occupy all connections to a slow destination, and a password reset must not wait for one of these.
 
 use tokio::sync::AcquireError;
 
@@ -34,7 +34,7 @@ mod tests {
 
     use super::*;
 
-    /// Returns how many other messages get a permit at once, and then how many urgent ones.
+    /// Returns how many messages that are not urgent get a permit at once, and then how many urgent ones.
     fn admitted(connections: usize) -> (usize, usize) {
         let limiter = ConnectionLimiter::new(connections);
         let mut permits = Vec::new();

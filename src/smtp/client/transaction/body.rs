@@ -1,4 +1,4 @@
-//! Sends the message text after 354 (RFC 5321 §4.5.2): dots stuffed, ended by CRLF, dot, CRLF.
+//! Sends the message text after 354 (RFC 5321 §4.5.2): with dots stuffed, and with the terminator CRLF, dot, CRLF.
 //!
 //! The text is sent in chunks of bounded size, so that a message of 40 MiB needs no second 40 MiB. The terminator is in
 //! the same chunk as the end of the message, because a second small write would be delayed by 40 ms (Nagle and delayed
@@ -57,7 +57,7 @@ pub(in crate::smtp) async fn send(
     Ok(())
 }
 
-/// Cuts a message into stuffed chunks.
+/// Cuts a message into dot-stuffed chunks.
 struct Chunks<'a> {
     rest: &'a [u8],
     terminator: &'static [u8],

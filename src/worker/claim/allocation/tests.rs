@@ -5,7 +5,7 @@ use super::*;
 use crate::db::queue::Claimed;
 use crate::worker::lease::in_flight::InFlight;
 
-/// A process with 256 recipients in flight at most, and 16 connections to each destination.
+/// A process with at most 256 recipients in flight, and 16 connections to each destination.
 struct Setup {
     lanes: Vec<Arc<ReadyLane>>,
     in_flight: InFlight,

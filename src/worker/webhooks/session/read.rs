@@ -13,11 +13,11 @@ use crate::db::{DbError, webhooks};
 use crate::domain::event::{EventType, resend};
 use crate::domain::webhook::endpoint::PostFormat;
 
-/// Minimum and maximum number of events in memory.
+/// Minimum and maximum number of events that are read together.
 const WINDOW: (usize, usize) = (256, 1_024);
 /// Number of failed deliveries that are read together.
 const RETRIES: usize = 100;
-/// Attempts after which a failed delivery is no longer the only probe of an endpoint that is down.
+/// Number of attempts after which a new event, instead of a failed delivery, probes an endpoint that is down.
 const PROBE_ATTEMPTS: i16 = 2;
 
 impl Session {
@@ -32,7 +32,7 @@ impl Session {
         let window = (2 * self.endpoint.concurrency * self.endpoint.batch).clamp(WINDOW.0, WINDOW.1);
         if self.has_due && self.endpoint.retries > 0 && self.queue.len() < window / 2 {
             let (limit, now) = (i64::try_from(RETRIES).unwrap_or(i64::MAX), self.cx.clock.now());
-            // The row of a finished delivery that is not recorded yet is still due.
+            // Deliveries that are queued, in flight or not recorded yet are left out: their rows are still due.
             let mut busy = self.queue.retries();
             busy.extend(&self.progress.settled);
             busy.extend(self.progress.retries.keys());
@@ -59,7 +59,8 @@ impl Session {
     }
 
     /// Reads one delivery that probes whether the endpoint is available again: one that failed before, or a new event
-    /// once that one was tried often enough, so that a single delivery that the endpoint rejects cannot keep it closed.
+    /// once the failed delivery has been tried [`PROBE_ATTEMPTS`] times. Otherwise, a single delivery that the endpoint
+    /// rejects could keep the endpoint down.
     pub(super) async fn fill_with_probe(&mut self) -> Result<(), DbError> {
         if self.queue.len() > 0 || !self.posts.is_empty() {
             return Ok(());

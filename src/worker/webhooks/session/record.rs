@@ -17,7 +17,8 @@ use crate::webhook::Verdict;
 
 /// How long outcomes wait to be recorded together.
 const RECORD_INTERVAL: Duration = Duration::from_millis(100);
-/// Pause of an endpoint whose progress the database refuses. Deliveries that are not recorded are repeated.
+/// How long an endpoint pauses after the database has refused its progress. Deliveries that were not recorded are
+/// repeated.
 const REFUSED_PAUSE: Duration = Duration::from_mins(1);
 
 impl Session {
