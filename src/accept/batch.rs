@@ -143,7 +143,8 @@ impl Acceptor {
         let call_guard = match &call.key {
             Some(key) => {
                 let guard = self.reserved_keys.reserve(call.owner, &key.key).ok_or(AcceptError::KeyInFlight)?;
-                // The key is looked up again under the guard, because the request that created it may have ended since.
+                // Look the key up again under the guard: the request that created it may have ended since the last
+                // lookup.
                 if let Some(first) = self.first_call(call.tenant, call.owner, &key.key).await? {
                     return replayed(first, key).map(Resolved::Done);
                 }

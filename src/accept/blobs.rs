@@ -23,7 +23,7 @@ use crate::domain::message::NewAttachment;
 
 /// Size in bytes up to which sending a blob costs less than asking whether the database already has it.
 pub(super) const SMALL_BLOB_BYTES: usize = 128 << 10;
-/// Limit of one statement: small blobs of together the size of one chunk of a large blob.
+/// Limit of one statement: the small blobs in it have together at most the size of one chunk of a large blob.
 static BATCH_LIMIT: BatchLimit<Blob> =
     BatchLimit { items: usize::MAX, bytes: CHUNK_BYTES as u64, size: |blob| blob.data.len() as u64 };
 /// Capacity of the writer's queue, in blobs.

@@ -2,8 +2,8 @@
 //!
 //! The configuration has a current secret, and possibly previous ones. The current secret encrypts and signs; all
 //! secrets decrypt and verify, so that a secret can be rotated without losing existing data. Each purpose has its own
-//! key (HMAC-SHA-256 of the purpose's label, as HKDF would expand it), so that a value made for one purpose is not
-//! valid for another.
+//! key (the HMAC-SHA-256 of the purpose's label with the secret), so that a value made for one purpose is not valid for
+//! another.
 
 use std::fmt;
 
@@ -70,8 +70,8 @@ impl Keyring {
         Self(std::iter::once(secret).chain(previous).map(|secret| secret.as_bytes().to_vec()).collect())
     }
 
-    /// Returns the HMAC-SHA-256 of `data` with the current secret; callers may truncate it to 10 bytes or more (RFC
-    /// 2104 §5).
+    /// Returns the HMAC-SHA-256 of `data` with the current secret; callers may truncate it to 10 bytes (80 bits) or
+    /// more.
     pub fn mac(&self, purpose: Purpose, data: &[u8]) -> [u8; 32] {
         self.keys(purpose).next().map(|key| mac(&key, data)).unwrap_or_default()
     }

@@ -44,7 +44,7 @@ pub struct Endpoint {
     pub cursor: i64,
     /// Health of the endpoint.
     pub health: Health,
-    /// Number of pending retries, counted up to [`MAX_PENDING_RETRIES`].
+    /// Number of pending retries.
     pub retries: i64,
 }
 
@@ -100,8 +100,8 @@ impl From<Row> for Endpoint {
     }
 }
 
-/// Leases at most `limit` endpoints with events to post that are not leased to another registered worker, except
-/// `busy`: those that this worker is already posting to.
+/// Leases at most `limit` endpoints that have events to post and are not leased to another registered worker. Skips
+/// `busy`, the endpoints that this worker is already posting to.
 pub async fn lease(
     db: &Db,
     worker: Uuid,

@@ -13,7 +13,8 @@ use super::PostgresError;
 /// The oldest supported major version.
 const OLDEST: u32 = 15;
 
-/// Directories with one subdirectory per version, and the directory of the binaries in it.
+/// Directories with one subdirectory per version, each with the prefix of the subdirectories' names and the directory
+/// of the binaries in them.
 const VERSIONED: [(&str, &str, &str); 7] = [
     ("/usr/lib/postgresql", "", "bin"),
     ("/usr", "pgsql-", "bin"),
@@ -34,8 +35,8 @@ pub(super) struct Binaries {
 }
 
 impl Binaries {
-    /// Returns the first installation that can run the cluster: one of the `required` major version if there is one,
-    /// otherwise one of version 15 or newer.
+    /// Returns the first installation that can run the cluster: of exactly the `required` major version, or, if that is
+    /// `None`, of version 15 or newer.
     pub(super) fn find(required: Option<u32>) -> Result<Self, PostgresError> {
         let found: Vec<Self> = candidates().iter().filter_map(|dir| Self::in_dir(dir)).collect();
         choose(found, required)

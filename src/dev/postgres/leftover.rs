@@ -1,4 +1,5 @@
-//! Ends a Postgres that an earlier run left running, because its watchdog is still shutting it down or was killed too.
+//! Ends a Postgres that an earlier run left running: its watchdog is still shutting it down, or was killed too,
+//! together with that run.
 //!
 //! `postmaster.pid` contains its pid, which another program may have in the meantime. Only a process whose command line
 //! has this cluster's data directory gets a signal.

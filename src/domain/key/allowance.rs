@@ -4,10 +4,11 @@
 //! - The contents of a block are subtracted from the shared limit when the block is leased, so replicas cannot use them
 //!   twice.
 //! - A rate's block is used for at most [`MAX_HOLD`]. When the process leases again, it returns the unused requests of
-//!   the last block, unless the limit has recovered from that lease meanwhile. Therefore, in any `t` seconds, all
-//!   replicas together admit at most `burst + requests_per_second × t` requests, plus the requests in their blocks at
-//!   the beginning of the period. A block has at most a quarter of `burst`, or one request.
-//! - A client of one process that keeps within `requests_per_second` and `burst` is never refused.
+//!   the last block, unless the limit has recovered since that lease, so that they no longer count as used. Therefore,
+//!   in any `t` seconds, all replicas together admit at most `burst + requests_per_second × t` requests, plus the
+//!   requests in their blocks at the beginning of the period. A block has at most a quarter of `burst`, or one request.
+//! - A client that sends all requests to one process, and no more than `requests_per_second` and `burst` allow, is
+//!   never refused.
 //! - A quota is never exceeded. If a process is killed, the unused recipients of its block are lost: at most 1/64 of
 //!   the recipients that were left at the lease.
 
@@ -17,13 +18,13 @@ use super::limits::{KeyQuota, KeyRate};
 
 /// How long requests may be admitted from a block of a rate.
 const MAX_HOLD: TimeDelta = TimeDelta::milliseconds(500);
-/// A block has the requests that are left, divided by this number, so that requests remain for other replicas.
+/// A block gets one of this many equal parts of the requests that are left; the others remain for other replicas.
 const RATE_BLOCK_DIVISOR: u64 = 4;
-/// A block has at least the requests of 1/40 s if that many are left, so that a nearly exhausted limit is not leased in
-/// single requests.
+/// A block gets at least as many requests as accumulate in 1/40 s, if that many are left. Otherwise, processes would
+/// lease a nearly exhausted limit one request at a time.
 const BLOCKS_PER_SECOND: u64 = 40;
-/// A block has the recipients that are left of the day's quota, divided by this number, or as many as the request needs
-/// if it needs more.
+/// A block gets one of this many equal parts of the recipients that are left of the day's quota. If the request needs
+/// more, the block gets as many as it needs.
 const QUOTA_BLOCK_DIVISOR: u64 = 64;
 /// How long it is remembered that too few recipients were left for a request.
 const MAX_SHORTAGE_AGE: TimeDelta = TimeDelta::seconds(1);
@@ -76,8 +77,8 @@ pub struct RateLease {
 }
 
 impl RateLease {
-    /// Leases a block from a shared limit that is used until `used_until`, and returns `unused` requests of an earlier block
-    /// to the limit.
+    /// Leases a block from a shared limit, whose state is `used_until` (see [`KeyRate::gcra`]), and returns `unused`
+    /// requests of an earlier block to the limit.
     pub fn new(rate: KeyRate, used_until: DateTime<Utc>, unused: u64, now: DateTime<Utc>) -> Self {
         // If the clock was set back, the limit must not stay exhausted for longer than a full burst takes to
         // accumulate.

@@ -65,7 +65,8 @@ pub const PRIORITY: RangeInclusive<u64> = 0..=100;
 /// Allowed weights of a stream, which determine its share among streams of the same priority.
 pub const WEIGHT: RangeInclusive<u64> = 1..=1_000;
 
-/// The limits of a lane itself, for all replicas together; `None` if the lane itself is not limited.
+/// The limits that are set on a lane, for all replicas together; `None` if none is set. The configuration, the stream
+/// and a learned rate can limit the lane too.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LaneLimits {
     /// Maximum concurrent connections.
@@ -76,7 +77,7 @@ pub struct LaneLimits {
     pub mails_per_connection: Option<i32>,
 }
 
-/// Changes to the limits of a lane itself.
+/// Changes to the limits that are set on a lane.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LaneChange {
     /// Maximum concurrent connections.

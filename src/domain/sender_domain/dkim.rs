@@ -160,8 +160,8 @@ fn context(tenant: TenantId, domain: &str, selector: &str) -> Vec<u8> {
     format!("{}/{domain}/{selector}", tenant.0.simple()).into_bytes()
 }
 
-/// Creates a selector from 5 random bytes, which both keys of a pair share: `pr-`, eight letters or digits, and the
-/// algorithm.
+/// Creates a selector: `pr-`, eight letters or digits made from the random bytes, and the algorithm. Both keys of a
+/// pair use the same random bytes.
 pub fn selector(random: [u8; 5], algorithm: Algorithm) -> String {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     let bits = random.into_iter().fold(0_u64, |bits, byte| bits << 8 | u64::from(byte));

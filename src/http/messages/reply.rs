@@ -27,7 +27,7 @@ pub(super) async fn find(api: &Api, caller: &Caller, message: &mut NewMessage) -
     if message.in_reply_to.is_none() {
         return Ok(true);
     }
-    // Boxed, because the caller's future is moved for every message.
+    // Boxed to keep the future of the calling function small: it is moved for every message, and few are replies.
     let set = api.acceptor.set_thread_headers(caller.tenant(), message, |from| caller.can_see(from));
     Ok(Box::pin(set).await?)
 }

@@ -8,7 +8,7 @@ use super::layers::sources;
 const LOGS: &str = include_str!("../../../docs/logs.md");
 const LEVELS: [&str; 3] = ["info", "warn", "error"];
 
-/// Returns the text after each call of the level's macro.
+/// Returns the text after the opening parenthesis of each call of the level's macro.
 fn calls<'a>(text: &'a str, level: &str) -> Vec<&'a str> {
     let call = format!("{level}!(");
     let is_macro = |at: usize| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');

@@ -104,7 +104,8 @@ async fn unknown_paths_and_methods_get_json() {
 async fn internal_error_has_the_form_too() {
     let app = TestApp::start().await;
     app.sql("ALTER TABLE keys RENAME TO keys_away").await;
-    let refused = Response::to(app.api().with_key("re_unknown").request(Method::GET, "/emails")).await;
+    let unknown = format!("pr_{}", "0".repeat(64));
+    let refused = Response::to(app.api().with_key(&unknown).request(Method::GET, "/emails")).await;
     app.sql("ALTER TABLE keys_away RENAME TO keys").await;
     assert_eq!(refused.error(), (500, "application_error"));
 }

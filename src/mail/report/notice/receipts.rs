@@ -138,14 +138,15 @@ const RECEIPTS: [&str; 32] = [
     "配信済み: ",
 ];
 
-/// Returns whether a notice is a receipt, and reports no failed delivery. `lower` is its text in lower case and on one
+/// Returns whether a notice is a receipt that reports no failed delivery. `lower` is its text in lower case and on one
 /// line.
 pub(in crate::mail::report) fn is_receipt(message: &ReceivedMessage<'_>, notice: &str, lower: &str) -> bool {
     if message.fields.get("x-failed-recipients").is_some() {
         return false;
     }
     let subject = message.subject.to_lowercase();
-    // A receipt quotes the subject of the message, which may be anything.
+    // The rest of the subject is the subject of the original message and may contain any phrase, so only the text is
+    // searched for a failure.
     if RECEIPTS.iter().any(|words| subject.starts_with(words)) {
         return !states_failure(lower);
     }
