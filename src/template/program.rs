@@ -203,13 +203,12 @@ impl Program {
     /// become header fields, without the bodies. Used for the messages of a bulk, whose bodies are rendered later.
     pub fn verify(&self, variables: &Checked) -> Result<Rendered, Fault> {
         let mut meter = Meter { is_quick: false, fuel: 0 };
-        let size = match self.max_size(variables) {
-            Some(size) => size,
-            None => {
-                let html = render_body(Part::Html, self.html.as_ref(), variables, &mut meter)?;
-                let text = render_body(Part::Text, self.text.as_ref(), variables, &mut meter)?;
-                [html, text].into_iter().flatten().map(|body| body.len()).sum()
-            }
+        let size = if let Some(size) = self.max_size(variables) {
+            size
+        } else {
+            let html = render_body(Part::Html, self.html.as_ref(), variables, &mut meter)?;
+            let text = render_body(Part::Text, self.text.as_ref(), variables, &mut meter)?;
+            [html, text].into_iter().flatten().map(|body| body.len()).sum()
         };
         Ok(Rendered { size, ..self.lines(variables, meter)? })
     }

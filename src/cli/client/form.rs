@@ -140,7 +140,7 @@ mod tests {
         let files = [FormFile::check(&long).await.unwrap(), FormFile::check(&empty).await.unwrap()];
         let (length, body) = sent(&files).await.unwrap();
         assert_eq!(length, body.len() as u64);
-        assert_eq!(body.iter().filter(|byte| **byte == 7).count(), 3 * CHUNK + 5);
+        assert_eq!(body.split(|byte| *byte != 7).map(<[u8]>::len).max(), Some(3 * CHUNK + 5));
         // A file that has grown keeps its announced length.
         std::fs::write(&long, vec![7; 4 * CHUNK]).unwrap();
         assert_eq!(sent(&files).await.unwrap().1.len() as u64, length);

@@ -87,7 +87,7 @@ struct Address {
 }
 
 #[derive(Debug, Deserialize)]
-struct Added {
+struct Stored {
     added: u64,
     updated: u64,
     unchanged: u64,
@@ -139,7 +139,7 @@ async fn add(api: &Api, entries: &Value, is_json: bool, output: &mut Output) -> 
         output.json(reply.json()?)?;
         return Ok(());
     }
-    let Added { added, updated, unchanged } = reply.parse()?;
+    let Stored { added, updated, unchanged } = reply.parse()?;
     output.line(&format!("{added} added, {updated} updated, {unchanged} unchanged"))?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::cli::dev::facts::Facts;
 /// Options of every client command.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Target {
-    /// Base URL of the API, such as https://mail.example.test
+    /// Base URL of the API, such as `https://mail.example.test`
     #[arg(long, global = true, env = "POSTRIDER_URL", hide_env_values = true, value_name = "URL")]
     url: Option<String>,
     /// API key; other users of this machine can see it in the list of processes, so prefer the environment or a file

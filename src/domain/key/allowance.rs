@@ -3,7 +3,7 @@
 //!
 //! - The contents of a block are subtracted from the shared limit when the block is leased, so replicas cannot use them
 //!   twice.
-//! - A rate's block is used for at most [`MAX_HOLD`]. When the process leases again, it returns the unused requests of
+//! - A rate's block is used for at most `MAX_HOLD`. When the process leases again, it returns the unused requests of
 //!   the last block, unless the limit has recovered since that lease, so that they no longer count as used. Therefore,
 //!   in any `t` seconds, all replicas together admit at most `burst + requests_per_second × t` requests, plus the
 //!   requests in their blocks at the beginning of the period. A block has at most a quarter of `burst`, or one request.

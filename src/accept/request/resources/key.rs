@@ -53,7 +53,7 @@ pub fn parse(body: &[u8], context: &Context<'_>) -> Result<KeyRequest, Rejection
         scopes: scopes(&mut fields, &mut faults),
         sender_domains: sender_domains(&mut fields, &mut faults),
         mode: mode(&mut fields, &mut faults),
-        allowed_ips: fields.take("allowed_ips").and_then(|node| networks(node, &mut faults)),
+        allowed_ips: fields.take("allowed_ips").map(|node| networks(node, &mut faults)),
         rate: fields.take("rate").and_then(|node| rate(node, &mut faults)),
         quota: fields.take("quota").and_then(|node| quota(node, &mut faults)),
         expires_at: schedule::expires_at(fields.take("expires_at"), None, context, &mut faults),
@@ -82,7 +82,7 @@ pub fn parse_change(body: &[u8], context: &Context<'_>) -> Result<KeyChange, Rej
             name: fields
                 .take("name")
                 .and_then(|node| node.line(1..=128, &mut faults).map(std::borrow::Cow::into_owned)),
-            allowed_ips: fields.change("allowed_ips", |node| networks(node, &mut faults)),
+            allowed_ips: fields.change("allowed_ips", |node| Some(networks(node, &mut faults))),
             rate: fields.change("rate", |node| rate(node, &mut faults)),
             quota: fields.change("quota", |node| quota(node, &mut faults)),
             expires_at: fields
@@ -114,7 +114,7 @@ fn mode(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> KeyMode {
     }
 }
 
-fn networks(node: Node<'_, '_>, faults: &mut Faults) -> Option<Vec<String>> {
+fn networks(node: Node<'_, '_>, faults: &mut Faults) -> Vec<String> {
     let list = node.at;
     let before = faults.len();
     let mut networks = Vec::new();
@@ -130,7 +130,7 @@ fn networks(node: Node<'_, '_>, faults: &mut Faults) -> Option<Vec<String>> {
     if networks.is_empty() && faults.len() == before {
         list.fault(faults, Code::Required, "must have at least one network, or be null to allow any");
     }
-    Some(networks)
+    networks
 }
 
 fn rate(node: Node<'_, '_>, faults: &mut Faults) -> Option<KeyRate> {
