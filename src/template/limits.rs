@@ -9,7 +9,7 @@ pub const MAX_MJML_DEPTH: usize = 64;
 /// Maximum depth of nested elements in HTML.
 pub const MAX_HTML_DEPTH: usize = 256;
 /// Maximum number of elements, texts and comments in HTML.
-pub const MAX_HTML_NODES: usize = 50_000;
+pub const MAX_HTML_NODES: usize = 30_000;
 /// Maximum size of the HTML that a template is compiled to, in bytes.
 pub const MAX_COMPILED: usize = 1024 * 1024;
 /// Maximum length of one template tag, in bytes.
