@@ -2,7 +2,7 @@
 //! looked up in the database.
 //!
 //! A lookup counts as a failure before it is made, so that concurrent requests cannot exceed the limit; if the key is
-//! found, the count is given back. Keys from an address over its limit may still be looked up, out of a budget that all
+//! found, the count is undone. Keys from an address over its limit may still be looked up, out of a budget that all
 //! such addresses share. So applications with valid keys are admitted even if they share the address, for example that
 //! of a load balancer or an office, with a client that sends invalid keys.
 
@@ -33,7 +33,7 @@ pub(super) struct AuthFailures {
 /// A lookup that may be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lookup {
-    /// The lookup counts as a failure of its address until it is given back.
+    /// The lookup counts as a failure of its address until it is undone.
     Counted,
     /// The address is over its limit until this time; the lookup is one of those that all such addresses share.
     Shared(DateTime<Utc>),
