@@ -256,6 +256,6 @@ impl Acceptor {
 
 /// Returns the first use of the call's key, or an error if this call differs from the first.
 fn replayed(first: CallUse, requested: &IdempotencyKey) -> Result<BatchAccepted, AcceptError> {
-    let is_same = first.fingerprint == requested.fingerprint || first.digest.as_deref() == Some(&requested.digest[..]);
+    let is_same = first.is_same_request(&requested.fingerprint, &requested.digest);
     if is_same { Ok(BatchAccepted::Replayed(first)) } else { Err(AcceptError::KeyReused) }
 }

@@ -197,7 +197,7 @@ fn refusal(index: usize, code: Code, why: &str) -> Refused {
 
 /// Returns the bulk of the first call with the key, or an error if this call differs from the first.
 fn replayed(first: &CallUse, requested: &IdempotencyKey) -> Result<BulkAccepted, AcceptError> {
-    let is_same = first.fingerprint == requested.fingerprint || first.digest.as_deref() == Some(&requested.digest[..]);
+    let is_same = first.is_same_request(&requested.fingerprint, &requested.digest);
     match first.bulk_id {
         Some(bulk) if is_same => Ok(BulkAccepted::Replayed(BulkId(bulk))),
         _ => Err(AcceptError::KeyReused),

@@ -248,7 +248,7 @@ impl Acceptor {
 
 /// Returns the message of the first request with the key, or an error if this request differs from the first.
 fn replayed(first: &KeyUse, requested: &IdempotencyKey) -> Result<Accepted, AcceptError> {
-    let is_same = first.fingerprint == requested.fingerprint || first.digest.as_deref() == Some(&requested.digest[..]);
+    let is_same = first.is_same_request(&requested.fingerprint, &requested.digest);
     if is_same { Ok(Accepted::Replayed(MessageId(first.message_id))) } else { Err(AcceptError::KeyReused) }
 }
 

@@ -27,6 +27,14 @@ pub struct KeyUse {
     pub digest: Option<Vec<u8>>,
 }
 
+impl KeyUse {
+    /// Returns whether a request with these hashes is the same as the first one. Either hash suffices: an earlier version
+    /// stored no digest, and a body of another form has another fingerprint.
+    pub fn is_same_request(&self, fingerprint: &[u8], digest: &[u8]) -> bool {
+        self.fingerprint == fingerprint || self.digest.as_deref() == Some(digest)
+    }
+}
+
 /// Returns the value to store for an idempotency key that another API key used first. No header can contain the
 /// separator.
 pub(in crate::db) fn scoped(owner: KeyId, key: &str) -> String {
@@ -132,6 +140,14 @@ pub struct CallUse {
     pub batch_response: Option<Value>,
     /// The bulk that the key belongs to, itself or through one of its recipients.
     pub bulk_id: Option<Uuid>,
+}
+
+impl CallUse {
+    /// Returns whether a request with these hashes is the same as the first one. Either hash suffices: an earlier version
+    /// stored no digest, and a body of another form has another fingerprint.
+    pub fn is_same_request(&self, fingerprint: &[u8], digest: &[u8]) -> bool {
+        self.fingerprint == fingerprint || self.digest.as_deref() == Some(digest)
+    }
 }
 
 /// Returns the first use of an idempotency key, as [`find`] does, with everything that the response to a call of

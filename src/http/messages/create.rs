@@ -225,7 +225,7 @@ pub(in crate::http) async fn find_same(
     hashes: RequestHashes,
 ) -> Result<Committed, ApiError> {
     let RequestHashes { fingerprint, digest } = hashes;
-    if first.fingerprint == fingerprint || first.digest.as_deref() == Some(&digest[..]) {
+    if first.is_same_request(&fingerprint, &digest) {
         return replay(api, caller, MessageId(first.message_id)).await;
     }
     Err(ApiError::KeyReused)

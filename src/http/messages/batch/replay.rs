@@ -25,7 +25,7 @@ pub(super) async fn replay_if_same(
         Some(hashes) => hashes,
         None => body.hashes(|json, files| batch::hashes(json, &Layout::read(json)?, files)).await?,
     };
-    if first.fingerprint == hashes.fingerprint || first.digest.as_deref() == Some(&hashes.digest[..]) {
+    if first.is_same_request(&hashes.fingerprint, &hashes.digest) {
         return replay(api, caller, first).await;
     }
     Err(ApiError::KeyReused)

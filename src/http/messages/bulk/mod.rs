@@ -184,9 +184,7 @@ async fn admit(api: &Api, caller: &Caller, bulk: &Bulk) -> Result<Vec<Warning>, 
 async fn replay_if_same(api: &Api, caller: &Caller, first: &CallUse, mut body: SendBody) -> Result<Response, ApiError> {
     let hashes = body.hashes(|json, files| bulk::hashes(json, &Layout::read(json)?, files)).await?;
     match first.bulk_id {
-        Some(id) if first.fingerprint == hashes.fingerprint || first.digest.as_deref() == Some(&hashes.digest[..]) => {
-            replay(api, caller, BulkId(id)).await
-        }
+        Some(id) if first.is_same_request(&hashes.fingerprint, &hashes.digest) => replay(api, caller, BulkId(id)).await,
         _ => Err(ApiError::KeyReused),
     }
 }
