@@ -11,6 +11,7 @@ mod keys;
 mod migrate;
 mod serve;
 mod signals;
+mod statistics;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,6 +49,8 @@ enum Command {
     Migrate,
     /// Manage API keys
     Keys(keys::Args),
+    /// Manage the statistics
+    Statistics(statistics::Args),
     #[command(flatten)]
     Client(client::Command),
     /// Print the OpenAPI document
@@ -106,6 +109,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Serve(args) => serve::run(config, args).await,
             Command::Migrate => migrate::run(&config).await,
             Command::Keys(args) => keys::run(&config, args).await,
+            Command::Statistics(args) => statistics::run(&config, args).await,
             Command::Doctor => doctor::run(&config).await,
             Command::Inbox(args) => inbox::run(args).await,
             Command::Healthcheck => healthcheck::run(&config).await,

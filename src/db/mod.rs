@@ -21,6 +21,7 @@ pub mod pool;
 pub mod queue;
 pub mod schema;
 pub mod simulator_followups;
+pub mod statistics;
 pub mod streams;
 pub mod suppressions;
 pub mod templates;

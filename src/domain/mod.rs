@@ -23,6 +23,7 @@ pub mod return_path;
 pub mod routing;
 pub mod sender_domain;
 pub mod simulator;
+pub mod statistics;
 pub mod suppression;
 pub mod webhook;
 pub mod words;

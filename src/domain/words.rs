@@ -75,6 +75,8 @@ mod tests {
     use crate::domain::event::EventType;
     use crate::domain::fault::Code;
     use crate::domain::problem::ProblemCode;
+    use crate::domain::statistics::provider::Provider;
+    use crate::domain::statistics::{GroupBy, Step};
 
     #[test]
     fn every_value_has_a_plain_name_and_a_sentence() {
@@ -85,6 +87,9 @@ mod tests {
             EventType::ALL.map(|word| (word.as_str(), word.meaning())).to_vec(),
             Code::ALL.map(|word| (word.as_str(), word.meaning())).to_vec(),
             ProblemCode::ALL.map(|word| (word.as_str(), word.meaning())).to_vec(),
+            Provider::ALL.map(|word| (word.as_str(), word.meaning())).to_vec(),
+            GroupBy::ALL.map(|word| (word.as_str(), word.meaning())).to_vec(),
+            Step::ALL.map(|word| (word.as_str(), word.meaning())).to_vec(),
         ];
         for list in lists {
             let unique: HashSet<&str> = list.iter().map(|(word, _)| *word).collect();

@@ -31,6 +31,7 @@ mod security;
 mod security_log;
 mod send_body;
 mod server;
+mod statistics;
 mod streams;
 mod suppressions;
 mod templates;
@@ -259,6 +260,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(suppressions::export::export))
         .routes(routes!(suppressions::list::get, suppressions::control::remove))
         .routes(routes!(ledger::get))
+        .routes(routes!(statistics::get))
         .routes(routes!(keys::read::list, keys::control::create))
         .routes(routes!(keys::read::get, keys::control::change, keys::control::revoke))
         .routes(routes!(health::healthz))

@@ -66,6 +66,7 @@ use maintenance::cleanup::{self, Cleanup};
 use maintenance::domain_checks::{self, DomainChecks};
 use maintenance::expire_closed_lanes::{self, ClosedLaneExpiry};
 use maintenance::expired_suppressions;
+use maintenance::statistics::{self, Statistics};
 use maintenance::webhook_secrets::{self, WebhookSecrets};
 use outcome::RecordContext;
 use outcome::recorder::OutcomeRecorder;
@@ -96,6 +97,7 @@ struct Inner {
     domain_checks: Arc<DomainChecks>,
     webhook_secrets: Arc<WebhookSecrets>,
     cleanup: Arc<Cleanup>,
+    statistics: Arc<Statistics>,
     sender: Arc<smtp::Sender>,
     grace: Duration,
 }
@@ -166,6 +168,7 @@ impl Worker {
         let gate = Arc::new(HandoffGate::default());
         let handoff = DirectHandoff { claim: claim.clone(), deliver: deliver.clone(), gate: gate.clone() };
         let cleanup = Cleanup::new(db.clone(), clock.clone(), settings.unused_blobs);
+        let statistics = Statistics::new(db.clone(), clock.clone());
         let inner = Inner {
             leases,
             claim,
@@ -176,6 +179,7 @@ impl Worker {
             domain_checks: Arc::new(DomainChecks { db, clock, dns, dns_settings: settings.dns_settings }),
             webhook_secrets: Arc::new(secrets),
             cleanup: Arc::new(cleanup),
+            statistics: Arc::new(statistics),
             deliver,
             sender,
             grace: settings.grace,
@@ -227,6 +231,8 @@ impl Worker {
         );
         tasks.spawn(until_stop().run_until_cancelled_owned(webhook_secrets::run(self.inner.webhook_secrets.clone())));
         tasks.spawn(until_stop().run_until_cancelled_owned(cleanup::run(self.inner.cleanup.clone())));
+        tasks.spawn(until_stop().run_until_cancelled_owned(statistics::run(self.inner.statistics.clone())));
+        tasks.spawn(until_stop().run_until_cancelled_owned(statistics::sample(self.inner.statistics.clone())));
         tasks.spawn(until_stop().run_until_cancelled_owned(deliver.simulator.clone().run()));
         tasks.spawn({
             let (deliver, stop) = (deliver.clone(), stop.clone());
@@ -316,6 +322,22 @@ impl Worker {
             (done, None) => Ok(done),
             (_, Some(error)) => Err(error),
         }
+    }
+
+    /// Counts all events that the statistics do not include yet, as a running worker does periodically. Returns how
+    /// many.
+    pub async fn count_events(&self) -> Result<i64, DbError> {
+        self.inner.statistics.count().await
+    }
+
+    /// Samples the queue for the statistics, as a running worker does once a minute. Returns whether it did.
+    pub async fn sample_queue(&self) -> Result<bool, DbError> {
+        self.inner.statistics.sample_queue().await
+    }
+
+    /// Deletes old statistics once, as a running worker does periodically. Returns the number of rows.
+    pub async fn remove_old_statistics(&self) -> Result<u64, DbError> {
+        self.inner.statistics.remove_old().await
     }
 
     /// Encrypts webhook secrets and removes old ones once, as a running worker does periodically.

@@ -36,6 +36,7 @@ const KEY: &str = "key";
         (name = "inbound", description = "Bounces and complaints that were received by another mail server"),
         (name = "suppressions", description = "Addresses that Postrider does not send messages to"),
         (name = "ledger", description = "Counts of all accepted recipients by state"),
+        (name = "statistics", description = "Figures over time, by stream, mailbox provider and category of bounces"),
         (name = "keys", description = "API keys; these calls require the scope `admin`"),
         (name = "health", description = "Liveness and readiness probes"),
         (name = "dev", description = "The inbox of `postrider dev`, which stores every message instead of delivering it, and its webhook receiver"),

@@ -60,6 +60,7 @@ const TABLE: &[(&str, Needs)] = &[
     ("list_lanes", Needs::Read("403")),
     ("get_lane", Needs::Read("403")),
     ("get_ledger", Needs::Read("403")),
+    ("get_statistics", Needs::Read("403")),
     ("list_suppressions", Needs::Read("403")),
     ("export_suppressions", Needs::Read("403")),
     ("get_suppression", Needs::Read("403")),

@@ -1,0 +1,226 @@
+//! Counts events: a transaction adds the next events of one tenant to the figures, and moves the cursor over them. So
+//! each event is counted exactly once, whatever happens to the process, and by one process at a time.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::increment;
+use crate::db::{Db, DbError};
+use crate::domain::id::TenantId;
+use crate::domain::statistics::count::{EventGroup, increments};
+use crate::domain::statistics::latency::BOUNDS_MS;
+
+/// Maximum number of tenants per call of [`behind`].
+const TENANTS: i64 = 100;
+/// Rows deleted per transaction before a tenant's events are counted again.
+const CLEARED: i64 = 5_000;
+
+/// Returns tenants with events that are not counted yet, those first whose figures are the oldest.
+pub async fn behind(db: &Db) -> Result<Vec<TenantId>, DbError> {
+    // A tenant without events has no cursor, and costs nothing but its row in the table of counters.
+    let start = sqlx::query!(
+        "INSERT INTO statistics_cursors (tenant_id)
+         SELECT tenant_id FROM event_counters c
+         WHERE last_seq > 0 AND NOT EXISTS (SELECT FROM statistics_cursors s WHERE s.tenant_id = c.tenant_id)
+         ON CONFLICT DO NOTHING"
+    );
+    db.timed("statistics.start", start.execute(&db.pool)).await?;
+    let query = sqlx::query_scalar!(
+        "SELECT s.tenant_id FROM statistics_cursors s JOIN event_counters c ON c.tenant_id = s.tenant_id
+         WHERE c.last_seq > s.seq OR s.clear_from IS NOT NULL
+         ORDER BY s.counted_until NULLS FIRST, s.tenant_id LIMIT $1",
+        TENANTS
+    );
+    let tenants = db.timed("statistics.behind", query.fetch_all(&db.pool)).await?;
+    Ok(tenants.into_iter().map(TenantId).collect())
+}
+
+/// Counts at most `limit` events of a tenant. Returns how many; `None` if another process is counting them.
+pub async fn advance(db: &Db, tenant: TenantId, limit: i64, now: DateTime<Utc>) -> Result<Option<i64>, DbError> {
+    db.timed("statistics.advance", async {
+        let mut tx = db.pool.begin().await?;
+        configure(&mut tx).await?;
+        let Some(cursor) = lock(&mut tx, tenant).await? else { return Ok(None) };
+        if let Some(from) = cursor.clear_from {
+            clear(&mut tx, tenant, from).await?;
+            tx.commit().await?;
+            return Ok(Some(0));
+        }
+        let rows = next_events(&mut tx, tenant, cursor.seq, limit).await?;
+        // Without a row, the events up to the last one have been deleted. `last_seq` may be older than the cursor, if
+        // another process moved it after the snapshot of the lock.
+        let last = rows.iter().map(|row| row.last_seq).max().unwrap_or(cursor.last_seq).max(cursor.seq);
+        let until = rows.iter().map(|row| row.last_at).max();
+        let groups: Vec<EventGroup> = rows.into_iter().map(Row::into_group).collect();
+        increment::add(&mut tx, tenant, &increments(&groups, now)).await?;
+        advance_cursor(&mut tx, tenant, last, until).await?;
+        tx.commit().await?;
+        Ok(Some(last - cursor.seq))
+    })
+    .await
+}
+
+/// Configures the transaction.
+async fn configure(tx: &mut PgConnection) -> Result<(), sqlx::Error> {
+    // Figures that a crash of the server loses are counted again, because their cursor is lost with them. The plan must
+    // not depend on the statistics of a new partition: an index scan per list of ids, and hash joins of the results.
+    sqlx::query!(
+        "SELECT set_config('synchronous_commit', 'off', true), set_config('enable_seqscan', 'off', true),
+                set_config('enable_nestloop', 'off', true)"
+    )
+    .fetch_one(tx)
+    .await
+    .map(|_| ())
+}
+
+/// The position of a tenant's statistics.
+struct Cursor {
+    seq: i64,
+    last_seq: i64,
+    clear_from: Option<DateTime<Utc>>,
+}
+
+async fn lock(tx: &mut PgConnection, tenant: TenantId) -> Result<Option<Cursor>, sqlx::Error> {
+    sqlx::query_as!(
+        Cursor,
+        "SELECT s.seq, c.last_seq, s.clear_from
+         FROM statistics_cursors s JOIN event_counters c ON c.tenant_id = s.tenant_id
+         WHERE s.tenant_id = $1 FOR UPDATE OF s SKIP LOCKED",
+        tenant.0
+    )
+    .fetch_optional(tx)
+    .await
+}
+
+/// A row of [`next_events`].
+struct Row {
+    minute: DateTime<Utc>,
+    kind: String,
+    stream: Option<String>,
+    domain: Option<String>,
+    mx: Option<String>,
+    category: Option<String>,
+    is_disputed: bool,
+    has_attempt: bool,
+    has_recipient: bool,
+    is_final: bool,
+    latency_bucket: Option<i32>,
+    count: i64,
+    last_seq: i64,
+    last_at: DateTime<Utc>,
+}
+
+impl Row {
+    fn into_group(self) -> EventGroup {
+        EventGroup {
+            minute: self.minute,
+            kind: self.kind,
+            stream: self.stream,
+            domain: self.domain,
+            mx: self.mx,
+            category: self.category,
+            is_disputed: self.is_disputed,
+            has_attempt: self.has_attempt,
+            has_recipient: self.has_recipient,
+            is_final: self.is_final,
+            latency_bucket: self.latency_bucket,
+            count: self.count,
+        }
+    }
+}
+
+/// Reads the next events with their messages and recipients, and returns the numbers of those with the same properties.
+async fn next_events(tx: &mut PgConnection, tenant: TenantId, after: i64, limit: i64) -> Result<Vec<Row>, sqlx::Error> {
+    let bounds: Vec<f64> = BOUNDS_MS.iter().filter_map(|bound| i32::try_from(*bound).ok()).map(f64::from).collect();
+    // The smallest and largest ids limit the look-ups to the partitions of some weeks. The host of the last attempt,
+    // in `recipients`, is used only after an end state, because it changes before it: counting again must have the
+    // same result.
+    sqlx::query_as!(
+        Row,
+        r#"WITH batch AS MATERIALIZED (
+               SELECT seq, recorded_at, type, message_id, recipient_id, attempt, mx, bounce_category, next_attempt_at, vouched
+               FROM events WHERE tenant_id = $1 AND seq > $2 ORDER BY seq LIMIT $3),
+           ids AS MATERIALIZED (
+               SELECT ARRAY(SELECT DISTINCT message_id FROM batch WHERE message_id IS NOT NULL ORDER BY 1) AS list),
+           message AS MATERIALIZED (
+               SELECT id, stream, created_at, scheduled_at IS NOT NULL AS is_scheduled FROM messages
+               WHERE tenant_id = $1 AND id = ANY ((SELECT list FROM ids)::uuid[])
+                 AND id >= (SELECT list[1] FROM ids) AND id <= (SELECT list[cardinality(list)] FROM ids)),
+           recipient AS MATERIALIZED (
+               SELECT message_id, id, mx, lower(split_part(address, '@', -1)) AS domain FROM recipients
+               WHERE tenant_id = $1 AND message_id = ANY ((SELECT list FROM ids)::uuid[])
+                 AND message_id >= (SELECT list[1] FROM ids)
+                 AND message_id <= (SELECT list[cardinality(list)] FROM ids))
+           SELECT date_trunc('minute', b.recorded_at, 'UTC') AS "minute!", b.type AS "kind!", m.stream AS "stream?",
+                  r.domain AS "domain?",
+                  CASE WHEN b.type IN ('message.accepted', 'message.scheduled', 'message.deferred', 'message.uncertain')
+                      THEN b.mx ELSE coalesce(b.mx, r.mx) END AS mx,
+                  b.bounce_category AS category, b.vouched IS FALSE AS "is_disputed!", b.attempt IS NOT NULL AS "has_attempt!",
+                  b.recipient_id IS NOT NULL AS "has_recipient!", b.next_attempt_at IS NULL AS "is_final!",
+                  CASE WHEN b.type IN ('message.relayed', 'message.delivered') AND b.attempt IS NOT NULL AND NOT m.is_scheduled
+                      THEN width_bucket(extract(epoch FROM b.recorded_at - m.created_at)::float8 * 1000, $4::float8[])
+                      END AS latency_bucket,
+                  count(*) AS "count!", max(b.seq) AS "last_seq!", max(b.recorded_at) AS "last_at!"
+           FROM batch b
+           LEFT JOIN message m ON m.id = b.message_id
+           LEFT JOIN recipient r ON r.message_id = b.message_id AND (b.recipient_id IS NULL OR r.id = b.recipient_id)
+           GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11"#,
+        tenant.0,
+        after,
+        limit,
+        &bounds
+    )
+    .fetch_all(tx)
+    .await
+}
+
+async fn advance_cursor(
+    tx: &mut PgConnection,
+    tenant: TenantId,
+    seq: i64,
+    until: Option<DateTime<Utc>>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE statistics_cursors SET seq = $2, counted_until = coalesce(greatest(counted_until, $3), counted_until)
+         WHERE tenant_id = $1",
+        tenant.0,
+        seq,
+        until
+    )
+    .execute(tx)
+    .await
+    .map(|_| ())
+}
+
+/// Deletes some of a tenant's rows from a time on; once there are none, the next call counts events.
+async fn clear(tx: &mut PgConnection, tenant: TenantId, from: DateTime<Utc>) -> Result<(), sqlx::Error> {
+    let cleared = delete_from(tx, tenant.0, from).await?;
+    if cleared == 0 {
+        sqlx::query!("UPDATE statistics_cursors SET clear_from = NULL WHERE tenant_id = $1", tenant.0)
+            .execute(tx)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn delete_from(tx: &mut PgConnection, tenant: Uuid, from: DateTime<Utc>) -> Result<u64, sqlx::Error> {
+    let figures = sqlx::query!(
+        "DELETE FROM statistics WHERE ctid = ANY (ARRAY(
+             SELECT ctid FROM statistics
+             WHERE tenant_id = $1 AND step = ANY ('{minute,hour,day}') AND start_at >= $2 LIMIT $3))",
+        tenant,
+        from,
+        CLEARED
+    );
+    let figures = figures.execute(&mut *tx).await?.rows_affected();
+    let details = sqlx::query!(
+        "DELETE FROM statistics_details WHERE ctid = ANY (ARRAY(
+             SELECT ctid FROM statistics_details
+             WHERE tenant_id = $1 AND step = ANY ('{minute,hour,day}') AND start_at >= $2 LIMIT $3))",
+        tenant,
+        from,
+        CLEARED
+    );
+    Ok(figures + details.execute(tx).await?.rows_affected())
+}
