@@ -27,6 +27,7 @@ mod simulator;
 mod smtp;
 mod smtp_connections;
 mod smtp_inbound;
+mod statistics;
 mod support;
 mod suppressions;
 mod templates;

@@ -36,7 +36,8 @@ pub async fn behind(db: &Db) -> Result<Vec<TenantId>, DbError> {
     Ok(tenants.into_iter().map(TenantId).collect())
 }
 
-/// Counts at most `limit` events of a tenant. Returns how many; `None` if another process is counting them.
+/// Counts at most `limit` events of a tenant. Returns how many; `None` if there are none, or another process is counting
+/// them.
 pub async fn advance(db: &Db, tenant: TenantId, limit: i64, now: DateTime<Utc>) -> Result<Option<i64>, DbError> {
     db.timed("statistics.advance", async {
         let mut tx = db.pool.begin().await?;
@@ -47,16 +48,18 @@ pub async fn advance(db: &Db, tenant: TenantId, limit: i64, now: DateTime<Utc>) 
             tx.commit().await?;
             return Ok(Some(0));
         }
-        let rows = next_events(&mut tx, tenant, cursor.seq, limit).await?;
-        // Without a row, the events up to the last one have been deleted. `last_seq` may be older than the cursor, if
-        // another process moved it after the snapshot of the lock.
-        let last = rows.iter().map(|row| row.last_seq).max().unwrap_or(cursor.last_seq).max(cursor.seq);
+        // `last_seq` may be older than the cursor, if another process moved it after the snapshot of the lock.
+        let up_to = cursor.last_seq.min(cursor.seq + limit);
+        if up_to <= cursor.seq {
+            return Ok(None);
+        }
+        let rows = events_between(&mut tx, tenant, cursor.seq, up_to).await?;
         let until = rows.iter().map(|row| row.last_at).max();
         let groups: Vec<EventGroup> = rows.into_iter().map(Row::into_group).collect();
         increment::add(&mut tx, tenant, &increments(&groups, now)).await?;
-        advance_cursor(&mut tx, tenant, last, until).await?;
+        advance_cursor(&mut tx, tenant, up_to, until).await?;
         tx.commit().await?;
-        Ok(Some(last - cursor.seq))
+        Ok(Some(up_to - cursor.seq))
     })
     .await
 }
@@ -66,8 +69,8 @@ async fn configure(tx: &mut PgConnection) -> Result<(), sqlx::Error> {
     // Figures that a crash of the server loses are counted again, because their cursor is lost with them. The plan must
     // not depend on the statistics of a new partition: an index scan per list of ids, and hash joins of the results.
     sqlx::query!(
-        "SELECT set_config('synchronous_commit', 'off', true), set_config('enable_seqscan', 'off', true),
-                set_config('enable_nestloop', 'off', true)"
+        "SELECT set_config('synchronous_commit', 'off', true) AS durability, set_config('enable_seqscan', 'off', true) AS scan,
+                set_config('enable_nestloop', 'off', true) AS join"
     )
     .fetch_one(tx)
     .await
@@ -93,7 +96,7 @@ async fn lock(tx: &mut PgConnection, tenant: TenantId) -> Result<Option<Cursor>,
     .await
 }
 
-/// A row of [`next_events`].
+/// A row of [`events_between`].
 struct Row {
     minute: DateTime<Utc>,
     kind: String,
@@ -101,46 +104,50 @@ struct Row {
     domain: Option<String>,
     mx: Option<String>,
     category: Option<String>,
-    is_disputed: bool,
-    has_attempt: bool,
-    has_recipient: bool,
-    is_final: bool,
+    flags: i32,
     latency_bucket: Option<i32>,
     count: i64,
-    last_seq: i64,
     last_at: DateTime<Utc>,
 }
 
 impl Row {
     fn into_group(self) -> EventGroup {
+        let has = |flag: i32| self.flags & flag != 0;
         EventGroup {
+            is_disputed: has(1),
+            has_attempt: has(2),
+            has_recipient: has(4),
+            is_final: has(8),
             minute: self.minute,
             kind: self.kind,
             stream: self.stream,
             domain: self.domain,
             mx: self.mx,
             category: self.category,
-            is_disputed: self.is_disputed,
-            has_attempt: self.has_attempt,
-            has_recipient: self.has_recipient,
-            is_final: self.is_final,
             latency_bucket: self.latency_bucket,
             count: self.count,
         }
     }
 }
 
-/// Reads the next events with their messages and recipients, and returns the numbers of those with the same properties.
-async fn next_events(tx: &mut PgConnection, tenant: TenantId, after: i64, limit: i64) -> Result<Vec<Row>, sqlx::Error> {
+/// Reads the events after `after`, up to `up_to`, with their messages and recipients. Returns the numbers of those with
+/// the same properties.
+async fn events_between(
+    tx: &mut PgConnection,
+    tenant: TenantId,
+    after: i64,
+    up_to: i64,
+) -> Result<Vec<Row>, sqlx::Error> {
     let bounds: Vec<f64> = BOUNDS_MS.iter().filter_map(|bound| i32::try_from(*bound).ok()).map(f64::from).collect();
-    // The smallest and largest ids limit the look-ups to the partitions of some weeks. The host of the last attempt,
-    // in `recipients`, is used only after an end state, because it changes before it: counting again must have the
-    // same result.
+    // Not `ORDER BY seq LIMIT`: for a partition without statistics, Postgres would sort all later events. The smallest
+    // and largest ids limit the look-ups to the partitions of some weeks. The host of the last attempt, in `recipients`,
+    // is used only after an end state, because it changes before it: counting again must have the same result. One
+    // number has all flags, and the functions are the fastest of their kind, because they run for every event.
     sqlx::query_as!(
         Row,
         r#"WITH batch AS MATERIALIZED (
-               SELECT seq, recorded_at, type, message_id, recipient_id, attempt, mx, bounce_category, next_attempt_at, vouched
-               FROM events WHERE tenant_id = $1 AND seq > $2 ORDER BY seq LIMIT $3),
+               SELECT recorded_at, type, message_id, recipient_id, attempt, mx, bounce_category, next_attempt_at, vouched
+               FROM events WHERE tenant_id = $1 AND seq > $2 AND seq <= $3),
            ids AS MATERIALIZED (
                SELECT ARRAY(SELECT DISTINCT message_id FROM batch WHERE message_id IS NOT NULL ORDER BY 1) AS list),
            message AS MATERIALIZED (
@@ -148,27 +155,28 @@ async fn next_events(tx: &mut PgConnection, tenant: TenantId, after: i64, limit:
                WHERE tenant_id = $1 AND id = ANY ((SELECT list FROM ids)::uuid[])
                  AND id >= (SELECT list[1] FROM ids) AND id <= (SELECT list[cardinality(list)] FROM ids)),
            recipient AS MATERIALIZED (
-               SELECT message_id, id, mx, lower(split_part(address, '@', -1)) AS domain FROM recipients
+               SELECT message_id, id, mx, split_part(address, '@', -1) AS domain FROM recipients
                WHERE tenant_id = $1 AND message_id = ANY ((SELECT list FROM ids)::uuid[])
                  AND message_id >= (SELECT list[1] FROM ids)
                  AND message_id <= (SELECT list[cardinality(list)] FROM ids))
-           SELECT date_trunc('minute', b.recorded_at, 'UTC') AS "minute!", b.type AS "kind!", m.stream AS "stream?",
+           SELECT date_bin('1 minute', b.recorded_at, 'epoch') AS "minute!", b.type AS "kind!", m.stream AS "stream?",
                   r.domain AS "domain?",
                   CASE WHEN b.type IN ('message.accepted', 'message.scheduled', 'message.deferred', 'message.uncertain')
                       THEN b.mx ELSE coalesce(b.mx, r.mx) END AS mx,
-                  b.bounce_category AS category, b.vouched IS FALSE AS "is_disputed!", b.attempt IS NOT NULL AS "has_attempt!",
-                  b.recipient_id IS NOT NULL AS "has_recipient!", b.next_attempt_at IS NULL AS "is_final!",
+                  b.bounce_category AS category,
+                  (b.vouched IS FALSE)::integer + 2 * (b.attempt IS NOT NULL)::integer
+                      + 4 * (b.recipient_id IS NOT NULL)::integer + 8 * (b.next_attempt_at IS NULL)::integer AS "flags!",
                   CASE WHEN b.type IN ('message.relayed', 'message.delivered') AND b.attempt IS NOT NULL AND NOT m.is_scheduled
-                      THEN width_bucket(extract(epoch FROM b.recorded_at - m.created_at)::float8 * 1000, $4::float8[])
+                      THEN width_bucket(date_part('epoch', b.recorded_at - m.created_at) * 1000, $4::float8[])
                       END AS latency_bucket,
-                  count(*) AS "count!", max(b.seq) AS "last_seq!", max(b.recorded_at) AS "last_at!"
+                  count(*) AS "count!", max(b.recorded_at) AS "last_at!"
            FROM batch b
            LEFT JOIN message m ON m.id = b.message_id
            LEFT JOIN recipient r ON r.message_id = b.message_id AND (b.recipient_id IS NULL OR r.id = b.recipient_id)
-           GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11"#,
+           GROUP BY 1, 2, 3, 4, 5, 6, 7, 8"#,
         tenant.0,
         after,
-        limit,
+        up_to,
         &bounds
     )
     .fetch_all(tx)
@@ -182,7 +190,7 @@ async fn advance_cursor(
     until: Option<DateTime<Utc>>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "UPDATE statistics_cursors SET seq = $2, counted_until = coalesce(greatest(counted_until, $3), counted_until)
+        "UPDATE statistics_cursors SET seq = $2, counted_until = greatest(counted_until, $3)
          WHERE tenant_id = $1",
         tenant.0,
         seq,

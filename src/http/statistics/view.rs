@@ -176,7 +176,9 @@ impl StatisticsView {
             figures.entry(None).or_default();
         }
         // A stream may have a queue and no events.
-        queue.iter().flat_map(BTreeMap::keys).for_each(|name| drop(figures.entry(name.clone()).or_default()));
+        for name in queue.iter().flat_map(BTreeMap::keys) {
+            figures.entry(name.clone()).or_default();
+        }
         let is_by_category = selection.group_by == Some(GroupBy::Category);
         let mut totals = Figures::default();
         figures.values().flat_map(BTreeMap::values).for_each(|figures| totals.merge(figures));

@@ -75,7 +75,6 @@ impl Statistics {
                 }
                 match step {
                     Ok(Some(events)) => (counted, has_progress) = (counted + events, true),
-                    // Another worker counts them.
                     Ok(None) => {}
                     Err(error) => failed = Some(error),
                 }

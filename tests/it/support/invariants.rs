@@ -126,6 +126,33 @@ const RULES: &[(&str, &str)] = &[
              (SELECT count(*) FROM bulk_messages m JOIN messages USING (bulk_id) WHERE m.bulk_id = b.id AND messages.id = m.message_id)
              + (SELECT count(*) FROM bulk_recipients r WHERE r.bulk_id = b.id)",
     ),
+    (
+        "the statistics of days equal the events up to their cursor",
+        "SELECT count(*) FROM statistics_cursors c
+         CROSS JOIN LATERAL (
+             SELECT count(*) FILTER (WHERE type = 'message.relayed') AS relayed,
+                    count(*) FILTER (WHERE type = 'message.delivered') AS delivered,
+                    count(*) FILTER (WHERE type = 'message.bounced') AS bounced,
+                    count(*) FILTER (WHERE type = 'message.deferred' AND attempt IS NOT NULL
+                                        OR type = 'message.uncertain' AND next_attempt_at IS NOT NULL) AS deferred,
+                    count(*) FILTER (WHERE type IN ('message.expired', 'message.suppressed', 'message.canceled')
+                                        OR type = 'message.uncertain' AND next_attempt_at IS NULL) AS ended,
+                    count(*) FILTER (WHERE type IN ('message.complained', 'message.unsubscribed')) AS complained
+             FROM events e WHERE e.tenant_id = c.tenant_id AND e.seq <= c.seq AND e.vouched IS NOT FALSE) e
+         CROSS JOIN LATERAL (
+             SELECT coalesce(sum(relayed), 0) AS relayed, coalesce(sum(delivered), 0) AS delivered,
+                    coalesce(sum(bounced), 0) AS bounced, coalesce(sum(deferred), 0) AS deferred,
+                    coalesce(sum(expired + suppressed + canceled + uncertain), 0) AS ended,
+                    coalesce(sum(complained + unsubscribed), 0) AS complained, coalesce(sum(accepted), 0) AS accepted
+             FROM statistics s WHERE s.tenant_id = c.tenant_id AND s.step = 'day') s
+         WHERE c.clear_from IS NULL
+           AND ((e.relayed, e.delivered, e.bounced, e.deferred, e.ended, e.complained)
+                    <> (s.relayed, s.delivered, s.bounced, s.deferred, s.ended, s.complained)
+                OR s.accepted <> (
+                    SELECT count(*) FROM events a JOIN recipients r ON r.message_id = a.message_id
+                    WHERE a.tenant_id = c.tenant_id AND a.seq <= c.seq AND a.recipient_id IS NULL
+                      AND a.type IN ('message.accepted', 'message.scheduled')))",
+    ),
 ];
 
 /// Checks all invariants. Panics with the first one that does not hold.
