@@ -27,7 +27,7 @@ async fn series_is_aligned_and_filled_with_zeros() {
     let counts =
         |name: &str| -> Vec<i64> { points.iter().map(|point| point["counts"][name].as_i64().unwrap()).collect() };
     assert_eq!((counts("accepted"), counts("relayed")), (vec![0, 1, 0, 0, 0], vec![0, 0, 0, 1, 0]));
-    let starts: Vec<&Value> = points.iter().map(|point| &point["at"]).collect();
+    let starts: Vec<&str> = points.iter().map(|point| point["at"].as_str().unwrap()).collect();
     assert_eq!(starts, (9..14).map(|minute| format!("2026-11-23T12:{minute:02}:00Z")).collect::<Vec<_>>());
     assert_eq!(found["series"].as_array().unwrap().len(), 1);
 }
