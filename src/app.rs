@@ -339,6 +339,7 @@ async fn worker(
         fingerprints: fingerprints::from_config(config),
         keyring: config.keyring(),
         unused_blobs: config.retention.unused_blobs,
+        conversations: config.retention.conversations,
     };
     let feedback = bounce_intake::feedback(config, db.clone(), clock.clone())?;
     let simulator = Simulator::new(db.clone(), clock.clone(), feedback, config.unsubscribe_links());

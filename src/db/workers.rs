@@ -238,6 +238,7 @@ async fn interrupted(
         transition: Transition::End(Status::Uncertain),
         started_at: now,
         is_alone: false,
+        conversation: None,
     });
     Ok(ended.collect())
 }

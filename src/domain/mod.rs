@@ -4,6 +4,7 @@ pub mod address;
 pub mod attachment_link;
 pub mod binary;
 pub mod bounce;
+pub mod conversation;
 pub mod delivery;
 pub mod event;
 pub mod explain;

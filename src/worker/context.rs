@@ -49,6 +49,8 @@ pub struct Settings {
     pub keyring: Option<Keyring>,
     /// How long after its last use a blob that no message refers to is kept.
     pub unused_blobs: Duration,
+    /// How long SMTP conversations are kept.
+    pub conversations: Duration,
 }
 
 /// The other parts of the service that a worker uses.

@@ -54,6 +54,7 @@ use deliver::DeliverContext;
 pub use deliver::envelopes::Returns;
 use deliver::memory_budget::MessageMemory;
 use deliver::signing::Signing;
+use deliver::traced_lanes::TracedLanes;
 use handoff::direct::DirectHandoff;
 use handoff::gate::HandoffGate;
 use lease::crash_quarantine::CrashQuarantine;
@@ -155,6 +156,7 @@ impl Worker {
             quarantine: CrashQuarantine::new(settings.concurrency),
             memory: MessageMemory::new(settings.memory),
             dedicated_lanes,
+            traced_lanes: Arc::new(TracedLanes::new(db.clone())),
             routes: settings.routes,
             returns: settings.returns,
             links: settings.links,
@@ -167,7 +169,7 @@ impl Worker {
         let secrets = WebhookSecrets { db: db.clone(), clock: clock.clone(), keyring: settings.keyring };
         let gate = Arc::new(HandoffGate::default());
         let handoff = DirectHandoff { claim: claim.clone(), deliver: deliver.clone(), gate: gate.clone() };
-        let cleanup = Cleanup::new(db.clone(), clock.clone(), settings.unused_blobs);
+        let cleanup = Cleanup::new(db.clone(), clock.clone(), settings.unused_blobs, settings.conversations);
         let statistics = Statistics::new(db.clone(), clock.clone());
         let inner = Inner {
             leases,

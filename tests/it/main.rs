@@ -8,6 +8,7 @@ mod bounces;
 mod bulks;
 mod cli_client;
 mod commands;
+mod conversations;
 mod crashes;
 mod delivery;
 mod dev;

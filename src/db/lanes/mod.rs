@@ -12,6 +12,7 @@ pub mod health;
 pub mod limits;
 pub mod overview;
 pub mod pauses;
+pub mod traces;
 
 use std::collections::HashMap;
 use std::sync::Arc;

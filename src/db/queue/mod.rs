@@ -3,10 +3,12 @@
 
 pub mod attempt_markers;
 mod claim;
+pub mod conversations;
 mod fence;
 pub(super) mod ready_at;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -17,6 +19,7 @@ use super::pool::scan::{SCAN_LIMIT, allow_scan};
 use super::suppressions;
 use super::{Db, DbError};
 use crate::domain::bounce::{self, Bounce, Source};
+use crate::domain::conversation::Conversation;
 use crate::domain::delivery::{Status, Transition};
 use crate::domain::id::{MessageId, RecipientId, RecipientKey, TenantId};
 use crate::domain::outcome::{Outcome, Stage};
@@ -89,6 +92,8 @@ pub struct Finished {
     pub started_at: DateTime<Utc>,
     /// Whether it was the only recipient of its envelope, so that a reply about the message is about this recipient.
     pub is_alone: bool,
+    /// The SMTP conversation of the attempt, if it is kept.
+    pub conversation: Option<Arc<Conversation>>,
 }
 
 impl Finished {
@@ -174,6 +179,7 @@ pub(super) async fn end<'a>(
     let is_recorded =
         |f: &&Finished| still_leased.contains(&(f.claimed.message_id, f.claimed.recipient_id, f.claimed.claims));
     let recorded: Vec<&Finished> = batch.iter().filter(is_recorded).collect();
+    conversations::insert(connection, &recorded, now).await?;
     let missing: Vec<RecipientKey> = recorded.iter().filter_map(|finished| finished.missing_mailbox()).collect();
     suppressions::add_recipients(connection, Reason::HardBounce, &missing, now).await?;
     Ok(Ended { recorded })

@@ -6,6 +6,7 @@
 
 pub mod retry_hint;
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -179,6 +180,11 @@ fn is_plain(byte: u8) -> bool {
 fn is_unprintable(letter: char) -> bool {
     let is_control = letter.is_control() && !matches!(letter, '\n' | '\t');
     is_control || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Returns a server's text with unprintable characters escaped, as in [`Reply::text`].
+pub fn escaped(text: &str) -> Cow<'_, str> {
+    if text.contains(is_unprintable) { Cow::Owned(printable(text)) } else { Cow::Borrowed(text) }
 }
 
 /// Escapes unprintable characters in the form `\x1b` or `\u{202e}`.

@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod list;
+pub mod trace;
 mod view;
 
 pub use view::PausedView;

@@ -1,5 +1,6 @@
 //! `/v1/messages`: accepts, lists, returns, explains, cancels, reschedules and retries messages.
 
+pub(super) mod attempts;
 pub(super) mod batch;
 pub(super) mod bulk;
 pub(super) mod control;

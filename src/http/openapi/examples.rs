@@ -124,6 +124,7 @@ fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
             json!({"stream": "bulk", "route": "relay", "domain": "*", "connections": 4, "rate": 10})
         }
         ("PATCH", "/v1/lanes/{id}", _) => json!({"connections": 2, "rate": null}),
+        ("POST", "/v1/lanes/{id}/trace", _) => json!({"attempts": 10}),
         ("POST", "/v1/lanes/{id}/pause" | "/v1/streams/{name}/pause", _) => {
             json!({"reason": "The relay is being moved."})
         }

@@ -46,7 +46,7 @@ async fn check_relay(pools: &Arc<Pools>, server: &Server) -> Result<Peer, (Stage
         pools.pool(&server.destination, &server.policy, None).map_err(|error| failure(&error.to_string()))?;
     match pool.get().await {
         Ok(slot) => slot.0.as_ref().map(|session| session.peer.clone()).ok_or_else(|| failure("there is no session")),
-        Err(PoolError::Backend(NoSession::Refused(refusal))) => Err((refusal.stage, refusal.reply)),
+        Err(PoolError::Backend(NoSession::Refused(refusal, _))) => Err((refusal.stage, refusal.reply)),
         Err(_) => Err(failure("could not open a connection")),
     }
 }

@@ -52,6 +52,11 @@ pub(in crate::smtp) struct Judged {
 }
 
 impl Judged {
+    /// Returns whether any recipient was not accepted.
+    pub fn has_failure(&self) -> bool {
+        self.done.iter().chain(&self.left).any(|(_, judgement)| judgement.verdict != Verdict::Accepted)
+    }
+
     /// Prefixes refusals that require TLS with the reason why there was none.
     pub fn explain_missing_tls(&mut self, why: &Reply) {
         for (_, Judgement { verdict, reply, .. }) in self.done.iter_mut().chain(&mut self.left) {

@@ -3,6 +3,7 @@
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 
+use crate::domain::conversation::Conversation;
 use crate::domain::outcome::Outcome;
 
 /// Options of one call.
@@ -54,6 +55,18 @@ pub trait SendGuard: Sync {
     /// must save them at once, so that these recipients get no duplicate if the process dies before the end.
     fn recipients_done(&self, outcomes: Vec<(usize, Outcome)>) {
         let _ = outcomes;
+    }
+
+    /// Returns whether conversations are kept even if the server accepts the message.
+    fn is_traced(&self) -> bool {
+        false
+    }
+
+    /// Called after each conversation in which a server did not accept the message for all recipients, or did not open a
+    /// session, and before [`recipients_done`](Self::recipients_done). If [`is_traced`](Self::is_traced), called after
+    /// every conversation.
+    fn keep_conversation(&self, conversation: Conversation) {
+        let _ = conversation;
     }
 }
 

@@ -137,6 +137,7 @@ impl ServerDelivery<'_> {
                 Batch { positions: &results.positions, max_recipients, is_continuation: results.is_continuation() };
             let ending =
                 transaction::run(&mut session, self.message, batch, &policy.timeouts, self.options.guard).await;
+            self.keep_conversation(&session, &ending, was_idle);
             let peer = session.peer.clone();
             if session.broken {
                 if session.send_quit {
@@ -167,6 +168,20 @@ impl ServerDelivery<'_> {
         }
     }
 
+    /// Passes the conversation to the send guard, if it keeps it.
+    fn keep_conversation(&self, session: &Session, ending: &Ending, was_idle: bool) {
+        let guard = self.options.guard;
+        let is_kept = match ending {
+            Ending::Judged(judged) => judged.has_failure() || guard.is_traced(),
+            // The server had closed the idle session, so no attempt was made.
+            Ending::ServerClosed(_) => !was_idle,
+            Ending::Withdrawn => false,
+        };
+        if is_kept {
+            guard.keep_conversation(session.take_conversation());
+        }
+    }
+
     /// Returns the same judgement for all recipients.
     pub fn same_for_all(&self, peer: Peer, judgement: Judgement) -> (Peer, Vec<Judgement>) {
         (peer, vec![judgement; self.message.envelope.to.len()])
@@ -186,7 +201,10 @@ impl ServerDelivery<'_> {
     ) -> Result<(Object<super::pool::Connector>, Session), Failure> {
         loop {
             let mut slot = pool.get().await.map_err(|error| match error {
-                PoolError::Backend(NoSession::Refused(refused)) => Failure::Refused(refused),
+                PoolError::Backend(NoSession::Refused(refused, conversation)) => {
+                    self.options.guard.keep_conversation(conversation);
+                    Failure::Refused(refused)
+                }
                 PoolError::Backend(NoSession::LaneBusy) | PoolError::Timeout(TimeoutType::Wait) => {
                     busy(destination, policy)
                 }

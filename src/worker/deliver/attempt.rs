@@ -116,7 +116,8 @@ async fn prepare(cx: &DeliverContext, message: &mut LoadedMessage) -> Result<Pre
 /// Sends a message to one envelope and completes its recipients.
 async fn send(cx: &DeliverContext, message: &LoadedMessage, envelope: Envelope, mime: &[u8], start: AttemptStart) {
     let Envelope { next_hop, smtp: envelope, claimed } = envelope;
-    let guard = LeaseCheck::new(cx, message, &claimed, start);
+    let is_traced = cx.traced_lanes.take_turn(claimed.first().map(|row| row.lane_id)).await;
+    let guard = LeaseCheck::new(cx, message, &claimed, start, is_traced);
     let is_alone = envelope.to.len() == 1;
     let sending = async {
         let outcomes = match next_hop {
@@ -130,6 +131,7 @@ async fn send(cx: &DeliverContext, message: &LoadedMessage, envelope: Envelope, 
         cx.retry_policies.refresh(&cx.db, end.at).await;
         let finish = |(claimed, outcome): (&Claimed, Outcome)| Finished {
             is_alone,
+            conversation: guard.conversation(&outcome),
             ..cx.transition(message, claimed.clone(), outcome, start, end)
         };
         let unrecorded =

@@ -2,6 +2,7 @@
 //! sent twice, also records that the message body is about to be sent.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt as _;
@@ -11,9 +12,10 @@ use parking_lot::Mutex;
 use super::DeliverContext;
 use super::loaded_message::LoadedMessage;
 use super::transition::{AttemptEnd, AttemptStart};
-use crate::db::queue::Claimed;
 use crate::db::queue::attempt_markers::{self, AttemptMarker};
-use crate::domain::outcome::{OnUncertain, Outcome};
+use crate::db::queue::{Claimed, Finished};
+use crate::domain::conversation::Conversation;
+use crate::domain::outcome::{OnUncertain, Outcome, Verdict};
 use crate::smtp::SendGuard;
 
 /// The check for one envelope of a message.
@@ -25,6 +27,10 @@ pub(crate) struct LeaseCheck<'a> {
     may_have_sent_body: AtomicBool,
     /// The positions of recipients whose outcomes are being recorded.
     recorded: Mutex<HashSet<usize>>,
+    /// Whether conversations of successful attempts are kept too.
+    is_traced: bool,
+    /// The conversations so far, if they are kept.
+    conversation: Mutex<Option<Arc<Conversation>>>,
 }
 
 impl<'a> LeaseCheck<'a> {
@@ -33,8 +39,24 @@ impl<'a> LeaseCheck<'a> {
         message: &'a LoadedMessage,
         claimed: &'a [Claimed],
         start: AttemptStart,
+        is_traced: bool,
     ) -> Self {
-        Self { cx, message, claimed, start, may_have_sent_body: AtomicBool::new(false), recorded: Mutex::default() }
+        Self {
+            cx,
+            message,
+            claimed,
+            start,
+            may_have_sent_body: AtomicBool::new(false),
+            recorded: Mutex::default(),
+            is_traced,
+            conversation: Mutex::default(),
+        }
+    }
+
+    /// Returns the conversation of an attempt with this outcome, if it is kept.
+    pub(crate) fn conversation(&self, outcome: &Outcome) -> Option<Arc<Conversation>> {
+        let is_kept = self.is_traced || outcome.verdict != Verdict::Accepted;
+        self.conversation.lock().clone().filter(|_| is_kept)
     }
 
     /// Returns whether the outcome of the recipient at this position is being recorded.
@@ -116,10 +138,27 @@ impl SendGuard for LeaseCheck<'_> {
         let mut recorded = self.recorded.lock();
         let finished = outcomes.into_iter().filter_map(|(position, outcome)| {
             let claimed = self.claimed.get(position)?.clone();
-            let finish = || self.cx.transition(self.message, claimed, outcome, self.start, end);
+            let conversation = self.conversation(&outcome);
+            let finish =
+                || Finished { conversation, ..self.cx.transition(self.message, claimed, outcome, self.start, end) };
             recorded.insert(position).then(finish)
         });
         let finished = finished.collect();
         self.cx.recorder.record(finished);
+    }
+
+    fn is_traced(&self) -> bool {
+        self.is_traced
+    }
+
+    fn keep_conversation(&self, conversation: Conversation) {
+        if conversation.lines.is_empty() {
+            return;
+        }
+        let mut kept = self.conversation.lock();
+        match &mut *kept {
+            Some(earlier) => Arc::make_mut(earlier).append(conversation),
+            None => *kept = Some(Arc::new(conversation)),
+        }
     }
 }

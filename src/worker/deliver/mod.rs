@@ -11,6 +11,7 @@ pub(crate) mod quarantined;
 pub(crate) mod send_options;
 pub(crate) mod signing;
 pub(crate) mod suppression_recheck;
+pub(crate) mod traced_lanes;
 pub(crate) mod transition;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use crate::telemetry::KeyedLogLimit;
 use envelopes::Returns;
 use memory_budget::MessageMemory;
 use signing::Signing;
+use traced_lanes::TracedLanes;
 
 /// The dependencies of deliveries.
 #[derive(Debug)]
@@ -54,6 +56,7 @@ pub(crate) struct DeliverContext {
     pub memory: MessageMemory,
     /// The domains with dedicated lanes.
     pub dedicated_lanes: Arc<DedicatedLanes>,
+    pub traced_lanes: Arc<TracedLanes>,
     pub routes: RouteTable,
     pub returns: Option<Returns>,
     pub links: Option<Links>,

@@ -65,7 +65,14 @@ impl DeliverContext {
             reply = outcome.reply.text,
             "attempt finished"
         );
-        Finished { claimed, outcome: Some(outcome), transition, started_at: start.at, is_alone: false }
+        Finished {
+            claimed,
+            outcome: Some(outcome),
+            transition,
+            started_at: start.at,
+            is_alone: false,
+            conversation: None,
+        }
     }
 
     /// Returns the time after which no attempt starts. Retry windows are suspended while a lane or stream is paused.
@@ -88,5 +95,6 @@ impl DeliverContext {
 
 /// Finishes a recipient whose deadline has passed as `expired`.
 pub(crate) fn expired(claimed: Claimed, started_at: DateTime<Utc>) -> Finished {
-    Finished { claimed, outcome: None, transition: Transition::End(Status::Expired), started_at, is_alone: false }
+    let transition = Transition::End(Status::Expired);
+    Finished { claimed, outcome: None, transition, started_at, is_alone: false, conversation: None }
 }

@@ -1,5 +1,5 @@
 //! Deletes data that nothing refers to any more: unused blobs, abandoned uploads, and the idempotency keys of deleted
-//! messages. Every worker runs it, in small transactions that skip rows which another worker has locked.
+//! messages; and old SMTP conversations. Every worker runs it, in small transactions that skip rows which another worker has locked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::clock::SharedClock;
 use crate::db::messages::{blob_cleanup, idempotency, uploads};
+use crate::db::queue::conversations;
 use crate::db::{Db, DbError};
 
 const INTERVAL: Duration = Duration::from_mins(10);
@@ -24,6 +25,8 @@ pub(crate) struct Cleanup {
     clock: SharedClock,
     /// How long a blob that no message refers to is kept after its last use.
     unused_blobs: Duration,
+    /// How long SMTP conversations are kept.
+    conversations: Duration,
     /// The block of the table of idempotency keys with which the next run begins.
     next_block: Mutex<i64>,
 }
@@ -39,6 +42,8 @@ pub struct CleanedUp {
     pub uploads: u64,
     /// Idempotency keys.
     pub idempotency_keys: u64,
+    /// SMTP conversations.
+    pub conversations: u64,
 }
 
 pub(crate) async fn run(cleanup: Arc<Cleanup>) {
@@ -67,8 +72,8 @@ pub(crate) async fn run(cleanup: Arc<Cleanup>) {
 }
 
 impl Cleanup {
-    pub(crate) fn new(db: Db, clock: SharedClock, unused_blobs: Duration) -> Self {
-        Self { db, clock, unused_blobs, next_block: Mutex::default() }
+    pub(crate) fn new(db: Db, clock: SharedClock, unused_blobs: Duration, conversations: Duration) -> Self {
+        Self { db, clock, unused_blobs, conversations, next_block: Mutex::default() }
     }
 
     /// Runs all tasks. A failed one does not prevent the others; returns the last error.
@@ -84,6 +89,11 @@ impl Cleanup {
         }
         match self.remove_idempotency_keys().await {
             Ok(removed) => done.idempotency_keys = removed,
+            Err(error) => failed = Some(error),
+        }
+        let age = TimeDelta::from_std(self.conversations).unwrap_or(TimeDelta::MAX);
+        match conversations::remove_old(&self.db, self.clock.now(), age).await {
+            Ok(removed) => done.conversations = removed,
             Err(error) => failed = Some(error),
         }
         (done, failed)

@@ -149,6 +149,7 @@ impl RecordTask {
                     "the database refuses an outcome; recording it without the server's reply"
                 );
                 is_reduced = true;
+                one[0].conversation = None;
                 if let Some(outcome) = &mut one[0].outcome {
                     outcome.reply.text = "the reply could not be recorded".into();
                     outcome.peer = Peer { is_final: outcome.peer.is_final, ..Peer::default() };

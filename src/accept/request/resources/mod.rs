@@ -8,4 +8,5 @@ pub mod replay;
 pub mod stream;
 pub mod suppression;
 pub mod template;
+pub mod trace;
 pub mod webhook;

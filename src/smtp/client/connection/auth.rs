@@ -4,7 +4,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lettre::transport::smtp::authentication::Mechanism as LettreMechanism;
 use secrecy::{ExposeSecret, SecretString};
-use std::fmt::Display;
 use std::time::Duration;
 
 use super::ehlo::Capabilities;
@@ -42,15 +41,15 @@ pub(in crate::smtp) async fn log_in(
     let mechanism = offer.mechanism(allowed).ok_or_else(none)?;
     let password = password(&login.password).await?;
     let secrets = Secrets::new(&login.user, password.expose_secret());
-    exchange(wire, mechanism, login, &password, wait).await.map_err(|error| secrets.strip_from(error))
+    let mut dialogue = Dialogue { wire, secrets: &secrets, wait };
+    exchange(&mut dialogue, mechanism, login, &password).await.map_err(|error| secrets.strip_from(error))
 }
 
 async fn exchange(
-    wire: &mut Wire,
+    dialogue: &mut Dialogue<'_>,
     mechanism: LettreMechanism,
     login: &Login,
     password: &SecretString,
-    wait: Duration,
 ) -> Result<(), AuthError> {
     let (user, password) = (&login.user, password.expose_secret());
     // LOGIN prompts for the user and then for the password; the text of the prompts differs from server to server.
@@ -62,25 +61,27 @@ async fn exchange(
     let mut responses = responses.into_iter().map(|response| STANDARD.encode(response)).peekable();
     let (initial, is_plain) = (responses.peek().cloned().unwrap_or_default(), mechanism == LettreMechanism::Plain);
     let mut command = format!("AUTH {mechanism} {initial}\r\n");
+    let mut shown = format!("AUTH {mechanism} {REMOVED}");
     if mechanism == LettreMechanism::Login || command.len() > COMMAND_LIMIT {
         command = format!("AUTH {mechanism}\r\n");
+        shown = format!("AUTH {mechanism}");
     } else {
         responses.next();
     }
     // Some servers ignore the initial response and send a challenge for it.
     let repeated = (is_plain && responses.peek().is_none()).then_some(initial);
-    let mut reply = send_line(wire, command, wait).await?;
+    let mut reply = dialogue.send(&command, &shown).await?;
     for response in responses.chain(repeated) {
         if reply.code != 334 {
             break;
         }
-        reply = send_line(wire, format!("{response}\r\n"), wait).await?;
+        reply = dialogue.send(&format!("{response}\r\n"), REMOVED).await?;
     }
     match reply.code {
-        334 if mechanism == LettreMechanism::Xoauth2 => Err(token_refusal(wire, &reply, wait).await),
+        334 if mechanism == LettreMechanism::Xoauth2 => Err(token_refusal(dialogue, &reply).await),
         334 => {
             // There is no response to a further challenge: cancel the exchange (RFC 4954 §4).
-            send_line(wire, "*\r\n", wait).await?;
+            dialogue.send("*\r\n", "*").await?;
             Err(AuthError::Refused(reply))
         }
         200..300 => Ok(()),
@@ -88,13 +89,36 @@ async fn exchange(
     }
 }
 
-async fn send_line(wire: &mut Wire, line: impl Display, wait: Duration) -> Result<RawReply, AuthError> {
-    wire.command(line, wait).await.map_err(|error| AuthError::Wire(error.to_string()))
+/// The exchange of credentials over a connection. Its transcript has no secrets.
+struct Dialogue<'a> {
+    wire: &'a mut Wire,
+    secrets: &'a Secrets,
+    wait: Duration,
+}
+
+impl Dialogue<'_> {
+    /// Sends a line and reads the reply. `shown` is the line in the transcript.
+    async fn send(&mut self, line: &str, shown: &str) -> Result<RawReply, AuthError> {
+        let transcript = self.wire.transcript.clone();
+        transcript.sent(shown);
+        match self.wire.secret_command(line, self.wait).await {
+            // A challenge may quote a secret in an encoding of its own.
+            Ok(reply) if reply.code == 334 => {
+                transcript.received_as(&reply, |_| REMOVED.into());
+                Ok(reply)
+            }
+            Ok(reply) => {
+                transcript.received_as(&reply, |line| self.secrets.strip(line).into());
+                Ok(reply)
+            }
+            Err(error) => Err(AuthError::Wire(error.to_string())),
+        }
+    }
 }
 
 /// Reads the refusal of a token. The server sends it as a challenge, and its final reply only after an empty response.
-async fn token_refusal(wire: &mut Wire, challenge: &RawReply, wait: Duration) -> AuthError {
-    let mut reply = match send_line(wire, "\r\n", wait).await {
+async fn token_refusal(dialogue: &mut Dialogue<'_>, challenge: &RawReply) -> AuthError {
+    let mut reply = match dialogue.send("\r\n", "").await {
         Ok(reply) => reply,
         Err(error) => return error,
     };

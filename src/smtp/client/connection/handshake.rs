@@ -17,6 +17,7 @@ use super::auth::{AuthError, log_in};
 use super::ehlo::Capabilities;
 use super::session::Session;
 use super::tls::{self, Tls};
+use super::transcript::Transcript;
 use super::wire::{Link, Wire, WireError};
 use super::words;
 use crate::domain::outcome::{Peer, Reply, Stage};
@@ -87,15 +88,17 @@ impl Failure {
     }
 }
 
-/// Opens a session with `host` at `address`. The deadline is needed because a server that is slow in every step could
+/// Opens a session with `host` at `address`, and records it in the transcript. The deadline is needed because a server that is slow in every step could
 /// otherwise take an hour.
 pub(in crate::smtp) async fn open(
     host: &str,
     address: SocketAddr,
     policy: &Policy,
     deadline: Instant,
+    transcript: &Transcript,
 ) -> Result<Session, Refusal> {
-    let opening = Opening { host, address, policy };
+    let opening = Opening { host, address, policy, transcript };
+    transcript.note(format_args!("connecting to {host} at {address}"));
     let opened = timeout_at(deadline, opening.with_fallback()).await.unwrap_or_else(|_| {
         Err(Failure::Other(Reply::local_error_with(
             4,
@@ -109,6 +112,9 @@ pub(in crate::smtp) async fn open(
             Failure::Connect(reply) => (Stage::Connect, reply),
             Failure::Tls(reply) | Failure::Other(reply) => (Stage::Session, reply),
         };
+        if reply.code.is_none() {
+            transcript.note(&reply.text);
+        }
         Refusal { peer: opening.peer(None), stage, reply }
     })
 }
@@ -117,6 +123,7 @@ struct Opening<'a> {
     host: &'a str,
     address: SocketAddr,
     policy: &'a Policy,
+    transcript: &'a Transcript,
 }
 
 impl Opening<'_> {
@@ -130,6 +137,7 @@ impl Opening<'_> {
             Err(Failure::Tls(why))
                 if self.policy.mode == TlsMode::Opportunistic && self.policy.credentials.is_none() =>
             {
+                self.transcript.note(format_args!("{}; connecting again without TLS", why.text));
                 match self.run(TlsMode::None).await {
                     Ok(session) => Ok(session.without_tls(why)),
                     Err(Failure::Other(reply)) => Err(Failure::Other(reply.after(&why))),
@@ -146,7 +154,7 @@ impl Opening<'_> {
         if self.policy.implicit_tls {
             link = self.encrypt(link, &mut cipher).await?;
         }
-        let mut wire = Wire::new(link);
+        let mut wire = Wire::new(link, self.transcript.clone());
         let greeted = self.greet(&mut wire).await;
         let (mut wire, mut offer) = self.or_quit(wire, greeted)?;
         let mut encrypted = self.policy.implicit_tls;
@@ -154,7 +162,7 @@ impl Opening<'_> {
             let accepted = self.starttls(&mut wire, &offer, mode).await;
             (wire, encrypted) = self.or_quit(wire, accepted)?;
             if encrypted {
-                wire = Wire::new(self.encrypt(wire.into_link(), &mut cipher).await?);
+                wire = Wire::new(self.encrypt(wire.into_link(), &mut cipher).await?, self.transcript.clone());
                 // The capabilities offered in plain text may have been forged (RFC 3207 §4.2).
                 let greeted = self.hello(&mut wire).await;
                 (wire, offer) = self.or_quit(wire, greeted)?;
@@ -226,7 +234,9 @@ impl Opening<'_> {
             stream.map_err(|_| failed("it took too long".into()))?.map_err(|error| failed(words::io(&error)))?;
         let fault = self.policy.tls.fault(self.host, self.address.ip(), &stream);
         let fault = fault.map(|fault| format!(", {fault}")).unwrap_or_default();
-        *cipher = Some(tls::describe(&stream) + &fault);
+        let description = tls::describe(&stream) + &fault;
+        self.transcript.note(format_args!("TLS: {description}"));
+        *cipher = Some(description);
         Ok(Link::Tls(Box::new(stream)))
     }
 

@@ -8,5 +8,6 @@ pub(in crate::smtp) mod handshake;
 pub(in crate::smtp) mod reply;
 pub(in crate::smtp) mod session;
 pub(in crate::smtp) mod tls;
+pub(in crate::smtp) mod transcript;
 pub(in crate::smtp) mod wire;
 pub(in crate::smtp) mod words;

@@ -6,6 +6,7 @@ use tokio::time::{Instant, timeout};
 use super::ehlo::Capabilities;
 use super::handshake::Policy;
 use super::wire::Wire;
+use crate::domain::conversation::{Conversation, Direction, Line};
 use crate::domain::outcome::{Peer, Reply};
 use crate::smtp::client::pool::lane::ConnectionPermit;
 
@@ -64,6 +65,22 @@ impl Session {
     /// Restarts the idle time, after a message.
     pub fn mark_used(&mut self) {
         self.used = Instant::now();
+    }
+
+    /// Returns the conversation about the current message, and forgets it.
+    pub fn take_conversation(&self) -> Conversation {
+        let conversation = self.wire.transcript.take();
+        if self.messages < 2 {
+            return conversation;
+        }
+        let Peer { mx, ip, tls, .. } = &self.peer;
+        let host = mx.as_deref().unwrap_or_default();
+        let ip = ip.map(|ip| format!(" at {ip}")).unwrap_or_default();
+        let tls = tls.as_ref().map_or_else(|| "without TLS".to_owned(), |tls| format!("TLS: {tls}"));
+        let note = format!("message {} over the open connection to {host}{ip}, {tls}", self.messages);
+        let mut whole = Conversation::new(vec![Line::new(0, Direction::Note, &note)], 0, 0);
+        whole.append(conversation);
+        whole
     }
 
     /// Returns whether the session has carried the maximum number of messages, is too old or has been idle for too

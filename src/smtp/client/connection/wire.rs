@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::client::TlsStream;
 
 use super::reply::{LINE_LIMIT, REPLY_LIMIT, RawReply, ReplyError, ReplyReader};
+use super::transcript::Transcript;
 use super::words;
 
 /// Size of the buffer, twice the line limit: [`ReplyReader`] consumes the beginning of a line that is too long before
@@ -77,14 +78,16 @@ pub(in crate::smtp) enum Link {
 /// A connection and the bytes read ahead from it.
 pub(in crate::smtp) struct Wire {
     link: Link,
+    /// The conversation of the current message.
+    pub transcript: Transcript,
     buffer: Box<[u8; BUFFER]>,
     start: usize,
     end: usize,
 }
 
 impl Wire {
-    pub fn new(link: Link) -> Self {
-        Self { link, buffer: Box::new([0; BUFFER]), start: 0, end: 0 }
+    pub fn new(link: Link, transcript: Transcript) -> Self {
+        Self { link, transcript, buffer: Box::new([0; BUFFER]), start: 0, end: 0 }
     }
 
     /// Returns whether unsolicited bytes have been read.
@@ -102,15 +105,27 @@ impl Wire {
         self.link
     }
 
-    /// Reads one reply.
+    /// Reads one reply, and records it.
     pub async fn reply(&mut self, deadline: Instant) -> Result<RawReply, WireError> {
+        let reply = self.unrecorded_reply(deadline).await?;
+        self.transcript.received(&reply);
+        Ok(reply)
+    }
+
+    async fn unrecorded_reply(&mut self, deadline: Instant) -> Result<RawReply, WireError> {
         Ok(self.read_reply(&mut ReplyReader::default(), deadline).await?.unambiguous()?)
     }
 
     /// Reads the reply to the final dot. A missed reply leads to a duplicate, so the code of any line decides, even if
     /// the reply has no end. Lines that are not replies, and 3yz replies, are skipped if another reply follows within
-    /// `grace`.
+    /// `grace`. Records the reply.
     pub async fn final_reply(&mut self, deadline: Instant, grace: Duration) -> Result<FinalReply, WireError> {
+        let found = self.unrecorded_final_reply(deadline, grace).await?;
+        self.transcript.received(&found.reply);
+        Ok(found)
+    }
+
+    async fn unrecorded_final_reply(&mut self, deadline: Instant, grace: Duration) -> Result<FinalReply, WireError> {
         let (mut until, mut is_clean) = (deadline, true);
         let mut first_error = None;
         for _ in 0..MAX_SKIPPED {
@@ -180,7 +195,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Writes all of `bytes` and flushes.
+    /// Writes all of `bytes` and flushes. Records nothing: the caller records what may be shown.
     pub async fn write(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), WriteError> {
         let mut done = 0;
         let written = timeout_at(deadline, async {
@@ -202,11 +217,20 @@ impl Wire {
         Err(WriteError { reached, error })
     }
 
-    /// Sends a command and reads its reply within `wait`.
+    /// Sends a command and reads its reply within `wait`. Records both.
     pub async fn command(&mut self, command: impl Display, wait: Duration) -> Result<RawReply, WireError> {
         let deadline = Instant::now() + wait;
-        self.write(command.to_string().as_bytes(), deadline).await.map_err(|failure| failure.error)?;
+        let command = command.to_string();
+        self.transcript.sent(&command);
+        self.write(command.as_bytes(), deadline).await.map_err(|failure| failure.error)?;
         self.reply(deadline).await
+    }
+
+    /// Sends a command with credentials and reads its reply within `wait`. Records neither.
+    pub async fn secret_command(&mut self, command: &str, wait: Duration) -> Result<RawReply, WireError> {
+        let deadline = Instant::now() + wait;
+        self.write(command.as_bytes(), deadline).await.map_err(|failure| failure.error)?;
+        self.unrecorded_reply(deadline).await
     }
 
     /// Reads and discards input until the server has closed the connection.
@@ -266,7 +290,7 @@ mod tests {
     async fn pair() -> (Wire, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        (Wire::new(Link::Plain(near.unwrap())), far.unwrap().0)
+        (Wire::new(Link::Plain(near.unwrap()), Transcript::default()), far.unwrap().0)
     }
 
     /// Reads all replies of a server; returns them and the error that ended the stream.

@@ -19,9 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::handshake::{self, Policy, Refusal};
 use super::connection::session::Session;
+use super::connection::transcript::Transcript;
 use super::connection::words;
 use super::server_delivery::NotAttempted;
 use crate::dns;
+use crate::domain::conversation::Conversation;
 use crate::domain::outcome::{Peer, Reply, Stage};
 use connection_limiter::ConnectionLimiter;
 use lane::{ConnectionPermit, Lane};
@@ -62,8 +64,8 @@ pub(in crate::smtp) type Pool = managed::Pool<Connector>;
 /// Why no session was returned.
 #[derive(Debug)]
 pub(in crate::smtp) enum NoSession {
-    /// The session could not be opened.
-    Refused(Refusal),
+    /// The session could not be opened. Contains the conversations with all addresses that were tried.
+    Refused(Refusal, Conversation),
     /// The lane's connections stayed in use.
     LaneBusy,
 }
@@ -103,17 +105,18 @@ impl Connector {
         };
         let host = &self.destination.host;
         let (started, time_limit) = (Instant::now(), self.policy.timeouts.session);
-        let mut last = None;
-        for (tried, address) in self.addresses().await.map_err(NoSession::Refused)?.into_iter().enumerate() {
+        let (transcript, mut last) = (Transcript::default(), None);
+        let refused = |refusal| NoSession::Refused(refusal, transcript.take());
+        for (tried, address) in self.addresses().await.map_err(refused)?.into_iter().enumerate() {
             if tried >= MIN_TRIED && started.elapsed() >= time_limit {
                 break;
             }
-            match handshake::open(host, address, &self.policy, Instant::now() + time_limit).await {
+            match handshake::open(host, address, &self.policy, Instant::now() + time_limit, &transcript).await {
                 Ok(session) => return Ok(Slot(Some(session.with_permit(permit)))),
                 Err(refusal) => last = Some(refusal),
             }
         }
-        Err(NoSession::Refused(last.unwrap_or_else(|| self.refusal(format!("{host} has no address")))))
+        Err(refused(last.unwrap_or_else(|| self.refusal(format!("{host} has no address")))))
     }
 
     /// Acquires a connection permit of the lane. If none is free, ends one of the lane's idle sessions with another

@@ -48,10 +48,15 @@ pub(in crate::smtp) async fn run(
     timeouts: &Timeouts,
     guard: &dyn SendGuard,
 ) -> Ending {
+    // The conversation of the first message includes the opening of the session.
+    if session.messages > 0 {
+        session.wire.transcript.restart();
+    }
     session.messages += 1;
     let mut transaction = Transaction::new(session, message, batch, timeouts, guard);
     let stopped = if transaction.open.is_empty() { Ok(()) } else { transaction.run_commands().await };
     transaction.session.broken |= stopped.is_err();
+    transaction.note(&stopped);
     let shared = match stopped {
         Ok(()) => None,
         Err(Stop::ServerClosed(reply)) => return Ending::ServerClosed(reply),
@@ -154,6 +159,18 @@ impl<'a> Transaction<'a> {
         }
     }
 
+    /// Records why the transaction stopped, unless the server's reply says it.
+    fn note(&self, stopped: &Result<(), Stop>) {
+        let transcript = &self.session.wire.transcript;
+        match stopped {
+            Err(Stop::ServerClosed(reply) | Stop::Judge(_, reply)) if reply.code.is_none() => {
+                transcript.note(&reply.text)
+            }
+            Err(Stop::OutOfSync) => transcript.note("the server sent an unexpected reply"),
+            _ => {}
+        }
+    }
+
     /// Returns the result; recipients without a judgement get `stopped`.
     fn judged(mut self, stopped: Option<Judgement>) -> Judged {
         let is_stopped = stopped.is_some();
@@ -205,6 +222,7 @@ impl<'a> Transaction<'a> {
     async fn run_commands(&mut self) -> Result<(), Stop> {
         if self.pipelined {
             let group = self.pipelined_commands();
+            self.session.wire.transcript.sent(&group);
             let written = self.session.wire.write(group.as_bytes(), self.deadline).await;
             written.map_err(|failure| no_reply_to_mail(&failure.error))?;
         }
@@ -283,6 +301,7 @@ impl<'a> Transaction<'a> {
         if !self.pipelined {
             let mut command = String::with_capacity(COMMAND);
             self.write_mail(&mut command);
+            self.session.wire.transcript.sent(&command);
             sent = self.session.wire.write(command.as_bytes(), wait).await.map_err(|failure| failure.error);
         }
         let reply = match sent {
@@ -347,6 +366,7 @@ impl<'a> Transaction<'a> {
             return Err(Stop::Withdrawn);
         }
         let (wire, grace) = (&mut self.session.wire, self.timeouts.quit);
+        wire.transcript.sent_message(size(self.message.mime));
         if let Err(failure) = body::send(wire, self.message.mime, self.timeouts, self.guard).await {
             let BodyError::Failed { uncertain, error } = failure else { return Err(Stop::Withdrawn) };
             // A server that closes the connection has often sent the reason. If it received the whole message, it may
@@ -364,6 +384,7 @@ impl<'a> Transaction<'a> {
             self.stage = stage;
             return Err(Stop::Judge(verdict, reply));
         }
+        wire.transcript.sent(".");
         self.stage = Stage::FinalDot;
         match wire.final_reply(Instant::now() + self.timeouts.final_dot, grace).await {
             Err(error) => Err(Stop::Judge(Verdict::Uncertain, connection_failed("the final dot", &error))),
@@ -402,6 +423,7 @@ impl<'a> Transaction<'a> {
         let lost = |error: &WireError| Stop::Judge(Verdict::Temporary, connection_failed(stage, error));
         if !self.pipelined {
             self.expect_no_leftovers()?;
+            self.session.wire.transcript.sent(command);
             let written = self.session.wire.write(command.as_bytes(), deadline).await;
             written.map_err(|failure| lost(&failure.error))?;
         }
