@@ -12,6 +12,7 @@ use crate::domain::event::EventType;
 /// Events with the same properties, and their number. An event about a message as a whole is represented once per
 /// recipient.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools, reason = "independent properties of events")]
 pub struct EventGroup {
     /// The minute in which they were recorded.
     pub minute: DateTime<Utc>,
@@ -259,7 +260,10 @@ mod tests {
     proptest! {
         /// The figures do not depend on how events are divided among transactions.
         #[test]
-        fn counting_in_parts_equals_counting_at_once(groups in prop::collection::vec(any_group(), 0..30), at in 0..30_usize) {
+        fn counting_in_parts_equals_counting_at_once(
+            groups in prop::collection::vec(any_group(), 0..30),
+            at in 0..30_usize,
+        ) {
             let (left, right) = groups.split_at(at.min(groups.len()));
             let mut parts = increments(left, now());
             for (key, figures) in increments(right, now()) {

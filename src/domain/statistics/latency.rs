@@ -133,7 +133,10 @@ mod tests {
         }
 
         #[test]
-        fn merging_equals_counting_together(left in prop::collection::vec(0..BUCKETS, 0..50), right in prop::collection::vec(0..BUCKETS, 0..50)) {
+        fn merging_equals_counting_together(
+            left in prop::collection::vec(0..BUCKETS, 0..50),
+            right in prop::collection::vec(0..BUCKETS, 0..50),
+        ) {
             let histogram = |list: &[usize]| {
                 let mut histogram = Histogram::default();
                 list.iter().for_each(|bucket| histogram.add(*bucket, 1));

@@ -1,5 +1,6 @@
 //! Statistics in API responses.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
@@ -242,7 +243,7 @@ impl StatisticsTotals {
         let bounce =
             |(category, count): (&String, &i64)| StatisticsBounces { category: category.clone(), count: *count };
         let mut bounces: Vec<StatisticsBounces> = figures.bounces.iter().map(bounce).collect();
-        bounces.sort_by_key(|bounces| -bounces.count);
+        bounces.sort_by_key(|bounces| Reverse(bounces.count));
         Self {
             counts: StatisticsCounts::new(figures, is_by_category),
             bounces,

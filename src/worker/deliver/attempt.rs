@@ -116,7 +116,9 @@ async fn prepare(cx: &DeliverContext, message: &mut LoadedMessage) -> Result<Pre
 /// Sends a message to one envelope and completes its recipients.
 async fn send(cx: &DeliverContext, message: &LoadedMessage, envelope: Envelope, mime: &[u8], start: AttemptStart) {
     let Envelope { next_hop, smtp: envelope, claimed } = envelope;
-    let is_traced = cx.traced_lanes.take_turn(claimed.first().map(|row| row.lane_id)).await;
+    // Simulated attempts have no conversation.
+    let traceable = claimed.first().filter(|_| matches!(next_hop, NextHop::Smtp(_)));
+    let is_traced = cx.traced_lanes.take_turn(traceable.map(|row| row.lane_id)).await;
     let guard = LeaseCheck::new(cx, message, &claimed, start, is_traced);
     let is_alone = envelope.to.len() == 1;
     let sending = async {

@@ -1,5 +1,6 @@
 //! Deletes data that nothing refers to any more: unused blobs, abandoned uploads, and the idempotency keys of deleted
-//! messages; and old SMTP conversations. Every worker runs it, in small transactions that skip rows which another worker has locked.
+//! messages; and old SMTP conversations. Every worker runs it, in small transactions that skip rows which another worker
+//! has locked.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -93,7 +93,7 @@ async fn figures_are_divided_by_stream_and_provider() {
         dns.add_address(mx, "127.0.0.1");
     }
     let app = TestApp::builder().direct(&dns).start().await;
-    app.smtp.rcpt("bo@acme.test").replies(["552 5.2.2 mailbox full"]);
+    app.smtp.rcpt("bo@acme.test").replies(["550 5.1.1 unknown"]);
     app.send(json!({"to": ["ann@gmail.com", "ann@acme.test", "bo@acme.test"]})).await;
     app.send(json!({"to": "ann@else.test", "stream": "bulk"})).await;
     app.run_until_idle().await;
@@ -108,7 +108,7 @@ async fn figures_are_divided_by_stream_and_provider() {
     // Before an attempt, only the domain is known.
     assert_eq!(by_name(&providers, "accepted"), named(&[("google", 1), ("other", 3)]));
     let categories = statistics(&app, "group_by=category").await;
-    assert_eq!(by_name(&categories, "bounced"), named(&[("mailbox_full", 1)]));
+    assert_eq!(by_name(&categories, "bounced"), named(&[("unknown_user", 1)]));
     assert_eq!(categories["series"][0]["totals"]["counts"], json!({"bounced": 1}));
 
     let google = statistics(&app, "provider=google&stream=transactional").await;

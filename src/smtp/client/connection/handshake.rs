@@ -88,8 +88,8 @@ impl Failure {
     }
 }
 
-/// Opens a session with `host` at `address`, and records it in the transcript. The deadline is needed because a server that is slow in every step could
-/// otherwise take an hour.
+/// Opens a session with `host` at `address`, and records it in the transcript. The deadline is needed because a server
+/// that is slow in every step could otherwise take an hour.
 pub(in crate::smtp) async fn open(
     host: &str,
     address: SocketAddr,
