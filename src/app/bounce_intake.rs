@@ -19,6 +19,8 @@ use crate::db::Db;
 use crate::domain::return_path::{ReturnPaths, TokenFault};
 use crate::feedback::{Feedback, Origin};
 use crate::mail;
+use crate::metrics::METRICS;
+use crate::metrics::labels::InboundKind;
 use crate::smtp::inbound::{Certificate, Handler, ReceivedMessage, Server, Settings, SmtpRefusal};
 use crate::telemetry::RateLimitedLog;
 use crate::worker::Returns;
@@ -182,6 +184,7 @@ impl Handler for BounceHandler {
             return if is_admitted { Ok(()) } else { Err(refusal()) };
         }
         self.feedback.admits(to).map_err(|fault| {
+            METRICS.inbound_mails.get((InboundKind::Refused,)).increment(1);
             tracing::debug!(to, %fault, "refused a recipient that is not a return path");
             if fault == TokenFault::Forged
                 && let Some(count) = self.forged.note(Instant::now())
