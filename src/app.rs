@@ -10,8 +10,8 @@ mod gauges;
 mod hint;
 mod listeners;
 mod routes;
-mod schema_wait;
 mod server_watch;
+mod startup;
 mod webhooks;
 
 use std::net::SocketAddr;
@@ -46,9 +46,8 @@ use bounce_intake::InboundServer;
 pub use domains::settings as domain_settings;
 pub use hint::{Hinted, WithHint};
 pub use listeners::listen;
-use listeners::Listeners;
-use schema_wait::WaitingApi;
 use server_watch::ServerWatch;
+use startup::Startup;
 pub use webhooks::guard;
 
 /// The roles that a process runs.
@@ -99,31 +98,8 @@ impl App {
         clock: SharedClock,
         inbox: Option<Arc<Inbox>>,
     ) -> anyhow::Result<Self> {
-        // Report configuration errors before anything is changed.
-        bounce_intake::paths(config)?;
-        let db = open(config, true)?;
-        server_watch::wait_until_ready(&db).await?;
-        // Bind the ports before the worker registers: a port in use must not leave a registered worker behind.
-        let listeners = Listeners::bind(config, roles).await?;
-        let limits = descriptors::http_limits(config, roles, inbox.is_some())?;
-        let readiness = Arc::new(Readiness::default());
-        let ops = listeners.ops.map(|listener| {
-            Server::start(listener, http::ops_router(readiness.clone(), db.clone()), descriptors::OPS_LIMITS)
-        });
-        let ops = ops.transpose()?;
-        let waiting = listeners.api.as_ref().map(|listener| WaitingApi {
-            listener,
-            limits: limits.api,
-            resend: config.http.resend,
-        });
-        schema_wait::wait(&db, &readiness, waiting).await?;
-        for problem in db::pool::durability::check(&db).await? {
-            tracing::warn!(
-                event = "durability_problem",
-                problem,
-                "a crash can lose accepted messages; change the named setting"
-            );
-        }
+        let Startup { db, listeners, limits, readiness, ops } =
+            startup::prepare(config, roles, inbox.is_some()).await?;
         // A separate pool: requests that wait for a connection must never delay a heartbeat.
         let worker_db = if roles == Roles::Api { None } else { Some(open(config, true)?) };
         // This sets the clock, so it must come before everything that depends on the time.
@@ -177,7 +153,8 @@ impl App {
                 let settings = api_settings(config, &db, &clock, renderer, readiness.clone())?;
                 let api = Api::new(db.clone(), clock, acceptor, feedback, settings, stop.clone());
                 allowances = Some(api.allowances());
-                let public = listeners.public.map(|listener| Server::start(listener, http::public(api.clone()), limits.public));
+                let public =
+                    listeners.public.map(|listener| Server::start(listener, http::public(api.clone()), limits.public));
                 (Some(Server::start(listener, http::router(api, inbox), limits.api)?), public.transpose()?)
             }
             None => (None, None),

@@ -36,8 +36,7 @@ fn set_pools(pools: &[Db]) {
         sums
     });
     for pool in sums.into_iter().flatten() {
-        let states =
-            [(PoolState::Used, pool.used), (PoolState::Idle, pool.idle), (PoolState::Unopened, pool.unopened)];
+        let states = [(PoolState::Used, pool.used), (PoolState::Idle, pool.idle), (PoolState::Unopened, pool.unopened)];
         for (state, connections) in states {
             METRICS.db_pool_connections.get((pool.name, state)).set(connections);
         }

@@ -280,7 +280,7 @@ async fn add_counts(
         r#"SELECT (SELECT count(*) FROM (SELECT FROM recipients WHERE status = 'uncertain' LIMIT $1 /* max_uncertain */) found)
                       AS "uncertain!",
                   (SELECT coalesce(min(week) - 1, $2::integer /* max_weeks */) FROM generate_series(1, $2::integer) AS week, unnest($3::text[] /* tables */) AS name
-                   WHERE to_regclass(format('%s_%s', name, to_char(date_trunc('week', $4 + week * interval '7 days', 'UTC') AT TIME ZONE 'UTC', 'YYYYMMDD'))) IS NULL)
+                   WHERE to_regclass(format('%s_%s', name, to_char(date_trunc('week', $4::timestamptz + week * interval '7 days', 'UTC') AT TIME ZONE 'UTC', 'YYYYMMDD'))) IS NULL)
                       AS "weeks!",
                   (SELECT coalesce(sum(last_seq), 0)::bigint FROM event_counters) AS "event_seq!",
                   (SELECT count(*) FROM domains WHERE verified_at IS NULL) AS "domains_unverified!",

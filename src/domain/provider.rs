@@ -150,7 +150,9 @@ mod tests {
 
     #[test]
     fn name_that_only_ends_like_a_provider_is_other() {
-        for host in ["", ".", "mx.acme.test", "mx.notgoogle.com", "google.com.acme.test", "com", "[192.0.2.1]", "é.web.dé"] {
+        for host in
+            ["", ".", "mx.acme.test", "mx.notgoogle.com", "google.com.acme.test", "com", "[192.0.2.1]", "é.web.dé"]
+        {
             assert_eq!(Provider::from_mx(host), Provider::Other, "{host}");
         }
         assert_eq!(Provider::from_mx("google.com"), Provider::Google, "the domain itself");

@@ -108,8 +108,7 @@ impl<L: Labels, I: Instrument> Family<L, I> {
     /// Creates the metric. The series `first` is exported before it is used, so that the metric is never absent.
     pub(super) fn new(name: &'static str, help: &'static str, first: L) -> Self {
         I::describe(name, help);
-        let family =
-            Self { name, series: (0..L::SIZE).map(|_| OnceLock::new()).collect(), labels: PhantomData };
+        let family = Self { name, series: (0..L::SIZE).map(|_| OnceLock::new()).collect(), labels: PhantomData };
         family.get(first);
         family
     }

@@ -82,7 +82,9 @@ impl Outcome {
             Status::Uncertain => Self::Uncertain,
             Status::Suppressed => Self::Suppressed,
             // No attempt ends with one of the others.
-            Status::Deferred | Status::Sending | Status::Queued | Status::Scheduled | Status::Canceled => Self::Deferred,
+            Status::Deferred | Status::Sending | Status::Queued | Status::Scheduled | Status::Canceled => {
+                Self::Deferred
+            }
         }
     }
 }

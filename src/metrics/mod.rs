@@ -21,8 +21,8 @@ use crate::domain::bounce::Category;
 use crate::domain::provider::Provider;
 use family::Family;
 use labels::{
-    ConnectResult, DnsKind, DnsResult, InboundKind, Outcome, PoolName, PoolState, Route, StatusClass, Stream, TlsPolicy,
-    TlsVersion, Writer,
+    ConnectResult, DnsKind, DnsResult, InboundKind, Outcome, PoolName, PoolState, Route, StatusClass, Stream,
+    TlsPolicy, TlsVersion, Writer,
 };
 use registry::{Instrument as _, single};
 pub use service::{SERVICE, ServiceMetrics};

@@ -128,15 +128,17 @@ impl Resolver {
     async fn domain_addresses(&self, domain: &str, name: Name) -> Result<Vec<Exchanger>, Judgement> {
         let error = match self.host_addresses(name.clone()).await {
             Ok(found) => return Ok(found),
-            Err(error) if error.is_no_records_found() => match counted(DnsKind::Address, self.dns.ipv6_lookup(name)).await {
-                // `lookup_ip` reports the IPv4 result only. The message bounces only if the IPv6 query finds nothing
-                // either.
-                Err(error) if error.is_no_records_found() => {
-                    return Err(no_such_domain(format!("{domain} has neither mail exchangers nor an address")));
+            Err(error) if error.is_no_records_found() => {
+                match counted(DnsKind::Address, self.dns.ipv6_lookup(name)).await {
+                    // `lookup_ip` reports the IPv4 result only. The message bounces only if the IPv6 query finds nothing
+                    // either.
+                    Err(error) if error.is_no_records_found() => {
+                        return Err(no_such_domain(format!("{domain} has neither mail exchangers nor an address")));
+                    }
+                    Err(error) => describe_error(&error),
+                    Ok(_) => "its records have just changed".into(),
                 }
-                Err(error) => describe_error(&error),
-                Ok(_) => "its records have just changed".into(),
-            },
+            }
             Err(error) => describe_error(&error),
         };
         Err(lookup_failed(domain, &error))
