@@ -8,6 +8,7 @@ use parking_lot::RwLock;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use uuid::Uuid;
 
 use crate::config::{Format, Log};
 
@@ -53,7 +54,7 @@ pub fn start(log: &Log) {
 }
 
 /// Sets the id of this process's worker, which each JSON line has from then on.
-pub fn set_worker_id(id: impl ToString) {
+pub fn set_worker_id(id: Uuid) {
     *WORKER_ID.write() = Some(id.to_string());
 }
 
