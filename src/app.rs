@@ -20,7 +20,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -115,11 +114,7 @@ impl App {
         let wake = Arc::new(Notify::new());
         let accepting = TaskTracker::new();
         let stop = CancellationToken::new();
-        let gauges = [
-            gauges::run_upkeep(std::iter::once(db.clone()).chain(worker_db.clone()).collect()).boxed(),
-            gauges::run_service(db.clone(), clock.clone(), config.delivery.lease).boxed(),
-        ];
-        let gauges = gauges.map(|task| AbortOnDropHandle::new(tokio::spawn(task)));
+        let _gauges = gauges::start(&db, worker_db.as_ref(), &clock, config.delivery.lease);
         tokio::spawn(stop.clone().run_until_cancelled_owned(create_partitions_periodically(db.clone(), clock.clone())));
         let (outcomes, pending) = group_commit::outcomes();
         let renderer = Arc::new(Renderer::default());
@@ -162,7 +157,6 @@ impl App {
         accepting.close();
         readiness.set_running();
         let drain_delay = config.http.drain_delay;
-        let _gauges = gauges;
         Ok(Self {
             db,
             wake,

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::SharedClock;
 use crate::db::service_metrics::{self, Figures};
@@ -14,8 +15,21 @@ use crate::metrics::{METRICS, SERVICE};
 /// Interval of the upkeep of this process's metrics.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Starts to update the gauges. The tasks end when the handles are dropped.
+pub(super) fn start(
+    db: &Db,
+    worker_db: Option<&Db>,
+    clock: &SharedClock,
+    lease: Duration,
+) -> [AbortOnDropHandle<()>; 2] {
+    let pools = std::iter::once(db).chain(worker_db).cloned().collect();
+    let upkeep = tokio::spawn(run_upkeep(pools));
+    let service = tokio::spawn(run_service(db.clone(), clock.clone(), lease));
+    [upkeep, service].map(AbortOnDropHandle::new)
+}
+
 /// Updates the metrics of this process forever. `pools` are its database pools.
-pub(super) async fn run_upkeep(pools: Vec<Db>) {
+async fn run_upkeep(pools: Vec<Db>) {
     let mut ticks = interval(UPKEEP_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -44,7 +58,7 @@ fn set_pools(pools: &[Db]) {
 }
 
 /// Updates the metrics of the whole service forever. `lease` is the lease time of workers that do not record theirs.
-pub(super) async fn run_service(db: Db, clock: SharedClock, lease: Duration) {
+async fn run_service(db: Db, clock: SharedClock, lease: Duration) {
     let mut ticks = interval(service_metrics::INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -12,7 +12,7 @@ use crate::db::group_commit::{self, CommitError, Done, LockTimeout};
 use crate::db::messages::insert::{Committed, MessageInsert};
 use crate::db::queue::Finished;
 use crate::db::{Db, DbError};
-use crate::metrics::labels as metrics;
+use crate::metrics::labels;
 
 /// Number of writers. Measured: a second writer uses the time that the first one waits for its `fsync`; a third gains
 /// nothing.
@@ -175,7 +175,7 @@ impl Writer {
         let started = Instant::now();
         match group_commit::commit(db, &inserts, &outcomes, now, LockTimeout::Short).await {
             Ok(Done { accepted, recorded, waited }) => {
-                count_group(metrics::Writer::Messages, inserts.len() + outcomes.len(), started);
+                count_group(labels::Writer::Messages, inserts.len() + outcomes.len(), started);
                 report(signals, inserts, accepted, replies);
                 self.record(outcomes, Ok(recorded));
                 return Some(waited);
