@@ -6,23 +6,24 @@ mod delivery;
 pub mod descriptors;
 pub(crate) mod domains;
 pub mod fingerprints;
+mod gauges;
 mod hint;
+mod listeners;
 mod routes;
 mod server_watch;
+mod startup;
 mod webhooks;
 
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::accept::bulk::expander::Expander;
 use crate::accept::request::Limits;
@@ -31,9 +32,10 @@ use crate::clock::SharedClock;
 use crate::config::{Config, SecretUrl};
 use crate::db::{self, Db, DbOptions};
 use crate::dev::inbox::Inbox;
+use crate::domain::key::Secret;
 use crate::group_commit::{self, GroupCommit, Outcomes};
 pub use crate::http::Server;
-use crate::http::{self, Allowances, Api};
+use crate::http::{self, Allowances, Api, MetricsAccess, Readiness};
 use crate::rendering::Renderer;
 use crate::simulator::Simulator;
 use crate::smtp;
@@ -42,7 +44,9 @@ use crate::worker::{self, Worker};
 use bounce_intake::InboundServer;
 pub use domains::settings as domain_settings;
 pub use hint::{Hinted, WithHint};
+pub use listeners::listen;
 use server_watch::ServerWatch;
+use startup::Startup;
 pub use webhooks::guard;
 
 /// The roles that a process runs.
@@ -64,6 +68,11 @@ pub struct App {
     server: Option<Server>,
     /// Serves only the pages for recipients.
     public: Option<Server>,
+    /// Serves metrics and probes.
+    ops: Option<Server>,
+    readiness: Arc<Readiness>,
+    /// How long requests are still accepted after a stop was requested.
+    drain_delay: Duration,
     /// Receives bounces and complaints.
     inbound: Option<InboundServer>,
     /// The acceptor's tasks; they end with the last request.
@@ -73,6 +82,8 @@ pub struct App {
     worker: Option<JoinHandle<()>>,
     /// Stops the worker's claiming and the background tasks.
     stop: CancellationToken,
+    /// Updates the metrics until the end.
+    _gauges: [AbortOnDropHandle<()>; 2],
 }
 
 /// How long requests in progress may take when the service stops.
@@ -86,18 +97,8 @@ impl App {
         clock: SharedClock,
         inbox: Option<Arc<Inbox>>,
     ) -> anyhow::Result<Self> {
-        // Report configuration errors before anything is changed.
-        bounce_intake::paths(config)?;
-        let db = open(config, true)?;
-        server_watch::wait_until_ready(&db).await?;
-        db::schema::check(&db).await?;
-        for problem in db::pool::durability::check(&db).await? {
-            tracing::warn!(
-                event = "durability_problem",
-                problem,
-                "a crash can lose accepted messages; change the named setting"
-            );
-        }
+        let Startup { db, listeners, limits, readiness, ops } =
+            startup::prepare(config, roles, inbox.is_some()).await?;
         // A separate pool: requests that wait for a connection must never delay a heartbeat.
         let worker_db = if roles == Roles::Api { None } else { Some(open(config, true)?) };
         // This sets the clock, so it must come before everything that depends on the time.
@@ -112,10 +113,8 @@ impl App {
         }
         let wake = Arc::new(Notify::new());
         let accepting = TaskTracker::new();
-        // Bind the port before the worker registers: a port in use must not leave a registered worker behind.
-        let listeners = Listeners::bind(config, roles).await?;
-        let limits = descriptors::http_limits(config, roles, inbox.is_some())?;
         let stop = CancellationToken::new();
+        let _gauges = gauges::start(&db, worker_db.as_ref(), &clock, config.delivery.lease);
         tokio::spawn(stop.clone().run_until_cancelled_owned(create_partitions_periodically(db.clone(), clock.clone())));
         let (outcomes, pending) = group_commit::outcomes();
         let renderer = Arc::new(Renderer::default());
@@ -127,7 +126,7 @@ impl App {
                 Some(Box::pin(worker).await?)
             }
         };
-        let notifier = listeners.as_ref().map(|_| WakeNotifier::start(db.clone(), wake.clone(), &accepting));
+        let notifier = listeners.api.as_ref().map(|_| WakeNotifier::start(db.clone(), wake.clone(), &accepting));
         let signals = notifier.as_ref().map_or_else(Vec::new, WakeNotifier::signals);
         let local = worker.as_ref().map(|worker| worker.local(pending));
         let group_commit = GroupCommit::start(&db, &clock, signals, local);
@@ -137,8 +136,8 @@ impl App {
         });
         tokio::spawn(stop.clone().run_until_cancelled_owned(watch.run()));
         let (mut inbound, mut allowances) = (None, None);
-        let (server, public) = match listeners.zip(notifier) {
-            Some((Listeners { api: listener, public }, notifier)) => {
+        let (server, public) = match listeners.api.zip(notifier) {
+            Some((listener, notifier)) => {
                 let feedback = bounce_intake::feedback(config, db.clone(), clock.clone())?;
                 inbound = InboundServer::start(config, feedback.clone()).await?;
                 let table = routes::table(config);
@@ -146,16 +145,33 @@ impl App {
                 let acceptor = Arc::new(acceptor);
                 let expander = Expander::new(acceptor.clone(), renderer.clone(), clock.clone());
                 accepting.spawn(expander.run(stop.clone()));
-                let settings = api_settings(config, &db, &clock, renderer)?;
+                let settings = api_settings(config, &db, &clock, renderer, readiness.clone())?;
                 let api = Api::new(db.clone(), clock, acceptor, feedback, settings, stop.clone());
                 allowances = Some(api.allowances());
-                let public = public.map(|listener| Server::start(listener, http::public(api.clone()), limits.public));
+                let public =
+                    listeners.public.map(|listener| Server::start(listener, http::public(api.clone()), limits.public));
                 (Some(Server::start(listener, http::router(api, inbox), limits.api)?), public.transpose()?)
             }
             None => (None, None),
         };
         accepting.close();
-        Ok(Self { db, wake, server, public, inbound, accepting, allowances, worker, stop })
+        readiness.set_running();
+        let drain_delay = config.http.drain_delay;
+        Ok(Self {
+            db,
+            wake,
+            server,
+            public,
+            ops,
+            readiness,
+            drain_delay,
+            inbound,
+            accepting,
+            allowances,
+            worker,
+            stop,
+            _gauges,
+        })
     }
 
     /// Returns the address on which the API listens.
@@ -166,6 +182,11 @@ impl App {
     /// Returns the address on which only the pages for recipients are served.
     pub fn public_address(&self) -> Option<SocketAddr> {
         self.public.as_ref().map(|server| server.address)
+    }
+
+    /// Returns the address on which metrics and probes are served.
+    pub fn ops_address(&self) -> Option<SocketAddr> {
+        self.ops.as_ref().map(|server| server.address)
     }
 
     /// Returns the address on which bounces and complaints are received.
@@ -180,6 +201,7 @@ impl App {
 
     /// Stops the service. Every message accepted with 202 is committed, and messages in flight are finished.
     pub async fn stop(self) {
+        self.drain().await;
         self.stop.cancel();
         let stop_inbound = async {
             if let Some(inbound) = self.inbound {
@@ -211,7 +233,19 @@ impl App {
                 "worker panicked; other workers rescue its leases when they expire"
             );
         }
+        serve(self.ops).await;
         self.db.close().await;
+    }
+
+    /// Lets the readiness probe fail. Everything else works for the configured time, so that load balancers find another
+    /// process before this one refuses connections.
+    async fn drain(&self) {
+        self.readiness.drain();
+        if self.server.is_some() && !self.drain_delay.is_zero() {
+            let seconds = self.drain_delay.as_secs_f64();
+            tracing::info!(event = "draining", seconds, "readiness probe fails; still serving requests");
+            tokio::time::sleep(self.drain_delay).await;
+        }
     }
 }
 
@@ -225,24 +259,6 @@ fn warn_about_duplicates(config: &Config) {
             final_dot_seconds = final_dot.as_secs(),
             "a stop may send messages twice: set delivery.shutdown_grace above timeouts.final_dot"
         );
-    }
-}
-
-/// The sockets of the API.
-#[derive(Debug)]
-struct Listeners {
-    api: TcpListener,
-    public: Option<TcpListener>,
-}
-
-impl Listeners {
-    async fn bind(config: &Config, roles: Roles) -> anyhow::Result<Option<Self>> {
-        if roles == Roles::Worker {
-            return Ok(None);
-        }
-        let api = listen(config.listen).await?;
-        let public = config.public_listen.map(|address| listen_as(address, "POSTRIDER_PUBLIC_LISTEN"));
-        Ok(Some(Self { api, public: public.transpose()? }))
     }
 }
 
@@ -260,27 +276,6 @@ async fn create_partitions_periodically(db: Db, clock: SharedClock) {
             );
         }
     }
-}
-
-/// Binds a listener. The error names the setting to change.
-pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    listen_as(address, "POSTRIDER_LISTEN")
-}
-
-fn listen_as(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
-    http::bind(address).map_err(|error| {
-        let fix = match error.kind() {
-            ErrorKind::AddrInUse => format!("stop the program that uses it, or choose another address with {setting}"),
-            ErrorKind::AddrNotAvailable => {
-                format!("this machine has no such address; set {setting} to one that it has, or to 0.0.0.0 for all")
-            }
-            ErrorKind::PermissionDenied => {
-                format!("ports below 1024 need CAP_NET_BIND_SERVICE; choose another with {setting}")
-            }
-            _ => format!("choose another address with {setting}"),
-        };
-        Hinted::new(anyhow::Error::new(error).context(format!("cannot listen on {address}")), fix).into()
-    })
 }
 
 /// Returns the database's address, without credentials, for error messages.
@@ -399,6 +394,7 @@ fn api_settings(
     db: &Db,
     clock: &SharedClock,
     renderer: Arc<Renderer>,
+    readiness: Arc<Readiness>,
 ) -> anyhow::Result<http::Settings> {
     Ok(http::Settings {
         max_body: u64::from(config.accept.max_body_mib) << 20,
@@ -421,6 +417,11 @@ fn api_settings(
         auth_failures_per_minute: config.http.auth_failures_per_minute,
         cell: config.cell(),
         resend: config.http.resend,
+        readiness,
+        metrics_access: MetricsAccess {
+            networks: config.metrics.networks(),
+            token: config.metrics.token.as_ref().map(|token| Secret::hash(token.expose())),
+        },
     })
 }
 

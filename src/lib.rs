@@ -18,6 +18,7 @@
 //! - [`smtp`] talks to other mail servers and does not use the database;
 //! - [`webhook`] posts events to webhook endpoints and does not use the database;
 //! - [`http_client`] sends requests to untrusted servers, for webhooks and MTA-STS policies;
+//! - [`metrics`] counts what this process does, for Prometheus;
 //! - [`cache`] is a bounded cache, [`batcher`] combines concurrent requests into one call, [`limiter`] limits
 //!   concurrency;
 //! - [`domain`] contains the shared types and rules, without I/O.
@@ -44,6 +45,7 @@ pub mod http;
 pub mod http_client;
 pub mod limiter;
 pub mod mail;
+pub mod metrics;
 pub mod rendering;
 pub mod simulator;
 pub mod smtp;

@@ -19,6 +19,8 @@ use crate::db::Db;
 use crate::domain::return_path::{ReturnPaths, TokenFault};
 use crate::feedback::{Feedback, Origin};
 use crate::mail;
+use crate::metrics::METRICS;
+use crate::metrics::labels::InboundKind;
 use crate::smtp::inbound::{Certificate, Handler, ReceivedMessage, Server, Settings, SmtpRefusal};
 use crate::telemetry::RateLimitedLog;
 use crate::worker::Returns;
@@ -122,6 +124,8 @@ struct BounceHandler {
     /// Domains whose messages to postmaster are accepted: the domain of return paths, and this host's name.
     domains: Vec<String>,
     postmaster: Mutex<Minute>,
+    /// Whether the log has the content of messages to postmaster.
+    logs_content: bool,
 }
 
 /// Maximum number of messages to postmaster per minute; each is logged.
@@ -149,7 +153,8 @@ impl Minute {
 impl BounceHandler {
     fn new(config: &Config, feedback: Arc<Feedback>) -> Self {
         let domains = config.return_path.domain_ascii().into_iter().chain([hostname(config)]).collect();
-        Self { feedback, forged: RateLimitedLog::default(), domains, postmaster: Mutex::default() }
+        let logs_content = config.log.personal_data;
+        Self { feedback, forged: RateLimitedLog::default(), domains, postmaster: Mutex::default(), logs_content }
     }
 
     /// Returns whether `to` is postmaster, with a domain of this server or without one (RFC 5321 §4.5.1).
@@ -160,16 +165,18 @@ impl BounceHandler {
     }
 
     /// Logs a message to postmaster: there is no mailbox for it.
-    fn log_for_postmaster(from: &str, peer: SocketAddr, data: &[u8]) {
-        let summary = mail::report::summary(data, POSTMASTER_TEXT);
+    fn log_for_postmaster(&self, from: &str, peer: SocketAddr, data: &[u8]) {
+        let summary = self.logs_content.then(|| mail::report::summary(data, POSTMASTER_TEXT));
+        let summary = summary.as_ref();
         tracing::warn!(
             event = "postmaster_mail",
             sender = from,
             %peer,
-            header_from = summary.from,
-            subject = summary.subject,
-            text = summary.text,
-            "received a message for postmaster; it is kept only in this log"
+            size = data.len(),
+            header_from = summary.map(|summary| summary.from.as_str()),
+            subject = summary.map(|summary| summary.subject.as_str()),
+            text = summary.map(|summary| summary.text.as_str()),
+            "received a message for postmaster; it is not stored, and logged only with log.personal_data"
         );
     }
 }
@@ -182,6 +189,7 @@ impl Handler for BounceHandler {
             return if is_admitted { Ok(()) } else { Err(refusal()) };
         }
         self.feedback.admits(to).map_err(|fault| {
+            METRICS.inbound_mails.get((InboundKind::Refused,)).increment(1);
             tracing::debug!(to, %fault, "refused a recipient that is not a return path");
             if fault == TokenFault::Forged
                 && let Some(count) = self.forged.note(Instant::now())
@@ -208,7 +216,7 @@ impl Handler for BounceHandler {
         let ReceivedMessage { from, to, peer, mut data, .. } = mail;
         let is_for_postmaster = to.iter().any(|to| self.is_postmaster(to));
         if is_for_postmaster {
-            Self::log_for_postmaster(&from, peer, &data);
+            self.log_for_postmaster(&from, peer, &data);
         }
         // The final delivery server adds this header (RFC 5321 §4.4). The parser uses the first one, so that the
         // message cannot override it.

@@ -3,6 +3,8 @@
 //! A process without free descriptors can neither reach its database nor deliver messages, so clients of the API must
 //! not use up the last ones.
 
+use std::time::Duration;
+
 use anyhow::anyhow;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -22,6 +24,16 @@ const DATABASE_EXTRA: u64 = 16;
 const FETCHES: u64 = 64;
 /// The SMTP server of `postrider dev` and `postrider inbox`.
 const INBOX: u64 = 256;
+/// The listener for metrics and probes.
+const OPS: usize = 32;
+/// The limits of that listener.
+pub(super) const OPS_LIMITS: ServerLimits = ServerLimits {
+    connections: OPS,
+    per_peer: OPS,
+    header_timeout: Duration::from_secs(15),
+    keep_alive: Duration::from_secs(75),
+    write_timeout: Duration::from_secs(30),
+};
 /// Minimum number of HTTP connections; with fewer the service does not start.
 const MIN_CONNECTIONS: u64 = 16;
 /// Divisor for the share of connections that is reserved for recipients' pages, if these have a separate listener.
@@ -87,7 +99,7 @@ pub(super) fn http_limits(config: &Config, roles: Roles, has_inbox: bool) -> any
 fn reserved(config: &Config, roles: Roles, has_inbox: bool) -> u64 {
     let database = u64::from(config.database.max_connections);
     let (api, worker) = (roles != Roles::Worker, roles != Roles::Api);
-    let mut reserved = BASE + FETCHES + DATABASE_EXTRA;
+    let mut reserved = BASE + FETCHES + DATABASE_EXTRA + config.metrics.listen.map_or(0, |_| OPS as u64);
     if api {
         reserved += database;
         reserved += config.inbound.listen.map_or(0, |_| u64::from(config.inbound.connections));

@@ -44,9 +44,20 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<ExitCode> 
     let address = app.api_address().map(tracing::field::display);
     let public = app.public_address().map(tracing::field::display);
     let inbound = app.inbound_address().map(tracing::field::display);
+    let metrics = app.ops_address().map(tracing::field::display);
     let sends = outgoing_routes(&config);
     let version = env!("CARGO_PKG_VERSION");
-    tracing::info!(event = "started", address, public, inbound, ?roles, sends, version, "postrider is running");
+    tracing::info!(
+        event = "started",
+        address,
+        public,
+        inbound,
+        metrics,
+        ?roles,
+        sends,
+        version,
+        "postrider is running"
+    );
     signals.stop_requested().await;
     app.stop().await;
     tracing::info!(event = "stopped", "stopped");

@@ -36,6 +36,7 @@ pub use sections::domains::{Domains, Unverified};
 pub use sections::http::Http;
 pub use sections::inbound::Inbound;
 pub use sections::log::{Format, Log};
+pub use sections::metrics::Metrics;
 pub use sections::retention::Retention;
 pub use sections::return_path::ReturnPath;
 pub use sections::routes::Route;
@@ -105,6 +106,8 @@ pub struct Config {
     pub simulator: Simulator,
     /// Logging.
     pub log: Log,
+    /// Metrics for Prometheus.
+    pub metrics: Metrics,
     /// Routes by name.
     pub routes: BTreeMap<String, Route>,
 }
@@ -169,6 +172,7 @@ impl Config {
         self.dkim.check()?;
         self.webhooks.check()?;
         self.log.check()?;
+        self.metrics.check()?;
         self.routes.values().try_for_each(Route::check)
     }
 }

@@ -20,6 +20,7 @@ pub mod overview;
 pub mod pool;
 pub mod queue;
 pub mod schema;
+pub mod service_metrics;
 pub mod simulator_followups;
 pub mod statistics;
 pub mod streams;
@@ -30,15 +31,17 @@ pub mod workers;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tracing::Instrument as _;
 
+pub use pool::PoolConnections;
 pub use pool::error::DbError;
 pub use pool::outage::{Outage, Trouble};
 
+use crate::metrics;
 use pool::Pool;
 use pool::circuit_breaker::{CallAborted, CircuitBreaker};
 
@@ -95,6 +98,11 @@ impl Db {
         self.pool.resize(max_connections);
     }
 
+    /// Returns the number of connections of each pool.
+    pub fn connections(&self) -> [PoolConnections; 2] {
+        self.pool.connections()
+    }
+
     /// Returns the time limit of one call; scans have a longer one.
     pub fn limit(&self) -> Duration {
         self.timeout
@@ -143,7 +151,10 @@ impl Db {
         // large future of the query.
         let work = Box::pin(work.instrument(tracing::debug_span!("db", query = name)));
         async move {
-            match self.breaker.run(limit, work).await {
+            let started = Instant::now();
+            let ended = self.breaker.run(limit, work).await;
+            metrics::statements::record(name, started.elapsed());
+            match ended {
                 Ok(result) => result.map_err(|source| self.failed(name, source)),
                 Err(CallAborted::TimedOut) => Err(DbError::Timeout { query: name, limit }),
                 Err(CallAborted::NotAttempted(outage)) => {

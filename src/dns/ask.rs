@@ -11,6 +11,9 @@ use hickory_resolver::proto::rr::rdata::TXT;
 use hickory_resolver::proto::rr::{Name, RData};
 use tokio::time::timeout;
 
+use super::counted;
+use crate::metrics::labels::DnsKind;
+
 /// Time limit of one query.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -38,7 +41,7 @@ impl UncachedResolver {
     /// Returns the TXT records of a name, each record's strings joined.
     pub async fn texts(&self, name: &str) -> Answer {
         let text = |data: &RData| if let RData::TXT(text) = data { Some(joined(text)) } else { None };
-        self.lookup(name, |name| self.0.txt_lookup(name), text).await
+        self.lookup(name, |name| counted(DnsKind::Txt, self.0.txt_lookup(name)), text).await
     }
 
     /// Returns the mail exchangers of a name, each as `preference host`.
@@ -46,13 +49,13 @@ impl UncachedResolver {
         let text = |data: &RData| {
             if let RData::MX(mx) = data { Some(format!("{} {}", mx.preference, mx.exchange.to_ascii())) } else { None }
         };
-        self.lookup(name, |name| self.0.mx_lookup(name), text).await
+        self.lookup(name, |name| counted(DnsKind::Mx, self.0.mx_lookup(name)), text).await
     }
 
     /// Returns the addresses of a host.
     pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, String> {
         let name = absolute(host)?;
-        match timeout(QUERY_TIMEOUT, self.0.lookup_ip(name)).await {
+        match timeout(QUERY_TIMEOUT, counted(DnsKind::Address, self.0.lookup_ip(name))).await {
             Err(_) => Err(TOO_LONG.into()),
             Ok(Ok(found)) => Ok(found.iter().collect()),
             Ok(Err(error)) if is_not_found(&error) => Ok(Vec::new()),
@@ -66,7 +69,7 @@ impl UncachedResolver {
             let RData::PTR(host) = data else { return None };
             Some(host.0.to_ascii().trim_end_matches('.').to_ascii_lowercase())
         };
-        match timeout(QUERY_TIMEOUT, self.0.reverse_lookup(address)).await {
+        match timeout(QUERY_TIMEOUT, counted(DnsKind::Ptr, self.0.reverse_lookup(address))).await {
             Err(_) => Err(TOO_LONG.into()),
             Ok(answer) => records(answer, name),
         }

@@ -2,6 +2,7 @@
 
 mod ask;
 mod check;
+mod counted;
 mod own;
 mod spf;
 mod words;
@@ -15,6 +16,7 @@ use hickory_resolver::{ResolverBuilder, TokioResolver};
 
 pub use ask::UncachedResolver;
 pub use check::check;
+pub use counted::counted;
 pub use own::is_local_address;
 pub use words::describe_error;
 

@@ -20,6 +20,7 @@ pub mod network;
 pub mod open_object;
 pub mod outcome;
 pub mod problem;
+pub mod provider;
 pub mod return_path;
 pub mod routing;
 pub mod sender_domain;

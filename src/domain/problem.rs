@@ -70,6 +70,8 @@ words! {
         InternalError = "internal_error",
         /// The database is unavailable, or Postrider is overloaded.
         Unavailable = "unavailable",
+        /// This process of Postrider is starting or shutting down, or waits for a migration of the database.
+        NotReady = "not_ready",
     }
 }
 
@@ -103,7 +105,7 @@ impl ProblemCode {
             Self::InvalidRequest | Self::IdempotencyKeyReused => 422,
             Self::RateLimitExceeded | Self::DailyQuotaExceeded | Self::TooManyAuthFailures => 429,
             Self::InternalError => 500,
-            Self::Unavailable => 503,
+            Self::Unavailable | Self::NotReady => 503,
         }
     }
 
@@ -142,6 +144,7 @@ impl ProblemCode {
             }
             Self::TooManyAuthFailures => "Send a valid key; requests succeed again after `Retry-After`.",
             Self::Unavailable => "Repeat the request after `Retry-After`, preferably with an `Idempotency-Key`.",
+            Self::NotReady => "Repeat the request after `Retry-After`; if it lasts, read `detail`.",
             Self::InternalError => "Search the log for the `request_id`.",
         }
     }

@@ -75,7 +75,7 @@ mod tests {
     use crate::domain::event::EventType;
     use crate::domain::fault::Code;
     use crate::domain::problem::ProblemCode;
-    use crate::domain::statistics::provider::Provider;
+    use crate::domain::provider::Provider;
     use crate::domain::statistics::{GroupBy, Step};
 
     #[test]

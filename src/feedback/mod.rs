@@ -40,6 +40,8 @@ use crate::domain::id::{RecipientId, TenantId};
 use crate::domain::outcome::Reply;
 use crate::domain::return_path::{ReturnPaths, TokenFault};
 use crate::mail;
+use crate::metrics::METRICS;
+use crate::metrics::labels::InboundKind;
 
 use message_lookup::FoundMessage;
 pub use message_lookup::{Basis, NotFound, Origin};
@@ -167,6 +169,7 @@ impl Feedback {
             return;
         }
         let kind = outcome.report.kind;
+        METRICS.inbound_mails.get((inbound_kind(kind),)).increment(1);
         let count = self.counts.get(kind as usize).map_or(0, |count| count.fetch_add(1, Ordering::Relaxed) + 1);
         tracing::info!(
             event = "report_received",
@@ -180,6 +183,15 @@ impl Feedback {
             count,
             "received a report"
         );
+    }
+}
+
+fn inbound_kind(kind: ReportKind) -> InboundKind {
+    match kind {
+        ReportKind::Dsn => InboundKind::Dsn,
+        ReportKind::Complaint => InboundKind::Complaint,
+        ReportKind::AutoReply => InboundKind::AutoReply,
+        ReportKind::Unknown => InboundKind::Unknown,
     }
 }
 

@@ -5,16 +5,18 @@
 //! events to the end of its commit.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Mutex;
 
 use super::writer::is_rolled_back;
-use super::{Signals, direct};
+use super::{Signals, count_accepted, count_group, direct};
 use crate::batcher::{self, Batch, BatchLimit, Requests};
 use crate::clock::SharedClock;
 use crate::db::group_commit::{self, CommitError, LockTimeout};
 use crate::db::messages::insert::batch::{BatchCommitted, BatchInsert};
 use crate::db::{Db, DbError};
+use crate::metrics::labels::Writer;
 
 /// The result for one batch.
 pub(super) type BatchResult = Result<BatchCommitted, Arc<DbError>>;
@@ -55,8 +57,12 @@ impl BatchWriter {
         for batch in &mut batches {
             direct::reserve(&self.signals, &mut batch.messages, now);
         }
+        let started = Instant::now();
         match group_commit::commit_batches(&self.db, &batches, now, LockTimeout::Short).await {
-            Ok(results) => self.report(batches, results, replies),
+            Ok(results) => {
+                count_group(Writer::Batches, batches.iter().map(|batch| batch.messages.len()).sum(), started);
+                self.report(batches, results, replies);
+            }
             // One batch that waits for a lock, or that Postgres refuses, must not fail the others.
             Err(failed) if is_rolled_back(&failed) => {
                 let writer = self.clone();
@@ -83,6 +89,7 @@ impl BatchWriter {
         for ((batch, result), reply) in batches.into_iter().zip(results).zip(replies) {
             match &result {
                 BatchCommitted::Inserted(results) => {
+                    batch.messages.iter().for_each(count_accepted);
                     let confirmed = batch.messages.into_iter().zip(results);
                     confirmed.for_each(|(insert, result)| report.add(direct::confirmed(insert, result)));
                 }

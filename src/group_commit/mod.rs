@@ -19,6 +19,7 @@ mod writer;
 
 use std::fmt;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
@@ -30,6 +31,8 @@ use crate::db::messages::insert::{Committed, MessageInsert};
 use crate::db::queue::{Claimed, Finished};
 use crate::db::{Db, DbError};
 use crate::domain::id::RecipientId;
+use crate::metrics::METRICS;
+use crate::metrics::labels::{Stream, Writer};
 
 /// Capacity of the channel of messages that wait for a writer.
 const QUEUE_CAPACITY: usize = 1_024;
@@ -202,13 +205,29 @@ impl GroupCommit {
 
     /// Commits a message. Returns when it is committed or the transaction has failed.
     pub async fn accept(&self, insert: MessageInsert) -> Result<Committed, Arc<DbError>> {
+        let started = Instant::now();
         let committed = self.accepted.submit(insert).await;
+        METRICS.accept_to_commit.record(started.elapsed());
         committed.ok_or_else(|| Arc::new(DbError::closed("group_commit.messages")))?
     }
 
     /// Commits a batch. Returns when it is committed or the transaction has failed.
     pub async fn accept_batch(&self, batch: BatchInsert) -> Result<BatchCommitted, Arc<DbError>> {
+        let started = Instant::now();
         let committed = self.batches.submit(batch).await;
+        METRICS.accept_to_commit.record(started.elapsed());
         committed.ok_or_else(|| Arc::new(DbError::closed("group_commit.batches")))?
     }
+}
+
+/// Counts a committed message.
+fn count_accepted(insert: &MessageInsert) {
+    let stream = Stream::from_name(&insert.message.stream);
+    METRICS.accepted_recipients.get((stream,)).increment(insert.message.recipients.len() as u64);
+}
+
+/// Counts a committed transaction with this number of messages and outcomes.
+fn count_group(writer: Writer, size: usize, started: Instant) {
+    METRICS.group_commit.get((writer,)).record(started.elapsed());
+    METRICS.group_size.get((writer,)).record(u32::try_from(size).unwrap_or(u32::MAX));
 }

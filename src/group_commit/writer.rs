@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-use super::{Accepted, Recorded, Signals, direct};
+use super::{Accepted, Recorded, Signals, count_accepted, count_group, direct};
 use crate::batcher::{self, Batch, BatchLimit, Requests, reply_all};
 use crate::clock::SharedClock;
 use crate::db::group_commit::{self, CommitError, Done, LockTimeout};
 use crate::db::messages::insert::{Committed, MessageInsert};
 use crate::db::queue::Finished;
 use crate::db::{Db, DbError};
+use crate::metrics::labels;
 
 /// Number of writers. Measured: a second writer uses the time that the first one waits for its `fsync`; a third gains
 /// nothing.
@@ -171,8 +172,10 @@ impl Writer {
         let now = clock.now();
         direct::reserve(signals, &mut inserts, now);
         signals.adopt_claims(&mut outcomes);
+        let started = Instant::now();
         match group_commit::commit(db, &inserts, &outcomes, now, LockTimeout::Short).await {
             Ok(Done { accepted, recorded, waited }) => {
+                count_group(labels::Writer::Messages, inserts.len() + outcomes.len(), started);
                 report(signals, inserts, accepted, replies);
                 self.record(outcomes, Ok(recorded));
                 return Some(waited);
@@ -270,6 +273,9 @@ fn report_failure(
 fn report(signals: &Signals, inserts: Vec<MessageInsert>, results: Vec<Committed>, replies: Vec<Reply>) {
     let mut report = direct::Report::default();
     for ((insert, result), reply) in inserts.into_iter().zip(results).zip(replies) {
+        if let Committed::New { .. } = &result {
+            count_accepted(&insert);
+        }
         let confirmed = direct::confirmed(insert, &result);
         reply.send(Ok(result));
         report.add(confirmed);

@@ -66,6 +66,8 @@ pub enum ApiError {
     },
     /// 503: temporarily unavailable; the client should retry.
     Unavailable(&'static str),
+    /// 503: the process is starting or shutting down, for this reason.
+    NotReady(String),
     /// 500: internal error. The cause is in the log.
     Internal,
 }
@@ -85,6 +87,7 @@ impl ApiError {
             Self::Invalid(_) => ProblemCode::InvalidRequest,
             Self::KeyReused => ProblemCode::IdempotencyKeyReused,
             Self::Unavailable(_) => ProblemCode::Unavailable,
+            Self::NotReady(_) => ProblemCode::NotReady,
             Self::Internal => ProblemCode::InternalError,
         }
     }
@@ -93,6 +96,7 @@ impl ApiError {
         match self {
             Self::Malformed(detail)
             | Self::Forbidden(detail)
+            | Self::NotReady(detail)
             | Self::Conflict { detail, .. }
             | Self::LimitExceeded { detail, .. } => detail.clone().into(),
             Self::ForbiddenFields(faults) => match faults.as_slice() {
@@ -125,7 +129,7 @@ impl ApiError {
         match self {
             Self::Conflict { retry_after, .. } => *retry_after,
             Self::LimitExceeded { retry_after, .. } => Some(*retry_after),
-            Self::Unavailable(_) => Some(RETRY_AFTER),
+            Self::Unavailable(_) | Self::NotReady(_) => Some(RETRY_AFTER),
             _ => None,
         }
     }

@@ -17,7 +17,7 @@ pub struct Health {
     pub version: &'static str,
 }
 
-const OK: Health = Health { status: "ok", version: env!("CARGO_PKG_VERSION") };
+pub(super) const OK: Health = Health { status: "ok", version: env!("CARGO_PKG_VERSION") };
 
 /// Liveness probe
 ///
@@ -32,15 +32,15 @@ pub async fn healthz() -> Json<Health> {
 
 /// Readiness probe
 ///
-/// Checks that the database is available.
+/// Checks that the database is available and has the schema of this version, and that the process is not about to stop.
 #[utoipa::path(
     get, path = "/readyz", tag = "health", operation_id = "readyz",
     responses(
         (status = 200, description = "Ready", body = Health),
-        (status = 503, description = "Not ready; `detail` describes the problem with the database"),
+        (status = 503, description = "Not ready; `detail` has the reason"),
     ),
 )]
 pub async fn readyz(State(api): State<Api>) -> Result<Json<Health>, ApiError> {
-    api.db.ping().await?;
+    api.readiness.check(&api.db).await?;
     Ok(Json(OK))
 }

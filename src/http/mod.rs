@@ -21,8 +21,10 @@ mod located;
 mod memory_limit;
 mod messages;
 mod openapi;
+mod ops;
 mod page;
 mod params;
+mod readiness;
 mod references;
 mod request_id;
 mod resend;
@@ -70,6 +72,8 @@ use events::EventNotifier;
 pub use health::healthz;
 pub use openapi::document;
 use openapi::responses::{AuthErrors, InvalidParameter, JsonErrors, NotFound};
+pub use ops::{MetricsAccess, ops_router, starting_router};
+pub use readiness::Readiness;
 use request_id::ApiLayer;
 use response::ResponseMemory;
 pub use server::{Limits as ServerLimits, Server, bind};
@@ -124,6 +128,8 @@ pub struct Shared {
     renderer: Arc<Renderer>,
     /// Whether the API of Resend is served.
     resend: bool,
+    readiness: Arc<Readiness>,
+    metrics_access: MetricsAccess,
 }
 
 /// Settings of the API.
@@ -157,6 +163,10 @@ pub struct Settings {
     pub cell: Option<Cell>,
     /// Whether the API that is compatible with Resend's is served, at the root.
     pub resend: bool,
+    /// What the readiness probe reports.
+    pub readiness: Arc<Readiness>,
+    /// Who may read the metrics.
+    pub metrics_access: MetricsAccess,
 }
 
 impl Api {
@@ -191,6 +201,8 @@ impl Api {
             links: settings.links,
             renderer: settings.renderer,
             resend: settings.resend,
+            readiness: settings.readiness,
+            metrics_access: settings.metrics_access,
             db,
             clock,
             acceptor,
@@ -272,7 +284,7 @@ fn routes() -> OpenApiRouter<Api> {
 /// Returns the router of the whole application, with the routes of the development inbox if `inbox` is set.
 pub fn router(api: Api, inbox: Option<Arc<Inbox>>) -> Router {
     let layer = ApiLayer { responses: api.responses.clone(), resend: api.resend };
-    let mut router = Router::from(routes()).merge(unsubscribe::router());
+    let mut router = Router::from(routes()).merge(unsubscribe::router()).merge(ops::metrics_route());
     if api.resend {
         router = router.merge(resend::router());
     }

@@ -3,7 +3,9 @@
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
@@ -20,8 +22,11 @@ use super::resend::ErrorFormat;
 use super::response::{ResponseMemory, ResponseOwner};
 use super::security::{self, Policy};
 use super::{Problem, error, unread};
+use crate::metrics::http::RouteSeries;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Stands for the route of a request to an unknown path.
+const NO_ROUTE: &str = "none";
 /// Number of headers that this layer, hyper and the router add to a response.
 const EXTRA_HEADERS: usize = 8;
 
@@ -40,13 +45,15 @@ pub(super) struct ApiLayer {
 pub(super) struct ApiService {
     route: Route,
     layer: ApiLayer,
+    /// The metrics of the route.
+    series: Arc<RouteSeries>,
 }
 
 impl Layer<Route> for ApiLayer {
     type Service = ApiService;
 
     fn layer(&self, route: Route) -> ApiService {
-        ApiService { route, layer: self.clone() }
+        ApiService { route, layer: self.clone(), series: Arc::default() }
     }
 }
 
@@ -65,15 +72,16 @@ impl Service<Request> for ApiService {
         let id = request.headers().get(X_REQUEST_ID).filter(|id| is_valid_id(id)).cloned();
         let id = id.unwrap_or_else(new_id);
         // Logs the route, never the path, which may contain a secret (`/u/{token}`) or an address.
-        let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str);
-        let method = request.method();
-        let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route);
+        let matched = request.extensions().get::<MatchedPath>().cloned();
+        let route = matched.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
+        let (method, started) = (request.method().clone(), Instant::now());
+        let span = tracing::info_span!("request", request_id = id.to_str().unwrap_or_default(), %method, route);
         let policy = Policy::new(request.uri().path());
         let resend = self.layer.resend.then(|| ErrorFormat::new(&request)).flatten();
         let checked = security::check(&request);
         let owner = ResponseOwner::default();
         request.extensions_mut().insert(owner.clone());
-        let responses = self.layer.responses.clone();
+        let (responses, series) = (self.layer.responses.clone(), self.series.clone());
         // The handler does not run before this future is polled.
         let (request, unread) = unread::track(request);
         let work = with_request_key(AssertUnwindSafe(self.route.call(request)).catch_unwind());
@@ -110,6 +118,8 @@ impl Service<Request> for ApiService {
                 headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
             }
             response.headers_mut().insert(X_REQUEST_ID, id);
+            let route = matched.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
+            series.record(method.as_str(), route, response.status().as_u16(), started.elapsed());
             Ok(response)
         })
     }

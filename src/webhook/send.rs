@@ -17,6 +17,8 @@ use super::guard::Guard;
 use super::sign::signature;
 use crate::domain::webhook::retry_after;
 use crate::http_client::{self, HttpClient, HttpError};
+use crate::metrics::METRICS;
+use crate::metrics::labels::StatusClass;
 
 /// Maximum bytes read of a response; a connection with a longer one is closed.
 const MAX_READ: usize = 64 * 1_024;
@@ -124,6 +126,8 @@ impl Poster {
             Err(_) => Outcome::failed(format!("no response within {} s", self.limit.as_secs_f64())),
         };
         outcome.duration = started.elapsed();
+        METRICS.webhook_posts.get((StatusClass::from_status(outcome.status),)).increment(1);
+        METRICS.webhook_post.record(outcome.duration);
         outcome
     }
 

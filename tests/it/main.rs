@@ -20,6 +20,7 @@ mod lanes;
 mod mime;
 mod openapi_events;
 mod openapi_shapes;
+mod ops;
 mod outage;
 mod repository;
 mod resend;

@@ -2,6 +2,7 @@
 //! setting by which data could leave this machine.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use crate::config::{Config, Unverified, Webhooks};
 use crate::dev::local_only::is_local_url;
@@ -52,6 +53,9 @@ pub(super) fn isolate(config: &mut Config, database_url: &str, inbox: SocketAddr
         config.inbound.listen = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     }
     config.return_path.domain.get_or_insert_with(|| RETURN_DOMAIN.into());
+
+    // A stop of `dev` is awaited by a person, and by no load balancer.
+    config.http.drain_delay = Duration::ZERO;
 
     // The DNS has no records of the DKIM keys that `dev` creates.
     ignore(config.domains.unverified == Unverified::Refuse, "domains.unverified");

@@ -30,6 +30,9 @@ pub struct Http {
     pub auth_failures_per_minute: u32,
     /// Whether the API that is compatible with Resend's is served, at the root.
     pub resend: bool,
+    /// How long requests are still accepted after SIGTERM, while `/readyz` already fails, 0s–5m.
+    #[serde(with = "crate::config::values::duration")]
+    pub drain_delay: Duration,
 }
 
 impl Http {
@@ -45,6 +48,7 @@ impl Http {
         within_time(self.header_timeout, Duration::from_secs(1)..=Duration::from_mins(1))?;
         within_time(self.keep_alive, Duration::from_secs(1)..=Duration::from_hours(1))?;
         within(self.auth_failures_per_minute, 1..=100_000)?;
+        within_time(self.drain_delay, Duration::ZERO..=Duration::from_mins(5))?;
         match self.trusted_proxies.iter().find_map(|text| parse_network(text.trim()).err().map(|why| (text, why))) {
             Some((text, why)) => Err(format!("{text:?} {why}")),
             None => Ok(()),

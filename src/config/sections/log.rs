@@ -10,6 +10,8 @@ pub struct Log {
     pub format: Format,
     /// Which events are logged: filter directives of `tracing`, such as `info,postrider::smtp=debug`.
     pub filter: String,
+    /// Whether lines have the email addresses of people, and the text of messages to postmaster.
+    pub personal_data: bool,
 }
 
 /// The format of a log line.

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::Pool;
 use super::error::{code, reason};
 use super::outage::{Outage, Trouble};
+use crate::metrics::METRICS;
 
 /// Why a call was aborted.
 #[derive(Debug)]
@@ -192,6 +193,7 @@ impl CircuitBreaker {
         match (&outage, was_unavailable) {
             // If there was never a response, the failed call reports the error itself.
             (Some(outage), false) if self.responses() > 0 => {
+                METRICS.db_outages.increment(1);
                 tracing::warn!(event = "database_away", %outage, "database unavailable; failing calls until it responds");
             }
             (None, true) => {

@@ -28,6 +28,8 @@ use sqlx::{
     ConnectOptions as _, Describe, Either, Error, Execute, Executor, PgConnection, Postgres, SqlStr, Transaction,
 };
 
+use crate::metrics::METRICS;
+use crate::metrics::labels::PoolName;
 use session::HOT_SETTINGS;
 
 /// Minimum interval between replacements of the pool, so that a server that stays read-only does not cause one per
@@ -100,6 +102,27 @@ impl Current {
     }
 }
 
+/// The number of connections of one pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolConnections {
+    /// The pool.
+    pub name: PoolName,
+    /// Connections in use.
+    pub used: u32,
+    /// Open connections that are free.
+    pub idle: u32,
+    /// Connections that may still be opened.
+    pub unopened: u32,
+}
+
+impl PoolConnections {
+    fn new(name: PoolName, pool: &PgPool) -> Self {
+        let (open, max) = (pool.size(), pool.options().get_max_connections());
+        let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX).min(open);
+        Self { name, used: open - idle, idle, unopened: max.saturating_sub(open) }
+    }
+}
+
 /// Begins every transaction except those of the group commit. The API responds with 202 after a commit, so commits must
 /// be synchronous. This is set here because a connection pooler may have dropped the session's setting.
 const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = on";
@@ -144,9 +167,15 @@ impl Pool {
         self.0.current.read().hot.clone()
     }
 
+    /// Returns the number of connections of each pool.
+    pub(super) fn connections(&self) -> [PoolConnections; 2] {
+        let current = self.0.current.read();
+        [PoolConnections::new(PoolName::Main, &current.pool), PoolConnections::new(PoolName::Hot, &current.hot)]
+    }
+
     /// Begins a transaction.
     pub(super) fn begin(&self) -> BoxFuture<'static, Result<Transaction<'static, Postgres>, Error>> {
-        begin(self.current(), BEGIN)
+        begin(self.current(), PoolName::Main, BEGIN)
     }
 
     /// Begins a transaction on a hot connection with `statement`.
@@ -154,17 +183,17 @@ impl Pool {
         &self,
         statement: &'static str,
     ) -> BoxFuture<'static, Result<Transaction<'static, Postgres>, Error>> {
-        begin(self.hot(), statement)
+        begin(self.hot(), PoolName::Hot, statement)
     }
 
     /// Acquires a connection; dropping it returns it to the pool.
     pub(super) fn acquire(&self) -> BoxFuture<'static, Result<PoolConnection<Postgres>, Error>> {
-        Box::pin(self.current().acquire())
+        Box::pin(timed(PoolName::Main, self.current().acquire()))
     }
 
     /// Acquires a hot connection; dropping it returns it to the pool.
     pub(super) fn acquire_hot(&self) -> BoxFuture<'static, Result<PoolConnection<Postgres>, Error>> {
-        Box::pin(self.hot().acquire())
+        Box::pin(timed(PoolName::Hot, self.hot().acquire()))
     }
 
     /// Opens a connection outside of the pool. Has no time limit.
@@ -232,8 +261,20 @@ impl Pool {
 
 /// Begins a transaction. Boxed, because sqlx's future for opening a connection has 30 KB, and futures that await it
 /// would contain it.
-fn begin(pool: PgPool, statement: &'static str) -> BoxFuture<'static, Result<Transaction<'static, Postgres>, Error>> {
-    Box::pin(async move { pool.begin_with(statement).await })
+fn begin(
+    pool: PgPool,
+    name: PoolName,
+    statement: &'static str,
+) -> BoxFuture<'static, Result<Transaction<'static, Postgres>, Error>> {
+    Box::pin(timed(name, async move { pool.begin_with(statement).await }))
+}
+
+/// Records how long it takes until a connection is available.
+async fn timed<T>(pool: PoolName, work: impl Future<Output = T>) -> T {
+    let started = Instant::now();
+    let available = work.await;
+    METRICS.db_acquire.get((pool,)).record(started.elapsed());
+    available
 }
 
 impl<'p> Executor<'p> for &'_ Pool {

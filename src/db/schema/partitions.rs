@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::db::{Db, DbError};
 
 /// Partitioned tables.
-const TABLES: [&str; 7] =
+pub(in crate::db) const TABLES: [&str; 7] =
     ["contents", "messages", "custom_message_ids", "recipients", "events", "webhook_attempts", "blob_references"];
 /// How far ahead partitions are created.
 const WEEKS_AHEAD: i32 = 2;

@@ -9,7 +9,7 @@ use crate::db::{Db, DbError};
 use crate::domain::id::TenantId;
 use crate::domain::statistics::GroupBy;
 use crate::domain::statistics::count::{Counter, Figures};
-use crate::domain::statistics::provider::Provider;
+use crate::domain::provider::Provider;
 use crate::domain::statistics::range::Range;
 
 /// Selects figures.

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::Step;
 use super::latency::Histogram;
-use super::provider::Provider;
+use crate::domain::provider::Provider;
 use crate::domain::event::EventType;
 
 /// Events with the same properties, and their number. An event about a message as a whole is represented once per

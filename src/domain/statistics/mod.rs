@@ -2,7 +2,6 @@
 
 pub mod count;
 pub mod latency;
-pub mod provider;
 pub mod range;
 
 use chrono::{DateTime, TimeDelta, Utc};

@@ -16,7 +16,7 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(in crate::http) struct Peer(pub IpAddr);
 
 /// Returns the client's address; `None` if the address is unknown, or if the request did not come from a connection.
-pub(super) fn client(parts: &Parts, proxies: &[IpNet]) -> Option<IpAddr> {
+pub(in crate::http) fn client(parts: &Parts, proxies: &[IpNet]) -> Option<IpAddr> {
     let Peer(peer) = parts.extensions.get::<Peer>()?;
     forwarded(*peer, &parts.headers, proxies)
 }

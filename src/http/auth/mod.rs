@@ -21,7 +21,7 @@ use crate::domain::key::{Scope, Secret};
 
 use cache::Attempt;
 pub(super) use cache::{CachedKey, KeyCache};
-pub(super) use client_address::Peer;
+pub(super) use client_address::{Peer, client as client_of};
 use request_key::RequestKey;
 pub(super) use request_key::with_request_key;
 

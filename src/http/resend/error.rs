@@ -55,7 +55,7 @@ impl ErrorFormat {
             ProblemCode::IdempotencyKeyReused => (409, "invalid_idempotent_request"),
             ProblemCode::TooLarge => (422, "invalid_attachment"),
             // Several SDKs do not know 503; all of them retry after 500.
-            ProblemCode::Unavailable => (500, "internal_server_error"),
+            ProblemCode::Unavailable | ProblemCode::NotReady => (500, "internal_server_error"),
             ProblemCode::InternalError => (500, "application_error"),
             _ => match problem.status {
                 429 if problem.code.as_str().contains("quota") => (429, "daily_quota_exceeded"),

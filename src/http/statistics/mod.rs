@@ -13,7 +13,7 @@ use crate::db::DbError;
 use crate::db::statistics::query::{self, Selection, SeriesFigures};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::key::Scope;
-use crate::domain::statistics::provider::Provider;
+use crate::domain::provider::Provider;
 use crate::domain::statistics::range::{MAX_POINTS, Range, RangeError};
 use crate::domain::statistics::{GroupBy, Step};
 use view::StatisticsView;

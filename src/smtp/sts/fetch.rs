@@ -14,8 +14,10 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::policy::{Policy, PolicyError};
+use crate::dns::counted;
 use crate::domain::network::IpClass;
 use crate::http_client::{self, BoxError, HttpClient, HttpError, Lookup};
+use crate::metrics::labels::DnsKind;
 
 /// Maximum length of a policy in bytes (RFC 8461 §3.3).
 const MAX_POLICY_BYTES: usize = 64 * 1_024;
@@ -96,7 +98,7 @@ impl Fetcher {
 
 /// Resolves a host to its public addresses.
 async fn lookup(dns: &TokioResolver, host: &str, allow_loopback: bool) -> Result<Vec<IpAddr>, BoxError> {
-    let found = dns.lookup_ip(format!("{host}.")).await?;
+    let found = counted(DnsKind::Address, dns.lookup_ip(format!("{host}."))).await?;
     let allowed = |ip: &IpAddr| IpClass::classify(*ip) == IpClass::Public || (allow_loopback && ip.is_loopback());
     let addresses: Vec<_> = found.iter().filter(allowed).collect();
     if addresses.is_empty() { Err(format!("{host} has no public address").into()) } else { Ok(addresses) }

@@ -29,7 +29,9 @@ pub(super) use policy::{Mode, Policy};
 
 use super::client::outgoing_message::Judgement;
 use super::client::settings::Settings;
+use crate::dns::counted;
 use crate::domain::outcome::{EnhancedCode, Peer, Reply};
+use crate::metrics::labels::DnsKind;
 
 impl Policy {
     /// Appends to the cipher which policy applied, and how the host would violate it. In mode `testing` without TLS,
@@ -147,7 +149,7 @@ impl Policies {
 
     /// Returns the policy id in the DNS. A failed query counts as a missing record; a cached policy stays in force.
     async fn published_id(&self, domain: &str) -> Option<String> {
-        let lookup = self.dns.txt_lookup(format!("_mta-sts.{domain}."));
+        let lookup = counted(DnsKind::Txt, self.dns.txt_lookup(format!("_mta-sts.{domain}.")));
         let found = timeout(self.dns_wait, lookup).await.ok()?.ok()?;
         let texts: Vec<String> = found
             .answers()

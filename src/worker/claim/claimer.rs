@@ -13,6 +13,7 @@ use crate::db::DbError;
 use crate::db::lanes::limits::{Request, StreamKey};
 use crate::db::lanes::{self, ReadyLane};
 use crate::db::queue::{self, ClaimQuota, Claimed};
+use crate::metrics::METRICS;
 use crate::worker::lease::in_flight::LaneInFlight;
 use crate::worker::lease::permits::stream_message_count;
 
@@ -214,6 +215,7 @@ impl Leased {
     /// Puts claimed recipients in flight at once, because recipients that are leased and not in flight count as lost
     /// ([`crate::worker::lease::lost_claims`]).
     fn add(&mut self, cx: &ClaimContext, claimed: Vec<Claimed>, lanes: &[Arc<ReadyLane>]) {
+        METRICS.claimed.increment(claimed.len() as u64);
         for row in &claimed {
             *self.by_lane.entry(row.lane_id).or_default() += 1;
         }

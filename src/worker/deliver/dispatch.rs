@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::loaded_message::{self, Loaded};
 use super::{DeliverContext, attempt};
 use crate::db::queue::Claimed;
+use crate::domain::id::MessageId;
 use crate::worker::lease::release::{NOT_STORED, RETRY_PAUSE};
 
 /// Loads the messages of claimed recipients and starts a task for each message. Recipients whose message cannot be
@@ -60,8 +62,10 @@ async fn load_one_by_one(cx: &Arc<DeliverContext>, claimed: Vec<Claimed>) {
 pub(crate) async fn start(cx: &Arc<DeliverContext>, loaded: Loaded) {
     let Loaded { messages, orphans } = move_to_dedicated_lanes(cx, loaded).await;
     for message in messages {
+        // Disabled, and then without a cost, unless lines of this level are logged.
+        let span = tracing::debug_span!("attempt", message_id = %MessageId(message.stored.row.id));
         // Boxed, because the future is large and would be moved several times.
-        cx.tasks.spawn(Box::pin(attempt::run(cx.clone(), message)));
+        cx.tasks.spawn(Box::pin(attempt::run(cx.clone(), message).instrument(span)));
     }
     if !orphans.is_empty() {
         let leases = cx.leases.clone();

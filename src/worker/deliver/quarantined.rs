@@ -12,6 +12,7 @@ use super::{DeliverContext, attempt};
 use crate::db::queue::attempt_markers::{self, AttemptMarker};
 use crate::db::queue::{Claimed, Rescheduled};
 use crate::domain::id::MessageId;
+use crate::metrics::METRICS;
 use crate::worker::lease::crash_quarantine::Slot;
 use crate::worker::lease::release::{NOT_STORED, RETRY_PAUSE};
 
@@ -72,6 +73,7 @@ async fn deliver(cx: Arc<DeliverContext>, mut claimed: Vec<Claimed>, slot: Slot)
             return cx.leases.release(claimed).await;
         }
     }
+    METRICS.suspects.increment(1);
     let all = claimed.clone();
     if let Some(first) = all.first() {
         tracing::info!(

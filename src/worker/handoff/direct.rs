@@ -19,6 +19,7 @@ use crate::db::queue::{self, Claimed};
 use crate::domain::id::RecipientId;
 use crate::domain::message::NewRecipient;
 use crate::group_commit::{Confirmed, DirectConsumer};
+use crate::metrics::METRICS;
 use crate::worker::claim::{ClaimContext, allocation};
 use crate::worker::deliver::loaded_message::{Loaded, LoadedMessage};
 use crate::worker::deliver::{DeliverContext, dispatch, suppression_recheck};
@@ -75,6 +76,7 @@ impl DirectConsumer for DirectHandoff {
             let (claimed, others): (Vec<Claimed>, Vec<Claimed>) =
                 claims(&insert).into_iter().partition(|row| leased.contains(&RecipientId(row.recipient_id)));
             refused.extend(others);
+            METRICS.handed_over.increment(claimed.len() as u64);
             if !claimed.is_empty() {
                 let mut stored = StoredMessage::from_new(insert.tenant, insert.message, unsubscribe);
                 let size = stored.row.size;

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::clock::Uptime;
 use crate::db::{self, Db, DbError};
 use crate::domain::fingerprint::Fingerprints;
+use crate::telemetry;
 
 /// The id of a worker, and when the database last confirmed it.
 #[derive(Debug)]
@@ -99,5 +100,6 @@ async fn register(db: &Db, lease: Duration, settings: &Fingerprints) -> Result<S
     let pid = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
     let registration = db::workers::Registration { id, host, pid, lease, settings: settings.clone() };
     db::workers::register(db, &registration).await?;
+    telemetry::set_worker_id(id);
     Ok(State { id, confirmed })
 }

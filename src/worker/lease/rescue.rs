@@ -8,6 +8,7 @@ use super::Leases;
 use crate::clock::Uptime;
 use crate::db::DbError;
 use crate::db::workers::{self, RescuedLeases};
+use crate::metrics::METRICS;
 use crate::telemetry::RateLimitedLog;
 
 pub(crate) async fn run(leases: Arc<Leases>) {
@@ -78,7 +79,9 @@ impl Grace {
 }
 
 pub(crate) async fn once(leases: &Leases) -> Result<RescuedLeases, DbError> {
-    workers::rescue_leases(&leases.db, leases.duration, leases.clock.now()).await
+    let rescued = workers::rescue_leases(&leases.db, leases.duration, leases.clock.now()).await?;
+    METRICS.lease_reaps.increment((rescued.released + rescued.held + rescued.uncertain) as u64);
+    Ok(rescued)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! destination ([`adaptive_limits`]).
 
 pub(crate) mod adaptive_limits;
+mod attempt_metrics;
 pub(crate) mod recorder;
 pub(crate) mod retry_policy_cache;
 pub(crate) mod throttle_attribution;

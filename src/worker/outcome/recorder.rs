@@ -7,14 +7,15 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use super::RecordContext;
 use super::adaptive_limits::AdaptiveLimits;
+use super::{RecordContext, attempt_metrics};
 use crate::db::DbError;
 use crate::db::group_commit::{self, LockTimeout};
 use crate::db::queue::Finished;
 use crate::domain::id::MessageId;
 use crate::domain::outcome::Peer;
 use crate::group_commit::{Outcomes, Recorded};
+use crate::metrics::METRICS;
 use crate::telemetry::RateLimitedLog;
 
 /// Number of tasks that process recorded outcomes: one continues while the other adapts limits.
@@ -94,12 +95,14 @@ impl RecordTask {
     async fn process(&self, batch: &[Finished], counted: usize) {
         if counted < batch.len() {
             let stale = batch.len() - counted;
+            METRICS.stale_completions.increment(stale as u64);
             tracing::warn!(
                 event = "stale_outcomes",
                 stale,
                 "outcomes arrived after their leases had moved to another worker; ignoring them"
             );
         }
+        attempt_metrics::count(&self.cx, batch);
         // Before the release, so that the next claim uses the new limits.
         self.limits.adapt(batch).await;
         self.release(batch).await;
@@ -162,6 +165,7 @@ impl RecordTask {
                 Err(again) => error = again,
             }
         }
+        attempt_metrics::count(&self.cx, &one);
         self.release(&one).await;
     }
 

@@ -35,18 +35,15 @@ async fn refusals_and_changes_are_logged_with_the_key() {
 
     service.logged("refused a revoked API key").await;
     let lines = service.lines();
-    let lines_of = |event: &str| lines.iter().filter(|line| line["fields"]["event"] == event).collect::<Vec<&Value>>();
+    let lines_of = |event: &str| lines.iter().filter(|line| line["event"] == event).collect::<Vec<&Value>>();
     for event in ["api_key_unknown", "api_key_forbidden", "api_key_created", "suppressions_added", "api_key_revoked"] {
         assert_eq!(lines_of(event).len(), 1, "{event} is logged once: {lines:?}");
     }
-    assert_eq!(lines_of("api_key_forbidden")[0]["fields"]["by"], id);
-    assert_eq!(lines_of("api_key_revoked_used")[0]["fields"]["by"], id);
-    let by = lines_of("api_key_created")[0]["fields"]["by"].clone();
+    assert_eq!(lines_of("api_key_forbidden")[0]["by"], id);
+    assert_eq!(lines_of("api_key_revoked_used")[0]["by"], id);
+    let by = lines_of("api_key_created")[0]["by"].clone();
     assert!(by.as_str().unwrap().starts_with("key_"));
-    assert_eq!(
-        [&lines_of("api_key_revoked")[0]["fields"]["by"], &lines_of("suppressions_added")[0]["fields"]["by"]],
-        [&by, &by]
-    );
+    assert_eq!([&lines_of("api_key_revoked")[0]["by"], &lines_of("suppressions_added")[0]["by"]], [&by, &by]);
     let text = format!("{lines:?}");
     for hidden in [&*admin, &*secret, "pr_guessed_secret", "secret@example.test"] {
         assert!(!text.contains(hidden), "{hidden} in the log");

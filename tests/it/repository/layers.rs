@@ -13,6 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("dns", &["domain"]),
     ("http_client", &[]),
     ("limiter", &[]),
+    ("metrics", &["domain"]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
     ("mail", &["domain"]),
@@ -50,7 +51,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("cli", &["app", "bench", "http", "accept", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
 ];
-const LEAVES: &[&str] = &["batcher", "cache", "clock", "config", "dns", "http_client", "limiter", "telemetry"];
+const LEAVES: &[&str] =
+    &["batcher", "cache", "clock", "config", "dns", "http_client", "limiter", "metrics", "telemetry"];
 
 pub(super) fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

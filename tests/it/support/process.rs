@@ -91,11 +91,37 @@ pub struct Service {
     changed: watch::Receiver<()>,
     /// The base URL of the API, if it runs one.
     pub address: Option<String>,
+    /// The base URL of the listener for metrics and probes, if it has one.
+    pub ops: Option<String>,
 }
 
 impl Service {
     /// Starts the service, and waits until it is running.
-    pub async fn start(mut command: Command) -> Self {
+    pub async fn start(command: Command) -> Self {
+        let mut service = Self::spawn(command);
+        service.wait_until_running().await;
+        service
+    }
+
+    /// Waits until the service is running.
+    pub async fn wait_until_running(&mut self) {
+        let running = self.logged_event("started").await;
+        self.set_addresses(&running);
+    }
+
+    /// Waits until the service waits for the schema of its version.
+    pub async fn wait_until_waiting(&mut self) {
+        let waiting = self.logged_event("waiting_for_schema").await;
+        self.set_addresses(&waiting);
+    }
+
+    fn set_addresses(&mut self, line: &Value) {
+        let url = |field: &str| line[field].as_str().map(|address| format!("http://{address}"));
+        (self.address, self.ops) = (url("address"), url("metrics"));
+    }
+
+    /// Starts the service without waiting.
+    pub fn spawn(mut command: Command) -> Self {
         command.env("POSTRIDER_LOG__FORMAT", "json").stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("a process");
         let (log, (notify, changed)) = (Arc::new(Mutex::new(VecDeque::new())), watch::channel(()));
@@ -109,10 +135,7 @@ impl Service {
                 }
             }
         });
-        let mut service = Self { child, log, changed, address: None };
-        let running = service.logged("postrider is running").await;
-        service.address = running["fields"]["address"].as_str().map(|address| format!("http://{address}"));
-        service
+        Self { child, log, changed, address: None, ops: None }
     }
 
     /// Waits for a log line with this text.
@@ -126,7 +149,7 @@ impl Service {
     }
 
     async fn logged_as(&mut self, field: &str, value: &str) -> Value {
-        let found = || self.log.lock().unwrap().iter().find(|line| line["fields"][field] == value).cloned();
+        let found = || self.log.lock().unwrap().iter().find(|line| line[field] == value).cloned();
         let mut changed = self.changed.clone();
         let waited = tokio::time::timeout(LIMIT, async {
             loop {

@@ -119,9 +119,8 @@ async fn ready(lines: &mut Lines<BufReader<ChildStderr>>) -> Result<SocketAddr, 
     let mut last_line = String::from("it ended without a message");
     while let Ok(Some(line)) = lines.next_line().await {
         let event: Value = serde_json::from_str(&line).unwrap_or_default();
-        let fields = &event["fields"];
-        if fields["message"] == "postrider is running" {
-            let address = fields["address"].as_str().and_then(|address| address.parse().ok());
+        if event["message"] == "postrider is running" {
+            let address = event["address"].as_str().and_then(|address| address.parse().ok());
             return address.ok_or_else(|| "it does not log its address".to_owned());
         }
         last_line = line;
@@ -139,10 +138,7 @@ async fn show(mut lines: Lines<BufReader<ChildStderr>>) {
         }
         shown += 1;
         if shown <= MAX_WARNINGS {
-            eprintln!(
-                "  the service logged: {}",
-                event["fields"]["message"].as_str().map_or(&*line, |message| message)
-            );
+            eprintln!("  the service logged: {}", event["message"].as_str().map_or(&*line, |message| message));
         }
     }
 }

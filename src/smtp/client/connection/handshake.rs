@@ -21,7 +21,10 @@ use super::transcript::Transcript;
 use super::wire::{Link, Wire, WireError};
 use super::words;
 use crate::domain::outcome::{Peer, Reply, Stage};
+use crate::domain::provider::Provider;
 use crate::domain::routing::relay::{Login, TlsMode};
+use crate::metrics::METRICS;
+use crate::metrics::labels::{ConnectResult, TlsPolicy, TlsVersion};
 use crate::smtp::client::mx::mx_guard::MxGuard;
 use crate::smtp::client::settings::Timeouts;
 
@@ -85,6 +88,47 @@ impl Failure {
 
     fn wire(stage: &str, error: &WireError) -> Self {
         Self::Other(Reply::local_error_with(4, 4, 2, format!("at {stage}: {error}")))
+    }
+}
+
+/// Opens a session with [`open`], and counts it.
+pub(in crate::smtp) async fn open_counted(
+    host: &str,
+    address: SocketAddr,
+    policy: &Policy,
+    deadline: Instant,
+    transcript: &Transcript,
+) -> Result<Session, Refusal> {
+    let (provider, started) = (Provider::from_mx(host), Instant::now());
+    let opened = open(host, address, policy, deadline, transcript).await;
+    let result = match &opened {
+        Ok(_) => ConnectResult::Ok,
+        Err(refusal) if refusal.stage == Stage::Connect => ConnectResult::Unreachable,
+        Err(_) => ConnectResult::Refused,
+    };
+    METRICS.smtp_connects.get((provider, result)).increment(1);
+    METRICS.smtp_connect.get((provider,)).record(started.elapsed());
+    if let Ok(session) = &opened {
+        METRICS.tls_sessions.get((tls_policy(policy.mode), tls_version(&session.peer))).increment(1);
+    }
+    opened
+}
+
+fn tls_policy(mode: TlsMode) -> TlsPolicy {
+    match mode {
+        TlsMode::None => TlsPolicy::None,
+        TlsMode::Opportunistic => TlsPolicy::Opportunistic,
+        TlsMode::Required => TlsPolicy::Required,
+        TlsMode::Verified => TlsPolicy::Verified,
+    }
+}
+
+/// Returns the version at the start of [`Peer::tls`].
+fn tls_version(peer: &Peer) -> TlsVersion {
+    match peer.tls.as_deref() {
+        None => TlsVersion::Plain,
+        Some(tls) if tls.starts_with("TLSv1.2") => TlsVersion::Tls12,
+        Some(_) => TlsVersion::Tls13,
     }
 }
 

@@ -8,6 +8,8 @@ use super::handshake::Policy;
 use super::wire::Wire;
 use crate::domain::conversation::{Conversation, Direction, Line};
 use crate::domain::outcome::{Peer, Reply};
+use crate::domain::provider::Provider;
+use crate::metrics::METRICS;
 use crate::smtp::client::pool::lane::ConnectionPermit;
 
 /// An open session. It is owned by the call that uses it, so that a dropped call closes the connection.
@@ -31,12 +33,31 @@ pub(in crate::smtp) struct Session {
     used: Instant,
     /// Released when the connection is closed.
     _permit: Option<ConnectionPermit>,
+    _counted: OpenConnection,
+}
+
+/// Counts an open connection until it is dropped.
+struct OpenConnection(Provider);
+
+impl OpenConnection {
+    fn new(peer: &Peer) -> Self {
+        let provider = peer.mx.as_deref().map_or(Provider::Other, Provider::from_mx);
+        METRICS.smtp_connections.get((provider,)).increment(1.0);
+        Self(provider)
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        METRICS.smtp_connections.get((self.0,)).decrement(1.0);
+    }
 }
 
 impl Session {
     pub fn new(wire: Wire, offer: Capabilities, peer: Peer) -> Self {
         let now = Instant::now();
         Self {
+            _counted: OpenConnection::new(&peer),
             wire,
             offer,
             peer,

@@ -16,8 +16,9 @@ use tokio::time::timeout;
 
 use super::outgoing_message::Judgement;
 use super::settings::Settings;
-use crate::dns::{describe_error, resolver};
+use crate::dns::{counted, describe_error, resolver};
 use crate::domain::outcome::{Reply, Stage, Verdict};
+use crate::metrics::labels::DnsKind;
 use crate::smtp::sts;
 use mx_guard::MxGuard;
 
@@ -88,7 +89,7 @@ impl Resolver {
         let Ok(name) = Name::from_ascii(format!("{}.", domain.trim_end_matches('.'))) else {
             return Err(no_such_domain(format!("{domain} is not a domain name")));
         };
-        let records = match self.dns.mx_lookup(name.clone()).await {
+        let records = match counted(DnsKind::Mx, self.dns.mx_lookup(name.clone())).await {
             Ok(lookup) => lookup
                 .answers()
                 .iter()
@@ -127,15 +128,17 @@ impl Resolver {
     async fn domain_addresses(&self, domain: &str, name: Name) -> Result<Vec<Exchanger>, Judgement> {
         let error = match self.host_addresses(name.clone()).await {
             Ok(found) => return Ok(found),
-            Err(error) if error.is_no_records_found() => match self.dns.ipv6_lookup(name).await {
-                // `lookup_ip` reports the IPv4 result only. The message bounces only if the IPv6 query finds nothing
-                // either.
-                Err(error) if error.is_no_records_found() => {
-                    return Err(no_such_domain(format!("{domain} has neither mail exchangers nor an address")));
+            Err(error) if error.is_no_records_found() => {
+                match counted(DnsKind::Address, self.dns.ipv6_lookup(name)).await {
+                    // `lookup_ip` reports the IPv4 result only. The message bounces only if the IPv6 query finds nothing
+                    // either.
+                    Err(error) if error.is_no_records_found() => {
+                        return Err(no_such_domain(format!("{domain} has neither mail exchangers nor an address")));
+                    }
+                    Err(error) => describe_error(&error),
+                    Ok(_) => "its records have just changed".into(),
                 }
-                Err(error) => describe_error(&error),
-                Ok(_) => "its records have just changed".into(),
-            },
+            }
             Err(error) => describe_error(&error),
         };
         Err(lookup_failed(domain, &error))
@@ -170,7 +173,7 @@ impl Resolver {
 
     async fn host_addresses(&self, host: Name) -> Result<Vec<Exchanger>, NetError> {
         let name = display_name(&host);
-        let lookup = self.dns.lookup_ip(host).await?;
+        let lookup = counted(DnsKind::Address, self.dns.lookup_ip(host)).await?;
         Ok(lookup.iter().take(MAX_ADDRESSES_PER_HOST).map(|ip| Exchanger { host: name.clone(), ip }).collect())
     }
 }

@@ -25,6 +25,7 @@ use super::server_delivery::NotAttempted;
 use crate::dns;
 use crate::domain::conversation::Conversation;
 use crate::domain::outcome::{Peer, Reply, Stage};
+use crate::metrics::labels::DnsKind;
 use connection_limiter::ConnectionLimiter;
 use lane::{ConnectionPermit, Lane};
 
@@ -111,7 +112,8 @@ impl Connector {
             if tried >= MIN_TRIED && started.elapsed() >= time_limit {
                 break;
             }
-            match handshake::open(host, address, &self.policy, Instant::now() + time_limit, &transcript).await {
+            let deadline = Instant::now() + time_limit;
+            match handshake::open_counted(host, address, &self.policy, deadline, &transcript).await {
                 Ok(session) => return Ok(Slot(Some(session.with_permit(permit)))),
                 Err(refusal) => last = Some(refusal),
             }
@@ -144,8 +146,8 @@ impl Connector {
         }
         let failed = |reason: String| self.refusal(format!("the name {host} could not be resolved: {reason}"));
         if let Some(resolver) = self.policy.dns.as_ref().filter(|_| is_name(host)) {
-            let found =
-                timeout(self.policy.timeouts.dns, resolver.lookup_ip(format!("{}.", host.trim_end_matches('.')))).await;
+            let lookup = resolver.lookup_ip(format!("{}.", host.trim_end_matches('.')));
+            let found = timeout(self.policy.timeouts.dns, dns::counted(DnsKind::Address, lookup)).await;
             let found = found
                 .map_err(|_| failed("it took too long".into()))?
                 .map_err(|error| failed(dns::describe_error(&error)))?;

@@ -1,7 +1,7 @@
 //! The mailbox provider of a recipient, from the host name of its mail exchanger or from its domain. The list is closed,
 //! so that figures by provider have a bounded number of series.
 
-use crate::domain::words::words;
+use super::words::words;
 
 words! {
     /// The operator of a recipient's mailbox or of the filter before it. New providers may be added.
@@ -14,6 +14,8 @@ words! {
         Outlook = "outlook",
         /// Yahoo and AOL.
         Yahoo = "yahoo",
+        /// Yahoo! JAPAN.
+        YahooJapan = "yahoo_japan",
         /// Apple: iCloud Mail, me.com and mac.com.
         Apple = "apple",
         /// GMX, WEB.DE and mail.com.
@@ -24,6 +26,8 @@ words! {
         Telekom = "telekom",
         /// Orange and Wanadoo.
         Orange = "orange",
+        /// KPN.
+        Kpn = "kpn",
         /// Comcast and Xfinity.
         Comcast = "comcast",
         /// Proton Mail.
@@ -67,7 +71,8 @@ const MX_SUFFIXES: &[(&str, Provider)] = &[
     ("mx.microsoft", Provider::Microsoft365),
     ("outlook.com", Provider::Microsoft365),
     ("yahoodns.net", Provider::Yahoo),
-    ("mail.icloud.com", Provider::Apple),
+    ("yahoo.co.jp", Provider::YahooJapan),
+    ("icloud.com", Provider::Apple),
     ("gmx.net", Provider::Gmx),
     ("gmx.com", Provider::Gmx),
     ("web.de", Provider::Gmx),
@@ -78,11 +83,14 @@ const MX_SUFFIXES: &[(&str, Provider)] = &[
     ("ionos.co.uk", Provider::Ionos),
     ("ionos.fr", Provider::Ionos),
     ("ionos.es", Provider::Ionos),
+    ("1and1.com", Provider::Ionos),
     ("t-online.de", Provider::Telekom),
     ("orange.fr", Provider::Orange),
     ("wanadoo.fr", Provider::Orange),
+    ("kpnmail.nl", Provider::Kpn),
     ("comcast.net", Provider::Comcast),
     ("protonmail.ch", Provider::Proton),
+    ("proton.me", Provider::Proton),
     ("messagingengine.com", Provider::Fastmail),
     ("zoho.com", Provider::Zoho),
     ("zoho.eu", Provider::Zoho),
@@ -102,6 +110,7 @@ const MX_SUFFIXES: &[(&str, Provider)] = &[
     ("mimecast.co.za", Provider::Mimecast),
     ("mimecast-offshore.com", Provider::Mimecast),
     ("barracudanetworks.com", Provider::Barracuda),
+    ("cudamail.com", Provider::Barracuda),
     ("iphmx.com", Provider::Cisco),
 ];
 
@@ -135,6 +144,7 @@ const DOMAINS: &[(&str, Provider)] = &[
     ("yahoo.in", Provider::Yahoo),
     ("yahoo.com.br", Provider::Yahoo),
     ("yahoo.ca", Provider::Yahoo),
+    ("yahoo.co.jp", Provider::YahooJapan),
     ("ymail.com", Provider::Yahoo),
     ("rocketmail.com", Provider::Yahoo),
     ("aol.com", Provider::Yahoo),
@@ -182,10 +192,15 @@ impl Provider {
     /// Returns the provider that a mail exchanger belongs to; if it belongs to none of the list, or is a relay, that of
     /// the recipient's domain.
     pub fn find(mx: Option<&str>, domain: Option<&str>) -> Self {
-        mx.and_then(Self::from_mx).or_else(|| domain.and_then(Self::from_domain)).unwrap_or(Self::Other)
+        mx.and_then(Self::find_mx).or_else(|| domain.and_then(Self::from_domain)).unwrap_or(Self::Other)
     }
 
-    fn from_mx(host: &str) -> Option<Self> {
+    /// Returns the provider that runs the mail exchanger with this name.
+    pub fn from_mx(host: &str) -> Self {
+        Self::find_mx(host).unwrap_or(Self::Other)
+    }
+
+    fn find_mx(host: &str) -> Option<Self> {
         let host = host.trim_end_matches('.');
         let matches = |suffix: &str| {
             let Some(at) = host.len().checked_sub(suffix.len()) else { return false };
@@ -234,10 +249,20 @@ mod tests {
     #[test]
     fn each_provider_is_found_by_a_mail_exchanger() {
         for provider in Provider::ALL {
-            let is_listed = MX_SUFFIXES.iter().any(|(suffix, _)| Provider::from_mx(suffix) == Some(provider));
+            let is_listed = MX_SUFFIXES.iter().any(|(suffix, _)| Provider::from_mx(suffix) == provider);
             assert_eq!(is_listed, provider != Provider::Other, "{provider:?}");
             assert_eq!(Provider::parse(provider.as_str()), Some(provider));
         }
+    }
+
+    #[test]
+    fn name_that_only_ends_like_a_provider_is_other() {
+        for host in
+            ["", ".", "mx.acme.test", "mx.notgoogle.com", "google.com.acme.test", "com", "[192.0.2.1]", "é.web.dé"]
+        {
+            assert_eq!(Provider::from_mx(host), Provider::Other, "{host}");
+        }
+        assert_eq!(Provider::from_mx("google.com"), Provider::Google, "the domain itself");
     }
 
     proptest! {

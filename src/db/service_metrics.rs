@@ -1,0 +1,305 @@
+//! The metrics of the whole service. They cost a scan of the queue, so one process computes them, and stores them in a row
+//! from which every process exports them.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+
+use super::pool::scan::{SCAN_LIMIT, allow_scan};
+use super::schema::partitions;
+use super::{Db, DbError};
+
+/// Minimum time between two computations.
+pub const INTERVAL: Duration = Duration::from_secs(15);
+/// The next computation starts after this many times the duration of the last one, so that a long queue costs at most a
+/// twentieth of the time.
+const PAUSE_FACTOR: f64 = 20.0;
+/// Maximum number of uncertain recipients that are counted.
+const MAX_UNCERTAIN: i64 = 10_000;
+/// Number of coming weeks whose partitions are looked for.
+const MAX_WEEKS: i32 = 8;
+/// How long after a message was accepted its recipients are first checked.
+const CHECK_DELAY: TimeDelta = TimeDelta::minutes(1);
+/// Age of the oldest messages that are checked again: the longest retry window is about this long.
+const CHECK_AGE: TimeDelta = TimeDelta::days(3);
+
+/// The metrics of the whole service. A figure that another version did not compute is absent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Figures {
+    /// The queue by stream.
+    pub queue: Vec<StreamQueue>,
+    /// Lanes in the states open, throttled, blocked and paused.
+    pub lanes: [i64; 4],
+    /// Webhook endpoints that are healthy, failing and disabled.
+    pub webhook_endpoints: [i64; 3],
+    /// Events that the enabled webhook endpoint furthest behind has still to read.
+    pub webhook_lag_events: i64,
+    /// Age in seconds of the oldest event that an enabled endpoint has still to read.
+    pub webhook_lag: f64,
+    /// Whether every checked recipient is either queued or in an end state.
+    pub is_ledger_balanced: bool,
+    /// Recipients in the state `uncertain`, at most 10,000.
+    pub uncertain: i64,
+    /// Age in seconds of the oldest snapshot.
+    pub oldest_snapshot_age: f64,
+    /// Dead rows of the tables queue, lanes, recipients and `event_counters`.
+    pub dead_tuples: [i64; 4],
+    /// Size of the database in bytes.
+    pub db_size: i64,
+    /// Number of coming weeks for which every partitioned table has a partition.
+    pub partition_weeks_ahead: i64,
+    /// Number of events so far.
+    pub event_seq: i64,
+    /// Sender domains that are not verified.
+    pub domains_unverified: i64,
+    /// Workers that are alive and dead.
+    pub workers: [i64; 2],
+}
+
+/// The queue of one stream; streams that clients have created are one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StreamQueue {
+    /// `transactional`, `bulk` or `other`.
+    pub stream: String,
+    /// Recipients that are due.
+    pub due: i64,
+    /// Recipients that are due later.
+    pub scheduled: i64,
+    /// Leased recipients.
+    pub in_flight: i64,
+    /// Recipients held for an operator.
+    pub held: i64,
+    /// How long in seconds the oldest due recipient in an open lane has been due.
+    pub oldest_due_age: f64,
+}
+
+/// Computes the figures, unless they are recent or another process is computing them. `lease` is the lease time of
+/// workers of versions that do not record theirs. Returns whether it computed them.
+pub async fn refresh(db: &Db, lease: Duration, now: DateTime<Utc>) -> Result<bool, DbError> {
+    db.timed_for(SCAN_LIMIT, "service_metrics.refresh", async {
+        let mut tx = db.pool.begin().await?;
+        // Released at the end of the transaction. Without an answer at once, another process is the one that computes.
+        let is_due = sqlx::query_scalar!(
+            r#"SELECT pg_try_advisory_xact_lock(hashtext('postrider.service_metrics'))
+                      AND NOT EXISTS (SELECT FROM service_metrics
+                                      WHERE clock_timestamp() < computed_at + make_interval(secs => greatest($1, took * $2)))
+                      AS "is_due!""#,
+            INTERVAL.as_secs_f64() * 0.9,
+            PAUSE_FACTOR
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        if !is_due {
+            return Ok(false);
+        }
+        allow_scan(&mut tx).await?;
+        let started = std::time::Instant::now();
+        let figures = compute(&mut tx, lease, now).await?;
+        store(&mut tx, &figures, started.elapsed()).await?;
+        tx.commit().await?;
+        Ok(true)
+    })
+    .await
+}
+
+/// Returns the figures and their age, if they have been computed.
+pub async fn load(db: &Db) -> Result<Option<(Figures, Duration)>, DbError> {
+    let query = sqlx::query!(
+        r#"SELECT figures, greatest(extract(epoch FROM clock_timestamp() - computed_at), 0)::double precision AS "age!"
+           FROM service_metrics"#
+    );
+    let row = db.timed("service_metrics.load", query.fetch_optional(&db.pool)).await?;
+    Ok(row.map(|row| (serde_json::from_value(row.figures).unwrap_or_default(), Duration::from_secs_f64(row.age))))
+}
+
+async fn store(connection: &mut PgConnection, figures: &Figures, took: Duration) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "INSERT INTO service_metrics (computed_at, took, figures) VALUES (clock_timestamp(), $1, $2)
+         ON CONFLICT (singleton) DO UPDATE
+             SET computed_at = excluded.computed_at, took = excluded.took, figures = excluded.figures",
+        took.as_secs_f64(),
+        serde_json::to_value(figures).unwrap_or_default()
+    )
+    .execute(connection)
+    .await
+    .map(|_| ())
+}
+
+async fn compute(connection: &mut PgConnection, lease: Duration, now: DateTime<Utc>) -> Result<Figures, sqlx::Error> {
+    let mut figures = Figures {
+        queue: queue(connection, now).await?,
+        lanes: lanes(connection, now).await?,
+        is_ledger_balanced: is_balanced(connection, now).await?,
+        ..Figures::default()
+    };
+    add_webhooks(connection, &mut figures).await?;
+    add_database(connection, &mut figures).await?;
+    add_counts(connection, &mut figures, lease, now).await?;
+    Ok(figures)
+}
+
+/// Scans the queue once.
+async fn queue(connection: &mut PgConnection, now: DateTime<Utc>) -> Result<Vec<StreamQueue>, sqlx::Error> {
+    sqlx::query_as!(
+        StreamQueue,
+        r#"WITH counted AS (
+               SELECT lane_id,
+                      count(*) FILTER (WHERE held IS NULL AND lease IS NULL AND due_at <= $1) AS due,
+                      count(*) FILTER (WHERE held IS NULL AND lease IS NULL AND due_at > $1) AS scheduled,
+                      count(*) FILTER (WHERE lease IS NOT NULL) AS in_flight,
+                      count(*) FILTER (WHERE held IS NOT NULL AND lease IS NULL) AS held
+               FROM queue GROUP BY lane_id),
+           oldest AS (
+               SELECT l.id, due.due_at
+               FROM lanes l
+               JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
+               CROSS JOIN LATERAL (SELECT due_at FROM queue
+                                   WHERE lane_id = l.id AND lease IS NULL AND due_at >= l.ready_at AND due_at <= $1
+                                   ORDER BY due_at LIMIT 1) due
+               WHERE l.ready_at <= $1 AND l.open_at <= $1 AND l.paused_at IS NULL AND s.paused_at IS NULL
+                 AND l.blocked_since IS NULL)
+           SELECT CASE WHEN l.stream IN ('transactional', 'bulk') THEN l.stream ELSE 'other' END AS "stream!",
+                  sum(c.due)::bigint AS "due!", sum(c.scheduled)::bigint AS "scheduled!",
+                  sum(c.in_flight)::bigint AS "in_flight!", sum(c.held)::bigint AS "held!",
+                  coalesce(extract(epoch FROM $1 - min(o.due_at)), 0)::double precision AS "oldest_due_age!"
+           FROM counted c
+           JOIN lanes l ON l.id = c.lane_id
+           LEFT JOIN oldest o ON o.id = c.lane_id
+           GROUP BY 1"#,
+        now
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Counts lanes by the state that `lanes::overview` shows.
+async fn lanes(connection: &mut PgConnection, now: DateTime<Utc>) -> Result<[i64; 4], sqlx::Error> {
+    let row = sqlx::query!(
+        r#"SELECT count(*) FILTER (WHERE state = 'open') AS "open!", count(*) FILTER (WHERE state = 'throttled') AS "throttled!",
+                  count(*) FILTER (WHERE state = 'blocked') AS "blocked!", count(*) FILTER (WHERE state = 'paused') AS "paused!"
+           FROM (SELECT CASE
+                     WHEN l.paused_at IS NOT NULL OR s.paused_at IS NOT NULL THEN 'paused'
+                     WHEN l.blocked_since IS NOT NULL THEN 'blocked'
+                     WHEN l.learned_rate IS NOT NULL THEN 'throttled'
+                     WHEN (l.rate IS NOT NULL OR s.rate IS NOT NULL) AND l.ready_at <= $1 AND EXISTS (
+                         SELECT FROM queue
+                         WHERE lane_id = l.id AND lease IS NULL AND due_at >= l.ready_at AND due_at <= $1) THEN 'throttled'
+                     ELSE 'open' END AS state
+                 FROM lanes l JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream) lanes"#,
+        now
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok([row.open, row.throttled, row.blocked, row.paused])
+}
+
+/// Checks the recipients of two spans of messages, each as long as the interval of the computations: the messages
+/// accepted a minute ago, so that each message is checked once, and those of a random moment of the last days.
+async fn is_balanced(connection: &mut PgConnection, now: DateTime<Utc>) -> Result<bool, sqlx::Error> {
+    let (span, fraction) = (TimeDelta::from_std(INTERVAL).unwrap_or_default(), rand::random::<f64>());
+    let seconds = CHECK_AGE.as_seconds_f64() * fraction;
+    let random = now - TimeDelta::from_std(Duration::from_secs_f64(seconds)).unwrap_or_default();
+    for until in [now - CHECK_DELAY, random - CHECK_DELAY] {
+        let is_unbalanced = sqlx::query_scalar!(
+            r#"SELECT EXISTS (
+                   SELECT FROM recipients r
+                   LEFT JOIN queue q ON q.message_id = r.message_id AND q.recipient_id = r.id AND q.tenant_id = r.tenant_id
+                   WHERE r.message_id >= uuid_floor($1) AND r.message_id < uuid_floor($2)
+                     AND (r.finished_at IS NULL) <> (q.message_id IS NOT NULL)) AS "is_unbalanced!""#,
+            until - span,
+            until
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        if is_unbalanced {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+async fn add_webhooks(connection: &mut PgConnection, figures: &mut Figures) -> Result<(), sqlx::Error> {
+    let row = sqlx::query!(
+        r#"SELECT count(*) FILTER (WHERE e.disabled_at IS NULL AND e.failing_since IS NULL) AS "healthy!",
+                  count(*) FILTER (WHERE e.disabled_at IS NULL AND e.failing_since IS NOT NULL) AS "failing!",
+                  count(*) FILTER (WHERE e.disabled_at IS NOT NULL) AS "disabled!",
+                  coalesce(max(c.last_seq - e.cursor) FILTER (WHERE e.disabled_at IS NULL), 0) AS "lag_events!",
+                  coalesce(extract(epoch FROM clock_timestamp() - min(next.recorded_at)), 0)::double precision AS "lag!"
+           FROM webhook_endpoints e
+           JOIN event_counters c ON c.tenant_id = e.tenant_id
+           LEFT JOIN LATERAL (SELECT recorded_at FROM events
+                              WHERE tenant_id = e.tenant_id AND seq > e.cursor AND e.cursor < c.last_seq
+                                AND e.disabled_at IS NULL
+                              ORDER BY seq LIMIT 1) next ON true"#
+    )
+    .fetch_one(connection)
+    .await?;
+    figures.webhook_endpoints = [row.healthy, row.failing, row.disabled];
+    (figures.webhook_lag_events, figures.webhook_lag) = (row.lag_events.max(0), row.lag.max(0.0));
+    Ok(())
+}
+
+async fn add_database(connection: &mut PgConnection, figures: &mut Figures) -> Result<(), sqlx::Error> {
+    let row = sqlx::query!(
+        r#"SELECT (SELECT coalesce(extract(epoch FROM max(clock_timestamp() - xact_start)), 0)::double precision
+                   FROM pg_stat_activity
+                   WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid() AND datname = current_database())
+                      AS "oldest_snapshot_age!",
+                  pg_database_size(current_database()) AS "db_size!""#
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    (figures.oldest_snapshot_age, figures.db_size) = (row.oldest_snapshot_age, row.db_size);
+    let dead = sqlx::query_scalar!(
+        r#"SELECT (SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables
+                   WHERE relid = t.name::regclass OR relid IN (SELECT relid FROM pg_partition_tree(t.name::regclass)))
+                      AS "dead!"
+           FROM unnest(ARRAY['queue', 'lanes', 'recipients', 'event_counters']) WITH ORDINALITY AS t (name, position)
+           ORDER BY t.position"#
+    )
+    .fetch_all(connection)
+    .await?;
+    for (figure, dead) in figures.dead_tuples.iter_mut().zip(dead) {
+        *figure = dead;
+    }
+    Ok(())
+}
+
+async fn add_counts(
+    connection: &mut PgConnection,
+    figures: &mut Figures,
+    lease: Duration,
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    let tables = partitions::TABLES.map(str::to_owned);
+    let row = sqlx::query!(
+        r#"SELECT (SELECT count(*) FROM (SELECT FROM recipients WHERE status = 'uncertain' LIMIT $1 /* max_uncertain */) found)
+                      AS "uncertain!",
+                  (SELECT coalesce(min(week) - 1, $2::integer /* max_weeks */) FROM generate_series(1, $2::integer) AS week, unnest($3::text[] /* tables */) AS name
+                   WHERE to_regclass(format('%s_%s', name, to_char(date_trunc('week', $4::timestamptz + week * interval '7 days', 'UTC') AT TIME ZONE 'UTC', 'YYYYMMDD'))) IS NULL)
+                      AS "weeks!",
+                  (SELECT coalesce(sum(last_seq), 0)::bigint FROM event_counters) AS "event_seq!",
+                  (SELECT count(*) FROM domains WHERE verified_at IS NULL) AS "domains_unverified!",
+                  (SELECT count(*) FROM workers
+                   WHERE heartbeat_at >= clock_timestamp() - make_interval(secs => coalesce(lease_seconds, $5 /* lease */)))
+                      AS "alive!",
+                  (SELECT count(*) FROM workers) AS "workers!""#,
+        MAX_UNCERTAIN,
+        MAX_WEEKS,
+        &tables,
+        now,
+        lease.as_secs_f64()
+    )
+    .fetch_one(connection)
+    .await?;
+    figures.uncertain = row.uncertain;
+    figures.partition_weeks_ahead = row.weeks.into();
+    figures.event_seq = row.event_seq;
+    figures.domains_unverified = row.domains_unverified;
+    figures.workers = [row.alive, (row.workers - row.alive).max(0)];
+    Ok(())
+}

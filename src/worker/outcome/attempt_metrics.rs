@@ -1,0 +1,37 @@
+//! Counts recorded outcomes.
+
+use super::RecordContext;
+use crate::db::queue::Finished;
+use crate::domain::bounce;
+use crate::domain::delivery::{Status, Transition};
+use crate::domain::provider::Provider;
+use crate::metrics::METRICS;
+use crate::metrics::labels::{Outcome, Route, Stream};
+
+/// Counts outcomes whose recipients are still in flight.
+pub(super) fn count(cx: &RecordContext, batch: &[Finished]) {
+    for finished in batch {
+        let lane = cx.leases.in_flight.lane(finished.claimed.lane_id);
+        let lane = lane.map(|lane| (Stream::from_name(&lane.stream), Route::from_name(&lane.route)));
+        // A lane is known as long as one of its recipients is in flight.
+        let (stream, route) = lane.unwrap_or((Stream::Other, Route::Mx));
+        count_one(finished, stream, route);
+    }
+}
+
+fn count_one(finished: &Finished, stream: Stream, route: Route) {
+    let mx = finished.outcome.as_ref().and_then(|outcome| outcome.peer.mx.as_deref());
+    let provider = mx.map_or(Provider::Other, Provider::from_mx);
+    let status = finished.transition.status();
+    METRICS.attempts.get((stream, route, provider, Outcome::from_status(status))).increment(1);
+    let is_attempt = finished.transition != Transition::End(Status::Suppressed);
+    let Some(outcome) = finished.outcome.as_ref().filter(|_| is_attempt) else { return };
+    METRICS.delivery_attempt.get((stream, provider)).record(outcome.duration);
+    if status == Status::Bounced {
+        METRICS.bounces.get((stream, provider, bounce::judge(&outcome.reply).category)).increment(1);
+    }
+    if finished.claimed.attempts == 0 {
+        let wait = (finished.started_at - finished.claimed.first_due_at).to_std().unwrap_or_default();
+        METRICS.queue_wait.get((stream,)).record(wait);
+    }
+}

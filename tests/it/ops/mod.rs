@@ -1,0 +1,7 @@
+//! What operators rely on: metrics, alert rules, dashboards, probes, and a log without secrets.
+
+mod log_canaries;
+mod metrics_access;
+mod metrics_pages;
+mod prometheus;
+mod readiness;
