@@ -49,5 +49,6 @@ pub mod simulator;
 pub mod smtp;
 pub mod telemetry;
 pub mod template;
+pub mod ui;
 pub mod webhook;
 pub mod worker;
