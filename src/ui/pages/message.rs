@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{PageResult, render};
-use crate::mail::content::{Content, read as read_content};
+use crate::mail::content::Content;
 use crate::ui::Ui;
 use crate::ui::call::{Page, segment};
 use crate::ui::error::UiError;
@@ -224,6 +224,8 @@ struct MessagePage<'a> {
     has_more_events: bool,
     tab: Tab,
     content: &'a Content,
+    /// Why there is no content.
+    content_fault: Option<String>,
     may_cancel: bool,
     may_retry: bool,
 }
@@ -240,8 +242,15 @@ async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<Show
     let message: Message = visitor.get(&path).await?;
     let explained: Explained = visitor.get(&format!("{path}/explain")).await?;
     let events: Page<Event> = visitor.get(&format!("{path}/events?limit={EVENTS}")).await?;
-    let content = read_content(&visitor.read_bytes(&format!("{path}/raw")).await?);
     let tab = Tab::ALL.into_iter().find(|(_, name, _)| *name == query.tab).map_or(Tab::Preview, |(tab, ..)| tab);
+    let (content, content_fault) = match tab {
+        // The attachments are known without the content.
+        Tab::Attachments => (Content::default(), None),
+        _ => match content::load(&visitor, &id).await? {
+            Ok(content) => (content, None),
+            Err(fault) => (Content::default(), Some(fault)),
+        },
+    };
     let stories = message.recipients.iter().map(|recipient| Story {
         explained: explained.recipients.iter().find(|explained| explained.id == recipient.id),
         events: events.data.iter().filter(|event| event.data.recipient_id.as_ref() == Some(&recipient.id)).collect(),
@@ -257,6 +266,7 @@ async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<Show
         has_more_events: events.next.is_some(),
         tab,
         content: &content,
+        content_fault,
         may_cancel: visitor.may_send && message.recipients.iter().any(|one| waits(one) && one.status != "sending"),
         may_retry: visitor.may_send
             && message.recipients.iter().any(|one| waits(one) && (one.status == "deferred" || one.held.is_some())),

@@ -60,7 +60,7 @@ struct Draft {
 impl Draft {
     /// Returns the declared variables with empty values, as a start for the form of the preview.
     fn example_variables(&self) -> String {
-        let names = self.variables.as_array().into_iter().flatten().filter_map(|one| one["name"].as_str());
+        let names = self.variables.as_array().into_iter().flatten().filter_map(|one| one["key"].as_str());
         let values: Map<String, Value> = names.map(|name| (name.to_owned(), json!(""))).collect();
         serde_json::to_string_pretty(&values).unwrap_or_default()
     }
