@@ -90,7 +90,7 @@ impl Visitor {
         let failure: Failure = serde_json::from_slice(&bytes).map_err(|error| UiError::unreadable(&error))?;
         if failure.status == 401 {
             // The key was revoked a moment ago.
-            return Err(UiError::SignedOut { next: "/ui".into() });
+            return Err(UiError::SignedOut { next: "/ui".into(), is_part: self.is_part });
         }
         Err(UiError::Failed(failure))
     }

@@ -15,6 +15,8 @@ pub(super) enum UiError {
     SignedOut {
         /// The path with its query.
         next: String,
+        /// Whether htmx has sent the request, for a part of a page: the whole page has to go to the sign-in.
+        is_part: bool,
     },
     /// The request failed.
     Failed(Failure),
@@ -105,9 +107,14 @@ struct ErrorPage<'a> {
 impl IntoResponse for UiError {
     fn into_response(self) -> Response {
         let failure = match self {
-            Self::SignedOut { next } => {
+            Self::SignedOut { next, is_part } => {
                 let next: String = url::form_urlencoded::byte_serialize(next.as_bytes()).collect();
-                return Redirect::to(&format!("/ui/login?next={next}")).into_response();
+                let path = format!("/ui/login?next={next}");
+                return if is_part {
+                    (StatusCode::UNAUTHORIZED, [("hx-redirect", path)]).into_response()
+                } else {
+                    Redirect::to(&path).into_response()
+                };
             }
             Self::Failed(failure) => failure,
         };

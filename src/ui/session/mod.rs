@@ -54,6 +54,8 @@ pub(super) struct Visitor {
     pub may_admin: bool,
     /// Whether the key sees what is about all sender domains, such as lanes.
     pub sees_all: bool,
+    /// Whether htmx has sent the request, to replace a part of a page.
+    pub is_part: bool,
     /// The path of the request with its query.
     pub path: String,
     /// The colour scheme that the user chose; `None` follows the system.
@@ -83,6 +85,7 @@ impl Visitor {
             may_send: has(Scope::Send) || has(Scope::Admin),
             may_admin: has(Scope::Admin) && !is_limited,
             sees_all: !is_limited,
+            is_part: is_part(&parts.headers),
             path: parts.uri.path_and_query().map_or_else(|| "/ui".to_owned(), ToString::to_string),
             theme: super::shell::theme(&parts.headers),
             ui: ui.clone(),
@@ -95,9 +98,8 @@ impl FromRequestParts<Ui> for Visitor {
     type Rejection = UiError;
 
     async fn from_request_parts(parts: &mut Parts, ui: &Ui) -> Result<Self, UiError> {
-        // An action cannot be repeated by following a link.
-        let path = parts.uri.path_and_query().filter(|_| parts.method == Method::GET).map(ToString::to_string);
-        let signed_out = || UiError::SignedOut { next: path.clone().unwrap_or_else(|| "/ui".to_owned()) };
+        let (next, is_part) = (next(parts), is_part(&parts.headers));
+        let signed_out = || UiError::SignedOut { next: next.clone(), is_part };
         let Some(token) = cookie::token(&parts.headers) else { return Err(signed_out()) };
         let (token_hash, now) = (hash(token), ui.api.now());
         let Some(row) = sessions::find(ui.api.db(), token_hash, now, now - MAX_IDLE).await? else {
@@ -108,6 +110,23 @@ impl FromRequestParts<Ui> for Visitor {
         }
         Self::new(ui, parts, token_hash, row).ok_or_else(signed_out)
     }
+}
+
+/// Returns whether htmx has sent the request, to replace a part of a page.
+fn is_part(headers: &HeaderMap) -> bool {
+    headers.contains_key("hx-request")
+}
+
+/// Returns the page to go to after signing in: the one of the request, or the one that htmx replaces a part of. An action
+/// cannot be repeated by following a link.
+fn next(parts: &Parts) -> String {
+    let page = if is_part(&parts.headers) {
+        let url = parts.headers.get("hx-current-url").and_then(|url| url.to_str().ok());
+        url.and_then(|url| url.split_once("/ui")).map(|(_, rest)| format!("/ui{rest}"))
+    } else {
+        parts.uri.path_and_query().filter(|_| parts.method == Method::GET).map(ToString::to_string)
+    };
+    page.unwrap_or_else(|| "/ui".to_owned())
 }
 
 /// Starts a session, and returns its token.

@@ -1,5 +1,6 @@
 //! The actions of the pages, as forms.
 
+use chrono::TimeDelta;
 use postrider::domain::key::Scope;
 use serde_json::{Value, json};
 
@@ -83,6 +84,8 @@ async fn wrong_address_is_explained_beside_the_form() {
 #[tokio::test]
 async fn key_is_created_shown_once_and_revoked() {
     let (app, browser) = admin().await;
+    // The list is ordered by time.
+    app.clock.advance(TimeDelta::seconds(1));
     let page = browser.post("/ui/keys", &[("name", "shop"), ("role", "send-read")]).await;
     page.shows(&["It is not shown again", "shop"]);
     let secret = page.text.split("data-copy=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap().to_owned();

@@ -44,6 +44,7 @@ pub(super) async fn html(visitor: Visitor, Path(id): Path<String>) -> Result<Res
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, MESSAGE_POLICY),
         (header::X_FRAME_OPTIONS, "SAMEORIGIN"),
+        (header::REFERRER_POLICY, "no-referrer"),
     ];
     Ok((headers, format!("{NEW_WINDOW}{html}")).into_response())
 }
