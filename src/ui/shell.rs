@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use serde::Deserialize;
 
-use super::session::Visitor;
+use super::session::{Role, Visitor};
 
 /// The name of the cookie with the colour scheme.
 const THEME_COOKIE: &str = "postrider_theme";
@@ -48,7 +48,7 @@ impl Section {
     fn is_open_to(self, visitor: &Visitor) -> bool {
         match self {
             Self::Lanes | Self::Suppressions | Self::Webhooks | Self::Templates => visitor.sees_all,
-            Self::Keys => visitor.may_admin,
+            Self::Keys => visitor.may_admin(),
             _ => true,
         }
     }
@@ -115,17 +115,17 @@ impl Shell {
             title: title.into(),
             groups: groups.into(),
             key_name: visitor.key_name.clone(),
-            role: match (visitor.may_admin, visitor.may_send) {
-                (true, _) => "admin",
-                (false, true) => "send and read",
-                (false, false) => "read only",
+            role: match visitor.role {
+                Role::Admin => "admin",
+                Role::Sender => "send and read",
+                Role::Reader => "read only",
             },
             theme: visitor.theme,
             done: done(&visitor.path),
             path: visitor.path.clone(),
             has_inbox: visitor.has_inbox(),
-            may_send: visitor.may_send,
-            may_admin: visitor.may_admin,
+            may_send: visitor.may_send(),
+            may_admin: visitor.may_admin(),
         }
     }
 }

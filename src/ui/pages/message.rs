@@ -267,8 +267,8 @@ async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<Show
         tab,
         content: &content,
         content_fault,
-        may_cancel: visitor.may_send && message.recipients.iter().any(|one| waits(one) && one.status != "sending"),
-        may_retry: visitor.may_send
+        may_cancel: visitor.may_send() && message.recipients.iter().any(|one| waits(one) && one.status != "sending"),
+        may_retry: visitor.may_send()
             && message.recipients.iter().any(|one| waits(one) && (one.status == "deferred" || one.held.is_some())),
         message: &message,
     })

@@ -39,6 +39,17 @@ pub(super) fn router() -> Router<Ui> {
         .route("/ui/logout/all", post(pages::sign_out_everywhere))
 }
 
+/// What a key may do, each including what is before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    /// Look at everything.
+    Reader,
+    /// Send, cancel and retry messages.
+    Sender,
+    /// Change everything else.
+    Admin,
+}
+
 /// The user of a session.
 #[derive(Debug, Clone)]
 pub(super) struct Visitor {
@@ -48,10 +59,7 @@ pub(super) struct Visitor {
     pub key_id: KeyId,
     /// The key's name.
     pub key_name: String,
-    /// Whether the key may send, cancel and retry messages.
-    pub may_send: bool,
-    /// Whether the key may change everything else.
-    pub may_admin: bool,
+    pub role: Role,
     /// Whether the key sees what is about all sender domains, such as lanes.
     pub sees_all: bool,
     /// Whether htmx has sent the request, to replace a part of a page.
@@ -70,6 +78,16 @@ impl Visitor {
         &self.ui.api
     }
 
+    /// Returns whether the key may cancel and retry messages.
+    pub(super) fn may_send(&self) -> bool {
+        self.role >= Role::Sender
+    }
+
+    /// Returns whether the key may change everything.
+    pub(super) fn may_admin(&self) -> bool {
+        self.role >= Role::Admin
+    }
+
     /// Returns whether the inbox of `postrider dev` is served too.
     pub(super) fn has_inbox(&self) -> bool {
         self.ui.has_inbox
@@ -82,8 +100,11 @@ impl Visitor {
             key: KnownKey { hash: row.key_hash.try_into().ok()?, client: ui.api.client(parts) },
             key_id: KeyId(row.key_id),
             key_name: row.key_name,
-            may_send: has(Scope::Send) || has(Scope::Admin),
-            may_admin: has(Scope::Admin) && !is_limited,
+            role: match (has(Scope::Admin), has(Scope::Send)) {
+                (true, _) if !is_limited => Role::Admin,
+                (true, _) | (_, true) => Role::Sender,
+                (false, false) => Role::Reader,
+            },
             sees_all: !is_limited,
             is_part: is_part(&parts.headers),
             path: parts.uri.path_and_query().map_or_else(|| "/ui".to_owned(), ToString::to_string),

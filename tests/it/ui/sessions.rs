@@ -136,6 +136,14 @@ async fn session_works_on_every_replica() {
 }
 
 #[tokio::test]
+async fn refresh_of_a_part_without_a_session_leads_to_the_sign_in() {
+    let app = TestApp::start().await;
+    let request = Browser::open(&app.base).request(Method::GET, "/ui/messages/msg_1/row").header("hx-request", "true");
+    let page = Page::to(request.header("hx-current-url", format!("{}/ui/messages?q=a", app.base))).await;
+    assert_eq!((page.status, page.header("hx-redirect")), (401, "/ui/login?next=%2Fui%2Fmessages%3Fq%3Da"));
+}
+
+#[tokio::test]
 async fn tokens_are_stored_as_hashes() {
     let app = TestApp::start().await;
     let browser = Browser::signed_in(&app.base, &app.key).await;
