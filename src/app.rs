@@ -2,6 +2,7 @@
 //! first refuses new requests, then commits accepted messages, then finishes messages in flight.
 
 mod bounce_intake;
+mod dashboard;
 mod delivery;
 pub mod descriptors;
 pub(crate) mod domains;
@@ -39,6 +40,7 @@ use crate::http::{self, Allowances, Api, MetricsAccess, Readiness};
 use crate::rendering::Renderer;
 use crate::simulator::Simulator;
 use crate::smtp;
+use crate::ui::Dashboard;
 use crate::webhook::Poster;
 use crate::worker::{self, Worker};
 use bounce_intake::InboundServer;
@@ -79,6 +81,8 @@ pub struct App {
     accepting: TaskTracker,
     /// The limits of API keys, if the API is served.
     allowances: Option<Arc<Allowances>>,
+    /// The dashboard, if it is served.
+    dashboard: Option<Dashboard>,
     worker: Option<JoinHandle<()>>,
     /// Stops the worker's claiming and the background tasks.
     stop: CancellationToken,
@@ -135,7 +139,7 @@ impl App {
             tokio::spawn(async move { worker.run(stop).await })
         });
         tokio::spawn(stop.clone().run_until_cancelled_owned(watch.run()));
-        let (mut inbound, mut allowances) = (None, None);
+        let (mut inbound, mut allowances, mut dashboard) = (None, None, None);
         let (server, public) = match listeners.api.zip(notifier) {
             Some((listener, notifier)) => {
                 let feedback = bounce_intake::feedback(config, db.clone(), clock.clone())?;
@@ -146,11 +150,13 @@ impl App {
                 let expander = Expander::new(acceptor.clone(), renderer.clone(), clock.clone());
                 accepting.spawn(expander.run(stop.clone()));
                 let settings = api_settings(config, &db, &clock, renderer, readiness.clone())?;
-                let api = Api::new(db.clone(), clock, acceptor, feedback, settings, stop.clone());
+                let api = Api::new(db.clone(), clock.clone(), acceptor, feedback, settings, stop.clone());
                 allowances = Some(api.allowances());
+                dashboard = dashboard::build(config, &api, clock, inbox.is_some())?;
+                let pages = dashboard.as_ref().map(Dashboard::router).unwrap_or_default();
                 let public =
                     listeners.public.map(|listener| Server::start(listener, http::public(api.clone()), limits.public));
-                (Some(Server::start(listener, http::router(api, inbox), limits.api)?), public.transpose()?)
+                (Some(Server::start(listener, http::router_with(api, inbox, pages), limits.api)?), public.transpose()?)
             }
             None => (None, None),
         };
@@ -168,6 +174,7 @@ impl App {
             inbound,
             accepting,
             allowances,
+            dashboard,
             worker,
             stop,
             _gauges,
@@ -192,6 +199,15 @@ impl App {
     /// Returns the address on which bounces and complaints are received.
     pub fn inbound_address(&self) -> Option<SocketAddr> {
         self.inbound.as_ref().map(|inbound| inbound.address)
+    }
+
+    /// Returns a path that signs in to the dashboard with this API key, once and within ten minutes. `None` without a
+    /// dashboard.
+    pub async fn dashboard_sign_in_path(&self, secret: &str) -> anyhow::Result<Option<String>> {
+        match &self.dashboard {
+            Some(dashboard) => Ok(dashboard.sign_in_path(secret).await?),
+            None => Ok(None),
+        }
     }
 
     /// Returns the signal that notifies workers in this process of new messages.
@@ -232,6 +248,9 @@ impl App {
                 event = "worker_panicked",
                 "worker panicked; other workers rescue its leases when they expire"
             );
+        }
+        if let Some(dashboard) = self.dashboard {
+            dashboard.db().close().await;
         }
         serve(self.ops).await;
         self.db.close().await;
@@ -290,14 +309,20 @@ pub fn database(config: &Config) -> anyhow::Result<Db> {
 
 fn open(config: &Config, is_service: bool) -> anyhow::Result<Db> {
     let database = &config.database;
+    open_pool(config, database.max_connections, database.timeout, is_service)
+}
+
+/// Opens a connection pool of this size, whose calls have this time limit.
+fn open_pool(config: &Config, max_connections: u32, timeout: Duration, is_service: bool) -> anyhow::Result<Db> {
+    let database = &config.database;
     let url = database.url.as_ref().context("no database is configured").with_hint(
         "set DATABASE_URL (such as postgres://user:password@host/postrider), or try `postrider dev`, which starts its own",
     )?;
     Ok(Db::open(&DbOptions {
         url: url.expose(),
         direct_url: database.direct_url.as_ref().map(SecretUrl::expose),
-        max_connections: database.max_connections,
-        timeout: database.timeout,
+        max_connections,
+        timeout,
         is_service,
     })?)
 }

@@ -7,6 +7,7 @@
 //! ```
 //!
 //! - [`http`] maps requests to calls and results to responses;
+//! - [`ui`] is the dashboard, which calls [`http`] within the process;
 //! - [`accept`] validates messages and commits them in groups;
 //! - [`feedback`] applies received bounces and complaints;
 //! - [`db`] contains every SQL statement;
@@ -51,5 +52,6 @@ pub mod simulator;
 pub mod smtp;
 pub mod telemetry;
 pub mod template;
+pub mod ui;
 pub mod webhook;
 pub mod worker;

@@ -102,6 +102,7 @@ fn reserved(config: &Config, roles: Roles, has_inbox: bool) -> u64 {
     let mut reserved = BASE + FETCHES + DATABASE_EXTRA + config.metrics.listen.map_or(0, |_| OPS as u64);
     if api {
         reserved += database;
+        reserved += if config.dashboard.enabled { u64::from(config.dashboard.pool_size) } else { 0 };
         reserved += config.inbound.listen.map_or(0, |_| u64::from(config.inbound.connections));
     }
     if worker {

@@ -29,6 +29,7 @@ use crate::domain::keyring::Keyring;
 use crate::domain::message::unsubscribe::Links;
 
 pub use sections::accept::Accept;
+pub use sections::dashboard::Dashboard;
 pub use sections::database::Database;
 pub use sections::delivery::Delivery;
 pub use sections::dkim::Dkim;
@@ -84,6 +85,8 @@ pub struct Config {
     pub database: Database,
     /// Limits on HTTP connections.
     pub http: Http,
+    /// The dashboard.
+    pub dashboard: Dashboard,
     /// Limits on requests.
     pub accept: Accept,
     /// How long data is kept.
@@ -162,6 +165,7 @@ impl Config {
         self.cell.as_deref().map_or(Ok(()), check_cell)?;
         self.database.check()?;
         self.http.check()?;
+        self.dashboard.check()?;
         self.accept.check()?;
         self.retention.check()?;
         self.delivery.check()?;

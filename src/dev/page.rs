@@ -3,7 +3,6 @@
 //! Messages are untrusted. Their text is escaped, and their HTML is shown in a frame that may not run scripts, load
 //! resources or submit forms. The pages have one script, which reloads a list, and load nothing from other hosts.
 
-mod cid;
 mod markup;
 
 use std::sync::Arc;
@@ -18,6 +17,7 @@ use serde::Deserialize;
 
 use super::inbox::{Filter, Inbox, InboxError};
 use super::routes::{invalid, number};
+use crate::mail::cid::Images;
 
 pub(super) use markup::{Tab, escaped};
 
@@ -78,8 +78,15 @@ async fn frame(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Result
     let n = number(&n)?;
     let message = inbox.get(n).await?;
     let content = message.html.unwrap_or_default();
-    let images = cid::images(&inbox, n, &message.attachments, &content).await?;
-    Ok(html(MESSAGE_POLICY, cid::embed(&content, &images)))
+    let mut images = Images::wanted_by(&content);
+    for (i, file) in message.attachments.iter().enumerate() {
+        if let Some(id) = &file.content_id
+            && images.wants(id, &file.content_type, file.size)
+        {
+            images.add(id, &file.content_type, &inbox.attachment(n, i).await?.content);
+        }
+    }
+    Ok(html(MESSAGE_POLICY, images.embed(&content)))
 }
 
 async fn delete(State(inbox): State<Arc<Inbox>>, Path(n): Path<String>) -> Result<Redirect, InboxError> {

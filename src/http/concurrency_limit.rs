@@ -46,8 +46,8 @@ pub(super) const LONG_REQUESTS: LimitSettings = LimitSettings {
     refusal: "Too many event streams, long polls and exports at once. Close some, or retry later.",
 };
 
-/// The concurrency limit of one kind of request.
-#[derive(Debug)]
+/// The concurrency limit of one kind of request. Clones share the limit.
+#[derive(Debug, Clone)]
 pub(super) struct ConcurrencyLimit {
     settings: LimitSettings,
     requests: Arc<KeyedSemaphore<KeyId>>,

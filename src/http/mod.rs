@@ -13,6 +13,7 @@ mod events;
 mod form;
 mod health;
 mod idempotency;
+mod in_process;
 mod inbound;
 mod keys;
 mod lanes;
@@ -70,6 +71,7 @@ pub use domains::Domains;
 pub use error::{ApiError, Problem, ProblemCode};
 use events::EventNotifier;
 pub use health::healthz;
+pub use in_process::{InProcessApi, KnownKey, SignedIn};
 pub use openapi::document;
 use openapi::responses::{AuthErrors, InvalidParameter, JsonErrors, NotFound};
 pub use ops::{MetricsAccess, ops_router, starting_router};
@@ -92,7 +94,7 @@ impl Deref for Api {
 }
 
 /// The parts of an [`Api`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Shared {
     db: Db,
     clock: SharedClock,
@@ -283,12 +285,17 @@ fn routes() -> OpenApiRouter<Api> {
 
 /// Returns the router of the whole application, with the routes of the development inbox if `inbox` is set.
 pub fn router(api: Api, inbox: Option<Arc<Inbox>>) -> Router {
+    router_with(api, inbox, Router::new())
+}
+
+/// Returns the router of the whole application, with these `pages`.
+pub fn router_with(api: Api, inbox: Option<Arc<Inbox>>, pages: Router) -> Router {
     let layer = ApiLayer { responses: api.responses.clone(), resend: api.resend };
     let mut router = Router::from(routes()).merge(unsubscribe::router()).merge(ops::metrics_route());
     if api.resend {
         router = router.merge(resend::router());
     }
-    let mut router = router.with_state(api);
+    let mut router = router.with_state(api).merge(pages);
     if let Some(inbox) = inbox {
         router = crate::dev::complete(router.merge(openapi::router()), inbox);
     } else {

@@ -13,6 +13,8 @@
 
 pub mod body;
 mod build;
+pub mod cid;
+pub mod content;
 pub mod dkim;
 mod encoding;
 mod header;

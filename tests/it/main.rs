@@ -33,5 +33,6 @@ mod statistics;
 mod support;
 mod suppressions;
 mod templates;
+mod ui;
 mod uploads;
 mod webhooks;

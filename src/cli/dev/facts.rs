@@ -68,9 +68,14 @@ impl Facts {
         )
     }
 
-    /// Prints the addresses, the keys and first commands. `next` is the number of the next message in the inbox.
-    pub(super) fn print(&self, dir: &Path, next: u64) {
+    /// Prints the addresses, the keys and first commands. `next` is the number of the next message in the inbox,
+    /// `sign_in` the path that signs in to the dashboard.
+    pub(super) fn print(&self, dir: &Path, next: u64, sign_in: Option<&str>) {
         let Self { api, api_key, admin_key, inbox_smtp, bounces_smtp, .. } = self;
+        let dashboard = sign_in.map_or_else(
+            || "off (dashboard.enabled)".to_owned(),
+            |path| format!("{api}{path}   (signs in once, within 10 minutes; then {api}/ui)"),
+        );
         println!(
             "
 Postrider is running. Every message goes to the inbox; nothing leaves this machine.
@@ -78,6 +83,7 @@ Postrider is running. Every message goes to the inbox; nothing leaves this machi
   API        {api}   (documentation: {api}/docs)
   API key    {api_key}
   Admin key  {admin_key}
+  Dashboard  {dashboard}
   Inbox      {api}/inbox   (SMTP on {inbox_smtp}, any user and password)
   Webhooks   {api}/dev/hooks   (receives and shows what is posted to it)
   Bounces    {bounces_smtp}   (SMTP for the return paths of messages in the inbox)

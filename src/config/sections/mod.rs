@@ -1,6 +1,7 @@
 //! The sections of the configuration, each with its checks.
 
 pub(super) mod accept;
+pub(super) mod dashboard;
 pub(super) mod database;
 pub(super) mod delivery;
 pub(super) mod dkim;

@@ -1,5 +1,6 @@
 //! The table `keys`: API keys.
 
+pub mod sessions;
 pub mod usage;
 
 use chrono::{DateTime, Utc};

@@ -3,6 +3,7 @@
 pub mod bulk;
 pub mod header_syntax;
 pub mod message_id;
+pub mod search;
 pub mod template;
 pub mod unsubscribe;
 

@@ -5,6 +5,7 @@ mod client_address;
 mod failures;
 mod request_key;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
@@ -12,12 +13,14 @@ use axum::http::HeaderValue;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 
+use super::in_process::KnownKey;
 use super::response::ResponseOwner;
 use super::security_log::{Refusal, SecurityLog};
 use super::{Api, ApiError};
 use crate::domain::fault::Fault;
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{Scope, Secret};
+use crate::domain::network::contains;
 
 use cache::Attempt;
 pub(super) use cache::{CachedKey, KeyCache};
@@ -135,19 +138,23 @@ impl FromRequestParts<Api> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
-        let header = parts
-            .headers
-            .get(AUTHORIZATION)
-            .ok_or(ApiError::Unauthorized("Send an API key as `Authorization: Bearer KEY`."))?;
         let log = &api.keys.log;
         let unknown = |reason: &'static str| {
             log.refused(Refusal::UnknownKey, None, reason);
             ApiError::Unauthorized(reason)
         };
-        let text = secret(header).map_err(unknown)?;
-        let client = client_address::client(parts, &api.trusted_proxies);
-        let hash = Secret::hash(text);
-        let key = api.keys.get_valid(Attempt { hash, text: Some(text), client }).await?;
+        let attempt = if let Some(header) = parts.headers.get(AUTHORIZATION) {
+            let text = secret(header).map_err(unknown)?;
+            let client = client_address::client(parts, &api.trusted_proxies);
+            Attempt { hash: Secret::hash(text), text: Some(text), client }
+        } else if let Some(known) = parts.extensions.get::<KnownKey>() {
+            // Only a call within this process can have this extension.
+            Attempt { hash: known.hash, text: None, client: known.client }
+        } else {
+            return Err(ApiError::Unauthorized("Send an API key as `Authorization: Bearer KEY`."));
+        };
+        let Attempt { hash, client, .. } = attempt;
+        let key = api.keys.get_valid(attempt).await?;
         let owner = parts.extensions.get::<ResponseOwner>();
         if let Some(owner) = owner {
             owner.set(KeyId(key.row.id));
@@ -161,6 +168,25 @@ impl FromRequestParts<Api> for Caller {
         request_key::set(request.clone());
         Ok(Self { request, hash, log: log.clone() })
     }
+}
+
+/// Checks a key that arrived in another way than the `Authorization` header. A failure counts against the client's address.
+pub(super) async fn check_secret(api: &Api, text: &str, parts: &Parts) -> Result<Arc<CachedKey>, ApiError> {
+    let client = client_address::client(parts, &api.trusted_proxies);
+    let key = api.keys.get_valid(Attempt { hash: Secret::hash(text), text: Some(text), client }).await?;
+    api.keys.require_address(&key, client)?;
+    Ok(key)
+}
+
+/// Returns the address of the client that sent a request; `None` if it is unknown.
+pub(super) fn client_address(api: &Api, parts: &Parts) -> Option<IpAddr> {
+    client_address::client(parts, &api.trusted_proxies)
+}
+
+/// Returns whether a request came directly from a trusted proxy.
+pub(super) fn is_from_proxy(api: &Api, parts: &Parts) -> bool {
+    let peer = parts.extensions.get::<Peer>();
+    peer.is_some_and(|Peer(peer)| contains(&api.trusted_proxies, peer.to_canonical()))
 }
 
 /// Returns the key in an `Authorization` header, or the reason why there is none.

@@ -27,12 +27,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("rendering", &["db", "template", "domain"]),
     ("simulator", &["feedback", "db", "smtp", "mail", "domain"]),
     ("worker", &["group_commit", "simulator", "db", "smtp", "webhook", "mail", "rendering", "domain"]),
-    ("dev", &["db", "smtp", "domain"]),
+    ("dev", &["db", "smtp", "mail", "domain"]),
     ("bench", &["dev", "db", "smtp", "domain"]),
     ("http", &["accept", "feedback", "db", "mail", "rendering", "template", "domain", "dev"]),
+    ("ui", &["http", "db", "mail", "domain"]),
     (
         "app",
         &[
+            "ui",
             "http",
             "group_commit",
             "accept",

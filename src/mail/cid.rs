@@ -7,37 +7,49 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
 
-use crate::dev::inbox::{Attachment, Inbox, InboxError};
-
 /// Media types that browsers show as images. An SVG shown as an image runs no script.
 const TYPES: [&str; 6] = ["image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/svg+xml"];
 
 /// Maximum size of all images of one message together, in bytes.
 const MAX_IMAGE_BYTES: u64 = 16 << 20;
 
-/// Returns the `data:` URLs of the images that the HTML refers to, by content id.
-pub(super) async fn images(
-    inbox: &Inbox,
-    n: u64,
-    attachments: &[Attachment],
-    html: &str,
-) -> Result<HashMap<String, String>, InboxError> {
-    let wanted: Vec<String> = references(html).map(|reference| reference.id).collect();
-    let (mut images, mut remaining) = (HashMap::new(), MAX_IMAGE_BYTES);
-    for (i, file) in attachments.iter().enumerate() {
-        let Some(id) = file.content_id.as_ref().filter(|id| wanted.contains(id)) else { continue };
-        if !TYPES.contains(&file.content_type.as_str()) || file.size > remaining || images.contains_key(id) {
-            continue;
-        }
-        remaining -= file.size;
-        let content = inbox.attachment(n, i).await?.content;
-        images.insert(id.clone(), format!("data:{};base64,{}", file.content_type, STANDARD.encode(content)));
+/// Images of one message as `data:` URLs, by content id.
+#[derive(Debug)]
+pub struct Images {
+    /// The content ids that the HTML refers to.
+    wanted: Vec<String>,
+    urls: HashMap<String, String>,
+    /// Bytes that further images may have.
+    remaining: u64,
+}
+
+impl Images {
+    /// Starts with the references in the HTML.
+    pub fn wanted_by(html: &str) -> Self {
+        let wanted = references(html).map(|reference| reference.id).collect();
+        Self { wanted, urls: HashMap::new(), remaining: MAX_IMAGE_BYTES }
     }
-    Ok(images)
+
+    /// Returns whether the HTML shows this part: it refers to it, and browsers show its type as an image.
+    pub fn wants(&self, content_id: &str, content_type: &str, size: u64) -> bool {
+        let is_wanted = self.wanted.iter().any(|wanted| wanted == content_id) && !self.urls.contains_key(content_id);
+        is_wanted && TYPES.contains(&content_type) && size <= self.remaining
+    }
+
+    /// Adds an image that is wanted.
+    pub fn add(&mut self, content_id: &str, content_type: &str, content: &[u8]) {
+        self.remaining = self.remaining.saturating_sub(content.len() as u64);
+        self.urls.insert(content_id.to_owned(), format!("data:{content_type};base64,{}", STANDARD.encode(content)));
+    }
+
+    /// Returns the HTML with the images in place of the references.
+    pub fn embed(&self, html: &str) -> String {
+        embed(html, &self.urls)
+    }
 }
 
 /// Replaces every reference to one of `images` in the HTML.
-pub(super) fn embed(html: &str, images: &HashMap<String, String>) -> String {
+fn embed(html: &str, images: &HashMap<String, String>) -> String {
     let (mut out, mut copied) = (String::with_capacity(html.len()), 0);
     for Reference { start, end, id } in references(html) {
         if let Some(image) = images.get(&id) {

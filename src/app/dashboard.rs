@@ -1,0 +1,25 @@
+//! Builds the dashboard.
+
+use std::time::Duration;
+
+use crate::clock::SharedClock;
+use crate::config::Config;
+use crate::http::{Api, InProcessApi};
+use crate::ui::Dashboard;
+
+/// Time limit of the statements of its pages.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Builds the dashboard with a pool of its own, if it is enabled.
+pub(super) fn build(
+    config: &Config,
+    api: &Api,
+    clock: SharedClock,
+    has_inbox: bool,
+) -> anyhow::Result<Option<Dashboard>> {
+    if !config.dashboard.enabled {
+        return Ok(None);
+    }
+    let db = super::open_pool(config, config.dashboard.pool_size, TIMEOUT.min(config.database.timeout), true)?;
+    Ok(Some(Dashboard::new(InProcessApi::new(api, db), clock, has_inbox)))
+}

@@ -1,0 +1,109 @@
+//! Calls of the API within this process, for the dashboard.
+//!
+//! The dashboard has no queries of its own: it calls the same routes as every client, as the API key that its user signed
+//! in with. So scopes, sender domains, tenants, limits and validation are enforced in one place. Reads use a small pool of
+//! their own, so that looking at the dashboard never takes connections from accepting and sending.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, header};
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use tower::ServiceExt as _;
+
+use super::concurrency_limit::{self, ConcurrencyLimit};
+use super::request_id::ApiLayer;
+use super::{Api, ApiError, Shared, auth, routes, with_layer};
+use crate::db::Db;
+use crate::domain::id::{KeyId, TenantId};
+use crate::domain::key::Scope;
+
+/// An API key that was authenticated before the call. As an extension of a request it stands for the `Authorization`
+/// header.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownKey {
+    /// SHA-256 of the key's secret.
+    pub hash: [u8; 32],
+    /// The address of the client that the call is made for; `None` if it is unknown.
+    pub client: Option<IpAddr>,
+}
+
+/// An API key that somebody signed in with.
+#[derive(Debug, Clone, Copy)]
+pub struct SignedIn {
+    /// The tenant of the key.
+    pub tenant: TenantId,
+    /// The key.
+    pub key: KeyId,
+    /// Whether the key may read.
+    pub may_read: bool,
+}
+
+/// The API, to be called within this process.
+#[derive(Debug, Clone)]
+pub struct InProcessApi {
+    api: Api,
+    /// The database of `reads`.
+    db: Db,
+    /// The routes with a pool of their own.
+    reads: Router,
+    /// The same routes with the pool of the API.
+    writes: Router,
+}
+
+impl InProcessApi {
+    /// Creates the API with a separate pool for reads.
+    pub fn new(api: &Api, db: Db) -> Self {
+        let reads = Api(std::sync::Arc::new(Shared {
+            db: db.clone(),
+            slow_queries: ConcurrencyLimit::new(concurrency_limit::SLOW_QUERIES),
+            ..(*api.0).clone()
+        }));
+        Self { api: api.clone(), db, reads: router(reads), writes: router(api.clone()) }
+    }
+
+    /// Calls a route. Errors have the same bodies as those of the API.
+    pub async fn call(&self, key: KnownKey, mut request: Request) -> Response {
+        request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
+        request.extensions_mut().insert(key);
+        let router = if request.method() == Method::GET { &self.reads } else { &self.writes };
+        router.clone().oneshot(request).await.unwrap_or_else(|never: Infallible| match never {})
+    }
+
+    /// Checks the secret of an API key. A failure counts against the client's address, as with every request.
+    pub async fn sign_in(&self, secret: &str, parts: &Parts) -> Result<SignedIn, ApiError> {
+        let key = auth::check_secret(&self.api, secret, parts).await?;
+        let may_read =
+            key.row.scopes.iter().any(|scope| [Scope::Read, Scope::Admin].map(Scope::as_str).contains(&&**scope));
+        Ok(SignedIn { tenant: TenantId(key.row.tenant_id), key: KeyId(key.row.id), may_read })
+    }
+
+    /// Returns the address of the client that sent a request.
+    pub fn client(&self, parts: &Parts) -> Option<IpAddr> {
+        auth::client_address(&self.api, parts)
+    }
+
+    /// Returns whether a request came directly from a trusted proxy, whose headers are believed.
+    pub fn is_from_proxy(&self, parts: &Parts) -> bool {
+        auth::is_from_proxy(&self.api, parts)
+    }
+
+    /// Returns the pool for reads.
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// Returns the current time.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.api.clock.now()
+    }
+}
+
+fn router(api: Api) -> Router {
+    let layer = ApiLayer { responses: api.responses.clone(), resend: false };
+    with_layer(Router::from(routes()).with_state(api), layer)
+}

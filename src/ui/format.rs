@@ -1,0 +1,139 @@
+//! Times, numbers and states as text for people.
+
+use std::fmt;
+
+use askama::filters::HtmlSafe;
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+
+/// A time as `<time>`: relative for people, with the absolute time on hover. `app.js` keeps the text current.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stamp {
+    pub at: DateTime<Utc>,
+    pub now: DateTime<Utc>,
+}
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "<time datetime=\"{}\" title=\"{} UTC\">{}</time>",
+            self.at.to_rfc3339_opts(SecondsFormat::Secs, true),
+            self.at.format("%Y-%m-%d %H:%M:%S"),
+            relative(self.at, self.now)
+        )
+    }
+}
+
+// Digits and fixed words only.
+impl HtmlSafe for Stamp {}
+
+/// The clock of a page.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock(pub DateTime<Utc>);
+
+impl Clock {
+    /// Shows a time relative to the page's time.
+    pub(super) fn show(self, at: &DateTime<Utc>) -> Stamp {
+        Stamp { at: *at, now: self.0 }
+    }
+}
+
+/// Returns a time relative to now. `app.js` has the same rules.
+pub(super) fn relative(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    let delta = now - at;
+    let text = span(delta.abs());
+    if delta.abs() < TimeDelta::seconds(5) {
+        "just now".to_owned()
+    } else if delta > TimeDelta::zero() {
+        format!("{text} ago")
+    } else {
+        format!("in {text}")
+    }
+}
+
+/// Returns a duration in its largest unit.
+pub(super) fn span(delta: TimeDelta) -> String {
+    let seconds = delta.num_seconds();
+    match seconds {
+        ..60 => format!("{} s", seconds.max(0)),
+        ..3_600 => format!("{} min", seconds / 60),
+        ..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// Returns a number with commas between thousands.
+pub(super) fn number(value: i64) -> String {
+    let digits = value.unsigned_abs().to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3 + 1);
+    if value < 0 {
+        text.push('-');
+    }
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Returns a size in bytes for people.
+pub(super) fn bytes(size: i64) -> String {
+    let size = size.max(0);
+    match size {
+        ..1_024 => format!("{size} B"),
+        ..1_048_576 => format!("{} KiB", size.div_euclid(1_024)),
+        // One decimal, without floating point.
+        _ => format!("{}.{} MiB", size / 1_048_576, size % 1_048_576 * 10 / 1_048_576),
+    }
+}
+
+/// Returns the colour of a state, as the end of a CSS class. Every state of messages, lanes, webhooks, domains and records
+/// has its own line here, so that a colour means the same on every page.
+pub(super) fn tone(state: &str) -> &'static str {
+    match state {
+        "delivered" | "relayed" | "open" | "active" | "verified" | "ok" | "completed" | "published" => "good",
+        "bounced" | "blocked" | "failing" | "disabled" | "wrong" | "missing" | "complained" | "failed"
+        | "unverified" | "held" => "bad",
+        "deferred" | "throttled" | "paused" | "uncertain" | "partial" | "pending" | "unanswered" | "expired"
+        | "retiring" => "warn",
+        "sending" | "queued" | "scheduled" | "accepted" => "info",
+        _ => "calm",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_relative_in_their_largest_unit() {
+        let now = DateTime::UNIX_EPOCH + TimeDelta::days(20_000);
+        for (seconds, text) in [
+            (0, "just now"),
+            (-4, "just now"),
+            (59, "59 s ago"),
+            (61, "1 min ago"),
+            (7_200, "2 h ago"),
+            (172_800, "2 d ago"),
+            (-90, "in 1 min"),
+        ] {
+            assert_eq!(relative(now - TimeDelta::seconds(seconds), now), text);
+        }
+    }
+
+    #[test]
+    fn numbers_have_commas_between_thousands() {
+        for (value, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (-1_234_567, "-1,234,567")] {
+            assert_eq!(number(value), text);
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (size, text) in [(12, "12 B"), (2_048, "2 KiB"), (1_572_864, "1.5 MiB")] {
+            assert_eq!(bytes(size), text);
+        }
+    }
+}

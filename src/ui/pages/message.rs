@@ -1,0 +1,286 @@
+//! *Message*: why each recipient is in its state, what happened to it, and the content.
+
+mod content;
+
+use askama::Template;
+use axum::Router;
+use axum::extract::{Path, Query};
+use axum::response::Redirect;
+use axum::routing::{get, post};
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{PageResult, render};
+use crate::mail::content::Content;
+use crate::ui::Ui;
+use crate::ui::call::{Page, segment};
+use crate::ui::error::UiError;
+use crate::ui::format::{Clock, bytes, tone};
+use crate::ui::session::Visitor;
+use crate::ui::shell::{Section, Shell, redirect_done};
+
+/// Events that the page shows.
+const EVENTS: u32 = 100;
+
+pub(super) fn router() -> Router<Ui> {
+    Router::new()
+        .route("/ui/messages/{id}", get(show))
+        .route("/ui/messages/{id}/html", get(content::html))
+        .route("/ui/messages/{id}/raw", get(content::raw))
+        .route("/ui/messages/{id}/attachments/{n}", get(content::attachment))
+        .route("/ui/messages/{id}/{action}", post(act))
+}
+
+#[derive(Debug, Deserialize)]
+struct Message {
+    id: String,
+    message_id: String,
+    status: String,
+    created_at: DateTime<Utc>,
+    from: Mailbox,
+    subject: String,
+    stream: String,
+    #[serde(default)]
+    tags: Vec<Tag>,
+    #[serde(default)]
+    metadata: serde_json::Map<String, Value>,
+    scheduled_at: Option<DateTime<Utc>>,
+    expires_at: Option<DateTime<Utc>>,
+    size: i64,
+    template: Option<UsedTemplate>,
+    bulk_id: Option<String>,
+    key_id: Option<String>,
+    recipients: Vec<Recipient>,
+    #[serde(default)]
+    attachments: Vec<Attachment>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Mailbox {
+    email: String,
+    name: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Tag {
+    name: String,
+    value: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct UsedTemplate {
+    id: String,
+    alias: Option<String>,
+    version: i32,
+}
+
+#[derive(Debug, Deserialize)]
+struct Recipient {
+    id: String,
+    address: String,
+    status: String,
+    held: Option<String>,
+    finished_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Attachment {
+    filename: String,
+    content_type: String,
+    size: i64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Explained {
+    recipients: Vec<ExplainedRecipient>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ExplainedRecipient {
+    id: String,
+    summary: String,
+    estimate: Option<Estimate>,
+    unblock: Vec<Remedy>,
+    lane: Option<Lane>,
+    gives_up_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Estimate {
+    at: Option<DateTime<Utc>>,
+    explanation: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Remedy {
+    action: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Lane {
+    id: Option<String>,
+    stream: String,
+    route: String,
+    domain: String,
+    state: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Event {
+    #[serde(rename = "type")]
+    kind: String,
+    timestamp: DateTime<Utc>,
+    data: EventData,
+}
+
+#[derive(Debug, Deserialize)]
+struct EventData {
+    recipient_id: Option<String>,
+    attempt: Option<i16>,
+    response: Option<Reply>,
+    mx: Option<String>,
+    ip: Option<String>,
+    tls: Option<String>,
+    duration_ms: Option<i32>,
+    next_attempt_at: Option<DateTime<Utc>>,
+    bounce: Option<Bounce>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Reply {
+    code: Option<i16>,
+    enhanced: Option<String>,
+    text: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Bounce {
+    category: String,
+    source: String,
+}
+
+impl Message {
+    /// Returns the metadata, with values that are not strings as JSON.
+    fn metadata_texts(&self) -> Vec<(&str, String)> {
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        self.metadata.iter().map(|(name, value)| (name.as_str(), text(value))).collect()
+    }
+}
+
+impl Event {
+    /// Returns the type without its prefix.
+    fn name(&self) -> &str {
+        self.kind.strip_prefix("message.").unwrap_or(&self.kind)
+    }
+}
+
+/// A recipient with what explains it.
+struct Story<'a> {
+    recipient: &'a Recipient,
+    explained: Option<&'a ExplainedRecipient>,
+    events: Vec<&'a Event>,
+}
+
+impl Story<'_> {
+    fn state(&self) -> &str {
+        if self.recipient.held.is_some() { "held" } else { &self.recipient.status }
+    }
+}
+
+/// A view of the content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tab {
+    Preview,
+    Text,
+    Headers,
+    Attachments,
+}
+
+impl Tab {
+    const ALL: [(Self, &'static str, &'static str); 4] = [
+        (Self::Preview, "preview", "Preview"),
+        (Self::Text, "text", "Text"),
+        (Self::Headers, "headers", "Headers"),
+        (Self::Attachments, "attachments", "Attachments"),
+    ];
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct ShowQuery {
+    #[serde(default)]
+    tab: String,
+}
+
+#[derive(Template)]
+#[template(path = "message.html")]
+struct MessagePage<'a> {
+    shell: Shell,
+    clock: Clock,
+    message: &'a Message,
+    stories: Vec<Story<'a>>,
+    /// Events that are about no single recipient.
+    common: Vec<&'a Event>,
+    has_more_events: bool,
+    tab: Tab,
+    content: &'a Content,
+    /// Why there is no content.
+    content_fault: Option<String>,
+    may_cancel: bool,
+    may_retry: bool,
+}
+
+impl MessagePage<'_> {
+    /// Returns the name and the title of each tab, and whether it is shown.
+    fn tabs(&self) -> [(&'static str, &'static str, bool); 4] {
+        Tab::ALL.map(|(tab, name, title)| (name, title, tab == self.tab))
+    }
+}
+
+async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<ShowQuery>) -> PageResult {
+    let path = format!("/v1/messages/{}", segment(&id));
+    let message: Message = visitor.get(&path).await?;
+    let explained: Explained = visitor.get(&format!("{path}/explain")).await?;
+    let events: Page<Event> = visitor.get(&format!("{path}/events?limit={EVENTS}")).await?;
+    let tab = Tab::ALL.into_iter().find(|(_, name, _)| *name == query.tab).map_or(Tab::Preview, |(tab, ..)| tab);
+    let (content, content_fault) = match tab {
+        // The attachments are known without the content.
+        Tab::Attachments => (Content::default(), None),
+        _ => match content::load(&visitor, &id).await? {
+            Ok(content) => (content, None),
+            Err(fault) => (Content::default(), Some(fault)),
+        },
+    };
+    let stories = message.recipients.iter().map(|recipient| Story {
+        explained: explained.recipients.iter().find(|explained| explained.id == recipient.id),
+        events: events.data.iter().filter(|event| event.data.recipient_id.as_ref() == Some(&recipient.id)).collect(),
+        recipient,
+    });
+    let title = if message.subject.is_empty() { "(no subject)" } else { &message.subject };
+    let waits = |recipient: &Recipient| recipient.finished_at.is_none();
+    render(&MessagePage {
+        shell: Shell::new(&visitor, Section::Messages, title),
+        clock: Clock(visitor.api().now()),
+        stories: stories.collect(),
+        common: events.data.iter().filter(|event| event.data.recipient_id.is_none()).collect(),
+        has_more_events: events.next.is_some(),
+        tab,
+        content: &content,
+        content_fault,
+        may_cancel: visitor.may_send() && message.recipients.iter().any(|one| waits(one) && one.status != "sending"),
+        may_retry: visitor.may_send()
+            && message.recipients.iter().any(|one| waits(one) && (one.status == "deferred" || one.held.is_some())),
+        message: &message,
+    })
+}
+
+async fn act(visitor: Visitor, Path((id, action)): Path<(String, String)>) -> Result<Redirect, UiError> {
+    let done = match action.as_str() {
+        "retry" => "retried",
+        "cancel" => "canceled",
+        _ => return Err(UiError::not_found("There is no such action.")),
+    };
+    let id = segment(&id);
+    visitor.post(&format!("/v1/messages/{id}/{action}"), None).await?;
+    Ok(redirect_done(&format!("/ui/messages/{id}"), done))
+}

@@ -1,0 +1,131 @@
+//! *Messages*: the search box, and one row per message.
+
+use askama::Template;
+use axum::Router;
+use axum::extract::{Path, Query};
+use axum::routing::get;
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+
+use super::{ListQuery, PageResult, add, render};
+use crate::domain::id::MessageId;
+use crate::domain::message::search;
+use crate::ui::Ui;
+use crate::ui::call::{Page, segment, with_query};
+use crate::ui::error::{Failure, UiError};
+use crate::ui::format::{Clock, tone};
+use crate::ui::session::Visitor;
+use crate::ui::shell::{Section, Shell};
+
+/// Messages per page.
+const PER_PAGE: &str = "50";
+
+pub(super) fn router() -> Router<Ui> {
+    Router::new().route("/ui/messages", get(list)).route("/ui/messages/{id}/row", get(row))
+}
+
+/// A message in the list.
+#[derive(Debug, Deserialize)]
+struct Row {
+    id: MessageId,
+    status: String,
+    created_at: DateTime<Utc>,
+    subject: String,
+    stream: String,
+    from: Sender,
+    recipients: Vec<Recipient>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Sender {
+    email: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Recipient {
+    address: String,
+    held: Option<String>,
+}
+
+impl Row {
+    fn to(&self) -> &str {
+        self.recipients.first().map_or("", |recipient| &recipient.address)
+    }
+
+    /// Returns the number of recipients besides the first.
+    fn others(&self) -> usize {
+        self.recipients.len().saturating_sub(1)
+    }
+
+    /// Returns the status, or that the message waits for an operator.
+    fn state(&self) -> &str {
+        if self.recipients.iter().any(|recipient| recipient.held.is_some()) { "held" } else { &self.status }
+    }
+}
+
+#[derive(Template)]
+#[template(path = "messages.html")]
+struct MessagesPage {
+    shell: Shell,
+    clock: Clock,
+    q: String,
+    faults: Vec<String>,
+    rows: Vec<Row>,
+    is_first: bool,
+    /// The path of the first page.
+    first: String,
+    next: Option<String>,
+    /// The time back to which messages were searched, if there are older ones and the page is not full.
+    searched_back_to: Option<DateTime<Utc>>,
+}
+
+async fn list(visitor: Visitor, Query(query): Query<ListQuery>) -> PageResult {
+    let now = visitor.api().now();
+    let mut search = search::parse(&query.q, now);
+    let mut page = Page { data: Vec::<Row>::new(), next: None };
+    if search.faults.is_empty() {
+        let mut params: Vec<(&str, &str)> = search.params.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        params.push(("limit", PER_PAGE));
+        add(&mut params, "after", &query.after);
+        match visitor.get(&with_query("/v1/messages", &params)).await {
+            Ok(found) => page = found,
+            // A value that the API refuses, or a search that takes too long: the text can be corrected.
+            Err(UiError::Failed(Failure { status: 422, errors, .. })) if !errors.is_empty() => {
+                search.faults =
+                    errors.into_iter().map(|fault| format!("{}: {}", fault.pointer, fault.message)).collect();
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let is_partial = page.data.len() < PER_PAGE.parse().unwrap_or(usize::MAX);
+    let cursor = page.next.as_deref().and_then(|next| next.parse::<MessageId>().ok());
+    render(&MessagesPage {
+        shell: Shell::new(&visitor, Section::Messages, "Messages"),
+        clock: Clock(now),
+        faults: search.faults,
+        is_first: query.after.is_empty(),
+        first: with_query("/ui/messages", &[("q", &query.q)]),
+        next: page.next.as_deref().map(|next| {
+            let mut params = Vec::new();
+            add(&mut params, "q", &query.q);
+            params.push(("after", next));
+            with_query("/ui/messages", &params)
+        }),
+        searched_back_to: cursor.filter(|_| is_partial).map(MessageId::accepted_at),
+        q: query.q,
+        rows: page.data,
+    })
+}
+
+#[derive(Template)]
+#[template(path = "messages_row.html")]
+struct RowPart {
+    row: Row,
+    clock: Clock,
+}
+
+/// One row, with which `app.js` replaces the row of a message that has changed.
+async fn row(visitor: Visitor, Path(id): Path<String>) -> PageResult {
+    let row = visitor.get(&format!("/v1/messages/{}", segment(&id))).await?;
+    render(&RowPart { row, clock: Clock(visitor.api().now()) })
+}

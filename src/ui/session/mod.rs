@@ -1,0 +1,169 @@
+//! Sessions: a browser signs in with an API key, and acts as this key until it signs out, the key is revoked or expires,
+//! or the session has not been used for 12 hours or is 7 days old.
+//!
+//! The cookie has a random token of 256 bits; the database has its hash, so that every replica knows the session and
+//! nobody can use a copy of the table.
+
+mod cookie;
+pub(super) mod link;
+mod pages;
+
+use axum::Router;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method};
+use axum::routing::{get, post};
+use chrono::TimeDelta;
+use sha2::{Digest as _, Sha256};
+
+use super::Ui;
+use super::error::UiError;
+use crate::db::keys::sessions::{self, NewSession, SessionRow};
+use crate::domain::id::{KeyId, TenantId};
+use crate::domain::key::{Scope, hex};
+use crate::http::{InProcessApi, KnownKey};
+
+/// A session that is not used for this time ends.
+const MAX_IDLE: TimeDelta = TimeDelta::hours(12);
+/// Every session ends after this time.
+const MAX_AGE: TimeDelta = TimeDelta::days(7);
+/// Minimum interval between updates of `last_seen_at`.
+const MIN_TOUCH_INTERVAL: TimeDelta = TimeDelta::minutes(1);
+
+/// Returns the routes that start and end sessions.
+pub(super) fn router() -> Router<Ui> {
+    Router::new()
+        .route("/ui/login", get(pages::show).post(pages::sign_in))
+        .route("/ui/login/link", get(pages::follow_link))
+        .route("/ui/logout", post(pages::sign_out))
+        .route("/ui/logout/all", post(pages::sign_out_everywhere))
+}
+
+/// What a key may do, each including what is before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    /// Look at everything.
+    Reader,
+    /// Send, cancel and retry messages.
+    Sender,
+    /// Change everything else.
+    Admin,
+}
+
+/// The user of a session.
+#[derive(Debug, Clone)]
+pub(super) struct Visitor {
+    /// The key that the user signed in with.
+    pub key: KnownKey,
+    /// The key's id.
+    pub key_id: KeyId,
+    /// The key's name.
+    pub key_name: String,
+    pub role: Role,
+    /// Whether the key sees what is about all sender domains, such as lanes.
+    pub sees_all: bool,
+    /// Whether htmx has sent the request, to replace a part of a page.
+    pub is_part: bool,
+    /// The path of the request with its query.
+    pub path: String,
+    /// The colour scheme that the user chose; `None` follows the system.
+    pub theme: Option<&'static str>,
+    ui: Ui,
+    token_hash: [u8; 32],
+}
+
+impl Visitor {
+    /// Returns the API.
+    pub(super) fn api(&self) -> &InProcessApi {
+        &self.ui.api
+    }
+
+    /// Returns whether the key may cancel and retry messages.
+    pub(super) fn may_send(&self) -> bool {
+        self.role >= Role::Sender
+    }
+
+    /// Returns whether the key may change everything.
+    pub(super) fn may_admin(&self) -> bool {
+        self.role >= Role::Admin
+    }
+
+    /// Returns whether the inbox of `postrider dev` is served too.
+    pub(super) fn has_inbox(&self) -> bool {
+        self.ui.has_inbox
+    }
+
+    fn new(ui: &Ui, parts: &Parts, token_hash: [u8; 32], row: SessionRow) -> Option<Self> {
+        let has = |scope: Scope| row.scopes.iter().any(|name| name == scope.as_str());
+        let is_limited = row.sender_domains.is_some();
+        Some(Self {
+            key: KnownKey { hash: row.key_hash.try_into().ok()?, client: ui.api.client(parts) },
+            key_id: KeyId(row.key_id),
+            key_name: row.key_name,
+            role: match (has(Scope::Admin), has(Scope::Send)) {
+                (true, _) if !is_limited => Role::Admin,
+                (true, _) | (_, true) => Role::Sender,
+                (false, false) => Role::Reader,
+            },
+            sees_all: !is_limited,
+            is_part: is_part(&parts.headers),
+            path: parts.uri.path_and_query().map_or_else(|| "/ui".to_owned(), ToString::to_string),
+            theme: super::shell::theme(&parts.headers),
+            ui: ui.clone(),
+            token_hash,
+        })
+    }
+}
+
+impl FromRequestParts<Ui> for Visitor {
+    type Rejection = UiError;
+
+    async fn from_request_parts(parts: &mut Parts, ui: &Ui) -> Result<Self, UiError> {
+        let (next, is_part) = (next(parts), is_part(&parts.headers));
+        let signed_out = || UiError::SignedOut { next: next.clone(), is_part };
+        let Some(token) = cookie::token(&parts.headers) else { return Err(signed_out()) };
+        let (token_hash, now) = (hash(token), ui.api.now());
+        let Some(row) = sessions::find(ui.api.db(), token_hash, now, now - MAX_IDLE).await? else {
+            return Err(signed_out());
+        };
+        if now - row.last_seen_at >= MIN_TOUCH_INTERVAL {
+            sessions::touch(ui.api.db(), token_hash, now).await?;
+        }
+        Self::new(ui, parts, token_hash, row).ok_or_else(signed_out)
+    }
+}
+
+/// Returns whether htmx has sent the request, to replace a part of a page.
+fn is_part(headers: &HeaderMap) -> bool {
+    headers.contains_key("hx-request")
+}
+
+/// Returns the page to go to after signing in: the one of the request, or the one that htmx replaces a part of. An action
+/// cannot be repeated by following a link.
+fn next(parts: &Parts) -> String {
+    let page = if is_part(&parts.headers) {
+        let url = parts.headers.get("hx-current-url").and_then(|url| url.to_str().ok());
+        url.and_then(|url| url.split_once("/ui")).map(|(_, rest)| format!("/ui{rest}"))
+    } else {
+        parts.uri.path_and_query().filter(|_| parts.method == Method::GET).map(ToString::to_string)
+    };
+    page.unwrap_or_else(|| "/ui".to_owned())
+}
+
+/// Starts a session, and returns its token.
+async fn start(ui: &Ui, tenant: TenantId, key: KeyId) -> Result<String, UiError> {
+    let (token, now) = (hex(&rand::random::<[u8; 32]>()), ui.api.now());
+    let session = NewSession { token_hash: hash(&token), tenant, key, created_at: now, expires_at: now + MAX_AGE };
+    sessions::insert(ui.api.db(), &session).await?;
+    tracing::info!(event = "dashboard_signed_in", by = %key, "somebody signed in to the dashboard");
+    Ok(token)
+}
+
+fn hash(token: &str) -> [u8; 32] {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+/// Returns the value of a cookie.
+pub(super) fn cookie_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    cookie::value(headers, name)
+}

@@ -1,0 +1,203 @@
+//! What surrounds the content of every page: the navigation, the account, the colour scheme, and the note about what was
+//! just done.
+
+use axum::Form;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use serde::Deserialize;
+
+use super::session::{Role, Visitor};
+
+/// The name of the cookie with the colour scheme.
+const THEME_COOKIE: &str = "postrider_theme";
+
+/// A section of the dashboard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Section {
+    Overview,
+    Messages,
+    Bulks,
+    Templates,
+    Lanes,
+    Streams,
+    Suppressions,
+    Domains,
+    Webhooks,
+    Keys,
+}
+
+/// A link of the navigation.
+#[derive(Debug)]
+pub(super) struct NavLink {
+    pub path: &'static str,
+    pub title: &'static str,
+    /// The key that opens it after `g`.
+    pub key: &'static str,
+    pub is_current: bool,
+}
+
+impl Section {
+    /// The navigation, in groups.
+    const GROUPS: [&'static [Self]; 3] = [
+        &[Self::Overview, Self::Messages, Self::Bulks, Self::Templates],
+        &[Self::Lanes, Self::Streams, Self::Suppressions],
+        &[Self::Domains, Self::Webhooks, Self::Keys],
+    ];
+
+    /// Returns whether the visitor's key can open the section.
+    fn is_open_to(self, visitor: &Visitor) -> bool {
+        match self {
+            Self::Lanes | Self::Suppressions | Self::Webhooks | Self::Templates => visitor.sees_all,
+            Self::Keys => visitor.may_admin(),
+            _ => true,
+        }
+    }
+
+    fn link(self, current: Self) -> NavLink {
+        let (path, title, key) = match self {
+            Self::Overview => ("/ui", "Overview", "o"),
+            Self::Messages => ("/ui/messages", "Messages", "m"),
+            Self::Bulks => ("/ui/bulks", "Bulks", "b"),
+            Self::Templates => ("/ui/templates", "Templates", "t"),
+            Self::Lanes => ("/ui/lanes", "Lanes", "l"),
+            Self::Streams => ("/ui/streams", "Streams", "r"),
+            Self::Suppressions => ("/ui/suppressions", "Suppressions", "s"),
+            Self::Domains => ("/ui/domains", "Domains", "d"),
+            Self::Webhooks => ("/ui/webhooks", "Webhooks", "w"),
+            Self::Keys => ("/ui/keys", "API keys", "k"),
+        };
+        NavLink { path, title, key, is_current: self == current }
+    }
+}
+
+/// What was just done, named by the parameter `done`: a fixed text, so that a link cannot show another one.
+const DONE: &[(&str, &str)] = &[
+    ("retried", "The message is due now."),
+    ("canceled", "The message was canceled."),
+    ("paused", "Paused. Messages are accepted and wait."),
+    ("resumed", "Resumed."),
+    ("reset", "The lane was reset: what was learned about its destination is forgotten."),
+    ("lane-retried", "The lane's deferred messages are due now."),
+    ("added", "Added."),
+    ("removed", "Removed."),
+    ("tested", "A test event is on its way; it appears in the deliveries."),
+    ("enabled", "Enabled. Deliveries continue at the cursor."),
+    ("disabled", "Disabled. Events wait at the cursor."),
+    ("replayed", "The cursor was moved back; the events after it are delivered again."),
+    ("verified", "The records were looked up."),
+    ("rotated", "New keys were created. Publish their records; until then the current keys sign."),
+    ("revoked", "The key was revoked. It stops working on every replica within a second."),
+    ("bulk-canceled", "The bulk was canceled: nothing more is sent."),
+    ("published", "The draft was published. New messages use it."),
+];
+
+/// Everything around the content of a page.
+#[derive(Debug)]
+pub(super) struct Shell {
+    pub title: String,
+    pub groups: Vec<Vec<NavLink>>,
+    pub key_name: String,
+    /// What the key may do, as a word.
+    pub role: &'static str,
+    pub theme: Option<&'static str>,
+    pub path: String,
+    pub has_inbox: bool,
+    pub may_send: bool,
+    pub may_admin: bool,
+    pub done: Option<&'static str>,
+}
+
+impl Shell {
+    pub(super) fn new(visitor: &Visitor, section: Section, title: impl Into<String>) -> Self {
+        let open = |group: &'static [Section]| group.iter().filter(|one| one.is_open_to(visitor));
+        let groups = Section::GROUPS.map(|group| open(group).map(|one| one.link(section)).collect());
+        Self {
+            title: title.into(),
+            groups: groups.into(),
+            key_name: visitor.key_name.clone(),
+            role: match visitor.role {
+                Role::Admin => "admin",
+                Role::Sender => "send and read",
+                Role::Reader => "read only",
+            },
+            theme: visitor.theme,
+            done: done(&visitor.path),
+            path: visitor.path.clone(),
+            has_inbox: visitor.has_inbox(),
+            may_send: visitor.may_send(),
+            may_admin: visitor.may_admin(),
+        }
+    }
+}
+
+fn done(path: &str) -> Option<&'static str> {
+    let query = path.split_once('?')?.1;
+    let (_, word) = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "done")?;
+    DONE.iter().find(|(known, _)| *known == word).map(|(_, text)| *text)
+}
+
+/// Returns a redirect to a page that says what was done.
+pub(super) fn redirect_done(path: &str, done: &'static str) -> Redirect {
+    let separator = if path.contains('?') { '&' } else { '?' };
+    Redirect::to(&format!("{path}{separator}done={done}"))
+}
+
+/// Returns the path if it is one of the dashboard, and otherwise that of the overview: a form must not lead elsewhere.
+pub(super) fn local_path(path: &str) -> &str {
+    let is_local = path == "/ui" || path.starts_with("/ui/") || path.starts_with("/ui?");
+    if is_local && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\') { path } else { "/ui" }
+}
+
+/// Returns the colour scheme that the user chose; `None` follows the system.
+pub(super) fn theme(headers: &HeaderMap) -> Option<&'static str> {
+    let chosen = super::session::cookie_value(headers, THEME_COOKIE)?;
+    ["light", "dark"].into_iter().find(|theme| *theme == chosen)
+}
+
+/// The form of the colour scheme.
+#[derive(Debug, Deserialize)]
+pub(super) struct ThemeForm {
+    theme: String,
+    #[serde(default)]
+    next: String,
+}
+
+/// Sets the colour scheme. Needs no session, because it is also on the page to sign in.
+pub(super) async fn set_theme(Form(form): Form<ThemeForm>) -> Response {
+    let mut response = Redirect::to(local_path(&form.next)).into_response();
+    let (value, age) = match form.theme.as_str() {
+        "light" => ("light", ONE_YEAR),
+        "dark" => ("dark", ONE_YEAR),
+        _ => ("", 0),
+    };
+    let cookie = format!("{THEME_COOKIE}={value}; Path=/ui; HttpOnly; SameSite=Lax; Max-Age={age}");
+    if let Ok(cookie) = HeaderValue::try_from(cookie) {
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+/// In seconds.
+const ONE_YEAR: u32 = 31_536_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_lead_only_to_pages_of_the_dashboard() {
+        for path in ["/ui", "/ui/messages?q=to%3Aann", "/ui?done=x"] {
+            assert_eq!(local_path(path), path);
+        }
+        for path in ["", "/", "//evil.test", "/ui\\evil", "/uix", "https://evil.test/ui", "/ui/\r\nSet-Cookie: a=b"] {
+            assert_eq!(local_path(path), "/ui", "{path:?}");
+        }
+    }
+
+    #[test]
+    fn note_is_one_of_the_known_texts() {
+        assert_eq!(done("/ui/lanes?done=resumed"), Some("Resumed."));
+        assert_eq!(done("/ui/lanes?done=Your+account+is+locked"), None);
+        assert_eq!(done("/ui/lanes"), None);
+    }
+}

@@ -1,0 +1,8 @@
+//! The dashboard, as a browser without scripts sees it.
+
+mod actions;
+mod browser;
+mod hostile_text;
+mod other_sites;
+mod pages;
+mod sessions;
