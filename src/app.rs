@@ -365,7 +365,7 @@ pub fn sender_settings(config: &Config) -> anyhow::Result<smtp::Settings> {
         mx_port: config.mx_port,
         mx_tls: config.delivery.tls_ascii(),
         connections: config.delivery.connections as usize,
-        mails_per_connection: config.delivery.mails_per_connection,
+        messages_per_connection: config.delivery.messages_per_connection,
         timeouts: smtp::Timeouts {
             connect: timeouts.connect,
             greeting: timeouts.command,

@@ -48,7 +48,7 @@ impl Sender {
     /// Checks the settings and reads certificates; opens no connection.
     pub fn new(settings: Settings) -> Result<Self, SetupError> {
         for (count, what) in
-            [(settings.connections, "connections"), (settings.mails_per_connection as usize, "mails_per_connection")]
+            [(settings.connections, "connections"), (settings.messages_per_connection as usize, "messages_per_connection")]
         {
             if count == 0 {
                 return Err(SetupError::Zero(what));

@@ -217,7 +217,7 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
         routes: Vec::new(),
         mx_tls: std::collections::BTreeMap::default(),
         connections: 1,
-        mails_per_connection: 1,
+        messages_per_connection: 1,
         policy: Config::default().delivery.retry_policy(),
         lease: std::time::Duration::from_mins(1),
     };
