@@ -7,9 +7,9 @@ pub mod descriptors;
 pub(crate) mod domains;
 pub mod fingerprints;
 mod hint;
+mod outbound_http;
 mod routes;
 mod server_watch;
-mod webhooks;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -31,6 +31,7 @@ use crate::clock::SharedClock;
 use crate::config::{Config, SecretUrl};
 use crate::db::{self, Db, DbOptions};
 use crate::dev::inbox::Inbox;
+use crate::domain::event::resend::Mapping;
 use crate::group_commit::{self, GroupCommit, Outcomes};
 pub use crate::http::Server;
 use crate::http::{self, Allowances, Api};
@@ -42,8 +43,8 @@ use crate::worker::{self, Worker};
 use bounce_intake::InboundServer;
 pub use domains::settings as domain_settings;
 pub use hint::{Hinted, WithHint};
+pub use outbound_http::guard;
 use server_watch::ServerWatch;
-pub use webhooks::guard;
 
 /// The roles that a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -339,13 +340,14 @@ async fn worker(
         fingerprints: fingerprints::from_config(config),
         keyring: config.keyring(),
         unused_blobs: config.retention.unused_blobs,
+        resend_events: Mapping { relayed_as_delivered: config.resend.relayed_as_delivered },
     };
     let feedback = bounce_intake::feedback(config, db.clone(), clock.clone())?;
     let simulator = Simulator::new(db.clone(), clock.clone(), feedback, config.unsubscribe_links());
     let dependencies = worker::Dependencies {
         sender: Arc::new(smtp::Sender::new(sender_settings(config)?)?),
         simulator: Arc::new(simulator),
-        poster: Arc::new(Poster::new(webhooks::guard(config)?, config.webhooks.timeout)?),
+        poster: Arc::new(Poster::new(outbound_http::guard(config)?, config.webhooks.timeout)?),
         senders: domains::senders(config, db.clone(), clock.clone()),
         dns: domains::uncached_resolver(config)?,
         outcomes,
@@ -412,14 +414,16 @@ fn api_settings(
             ..Limits::default()
         },
         delivery: delivery::delivery_info(config)?,
-        check_target: webhooks::target_check(config)?,
+        check_target: outbound_http::target_check(config)?,
         domains: domains::settings(config, db, clock)?,
         links: config.unsubscribe_links(),
         renderer,
         trusted_proxies: config.http.proxies(),
         auth_failures_per_minute: config.http.auth_failures_per_minute,
         cell: config.cell(),
-        resend: config.http.resend,
+        resend: config.resend.enabled,
+        relayed_as_delivered: config.resend.relayed_as_delivered,
+        fetcher: outbound_http::fetcher(config)?.map(Arc::new),
     })
 }
 

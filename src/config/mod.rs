@@ -36,6 +36,7 @@ pub use sections::domains::{Domains, Unverified};
 pub use sections::http::Http;
 pub use sections::inbound::Inbound;
 pub use sections::log::{Format, Log};
+pub use sections::resend::Resend;
 pub use sections::retention::Retention;
 pub use sections::return_path::ReturnPath;
 pub use sections::routes::Route;
@@ -83,6 +84,8 @@ pub struct Config {
     pub database: Database,
     /// Limits on HTTP connections.
     pub http: Http,
+    /// The API that is compatible with Resend's.
+    pub resend: Resend,
     /// Limits on requests.
     pub accept: Accept,
     /// How long data is kept.
@@ -159,6 +162,7 @@ impl Config {
         self.cell.as_deref().map_or(Ok(()), check_cell)?;
         self.database.check()?;
         self.http.check()?;
+        self.resend.check()?;
         self.accept.check()?;
         self.retention.check()?;
         self.delivery.check()?;

@@ -56,6 +56,7 @@ use crate::dev::inbox::Inbox;
 use crate::domain::key::Cell;
 use crate::domain::message::unsubscribe::Links;
 use crate::feedback::Feedback;
+use crate::fetch::Fetcher;
 use crate::rendering::Renderer;
 
 pub use allowances::Allowances;
@@ -113,6 +114,10 @@ pub struct Shared {
     renders: ConcurrencyLimit,
     /// Concurrency limit of event streams, long polls and exports.
     long_requests: ConcurrencyLimit,
+    /// Concurrency limit of downloads of attachments.
+    downloads: ConcurrencyLimit,
+    /// Downloads attachments; `None` if that is switched off.
+    fetcher: Option<Arc<Fetcher>>,
     delivery: Arc<Delivery>,
     check_target: TargetCheck,
     domains: Arc<Domains>,
@@ -123,6 +128,8 @@ pub struct Shared {
     renderer: Arc<Renderer>,
     /// Whether the API of Resend is served.
     resend: bool,
+    /// Whether that API shows `relayed` messages as `delivered`.
+    relayed_as_delivered: bool,
 }
 
 /// Settings of the API.
@@ -156,6 +163,10 @@ pub struct Settings {
     pub cell: Option<Cell>,
     /// Whether the API that is compatible with Resend's is served, at the root.
     pub resend: bool,
+    /// Whether that API shows `relayed` messages as `delivered`.
+    pub relayed_as_delivered: bool,
+    /// Downloads attachments that are given as URLs; `None` if that is switched off.
+    pub fetcher: Option<Arc<Fetcher>>,
 }
 
 impl Api {
@@ -184,12 +195,15 @@ impl Api {
             slow_queries: ConcurrencyLimit::new(concurrency_limit::SLOW_QUERIES),
             renders: ConcurrencyLimit::new(concurrency_limit::RENDERS),
             long_requests: ConcurrencyLimit::new(concurrency_limit::LONG_REQUESTS),
+            downloads: ConcurrencyLimit::new(concurrency_limit::DOWNLOADS),
+            fetcher: settings.fetcher,
             delivery: Arc::new(settings.delivery),
             check_target: settings.check_target,
             domains: Arc::new(settings.domains),
             links: settings.links,
             renderer: settings.renderer,
             resend: settings.resend,
+            relayed_as_delivered: settings.relayed_as_delivered,
             db,
             clock,
             acceptor,

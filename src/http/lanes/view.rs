@@ -35,7 +35,7 @@ pub struct LaneView {
 
 /// A lane without queue counts; the response of calls that change a lane.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-#[schema(as = LaneTerms)]
+#[schema(as = LaneSettings)]
 pub struct LaneSettingsView {
     /// The lane's id.
     #[schema(value_type = String, example = "lane_42")]

@@ -142,7 +142,7 @@ async fn addresses_of_resend_play_their_outcome() {
 
 #[tokio::test]
 async fn it_can_be_switched_off() {
-    let app = TestApp::builder().config(|config| config.http.resend = false).start().await;
+    let app = TestApp::builder().config(|config| config.resend.enabled = false).start().await;
     let response = app.post("/emails", &email(json!({}))).await;
     assert_eq!(response.status, 404);
 }

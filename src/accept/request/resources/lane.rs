@@ -68,7 +68,8 @@ fn limits(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> LaneChange {
     LaneChange {
         connections: fields.change("connections", |node| node.whole(CONNECTIONS, faults)),
         rate: fields.change("rate", |node| node.number(RATE, faults)),
-        messages_per_connection: fields.change("messages_per_connection", |node| node.whole(MESSAGES_PER_CONNECTION, faults)),
+        messages_per_connection: fields
+            .change("messages_per_connection", |node| node.whole(MESSAGES_PER_CONNECTION, faults)),
     }
 }
 

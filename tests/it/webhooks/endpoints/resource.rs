@@ -236,6 +236,8 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
         auth_failures_per_minute: 60,
         cell: None,
         resend: true,
+        relayed_as_delivered: false,
+        fetcher: None,
     };
     let feedback = Arc::new(Feedback::new(app.db.clone(), app.clock.clone(), None, None));
     let api = http::Api::new(
