@@ -75,6 +75,14 @@ async fn bodies_of_get_and_cancel_are_ignored() {
 }
 
 #[tokio::test]
+async fn bodies_of_delete_are_ignored() {
+    let app = start().await;
+    let template = post(&app, "/templates", &json!({"name": "Hi", "html": "<p>Hi</p>"})).await.id();
+    let delete = app.request(Method::DELETE, &format!("/templates/{template}")).json(&json!({"id": template}));
+    assert_eq!(Response::to(delete).await.ok()["deleted"], true);
+}
+
+#[tokio::test]
 async fn scheduled_message_is_moved_and_canceled() {
     let app = start().await;
     let id = send(&app, json!({"scheduled_at": "in 2 days"})).await;

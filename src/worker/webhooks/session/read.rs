@@ -98,7 +98,7 @@ impl Session {
         let is_wanted = |event: &EventRow| event.kind != test || event.endpoint_id == own;
         let posts: Vec<Post> =
             page.events.into_iter().filter(is_wanted).map(|event| Post::new(self.item(event))).collect();
-        self.queue.extend(posts, page.next);
+        self.queue.extend(posts.into_iter(), page.next);
         Ok(())
     }
 
