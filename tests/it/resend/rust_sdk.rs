@@ -236,7 +236,7 @@ async fn rust_sdk_manages_domains_and_keys() {
     shop.emails.send(email()).await.unwrap();
     let other = CreateEmailBaseOptions::new("a@other.test", ["ann@example.test"], "Hi").with_text("Hello");
     assert_eq!(kind(shop.emails.send(other).await).0, ErrorKind::ValidationError);
-    resend.api_keys.update(&key.id, UpdateApiKeyOptions::new("web shop")).await.unwrap();
+    assert_eq!(resend.api_keys.update(&key.id, UpdateApiKeyOptions::new("web shop")).await.unwrap().id, key.id);
     let names: Vec<String> =
         resend.api_keys.list(ListOptions::default()).await.unwrap().data.into_iter().map(|key| key.name).collect();
     assert!(names.contains(&"web shop".to_owned()), "{names:?}");
