@@ -6,6 +6,7 @@
 
 pub mod delivery;
 pub mod log;
+pub mod posted_events;
 pub mod secrets;
 
 use chrono::{DateTime, Utc};

@@ -38,6 +38,11 @@ impl Mapping {
         TYPES.into_iter().find(|(own, _)| own.as_str() == kind)
     }
 
+    /// Returns Resend's name for events of this type; their own name if Resend has none.
+    pub fn name(self, kind: &str) -> &str {
+        self.find(kind).map_or(kind, |(_, name)| name)
+    }
+
     /// Returns whether events of this type are posted.
     pub fn has(self, kind: &str) -> bool {
         self.find(kind).is_some()
@@ -52,11 +57,10 @@ impl Mapping {
 
     /// Returns the payload of an event. An event that Resend does not have keeps its own type.
     pub fn payload(self, event: &Event) -> Value {
-        let kind = self.find(&event.kind);
         json!({
-            "type": kind.map_or(event.kind.as_str(), |(_, name)| name),
+            "type": self.name(&event.kind),
             "created_at": format(event.timestamp),
-            "data": data(kind.map(|(own, _)| own), &event.data),
+            "data": data(self.find(&event.kind).map(|(own, _)| own), &event.data),
         })
     }
 }

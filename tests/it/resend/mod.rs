@@ -15,6 +15,7 @@ mod sdk;
 mod states;
 mod suppressions;
 mod templates;
+mod webhook_events;
 mod webhooks;
 
 use reqwest::header::CONTENT_TYPE;

@@ -15,7 +15,7 @@ use resend_rs::types::{
     ContentDisposition, ContentOrPath, CreateApiKeyOptions, CreateAttachment, CreateDomainOptions,
     CreateEmailBaseOptions, CreateTemplateOptions, CreateWebhookOptions, DomainChanges, DomainRecord, EmailEvent,
     EmailTemplate, ErrorKind, SuppressionOrigin, Tag, TemplateEvent, UpdateApiKeyOptions, UpdateEmailOptions,
-    UpdateTemplateOptions, UpdateWebhookOptions, Variable, VariableType, WebhookStatus,
+    UpdateTemplateOptions, UpdateWebhookOptions, Variable, VariableType, WebhookEventStatus, WebhookStatus,
 };
 use resend_rs::{Config, Error, Resend};
 use serde_json::json;
@@ -285,6 +285,15 @@ async fn rust_sdk_manages_webhooks_and_parses_their_events() {
         kinds.push(event.r#type);
     }
     assert!(matches!(kinds[..], [EmailEventType::EmailSent, EmailEventType::EmailSuppressed]), "{kinds:?}");
+
+    let posted = resend.webhooks.list_events(&created.id, ListOptions::default()).await.unwrap().data;
+    assert!(posted.iter().all(|event| event.status == WebhookEventStatus::Success), "{posted:?}");
+    let event = resend.webhooks.get_event(&created.id, &posted[1].id).await.unwrap();
+    assert_eq!((event.event_type.as_str(), &event.payload["data"]["email_id"]), ("email.sent", &json!(id)));
+    resend.webhooks.replay_event(&created.id, &event.id).await.unwrap();
+    app.notify_after(1).await;
+    let attempts = resend.webhooks.list_event_attempts(&created.id, &event.id, ListOptions::default()).await.unwrap();
+    assert_eq!(attempts.data.iter().map(|attempt| attempt.http_status_code).collect::<Vec<_>>(), [200, 200]);
 
     let rotated = resend.webhooks.rotate_signing_secret(&created.id).await.unwrap();
     assert_ne!(rotated.signing_secret, created.signing_secret);
