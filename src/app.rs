@@ -10,10 +10,10 @@ pub mod fingerprints;
 mod gauges;
 mod hint;
 mod listeners;
+mod outbound_http;
 mod routes;
 mod server_watch;
 mod startup;
-mod webhooks;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -33,6 +33,7 @@ use crate::clock::SharedClock;
 use crate::config::{Config, SecretUrl};
 use crate::db::{self, Db, DbOptions};
 use crate::dev::inbox::Inbox;
+use crate::domain::event::resend::Mapping;
 use crate::domain::key::Secret;
 use crate::group_commit::{self, GroupCommit, Outcomes};
 pub use crate::http::Server;
@@ -47,9 +48,9 @@ use bounce_intake::InboundServer;
 pub use domains::settings as domain_settings;
 pub use hint::{Hinted, WithHint};
 pub use listeners::listen;
+pub use outbound_http::guard;
 use server_watch::ServerWatch;
 use startup::Startup;
-pub use webhooks::guard;
 
 /// The roles that a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -360,13 +361,14 @@ async fn worker(
         keyring: config.keyring(),
         unused_blobs: config.retention.unused_blobs,
         conversations: config.retention.conversations,
+        resend_events: Mapping { relayed_as_delivered: config.resend.relayed_as_delivered },
     };
     let feedback = bounce_intake::feedback(config, db.clone(), clock.clone())?;
     let simulator = Simulator::new(db.clone(), clock.clone(), feedback, config.unsubscribe_links());
     let dependencies = worker::Dependencies {
         sender: Arc::new(smtp::Sender::new(sender_settings(config)?)?),
         simulator: Arc::new(simulator),
-        poster: Arc::new(Poster::new(webhooks::guard(config)?, config.webhooks.timeout)?),
+        poster: Arc::new(Poster::new(outbound_http::guard(config)?, config.webhooks.timeout)?),
         senders: domains::senders(config, db.clone(), clock.clone()),
         dns: domains::uncached_resolver(config)?,
         outcomes,
@@ -386,7 +388,7 @@ pub fn sender_settings(config: &Config) -> anyhow::Result<smtp::Settings> {
         mx_port: config.mx_port,
         mx_tls: config.delivery.tls_ascii(),
         connections: config.delivery.connections as usize,
-        mails_per_connection: config.delivery.mails_per_connection,
+        messages_per_connection: config.delivery.messages_per_connection,
         timeouts: smtp::Timeouts {
             connect: timeouts.connect,
             greeting: timeouts.command,
@@ -434,14 +436,16 @@ fn api_settings(
             ..Limits::default()
         },
         delivery: delivery::delivery_info(config)?,
-        check_target: webhooks::target_check(config)?,
+        check_target: outbound_http::target_check(config)?,
         domains: domains::settings(config, db, clock)?,
         links: config.unsubscribe_links(),
         renderer,
         trusted_proxies: config.http.proxies(),
         auth_failures_per_minute: config.http.auth_failures_per_minute,
         cell: config.cell(),
-        resend: config.http.resend,
+        resend: config.resend.enabled,
+        relayed_as_delivered: config.resend.relayed_as_delivered,
+        fetcher: outbound_http::fetcher(config)?.map(Arc::new),
         readiness,
         metrics_access: MetricsAccess {
             networks: config.metrics.networks(),

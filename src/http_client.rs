@@ -1,8 +1,9 @@
-//! HTTP/1.1 client for untrusted servers: webhook endpoints and publishers of MTA-STS policies.
+//! HTTP/1.1 client for untrusted servers: webhook endpoints, publishers of MTA-STS policies, and servers of files to
+//! attach.
 //!
-//! It follows no redirects and uses no proxies; the caller's lookup resolves names. At most [`RESPONSE_LIMIT`] bytes
-//! are read in response to a request, which also bounds informational responses (RFC 9110 §15.2), of which HTTP allows
-//! any number. The caller sets the time limit.
+//! It follows no redirects and uses no proxies; the caller's lookup resolves names. At most
+//! [`response_limit`](Settings::response_limit) bytes are read in response to a request, which also bounds
+//! informational responses (RFC 9110 §15.2), of which HTTP allows any number. The caller sets the time limit.
 
 use std::error::Error;
 use std::fmt;
@@ -14,7 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, MapOk, TryFutureExt as _};
+use futures_util::future::{BoxFuture, FutureExt as _, TryFutureExt as _};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, HeaderValue, USER_AGENT};
@@ -24,13 +25,13 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::ClientConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tower::Service;
 
-/// Maximum bytes read between two writes: TLS handshake messages, informational responses, the response's head and the
-/// part of its body that has been read.
+/// The [`Settings::response_limit`] of clients that need only short responses.
 pub const RESPONSE_LIMIT: usize = 256 << 10;
 /// Maximum length of a response's head in bytes.
 const HEAD_LIMIT: usize = 64 << 10;
@@ -51,6 +52,9 @@ pub struct Settings {
     pub idle_per_host: usize,
     /// Maximum idle time of a connection.
     pub idle_timeout: Duration,
+    /// Maximum bytes read between two writes: TLS handshake messages, informational responses, the response's head and
+    /// the part of its body that has been read.
+    pub response_limit: usize,
 }
 
 /// An HTTP/1.1 client with bounded responses.
@@ -97,7 +101,7 @@ impl HttpClient {
             .pool_max_idle_per_host(settings.idle_per_host)
             .pool_idle_timeout(settings.idle_timeout)
             .http1_max_buf_size(HEAD_LIMIT)
-            .build(https.enable_http1().wrap_connector(Limiter(http)));
+            .build(https.enable_http1().wrap_connector(Limiter(http, settings.response_limit)));
         Self(client)
     }
 
@@ -111,6 +115,14 @@ impl HttpClient {
             if is_limit(&error) { HttpError::Informational } else { error.into() }
         })
     }
+}
+
+/// Returns a TLS configuration that trusts the certificates of the system.
+pub fn system_tls() -> Result<ClientConfig, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let builder = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into());
+    Ok(builder.with_safe_default_protocol_versions()?.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// Returns the next bytes of a response's body; `None` at its end.
@@ -134,7 +146,7 @@ fn causes(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// Returns whether the error was caused by [`RESPONSE_LIMIT`].
+/// Returns whether the error was caused by [`Settings::response_limit`].
 fn is_limit(error: &(dyn Error + 'static)) -> bool {
     let io = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     io.is_some_and(|inner| inner.is::<ResponseTooLong>() || is_limit(inner)) || error.source().is_some_and(is_limit)
@@ -162,41 +174,39 @@ impl Service<Name> for Resolver {
     }
 }
 
-/// Opens TCP connections that are [`Limited`].
+/// Opens TCP connections that are [`Limited`] to this many bytes.
 #[derive(Clone)]
-struct Limiter(HttpConnector<Resolver>);
-
-type Connecting = <HttpConnector<Resolver> as Service<Uri>>::Future;
+struct Limiter(HttpConnector<Resolver>, usize);
 
 impl Service<Uri> for Limiter {
     type Response = TokioIo<Limited>;
     type Error = <HttpConnector<Resolver> as Service<Uri>>::Error;
-    type Future = MapOk<Connecting, fn(TokioIo<TcpStream>) -> TokioIo<Limited>>;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.0.poll_ready(cx)
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        self.0.call(uri).map_ok(limited as fn(_) -> _)
+        let (connecting, limit) = (self.0.call(uri), self.1);
+        let limited =
+            move |stream: TokioIo<TcpStream>| TokioIo::new(Limited { stream: stream.into_inner(), received: 0, limit });
+        connecting.map_ok(limited).boxed()
     }
 }
 
-fn limited(stream: TokioIo<TcpStream>) -> TokioIo<Limited> {
-    TokioIo::new(Limited { stream: stream.into_inner(), received: 0 })
-}
-
-/// A connection on which the peer may send [`RESPONSE_LIMIT`] bytes between two writes of the client.
+/// A connection on which the peer may send `limit` bytes between two writes of the client.
 struct Limited {
     stream: TcpStream,
     /// Bytes read since the last write.
     received: usize,
+    limit: usize,
 }
 
-/// The peer has sent [`RESPONSE_LIMIT`] bytes.
+/// The peer has sent this many bytes.
 #[derive(Debug, thiserror::Error)]
-#[error("more than {RESPONSE_LIMIT} bytes in response to one request")]
-struct ResponseTooLong;
+#[error("more than {0} bytes in response to one request")]
+struct ResponseTooLong(usize);
 
 impl Connection for Limited {
     fn connected(&self) -> Connected {
@@ -206,8 +216,8 @@ impl Connection for Limited {
 
 impl AsyncRead for Limited {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.received >= RESPONSE_LIMIT {
-            return Poll::Ready(Err(io::Error::other(ResponseTooLong)));
+        if self.received >= self.limit {
+            return Poll::Ready(Err(io::Error::other(ResponseTooLong(self.limit))));
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);

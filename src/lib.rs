@@ -20,6 +20,8 @@
 //! - [`webhook`] posts events to webhook endpoints and does not use the database;
 //! - [`http_client`] sends requests to untrusted servers, for webhooks and MTA-STS policies;
 //! - [`metrics`] counts what this process does, for Prometheus;
+//! - [`http_client`] sends requests to untrusted servers, for webhooks, MTA-STS policies and files to attach, which
+//!   [`fetch`] downloads; [`url_guard`] decides which addresses the URLs of API users may have;
 //! - [`cache`] is a bounded cache, [`batcher`] combines concurrent requests into one call, [`limiter`] limits
 //!   concurrency;
 //! - [`domain`] contains the shared types and rules, without I/O.
@@ -41,6 +43,7 @@ pub mod dev;
 pub mod dns;
 pub mod domain;
 pub mod feedback;
+pub mod fetch;
 pub mod group_commit;
 pub mod http;
 pub mod http_client;
@@ -53,5 +56,6 @@ pub mod smtp;
 pub mod telemetry;
 pub mod template;
 pub mod ui;
+pub mod url_guard;
 pub mod webhook;
 pub mod worker;

@@ -96,7 +96,7 @@ fn settings(config: &Config) -> anyhow::Result<Settings> {
         max_recipients: MAX_RECIPIENTS,
         max_connections: inbound.connections as usize,
         max_per_peer: inbound.connections_per_peer as usize,
-        messages_per_minute: Some(inbound.mails_per_minute),
+        messages_per_minute: Some(inbound.messages_per_minute),
         certificate: certificate(inbound)?,
         max_errors: MAX_ERRORS,
         ..Settings::default()

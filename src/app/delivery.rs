@@ -15,7 +15,7 @@ pub(super) fn delivery_info(config: &Config) -> anyhow::Result<Delivery> {
         routes: route_infos(config)?,
         mx_tls: tls.into_iter().map(|(domain, mode)| (domain, mode.as_str().to_owned())).collect(),
         connections: config.delivery.connections,
-        mails_per_connection: config.delivery.mails_per_connection,
+        messages_per_connection: config.delivery.messages_per_connection,
         policy: config.delivery.retry_policy(),
         lease: config.delivery.lease,
     })

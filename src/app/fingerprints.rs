@@ -24,6 +24,7 @@ pub fn from_config(config: &Config) -> Fingerprints {
         ("delivery.retry_schedule", text_fingerprint(&format!("{:?}", delivery.retry_schedule))),
         ("delivery.retry_window", text_fingerprint(&format!("{:?}", delivery.retry_window))),
         ("delivery.tls", text_fingerprint(&format!("{:?}", delivery.tls_ascii()))),
+        ("resend.relayed_as_delivered", text_fingerprint(&config.resend.relayed_as_delivered.to_string())),
         ("domains.unverified", text_fingerprint(&format!("{:?}", config.domains.unverified))),
     ]
     .into_iter()

@@ -38,6 +38,7 @@ pub use sections::http::Http;
 pub use sections::inbound::Inbound;
 pub use sections::log::{Format, Log};
 pub use sections::metrics::Metrics;
+pub use sections::resend::Resend;
 pub use sections::retention::Retention;
 pub use sections::return_path::ReturnPath;
 pub use sections::routes::Route;
@@ -87,6 +88,8 @@ pub struct Config {
     pub http: Http,
     /// The dashboard.
     pub dashboard: Dashboard,
+    /// The API that is compatible with Resend's.
+    pub resend: Resend,
     /// Limits on requests.
     pub accept: Accept,
     /// How long data is kept.
@@ -166,6 +169,7 @@ impl Config {
         self.database.check()?;
         self.http.check()?;
         self.dashboard.check()?;
+        self.resend.check()?;
         self.accept.check()?;
         self.retention.check()?;
         self.delivery.check()?;

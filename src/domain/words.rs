@@ -2,6 +2,7 @@
 //! documentation, and its schema in the OpenAPI document.
 
 use utoipa::openapi::RefOr;
+use utoipa::openapi::extensions::ExtensionsBuilder;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 /// Defines an enum with the names and meanings of its values. Names may be added, but never changed: clients branch on
@@ -57,10 +58,17 @@ macro_rules! words {
 
 pub(crate) use words;
 
+/// The names of an enum's values in generated clients.
+const NAMES: &str = "x-enum-varnames";
+
 /// Returns the schema of a string that is one of these values, with their meanings.
 pub(crate) fn schema(about: &str, words: &[(&str, &str)]) -> RefOr<Schema> {
     let list: Vec<String> = words.iter().map(|(word, meaning)| format!("\n- `{word}`: {meaning}")).collect();
+    // Without names, openapi-generator calls `message.bounced` MESSAGE_DOT_BOUNCED.
+    let has_dots = words.iter().any(|(word, _)| word.contains('.'));
+    let names: Vec<String> = words.iter().map(|(word, _)| word.replace('.', "_").to_uppercase()).collect();
     ObjectBuilder::new()
+        .extensions(has_dots.then(|| ExtensionsBuilder::new().add(NAMES, names).build()))
         .schema_type(Type::String)
         .enum_values(Some(words.iter().map(|(word, _)| *word)))
         .description(Some(format!("{about}\n{}", list.concat())))

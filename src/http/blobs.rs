@@ -40,7 +40,7 @@ pub struct BlobView {
 /// (`accept.max_upload_mib`), and is stored as it arrives. Repeating the request has no further effect. A file that no
 /// message refers to is deleted a week after its last use (`retention.unused_blobs`). Files belong to the tenant.
 #[utoipa::path(
-    put, path = "/v1/blobs/{sha256}", tag = "blobs", operation_id = "put_blob",
+    put, path = "/v1/blobs/{sha256}", tag = "blobs", operation_id = "upload_blob",
     params(("sha256" = String, Path, description = "The SHA-256 of the body, as 64 hexadecimal digits")),
     request_body(description = "The file", content((inline(Binary) = "application/octet-stream"))),
     responses(
@@ -105,7 +105,7 @@ async fn receive(
 /// Returns the size of a stored file as `Content-Length`. The request counts as a use of the file: it is not deleted
 /// within the next hours.
 #[utoipa::path(
-    head, path = "/v1/blobs/{sha256}", tag = "blobs", operation_id = "head_blob",
+    head, path = "/v1/blobs/{sha256}", tag = "blobs", operation_id = "check_blob",
     params(("sha256" = String, Path, description = "The SHA-256 of the file, as 64 hexadecimal digits")),
     responses(
         (status = 200, description = "The file is stored",

@@ -38,6 +38,14 @@ pub(super) const RENDERS: LimitSettings = LimitSettings {
 /// How many renders a batch counts as: two batches may run at once, even with the same key. Each may render 64 MiB.
 pub(super) const RENDERS_OF_BATCH: u32 = 3;
 
+/// The limit for files that are downloaded. Each takes up to 4 MiB of memory, and the server decides how long.
+pub(super) const DOWNLOADS: LimitSettings = LimitSettings {
+    total: 8,
+    per_key: 4,
+    wait: Duration::from_secs(10),
+    refusal: "Too many attachments are being downloaded at once. Nothing was changed; retry the request.",
+};
+
 /// The limit for requests whose duration the client decides: event streams, long polls and exports.
 pub(super) const LONG_REQUESTS: LimitSettings = LimitSettings {
     total: 400,

@@ -21,7 +21,7 @@ pub struct Delivery {
     /// Maximum connections of one worker to one destination.
     pub connections: u32,
     /// Maximum messages per connection.
-    pub mails_per_connection: u32,
+    pub messages_per_connection: u32,
     /// Default retry policy of streams.
     pub policy: Policy,
     /// Lease time: a worker without a heartbeat for this long counts as dead.

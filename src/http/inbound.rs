@@ -71,9 +71,9 @@ pub struct ReportRecipient {
     /// Whether the effect was applied.
     #[schema(example = true)]
     pub applied: bool,
-    /// Why nothing changed: `not_a_recipient`, `already_known` (reported before), `still_waiting` (the recipient waits
-    /// for another attempt, whose reply counts), `in_hand` (an attempt is in progress; the report is too early),
-    /// `not_sent` (no message was sent to the recipient), `no_end` (the action is not final), `not_vouched` (other
+    /// Why nothing changed: `not_a_recipient`, `already_known` (reported before), `still_queued` (the recipient waits
+    /// for another attempt, whose reply counts), `in_flight` (an attempt is in progress; the report is too early),
+    /// `not_sent` (no message was sent to the recipient), `not_final` (the action is not final), `not_vouched` (other
     /// recipients know the return path too and may have forged the report; only an event is recorded), or `dry_run` if
     /// it would have changed something. Null if something changed.
     #[schema(example = "already_known")]

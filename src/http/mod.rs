@@ -60,6 +60,7 @@ use crate::dev::inbox::Inbox;
 use crate::domain::key::Cell;
 use crate::domain::message::unsubscribe::Links;
 use crate::feedback::Feedback;
+use crate::fetch::Fetcher;
 use crate::rendering::Renderer;
 
 pub use allowances::Allowances;
@@ -120,6 +121,10 @@ pub struct Shared {
     renders: ConcurrencyLimit,
     /// Concurrency limit of event streams, long polls and exports.
     long_requests: ConcurrencyLimit,
+    /// Concurrency limit of downloads of attachments.
+    downloads: ConcurrencyLimit,
+    /// Downloads attachments; `None` if that is switched off.
+    fetcher: Option<Arc<Fetcher>>,
     delivery: Arc<Delivery>,
     check_target: TargetCheck,
     domains: Arc<Domains>,
@@ -132,6 +137,8 @@ pub struct Shared {
     resend: bool,
     readiness: Arc<Readiness>,
     metrics_access: MetricsAccess,
+    /// Whether that API shows `relayed` messages as `delivered`.
+    relayed_as_delivered: bool,
 }
 
 /// Settings of the API.
@@ -169,6 +176,10 @@ pub struct Settings {
     pub readiness: Arc<Readiness>,
     /// Who may read the metrics.
     pub metrics_access: MetricsAccess,
+    /// Whether that API shows `relayed` messages as `delivered`.
+    pub relayed_as_delivered: bool,
+    /// Downloads attachments that are given as URLs; `None` if that is switched off.
+    pub fetcher: Option<Arc<Fetcher>>,
 }
 
 impl Api {
@@ -197,6 +208,8 @@ impl Api {
             slow_queries: ConcurrencyLimit::new(concurrency_limit::SLOW_QUERIES),
             renders: ConcurrencyLimit::new(concurrency_limit::RENDERS),
             long_requests: ConcurrencyLimit::new(concurrency_limit::LONG_REQUESTS),
+            downloads: ConcurrencyLimit::new(concurrency_limit::DOWNLOADS),
+            fetcher: settings.fetcher,
             delivery: Arc::new(settings.delivery),
             check_target: settings.check_target,
             domains: Arc::new(settings.domains),
@@ -205,6 +218,7 @@ impl Api {
             resend: settings.resend,
             readiness: settings.readiness,
             metrics_access: settings.metrics_access,
+            relayed_as_delivered: settings.relayed_as_delivered,
             db,
             clock,
             acceptor,

@@ -51,7 +51,7 @@ impl SendBody {
             // Parsing copies the texts and the files.
             reservation.shrink(2 * (json.len() + in_memory) as u64);
         }
-        Ok(Self::new(json, Files { blobs: None, parts: Some(parts) }, reservation))
+        Ok(Self::new(json, Files { parts: Some(parts), ..Files::default() }, reservation))
     }
 
     /// Creates a body from its parts.

@@ -8,17 +8,15 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode};
-use rustls::crypto::aws_lc_rs;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::guard::Guard;
 use super::sign::signature;
 use crate::domain::webhook::retry_after;
-use crate::http_client::{self, HttpClient, HttpError};
+use crate::http_client::{self, HttpClient, HttpError, RESPONSE_LIMIT};
 use crate::metrics::METRICS;
 use crate::metrics::labels::StatusClass;
+use crate::url_guard::Guard;
 
 /// Maximum bytes read of a response; a connection with a longer one is closed.
 const MAX_READ: usize = 64 * 1_024;
@@ -99,16 +97,12 @@ impl std::fmt::Debug for Poster {
 impl Poster {
     /// Creates a poster for the endpoints that `guard` admits. `limit` is the time limit of a post and its response.
     pub fn new(guard: Guard, limit: Duration) -> Result<Self, SetupError> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let tls = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let tls = http_client::system_tls()?;
         let settings = http_client::Settings {
             https_only: false,
             idle_per_host: IDLE_PER_HOST,
             idle_timeout: Duration::from_secs(30),
+            response_limit: RESPONSE_LIMIT,
         };
         let plain = HttpClient::new(tls.clone(), guard.plain().lookup(), settings);
         let client = HttpClient::new(tls, guard.lookup(), settings);

@@ -9,6 +9,7 @@ use super::deliver::envelopes::Returns;
 use crate::db::domains::cache::SenderCache;
 use crate::dns::UncachedResolver;
 use crate::domain::delivery::retry::Policy;
+use crate::domain::event::resend::Mapping;
 use crate::domain::fingerprint::Fingerprints;
 use crate::domain::keyring::Keyring;
 use crate::domain::message::unsubscribe::Links;
@@ -51,6 +52,8 @@ pub struct Settings {
     pub unused_blobs: Duration,
     /// How long SMTP conversations are kept.
     pub conversations: Duration,
+    /// Which events are posted to webhook endpoints with Resend's format.
+    pub resend_events: Mapping,
 }
 
 /// The other parts of the service that a worker uses.

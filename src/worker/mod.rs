@@ -165,7 +165,13 @@ impl Worker {
             closing: CancellationToken::new(),
             tasks,
         });
-        let webhooks = WebhookContext::new(leases.clone(), poster, settings.keyring.clone(), settings.grace);
+        let webhooks = WebhookContext::new(
+            leases.clone(),
+            poster,
+            settings.keyring.clone(),
+            settings.grace,
+            settings.resend_events,
+        );
         let secrets = WebhookSecrets { db: db.clone(), clock: clock.clone(), keyring: settings.keyring };
         let gate = Arc::new(HandoffGate::default());
         let handoff = DirectHandoff { claim: claim.clone(), deliver: deliver.clone(), gate: gate.clone() };

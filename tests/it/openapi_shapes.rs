@@ -1,5 +1,7 @@
 //! The OpenAPI document as a code generator reads it: each type has one precise name, and bytes are bytes.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 fn document() -> Value {
@@ -166,10 +168,43 @@ fn objects_and_enums_have_names() {
 }
 
 #[test]
+fn requests_to_endpoints_have_names_and_a_tag_of_their_own() {
+    let document = document();
+    let tags = |section: &str| -> BTreeSet<String> {
+        let operations =
+            document[section].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap().values());
+        operations.map(|operation| operation["tags"][0].as_str().unwrap().to_owned()).collect()
+    };
+    assert!(tags("paths").is_disjoint(&tags("webhooks")), "generators make one module for each tag");
+    let mut titles = BTreeSet::new();
+    for (kind, item) in document["webhooks"].as_object().unwrap() {
+        let schema = &item["post"]["requestBody"]["content"]["application/json"]["schema"];
+        if kind != "webhook.batch" {
+            for title in [&schema["title"], &schema["allOf"][1]["properties"]["data"]["title"]] {
+                let title = title.as_str().unwrap_or_else(|| panic!("{kind} has no title"));
+                assert!(document["components"]["schemas"][title].is_null() && titles.insert(title), "{title}");
+            }
+        }
+    }
+    assert!(titles.contains("MessageBouncedEvent") && titles.contains("KeyQuotaReachedData"), "{titles:?}");
+}
+
+#[test]
+fn enum_values_have_names_without_dots() {
+    let document = document();
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        let words: Vec<&str> = schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let has_dots = words.iter().any(|word| !word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+        assert_eq!(schema["x-enum-varnames"].is_array(), has_dots, "{name}");
+    }
+    assert_eq!(document["components"]["schemas"]["EventType"]["x-enum-varnames"][0], "MESSAGE_ACCEPTED");
+}
+
+#[test]
 fn operations_have_listed_tags_and_own_ids() {
     let document = document();
     let tags: Vec<&Value> = document["tags"].as_array().unwrap().iter().map(|tag| &tag["name"]).collect();
-    let mut ids = std::collections::BTreeSet::new();
+    let mut ids = BTreeSet::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
             assert!(operation["tags"].as_array().unwrap().iter().all(|tag| tags.contains(&tag)), "{method} {path}");

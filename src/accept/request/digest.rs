@@ -94,8 +94,10 @@ mod tests {
     #[test]
     fn part_of_a_form_counts_as_a_blob_with_its_bytes() {
         let part = |sha256: &str| FilePart { sha256: sha256.into(), size: 3, data: Vec::new() };
-        let files =
-            |name: &str, sha256: &str| Files { parts: Some([(name.to_owned(), part(sha256))].into()), blobs: None };
+        let files = |name: &str, sha256: &str| Files {
+            parts: Some([(name.to_owned(), part(sha256))].into()),
+            ..Files::default()
+        };
         let of = |json: &str, files: &Files| with_files(&serde_json::from_str(json).unwrap(), files);
         let by_part = |name: &str| format!(r#"{{"attachments":[{{"part":"{name}","filename":"a"}}]}}"#);
         let by_hash = |sha256: &str| format!(r#"{{"attachments":[{{"filename":"a","sha256":"{sha256}"}}]}}"#);

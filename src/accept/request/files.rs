@@ -24,10 +24,23 @@ pub struct Files {
     pub blobs: Option<HashMap<String, u64>>,
     /// The file parts of a form by their names; `None` if the request is not a form.
     pub parts: Option<BTreeMap<String, FilePart>>,
+    /// Why parts are missing that the service itself would have added, by their names.
+    pub missing: BTreeMap<String, MissingPart>,
 }
 
 /// No files: for requests without attachments.
-pub static NO_FILES: Files = Files { blobs: None, parts: None };
+pub static NO_FILES: Files = Files { blobs: None, parts: None, missing: BTreeMap::new() };
+
+/// Why a part is missing.
+#[derive(Debug, Clone)]
+pub struct MissingPart {
+    /// The field of the attachment that is at fault.
+    pub field: &'static str,
+    /// The code of the fault.
+    pub code: Code,
+    /// The message of the fault.
+    pub message: String,
+}
 
 /// A file part of a form.
 #[derive(Debug, Clone)]
@@ -147,7 +160,7 @@ mod tests {
         for body in [message.clone(), json!([message]), json!({"messages": [5, message, message]})] {
             assert_eq!(checked(&body, &Files::default()), expected, "{body}");
         }
-        let looked_up = Files { blobs: Some(HashMap::new()), parts: None };
+        let looked_up = Files { blobs: Some(HashMap::new()), ..Files::default() };
         assert_eq!(checked(&message, &looked_up).0, None);
         for body in [json!({"text": one}), json!({"attachments": {"sha256": one}}), json!([]), json!("x"), json!(null)]
         {
@@ -159,7 +172,7 @@ mod tests {
     fn unused_parts_are_reported() {
         let part = FilePart { sha256: "00".repeat(32), size: 0, data: Vec::new() };
         let parts = ["a", "b", "c"].map(|name| (name.to_owned(), part.clone()));
-        let files = Files { blobs: None, parts: Some(parts.into()) };
+        let files = Files { parts: Some(parts.into()), ..Files::default() };
         let body = json!([{"attachments": [{"part": "a"}, {"part": "a"}]}, {"attachments": [{"part": "c"}]}]);
         assert_eq!(checked(&body, &files), (None, vec![("b".to_owned(), "unused_part")]));
     }

@@ -37,6 +37,10 @@ pub(super) fn isolate(config: &mut Config, database_url: &str, inbox: SocketAddr
     let timeout = config.webhooks.timeout;
     config.webhooks = Webhooks { allow_private: false, allow: Vec::new(), timeout, this_machine_only: true };
 
+    ignore(!config.resend.fetch_allow.is_empty(), "resend.fetch_allow");
+    config.resend.fetch_allow.clear();
+    config.resend.this_machine_only = true;
+
     // A link in a message in the inbox must not lead to a production server, which might accept its signature.
     let is_other_machine = config.public_url.as_ref().is_some_and(|url| !is_local_url(url));
     ignore(is_other_machine, "public_url");
@@ -83,6 +87,7 @@ mod tests {
         config.database.url = Some("postgres://db.acme.example/postrider".to_owned().into());
         config.webhooks.allow_private = true;
         config.webhooks.allow = vec!["10.0.0.0/8".into()];
+        config.resend.fetch_allow = vec!["files.acme.example".into()];
         config.inbound.listen = Some("0.0.0.0:25".parse().unwrap());
         config.domains.unverified = Unverified::Refuse;
         let direct = Route { relays: vec!["mx".to_owned().into()], ..Route::default() };
@@ -97,12 +102,14 @@ mod tests {
                 "routes.own",
                 "webhooks.allow_private",
                 "webhooks.allow",
+                "resend.fetch_allow",
                 "public_url",
                 "inbound.listen",
                 "domains.unverified",
             ]
         );
         assert!(config.routes.is_empty() && config.relay_ca_file.is_none() && config.webhooks.this_machine_only);
+        assert!(config.resend.this_machine_only && config.resend.fetch_allow.is_empty());
         assert_eq!(config.relay_url.unwrap().expose(), "smtp://127.0.0.1:1025?tls=none");
         assert_eq!(config.public_url.unwrap().as_str(), "http://127.0.0.1:8080/");
         assert!(config.inbound.listen.unwrap().ip().is_loopback());

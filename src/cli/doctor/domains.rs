@@ -106,7 +106,7 @@ fn print_record(domain: &str, finding: Finding, idle: &[String], report: &mut Re
     if let Some(warning) = finding.warning.filter(|_| finding.status == RecordStatus::Ok) {
         return Report::ok(&subject, format!("published. {warning}"));
     }
-    match (finding.status, finding.mend) {
+    match (finding.status, finding.fix) {
         (RecordStatus::Ok, _) if idle.contains(&finding.name) => Report::ok(&subject, "published (not in use)"),
         _ if idle.contains(&finding.name) => Report::ok(&subject, "differs from the expected record (not in use)"),
         (RecordStatus::Ok, _) => Report::ok(&subject, "published"),

@@ -21,7 +21,7 @@ pub struct Delivery {
     /// Maximum number of SMTP connections of this process to one destination, 1–1000.
     pub connections: u32,
     /// Number of messages sent over one connection before it is closed, 1–100000.
-    pub mails_per_connection: u32,
+    pub messages_per_connection: u32,
     /// Total memory for messages of more than 256 KiB in flight, and as much again for smaller ones, in MiB, 1–65536. A
     /// single larger message is sent alone.
     pub memory_mib: u32,
@@ -110,7 +110,7 @@ impl Delivery {
         let day = Duration::from_hours(24);
         within(self.concurrency, 1..=10_000)?;
         within(self.connections, 1..=1_000)?;
-        within(self.mails_per_connection, 1..=100_000)?;
+        within(self.messages_per_connection, 1..=100_000)?;
         within(self.memory_mib, 1..=65_536)?;
         within_time(self.lease, second..=Duration::from_hours(1))?;
         if !(1..=50).contains(&self.retry_schedule.len()) {

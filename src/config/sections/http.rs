@@ -1,4 +1,4 @@
-//! `[http]`: limits on HTTP connections, and the API that is compatible with Resend's.
+//! `[http]`: limits on HTTP connections.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::values::range::{within, within_time};
 use crate::domain::network::parse_network;
 
-/// Limits on HTTP connections, and the API that is compatible with Resend's.
+/// Limits on HTTP connections.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Http {
     /// Maximum number of concurrent connections, 16–100000. Lowered at startup if the process may not open that many
@@ -28,8 +28,6 @@ pub struct Http {
     pub trusted_proxies: Vec<String>,
     /// How many requests per minute one address (IPv6: one /64) may make with API keys that are not valid, 1–100000.
     pub auth_failures_per_minute: u32,
-    /// Whether the API that is compatible with Resend's is served, at the root.
-    pub resend: bool,
     /// How long requests are still accepted after SIGTERM, while `/readyz` already fails, 0s–5m.
     #[serde(with = "crate::config::values::duration")]
     pub drain_delay: Duration,

@@ -25,7 +25,7 @@ pub struct Inbound {
     /// Maximum number of concurrent connections from one address (IPv6: one /64), 1–10000.
     pub connections_per_peer: u32,
     /// Maximum number of messages per minute from one address (IPv6: one /64), 1–1000000.
-    pub mails_per_minute: u32,
+    pub messages_per_minute: u32,
     /// The certificate chain (PEM) for STARTTLS, read at startup. Without it, STARTTLS is not offered.
     pub cert_file: Option<PathBuf>,
     /// The private key of the certificate (PEM).
@@ -42,7 +42,7 @@ impl Inbound {
         within(self.max_message_mib, 1..=100)?;
         within(self.connections, 1..=10_000)?;
         within(self.connections_per_peer, 1..=10_000)?;
-        within(self.mails_per_minute, 1..=1_000_000)?;
+        within(self.messages_per_minute, 1..=1_000_000)?;
         match self.feedback.as_ref().map(|address| address.parse::<Address>()) {
             Some(Err(why)) => Err(format!("is not an address: {why}")),
             _ => Ok(()),

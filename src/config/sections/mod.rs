@@ -10,6 +10,7 @@ pub(super) mod http;
 pub(super) mod inbound;
 pub(super) mod log;
 pub(super) mod metrics;
+pub(super) mod resend;
 pub(super) mod retention;
 pub(super) mod return_path;
 pub(super) mod routes;

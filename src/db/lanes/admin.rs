@@ -45,7 +45,7 @@ pub async fn put(
         key.domain,
         limits.connections,
         limits.rate,
-        limits.mails_per_connection,
+        limits.messages_per_connection,
         now
     );
     let row = db.timed("lanes.admin.put", query.fetch_optional(&db.pool)).await?;
@@ -77,8 +77,8 @@ pub async fn change(
         change.connections.value(),
         change.rate.is_change(),
         change.rate.value(),
-        change.mails_per_connection.is_change(),
-        change.mails_per_connection.value(),
+        change.messages_per_connection.is_change(),
+        change.messages_per_connection.value(),
         now
     );
     db.timed("lanes.admin.change", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)

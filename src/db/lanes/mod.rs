@@ -60,7 +60,7 @@ pub struct ReadyLane {
     /// Limit on concurrent connections across all replicas.
     pub connections: Option<i32>,
     /// Limit on messages per connection.
-    pub mails_per_connection: Option<i32>,
+    pub messages_per_connection: Option<i32>,
     /// Messages per second across all replicas: the lower of the configured and the learned rate.
     pub rate: Option<f64>,
     /// The learned rate, which successful attempts raise.
@@ -88,7 +88,7 @@ impl ReadyLane {
     /// without a claim and without lowering `ready_at`: there is no limit that a claim would check or pass to the
     /// sender.
     pub fn allows_direct_handoff(&self) -> bool {
-        !self.is_limited() && self.mails_per_connection.is_none() && self.blocked_since.is_none()
+        !self.is_limited() && self.messages_per_connection.is_none() && self.blocked_since.is_none()
     }
 
     /// Returns whether messages go directly to the recipient domain's mail exchangers.
@@ -195,7 +195,7 @@ pub async fn ready(db: &Db, now: DateTime<Utc>, limit: i64, skip: &[i64]) -> Res
     let query = sqlx::query_as!(
         ReadyLane,
         r#"SELECT l.id, s.tenant_id, s.name AS stream, l.route, l.domain, s.priority, s.weight, l.ready_at,
-               l.connections, l.mails_per_connection,
+               l.connections, l.mails_per_connection AS messages_per_connection,
                least(l.rate, l.learned_rate) AS rate, l.learned_rate, l.blocked_since,
                s.rate AS stream_rate, s.concurrency AS stream_concurrency
            FROM streams s CROSS JOIN LATERAL (

@@ -51,7 +51,7 @@ struct LaneRow {
     pause_reason: Option<String>,
     connections: Option<i32>,
     rate: Option<f64>,
-    mails_per_connection: Option<i32>,
+    messages_per_connection: Option<i32>,
     learned_rate: Option<f64>,
     learned_ceiling: Option<f64>,
     learned_at: Option<DateTime<Utc>>,
@@ -86,7 +86,8 @@ pub async fn lanes(
         LaneRow,
         r#"SELECT l.id, l.stream, l.route, l.domain, s.priority, c.state AS "state!", d.is_due AS "is_due!",
                   CASE WHEN l.open_at > $1 /* now */ THEN nullif(l.open_at, 'infinity') END AS open_at,
-                  l.paused_at, l.pause_reason, l.connections, l.rate, l.mails_per_connection, l.learned_rate,
+                  l.paused_at, l.pause_reason, l.connections, l.rate, l.mails_per_connection AS messages_per_connection,
+                  l.learned_rate,
                   l.learned_ceiling, l.learned_at, l.raised_at, l.learned_reply, l.blocked_since, l.block_failures,
                   l.block_reply, l.block_cause, l.block_host,
                   coalesce(p.count, 0) AS "in_use!", s.paused_at AS stream_paused_at,
@@ -186,7 +187,7 @@ impl LaneRow {
             limits: LaneLimits {
                 connections: self.connections,
                 rate: self.rate,
-                mails_per_connection: self.mails_per_connection,
+                messages_per_connection: self.messages_per_connection,
             },
             learned: learned.map(|((rate, ceiling), at)| Learned {
                 rate,

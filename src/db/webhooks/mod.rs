@@ -1,11 +1,12 @@
 //! Management of webhook endpoints (`webhook_endpoints`) by the API. Workers post the events ([`delivery`]).
 //!
-//! A change that a worker would overwrite (cursor, health, `open_at`) or would not notice (disabling) also releases the
-//! worker's `lease`. The worker's later commits then change nothing, and the next worker reads the endpoint again. At
+//! A change that a worker would overwrite (cursor, health, `open_at`) or would not notice (disabling, another format of
+//! events that it has read) also releases the worker's `lease`. The worker's later commits then change nothing, and the next worker reads the endpoint again. At
 //! worst, a post in flight is repeated. A worker reads all other changes with every commit.
 
 pub mod delivery;
 pub mod log;
+pub mod posted_events;
 pub mod secrets;
 
 use chrono::{DateTime, Utc};
@@ -157,7 +158,8 @@ async fn select(
 const BY_HAND: &str = "Disabled through the API.";
 
 /// Changes an endpoint. Changing the URL or enabling the endpoint resets its health and makes its retries due now;
-/// changing the rate ends a wait for the old rate. Returns whether the endpoint exists.
+/// changing the rate ends a wait for the old rate. With a new format, failed deliveries are retried in that format.
+/// Returns whether the endpoint exists.
 pub async fn change(
     db: &Db,
     tenant: TenantId,
@@ -167,8 +169,13 @@ pub async fn change(
 ) -> Result<bool, DbError> {
     db.timed("webhooks.change", async {
         let mut tx = db.pool.begin().await?;
-        let is_reset = set(&mut tx, tenant, id, change, now).await?;
-        if is_reset == Some(true) {
+        let Some(Effects { restarts, splits }) = set(&mut tx, tenant, id, change, now).await? else {
+            return Ok(false);
+        };
+        if splits {
+            split_retries(&mut tx, tenant, id).await?;
+        }
+        if restarts {
             sqlx::query!(
                 "UPDATE webhook_retries SET due_at = $3 WHERE endpoint_id = $2 AND tenant_id = $1 AND due_at > $3",
                 tenant.0,
@@ -179,22 +186,56 @@ pub async fn change(
             .await?;
         }
         tx.commit().await?;
-        Ok(is_reset.is_some())
+        Ok(true)
     })
     .await
 }
 
-/// Updates an endpoint. Returns whether its health was reset; `None` if it does not exist.
+/// What a change of an endpoint means for its retries.
+struct Effects {
+    /// Its health was reset, so they are due now.
+    restarts: bool,
+    /// Its new format has one event in each delivery.
+    splits: bool,
+}
+
+/// Splits the failed deliveries of an endpoint into deliveries of one event.
+async fn split_retries(connection: &mut PgConnection, tenant: TenantId, id: EndpointId) -> Result<(), sqlx::Error> {
+    // Two deliveries may contain the same event.
+    sqlx::query!(
+        "INSERT INTO webhook_retries (endpoint_id, tenant_id, seq, seqs, attempts, due_at)
+         SELECT r.endpoint_id, r.tenant_id, e.seq, ARRAY[e.seq], r.attempts, r.due_at
+         FROM webhook_retries r CROSS JOIN unnest(r.seqs[2:]) AS e (seq)
+         WHERE r.endpoint_id = $2 AND r.tenant_id = $1
+         ON CONFLICT DO NOTHING",
+        tenant.0,
+        id.0
+    )
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query!(
+        "UPDATE webhook_retries SET seqs = ARRAY[seq]
+         WHERE endpoint_id = $2 AND tenant_id = $1 AND cardinality(seqs) > 1",
+        tenant.0,
+        id.0
+    )
+    .execute(connection)
+    .await
+    .map(|_| ())
+}
+
+/// Updates an endpoint; returns `None` if it does not exist.
 async fn set(
     connection: &mut PgConnection,
     tenant: TenantId,
     id: EndpointId,
     change: EndpointChange,
     now: DateTime<Utc>,
-) -> Result<Option<bool>, sqlx::Error> {
+) -> Result<Option<Effects>, sqlx::Error> {
     let EndpointChange { url, disabled, settings } = change;
     let events = stored_types(&settings.events);
-    sqlx::query_scalar!(
+    sqlx::query_as!(
+        Effects,
         r#"UPDATE webhook_endpoints e SET
              url = coalesce($3 /* url */, url),
              description = CASE WHEN $4 /* description.is_change */ THEN coalesce($5 /* description.value */, '')
@@ -211,11 +252,13 @@ async fn set(
              failing_since = CASE WHEN old.restarts THEN NULL ELSE failing_since END,
              failures = CASE WHEN old.restarts THEN 0 ELSE failures END,
              last_error = CASE WHEN old.restarts THEN NULL ELSE last_error END,
-             lease = CASE WHEN old.restarts OR $9 OR $12 THEN NULL ELSE lease END
-         FROM (SELECT coalesce(NOT $12::boolean, false) OR url <> coalesce($3, url) AS restarts FROM webhook_endpoints
+             lease = CASE WHEN old.restarts OR old.reformats OR $9 OR $12 THEN NULL ELSE lease END
+         FROM (SELECT coalesce(NOT $12::boolean, false) OR url <> coalesce($3, url) AS restarts,
+                      format <> coalesce($15, format) AS reformats
+               FROM webhook_endpoints
                WHERE id = $2 AND tenant_id = $1 FOR NO KEY UPDATE) old
          WHERE e.id = $2 /* id */ AND e.tenant_id = $1 /* tenant */
-         RETURNING old.restarts AS "restarts!""#,
+         RETURNING old.restarts AS "restarts!", old.reformats AND e.format = 'resend' AS "splits!""#,
         tenant.0,
         id.0,
         url.as_ref().map(Url::as_str),

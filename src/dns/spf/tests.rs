@@ -153,7 +153,7 @@ async fn check_spf_variant(variant: &Variant<'_>, mail_auth: &MailAuth) {
     assert_eq!(finding.status, status, "{title}: {finding:?}");
     assert_eq!(finding.status == RecordStatus::Ok, result == "pass", "{title}: {finding:?}");
     // The suggested record lets that address pass, and is no error for other addresses.
-    if let Some((_, record)) = finding.mend.as_deref().and_then(|mend| mend.split_once("Replace it with: ")) {
+    if let Some((_, record)) = finding.fix.as_deref().and_then(|fix| fix.split_once("Replace it with: ")) {
         let with = |ip: &str| check_host(zone, ip.parse().unwrap(), "acme.test", Some(record));
         assert_eq!(with(address).await.result, SpfResult::Pass, "{title}: {record}");
         let unrelated = with("203.0.113.7").await;
@@ -201,7 +201,7 @@ async fn failed_query_is_reported_as_unanswered() {
     let zone = Memory { fails: Some("relay.test".into()), ..Memory::new(lines) };
     let finding = found(&zone, &settings("ip4:192.0.2.1"), "acme.test", Purpose::Spf).await;
     assert_eq!(finding.status, RecordStatus::Unanswered);
-    assert!(finding.mend.unwrap().contains("relay.test"));
+    assert!(finding.fix.unwrap().contains("relay.test"));
 }
 
 #[tokio::test]
@@ -224,7 +224,7 @@ async fn addresses_of_a_relay_come_from_its_spf_record() {
         assert_eq!(finding.status, status, "{record}: {finding:?}");
     }
     let finding = found(&Memory::new(["acme.test TXT v=spf1 -all"]), &settings, "acme.test", Purpose::Spf).await;
-    assert!(finding.mend.as_ref().unwrap().contains("are unknown"), "{finding:?}");
+    assert!(finding.fix.as_ref().unwrap().contains("are unknown"), "{finding:?}");
 }
 
 #[tokio::test]

@@ -232,10 +232,10 @@ impl NoEffectReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Duplicate => "already_known",
-            Self::StillQueued => "still_waiting",
-            Self::Leased => "in_hand",
+            Self::StillQueued => "still_queued",
+            Self::Leased => "in_flight",
             Self::NotSent => "not_sent",
-            Self::NotFinal => "no_end",
+            Self::NotFinal => "not_final",
         }
     }
 }

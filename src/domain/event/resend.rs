@@ -23,14 +23,44 @@ pub const TYPES: [(EventType, &str); 9] = [
 /// Maximum length of a server's reply, in characters.
 const MAX_REPLY: usize = 2_000;
 
-impl Event {
-    /// Returns the payload of the event. An event that Resend does not have keeps its own type.
-    pub fn to_resend(&self) -> Value {
-        let kind = TYPES.iter().find(|(own, _)| own.as_str() == self.kind);
+/// Which events are posted in Resend's form.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Mapping {
+    /// Whether a `relayed` recipient counts as delivered, for applications that wait for `email.delivered`.
+    pub relayed_as_delivered: bool,
+}
+
+impl Mapping {
+    /// Returns the event type that Resend has for an event of this type; `None` if it has none.
+    fn find(self, kind: &str) -> Option<(EventType, &'static str)> {
+        let is_relayed = self.relayed_as_delivered && kind == EventType::Relayed.as_str();
+        let kind = if is_relayed { EventType::Delivered.as_str() } else { kind };
+        TYPES.into_iter().find(|(own, _)| own.as_str() == kind)
+    }
+
+    /// Returns Resend's name for events of this type; their own name if Resend has none.
+    pub fn name(self, kind: &str) -> &str {
+        self.find(kind).map_or(kind, |(_, name)| name)
+    }
+
+    /// Returns whether events of this type are posted.
+    pub fn has(self, kind: &str) -> bool {
+        self.find(kind).is_some()
+    }
+
+    /// Returns the types of the events that are posted to an endpoint that has subscribed to `types`; `None` for all.
+    pub fn posted(self, types: Option<&[String]>) -> Vec<String> {
+        let is_subscribed = |kind: EventType| types.is_none_or(|types| types.iter().any(|one| one == kind.as_str()));
+        let is_posted = |kind: &EventType| self.find(kind.as_str()).is_some_and(|(own, _)| is_subscribed(own));
+        EventType::ALL.into_iter().filter(is_posted).map(|kind| kind.as_str().to_owned()).collect()
+    }
+
+    /// Returns the payload of an event. An event that Resend does not have keeps its own type.
+    pub fn payload(self, event: &Event) -> Value {
         json!({
-            "type": kind.map_or(self.kind.as_str(), |(_, name)| name),
-            "created_at": format(self.timestamp),
-            "data": data(kind.map(|(own, _)| *own), &self.data),
+            "type": self.name(&event.kind),
+            "created_at": format(event.timestamp),
+            "data": data(self.find(&event.kind).map(|(own, _)| own), &event.data),
         })
     }
 }
@@ -152,7 +182,7 @@ mod tests {
                 "from": "Acme <a@acme.test>", "to": ["b@c.test"], "subject": "Hi", "tags": {"kind": "invoice"},
             },
         });
-        assert_eq!(accepted.to_resend(), expected);
+        assert_eq!(Mapping::default().payload(&accepted), expected);
     }
 
     #[test]
@@ -168,11 +198,28 @@ mod tests {
             bounced.data.recipient = Some("b@c.test".into());
             bounced.data.response = SmtpReply::from_row(Some(550), Some("5.1.1".into()), Some("no user".into()));
             bounced.data.bounce = BounceView::from_row(Some(kind.into()), Some(category.into()), Some("smtp".into()));
-            let payload = bounced.to_resend();
+            let payload = Mapping::default().payload(&bounced);
             let bounce = &payload["data"]["bounce"];
             assert_eq!((&payload["type"], &payload["data"]["to"]), (&json!("email.bounced"), &json!(["b@c.test"])));
             assert_eq!((bounce["type"].as_str().unwrap(), bounce["subType"].as_str().unwrap()), expected, "{category}");
             assert_eq!(bounce["message"], "550 5.1.1 no user");
         }
+    }
+
+    #[test]
+    fn relayed_may_count_as_delivered() {
+        let (never, always) = (Mapping::default(), Mapping { relayed_as_delivered: true });
+        let relayed = EventType::Relayed.as_str();
+        assert!(!never.has(relayed) && always.has(relayed) && !always.has(EventType::Uncertain.as_str()));
+        assert_eq!(always.payload(&event(EventType::Relayed))["type"], "email.delivered");
+        let delivered = [EventType::Delivered.as_str().to_owned()];
+        assert_eq!(never.posted(Some(&delivered)), delivered);
+        assert_eq!(always.posted(Some(&delivered)), [relayed, "message.delivered"]);
+        assert_eq!(
+            always.posted(Some(&[relayed.to_owned()])),
+            [""; 0],
+            "nobody subscribes to a type that Resend lacks"
+        );
+        assert_eq!(never.posted(None).len(), TYPES.len());
     }
 }

@@ -75,8 +75,10 @@ fn by_kind(kind: Kind, entry: &QueueEntry, now: DateTime<Utc>) -> Estimate {
         Kind::Scheduled | Kind::RetryWait => {
             schedule(due, "The attempt is due then; other messages of its lane may be before it.")
         }
-        Kind::PutOff => unknown("Preparation is retried every 5 minutes; it is sent once the configuration is fixed."),
-        Kind::Suspected => schedule(
+        Kind::Unprepared => {
+            unknown("Preparation is retried every 5 minutes; it is sent once the configuration is fixed.")
+        }
+        Kind::Quarantined => schedule(
             due,
             "It is due then; quarantined messages are tried in small groups, and others may be sent first.",
         ),

@@ -183,7 +183,7 @@ pub enum Kind {
     /// An attempt failed temporarily; the next one is due later.
     RetryWait,
     /// The message cannot be prepared for sending, because a key or a setting is missing. No attempt is counted.
-    PutOff,
+    Unprepared,
     /// An operator has paused the lane.
     LanePaused,
     /// An operator has paused the stream.
@@ -198,9 +198,8 @@ pub enum Kind {
     ConnectionsFull,
     /// The recipient is held for an operator.
     Held,
-    /// The message was in flight when a worker crashed. Such messages are quarantined: sent in small groups, then
-    /// alone.
-    Suspected,
+    /// The message was in flight when a worker crashed. Such messages are sent in small groups, then alone.
+    Quarantined,
     /// The recipient expires before another attempt is due.
     Expiring,
     /// No worker is running.
@@ -297,15 +296,15 @@ fn kind(recipient: &Recipient, entry: &QueueEntry, now: DateTime<Utc>) -> Kind {
         Kind::LaneBlocked
     } else if is_later {
         match (entry.crashes, recipient.attempts) {
-            (1.., _) => Kind::Suspected,
-            _ if entry.unprepared.is_some() => Kind::PutOff,
-            (_, 0) if entry.is_rescheduled => Kind::PutOff,
+            (1.., _) => Kind::Quarantined,
+            _ if entry.unprepared.is_some() => Kind::Unprepared,
+            (_, 0) if entry.is_rescheduled => Kind::Unprepared,
             (_, 0) => Kind::Scheduled,
             _ => Kind::RetryWait,
         }
     } else {
         match limit(entry, now) {
-            Kind::Queued if entry.crashes > 0 => Kind::Suspected,
+            Kind::Queued if entry.crashes > 0 => Kind::Quarantined,
             limit => limit,
         }
     }

@@ -54,7 +54,7 @@ fn for_kind(kind: Kind, recipient: &Recipient, entry: &QueueEntry, now: DateTime
             vec![Remedy::advice("Wait for the next attempt; an earlier attempt would be refused again.")]
         }
         Kind::RetryWait => vec![retry("If the cause that the reply names is fixed: retry now.")],
-        Kind::PutOff => vec![
+        Kind::Unprepared => vec![
             Remedy::advice("Fix the configuration that the error names, and restart the workers."),
             reset("Once that is fixed: retry the lane's messages now; otherwise they are retried within 5 minutes."),
         ],
@@ -100,7 +100,7 @@ fn for_kind(kind: Kind, recipient: &Recipient, entry: &QueueEntry, now: DateTime
         Kind::NoWorker
         | Kind::InFlight
         | Kind::WorkerGone
-        | Kind::Suspected
+        | Kind::Quarantined
         | Kind::Queued
         | Kind::Lost
         | Kind::Ended => Vec::new(),

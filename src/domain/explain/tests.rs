@@ -191,7 +191,7 @@ fn longest_lasting_blocker_is_named() {
 fn connection_limit_is_named_before_a_rate_that_opens_soon() {
     let full = |seconds: i64| {
         kind_of(|p| {
-            p.lane.limits = LaneLimits { connections: Some(2), rate: Some(5.0), mails_per_connection: None };
+            p.lane.limits = LaneLimits { connections: Some(2), rate: Some(5.0), messages_per_connection: None };
             p.lane.in_use = 2;
             p.lane.open_at = Some(now() + TimeDelta::seconds(seconds));
             p.ahead = Some(messages(40));
@@ -325,13 +325,13 @@ fn quarantined_recipient_is_not_explained_as_scheduled() {
     let mut entry = entry();
     (entry.due_at, entry.crashes) = (Some(at(11)), 1);
     let explained = explained(&entry);
-    assert_eq!((explained.blocker.kind, explained.blocker.until), (Kind::Suspected, Some(at(11))));
+    assert_eq!((explained.blocker.kind, explained.blocker.until), (Kind::Quarantined, Some(at(11))));
     assert_eq!(
         explained.summary,
         "It was in flight when a worker ended unexpectedly, so it is quarantined: tried in a small group or alone; it is tried at \
          1970-01-01T00:11:00Z. No attempt is counted; after the third crash it is held."
     );
-    assert_eq!(kind_of(|p| p.crashes = 2), Kind::Suspected);
+    assert_eq!(kind_of(|p| p.crashes = 2), Kind::Quarantined);
 }
 
 #[test]
@@ -339,7 +339,7 @@ fn unprepared_recipient_is_not_explained_as_scheduled() {
     let mut entry = entry();
     (entry.due_at, entry.is_rescheduled) = (Some(at(11)), true);
     let explained = explained(&entry);
-    assert_eq!((explained.blocker.kind, explained.blocker.next_attempt_at), (Kind::PutOff, Some(at(11))));
+    assert_eq!((explained.blocker.kind, explained.blocker.next_attempt_at), (Kind::Unprepared, Some(at(11))));
     assert!(explained.summary.contains("No attempt is counted. The next try is due at 1970-01-01T00:11:00Z"));
     assert_eq!((explained.unblock.len(), explained.estimate.and_then(|estimate| estimate.at)), (2, None));
 }

@@ -25,9 +25,9 @@ fn main(kind: Kind, recipient: &Recipient, entry: &QueueEntry, now: DateTime<Utc
     match kind {
         Kind::Scheduled => format!("It waits for its `scheduled_at`: the first attempt is due at {due}."),
         Kind::RetryWait => retry_wait(recipient, entry),
-        Kind::PutOff => not_prepared(entry),
+        Kind::Unprepared => not_prepared(entry),
         Kind::Held => format!("It waits for an operator: {}.", reason(entry.held.as_deref())),
-        Kind::Suspected => quarantined(entry, &due, now),
+        Kind::Quarantined => quarantined(entry, &due, now),
         Kind::Expiring if entry.gives_up_at <= now => {
             format!(
                 "Its time ran out at {deadline}; it becomes `expired` at the next check of its lane, within a minute."
@@ -230,8 +230,8 @@ pub(super) fn blocker(kind: Kind, recipient: &Recipient, entry: &QueueEntry, now
         }
         Kind::RateLimited => (due, lane.opens_at(), due.max(lane.opens_at())),
         Kind::Expiring => (recipient.last_attempt_at, Some(entry.gives_up_at), None),
-        Kind::PutOff => (entry.unprepared.as_ref().map(|why| why.since), due, due),
-        Kind::Suspected => (None, due, due),
+        Kind::Unprepared => (entry.unprepared.as_ref().map(|why| why.since), due, due),
+        Kind::Quarantined => (None, due, due),
         Kind::NoWorker if entry.lease.is_some() => (None, None, None),
         Kind::ConnectionsFull | Kind::Queued | Kind::NoWorker => (due, None, due),
         Kind::WorkerGone | Kind::Held | Kind::InFlight | Kind::Lost | Kind::Ended => (None, None, None),
@@ -263,11 +263,11 @@ fn rule(kind: Kind, recipient: &Recipient, entry: &QueueEntry) -> Option<String>
         Kind::Queued => "order of the lane: the message with the earliest due time is sent first".into(),
         Kind::Expiring if recipient.expires_at == Some(entry.gives_up_at) => "the message's expires_at".into(),
         Kind::Expiring => format!("retry_window of stream {}", lane.stream),
-        Kind::Suspected => format!("{} workers ended while it was in flight", entry.crashes),
+        Kind::Quarantined => format!("{} workers ended while it was in flight", entry.crashes),
         Kind::WorkerGone => {
             format!("a lease expires {} after the worker's last heartbeat", span(entry.lease.as_ref()?.term))
         }
-        Kind::PutOff => entry.unprepared.as_ref()?.error.clone(),
+        Kind::Unprepared => entry.unprepared.as_ref()?.error.clone(),
         Kind::NoWorker | Kind::InFlight | Kind::Lost | Kind::Ended => return None,
     };
     Some(rule)

@@ -55,7 +55,7 @@ impl<T> Change<T> {
 /// Allowed numbers of concurrent connections of a lane.
 pub const CONNECTIONS: RangeInclusive<u64> = 1..=10_000;
 /// Allowed numbers of messages per connection.
-pub const MAILS_PER_CONNECTION: RangeInclusive<u64> = 1..=100_000;
+pub const MESSAGES_PER_CONNECTION: RangeInclusive<u64> = 1..=100_000;
 /// Allowed numbers of messages in flight of a stream.
 pub const CONCURRENCY: RangeInclusive<u64> = 1..=100_000;
 /// Allowed rates in messages per second; the minimum is about one per day.
@@ -74,7 +74,7 @@ pub struct LaneLimits {
     /// Maximum messages per second.
     pub rate: Option<f64>,
     /// Maximum messages per connection.
-    pub mails_per_connection: Option<i32>,
+    pub messages_per_connection: Option<i32>,
 }
 
 /// Changes to the limits that are set on a lane.
@@ -85,7 +85,7 @@ pub struct LaneChange {
     /// Maximum messages per second.
     pub rate: Change<f64>,
     /// Maximum messages per connection.
-    pub mails_per_connection: Change<i32>,
+    pub messages_per_connection: Change<i32>,
 }
 
 /// Changes to a stream, or the settings of a new one.

@@ -69,7 +69,7 @@ pub(in crate::http) async fn register(api: &Api, caller: &Caller, name: String) 
 /// Deletes the domain's keys; its messages are sent without its signatures from now on. Keep the DKIM records in the
 /// DNS for another week, for signed messages that are still in transit.
 #[utoipa::path(
-    delete, path = "/v1/domains/{name}", tag = "domains", operation_id = "remove_domain",
+    delete, path = "/v1/domains/{name}", tag = "domains", operation_id = "delete_domain",
     params(("name" = String, Path, description = "The name of the domain")),
     responses((status = 204, description = "Removed"), AuthErrors, NotFound),
 )]

@@ -15,7 +15,7 @@ use crate::http::{Api, ApiError, AuthErrors, NotFound, ProblemCode};
 /// Creates a pair of new keys. Each starts to sign once its DNS record is found; until then the current key signs. Keep
 /// the DNS records of the current keys for a week after their last signature.
 #[utoipa::path(
-    post, path = "/v1/domains/{name}/rotate", tag = "domains", operation_id = "rotate_domain",
+    post, path = "/v1/domains/{name}/rotate", tag = "domains", operation_id = "rotate_domain_keys",
     params(("name" = String, Path, description = "The name of the domain")),
     responses(
         (status = 200, description = "The domain with the records to publish", body = DomainView),

@@ -91,7 +91,7 @@ pub(in crate::http) async fn insert(api: &Api, caller: &Caller, request: KeyRequ
 /// Changes the name, the networks, the limits or the expiry of a key that is not revoked. The change takes effect on every
 /// replica within a second. The mode, the scopes and the sender domains cannot be changed: create another key.
 #[utoipa::path(
-    patch, path = "/v1/keys/{id}", tag = "keys", operation_id = "change_key",
+    patch, path = "/v1/keys/{id}", tag = "keys", operation_id = "update_key",
     params(("id" = String, Path, description = "The id of the key")),
     request_body = KeyChangeBody,
     responses((status = 200, description = "The updated key", body = KeyWithUsage), AuthErrors, NotFound, JsonErrors),

@@ -40,7 +40,7 @@ pub struct LaneBody {
     pub rate: Option<f64>,
     /// Maximum messages per connection; defaults to the configured limit.
     #[schema(minimum = 1, maximum = 100_000, example = 100)]
-    pub mails_per_connection: Option<i32>,
+    pub messages_per_connection: Option<i32>,
 }
 
 /// Changes to a lane's limits. `null` removes a limit; omitted fields keep their value.
@@ -55,7 +55,7 @@ pub struct LaneChangeBody {
     pub rate: Option<f64>,
     /// Maximum messages per connection.
     #[schema(minimum = 1, maximum = 100_000, example = 100)]
-    pub mails_per_connection: Option<i32>,
+    pub messages_per_connection: Option<i32>,
 }
 
 /// The reason for a pause.
@@ -72,7 +72,7 @@ pub struct PauseBody {
 /// Creates the lane if it does not exist, so that limits can be set before the first message. Replaces all limits of
 /// the lane. On a relay's route, this is how to give a domain a separate lane.
 #[utoipa::path(
-    put, path = "/v1/lanes", tag = "lanes", operation_id = "put_lane",
+    put, path = "/v1/lanes", tag = "lanes", operation_id = "set_lane_limits",
     request_body = LaneBody,
     responses(
         (status = 200, description = "The updated lane", body = LaneSettingsView),
@@ -105,7 +105,7 @@ pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, bod
 ///
 /// `null` removes a limit; omitted fields keep their value.
 #[utoipa::path(
-    patch, path = "/v1/lanes/{id}", tag = "lanes", operation_id = "change_lane",
+    patch, path = "/v1/lanes/{id}", tag = "lanes", operation_id = "update_lane",
     params(("id" = String, Path, description = "The id of the lane")),
     request_body = LaneChangeBody,
     responses((status = 200, description = "The updated lane", body = LaneSettingsView), AuthErrors, NotFound, JsonErrors),

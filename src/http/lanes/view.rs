@@ -35,7 +35,7 @@ pub struct LaneView {
 
 /// A lane without queue counts; the response of calls that change a lane.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-#[schema(as = LaneTerms)]
+#[schema(as = LaneSettings)]
 pub struct LaneSettingsView {
     /// The lane's id.
     #[schema(value_type = String, example = "lane_42")]
@@ -79,7 +79,7 @@ pub struct LimitsView {
     /// Maximum messages per second.
     pub rate: RateLimit,
     /// Maximum messages per connection.
-    pub mails_per_connection: WholeLimit,
+    pub messages_per_connection: WholeLimit,
 }
 
 /// A limit on a count.
@@ -96,7 +96,7 @@ pub struct WholeLimit {
     pub from: &'static str,
     /// The scope of the limit: `all workers` together, `each worker`, or `each connection`.
     #[schema(example = "all workers")]
-    pub over: &'static str,
+    pub scope: &'static str,
 }
 
 /// A limit on a rate.
@@ -254,9 +254,9 @@ impl LaneSettingsView {
 impl LimitsView {
     fn new(lane: &Lane, delivery: &Delivery) -> Self {
         let own = lane.limits;
-        let whole = |own: Option<i32>, configured: u32, over: (&'static str, &'static str)| match own {
-            Some(limit) => WholeLimit { own, effective: limit.into(), from: "lane", over: over.0 },
-            None => WholeLimit { own, effective: configured.into(), from: "configuration", over: over.1 },
+        let whole = |own: Option<i32>, configured: u32, scopes: (&'static str, &'static str)| match own {
+            Some(limit) => WholeLimit { own, effective: limit.into(), from: "lane", scope: scopes.0 },
+            None => WholeLimit { own, effective: configured.into(), from: "configuration", scope: scopes.1 },
         };
         let rate = lane.effective_rate();
         Self {
@@ -270,9 +270,9 @@ impl LimitsView {
                     RateSource::Stream => "stream",
                 }),
             },
-            mails_per_connection: whole(
-                own.mails_per_connection,
-                delivery.mails_per_connection,
+            messages_per_connection: whole(
+                own.messages_per_connection,
+                delivery.messages_per_connection,
                 ("each connection", "each connection"),
             ),
         }

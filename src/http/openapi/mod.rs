@@ -32,6 +32,7 @@ const KEY: &str = "key";
         (name = "streams", description = "Kinds of traffic, with priority, limits and retry policy"),
         (name = "events", description = "The event feed: all events of all messages, in order and without gaps"),
         (name = "webhooks", description = "Endpoints that events are posted to, signed according to Standard Webhooks 1.0"),
+        (name = "deliveries", description = "The requests that webhook endpoints receive"),
         (name = "domains", description = "Sender domains, their DKIM keys, and the DNS records to publish"),
         (name = "inbound", description = "Bounces and complaints that were received by another mail server"),
         (name = "suppressions", description = "Addresses that Postrider does not send messages to"),

@@ -168,22 +168,23 @@ impl ResendDomain {
             tracking_subdomain: None,
             tls: "opportunistic",
             capabilities: json!({"sending": "enabled", "receiving": "disabled"}),
-            records: has_records.then(|| domain.records.into_iter().map(Record::new).collect()),
+            records: has_records.then(|| domain.records.into_iter().filter_map(Record::new).collect()),
         }
     }
 }
 
 impl Record {
-    fn new(finding: Finding) -> Self {
+    /// Returns the record; `None` if Resend has no record for its purpose: SDKs fail on others.
+    fn new(finding: Finding) -> Option<Self> {
         let kind = json!(finding.kind);
         // A value such as `10 mail.acme.test`.
         let split = finding.value.split_once(' ').filter(|_| kind == "MX");
         let priority = split.and_then(|(priority, _)| priority.parse().ok());
         let value = split.filter(|_| priority.is_some()).map(|(_, host)| host.to_owned());
-        Self {
+        Some(Self {
             purpose: match finding.purpose {
                 Purpose::Dkim => "DKIM",
-                Purpose::Dmarc => "DMARC",
+                Purpose::Dmarc => return None,
                 Purpose::Spf | Purpose::ReturnPath | Purpose::ReturnPathSpf | Purpose::HeloSpf => "SPF",
             },
             name: finding.name,
@@ -197,7 +198,7 @@ impl Record {
             },
             value: value.unwrap_or(finding.value),
             priority,
-        }
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use axum::http::request::Parts;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::domain::id::{EndpointId, KeyId, MessageId, TemplateId};
+use crate::domain::id::{EndpointId, KeyId, MessageId, PostId, TemplateId};
 use crate::http::ApiError;
 
 /// An id that is a UUID.
@@ -26,7 +26,7 @@ macro_rules! uuid_id {
     };
 }
 
-uuid_id!(EndpointId, KeyId, MessageId, TemplateId);
+uuid_id!(EndpointId, KeyId, MessageId, PostId, TemplateId);
 
 /// Parses an id: a UUID, or an id of `/v1`.
 pub(super) fn parse<T: UuidId>(text: &str) -> Option<T> {

@@ -21,6 +21,14 @@ impl<T> List<T> {
     pub(super) fn new(data: Vec<T>, has_more: bool) -> Self {
         Self { object: "list", has_more, data }
     }
+
+    /// Creates a page of at most `limit` entries from rows, of which one more is read than the page has.
+    pub(super) fn cut<R>(mut rows: Vec<R>, limit: i64, view: impl FnMut(R) -> T) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let has_more = rows.len() > limit;
+        rows.truncate(limit);
+        Self::new(rows.into_iter().map(view).collect(), has_more)
+    }
 }
 
 /// The position of a page in a list.

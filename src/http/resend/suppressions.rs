@@ -276,11 +276,8 @@ pub(super) async fn list(
             return Err(one_fault("before", Code::NotAvailable, "this list has no `before`; use `after`").into());
         }
     }
-    let mut entries = rows::page(&api.db, tenant, &filter, limit + 1, api.clock.now()).await?;
-    let size = usize::try_from(limit).unwrap_or(usize::MAX);
-    let has_more = entries.len() > size;
-    entries.truncate(size);
-    Ok(Json(List::new(entries.iter().map(|entry| view(tenant, entry)).collect(), has_more)))
+    let entries = rows::page(&api.db, tenant, &filter, limit + 1, api.clock.now()).await?;
+    Ok(Json(List::cut(entries, limit, |entry| view(tenant, &entry))))
 }
 
 /// The id or address in a path.

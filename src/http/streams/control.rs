@@ -62,7 +62,7 @@ pub async fn create(
 /// `null` resets a setting to its configured default, except for `priority`, `weight` and `unsubscribe`, which cannot
 /// be null; omitted fields keep their value. A new priority also applies to waiting messages.
 #[utoipa::path(
-    patch, path = "/v1/streams/{name}", tag = "streams", operation_id = "change_stream",
+    patch, path = "/v1/streams/{name}", tag = "streams", operation_id = "update_stream",
     params(("name" = String, Path, description = "The name of the stream")),
     request_body = StreamChangeBody,
     responses((status = 200, description = "The updated stream", body = StreamView), AuthErrors, NotFound, JsonErrors),

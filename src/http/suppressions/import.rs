@@ -70,8 +70,8 @@ pub struct RefusedLine {
 /// `address` is required; or CSV (`text/csv`) with the same columns, named in the first line or in the order of an
 /// export. A CSV row has as many fields as the first line; an apostrophe before `=`, `+`, `-`, `@` or a tab, as added
 /// by an export, is removed. Lines end with LF, CRLF or CR. Entries are written while the body arrives and replace
-/// existing ones. Invalid lines are reported and skipped. If the connection drops, the entries written so far
-/// remain; send the whole import again.
+/// existing ones. Invalid lines are reported and skipped. If the connection drops, or the API key is revoked in the
+/// meantime, the entries written so far remain; send the whole import again.
 #[utoipa::path(
     post, path = "/v1/suppressions/import", tag = "suppressions", operation_id = "import_suppressions",
     request_body(description = "One entry per line", content(

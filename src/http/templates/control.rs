@@ -77,7 +77,7 @@ pub(in crate::http) async fn store(api: &Api, caller: &Caller, body: &[u8]) -> R
 /// Changes the draft, the alias or the name. Published versions, and messages that use them, do not change; publish the
 /// template to use the new draft.
 #[utoipa::path(
-    patch, path = "/v1/templates/{id}", tag = "templates", operation_id = "change_template",
+    patch, path = "/v1/templates/{id}", tag = "templates", operation_id = "update_template",
     params(("id" = String, Path, description = "The id or alias of the template")),
     request_body = TemplateChangeBody,
     responses(
@@ -152,7 +152,7 @@ fn alias_taken(alias: Option<&str>) -> ApiError {
 /// Deletes the template with its versions. Messages that were rendered from it keep their content. A template is not
 /// deleted while it is the layout of another template, or while messages that use it are scheduled.
 #[utoipa::path(
-    delete, path = "/v1/templates/{id}", tag = "templates", operation_id = "remove_template",
+    delete, path = "/v1/templates/{id}", tag = "templates", operation_id = "delete_template",
     params(("id" = String, Path, description = "The id or alias of the template")),
     responses(
         (status = 204, description = "Deleted"),

@@ -64,7 +64,7 @@ pub(in crate::http) async fn register(api: &Api, caller: &Caller, body: &[u8]) -
 /// operator, by 5 days of failures or by its own 410 response; deliveries continue at its cursor. A new URL or
 /// `"disabled": false` also resets the failures, and the next delivery is attempted at once.
 #[utoipa::path(
-    patch, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "change_webhook",
+    patch, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "update_webhook",
     params(("id" = String, Path, description = "The id of the webhook endpoint")),
     request_body = WebhookChangeBody,
     responses(
@@ -109,7 +109,7 @@ async fn check_batch(api: &Api, caller: &Caller, id: EndpointId, settings: &Sett
 ///
 /// Also deletes its pending deliveries. A delivery attempt in progress may still arrive.
 #[utoipa::path(
-    delete, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "remove_webhook",
+    delete, path = "/v1/webhooks/{id}", tag = "webhooks", operation_id = "delete_webhook",
     params(("id" = String, Path, description = "The id of the webhook endpoint")),
     responses((status = 204, description = "Deleted"), AuthErrors, NotFound),
 )]

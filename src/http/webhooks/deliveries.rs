@@ -41,7 +41,7 @@ pub struct WebhookDelivery {
     pub status: Option<i16>,
     /// The beginning of the response body; null if there was none.
     #[schema(example = "upstream unavailable")]
-    pub answer: Option<String>,
+    pub response_body: Option<String>,
     /// Why there was no response, or why the response counts as a failure; null if the attempt succeeded.
     #[schema(example = "no response within 15 s")]
     pub error: Option<String>,
@@ -67,7 +67,7 @@ impl WebhookDelivery {
             attempt: row.number,
             size: row.size,
             status: row.status,
-            answer: row.answer,
+            response_body: row.answer,
             error: row.error,
             duration_ms: row.duration_ms,
             next_attempt_at: row.next_attempt_at,

@@ -14,6 +14,9 @@ use crate::domain::event::{Event, EventData, EventType};
 
 /// The `type` of a body with several events.
 const BATCH: &str = "webhook.batch";
+/// The tag of the requests that endpoints receive. It is not that of the operations on endpoints: generators make one
+/// module for each tag.
+const TAG: &str = "deliveries";
 
 /// The body of requests to an endpoint whose `batch` is above 1, even for a single event.
 #[derive(Debug, Serialize, ToSchema)]
@@ -40,7 +43,7 @@ pub(crate) fn posts() -> Paths {
 
 fn post(kind: &str, meaning: &str, body: RequestBody) -> PathItem {
     let operation = OperationBuilder::new()
-        .tag("webhooks")
+        .tag(TAG)
         .summary(Some(format!("Receive {kind}")))
         .description(Some(meaning))
         .operation_id(Some(format!("on_{}", kind.replace('.', "_"))))
@@ -91,10 +94,21 @@ fn event(kind: EventType) -> RefOr<Schema> {
     let data = kind
         .required_fields()
         .into_iter()
-        .fold(ObjectBuilder::new(), |data, field| data.property(field, not_null(field)).required(field));
+        .fold(ObjectBuilder::new(), |data, field| data.property(field, not_null(field)).required(field))
+        .title(Some(type_name(kind, "Data")));
     let specific =
         ObjectBuilder::new().property("type", type_schema).property("data", data).required("type").required("data");
-    AllOfBuilder::new().item(Ref::from_schema_name(Event::name())).item(specific).into()
+    let title = Some(type_name(kind, "Event"));
+    AllOfBuilder::new().title(title).item(Ref::from_schema_name(Event::name())).item(specific).into()
+}
+
+/// Returns the name of a type for events of this kind, from which generated clients get their names:
+/// `MessageBouncedEvent`.
+fn type_name(kind: EventType, suffix: &str) -> String {
+    let words = kind.as_str().split(['.', '_']);
+    let capitalized =
+        words.map(|word| word.chars().next().into_iter().flat_map(char::to_uppercase).chain(word.chars().skip(1)));
+    capitalized.flatten().chain(suffix.chars()).collect()
 }
 
 /// Returns the schema of a field of `data` without null.

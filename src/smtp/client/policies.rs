@@ -105,7 +105,7 @@ impl Policies {
             dns: self.dns.clone(),
             guard: Some(self.guard.clone()),
             connections: self.settings.connections,
-            max_messages: self.settings.mails_per_connection,
+            max_messages: self.settings.messages_per_connection,
             age: self.settings.connection_age,
             idle: self.settings.mx_idle,
             timeouts: self.settings.timeouts.clone(),

@@ -26,7 +26,7 @@ pub struct Limits {
     /// destination applies too. Only used with `lane`; the last call's value applies.
     pub connections: Option<usize>,
     /// Maximum messages over one connection, instead of the settings' number.
-    pub mails_per_connection: Option<u32>,
+    pub messages_per_connection: Option<u32>,
 }
 
 /// Decides whether a message is still to be sent. A closure implements [`SendGuard::may_start`].

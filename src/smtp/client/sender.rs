@@ -47,9 +47,10 @@ impl fmt::Debug for Sender {
 impl Sender {
     /// Checks the settings and reads certificates; opens no connection.
     pub fn new(settings: Settings) -> Result<Self, SetupError> {
-        for (count, what) in
-            [(settings.connections, "connections"), (settings.mails_per_connection as usize, "mails_per_connection")]
-        {
+        for (count, what) in [
+            (settings.connections, "connections"),
+            (settings.messages_per_connection as usize, "messages_per_connection"),
+        ] {
             if count == 0 {
                 return Err(SetupError::Zero(what));
             }

@@ -214,7 +214,7 @@ impl ServerDelivery<'_> {
                 }
             })?;
             let Some(mut session) = slot.0.take() else { continue };
-            session.max_messages = self.options.limits.mails_per_connection;
+            session.max_messages = self.options.limits.messages_per_connection;
             // A session may have been used by a lane with a higher limit.
             if session.messages > 0 && session.must_close(policy) {
                 session.quit(policy).await;

@@ -28,7 +28,7 @@ pub struct Settings {
     /// Maximum connections to one destination (the relay, or one address of a mail exchanger), at least 1.
     pub connections: usize,
     /// Maximum messages over one connection, at least 1.
-    pub mails_per_connection: u32,
+    pub messages_per_connection: u32,
     /// Maximum age of a connection before it is replaced.
     pub connection_age: Duration,
     /// Maximum idle time of a connection to a relay.
@@ -76,7 +76,7 @@ impl Default for Settings {
             mx_port: 25,
             mx_tls: BTreeMap::new(),
             connections: 16,
-            mails_per_connection: 100,
+            messages_per_connection: 100,
             connection_age: Duration::from_mins(5),
             relay_idle: Duration::from_secs(30),
             mx_idle: Duration::from_secs(5),

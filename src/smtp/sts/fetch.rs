@@ -16,7 +16,7 @@ use url::Url;
 use super::policy::{Policy, PolicyError};
 use crate::dns::counted;
 use crate::domain::network::IpClass;
-use crate::http_client::{self, BoxError, HttpClient, HttpError, Lookup};
+use crate::http_client::{self, BoxError, HttpClient, HttpError, Lookup, RESPONSE_LIMIT};
 use crate::metrics::labels::DnsKind;
 
 /// Maximum length of a policy in bytes (RFC 8461 §3.3).
@@ -59,7 +59,12 @@ impl Fetcher {
     /// Creates a fetcher. `tls` verifies certificates; `wait` is the time limit of a whole fetch.
     pub fn new(dns: TokioResolver, tls: ClientConfig, port: u16, allow_loopback: bool, wait: Duration) -> Self {
         // A server is contacted at most once in several minutes, so no idle connections are kept.
-        let settings = http_client::Settings { https_only: true, idle_per_host: 0, idle_timeout: Duration::ZERO };
+        let settings = http_client::Settings {
+            https_only: true,
+            idle_per_host: 0,
+            idle_timeout: Duration::ZERO,
+            response_limit: RESPONSE_LIMIT,
+        };
         let lookup: Lookup = Arc::new(move |host| {
             let dns = dns.clone();
             Box::pin(async move { lookup(&dns, &host, allow_loopback).await })

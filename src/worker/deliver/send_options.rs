@@ -12,9 +12,9 @@ impl DeliverContext {
             return SendOptions { urgent: false, limits: Limits::default(), guard };
         };
         let connections = lane.connections.and_then(|_| self.leases.permits.connections(lane.id));
-        let mails_per_connection = lane.mails_per_connection.and_then(|messages| u32::try_from(messages).ok());
-        let has_limits = connections.is_some() || mails_per_connection.is_some();
-        let limits = Limits { lane: has_limits.then_some(lane.id), connections, mails_per_connection };
+        let messages_per_connection = lane.messages_per_connection.and_then(|messages| u32::try_from(messages).ok());
+        let has_limits = connections.is_some() || messages_per_connection.is_some();
+        let limits = Limits { lane: has_limits.then_some(lane.id), connections, messages_per_connection };
         SendOptions { urgent: lane.priority <= URGENT, limits, guard }
     }
 }

@@ -151,7 +151,7 @@ fn unlimited(lane: &NamedLane, Priority { priority, weight }: Priority) -> Ready
         weight,
         ready_at: DateTime::<Utc>::MAX_UTC,
         connections: None,
-        mails_per_connection: None,
+        messages_per_connection: None,
         rate: None,
         learned_rate: None,
         blocked_since: None,
@@ -211,7 +211,7 @@ mod tests {
         let changes: [fn(&mut ReadyLane); 5] = [
             |lane| lane.rate = Some(1.0),
             |lane| lane.connections = Some(1),
-            |lane| lane.mails_per_connection = Some(1),
+            |lane| lane.messages_per_connection = Some(1),
             |lane| lane.blocked_since = Some(DateTime::UNIX_EPOCH),
             |lane| (lane.rate, lane.learned_rate) = (Some(1.0), Some(1.0)),
         ];

@@ -318,7 +318,7 @@ mod tests {
                 weight: 10,
                 ready_at: DateTime::UNIX_EPOCH,
                 connections: None,
-                mails_per_connection: None,
+                messages_per_connection: None,
                 rate,
                 learned_rate: None,
                 blocked_since: None,

@@ -23,6 +23,7 @@ use uuid::Uuid;
 use super::lease::Leases;
 use crate::clock::SharedClock;
 use crate::db::{Db, DbError, webhooks};
+use crate::domain::event::resend::Mapping;
 use crate::domain::keyring::Keyring;
 use crate::telemetry::RateLimitedLog;
 use crate::webhook::Poster;
@@ -48,12 +49,20 @@ pub(crate) struct WebhookContext {
     pub keyring: Option<Keyring>,
     /// How long deliveries may take on shutdown.
     pub grace: Duration,
+    /// Which events are posted to endpoints with Resend's format.
+    pub mapping: Mapping,
     database_calls: Semaphore,
     secret_errors: RateLimitedLog,
 }
 
 impl WebhookContext {
-    pub(crate) fn new(leases: Arc<Leases>, poster: Arc<Poster>, keyring: Option<Keyring>, grace: Duration) -> Self {
+    pub(crate) fn new(
+        leases: Arc<Leases>,
+        poster: Arc<Poster>,
+        keyring: Option<Keyring>,
+        grace: Duration,
+        mapping: Mapping,
+    ) -> Self {
         Self {
             db: leases.db.clone(),
             clock: leases.clock.clone(),
@@ -61,6 +70,7 @@ impl WebhookContext {
             poster,
             keyring,
             grace,
+            mapping,
             database_calls: Semaphore::new(DATABASE_CALLS),
             secret_errors: RateLimitedLog::default(),
         }

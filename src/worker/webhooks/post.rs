@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use crate::db::events::EventRow;
 use crate::domain::event::Event;
+use crate::domain::event::resend::Mapping;
 use crate::domain::id::EndpointId;
 use crate::domain::webhook::endpoint::PostFormat;
 
@@ -32,7 +33,7 @@ pub(super) struct Item {
 }
 
 impl Item {
-    pub fn new(row: EventRow, format: PostFormat) -> Self {
+    pub fn new(row: EventRow, format: PostFormat, mapping: Mapping) -> Self {
         let subject = match (row.message_id, row.recipient_id) {
             (None, _) => Subject::NoMessage,
             (Some(message), None) => Subject::Message(message),
@@ -42,7 +43,7 @@ impl Item {
         let (seq, event) = (row.seq, Event::from(row));
         let json = match format {
             PostFormat::Postrider => event.to_json_within(max_event_bytes),
-            PostFormat::Resend => event.to_resend().to_string(),
+            PostFormat::Resend => mapping.payload(&event).to_string(),
         };
         Self { seq, subject, json }
     }

@@ -49,7 +49,7 @@ async fn domain_is_verified_once_its_listed_records_are_published() {
     let wrong = checked(&app, "acme.test").await;
     assert_eq!(statuses(&wrong)[..3], [("dkim", "wrong"), ("dkim", "ok"), ("spf", "wrong")]);
     assert_eq!(wrong["records"][2]["found"], json!(["v=spf1 include:other.test -all"]));
-    let fix = wrong["records"][2]["mend"].as_str().unwrap();
+    let fix = wrong["records"][2]["fix"].as_str().unwrap();
     assert!(fix.contains("v=spf1 a:postrider.test include:other.test -all"), "{fix}");
     assert_eq!(wrong["status"], "pending");
 
@@ -113,7 +113,7 @@ async fn spf_is_evaluated_and_suggested_record_passes() {
         dns.txt("acme.test", [record]);
         let found = checked(&app, "acme.test").await;
         let record = records(&found, "spf")[0].clone();
-        (record["status"].as_str().unwrap().to_owned(), record["mend"].as_str().unwrap_or_default().to_owned())
+        (record["status"].as_str().unwrap().to_owned(), record["fix"].as_str().unwrap_or_default().to_owned())
     };
     dns.txt("spf.other.test", ["v=spf1 ip4:192.0.2.0/24 -all"]);
     let ok = ("ok".to_owned(), String::new());

@@ -219,7 +219,7 @@ async fn explains_quarantine_after_a_crash() {
     // The state after the message's lease was rescued, while no worker has capacity for the message.
     app.sql("UPDATE queue SET crashes = 1, due_at = '2026-11-23T12:00:03Z'").await;
     let ann = explained(&app, &sent.id).await;
-    assert_eq!((kind(&ann), &ann["blocker"]["until"]), ("suspected", &json!("2026-11-23T12:00:03Z")));
+    assert_eq!((kind(&ann), &ann["blocker"]["until"]), ("quarantined", &json!("2026-11-23T12:00:03Z")));
     assert_eq!(
         (&ann["status"], app.status(&sent.id).await.as_str()),
         (&json!("queued"), "queued"),
@@ -228,7 +228,7 @@ async fn explains_quarantine_after_a_crash() {
     assert_eq!(app.get("/v1/messages?status=scheduled").await.body["data"], json!([]));
     assert_eq!(app.get("/v1/ledger").await.body["waiting"]["queued"], 1);
     app.clock.advance(seconds(3));
-    assert_eq!(kind(&explained(&app, &sent.id).await), "suspected");
+    assert_eq!(kind(&explained(&app, &sent.id).await), "quarantined");
     app.run_until_idle().await;
     assert_eq!(app.status(&sent.id).await, "relayed");
 }
@@ -255,7 +255,7 @@ async fn message_counts_once_in_queue_positions() {
 #[tokio::test]
 async fn estimate_uses_the_throughput_of_the_lane() {
     let app = TestApp::start().await;
-    let own = json!({"stream": "transactional", "route": "relay", "domain": "own.test", "mails_per_connection": 50});
+    let own = json!({"stream": "transactional", "route": "relay", "domain": "own.test", "messages_per_connection": 50});
     ApiResponse::to(app.request(Method::PUT, "/v1/lanes").json(&own)).await;
     for to in [json!("x@own.test"), json!(["a@other.test", "b@other.test"]), json!("c@other.test")] {
         app.send(json!({"to": to})).await;

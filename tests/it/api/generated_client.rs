@@ -24,7 +24,7 @@ const MYPY_CONFIG: &str = "[mypy]\nstrict = true\n\
     [mypy-postrider_client.models.*]\ndisable_error_code = no-redef\n";
 
 /// Runs a program in a directory, with the Python programs in `PATH`; panics if it fails. Returns its output.
-async fn run(command: &mut Command, dir: &Path, python: &Path) -> String {
+pub(super) async fn run(command: &mut Command, dir: &Path, python: &Path) -> String {
     let programs = python.parent().unwrap().display();
     let path = format!("{programs}:{}", std::env::var("PATH").unwrap_or_default());
     let command =
@@ -36,7 +36,7 @@ async fn run(command: &mut Command, dir: &Path, python: &Path) -> String {
 }
 
 /// Returns the path of a file in this repository.
-fn file(path: &str) -> PathBuf {
+pub(super) fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
@@ -56,7 +56,7 @@ fn modules(dir: &Path) -> BTreeSet<String> {
 }
 
 /// Returns the ids of all operations.
-fn operation_ids(document: &Value) -> BTreeSet<String> {
+pub(super) fn operation_ids(document: &Value) -> BTreeSet<String> {
     let paths = document["paths"].as_object().unwrap().values();
     let operations = paths.flat_map(|methods| methods.as_object().unwrap().values());
     operations.map(|operation| operation["operationId"].as_str().unwrap().to_owned()).collect()

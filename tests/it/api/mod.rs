@@ -12,4 +12,5 @@ mod ledger;
 mod list_and_filters;
 mod openapi;
 mod openapi_examples;
+mod openapi_generator;
 mod unverified_senders;

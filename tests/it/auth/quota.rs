@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
@@ -138,11 +139,23 @@ async fn invalid_and_repeated_requests_do_not_count() {
     assert_eq!(key.post("/v1/messages", &message(json!({"to": "x"}))).await.status, 422);
     assert_eq!(key.post("/v1/messages?dry_run=true", &to(5)).await.status, 200);
     let send = async || {
-        let request = key.request(reqwest::Method::POST, "/v1/messages").header("Idempotency-Key", "a").json(&to(1));
+        let request = key.request(Method::POST, "/v1/messages").header("Idempotency-Key", "a").json(&to(1));
         crate::support::client::ApiResponse::to(request).await
     };
     assert_eq!([send().await.status, send().await.status], [202, 202]);
     assert_eq!(used(&app, &id).await["recipients"], 1);
+}
+
+#[tokio::test]
+async fn recipients_of_a_failed_commit_are_returned() {
+    let app = TestApp::start().await;
+    let (id, key) = create(&app, 3).await;
+    app.sql("ALTER TABLE recipients RENAME TO recipients_away").await;
+    let failed = key.request(Method::POST, "/v1/messages").json(&to(2)).send().await.unwrap();
+    app.sql("ALTER TABLE recipients_away RENAME TO recipients").await;
+    assert!(failed.status().is_server_error(), "{failed:?}");
+    assert_eq!(used(&app, &id).await["recipients"], 0);
+    assert_eq!(key.post("/v1/messages", &to(3)).await.status, 202);
 }
 
 #[tokio::test]

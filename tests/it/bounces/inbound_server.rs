@@ -95,7 +95,7 @@ async fn connections_and_messages_per_address_are_limited() {
         .with_inbound()
         .config(|config| {
             config.inbound.connections_per_peer = 2;
-            config.inbound.mails_per_minute = 3;
+            config.inbound.messages_per_minute = 3;
         })
         .start()
         .await;

@@ -141,7 +141,7 @@ async fn message_waits_until_its_keys_can_be_decrypted() {
     assert_eq!((&waiting["status"], &waiting["attempts"], app.smtp.messages().len()), (&json!("queued"), &json!(0), 0));
     assert_eq!(app.events(&message.id).await, ["accepted"]);
     let explained = app.get(&format!("/v1/messages/{}/explain", message.id)).await.body["recipients"][0].clone();
-    assert_eq!(explained["blocker"]["kind"], "put_off");
+    assert_eq!(explained["blocker"]["kind"], "unprepared");
     assert!(
         explained["summary"].as_str().unwrap().contains("from domain acme.test cannot be signed: DKIM key"),
         "{explained}"

@@ -59,7 +59,7 @@ async fn lane_shows_its_waiting_recipients() {
     assert_eq!(oldest, due.parse::<chrono::DateTime<chrono::Utc>>().unwrap());
     assert_eq!(
         lane["limits"]["connections"],
-        json!({"own": null, "effective": 16, "from": "configuration", "over": "each worker"})
+        json!({"own": null, "effective": 16, "from": "configuration", "scope": "each worker"})
     );
     assert_eq!(lane["limits"]["rate"], json!({"own": null, "effective": null, "from": null}));
     let path = format!("/v1/lanes/{}", lane["id"].as_str().unwrap());
@@ -132,13 +132,13 @@ async fn lane_limits_can_be_set_changed_and_removed() {
     let path = format!("/v1/lanes/{}", created.body["id"].as_str().unwrap());
     assert_eq!(created.headers["location"], path);
     let limits = &created.body["limits"];
-    assert_eq!(limits["connections"], json!({"own": 2, "effective": 2, "from": "lane", "over": "all workers"}));
+    assert_eq!(limits["connections"], json!({"own": 2, "effective": 2, "from": "lane", "scope": "all workers"}));
     assert_eq!(limits["rate"], json!({"own": 0.5, "effective": 0.5, "from": "lane"}));
-    assert_eq!(limits["mails_per_connection"]["from"], "configuration");
+    assert_eq!(limits["messages_per_connection"]["from"], "configuration");
 
-    let changed = app.patch(&path, &json!({"connections": null, "mails_per_connection": 7})).await.body;
+    let changed = app.patch(&path, &json!({"connections": null, "messages_per_connection": 7})).await.body;
     let own = |name: &str| changed["limits"][name]["own"].clone();
-    assert_eq!((own("connections"), own("rate"), own("mails_per_connection")), (json!(null), json!(0.5), json!(7)));
+    assert_eq!((own("connections"), own("rate"), own("messages_per_connection")), (json!(null), json!(0.5), json!(7)));
 
     let again = put(&app, json!({"stream": "bulk", "route": "relay", "domain": "bücher.test", "connections": 3})).await;
     assert_eq!((again.status, &again.body["id"]), (200, &created.body["id"]));

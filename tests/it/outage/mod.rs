@@ -3,5 +3,6 @@
 mod database_clock;
 mod fault_table;
 mod postgres;
+mod quota;
 mod replicas;
 mod session_settings;

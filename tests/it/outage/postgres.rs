@@ -82,7 +82,7 @@ async fn silent_postgres_is_detected() {
 }
 
 /// Repeats the query until it returns 1.
-async fn wait_until_one(connection: &mut PgConnection, query: &'static str) {
+pub(super) async fn wait_until_one(connection: &mut PgConnection, query: &'static str) {
     let waiting = async {
         while sqlx::query_scalar::<_, i64>(query).fetch_one(&mut *connection).await.unwrap() != 1 {
             tokio::task::yield_now().await;

@@ -12,6 +12,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("dns", &["domain"]),
     ("http_client", &[]),
+    ("url_guard", &["domain"]),
+    ("fetch", &[]),
     ("limiter", &[]),
     ("metrics", &["domain"]),
     ("config", &["domain"]),
@@ -54,7 +56,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("cli", &["app", "bench", "http", "accept", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
 ];
 const LEAVES: &[&str] =
-    &["batcher", "cache", "clock", "config", "dns", "http_client", "limiter", "metrics", "telemetry"];
+    &["batcher", "cache", "clock", "config", "dns", "fetch", "http_client", "limiter", "metrics", "telemetry", "url_guard"];
 
 pub(super) fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -99,7 +99,7 @@ async fn inline_images_and_files_without_a_name() {
 async fn invalid_attachments_are_refused() {
     let app = start().await;
     for (file, part) in [
-        (json!({"filename": "a", "path": "https://example.test/a.pdf"}), "attachments[0].path"),
+        (json!({"filename": "a", "path": "ftp://example.test/a.pdf"}), "attachments[0].path"),
         (json!({"filename": "a"}), "attachments[0].content"),
         (json!({"filename": "a", "content": "data:text/plain;base64,aGk="}), "attachments[0].content"),
         (json!({"filename": "a", "content": "aGk=", "content_type": "nonsense"}), "attachments[0].content_type"),
@@ -139,6 +139,26 @@ async fn link_works_without_a_key_until_it_expires() {
     assert_eq!(download(url).await.0, 404, "expired at {expires_at}");
     for path in [format!("/emails/{id}/attachments/{id}"), format!("/emails/{id}/attachments/0"), format!("{path}/x")] {
         assert_eq!(get(&app, &path).await.error(), (404, "not_found"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn attachments_are_paged_in_both_directions() {
+    let app = start().await;
+    let files: Vec<Value> = (1..=3).map(|n| json!({"filename": format!("{n}.txt"), "content": "aGk="})).collect();
+    let id = send(&app, json!({"attachments": files})).await;
+    let all = attachments(&app, &id).await;
+    let of = |n: usize| all[n]["id"].as_str().unwrap();
+    for (query, names, has_more) in [
+        ("limit=2".to_owned(), &["1.txt", "2.txt"][..], true),
+        (format!("after={}", of(0)), &["2.txt", "3.txt"], false),
+        (format!("limit=1&before={}", of(2)), &["2.txt"], true),
+        (format!("after={}", of(2)), &[], false),
+    ] {
+        let page = get(&app, &format!("/emails/{id}/attachments?{query}")).await.ok();
+        let shown: Vec<&str> =
+            page["data"].as_array().unwrap().iter().map(|file| file["filename"].as_str().unwrap()).collect();
+        assert_eq!((shown.as_slice(), &page["has_more"]), (names, &json!(has_more)), "{query}");
     }
 }
 

@@ -71,7 +71,7 @@ async fn permissive_batch_lists_the_refused_messages() {
 async fn permissive_batch_lists_what_cannot_be_translated() {
     let app = start().await;
     let wrong = email(json!({"scheduled_at": "someday"}));
-    let by_url = email(json!({"attachments": [{"filename": "a", "path": "https://example.test/a"}]}));
+    let by_url = email(json!({"attachments": [{"filename": "a", "path": "ftp://example.test/a"}]}));
     let body = json!([wrong, email(json!({"subject": "one"})), 5, email(json!({"to": "nobody"})), by_url]);
     let keyed = |body: &Value| {
         let request = app.request(Method::POST, PATH).header("x-batch-validation", "permissive");

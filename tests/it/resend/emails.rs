@@ -75,6 +75,14 @@ async fn bodies_of_get_and_cancel_are_ignored() {
 }
 
 #[tokio::test]
+async fn bodies_of_delete_are_ignored() {
+    let app = start().await;
+    let template = post(&app, "/templates", &json!({"name": "Hi", "html": "<p>Hi</p>"})).await.id();
+    let delete = app.request(Method::DELETE, &format!("/templates/{template}")).json(&json!({"id": template}));
+    assert_eq!(Response::to(delete).await.ok()["deleted"], true);
+}
+
+#[tokio::test]
 async fn scheduled_message_is_moved_and_canceled() {
     let app = start().await;
     let id = send(&app, json!({"scheduled_at": "in 2 days"})).await;
@@ -142,7 +150,7 @@ async fn addresses_of_resend_play_their_outcome() {
 
 #[tokio::test]
 async fn it_can_be_switched_off() {
-    let app = TestApp::builder().config(|config| config.http.resend = false).start().await;
+    let app = TestApp::builder().config(|config| config.resend.enabled = false).start().await;
     let response = app.post("/emails", &email(json!({}))).await;
     assert_eq!(response.status, 404);
 }

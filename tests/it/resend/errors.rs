@@ -73,6 +73,27 @@ async fn malformed_requests_get_400() {
 }
 
 #[tokio::test]
+async fn limits_of_a_key_get_the_headers_and_names_of_sdks() {
+    let app = start().await;
+    let limits =
+        json!({"name": "shop", "rate": {"requests_per_second": 1, "burst": 2}, "quota": {"recipients_per_day": 1}});
+    let created = app.post("/v1/keys", &limits).await.body;
+    let key = app.api().with_key(created["secret"].as_str().unwrap());
+    let request = || key.request(Method::POST, "/emails").json(&email(json!({})));
+    let first = request().send().await.unwrap();
+    assert_eq!(first.status(), 200);
+    for name in ["ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"] {
+        let number = first.headers()[name].to_str().unwrap();
+        assert!(number.parse::<u32>().is_ok(), "{name}: {number}");
+    }
+    assert_eq!(Response::to(request()).await.error(), (429, "daily_quota_exceeded"));
+    let limited = request().send().await.unwrap();
+    assert!(limited.headers()["retry-after"].to_str().unwrap().parse::<u32>().is_ok(), "{:?}", limited.headers());
+    let body: serde_json::Value = limited.json().await.unwrap();
+    assert_eq!((&body["statusCode"], &body["name"]), (&json!(429), &json!("rate_limit_exceeded")));
+}
+
+#[tokio::test]
 async fn unknown_paths_and_methods_get_json() {
     let app = start().await;
     let id = send(&app, json!({})).await;
@@ -93,7 +114,9 @@ async fn unknown_paths_and_methods_get_json() {
         assert_eq!(get(&app, path).await.error(), (404, "not_found"), "{path}");
     }
     assert_eq!(post(&app, &format!("/emails/{id}/share"), &json!({})).await.error(), (404, "not_found"));
-    assert_eq!(get(&app, "/emails/batch").await.error(), (405, "method_not_allowed"));
+    for path in ["/emails/batch", "/suppressions/batch/add", "/suppressions/batch/remove"] {
+        assert_eq!(get(&app, path).await.error(), (405, "method_not_allowed"), "{path}");
+    }
     assert_eq!(Response::to(app.request(Method::DELETE, "/emails")).await.error(), (405, "method_not_allowed"));
     // Other paths keep their own errors.
     assert_eq!(app.get("/v1/nothing").await.status, 404);

@@ -1,6 +1,9 @@
 //! `Idempotency-Key`: requests are compared by what they mean, not by their bytes.
 
+use std::collections::BTreeSet;
+
 use chrono::TimeDelta;
+use futures_util::future::join_all;
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
@@ -41,6 +44,22 @@ async fn another_order_of_members_is_the_same_request() {
     bytes["cc"] = json!([]);
     assert_eq!(send(&app, &bytes.to_string()).await.id(), first);
     assert_eq!(get(&app, "/emails").await.ok()["data"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn request_with_a_key_in_progress_is_a_conflict() {
+    let app = start().await;
+    let body = email(json!({})).to_string();
+    let responses = join_all((0..20).map(|_| send(&app, &body))).await;
+    let mut ids = BTreeSet::new();
+    for response in responses {
+        if response.status == 200 {
+            ids.insert(response.id());
+        } else {
+            assert_eq!(response.error(), (409, "concurrent_idempotent_requests"));
+        }
+    }
+    assert_eq!(ids.len(), 1);
 }
 
 #[tokio::test]

@@ -4,14 +4,18 @@ mod api_keys;
 mod attachments;
 mod batch;
 mod domains;
+mod downloads;
 mod emails;
 mod errors;
 mod idempotency;
+mod limits;
 mod lists;
+mod rust_sdk;
 mod sdk;
 mod states;
 mod suppressions;
 mod templates;
+mod webhook_events;
 mod webhooks;
 
 use reqwest::header::CONTENT_TYPE;

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::{delete, get, patch, post, send};
 use crate::support::app::TestApp;
 use crate::support::hooks;
-use crate::support::receiver::Receiver;
+use crate::support::receiver::{Receiver, Reply};
+use crate::support::smtp::Gate;
 
 /// Creates an endpoint, and returns its id and its secret.
 async fn create(app: &TestApp, url: &str, events: Value) -> (String, Vec<u8>) {
@@ -79,6 +80,83 @@ async fn endpoint_of_v1_may_have_the_form_too() {
         assert_eq!(app.patch(&path, &change).await.status, 422, "{change}");
     }
     assert_eq!(app.patch(&path, &json!({"format": "resend", "batch": 1})).await.status, 200);
+}
+
+#[tokio::test]
+async fn failed_batch_is_retried_in_the_new_form() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let created = app.post("/v1/webhooks", &json!({"url": receiver.url("/hook"), "batch": 10})).await;
+    let path = format!("/v1/webhooks/{}", created.body["id"].as_str().unwrap());
+    receiver.script("/hook", [Reply::Status(500)]);
+    let ids = [send(&app, json!({})).await, send(&app, json!({})).await];
+    app.run_until_idle().await;
+    app.notify().await;
+    let failed = receiver.posts("/hook").remove(0).body;
+    assert_eq!((&failed["type"], failed["events"].as_array().unwrap().len()), (&json!("webhook.batch"), 4));
+
+    assert_eq!(app.patch(&path, &json!({"format": "resend", "batch": 1})).await.status, 200);
+    app.notify_after(60).await;
+    let posts = receiver.posts("/hook").split_off(1);
+    let sent: Vec<(&str, &str)> = posts
+        .iter()
+        .map(|post| (post.body["type"].as_str().unwrap(), post.body["data"]["email_id"].as_str().unwrap()))
+        .collect();
+    assert_eq!(sent, ids.each_ref().map(|id| ("email.sent", id.as_str())), "Resend has no event for `relayed`");
+    assert!(posts.iter().all(|post| post.headers.contains_key("svix-id")));
+    assert_eq!(app.get(&path).await.body["pending_retries"], 0);
+
+    receiver.script("/hook", [Reply::Status(500)]);
+    send(&app, json!({})).await;
+    app.notify().await;
+    assert_eq!(app.patch(&path, &json!({"format": "postrider"})).await.status, 200);
+    app.notify_after(60).await;
+    let last = receiver.posts("/hook").pop().unwrap();
+    assert_eq!((&last.body["type"], last.headers.contains_key("svix-id")), (&json!("message.accepted"), false));
+}
+
+#[tokio::test]
+async fn event_read_in_the_old_form_is_posted_in_the_new_one() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let created = app.post("/v1/webhooks", &json!({"url": receiver.url("/hook"), "concurrency": 1})).await;
+    let path = format!("/v1/webhooks/{}", created.body["id"].as_str().unwrap());
+    let gate = Gate::default();
+    receiver.script("/hook", [Reply::Held(gate.clone())]);
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(send(&app, json!({})).await);
+    }
+    ids.sort_unstable();
+    let working = tokio::spawn({
+        let worker = app.worker.clone();
+        async move { worker.notify().await.unwrap() }
+    });
+    // The worker has read all events, and waits for the response to the first one.
+    gate.reached().await;
+    assert_eq!(app.patch(&path, &json!({"format": "resend"})).await.status, 200);
+    gate.open();
+    working.await.unwrap();
+    app.notify().await;
+    let posts = receiver.posts("/hook");
+    let mut sent: Vec<&str> = posts.iter().filter_map(|post| post.body["data"]["email_id"].as_str()).collect();
+    sent.sort_unstable();
+    assert_eq!(sent, ids, "each is posted in the new form; those that were in flight a second time");
+    assert_eq!(posts[0].body["type"], "message.accepted");
+}
+
+#[tokio::test]
+async fn relayed_may_count_as_delivered() {
+    let app = hooks::builder().config(|config| config.resend.relayed_as_delivered = true).start().await;
+    let receiver = Receiver::start().await;
+    create(&app, &receiver.url("/hook"), json!(["email.delivered", "email.bounced"])).await;
+    let id = send(&app, json!({})).await;
+    app.run_until_idle().await;
+    app.notify().await;
+    let posts = receiver.posts("/hook");
+    assert_eq!(posts.len(), 1, "{posts:?}");
+    assert_eq!((&posts[0].body["type"], &posts[0].body["data"]["email_id"]), (&json!("email.delivered"), &json!(id)));
+    assert_eq!(posts[0].body["data"]["to"], json!(["ann@example.test"]));
+    assert_eq!(get(&app, &format!("/emails/{id}")).await.ok()["last_event"], "delivered");
+    assert_eq!(get(&app, "/emails").await.ok()["data"][0]["last_event"], "delivered");
 }
 
 #[tokio::test]

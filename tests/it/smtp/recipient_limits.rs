@@ -73,7 +73,7 @@ async fn the_limit_is_remembered_for_the_next_message() {
 #[tokio::test]
 async fn each_transaction_counts_towards_mails_per_connection() {
     let smtp = two_at_a_time("552 too many recipients").await;
-    let sender = sender(Settings { mails_per_connection: 1, ..relay(&smtp) });
+    let sender = sender(Settings { messages_per_connection: 1, ..relay(&smtp) });
     assert_eq!(verdicts(&send(&sender, FIVE).await), [Accepted; 5]);
     assert_eq!((smtp.messages().len(), smtp.connections()), (3, 3));
 }

@@ -98,7 +98,7 @@ async fn a_lower_limit_closes_excess_idle_connections() {
 async fn mails_per_connection_limits_each_connection() {
     let smtp = SmtpServer::start().await;
     let sender = sender(relay(&smtp));
-    let limits = Limits { mails_per_connection: Some(5), ..lane(2) };
+    let limits = Limits { messages_per_connection: Some(5), ..lane(2) };
     for _ in 0..11 {
         send(&sender, &through_relay(), &limits).await.unwrap();
     }
@@ -110,8 +110,8 @@ async fn mails_per_connection_limits_each_connection() {
 #[tokio::test]
 async fn a_lane_may_raise_mails_per_connection() {
     let smtp = SmtpServer::start().await;
-    let sender = sender(Settings { mails_per_connection: 1, ..relay(&smtp) });
-    let limits = Limits { mails_per_connection: Some(3), ..Limits::default() };
+    let sender = sender(Settings { messages_per_connection: 1, ..relay(&smtp) });
+    let limits = Limits { messages_per_connection: Some(3), ..Limits::default() };
     for _ in 0..3 {
         send(&sender, &through_relay(), &limits).await.unwrap();
     }

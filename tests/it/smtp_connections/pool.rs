@@ -22,7 +22,7 @@ async fn messages_reuse_one_session() {
 #[tokio::test]
 async fn a_session_ends_with_quit_after_its_maximum_of_messages() {
     let smtp = SmtpServer::start().await;
-    let sender = sender(Settings { mails_per_connection: 2, ..relay(&smtp) });
+    let sender = sender(Settings { messages_per_connection: 2, ..relay(&smtp) });
     for _ in 0..5 {
         assert_eq!(send_one(&sender).await.verdict, Accepted);
     }

@@ -1,5 +1,7 @@
 //! Import and export of the list, as NDJSON and CSV.
 
+use std::time::Duration;
+
 use postrider::config::Config;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -7,6 +9,8 @@ use serde_json::{Value, json};
 use crate::support::app::TestApp;
 use crate::support::client::ApiResponse;
 use crate::support::clock::hours;
+use crate::support::raw_http::{Raw, status};
+use crate::support::until::until;
 
 const PATH: &str = "/v1/suppressions";
 const NDJSON: &str = "application/x-ndjson";
@@ -145,6 +149,34 @@ async fn invalid_imports_are_reported() {
     assert_eq!((&error["pointer"], &error["code"]), (&json!("/created_at"), &json!("invalid_timestamp")));
     let past = r#"{"address": "ann@example.test", "expires_at": "2020-01-01T00:00:00Z"}"#;
     assert_eq!(import(&app, NDJSON, past).await.body["errors"][0]["pointer"], "/expires_at");
+}
+
+#[tokio::test]
+async fn key_revoked_during_an_import_ends_it() {
+    let app = TestApp::start().await;
+    let created = app.post("/v1/keys", &json!({"name": "leaked", "scopes": ["admin"]})).await;
+    let (id, key) = (created.body["id"].as_str().unwrap(), created.body["secret"].as_str().unwrap());
+    let lines = |from: u32| -> String {
+        (from..from + 1_000).map(|n| format!("{{\"address\": \"a{n}@example.test\"}}\n")).collect()
+    };
+    let (first, rest) = (lines(1_000), lines(2_000));
+    let mut raw = Raw::connect(&app.base).await;
+    raw.send(format!(
+        "POST {PATH}/import HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: {NDJSON}\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{first}",
+        first.len() + rest.len()
+    ))
+    .await;
+    let imported = async || export(&app, NDJSON).await.lines().count();
+    until("the first part is imported", Duration::from_secs(20), async || match imported().await {
+        1_000 => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    assert_eq!(app.delete(&format!("/v1/keys/{id}")).await.status, 204);
+    raw.send(rest).await;
+    assert_eq!(status(&raw.rest().await), 401);
+    assert_eq!(imported().await, 1_000, "what was imported before remains");
 }
 
 #[tokio::test]

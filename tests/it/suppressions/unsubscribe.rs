@@ -285,7 +285,7 @@ async fn worker_without_link_settings_makes_no_attempt() {
     assert_eq!((&ann["status"], &ann["attempts"], app.smtp.connections()), (&json!("queued"), &json!(0), 0));
     assert_eq!((&ann["response"], app.events(&accepted.id).await), (&json!(null), vec!["accepted".to_owned()]));
     let explained = app.get(&format!("/v1/messages/{}/explain", accepted.id)).await.body["recipients"][0].clone();
-    assert_eq!(explained["blocker"]["kind"], "put_off");
+    assert_eq!(explained["blocker"]["kind"], "unprepared");
     assert_eq!(app.get(&format!("/v1/messages/{}/raw", accepted.id)).await.problem(), (409, "not_configured"));
     let plan = app.post("/v1/messages?dry_run=true", &message(json!({"stream": "bulk"}))).await.body;
     assert_eq!(plan["warnings"][0]["code"], "not_configured");

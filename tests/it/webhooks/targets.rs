@@ -1,7 +1,7 @@
 //! Allowed targets of webhooks: public and configured addresses, checked at every post.
 
 use postrider::app::guard;
-use postrider::webhook::Denied;
+use postrider::url_guard::Denied;
 use serde_json::json;
 use url::Url;
 

@@ -182,7 +182,7 @@ fn form(parts: &[(&str, &str)]) -> Files {
     let part = |(name, sha256): &(&str, &str)| {
         ((*name).to_owned(), FilePart { sha256: (*sha256).to_owned(), size: 3, data: Vec::new() })
     };
-    Files { blobs: None, parts: Some(parts.iter().map(part).collect()) }
+    Files { parts: Some(parts.iter().map(part).collect()), ..Files::default() }
 }
 
 /// Returns a valid message that attaches this part.

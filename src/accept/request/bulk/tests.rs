@@ -74,7 +74,7 @@ fn digest_depends_on_the_message_and_the_recipients() {
 fn hashes_of_a_form_depend_on_the_files_only() {
     let hashes = |name: &str, sha256: &str| {
         let part = FilePart { sha256: sha256.to_owned(), size: 3, data: Vec::new() };
-        let files = Files { blobs: None, parts: Some([(name.to_owned(), part)].into()) };
+        let files = Files { parts: Some([(name.to_owned(), part)].into()), ..Files::default() };
         let mut body = bulk(&json!([{"to": "ann@example.test", "idempotency_key": "k"}]));
         body["attachments"] = json!([{"filename": "a.bin", "part": name}]);
         let mut bulk = parse_form(body.to_string().as_bytes(), &["bulk"], &files).expect("a bulk");

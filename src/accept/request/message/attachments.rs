@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
-use crate::accept::request::files::{self, Files};
+use crate::accept::request::files::{self, Files, MissingPart};
 use crate::accept::request::json::fields::Fields;
 use crate::accept::request::json::pointer::{Pointer, cut};
 use crate::accept::request::json::walk::Node;
@@ -115,7 +115,7 @@ fn source(fields: &mut Fields<'_, '_>, at: &Pointer<'_>, files: &Files, faults: 
     let source = match name {
         "content" => decode(node, faults).map(Source::Bytes),
         "sha256" => blob(node, files, faults),
-        _ => part(node, files, faults),
+        _ => part(node, at, files, faults),
     };
     source.filter(|_| others == 0)
 }
@@ -136,10 +136,14 @@ fn blob(node: Node<'_, '_>, files: &Files, faults: &mut Faults) -> Option<Source
     Some(Source::Blob { sha256, size })
 }
 
-/// Finds the part of the form that an attachment refers to.
-fn part(node: Node<'_, '_>, files: &Files, faults: &mut Faults) -> Option<Source> {
+/// Finds the part of the form that the attachment at `attachment` refers to.
+fn part(node: Node<'_, '_>, attachment: &Pointer<'_>, files: &Files, faults: &mut Faults) -> Option<Source> {
     let at = node.at;
     let name = node.string(faults)?;
+    if let Some(MissingPart { field, code, message }) = files.missing.get(&*name) {
+        Pointer::Field(attachment, field).fault(faults, *code, message);
+        return None;
+    }
     match files.part(&name) {
         Some(part) if part.data.len() as u64 == part.size => Some(Source::Bytes(part.data.clone())),
         Some(part) => Some(Source::Blob { sha256: part.sha256.clone(), size: part.size }),

@@ -7,13 +7,13 @@ use crate::accept::request::message::send;
 use crate::accept::request::{Context, Rejection, json};
 use crate::domain::address::Address;
 use crate::domain::fault::{Code, Faults};
-use crate::domain::limits::{CONNECTIONS, LaneChange, LaneLimits, MAILS_PER_CONNECTION, RATE};
+use crate::domain::limits::{CONNECTIONS, LaneChange, LaneLimits, MESSAGES_PER_CONNECTION, RATE};
 use crate::domain::routing::RouteName;
 
 /// The fields of a lane's limits.
-const LIMITS: &[&str] = &["connections", "rate", "mails_per_connection"];
+const LIMITS: &[&str] = &["connections", "rate", "messages_per_connection"];
 /// The fields of a lane.
-const FIELDS: &[&str] = &["stream", "route", "domain", "connections", "rate", "mails_per_connection"];
+const FIELDS: &[&str] = &["stream", "route", "domain", "connections", "rate", "messages_per_connection"];
 
 /// A lane with its limits.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,7 +42,7 @@ pub fn parse(body: &[u8], routes: &[RouteName], context: &Context<'_>) -> Result
         let limits = LaneLimits {
             connections: change.connections.value(),
             rate: change.rate.value(),
-            mails_per_connection: change.mails_per_connection.value(),
+            messages_per_connection: change.messages_per_connection.value(),
         };
         Some(LaneRequest { stream, route: route?, domain: domain?, limits })
     });
@@ -68,7 +68,8 @@ fn limits(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> LaneChange {
     LaneChange {
         connections: fields.change("connections", |node| node.whole(CONNECTIONS, faults)),
         rate: fields.change("rate", |node| node.number(RATE, faults)),
-        mails_per_connection: fields.change("mails_per_connection", |node| node.whole(MAILS_PER_CONNECTION, faults)),
+        messages_per_connection: fields
+            .change("messages_per_connection", |node| node.whole(MESSAGES_PER_CONNECTION, faults)),
     }
 }
 
@@ -134,13 +135,13 @@ mod tests {
     #[test]
     fn every_fault_is_reported() {
         let body = r#"{"stream": "no", "route": "relay", "domain": "a@b", "connections": 0, "rate": "x",
-                       "mails_per_connection": 1.5, "pace": 1}"#;
+                       "messages_per_connection": 1.5, "pace": 1}"#;
         let mut found = read(body).expect_err("not valid");
         found.sort();
         let expected = [
             ("/connections", "invalid_value"),
             ("/domain", "invalid_value"),
-            ("/mails_per_connection", "invalid_value"),
+            ("/messages_per_connection", "invalid_value"),
             ("/pace", "unknown_field"),
             ("/rate", "invalid_type"),
             ("/route", "invalid_value"),
@@ -155,7 +156,7 @@ mod tests {
     fn null_clears_a_limit_and_a_missing_field_keeps_it() {
         let change = parse_change(br#"{"connections": 5, "rate": null}"#).expect("valid");
         let expected =
-            LaneChange { connections: Change::Set(5), rate: Change::Clear, mails_per_connection: Change::Keep };
+            LaneChange { connections: Change::Set(5), rate: Change::Clear, messages_per_connection: Change::Keep };
         assert_eq!(change, expected);
         for rate in ["0", "-1", "1e7", "1e-9"] {
             let body = format!(r#"{{"rate": {rate}}}"#);

@@ -38,7 +38,7 @@ fn unprepared_recipient_names_the_error_and_its_time() {
     let explained = explained(&entry);
     assert_eq!(
         (explained.blocker.kind, explained.blocker.since, explained.blocker.rule),
-        (Kind::PutOff, Some(at(4)), Some(error))
+        (Kind::Unprepared, Some(at(4)), Some(error))
     );
     assert!(
         explained.summary.contains("domain acme.test") && explained.summary.contains("00:04:00Z"),

@@ -124,7 +124,9 @@ pub struct Finding {
     #[schema(
         example = "The record has no key in p=, which means that the key is revoked. Publish the value as shown here."
     )]
-    pub mend: Option<String>,
+    // The name in findings that an earlier version has stored.
+    #[serde(alias = "mend")]
+    pub fix: Option<String>,
     /// A probable mistake in a record that receivers accept; null if there is none.
     #[schema(example = "aspf=s: SPF counts for DMARC only if bounces go to acme.test itself.")]
     #[serde(default)]
@@ -259,7 +261,7 @@ impl Record {
                 value.truncate(end);
             }
         }
-        Finding { kind, name, value, purpose, status, found, mend: fix, warning: None }
+        Finding { kind, name, value, purpose, status, found, fix, warning: None }
     }
 }
 

@@ -91,7 +91,7 @@ fn wrong_key_record_has_a_fix() {
         (vec![&*value.replace("; k=rsa", " k=rsa")], "not DKIM1"),
     ] {
         let finding = judged(Purpose::Dkim, &found);
-        let fix = finding.mend.unwrap();
+        let fix = finding.fix.unwrap();
         assert!(finding.status != RecordStatus::Ok && fix.contains(text), "{found:?}: {fix}");
     }
 }
@@ -109,11 +109,11 @@ fn spf_evaluation_has_a_fix() {
         judged_by(Purpose::Spf, &["other=1", "v=spf1 mx"], &Evidence::Spf(evidence))
     };
     let good = evaluated(SpfResult::Pass, SpfResult::Neutral, None);
-    assert_eq!((good.status, good.mend, good.warning), (RecordStatus::Ok, None, None));
+    assert_eq!((good.status, good.fix, good.warning), (RecordStatus::Ok, None, None));
     let open = evaluated(SpfResult::Pass, SpfResult::Pass, None);
     assert!(open.status == RecordStatus::Ok && open.warning.as_ref().unwrap().contains("every address"), "{open:?}");
     let wrong = evaluated(SpfResult::SoftFail, SpfResult::SoftFail, Some("v=spf1 a mx"));
-    let fix = wrong.mend.unwrap();
+    let fix = wrong.fix.unwrap();
     assert!(
         wrong.status == RecordStatus::Wrong && fix.ends_with("softfail: nothing matches. Replace it with: v=spf1 a mx"),
         "{fix}"
@@ -121,16 +121,16 @@ fn spf_evaluation_has_a_fix() {
     assert_eq!(evaluated(SpfResult::TempError, SpfResult::TempError, None).status, RecordStatus::Unanswered);
     let nowhere = Evidence::Spf(SpfEvidence::NoAddress("x has none".into()));
     let nowhere = judged_by(Purpose::Spf, &["v=spf1 mx"], &nowhere);
-    assert!(nowhere.status == RecordStatus::Wrong && nowhere.mend.unwrap().contains("domains.spf"));
+    assert!(nowhere.status == RecordStatus::Wrong && nowhere.fix.unwrap().contains("domains.spf"));
     let bare = records(&DnsSettings { spf: "a:box".into(), ..settings(None) }, "acme.test", &[]).remove(0);
     let missing = judge(bare, "acme.test", Ok(Vec::new()), &Evidence::None);
-    assert!(missing.status == RecordStatus::Missing && missing.mend.unwrap().contains("`a:box` has no domain name"));
+    assert!(missing.status == RecordStatus::Missing && missing.fix.unwrap().contains("`a:box` has no domain name"));
     let two = judged(Purpose::Spf, &["v=spf1 a:mail.acme.test -all", "v=spf1 -all"]);
     assert_eq!((two.status, two.found.len()), (RecordStatus::Wrong, 2));
     assert_eq!(judged(Purpose::Spf, &["v=spf10 a:mail.acme.test"]).status, RecordStatus::Missing);
     for near in ["\"v=spf1 mx\"", " v=spf1 mx", "v=spf1; mx"] {
         let finding = judged(Purpose::Spf, &[near]);
-        assert!(finding.status == RecordStatus::Wrong && finding.mend.unwrap().contains("with exactly"), "{near}");
+        assert!(finding.status == RecordStatus::Wrong && finding.fix.unwrap().contains("with exactly"), "{near}");
     }
 }
 
@@ -158,7 +158,7 @@ fn dmarc_is_parsed_as_receivers_do() {
     let policy = |found: &str| {
         let finding = judged(Purpose::Dmarc, &[found]);
         let verdict = Verdict::new(&settings(None), "acme.test", &[], vec![finding.clone()]);
-        (finding.status, verdict.dmarc.flatten(), finding.mend.unwrap_or_default())
+        (finding.status, verdict.dmarc.flatten(), finding.fix.unwrap_or_default())
     };
     for good in ["v=DMARC1; p=none", "v = DMARC1 ;p=NONE;", "v=DMARC1; rua=mailto:a@b.test; p=none; fo=1; x=y"] {
         assert_eq!(policy(good), (RecordStatus::Ok, Some(DmarcPolicy::None), String::new()), "{good}");
@@ -182,7 +182,7 @@ fn dmarc_is_parsed_as_receivers_do() {
 #[test]
 fn strict_alignment_has_a_warning() {
     let finding = judged(Purpose::Dmarc, &["v=DMARC1; p=reject; adkim=s; aspf=s"]);
-    assert_eq!((finding.status, &finding.mend), (RecordStatus::Ok, &None));
+    assert_eq!((finding.status, &finding.fix), (RecordStatus::Ok, &None));
     assert!(finding.warning.as_ref().unwrap().contains("adkim=s"), "{finding:?}");
     let verdict = Verdict::new(&settings(None), "acme.test", &[], vec![finding]);
     assert_eq!(verdict.strict, Strict { dkim: true, spf: true });
@@ -216,7 +216,7 @@ fn direct_sender_has_a_helo_record() {
 fn return_path_mx_must_be_this_server_only() {
     let judged_mx = |found: &[&str], targets: &[MxTarget]| {
         let finding = judged_by(Purpose::ReturnPath, found, &Evidence::Exchangers(targets.to_vec()));
-        (finding.status, finding.mend.unwrap_or_default())
+        (finding.status, finding.fix.unwrap_or_default())
     };
     let ok = (RecordStatus::Ok, String::new());
     assert_eq!(judged_mx(&["5 Mail.acme.test."], &[MxTarget::ThisServer]), ok);
@@ -307,7 +307,7 @@ proptest! {
         for purpose in [Purpose::Dkim, Purpose::Spf, Purpose::Dmarc, Purpose::ReturnPath, Purpose::ReturnPathSpf] {
             let found: Vec<&str> = found.iter().map(String::as_str).collect();
             let finding = judged(purpose, &found);
-            prop_assert_eq!(finding.status == RecordStatus::Ok, finding.mend.is_none());
+            prop_assert_eq!(finding.status == RecordStatus::Ok, finding.fix.is_none());
         }
     }
 }

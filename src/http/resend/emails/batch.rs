@@ -7,6 +7,7 @@ use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::downloads;
 use super::send::{ComputeHashes, SentEmail, TranslatedBody, derive_texts, translate};
 use crate::accept::request::RequestHashes;
 use crate::accept::request::batch::{self as native, Layout, Validation};
@@ -15,7 +16,7 @@ use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::messages::batch;
 use crate::http::resend::error;
-use crate::http::resend::request::{self, Options};
+use crate::http::resend::request::{self, Download, Options};
 use crate::http::{Api, ApiError, idempotency};
 
 /// The header that says what happens if some messages are not valid.
@@ -50,10 +51,13 @@ pub(in crate::http::resend) async fn send(
     let read = api.bodies.resend(Some(caller.key_id()), &headers, body).await?;
     let work = move |body: &[u8], options: &Options| request::batch(body, options, validation);
     let translated = translate(&api, &caller, read, work, hashes).await?;
-    let TranslatedBody { mut body, hashes, htmls, indexes, refused } = translated;
+    let TranslatedBody { mut body, hashes, htmls, downloads, indexes, refused } = translated;
     if indexes.is_empty() {
         check_key(&api, &caller, key, hashes).await?;
         return Ok(Json(SentBatch { data: Vec::new(), errors: Some(errors(Value::Null, &indexes, &refused)) }));
+    }
+    if !is_repeated(&api, &caller, key, &downloads).await? {
+        downloads::add(&api, &caller, &mut body, downloads).await?;
     }
     derive_texts(&api, &caller, &mut body, htmls).await?;
     // Boxed, because the future is large.
@@ -61,6 +65,16 @@ pub(in crate::http::resend) async fn send(
     let data = committed.batch.data.iter().map(|entry| SentEmail { id: entry.message.id.0 }).collect();
     let errors = committed.batch.errors.map(|native| errors(native, &indexes, &refused));
     Ok(Json(SentBatch { data, errors }))
+}
+
+/// Returns whether the call with this key has been made before, so that its files need not be downloaded again.
+async fn is_repeated(api: &Api, caller: &Caller, key: Option<&str>, downloads: &[Download]) -> Result<bool, ApiError> {
+    match key {
+        Some(key) if !downloads.is_empty() => {
+            Ok(api.acceptor.first_call(caller.tenant(), caller.key_id(), key).await?.is_some())
+        }
+        _ => Ok(false),
+    }
 }
 
 /// Fails if another request has used the idempotency key of a request that sends nothing. A request that sends nothing

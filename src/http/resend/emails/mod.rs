@@ -3,6 +3,7 @@
 pub(super) mod attachments;
 pub(super) mod batch;
 pub(super) mod control;
+mod downloads;
 pub(super) mod read;
 pub(super) mod send;
 mod view;

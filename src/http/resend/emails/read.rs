@@ -32,7 +32,7 @@ pub(in crate::http::resend) async fn list(
     let (rows, has_more) = rows(&api, &caller, request).await?;
     let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
     let complained = bounces::complained(&api.db, caller.tenant(), &ids).await?;
-    let words = Words::new(&headers);
+    let words = Words::new(&api, &headers);
     let views = native::with_recipients(&api, &caller, rows).await?;
     let views = views.into_iter().map(|message| {
         let has_complained = complained.contains(&message.id.0);
@@ -84,15 +84,16 @@ pub(in crate::http::resend) async fn get(
         if stored.has_content() { None } else { Some(api.responses.reserve(Some(caller.key_id()), need).await?) };
     let bodies = stored.bodies(&api.db, &*api.renderer).await?;
     let content = EmailContent { html: bodies.html, text: bodies.text, tags: message.tags.clone() };
-    let words = Words::new(&headers);
+    let words = Words::new(&api, &headers);
     Ok(Json(EmailView::new(message, !complained.is_empty(), Some(content), words)))
 }
 
 impl Words {
-    /// Returns the words for states that the client of a request knows.
-    fn new(headers: &HeaderMap) -> Self {
+    /// Returns the words that the client of a request knows.
+    fn new(api: &Api, headers: &HeaderMap) -> Self {
         let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
         // The enum of states in this client is closed, and has no `suppressed`.
-        if agent.is_some_and(|agent| agent.starts_with("resend-rs/")) { Self::WithoutSuppressed } else { Self::All }
+        let has_suppressed = !agent.is_some_and(|agent| agent.starts_with("resend-rs/"));
+        Self { has_suppressed, relayed_as_delivered: api.relayed_as_delivered }
     }
 }

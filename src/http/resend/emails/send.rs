@@ -10,6 +10,7 @@ use axum::http::HeaderMap;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::downloads;
 use crate::accept::request::batch::Refused;
 use crate::accept::request::files::{FilePart, Files};
 use crate::accept::request::{self as native, Rejection, RequestHashes};
@@ -20,7 +21,7 @@ use crate::http::body::ReadBody;
 use crate::http::concurrency_limit::RENDERS_OF_BATCH;
 use crate::http::form::KEPT_BYTES;
 use crate::http::messages::create;
-use crate::http::resend::request::{self, Options, Translation};
+use crate::http::resend::request::{self, Download, Options, Translation};
 use crate::http::send_body::SendBody;
 use crate::http::{Api, ApiError, idempotency};
 
@@ -54,7 +55,7 @@ pub(in crate::http::resend) async fn send(
 async fn submit(
     api: &Api,
     caller: &Caller,
-    TranslatedBody { mut body, hashes, htmls, .. }: TranslatedBody,
+    TranslatedBody { mut body, hashes, htmls, downloads, .. }: TranslatedBody,
     key: Option<&str>,
 ) -> Result<create::Committed, ApiError> {
     let mut idempotency = None;
@@ -65,6 +66,7 @@ async fn submit(
         let RequestHashes { fingerprint, digest } = hashes;
         idempotency = Some(IdempotencyKey { key: key.to_owned(), owner: caller.key_id(), fingerprint, digest });
     }
+    downloads::add(api, caller, &mut body, downloads).await?;
     derive_texts(api, caller, &mut body, htmls).await?;
     let message = body.parse(api, caller, native::parse).await?;
     create::require_permission(caller, &message)?;
@@ -80,6 +82,8 @@ pub(super) struct TranslatedBody {
     pub hashes: Option<RequestHashes>,
     /// The HTML bodies from which [`derive_texts`] derives texts.
     pub htmls: Vec<Range<usize>>,
+    /// The files that [`downloads::add`] adds to the body.
+    pub downloads: Vec<Download>,
     /// The position in the request of each message of the body.
     pub indexes: Vec<usize>,
     /// The messages of a permissive batch that are not in the body.
@@ -96,25 +100,27 @@ pub(super) async fn translate(
 ) -> Result<TranslatedBody, ApiError> {
     let (max, size) = (api.bodies.max_message(), bytes.len());
     let max_size = usize::try_from(max).unwrap_or(usize::MAX);
-    let options = Options { now: api.clock.now(), max: max_size, is_keyed: hashes.is_some() };
+    let downloads = api.fetcher.as_ref().map(|_| api.limits.attachments);
+    let options = Options { now: api.clock.now(), max: max_size, is_keyed: hashes.is_some(), downloads };
     let work = move || {
         let Some(mut translation) = translate(&bytes, &options)? else { return Ok(None) };
         drop(bytes);
-        let files = Files { blobs: None, parts: Some(std::mem::take(&mut translation.parts)) };
+        let files = Files { parts: Some(std::mem::take(&mut translation.parts)), ..Files::default() };
         let canonical = std::mem::take(&mut translation.canonical);
         let hashes = hashes.map(|compute| compute(&canonical, &files)).transpose()?;
         Ok(Some((translation, files, hashes)))
     };
     let translated = create::run(size, size > LARGE_BODY_BYTES, work).await?;
     let (translation, mut files, hashes) = translated.ok_or(ApiError::TooLarge(max))?;
-    let Translation { json, htmls, indexes, refused, .. } = translation;
+    let Translation { json, htmls, downloads, indexes, refused, .. } = translation;
     store_large(api, caller, files.parts.iter_mut().flatten().map(|(_, part)| part)).await?;
     if let Some(reservation) = &reservation {
         // Deriving texts copies the JSON; parsing copies the texts and the files.
         let html: usize = htmls.iter().map(ExactSizeIterator::len).sum();
         reservation.shrink(2 * (json.len() + html + KEPT_BYTES) as u64);
     }
-    Ok(TranslatedBody { body: SendBody::new(json, files, reservation), hashes, htmls, indexes, refused })
+    let body = SendBody::new(json, files, reservation);
+    Ok(TranslatedBody { body, hashes, htmls, downloads, indexes, refused })
 }
 
 /// Adds the texts that are derived from these HTML bodies. For a large body, this counts as rendering templates.

@@ -43,13 +43,13 @@ pub(super) struct EmailContent {
     pub tags: Value,
 }
 
-/// The states that a client knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Words {
-    /// All states.
-    All,
-    /// All states except `suppressed`.
-    WithoutSuppressed,
+/// Which words a client gets for states.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Words {
+    /// Whether the client knows `suppressed`.
+    pub has_suppressed: bool,
+    /// Whether `relayed` is `delivered`.
+    pub relayed_as_delivered: bool,
 }
 
 impl EmailView {
@@ -111,12 +111,13 @@ fn last_event(message: &Message, has_complained: bool, words: Words) -> &'static
         Status::Queued | Status::Sending => "queued",
         Status::Deferred => "delivery_delayed",
         // After `failed`, an application would send the message again, although an uncertain message may have arrived.
-        Status::Relayed | Status::Uncertain => "sent",
-        Status::Delivered => "delivered",
+        Status::Uncertain => "sent",
+        Status::Relayed if !words.relayed_as_delivered => "sent",
+        Status::Relayed | Status::Delivered => "delivered",
         Status::Bounced => "bounced",
         Status::Expired => "failed",
-        Status::Suppressed if words == Words::WithoutSuppressed => "failed",
-        Status::Suppressed => "suppressed",
+        Status::Suppressed if words.has_suppressed => "suppressed",
+        Status::Suppressed => "failed",
         Status::Canceled => "canceled",
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! Only the values that differ are parsed: the files of attachments, the time, and the id of the template. The other
 //! values are copied unparsed, so that the parser of `/v1` validates them and reports their faults. The bytes of a file
-//! become a part of a form ([`FilePart`]), in whatever form the SDK has sent them.
+//! become a part of a form ([`FilePart`]), in whatever form the SDK has sent them. A file that is given as a URL becomes a
+//! part too, which the caller has to download ([`Download`]).
 //!
 //! A body may be larger than a body of `/v1`, because some SDKs send files as arrays of numbers. The translation may
 //! not: it stops before it becomes larger than a body of `/v1` may be.
 
 mod attachment;
+mod file_bytes;
 pub(super) mod schedule;
 mod test_addresses;
 mod text;
@@ -41,6 +43,17 @@ pub(super) struct Options {
     pub max: usize,
     /// Whether the request has an `Idempotency-Key`, so that its canonical form is needed.
     pub is_keyed: bool,
+    /// How many attachments of a message may be given as URLs: those beyond a message's maximum number of attachments
+    /// are refused later, and need not be downloaded. `None` if no files are downloaded.
+    pub downloads: Option<usize>,
+}
+
+/// A file to download.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Download {
+    /// The name of the part for the file.
+    pub part: String,
+    pub url: String,
 }
 
 /// A translated request.
@@ -48,12 +61,14 @@ pub(super) struct Options {
 pub(super) struct Translation {
     /// The JSON for `/v1`, without derived texts.
     pub json: Vec<u8>,
-    /// The same JSON, but with the text of `scheduled_at` as the client wrote it, and with a hash in place of each
-    /// refused message. Requests with the same `Idempotency-Key` are compared by this form, so that "in 1 hour" is the
+    /// The same JSON, but with the text of `scheduled_at` and the URLs of attachments as the client wrote them, and with
+    /// a hash in place of each refused message. Requests with the same `Idempotency-Key` are compared by this form, so that "in 1 hour" is the
     /// same a minute later. Empty if the request has no key.
     pub canonical: Vec<u8>,
     /// The files, by the names of their parts.
     pub parts: BTreeMap<String, FilePart>,
+    /// The files that are not in `parts`, but must be downloaded.
+    pub downloads: Vec<Download>,
     /// The positions in the JSON of the HTML bodies of messages without a text ([`with_texts`]).
     pub htmls: Vec<Range<usize>>,
     /// The position in the request of each message in the JSON.

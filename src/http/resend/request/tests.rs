@@ -7,7 +7,7 @@ use super::*;
 
 const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
-const OPTIONS: Options = Options { now: NOW, max: 1 << 20, is_keyed: true };
+const OPTIONS: Options = Options { now: NOW, max: 1 << 20, is_keyed: true, downloads: None };
 
 fn translated(body: &Value) -> Translation {
     message(body.to_string().as_bytes(), &OPTIONS).unwrap().unwrap()
@@ -129,6 +129,22 @@ fn files_become_parts_of_a_form() {
     ] {
         assert_eq!(faults(&json!({"attachments": [attachment]})), [(pointer.to_owned(), code)]);
     }
+}
+
+#[test]
+fn files_at_urls_become_parts_to_download() {
+    let options = Options { downloads: Some(2), ..OPTIONS };
+    let url = |n: usize| format!("https://files.test/{n}.pdf");
+    let files: Vec<Value> = (0..3).map(|n| json!({"path": url(n), "content": null})).collect();
+    let body = json!([{"attachments": files, "scheduled_at": "someday"}, {"attachments": files}]).to_string();
+    let translation = batch(body.as_bytes(), &options, Validation::Permissive).unwrap().unwrap();
+    let download = |n: usize| Download { part: format!("1.{n}"), url: url(n) };
+    assert_eq!(translation.downloads, [download(0), download(1)], "only those that a message may have");
+    let attachments = |bytes: &[u8], message: &str| json_of(bytes).pointer(message).unwrap()["attachments"].clone();
+    let parts = attachments(&translation.json, "/messages/0");
+    assert_eq!(parts[0], json!({"part": "1.0", "filename": "0.pdf"}));
+    let canonical = attachments(&translation.canonical, "/messages/1");
+    assert_eq!(canonical[0], json!({"path": url(0), "filename": "0.pdf"}));
 }
 
 #[test]

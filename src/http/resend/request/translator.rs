@@ -7,8 +7,8 @@ use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::attachment::Attachment;
-use super::{Options, Translation, read_item, schedule, test_addresses};
+use super::attachment::{Attachment, Source};
+use super::{Download, Options, Translation, read_item, schedule, test_addresses};
 use crate::accept::request::batch::Refused;
 use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::json::raw_list::RawList;
@@ -164,6 +164,7 @@ impl Translator {
         translation.canonical.truncate(mark.canonical);
         translation.htmls.truncate(mark.htmls);
         translation.parts.retain(|name, _| !name.starts_with(&prefix));
+        translation.downloads.retain(|download| !download.part.starts_with(&prefix));
         self.file_bytes = mark.file_bytes;
     }
 
@@ -280,22 +281,41 @@ impl Translator {
             }
             let here = Pointer::Index(&at, number);
             match read_item::<Attachment<'_>>(attachment.get()) {
-                Ok(attachment) => self.attachment(attachment, format!("{}{number}", part_prefix(index)), &here, faults),
+                Ok(attachment) => self.attachment(&attachment, (index, number), &here, faults),
                 Err(message) => here.fault(faults, Code::InvalidType, message),
             }
         }
         self.both(b"]");
     }
 
-    /// Writes an attachment, whose file becomes the part `name`.
-    fn attachment(&mut self, attachment: Attachment<'_>, name: String, at: &Pointer<'_>, faults: &mut Faults) {
+    /// Writes the attachment with this number of the message with this index. Its file becomes a part.
+    fn attachment(
+        &mut self,
+        attachment: &Attachment<'_>,
+        (index, number): (usize, usize),
+        at: &Pointer<'_>,
+        faults: &mut Faults,
+    ) {
         if !self.fits(attachment.max_size()) {
             return;
         }
-        if let Some((value, part)) = attachment.translate(&name, at, faults) {
-            self.both(value.as_bytes());
-            self.file_bytes += part.data.len();
-            self.translation.parts.insert(name, part);
+        let max_downloads = self.options.downloads;
+        let Some(source) = attachment.source(max_downloads.is_some(), at, faults) else { return };
+        let (part, name) = (format!("{}{number}", part_prefix(index)), source.name());
+        let by_part = attachment.value("part", &part, &name);
+        self.json(by_part.as_bytes());
+        match source {
+            Source::File(file) => {
+                self.canonical(by_part.as_bytes());
+                self.file_bytes += file.data.len();
+                self.translation.parts.insert(part, file);
+            }
+            Source::Url(url) => {
+                self.canonical(attachment.value("path", &url, &name).as_bytes());
+                if max_downloads.is_some_and(|max| number < max) {
+                    self.translation.downloads.push(Download { part, url });
+                }
+            }
         }
     }
 }

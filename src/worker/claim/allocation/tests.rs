@@ -24,7 +24,7 @@ fn lane(id: i64, stream: &str, priority: i16, route: &str) -> ReadyLane {
         weight: 10,
         ready_at: DateTime::UNIX_EPOCH,
         connections: None,
-        mails_per_connection: None,
+        messages_per_connection: None,
         rate: None,
         learned_rate: None,
         blocked_since: None,

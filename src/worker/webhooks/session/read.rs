@@ -10,7 +10,7 @@ use crate::db::events::feed::Filter;
 use crate::db::events::{self, EventRow};
 use crate::db::webhooks::delivery::{MAX_PENDING_RETRIES, Retry};
 use crate::db::{DbError, webhooks};
-use crate::domain::event::{EventType, resend};
+use crate::domain::event::EventType;
 use crate::domain::webhook::endpoint::PostFormat;
 
 /// Minimum and maximum number of events that are read together.
@@ -94,10 +94,11 @@ impl Session {
         let (db, tenant) = (&self.cx.db, self.endpoint.tenant);
         let page = self.query(events::feed::page(db, tenant, &filter, self.queue.read(), limit)).await?;
         self.has_more = page.has_more;
-        let (own, format) = (Some(self.endpoint.id.0), self.endpoint.format);
+        let own = Some(self.endpoint.id.0);
         let is_wanted = |event: &EventRow| event.kind != test || event.endpoint_id == own;
-        let posts = page.events.into_iter().filter(is_wanted).map(|event| Post::new(Item::new(event, format)));
-        self.queue.extend(posts, page.next);
+        let posts: Vec<Post> =
+            page.events.into_iter().filter(is_wanted).map(|event| Post::new(self.item(event))).collect();
+        self.queue.extend(posts.into_iter(), page.next);
         Ok(())
     }
 
@@ -106,23 +107,27 @@ impl Session {
         let types = self.endpoint.types.clone();
         match self.endpoint.format {
             PostFormat::Postrider => types,
-            PostFormat::Resend => {
-                let is_wanted =
-                    |kind: &&str| types.as_ref().is_none_or(|types| types.iter().any(|wanted| wanted == kind));
-                Some(resend::TYPES.iter().map(|(own, _)| own.as_str()).filter(is_wanted).map(str::to_owned).collect())
-            }
+            PostFormat::Resend => Some(self.cx.mapping.posted(types.as_deref())),
         }
     }
 
-    /// Inserts failed deliveries into the queue. Events that are no longer stored are dropped. Two deliveries may
-    /// contain the same event, since batches are composed again when a new session reads an endpoint's events.
+    /// Returns an event in the endpoint's format.
+    fn item(&self, event: EventRow) -> Item {
+        Item::new(event, self.endpoint.format, self.cx.mapping)
+    }
+
+    /// Inserts failed deliveries into the queue, in the endpoint's present format. Events that are no longer stored, or
+    /// that this format does not have, are dropped. Two deliveries may contain the same event, since batches are
+    /// composed again when a new session reads an endpoint's events.
     async fn insert_retries(&mut self, retries: Vec<Retry>) -> Result<(), DbError> {
         let seqs: Vec<i64> = retries.iter().flat_map(|retry| retry.seqs.iter().copied()).collect();
         if seqs.is_empty() {
             return Ok(());
         }
         let events = self.query(webhooks::delivery::events(&self.cx.db, self.endpoint.tenant, &seqs)).await?;
-        let stored: Vec<Item> = events.into_iter().map(|event| Item::new(event, self.endpoint.format)).collect();
+        let is_posted =
+            |event: &EventRow| self.endpoint.format != PostFormat::Resend || self.cx.mapping.has(&event.kind);
+        let stored: Vec<Item> = events.into_iter().filter(is_posted).map(|event| self.item(event)).collect();
         for retry in retries {
             let items: Vec<Item> = stored.iter().filter(|item| retry.seqs.contains(&item.seq)).cloned().collect();
             // The row of a failed delivery is identified by the first of its events.

@@ -217,7 +217,7 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
         routes: Vec::new(),
         mx_tls: std::collections::BTreeMap::default(),
         connections: 1,
-        mails_per_connection: 1,
+        messages_per_connection: 1,
         policy: Config::default().delivery.retry_policy(),
         lease: std::time::Duration::from_mins(1),
     };
@@ -238,6 +238,8 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
         resend: true,
         readiness: Arc::default(),
         metrics_access: http::MetricsAccess::default(),
+        relayed_as_delivered: false,
+        fetcher: None,
     };
     let feedback = Arc::new(Feedback::new(app.db.clone(), app.clock.clone(), None, None));
     let api = http::Api::new(

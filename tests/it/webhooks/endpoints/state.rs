@@ -189,7 +189,7 @@ async fn deliveries_are_listed_newest_first() {
     assert_eq!(posts.iter().map(|post| post["attempt"].as_i64().unwrap()).collect::<Vec<_>>(), [3, 2, 1]);
     let header = format!("evt_{}_7_2", webhook["id"].as_str().unwrap().strip_prefix("wh_").unwrap());
     let mut expected = json!({
-        "webhook_id": &header, "seq": 7, "events": 2, "attempt": 2, "size": 1234, "status": 503, "answer": "busy",
+        "webhook_id": &header, "seq": 7, "events": 2, "attempt": 2, "size": 1234, "status": 503, "response_body": "busy",
         "error": "answered 503", "duration_ms": 41, "next_attempt_at": "2026-11-23T13:00:00Z",
         "started_at": "2026-11-23T12:02:00.125Z",
     });

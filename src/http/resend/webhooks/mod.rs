@@ -1,5 +1,7 @@
 //! `/webhooks`: webhook endpoints with deliveries in Resend's form.
 
+pub(super) mod events;
+
 use std::borrow::Cow;
 
 use axum::Json;
@@ -10,11 +12,6 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::ids::ResendId;
-use super::list::{List, PageRequest, page};
-use super::object::{Deleted, Object};
-use super::request::{one_fault, read_object};
-use super::times::format;
 use crate::db::webhooks::{self as rows, EndpointRow};
 use crate::domain::event::resend::TYPES;
 use crate::domain::fault::{Code, Fault};
@@ -22,6 +19,11 @@ use crate::domain::id::EndpointId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::params::{Params, PathId};
+use crate::http::resend::ids::ResendId;
+use crate::http::resend::list::{List, PageRequest, page};
+use crate::http::resend::object::{Deleted, Object};
+use crate::http::resend::request::{one_fault, read_object};
+use crate::http::resend::times::format;
 use crate::http::webhooks::{control, secret};
 use crate::http::{Api, ApiError};
 
@@ -94,7 +96,7 @@ fn renamed(error: ApiError) -> ApiError {
 }
 
 /// Creates a webhook endpoint.
-pub(super) async fn create(
+pub(in crate::http::resend) async fn create(
     State(api): State<Api>,
     caller: Caller,
     headers: HeaderMap,
@@ -112,7 +114,7 @@ pub(super) async fn create(
 }
 
 /// Returns a page of the webhook endpoints, newest first.
-pub(super) async fn list(
+pub(in crate::http::resend) async fn list(
     State(api): State<Api>,
     caller: Caller,
     params: Params,
@@ -125,7 +127,7 @@ pub(super) async fn list(
 }
 
 /// Returns a webhook endpoint, without its secret.
-pub(super) async fn get(
+pub(in crate::http::resend) async fn get(
     State(api): State<Api>,
     caller: Caller,
     ResendId(id): ResendId<EndpointId>,
@@ -158,7 +160,7 @@ fn view(row: &EndpointRow) -> Value {
 }
 
 /// Changes a webhook endpoint.
-pub(super) async fn change(
+pub(in crate::http::resend) async fn change(
     State(api): State<Api>,
     caller: Caller,
     ResendId(id): ResendId<EndpointId>,
@@ -174,7 +176,7 @@ pub(super) async fn change(
 }
 
 /// Creates a new secret. For a day, deliveries are signed with the old secret too.
-pub(super) async fn rotate(
+pub(in crate::http::resend) async fn rotate(
     State(api): State<Api>,
     caller: Caller,
     ResendId(id): ResendId<EndpointId>,
@@ -185,7 +187,7 @@ pub(super) async fn rotate(
 }
 
 /// Deletes a webhook endpoint.
-pub(super) async fn remove(
+pub(in crate::http::resend) async fn remove(
     State(api): State<Api>,
     caller: Caller,
     ResendId(id): ResendId<EndpointId>,

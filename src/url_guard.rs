@@ -1,6 +1,6 @@
-//! Decides which addresses webhook endpoints may have: public addresses over HTTPS, and those that the configuration
-//! allows. At every connection the name is resolved, each address is checked, and only a checked address is connected
-//! to, so that a change of the DNS cannot lead to a forbidden address (DNS rebinding).
+//! Decides which addresses the URLs of API users may have: public addresses, and those that the configuration allows.
+//! At every connection the name is resolved, each address is checked, and only a checked address is connected to, so
+//! that a change of the DNS cannot lead to a forbidden address (DNS rebinding).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,15 +15,62 @@ use crate::dns::{describe_error, is_local_address};
 use crate::domain::network::{Allowed, IpClass};
 use crate::http_client::Lookup;
 
-/// Maximum wait for the DNS when an endpoint is created.
+/// Maximum wait for the DNS when a URL is checked before it is used.
 const DNS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Returns the settings that would permit an address of this class.
-fn permitting_settings(class: IpClass) -> &'static str {
-    if class.is_private() { "`webhooks.allow_private` or `webhooks.allow`" } else { "`webhooks.allow`" }
+/// What the URLs are used for. Errors name the settings of this use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Events are posted to the URL. Public addresses need `https://`: events contain addresses, subjects and metadata,
+    /// which a signature does not hide.
+    Webhook,
+    /// A file is downloaded from the URL. Errors do not reveal the addresses of a host, because every key that may send
+    /// messages sees them.
+    Attachment,
 }
 
-/// Why an endpoint's URL may not be posted to.
+impl Purpose {
+    /// Describes an address that only a setting can permit.
+    fn private(self, host: &str, ip: IpAddr, class: IpClass) -> String {
+        match self {
+            Self::Webhook if class.is_private() => format!(
+                "{host} is at {ip}, a {class} address: only `webhooks.allow_private` or `webhooks.allow` can permit that"
+            ),
+            Self::Webhook => format!("{host} is at {ip}, a {class} address: only `webhooks.allow` can permit that"),
+            Self::Attachment => {
+                format!("{host} has no public address: only `resend.fetch_allow` can permit the one that it has")
+            }
+        }
+    }
+
+    /// Describes a public address of this machine.
+    fn own(self, host: &str, ip: IpAddr) -> String {
+        match self {
+            Self::Webhook => {
+                format!("{host} is at {ip}, an address of this machine: only `webhooks.allow` can permit that")
+            }
+            Self::Attachment => {
+                format!("{host} is the machine of this service: only `resend.fetch_allow` can permit that")
+            }
+        }
+    }
+
+    /// Describes an address that `postrider dev` refuses.
+    fn other_machine(self, host: &str, ip: IpAddr) -> String {
+        match self {
+            Self::Webhook => format!(
+                "{host} is at {ip}, another machine: `postrider dev` posts to this machine only, such as \
+                 http://127.0.0.1:3000/ or its own receiver, /dev/hooks"
+            ),
+            Self::Attachment => format!(
+                "{host} is another machine: `postrider dev` downloads from this machine only, such as \
+                 http://127.0.0.1:3000/"
+            ),
+        }
+    }
+}
+
+/// Why a URL may not be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// The scheme is neither `https` nor `http`.
@@ -36,7 +83,7 @@ pub enum Denied {
     #[error("the URL must contain a host")]
     Host,
     /// The address is not public.
-    #[error("{host} is at {ip}, a {class} address: only {} can permit that", permitting_settings(*.class))]
+    #[error("{}", .purpose.private(.host, *.ip, *.class))]
     Address {
         /// Host as in the URL.
         host: String,
@@ -44,16 +91,20 @@ pub enum Denied {
         ip: IpAddr,
         /// Class of the address.
         class: IpClass,
+        /// What the URL is used for.
+        purpose: Purpose,
     },
     /// The address is public and belongs to this machine.
-    #[error("{host} is at {ip}, an address of this machine: only `webhooks.allow` can permit that")]
+    #[error("{}", .purpose.own(.host, *.ip))]
     Own {
         /// Host as in the URL.
         host: String,
         /// Address of the host.
         ip: IpAddr,
+        /// What the URL is used for.
+        purpose: Purpose,
     },
-    /// The address is public and the URL has no TLS.
+    /// The address is public and the URL of a webhook has no TLS.
     #[error("{host} is at {ip}, a public address: use https://; only `webhooks.allow` can permit http://")]
     Unencrypted {
         /// Host as in the URL.
@@ -62,39 +113,38 @@ pub enum Denied {
         ip: IpAddr,
     },
     /// The address belongs to another machine; refused by `postrider dev`.
-    #[error(
-        "{host} is at {ip}, another machine: `postrider dev` posts to this machine only, such as http://127.0.0.1:3000/ \
-         or its own receiver, /dev/hooks"
-    )]
+    #[error("{}", .purpose.other_machine(.host, *.ip))]
     NotThisMachine {
         /// Host as in the URL.
         host: String,
         /// Address of the host.
         ip: IpAddr,
+        /// What the URL is used for.
+        purpose: Purpose,
     },
     /// The name does not exist, or has no address.
     #[error("{0} does not exist, or has no address")]
     Unknown(String),
 }
 
-/// Resolves hosts and decides which addresses may be posted to.
+/// Resolves hosts and decides which addresses may be used.
 #[derive(Clone)]
 pub struct Guard {
     dns: TokioResolver,
     allowed: Arc<Allowed>,
+    purpose: Purpose,
     /// Whether the URL's scheme is `http`.
     is_plain: bool,
 }
 
 impl Guard {
     /// Creates a guard that resolves with `dns` and admits public addresses and those in `allowed`.
-    pub fn new(dns: TokioResolver, allowed: Allowed) -> Self {
-        Self { dns, allowed: Arc::new(allowed), is_plain: false }
+    pub fn new(dns: TokioResolver, allowed: Allowed, purpose: Purpose) -> Self {
+        Self { dns, allowed: Arc::new(allowed), purpose, is_plain: false }
     }
 
-    /// Returns the guard for `http://`, which admits public addresses only if `webhooks.allow` names them: events
-    /// contain addresses, subjects and metadata, which a signature does not hide.
-    pub(super) fn plain(&self) -> Self {
+    /// Returns the guard for `http://`. For webhooks, it admits public addresses only if `webhooks.allow` names them.
+    pub fn plain(&self) -> Self {
         Self { is_plain: true, ..self.clone() }
     }
 
@@ -102,7 +152,7 @@ impl Guard {
         if url.scheme() == "http" { self.plain() } else { self.clone() }
     }
 
-    /// Checks whether this URL may be posted to. A DNS failure does not refuse it, because every post resolves the name
+    /// Checks whether this URL may be used. A DNS failure does not refuse it, because every connection resolves the name
     /// again.
     pub async fn admits(&self, url: &Url) -> Result<(), Denied> {
         let Some(host) = self.check_url(url)? else { return Ok(()) };
@@ -113,7 +163,7 @@ impl Guard {
     }
 
     /// Makes the checks that need no DNS. Returns the name to resolve, or `None` for an IP address.
-    pub(super) fn check_url(&self, url: &Url) -> Result<Option<String>, Denied> {
+    pub fn check_url(&self, url: &Url) -> Result<Option<String>, Denied> {
         if !matches!(url.scheme(), "https" | "http") {
             return Err(Denied::Scheme);
         }
@@ -133,7 +183,7 @@ impl Guard {
     }
 
     /// Returns a lookup for an HTTP client that resolves names to permitted addresses only.
-    pub(super) fn lookup(&self) -> Lookup {
+    pub fn lookup(&self) -> Lookup {
         let guard = self.clone();
         Arc::new(move |host| {
             let guard = guard.clone();
@@ -160,18 +210,20 @@ impl Guard {
     }
 
     fn check(&self, host: &str, ip: IpAddr) -> Result<(), Denied> {
-        let host = || host.to_owned();
+        let (host, purpose) = (|| host.to_owned(), self.purpose);
         if self.allowed.this_machine_only {
             let is_here = IpClass::classify(ip) == IpClass::Loopback || is_local_address(ip);
-            return if is_here { Ok(()) } else { Err(Denied::NotThisMachine { host: host(), ip }) };
+            return if is_here { Ok(()) } else { Err(Denied::NotThisMachine { host: host(), ip, purpose }) };
         }
         if !self.allowed.admits(&host(), ip) {
-            return Err(Denied::Address { host: host(), ip, class: IpClass::classify(ip) });
+            return Err(Denied::Address { host: host(), ip, class: IpClass::classify(ip), purpose });
         }
         match IpClass::classify(ip) {
             IpClass::Public if self.allowed.names(&host(), ip) => Ok(()),
-            IpClass::Public if is_local_address(ip) => Err(Denied::Own { host: host(), ip }),
-            IpClass::Public if self.is_plain => Err(Denied::Unencrypted { host: host(), ip }),
+            IpClass::Public if is_local_address(ip) => Err(Denied::Own { host: host(), ip, purpose }),
+            IpClass::Public if self.is_plain && purpose == Purpose::Webhook => {
+                Err(Denied::Unencrypted { host: host(), ip })
+            }
             _ => Ok(()),
         }
     }
@@ -193,14 +245,19 @@ mod tests {
 
     /// Returns a guard whose DNS server cannot be reached.
     fn guard(allowed: Allowed) -> Guard {
-        Guard::new(resolver(Some("127.0.0.1:1".parse().unwrap())).unwrap(), allowed)
+        guard_for(allowed, Purpose::Webhook)
+    }
+
+    fn guard_for(allowed: Allowed, purpose: Purpose) -> Guard {
+        Guard::new(resolver(Some("127.0.0.1:1".parse().unwrap())).unwrap(), allowed, purpose)
     }
 
     #[test]
     fn a_refusal_names_the_settings_that_would_permit_it() {
         let text = |ip: &str| {
             let ip = ip.parse().unwrap();
-            Denied::Address { host: "a.test".into(), ip, class: IpClass::classify(ip) }.to_string()
+            let (host, class, purpose) = ("a.test".into(), IpClass::classify(ip), Purpose::Webhook);
+            Denied::Address { host, ip, class, purpose }.to_string()
         };
         assert!(text("10.0.0.1").contains("`webhooks.allow_private` or `webhooks.allow`"));
         assert!(!text("169.254.169.254").contains("allow_private"));
@@ -304,5 +361,21 @@ mod tests {
             let denied = guard.admits(&Url::parse(url).unwrap()).await;
             assert!(matches!(denied, Err(Denied::NotThisMachine { .. })), "{url}: {denied:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn files_may_come_from_public_addresses_without_tls() {
+        let guard = guard_for(Allowed::default(), Purpose::Attachment);
+        for url in ["http://1.1.1.1/a.pdf", "https://1.1.1.1/a.pdf"] {
+            assert_eq!(guard.admits(&Url::parse(url).unwrap()).await, Ok(()), "{url}");
+        }
+        for url in ["http://10.1.2.3/a.pdf", "https://127.0.0.1/a.pdf", "http://169.254.169.254/latest/meta-data"] {
+            let denied = guard.admits(&Url::parse(url).unwrap()).await.unwrap_err();
+            assert!(matches!(denied, Denied::Address { .. }), "{url}: {denied:?}");
+        }
+        let (host, ip) = ("files.test".to_owned(), "10.1.2.3".parse().unwrap());
+        let (class, purpose) = (IpClass::Private, Purpose::Attachment);
+        let text = Denied::Address { host, ip, class, purpose }.to_string();
+        assert!(text.contains("`resend.fetch_allow`") && !text.contains("10.1.2.3"), "{text}");
     }
 }

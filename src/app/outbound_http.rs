@@ -1,0 +1,40 @@
+//! Builds what sends HTTP requests to URLs of API users: the check of the addresses of webhook endpoints, for the API and
+//! for the workers, and the fetcher of attachments.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use crate::config::Config;
+use crate::dns;
+use crate::fetch::Fetcher;
+use crate::http::TargetCheck;
+use crate::url_guard::{Guard, Purpose};
+
+/// Creates the guard that decides to which addresses events may be posted.
+pub fn guard(config: &Config) -> anyhow::Result<Guard> {
+    let dns = dns::resolver(config.dns).context("cannot set up the DNS resolver")?;
+    Ok(Guard::new(dns, config.webhooks.allowed(), Purpose::Webhook))
+}
+
+/// Creates the check that the API runs before an endpoint is created or changed, so that an endpoint with a denied
+/// address is refused at once.
+pub(super) fn target_check(config: &Config) -> anyhow::Result<TargetCheck> {
+    let guard = Arc::new(guard(config)?);
+    Ok(TargetCheck::new(move |url| {
+        let guard = guard.clone();
+        Box::pin(async move { guard.admits(&url).await.map_err(|denied| denied.to_string()) })
+    }))
+}
+
+/// Creates the fetcher of attachments; `None` if it is switched off.
+pub(super) fn fetcher(config: &Config) -> anyhow::Result<Option<Fetcher>> {
+    let resend = &config.resend;
+    if !(resend.enabled && resend.fetch_attachments) {
+        return Ok(None);
+    }
+    let dns = dns::resolver(config.dns).context("cannot set up the DNS resolver")?;
+    let guard = Guard::new(dns, resend.allowed(), Purpose::Attachment);
+    let max = u64::from(config.accept.max_upload_mib) << 20;
+    Ok(Some(Fetcher::new(guard, resend.fetch_timeout, max).context("cannot set up TLS")?))
+}

@@ -1,0 +1,135 @@
+//! Downloads the files of attachments that a request gives as URLs.
+
+use std::collections::BTreeMap;
+
+use futures_util::{StreamExt as _, stream};
+
+use crate::accept::request::files::{FilePart, MissingPart};
+use crate::accept::upload::{Upload, UploadError};
+use crate::domain::fault::{Code, Fault};
+use crate::domain::key::Scope;
+use crate::fetch::{self, Budget, FetchError, Fetcher};
+use crate::http::auth::Caller;
+use crate::http::form::KEPT_BYTES;
+use crate::http::resend::request::Download;
+use crate::http::send_body::SendBody;
+use crate::http::{Api, ApiError};
+
+/// Maximum number of different URLs in a request.
+const MAX_URLS: usize = 100;
+/// Maximum number of files of a request that are downloaded at the same time.
+const CONCURRENCY: usize = 4;
+
+/// Downloads files, stores them as they arrive, and adds them to the body as parts. A file that cannot be downloaded
+/// becomes a fault of its attachment when the body is parsed.
+pub(super) async fn add(
+    api: &Api,
+    caller: &Caller,
+    body: &mut SendBody,
+    downloads: Vec<Download>,
+) -> Result<(), ApiError> {
+    let Some(fetcher) = api.fetcher.as_deref().filter(|_| !downloads.is_empty()) else { return Ok(()) };
+    // A batch may attach the same file to all of its messages.
+    let mut parts: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for Download { part, url } in downloads {
+        parts.entry(url).or_default().push(part);
+    }
+    if parts.len() > MAX_URLS {
+        return Err(too_many());
+    }
+    let concurrency = parts.len().min(CONCURRENCY);
+    let _permit = api.downloads.acquire_many(caller.key_id(), u32::try_from(concurrency).unwrap_or(1)).await?;
+    let budget = fetcher.budget();
+    let keep = KEPT_BYTES / parts.len();
+    let downloads = parts.into_iter().map(|(url, parts)| {
+        // Several messages would each have a copy of a file in memory.
+        let request = FileRequest { fetcher, budget: &budget, url, keep: if parts.len() == 1 { keep } else { 0 } };
+        async move { (parts, request.store(api, caller).await) }
+    });
+    let mut results = stream::iter(downloads).buffer_unordered(concurrency);
+    let files = &mut body.references.files;
+    while let Some((parts, result)) = results.next().await {
+        match result {
+            Ok(file) => {
+                let all = parts.into_iter().map(|part| (part, file.clone()));
+                files.parts.get_or_insert_default().extend(all);
+            }
+            Err(Failure::Fetch(error)) => {
+                let missing = missing(&error);
+                files.missing.extend(parts.into_iter().map(|part| (part, missing.clone())));
+            }
+            Err(Failure::Api(error)) => return Err(error),
+        }
+    }
+    // Downloads may take long; the key may have been revoked in the meantime.
+    caller.refresh(api).await?.require(Scope::Send)
+}
+
+fn too_many() -> ApiError {
+    ApiError::Invalid(vec![Fault {
+        pointer: "/attachments".into(),
+        code: Code::TooMany.as_str(),
+        message: format!("the attachments of a request may have at most {MAX_URLS} different URLs"),
+    }])
+}
+
+/// Returns the fault of an attachment whose file cannot be downloaded.
+fn missing(error: &FetchError) -> MissingPart {
+    let code = match error {
+        FetchError::Denied(_) => Code::DeniedAddress,
+        FetchError::TooLong => Code::TooLong,
+        FetchError::TooLarge(_) => Code::TooLarge,
+        _ => Code::InvalidUrl,
+    };
+    MissingPart { field: "path", code, message: error.to_string() }
+}
+
+/// A file to download.
+struct FileRequest<'a> {
+    fetcher: &'a Fetcher,
+    budget: &'a Budget,
+    url: String,
+    /// A file of at most this many bytes stays in memory.
+    keep: usize,
+}
+
+/// Why a file was not stored.
+enum Failure {
+    /// It cannot be downloaded.
+    Fetch(FetchError),
+    /// The request has failed.
+    Api(ApiError),
+}
+
+impl From<FetchError> for Failure {
+    fn from(error: FetchError) -> Self {
+        Self::Fetch(error)
+    }
+}
+
+impl From<UploadError> for Failure {
+    fn from(error: UploadError) -> Self {
+        Self::Api(error.into())
+    }
+}
+
+impl FileRequest<'_> {
+    /// Downloads the file and stores it.
+    async fn store(&self, api: &Api, caller: &Caller) -> Result<FilePart, Failure> {
+        let mut file = self.fetcher.get(&self.url, self.budget).await?;
+        let mut upload = api.acceptor.upload(caller.tenant());
+        if let Err(failure) = receive(&mut file, &mut upload).await {
+            upload.discard().await;
+            return Err(failure);
+        }
+        let uploaded = upload.finish_or_keep(self.keep).await?;
+        Ok(FilePart { sha256: uploaded.sha256, size: uploaded.size, data: uploaded.data.unwrap_or_default() })
+    }
+}
+
+async fn receive(file: &mut fetch::Download<'_>, upload: &mut Upload<'_>) -> Result<(), Failure> {
+    while let Some(bytes) = file.next().await? {
+        upload.write(&bytes).await?;
+    }
+    Ok(())
+}
