@@ -288,9 +288,10 @@ async fn rust_sdk_manages_webhooks_and_parses_their_events() {
 
     let posted = resend.webhooks.list_events(&created.id, ListOptions::default()).await.unwrap().data;
     assert!(posted.iter().all(|event| event.status == WebhookEventStatus::Success), "{posted:?}");
-    let event = resend.webhooks.get_event(&created.id, &posted[1].id).await.unwrap();
+    let first = posted.iter().find(|event| event.event_type == "email.sent").unwrap();
+    let event = resend.webhooks.get_event(&created.id, &first.id).await.unwrap();
     assert_eq!((event.event_type.as_str(), &event.payload["data"]["email_id"]), ("email.sent", &json!(id)));
-    resend.webhooks.replay_event(&created.id, &event.id).await.unwrap();
+    assert_eq!(resend.webhooks.replay_event(&created.id, &event.id).await.unwrap().id, event.id);
     app.notify_after(1).await;
     let attempts = resend.webhooks.list_event_attempts(&created.id, &event.id, ListOptions::default()).await.unwrap();
     assert_eq!(attempts.data.iter().map(|attempt| attempt.http_status_code).collect::<Vec<_>>(), [200, 200]);
