@@ -373,6 +373,9 @@ mod tests {
             let denied = guard.admits(&Url::parse(url).unwrap()).await.unwrap_err();
             assert!(matches!(denied, Denied::Address { .. }), "{url}: {denied:?}");
         }
+        let local = guard_for(Allowed { this_machine_only: true, ..Allowed::default() }, Purpose::Attachment);
+        let denied = local.admits(&Url::parse("https://1.1.1.1/a.pdf").unwrap()).await.unwrap_err();
+        assert!(denied.to_string().contains("downloads from this machine only"), "{denied}");
         let (host, ip) = ("files.test".to_owned(), "10.1.2.3".parse().unwrap());
         let (class, purpose) = (IpClass::Private, Purpose::Attachment);
         let text = Denied::Address { host, ip, class, purpose }.to_string();

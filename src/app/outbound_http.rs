@@ -1,5 +1,5 @@
-//! Builds what sends HTTP requests to URLs of API users: the check of the addresses of webhook endpoints, for the API and
-//! for the workers, and the fetcher of attachments.
+//! Builds what concerns HTTP requests to URLs of API users: the check of the addresses of webhook endpoints, for the API
+//! and for the workers, and the fetcher of attachments.
 
 use std::sync::Arc;
 

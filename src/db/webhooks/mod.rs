@@ -1,8 +1,9 @@
 //! Management of webhook endpoints (`webhook_endpoints`) by the API. Workers post the events ([`delivery`]).
 //!
 //! A change that a worker would overwrite (cursor, health, `open_at`) or would not notice (disabling, another format of
-//! events that it has read) also releases the worker's `lease`. The worker's later commits then change nothing, and the next worker reads the endpoint again. At
-//! worst, a post in flight is repeated. A worker reads all other changes with every commit.
+//! events that it has read) also releases the worker's `lease`. The worker's later commits then change nothing, and the
+//! next worker reads the endpoint again. At worst, the posts since the worker's last commit are repeated. A worker reads
+//! all other changes with every commit.
 
 pub mod delivery;
 pub mod log;

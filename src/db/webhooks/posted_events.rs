@@ -89,7 +89,7 @@ pub async fn replay(
 ) -> Result<(), DbError> {
     let query = sqlx::query!(
         "INSERT INTO webhook_retries (endpoint_id, tenant_id, seq, seqs, attempts, due_at)
-         SELECT $2, $1, $3, ARRAY[$3], max(attempt), $5::timestamptz FROM webhook_attempts
+         SELECT $2, $1, $3::bigint, ARRAY[$3], max(attempt), $5::timestamptz FROM webhook_attempts
          WHERE endpoint_id = $2 AND tenant_id = $1 AND seq = $3 AND id >= $4
          HAVING count(*) > 0
          ON CONFLICT (endpoint_id, seq, tenant_id)

@@ -51,8 +51,8 @@ async fn event_is_replayed() {
     let path = create(&app, &receiver.url("/hook")).await;
     for _ in 0..2 {
         send(&app, json!({})).await;
+        app.notify_after(1).await;
     }
-    app.notify().await;
     let event = events(&app, &path).await.remove(1);
     let one = format!("{path}/{}", text(&event, "id"));
     let replayed = post(&app, &format!("{one}/replay"), &json!({})).await.ok();
