@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::Request;
@@ -43,34 +44,36 @@ pub struct SignedIn {
     pub may_read: bool,
 }
 
-/// The API, to be called within this process.
-#[derive(Debug, Clone)]
+/// The API, to be called within this process. Its routers are built at the first call.
+#[derive(Debug)]
 pub struct InProcessApi {
     api: Api,
-    /// The database of `reads`.
-    db: Db,
-    /// The routes with a pool of their own.
-    reads: Router,
-    /// The same routes with the pool of the API.
-    writes: Router,
+    /// The same API with a pool of its own.
+    reading_api: Api,
+    reads: OnceLock<Router>,
+    writes: OnceLock<Router>,
 }
 
 impl InProcessApi {
     /// Creates the API with a separate pool for reads.
     pub fn new(api: &Api, db: Db) -> Self {
-        let reads = Api(std::sync::Arc::new(Shared {
-            db: db.clone(),
+        let reading_api = Api(Arc::new(Shared {
+            db,
             slow_queries: ConcurrencyLimit::new(concurrency_limit::SLOW_QUERIES),
             ..(*api.0).clone()
         }));
-        Self { api: api.clone(), db, reads: router(reads), writes: router(api.clone()) }
+        Self { api: api.clone(), reading_api, reads: OnceLock::new(), writes: OnceLock::new() }
     }
 
     /// Calls a route. Errors have the same bodies as those of the API.
     pub async fn call(&self, key: KnownKey, mut request: Request) -> Response {
         request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
         request.extensions_mut().insert(key);
-        let router = if request.method() == Method::GET { &self.reads } else { &self.writes };
+        let (cell, api) = match *request.method() {
+            Method::GET => (&self.reads, &self.reading_api),
+            _ => (&self.writes, &self.api),
+        };
+        let router = cell.get_or_init(|| router(api.clone()));
         router.clone().oneshot(request).await.unwrap_or_else(|never: Infallible| match never {})
     }
 
@@ -94,7 +97,7 @@ impl InProcessApi {
 
     /// Returns the pool for reads.
     pub fn db(&self) -> &Db {
-        &self.db
+        &self.reading_api.db
     }
 
     /// Returns the current time.

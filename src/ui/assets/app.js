@@ -24,14 +24,13 @@ function showTimes() {
   }
 }
 
-// Refreshing. Nothing is refreshed in a hidden tab, while something in it is being filled in or confirmed, or while text
-// in it is selected.
+// Refreshing. Nothing is refreshed in a hidden tab, nor what has the focus, is being confirmed, or has selected text.
 function isBusy(element) {
   const focused = document.activeElement;
-  const isTyping = focused && element.contains(focused) && focused.matches("input, select, textarea");
+  const isFocused = focused !== null && focused !== document.body && element.contains(focused);
   const selection = document.getSelection();
   const isSelecting = selection && !selection.isCollapsed && element.contains(selection.anchorNode);
-  return document.hidden || isTyping || isSelecting || element.querySelector("details.confirm[open]") !== null;
+  return document.hidden || isFocused || isSelecting || element.querySelector("details.confirm[open]") !== null;
 }
 
 function refresh(element) {
@@ -91,13 +90,18 @@ function applyEvents() {
   const rows = [...live.querySelectorAll("tr[data-id]")].filter((row) => ids.has(row.dataset.id));
   for (const row of rows.slice(0, MAX_ROWS)) {
     const isSelected = row.classList.contains("is-selected");
+    const isFocused = row.contains(document.activeElement);
     htmx.ajax("GET", `/ui/messages/${row.dataset.id}/row`, { target: row, swap: "outerHTML" }).then(() => {
       const fresh = live.querySelector(`tr[data-id="${CSS.escape(row.dataset.id)}"]`);
-      if (fresh) fresh.classList.add("is-new", ...(isSelected ? ["is-selected"] : []));
+      if (!fresh) return;
+      fresh.classList.add("is-new", ...(isSelected ? ["is-selected"] : []));
+      if (isFocused) fresh.querySelector("a.row-link").focus({ preventScroll: true });
     });
   }
   const fresh = live.querySelector(".new-rows");
-  const isNewest = !new URLSearchParams(location.search).get("after");
+  const query = new URLSearchParams(location.search);
+  // Whether a new message matches a search is unknown here.
+  const isNewest = !query.get("after") && !query.get("q");
   if (fresh && isNewest && accepted.size > 0) {
     fresh.hidden = false;
     fresh.querySelector("[data-new-count]").textContent = accepted.size > 99 ? "99+" : String(accepted.size);

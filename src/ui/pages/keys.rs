@@ -2,6 +2,7 @@
 
 use askama::Template;
 use axum::extract::{Path, Query};
+use axum::http::Method;
 use axum::response::Redirect;
 use axum::routing::{get, post};
 use axum::{Form, Router};
@@ -132,6 +133,6 @@ async fn create(visitor: Visitor, Form(form): Form<NewKey>) -> PageResult {
 }
 
 async fn revoke(visitor: Visitor, Path(id): Path<String>) -> Result<Redirect, UiError> {
-    visitor.change(axum::http::Method::DELETE, &format!("/v1/keys/{}", segment(&id)), None).await?;
+    visitor.change(Method::DELETE, &format!("/v1/keys/{}", segment(&id)), None).await?;
     Ok(redirect_done("/ui/keys", "revoked"))
 }

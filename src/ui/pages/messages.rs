@@ -18,7 +18,7 @@ use crate::ui::session::Visitor;
 use crate::ui::shell::{Section, Shell};
 
 /// Messages per page.
-const PER_PAGE: &str = "50";
+const PER_PAGE: usize = 50;
 
 pub(super) fn router() -> Router<Ui> {
     Router::new().route("/ui/messages", get(list)).route("/ui/messages/{id}/row", get(row))
@@ -80,12 +80,12 @@ struct MessagesPage {
 }
 
 async fn list(visitor: Visitor, Query(query): Query<ListQuery>) -> PageResult {
-    let now = visitor.api().now();
+    let (now, limit) = (visitor.api().now(), PER_PAGE.to_string());
     let mut search = search::parse(&query.q, now);
     let mut page = Page { data: Vec::<Row>::new(), next: None };
     if search.faults.is_empty() {
         let mut params: Vec<(&str, &str)> = search.params.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        params.push(("limit", PER_PAGE));
+        params.push(("limit", &limit));
         add(&mut params, "after", &query.after);
         match visitor.get(&with_query("/v1/messages", &params)).await {
             Ok(found) => page = found,
@@ -97,7 +97,7 @@ async fn list(visitor: Visitor, Query(query): Query<ListQuery>) -> PageResult {
             Err(error) => return Err(error),
         }
     }
-    let is_partial = page.data.len() < PER_PAGE.parse().unwrap_or(usize::MAX);
+    let is_partial = page.data.len() < PER_PAGE;
     let cursor = page.next.as_deref().and_then(|next| next.parse::<MessageId>().ok());
     render(&MessagesPage {
         shell: Shell::new(&visitor, Section::Messages, "Messages"),

@@ -2,7 +2,8 @@
 
 use askama::Template;
 use axum::extract::Query;
-use axum::response::{IntoResponse as _, Response};
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Form, Router};
 use chrono::{DateTime, Utc};
@@ -119,7 +120,7 @@ async fn add_entry(visitor: Visitor, Form(form): Form<AddForm>) -> Result<Respon
         Err(UiError::Failed(failure @ Failure { status: 422, .. })) => {
             show(&visitor, ListQuery::default(), Some(failure.text()))
                 .await
-                .map(|page| (axum::http::StatusCode::UNPROCESSABLE_ENTITY, page).into_response())
+                .map(|page| (StatusCode::UNPROCESSABLE_ENTITY, page).into_response())
         }
         Err(error) => Err(error),
     }
@@ -131,9 +132,9 @@ struct RemoveForm {
     stream: String,
 }
 
-async fn remove(visitor: Visitor, Form(form): Form<RemoveForm>) -> Result<axum::response::Redirect, UiError> {
+async fn remove(visitor: Visitor, Form(form): Form<RemoveForm>) -> Result<Redirect, UiError> {
     let path = format!("/v1/suppressions/{}", segment(&form.address));
     let path = with_query(&path, &[("stream", &form.stream)]);
-    visitor.change(axum::http::Method::DELETE, &path, None).await?;
+    visitor.change(Method::DELETE, &path, None).await?;
     Ok(redirect_done("/ui/suppressions", "removed"))
 }

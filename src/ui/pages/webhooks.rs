@@ -2,7 +2,8 @@
 
 use askama::Template;
 use axum::extract::{Path, Query};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::Method;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Form, Router};
 use chrono::{DateTime, Utc};
@@ -189,15 +190,13 @@ async fn act(
         }
         "enable" | "disable" => {
             let body = json!({"disabled": action == "disable"});
-            visitor.change(axum::http::Method::PATCH, &path, Some(&body)).await?;
+            visitor.change(Method::PATCH, &path, Some(&body)).await?;
             if action == "enable" { "enabled" } else { "disabled" }
         }
         "replay" => {
             let Some(start) = replay_start(&form.from, &visitor) else {
                 let fault = "Write a `seq`, a date such as 2026-12-01, or an age such as 24h.".to_owned();
-                return show_one(&visitor, &id, "", None, Some(fault))
-                    .await
-                    .map(axum::response::IntoResponse::into_response);
+                return show_one(&visitor, &id, "", None, Some(fault)).await.map(IntoResponse::into_response);
             };
             visitor.post(&format!("{path}/replay"), Some(&start)).await?;
             "replayed"

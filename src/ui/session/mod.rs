@@ -59,6 +59,7 @@ pub(super) struct Visitor {
     pub key_id: KeyId,
     /// The key's name.
     pub key_name: String,
+    /// What the key may do.
     pub role: Role,
     /// Whether the key sees what is about all sender domains, such as lanes.
     pub sees_all: bool,

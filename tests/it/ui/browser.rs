@@ -1,7 +1,9 @@
 //! A browser: keeps the cookie of the session, and sends forms as browsers do.
 
 use html5ever::tendril::StrTendril;
-use html5ever::tokenizer::{BufferQueue, StartTag, TagToken, Token, TokenSink, TokenSinkResult, Tokenizer};
+use html5ever::tokenizer::{
+    BufferQueue, StartTag, TagToken, Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts,
+};
 use parking_lot::Mutex;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, Method, RequestBuilder, redirect};
@@ -124,7 +126,7 @@ impl Page {
 
     /// Returns all start tags, as a browser's parser finds them.
     pub fn tags(&self) -> Vec<Tag> {
-        let (tokenizer, input) = (Tokenizer::new(Tags::default(), Default::default()), BufferQueue::default());
+        let (tokenizer, input) = (Tokenizer::new(Tags::default(), TokenizerOpts::default()), BufferQueue::default());
         input.push_back(StrTendril::from(self.text.as_str()));
         let _ = tokenizer.feed(&input);
         tokenizer.end();

@@ -2,6 +2,7 @@
 
 mod actions;
 mod browser;
+mod dev_link;
 mod hostile_text;
 mod other_sites;
 mod pages;
