@@ -119,7 +119,7 @@ impl App {
         let wake = Arc::new(Notify::new());
         let accepting = TaskTracker::new();
         let stop = CancellationToken::new();
-        let _gauges = gauges::start(&db, worker_db.as_ref(), &clock, config.delivery.lease);
+        let gauges = gauges::start(&db, worker_db.as_ref(), &clock, config.delivery.lease);
         tokio::spawn(stop.clone().run_until_cancelled_owned(create_partitions_periodically(db.clone(), clock.clone())));
         let (outcomes, pending) = group_commit::outcomes();
         let renderer = Arc::new(Renderer::default());
@@ -178,7 +178,7 @@ impl App {
             dashboard,
             worker,
             stop,
-            _gauges,
+            _gauges: gauges,
         })
     }
 

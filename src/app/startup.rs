@@ -41,7 +41,7 @@ pub(super) async fn prepare(config: &Config, roles: Roles, has_inbox: bool) -> a
         Server::start(listener, http::ops_router(readiness.clone(), db.clone()), descriptors::OPS_LIMITS)
     });
     let startup = Startup { ops: ops.transpose()?, db, listeners, limits, readiness };
-    startup.wait_for_schema(config.http.resend).await?;
+    startup.wait_for_schema(config.resend.enabled).await?;
     for problem in db::pool::durability::check(&startup.db).await? {
         tracing::warn!(
             event = "durability_problem",

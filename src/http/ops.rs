@@ -75,10 +75,10 @@ async fn guarded_metrics(State(api): State<Api>, parts: Parts) -> Result<Respons
             "Send `metrics.token` as `Authorization: Bearer TOKEN`, or read the metrics from an address in `metrics.allow`.",
         ));
     }
-    Ok(metrics_text().await)
+    Ok(metrics_text())
 }
 
-async fn metrics_text() -> Response {
+fn metrics_text() -> Response {
     ([(CONTENT_TYPE, TEXT_FORMAT)], metrics::render()).into_response()
 }
 
@@ -97,7 +97,7 @@ async fn readyz(State(ops): State<Ops>) -> Result<Json<Health>, ApiError> {
 /// Returns the router of `metrics.listen`.
 pub fn ops_router(readiness: Arc<Readiness>, db: Db) -> Router {
     let router = Router::new()
-        .route("/metrics", get(metrics_text))
+        .route("/metrics", get(async || metrics_text()))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(readyz))
         .with_state(Ops { readiness, db });

@@ -43,10 +43,13 @@ const OTHER: &str = "other";
 /// Number of series of a route and method, with one for other statuses.
 const SERIES: usize = STATUSES.len() + 1;
 
+/// The series of one route and method.
+type ByStatus = [OnceLock<Series>; SERIES];
+
 /// The series of one route.
 #[derive(Debug, Default)]
 pub struct RouteSeries {
-    by_method: [OnceLock<Box<[OnceLock<Series>; SERIES]>>; METHODS.len()],
+    by_method: [OnceLock<Box<ByStatus>>; METHODS.len()],
 }
 
 /// The series of one route, method and status.
@@ -84,6 +87,6 @@ impl Series {
 
 /// Describes the metrics.
 pub(super) fn describe() {
-    Counter::describe(REQUESTS, "HTTP requests by route and status");
-    Histogram::describe(DURATION, "Time from a request's head to the head of its response");
+    Counter::describe(REQUESTS, "HTTP requests by route and status.");
+    Histogram::describe(DURATION, "Time from a request's head to the head of its response.");
 }

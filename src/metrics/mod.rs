@@ -24,172 +24,82 @@ use labels::{
     ConnectResult, DnsKind, DnsResult, InboundKind, Outcome, PoolName, PoolState, Route, StatusClass, Stream,
     TlsPolicy, TlsVersion, Writer,
 };
-use registry::{Instrument as _, single};
+use registry::{Instrument as _, instruments};
 pub use service::{SERVICE, ServiceMetrics};
 
-const QUEUE_WAIT_SECONDS: &str = "postrider_queue_wait_seconds";
+const QUEUE_WAIT: &str = "postrider_queue_wait_seconds";
 const GROUP_SIZE: &str = "postrider_journal_group_size";
 
-/// The metrics of this process.
-#[derive(Debug)]
-pub struct ProcessMetrics {
-    /// Recipients of messages that were committed.
-    pub accepted_recipients: Family<(Stream,), Counter>,
-    /// Time from handing a message to the group commit to the end of its commit.
-    pub accept_to_commit: Histogram,
-    /// Messages and outcomes, or batches, in one transaction of the group commit.
-    pub group_size: Family<(Writer,), Histogram>,
-    /// Time of a transaction of the group commit.
-    pub group_commit: Family<(Writer,), Histogram>,
-    /// Attempts for recipients by outcome, and recipients that ended without an attempt.
-    pub attempts: Family<(Stream, Route, Provider, Outcome), Counter>,
-    /// Recipients that bounced during an attempt.
-    pub bounces: Family<(Stream, Provider, Category), Counter>,
-    /// Time of an attempt.
-    pub delivery_attempt: Family<(Stream, Provider), Histogram>,
-    /// Time from the due time of a recipient to the first attempt.
-    pub queue_wait: Family<(Stream,), Histogram>,
-    /// Open SMTP connections.
-    pub smtp_connections: Family<(Provider,), Gauge>,
-    /// Opened SMTP sessions, and failures to open one.
-    pub smtp_connects: Family<(Provider, ConnectResult), Counter>,
-    /// Time to open an SMTP session.
-    pub smtp_connect: Family<(Provider,), Histogram>,
-    /// Recipients that were sent from memory, without a claim.
-    pub handed_over: Counter,
-    /// Claimed recipients.
-    pub claimed: Counter,
-    /// Recipients whose leases were rescued from dead workers.
-    pub lease_reaps: Counter,
-    /// Outcomes that arrived after their leases had moved.
-    pub stale_completions: Counter,
-    /// Attempts for messages that were in flight at a crash.
-    pub suspects: Counter,
-    /// Opened SMTP sessions by their encryption.
-    pub tls_sessions: Family<(TlsPolicy, TlsVersion), Counter>,
-    /// DNS lookups.
-    pub dns_lookups: Family<(DnsKind, DnsResult), Counter>,
-    /// Time of a DNS lookup.
-    pub dns_lookup: Family<(DnsKind,), Histogram>,
-    /// Connections of the pools.
-    pub db_pool_connections: Family<(PoolName, PoolState), Gauge>,
-    /// Time until a connection is available, or a transaction has begun.
-    pub db_acquire: Family<(PoolName,), Histogram>,
-    /// Outages of the database.
-    pub db_outages: Counter,
-    /// Attempts to post events to webhook endpoints.
-    pub webhook_posts: Family<(StatusClass,), Counter>,
-    /// Time of such a post.
-    pub webhook_post: Histogram,
-    /// Received bounces, complaints and other messages.
-    pub inbound_mails: Family<(InboundKind,), Counter>,
-}
-
-/// The metrics of this process.
-pub static METRICS: LazyLock<ProcessMetrics> = LazyLock::new(ProcessMetrics::new);
-
-impl ProcessMetrics {
-    fn new() -> Self {
-        build_info();
-        http::describe();
-        let (stream, provider) = (Stream::Transactional, Provider::Other);
-        Self {
-            accepted_recipients: Family::new(
-                "postrider_accepted_recipients_total",
-                "Recipients of committed messages",
-                (stream,),
-            ),
-            accept_to_commit: single(
-                "postrider_accept_to_commit_seconds",
-                "Time from handing a message or batch to the group commit to the end of its commit",
-            ),
-            group_size: Family::new(
-                GROUP_SIZE,
-                "Messages and outcomes, or messages of batches, in one transaction",
-                (Writer::Messages,),
-            ),
-            group_commit: Family::new(
-                "postrider_journal_commit_seconds",
-                "Time of a transaction of the group commit",
-                (Writer::Messages,),
-            ),
-            attempts: Family::new(
-                "postrider_attempts_total",
-                "Attempts for recipients by outcome, and recipients that ended without one",
-                (stream, Route::Mx, provider, Outcome::Delivered),
-            ),
-            bounces: Family::new(
-                "postrider_bounces_total",
-                "Recipients that bounced during an attempt",
-                (stream, provider, Category::Other),
-            ),
-            delivery_attempt: Family::new(
-                "postrider_delivery_attempt_seconds",
-                "Time of an attempt",
-                (stream, provider),
-            ),
-            queue_wait: Family::new(
-                QUEUE_WAIT_SECONDS,
-                "Time from a recipient's due time to its first attempt",
-                (stream,),
-            ),
-            smtp_connections: Family::new("postrider_smtp_connections", "Open SMTP connections", (provider,)),
-            smtp_connects: Family::new(
-                "postrider_smtp_connects_total",
-                "Opened SMTP sessions, and failures to open one",
-                (provider, ConnectResult::Ok),
-            ),
-            smtp_connect: Family::new("postrider_smtp_connect_seconds", "Time to open an SMTP session", (provider,)),
-            handed_over: single(
-                "postrider_handed_over_total",
-                "Recipients that this process accepted and sent without a claim",
-            ),
-            claimed: single("postrider_claimed_total", "Claimed recipients"),
-            lease_reaps: single(
-                "postrider_lease_reaps_total",
-                "Recipients whose leases this process took from dead workers",
-            ),
-            stale_completions: single(
-                "postrider_stale_completions_total",
-                "Outcomes that were ignored because their leases had moved to another worker",
-            ),
-            suspects: single("postrider_suspects_total", "Attempts for messages that were in flight at a crash"),
-            tls_sessions: Family::new(
-                "postrider_tls_sessions_total",
-                "Opened SMTP sessions by TLS policy and version",
-                (TlsPolicy::Opportunistic, TlsVersion::Plain),
-            ),
-            dns_lookups: Family::new(
-                "postrider_dns_lookups_total",
-                "DNS lookups, including those from the cache",
-                (DnsKind::Mx, DnsResult::Ok),
-            ),
-            dns_lookup: Family::new("postrider_dns_lookup_seconds", "Time of a DNS lookup", (DnsKind::Mx,)),
-            db_pool_connections: Family::new(
-                "postrider_db_pool_connections",
-                "Database connections of this process",
-                (PoolName::Main, PoolState::Used),
-            ),
-            db_acquire: Family::new(
-                "postrider_db_acquire_seconds",
-                "Time until a connection was available and a transaction had begun",
-                (PoolName::Hot,),
-            ),
-            db_outages: single("postrider_db_outages_total", "Times that the database became unavailable"),
-            webhook_posts: Family::new(
-                "postrider_webhook_posts_total",
-                "Posts to webhook endpoints by class of the response",
-                (StatusClass::Success,),
-            ),
-            webhook_post: single("postrider_webhook_post_seconds", "Time of a post to a webhook endpoint"),
-            inbound_mails: Family::new(
-                "postrider_inbound_mails_total",
-                "Received bounces, complaints and other messages",
-                (InboundKind::Dsn,),
-            ),
-        }
+instruments! {
+    /// The metrics of this process.
+    pub struct ProcessMetrics {
+        /// Recipients of committed messages.
+        accepted_recipients: Family<(Stream,), Counter> =
+            "postrider_accepted_recipients_total", (Stream::Transactional,);
+        /// Time from handing a message or batch to the group commit to the end of its commit.
+        accept_to_commit: Histogram = "postrider_accept_to_commit_seconds";
+        /// Messages and outcomes, or messages of batches, in one transaction of the group commit.
+        group_size: Family<(Writer,), Histogram> = GROUP_SIZE, (Writer::Messages,);
+        /// Time of a transaction of the group commit.
+        group_commit: Family<(Writer,), Histogram> = "postrider_journal_commit_seconds", (Writer::Messages,);
+        /// Attempts for recipients by outcome, and recipients that ended without one.
+        attempts: Family<(Stream, Route, Provider, Outcome), Counter> =
+            "postrider_attempts_total", (Stream::Transactional, Route::Mx, Provider::Other, Outcome::Delivered);
+        /// Recipients that bounced during an attempt.
+        bounces: Family<(Stream, Provider, Category), Counter> =
+            "postrider_bounces_total", (Stream::Transactional, Provider::Other, Category::Other);
+        /// Time of an attempt.
+        delivery_attempt: Family<(Stream, Provider), Histogram> =
+            "postrider_delivery_attempt_seconds", (Stream::Transactional, Provider::Other);
+        /// Time from a recipient's due time to its first attempt.
+        queue_wait: Family<(Stream,), Histogram> = QUEUE_WAIT, (Stream::Transactional,);
+        /// Open SMTP connections.
+        smtp_connections: Family<(Provider,), Gauge> = "postrider_smtp_connections", (Provider::Other,);
+        /// Opened SMTP sessions, and failures to open one.
+        smtp_connects: Family<(Provider, ConnectResult), Counter> =
+            "postrider_smtp_connects_total", (Provider::Other, ConnectResult::Ok);
+        /// Time until an SMTP session was open, or had failed.
+        smtp_connect: Family<(Provider,), Histogram> = "postrider_smtp_connect_seconds", (Provider::Other,);
+        /// Opened SMTP sessions by TLS policy and version.
+        tls_sessions: Family<(TlsPolicy, TlsVersion), Counter> =
+            "postrider_tls_sessions_total", (TlsPolicy::Opportunistic, TlsVersion::Plain);
+        /// Recipients that this process accepted and sent without a claim.
+        handed_over: Counter = "postrider_handed_over_total";
+        /// Claimed recipients.
+        claimed: Counter = "postrider_claimed_total";
+        /// Recipients whose leases this process took from dead workers.
+        lease_reaps: Counter = "postrider_lease_reaps_total";
+        /// Outcomes that were ignored, because their leases had moved to another worker.
+        stale_completions: Counter = "postrider_stale_completions_total";
+        /// Attempts for messages that were in flight at a crash.
+        suspects: Counter = "postrider_suspects_total";
+        /// DNS lookups, including those from the cache.
+        dns_lookups: Family<(DnsKind, DnsResult), Counter> =
+            "postrider_dns_lookups_total", (DnsKind::Mx, DnsResult::Ok);
+        /// Time of a DNS lookup.
+        dns_lookup: Family<(DnsKind,), Histogram> = "postrider_dns_lookup_seconds", (DnsKind::Mx,);
+        /// Database connections of this process.
+        db_pool_connections: Family<(PoolName, PoolState), Gauge> =
+            "postrider_db_pool_connections", (PoolName::Main, PoolState::Used);
+        /// Time until a database connection was available and a transaction had begun.
+        db_acquire: Family<(PoolName,), Histogram> = "postrider_db_acquire_seconds", (PoolName::Hot,);
+        /// Times that the database became unavailable.
+        db_outages: Counter = "postrider_db_outages_total";
+        /// Posts to webhook endpoints by class of the response.
+        webhook_posts: Family<(StatusClass,), Counter> = "postrider_webhook_posts_total", (StatusClass::Success,);
+        /// Time of a post to a webhook endpoint.
+        webhook_post: Histogram = "postrider_webhook_post_seconds";
+        /// Received bounces, complaints and other messages.
+        inbound_mails: Family<(InboundKind,), Counter> = "postrider_inbound_mails_total", (InboundKind::Dsn,);
     }
 }
+
+/// The metrics of this process.
+pub static METRICS: LazyLock<ProcessMetrics> = LazyLock::new(|| {
+    build_info();
+    http::describe();
+    ProcessMetrics::new()
+});
 
 /// Exports the version as labels of a gauge that is always 1.
 fn build_info() {
@@ -198,15 +108,15 @@ fn build_info() {
         metrics::Label::from_static_parts("version", env!("CARGO_PKG_VERSION")),
         metrics::Label::from_static_parts("commit", option_env!("POSTRIDER_COMMIT").unwrap_or("unknown")),
     ];
-    Gauge::describe(NAME, "Version of this process; always 1");
+    Gauge::describe(NAME, "Version of this process; always 1.");
     Gauge::register(NAME, labels).set(1.0);
 }
 
-/// Returns all metrics in the text format of Prometheus.
+/// Returns all metrics in the text format of Prometheus. Those of the whole service are absent until they have been
+/// computed for the first time.
 pub fn render() -> String {
     // Registers them, if nothing has been counted yet.
     LazyLock::force(&METRICS);
-    LazyLock::force(&SERVICE);
     registry::render()
 }
 

@@ -22,7 +22,7 @@ static RECORDER: LazyLock<PrometheusRecorder> = LazyLock::new(|| {
 fn builder() -> Result<PrometheusBuilder, BuildError> {
     let matcher = |name: &str| Matcher::Full(name.to_owned());
     PrometheusBuilder::new()
-        .set_buckets_for_metric(matcher(super::QUEUE_WAIT_SECONDS), &WAIT_SECONDS)?
+        .set_buckets_for_metric(matcher(super::QUEUE_WAIT), &WAIT_SECONDS)?
         .set_buckets_for_metric(matcher(super::GROUP_SIZE), &SIZES)?
         .set_buckets(&SECONDS)
 }
@@ -68,6 +68,35 @@ impl Instrument for Histogram {
         RECORDER.register_histogram(&Key::from_parts(name, labels), &METADATA)
     }
 }
+
+/// Defines a struct of metrics: each with its description, its type and its name. A metric with labels has the values of
+/// the series that is exported from the start.
+macro_rules! instruments {
+    (
+        #[doc = $about:literal]
+        pub struct $type:ident {
+            $(#[doc = $help:literal] $field:ident: $kind:ty = $name:expr $(, $first:expr)?;)+
+        }
+    ) => {
+        #[doc = $about]
+        #[derive(Debug)]
+        pub struct $type {
+            $(#[doc = $help] pub $field: $kind,)+
+        }
+
+        impl $type {
+            fn new() -> Self {
+                Self { $($field: $crate::metrics::registry::instruments!(@ $name, $help $(, $first)?),)+ }
+            }
+        }
+    };
+    (@ $name:expr, $help:expr) => { $crate::metrics::registry::single($name, $help.trim_ascii()) };
+    (@ $name:expr, $help:expr, $first:expr) => {
+        $crate::metrics::family::Family::new($name, $help.trim_ascii(), $first)
+    };
+}
+
+pub(super) use instruments;
 
 /// Describes and registers a metric without labels.
 pub(super) fn single<I: Instrument>(name: &'static str, help: &'static str) -> I {

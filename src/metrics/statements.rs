@@ -12,7 +12,7 @@ use super::registry::Instrument as _;
 const DURATION: &str = "postrider_db_statement_seconds";
 
 static SERIES: LazyLock<RwLock<HashMap<&'static str, Histogram>>> = LazyLock::new(|| {
-    Histogram::describe(DURATION, "Time of a statement or transaction, with the wait for a connection");
+    Histogram::describe(DURATION, "Time of a statement or transaction, with the wait for a connection.");
     RwLock::default()
 });
 

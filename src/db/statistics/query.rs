@@ -7,9 +7,9 @@ use chrono::{DateTime, Utc};
 use super::increment::{BOUNCE, LATENCY};
 use crate::db::{Db, DbError};
 use crate::domain::id::TenantId;
+use crate::domain::provider::Provider;
 use crate::domain::statistics::GroupBy;
 use crate::domain::statistics::count::{Counter, Figures};
-use crate::domain::provider::Provider;
 use crate::domain::statistics::range::Range;
 
 /// Selects figures.

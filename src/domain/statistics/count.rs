@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 
 use super::Step;
 use super::latency::Histogram;
-use crate::domain::provider::Provider;
 use crate::domain::event::EventType;
+use crate::domain::provider::Provider;
 
 /// Events with the same properties, and their number. An event about a message as a whole is represented once per
 /// recipient.

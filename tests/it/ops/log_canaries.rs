@@ -16,7 +16,7 @@ async fn send_canaries(api: &Api) {
     let html = "<html><body><p>canary-html</p></body></html>";
     let message = |to: &str| {
         json!({
-            "from": "Canary-Name <canary-from@acme.test>", "to": [to], "reply_to": ["canary-reply@acme.test"],
+            "from": "Canary-Name <canary-from@acme.test>", "to": [to], "reply_to": "canary-reply@acme.test",
             "subject": "canary-subject", "text": "canary-text", "html": html,
             "headers": {"X-Canary": "canary-header"}, "metadata": {"canary": "canary-metadata"},
             "attachments": [{"filename": "canary-file.txt", "content": "Y2FuYXJ5LWF0dGFjaG1lbnQ="}]

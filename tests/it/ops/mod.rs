@@ -5,3 +5,4 @@ mod metrics_access;
 mod metrics_pages;
 mod prometheus;
 mod readiness;
+mod service_figures;

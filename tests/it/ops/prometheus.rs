@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
+use url::Url;
 
 use crate::support::client::Api;
 use crate::support::postgres::Database;
@@ -81,7 +82,8 @@ impl Prometheus {
 
     /// Returns the response to a request of the API, or the reason why there is none yet.
     async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, String> {
-        let response = self.http.get(format!("{}/api/v1/{path}", self.base)).query(query).send().await;
+        let url = Url::parse_with_params(&format!("{}/api/v1/{path}", self.base), query).unwrap();
+        let response = self.http.get(url).send().await;
         let body: Value =
             response.map_err(|error| error.to_string())?.json().await.map_err(|error| error.to_string())?;
         if body["status"] == "success" { Ok(body["data"].clone()) } else { Err(body.to_string()) }

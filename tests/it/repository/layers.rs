@@ -55,8 +55,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("cli", &["app", "bench", "http", "accept", "worker", "db", "smtp", "webhook", "mail", "dev", "domain"]),
 ];
-const LEAVES: &[&str] =
-    &["batcher", "cache", "clock", "config", "dns", "fetch", "http_client", "limiter", "metrics", "telemetry", "url_guard"];
+const LEAVES: &[&str] = &[
+    "batcher",
+    "cache",
+    "clock",
+    "config",
+    "dns",
+    "fetch",
+    "http_client",
+    "limiter",
+    "metrics",
+    "telemetry",
+    "url_guard",
+];
 
 pub(super) fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -1,0 +1,65 @@
+//! The figures of the whole service, against situations that a test creates.
+
+use std::time::Duration;
+
+use postrider::clock::Clock as _;
+use postrider::db::service_metrics::{self, Figures, StreamQueue};
+use serde_json::json;
+
+use crate::support::app::TestApp;
+use crate::support::clock::{hours, seconds};
+use crate::support::until::until;
+
+const LIMIT: Duration = Duration::from_secs(30);
+const LEASE: Duration = Duration::from_secs(30);
+
+/// Computes the figures anew.
+async fn figures(app: &TestApp) -> Figures {
+    // The service computes them when it starts.
+    until("the first figures", LIMIT, async || match service_metrics::load(&app.db).await.unwrap() {
+        Some(_) => Ok(()),
+        None => Err("none"),
+    })
+    .await;
+    app.sql("DELETE FROM service_metrics").await;
+    assert!(service_metrics::refresh(&app.db, LEASE, app.clock.now()).await.unwrap());
+    assert!(!service_metrics::refresh(&app.db, LEASE, app.clock.now()).await.unwrap(), "they are recent");
+    let (figures, age) = service_metrics::load(&app.db).await.unwrap().unwrap();
+    assert!(age < LIMIT, "{age:?}");
+    figures
+}
+
+#[tokio::test]
+async fn queue_and_lanes_are_counted_by_state() {
+    let app = TestApp::start().await;
+    app.send(json!({})).await;
+    app.send(json!({"scheduled_at": (app.clock.now() + hours(2)).to_rfc3339()})).await;
+    app.send(json!({"stream": "bulk"})).await;
+    assert_eq!(app.post("/v1/streams/bulk/pause", &json!({})).await.status, 200);
+    app.clock.advance(seconds(90));
+    let mut figures = figures(&app).await;
+    figures.queue.sort_by(|one, other| one.stream.cmp(&other.stream));
+    let bulk = StreamQueue { stream: "bulk".into(), due: 1, ..StreamQueue::default() };
+    let transactional = StreamQueue {
+        stream: "transactional".into(),
+        due: 1,
+        scheduled: 1,
+        oldest_due_age: 90.0,
+        ..StreamQueue::default()
+    };
+    assert_eq!(figures.queue, [bulk, transactional], "nothing of a paused stream is late");
+    assert_eq!(figures.lanes, [1, 0, 0, 1], "open and paused");
+    assert_eq!((figures.uncertain, figures.partition_weeks_ahead, figures.workers), (0, 2, [1, 0]));
+    assert!(figures.is_ledger_balanced && figures.db_size > 0 && figures.event_seq >= 3, "{figures:?}");
+}
+
+#[tokio::test]
+async fn lost_queue_row_unbalances_the_ledger() {
+    let app = TestApp::start().await;
+    app.send(json!({})).await;
+    app.clock.advance(seconds(70));
+    assert!(figures(&app).await.is_ledger_balanced);
+    app.sql("CREATE TABLE saved AS SELECT * FROM queue; DELETE FROM queue").await;
+    assert!(!figures(&app).await.is_ledger_balanced);
+    app.sql("INSERT INTO queue SELECT * FROM saved; DROP TABLE saved").await;
+}
