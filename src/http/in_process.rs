@@ -80,8 +80,8 @@ impl InProcessApi {
     /// Checks the secret of an API key. A failure counts against the client's address, as with every request.
     pub async fn sign_in(&self, secret: &str, parts: &Parts) -> Result<SignedIn, ApiError> {
         let key = auth::check_secret(&self.api, secret, parts).await?;
-        let may_read =
-            key.row.scopes.iter().any(|scope| [Scope::Read, Scope::Admin].map(Scope::as_str).contains(&&**scope));
+        let has = |scope: Scope| key.row.scopes.iter().any(|name| name == scope.as_str());
+        let may_read = has(Scope::Read) || has(Scope::Admin);
         Ok(SignedIn { tenant: TenantId(key.row.tenant_id), key: KeyId(key.row.id), may_read })
     }
 
