@@ -25,6 +25,9 @@ const CHECK_DELAY: TimeDelta = TimeDelta::minutes(1);
 /// Age of the oldest messages that are checked again: the longest retry window is about this long.
 const CHECK_AGE: TimeDelta = TimeDelta::days(3);
 
+/// How long an unbalanced ledger is reported. The next computation checks other messages.
+const UNBALANCED_FOR: TimeDelta = TimeDelta::hours(1);
+
 /// The metrics of the whole service. A figure that another version did not compute is absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -39,7 +42,9 @@ pub struct Figures {
     pub webhook_lag_events: i64,
     /// Age in seconds of the oldest event that an enabled endpoint has still to read.
     pub webhook_lag: f64,
-    /// Whether every checked recipient is either queued or in an end state.
+    /// When a recipient was last found that is neither queued nor in an end state, or is both.
+    pub unbalanced_at: Option<DateTime<Utc>>,
+    /// Whether no such recipient was found within the last hour.
     pub is_ledger_balanced: bool,
     /// Recipients in the state `uncertain`, at most 10,000.
     pub uncertain: i64,
@@ -82,7 +87,7 @@ pub struct StreamQueue {
 pub async fn refresh(db: &Db, lease: Duration, now: DateTime<Utc>) -> Result<bool, DbError> {
     db.timed_for(SCAN_LIMIT, "service_metrics.refresh", async {
         let mut tx = db.pool.begin().await?;
-        // Released at the end of the transaction. Without an answer at once, another process is the one that computes.
+        // The lock is released at the end of the transaction. If it is taken, another process computes the figures.
         let is_due = sqlx::query_scalar!(
             r#"SELECT pg_try_advisory_xact_lock(hashtext('postrider.service_metrics'))
                       AND NOT EXISTS (SELECT FROM service_metrics
@@ -130,10 +135,14 @@ async fn store(connection: &mut PgConnection, figures: &Figures, took: Duration)
 }
 
 async fn compute(connection: &mut PgConnection, lease: Duration, now: DateTime<Utc>) -> Result<Figures, sqlx::Error> {
+    let earlier = sqlx::query_scalar!("SELECT figures FROM service_metrics").fetch_optional(&mut *connection).await?;
+    let earlier: Figures = earlier.and_then(|figures| serde_json::from_value(figures).ok()).unwrap_or_default();
+    let unbalanced_at = if is_balanced(connection, now).await? { earlier.unbalanced_at } else { Some(now) };
     let mut figures = Figures {
         queue: queue(connection, now).await?,
         lanes: lanes(connection, now).await?,
-        is_ledger_balanced: is_balanced(connection, now).await?,
+        unbalanced_at,
+        is_ledger_balanced: unbalanced_at.is_none_or(|at| now - at >= UNBALANCED_FOR),
         ..Figures::default()
     };
     add_webhooks(connection, &mut figures).await?;

@@ -29,7 +29,7 @@ instruments! {
         /// Webhook endpoints by state.
         webhook_endpoints: Family<(EndpointState,), Gauge> =
             "postrider_webhook_endpoints", (EndpointState::Healthy,);
-        /// 1 if every checked recipient is either queued or in an end state, otherwise 0.
+        /// 0 if a recipient was found within an hour that is neither queued nor in an end state, otherwise 1.
         ledger_balanced: Gauge = "postrider_ledger_balanced";
         /// Recipients for which it is unknown whether the message arrived, counted up to 10,000.
         uncertain_recipients: Gauge = "postrider_uncertain_recipients";

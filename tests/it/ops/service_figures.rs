@@ -7,7 +7,7 @@ use postrider::db::service_metrics::{self, Figures, StreamQueue};
 use serde_json::json;
 
 use crate::support::app::TestApp;
-use crate::support::clock::{hours, seconds};
+use crate::support::clock::{hours, minutes, seconds};
 use crate::support::until::until;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -61,5 +61,13 @@ async fn lost_queue_row_unbalances_the_ledger() {
     assert!(figures(&app).await.is_ledger_balanced);
     app.sql("CREATE TABLE saved AS SELECT * FROM queue; DELETE FROM queue").await;
     assert!(!figures(&app).await.is_ledger_balanced);
+    let is_due = "UPDATE service_metrics SET computed_at = 'epoch'";
     app.sql("INSERT INTO queue SELECT * FROM saved; DROP TABLE saved").await;
+    for (later, is_balanced) in [(minutes(30), false), (minutes(31), true)] {
+        app.clock.advance(later);
+        app.sql(is_due).await;
+        assert!(service_metrics::refresh(&app.db, LEASE, app.clock.now()).await.unwrap());
+        let (figures, _) = service_metrics::load(&app.db).await.unwrap().unwrap();
+        assert_eq!(figures.is_ledger_balanced, is_balanced, "it is reported for an hour");
+    }
 }
