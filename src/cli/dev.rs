@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::db::{self, Db};
 use crate::dev::inbox::Inbox;
 use crate::dev::postgres::{Options, Postgres};
-use crate::domain::key::{Scope, Secret};
+use crate::domain::key::{KeyMode, Scope, Secret};
 
 use facts::Facts;
 
@@ -81,14 +81,15 @@ async fn with_postgres(config: &mut Config, dir: &Path, postgres: &Postgres) -> 
 
     let db = app::database(config)?;
     db::schema::migrate(&db).await?;
-    let (api_key, admin_key) = reuse_or_create_keys(&db, dir).await?;
+    let keys = reuse_or_create_keys(&db, dir).await?;
     db.close().await;
     let next_message = inbox.last() + 1;
     let app = App::start(config, Roles::All, Arc::new(DatabaseClock::default()), Some(inbox.clone())).await?;
     let api = format!("http://{}", reachable(app.api_address().context("the API does not listen")?));
     let bounces_smtp = app.inbound_address().context("the server for bounces does not listen")?.to_string();
     let inbox_smtp = catcher.address.to_string();
-    let facts = Facts { api, api_key, admin_key, database_url, inbox_smtp, bounces_smtp };
+    let Keys { api_key, admin_key, test_key } = keys;
+    let facts = Facts { api, api_key, admin_key, test_key, database_url, inbox_smtp, bounces_smtp };
     let signals = Signals::listen()?;
     facts.write(dir)?;
     facts.print(dir, next_message);
@@ -110,21 +111,39 @@ async fn start_catcher(inbox: Arc<Inbox>) -> anyhow::Result<Catcher> {
     }
 }
 
-/// Returns the API keys of an earlier start if they are still valid, and otherwise creates new ones.
-async fn reuse_or_create_keys(db: &Db, dir: &Path) -> anyhow::Result<(String, String)> {
-    let (api_key, admin_key) = Facts::read(dir).map(|facts| (facts.api_key, facts.admin_key)).unzip();
-    Ok((
-        reuse_or_create_key(db, api_key, "dev", &[Scope::Send, Scope::Read]).await?,
-        reuse_or_create_key(db, admin_key, "dev admin", &[Scope::Admin]).await?,
-    ))
+/// The API keys of `dev`.
+struct Keys {
+    api_key: String,
+    admin_key: String,
+    test_key: String,
 }
 
-async fn reuse_or_create_key(db: &Db, earlier: Option<String>, name: &str, scopes: &[Scope]) -> anyhow::Result<String> {
+/// Returns the API keys of an earlier start if they are still valid, and otherwise creates new ones.
+async fn reuse_or_create_keys(db: &Db, dir: &Path) -> anyhow::Result<Keys> {
+    let earlier = Facts::read(dir);
+    let earlier = |key: fn(Facts) -> String| earlier.clone().map(key);
+    let (live, test) = (KeyMode::Live, KeyMode::Test);
+    let api = &[Scope::Send, Scope::Read];
+    Ok(Keys {
+        api_key: reuse_or_create_key(db, earlier(|facts| facts.api_key), "dev", api, live).await?,
+        admin_key: reuse_or_create_key(db, earlier(|facts| facts.admin_key), "dev admin", &[Scope::Admin], live)
+            .await?,
+        test_key: reuse_or_create_key(db, earlier(|facts| facts.test_key), "dev test", &[Scope::Admin], test).await?,
+    })
+}
+
+async fn reuse_or_create_key(
+    db: &Db,
+    earlier: Option<String>,
+    name: &str,
+    scopes: &[Scope],
+    mode: KeyMode,
+) -> anyhow::Result<String> {
     if let Some(earlier) = earlier {
         let row = db::keys::find(db, Secret::hash(&earlier)).await?;
         if row.is_some_and(|row| row.revoked_at.is_none()) {
             return Ok(earlier);
         }
     }
-    Ok(keys::create(db, None, name, scopes).await?.expose().to_owned())
+    Ok(keys::create(db, None, name, scopes, mode).await?.expose().to_owned())
 }

@@ -29,8 +29,11 @@ enum Command {
         /// Scope: send, read or admin; may be repeated [default: send and read]
         #[arg(long)]
         scope: Vec<Scope>,
+        /// Create a test key, with which nothing is sent
+        #[arg(long)]
+        test: bool,
     },
-    /// Print all keys, newest first, one per line: id, name, scopes, sender domains, created, last used, state
+    /// Print all keys, newest first, one per line: id, name, scopes, sender domains, created, last used, state, mode
     List,
     /// Revoke a key; running replicas refuse it within a second
     Revoke {
@@ -48,9 +51,10 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode>
     let db = app::database(config)?;
     schema::check(&db).await?;
     match args.command {
-        Command::Create { name, scope } => {
+        Command::Create { name, scope, test } => {
             let scopes = if scope.is_empty() { vec![Scope::Send, Scope::Read] } else { scope };
-            println!("{}", create(&db, config.cell().as_ref(), &name, &scopes).await?.expose());
+            let mode = if test { KeyMode::Test } else { KeyMode::Live };
+            println!("{}", create(&db, config.cell().as_ref(), &name, &scopes, mode).await?.expose());
         }
         Command::List => list(&db).await?,
         Command::Revoke { id } => revoke(&db, id).await?,
@@ -60,8 +64,14 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode>
 }
 
 /// Creates a key of the default tenant.
-pub(super) async fn create(db: &Db, cell: Option<&Cell>, name: &str, scopes: &[Scope]) -> anyhow::Result<Secret> {
-    let secret = Secret::new(KeyMode::Live, cell, rand::random());
+pub(super) async fn create(
+    db: &Db,
+    cell: Option<&Cell>,
+    name: &str,
+    scopes: &[Scope],
+    mode: KeyMode,
+) -> anyhow::Result<Secret> {
+    let secret = Secret::new(mode, cell, rand::random());
     let mut scope_names: Vec<String> = scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
     scope_names.sort_unstable();
     scope_names.dedup();
@@ -71,7 +81,7 @@ pub(super) async fn create(db: &Db, cell: Option<&Cell>, name: &str, scopes: &[S
         tenant: TenantId::DEFAULT,
         name,
         hash: Secret::hash(secret.expose()),
-        mode: KeyMode::Live,
+        mode,
         scopes: &scope_names,
         sender_domains: None,
         allowed_ips: None,
@@ -82,7 +92,8 @@ pub(super) async fn create(db: &Db, cell: Option<&Cell>, name: &str, scopes: &[S
     };
     keys::insert(db, &key).await?;
     let scopes = scope_names.join(" ");
-    tracing::info!(event = "api_key_created", by = "cli", key = %key.id, scopes, "created an API key");
+    let mode = mode.as_str();
+    tracing::info!(event = "api_key_created", by = "cli", key = %key.id, mode, scopes, "created an API key");
     Ok(secret)
 }
 
@@ -90,7 +101,7 @@ pub(super) async fn create(db: &Db, cell: Option<&Cell>, name: &str, scopes: &[S
 const PAGE: i64 = 100;
 
 async fn list(db: &Db) -> anyhow::Result<()> {
-    println!("ID\tNAME\tSCOPES\tSENDER DOMAINS\tCREATED\tLAST USED\tSTATE");
+    println!("ID\tNAME\tSCOPES\tSENDER DOMAINS\tCREATED\tLAST USED\tSTATE\tMODE");
     let mut after = None;
     loop {
         let rows = keys::page(db, TenantId::DEFAULT, after, PAGE).await?;
@@ -121,6 +132,7 @@ fn line(row: &KeyRow) -> String {
         date(row.created_at),
         row.last_used_at.map_or_else(|| "never".into(), date),
         state,
+        row.mode.clone(),
     ]
     .join("\t")
 }

@@ -34,7 +34,7 @@ pub struct Endpoint {
     pub reason: Option<String>,
 }
 
-/// What is paused, unreachable, held or failing, across all tenants.
+/// What is paused, unreachable, held or failing, across all tenants. Test data is left out.
 #[derive(Debug, Clone)]
 pub struct Overview {
     /// The server's version, such as `15.8`.
@@ -59,7 +59,9 @@ pub async fn overview(db: &Db, now: DateTime<Utc>) -> Result<Overview, DbError> 
     paused.extend(stopped_lanes(db, "paused").await?);
     let unreachable = stopped_lanes(db, "unreachable").await?;
     let held = sqlx::query_scalar!(
-        r#"SELECT count(*) AS "held!" FROM (SELECT FROM queue WHERE held IS NOT NULL LIMIT $1) held"#,
+        r#"SELECT count(*) AS "held!" FROM (
+               SELECT FROM queue WHERE held IS NOT NULL
+                  AND tenant_id NOT IN (SELECT id FROM tenants WHERE test_of IS NOT NULL) LIMIT $1) held"#,
         MAX_COUNTED
     );
     let held = db.timed("overview.held", held.fetch_one(&db.pool)).await?;
@@ -77,7 +79,8 @@ async fn paused_streams(db: &Db) -> Result<Vec<Stopped>, DbError> {
     let query = sqlx::query_as!(
         Stopped,
         r#"SELECT 'stream ' || name AS "name!", paused_at AS "since!", pause_reason AS reason
-           FROM streams WHERE paused_at IS NOT NULL ORDER BY paused_at LIMIT $1"#,
+           FROM streams WHERE paused_at IS NOT NULL AND tenant_id NOT IN (SELECT id FROM tenants WHERE test_of IS NOT NULL)
+           ORDER BY paused_at LIMIT $1"#,
         MAX_LISTED
     );
     db.timed("overview.streams", query.fetch_all(&db.pool)).await
@@ -91,6 +94,7 @@ async fn stopped_lanes(db: &Db, state: &str) -> Result<Vec<Stopped>, DbError> {
                   CASE WHEN paused_at IS NULL THEN block_reply ELSE pause_reason END AS reason
            FROM lanes
            WHERE CASE $1 WHEN 'paused' THEN paused_at IS NOT NULL ELSE blocked_since IS NOT NULL AND paused_at IS NULL END
+             AND tenant_id NOT IN (SELECT id FROM tenants WHERE test_of IS NOT NULL)
            ORDER BY 2 LIMIT $2"#,
         state,
         MAX_LISTED
@@ -119,7 +123,10 @@ async fn endpoints(db: &Db) -> Result<Vec<Endpoint>, DbError> {
         Endpoint,
         r#"SELECT url, coalesce(disabled_at, failing_since) AS "since!", disabled_at IS NOT NULL AS "is_disabled!",
                   coalesce(disabled_reason, last_error) AS reason
-           FROM webhook_endpoints WHERE disabled_at IS NOT NULL OR failing_since IS NOT NULL ORDER BY 2 LIMIT $1"#,
+           FROM webhook_endpoints
+           WHERE (disabled_at IS NOT NULL OR failing_since IS NOT NULL)
+             AND tenant_id NOT IN (SELECT id FROM tenants WHERE test_of IS NOT NULL)
+           ORDER BY 2 LIMIT $1"#,
         MAX_LISTED
     );
     db.timed("overview.endpoints", query.fetch_all(&db.pool)).await

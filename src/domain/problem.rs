@@ -14,7 +14,8 @@ words! {
         MalformedRequest = "malformed_request",
         /// The API key is missing, wrong, revoked or expired.
         Unauthorized = "unauthorized",
-        /// The API key lacks a scope, or may not send from the sender's domain, or may not be used from the client's address.
+        /// The API key lacks a scope, may not send from the sender's domain, may not be used from the client's address, or is a
+        /// test key where a live key is needed, or the reverse.
         Forbidden = "forbidden",
         /// There is no such endpoint, or no such object for this API key.
         NotFound = "not_found",
@@ -50,6 +51,8 @@ words! {
         TemplateInUse = "template_in_use",
         /// The webhook endpoint is disabled.
         WebhookDisabled = "webhook_disabled",
+        /// More test messages are waiting than one call can advance the clock for.
+        TooManyWaiting = "too_many_waiting",
         /// The request body is larger than allowed.
         TooLarge = "too_large",
         /// The endpoint does not support the body's media type or content coding.
@@ -96,7 +99,8 @@ impl ProblemCode {
             | Self::StreamExists
             | Self::TemplateExists
             | Self::TemplateInUse
-            | Self::WebhookDisabled => 409,
+            | Self::WebhookDisabled
+            | Self::TooManyWaiting => 409,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::MisdirectedRequest => 421,
@@ -112,7 +116,9 @@ impl ProblemCode {
         match self {
             Self::MalformedRequest => "Fix the part of the request that `detail` names.",
             Self::Unauthorized => "Send `Authorization: Bearer KEY` with a key that is neither revoked nor expired.",
-            Self::Forbidden => "Use a key with the scope, the sender domain or the address that `detail` names.",
+            Self::Forbidden => {
+                "Use a key with the scope, the sender domain, the address or the mode that `detail` names."
+            }
             Self::NotFound => "Check the path and the id.",
             Self::MethodNotAllowed => "Use a method in the `Allow` header.",
             Self::BodyTimeout => "Send the body faster, or check the network.",
@@ -131,6 +137,7 @@ impl ProblemCode {
                 "Wait until the messages have been sent, or cancel them; give the templates that use it another layout."
             }
             Self::WebhookDisabled => "Enable the endpoint with `PATCH /v1/webhooks/{id}` and `{\"disabled\": false}`.",
+            Self::TooManyWaiting => "Cancel test messages that are no longer needed.",
             Self::TooLarge => "Send a smaller body: `detail` has the limit.",
             Self::UnsupportedMediaType => "Send the media type that `detail` names, without a `Content-Encoding`.",
             Self::MisdirectedRequest => "Use 127.0.0.1, localhost or a name without dots.",

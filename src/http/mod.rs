@@ -34,6 +34,7 @@ mod server;
 mod streams;
 mod suppressions;
 mod templates;
+mod test_clock;
 mod unread;
 mod unsubscribe;
 mod webhooks;
@@ -261,6 +262,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(ledger::get))
         .routes(routes!(keys::read::list, keys::control::create))
         .routes(routes!(keys::read::get, keys::control::change, keys::control::revoke))
+        .routes(routes!(test_clock::advance))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
 }

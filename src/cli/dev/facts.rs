@@ -17,11 +17,14 @@ const JSON: &str = "dev.json";
 const SHELL: &str = "dev.env";
 
 /// The content of `DIR/dev.json`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(in crate::cli) struct Facts {
     pub api: String,
     pub api_key: String,
     pub admin_key: String,
+    /// A test key with the scope `admin`. Earlier versions did not write it.
+    #[serde(default)]
+    pub test_key: String,
     pub database_url: String,
     pub inbox_smtp: String,
     /// Address of the SMTP server for bounces. Earlier versions did not write it.
@@ -62,15 +65,16 @@ impl Facts {
 
     /// Returns the content of `DIR/dev.env`. No value contains a character that is special in a shell.
     fn shell(&self) -> String {
-        let Self { api, api_key, admin_key, inbox_smtp, bounces_smtp, .. } = self;
+        let Self { api, api_key, admin_key, test_key, inbox_smtp, bounces_smtp, .. } = self;
         format!(
-            "API={api}\nKEY={api_key}\nADMIN_KEY={admin_key}\nINBOX_SMTP={inbox_smtp}\nBOUNCES_SMTP={bounces_smtp}\n"
+            "API={api}\nKEY={api_key}\nADMIN_KEY={admin_key}\nTEST_KEY={test_key}\nINBOX_SMTP={inbox_smtp}\n\
+             BOUNCES_SMTP={bounces_smtp}\n"
         )
     }
 
     /// Prints the addresses, the keys and first commands. `next` is the number of the next message in the inbox.
     pub(super) fn print(&self, dir: &Path, next: u64) {
-        let Self { api, api_key, admin_key, inbox_smtp, bounces_smtp, .. } = self;
+        let Self { api, api_key, admin_key, test_key, inbox_smtp, bounces_smtp, .. } = self;
         println!(
             "
 Postrider is running. Every message goes to the inbox; nothing leaves this machine.
@@ -78,6 +82,7 @@ Postrider is running. Every message goes to the inbox; nothing leaves this machi
   API        {api}   (documentation: {api}/docs)
   API key    {api_key}
   Admin key  {admin_key}
+  Test key   {test_key}   (sends nothing; the simulator plays every delivery)
   Inbox      {api}/inbox   (SMTP on {inbox_smtp}, any user and password)
   Webhooks   {api}/dev/hooks   (receives and shows what is posted to it)
   Bounces    {bounces_smtp}   (SMTP for the return paths of messages in the inbox)
@@ -167,6 +172,7 @@ mod tests {
             api: "http://127.0.0.1:8080".into(),
             api_key: String::new(),
             admin_key: String::new(),
+            test_key: String::new(),
             database_url: String::new(),
             inbox_smtp: String::new(),
             bounces_smtp: String::new(),

@@ -44,6 +44,12 @@ pub struct KeyRow {
 }
 
 impl KeyRow {
+    /// Returns whether the key's messages are sent.
+    pub fn mode(&self) -> KeyMode {
+        // A CHECK constraint limits the values. A mode of a later version must not send anything.
+        self.mode.parse().unwrap_or(KeyMode::Test)
+    }
+
     /// Returns the rate limit.
     pub fn rate(&self) -> Option<KeyRate> {
         KeyRate::from_row(self.requests_per_second, self.burst)
@@ -110,8 +116,12 @@ pub enum Revocation {
     Unknown,
 }
 
-/// Inserts a key.
+/// Inserts a key. The first test key of a tenant also creates the tenant's test tenant.
 pub async fn insert(db: &Db, key: &NewKey<'_>) -> Result<(), DbError> {
+    if key.mode == KeyMode::Test {
+        let query = sqlx::query!("SELECT create_test_tenant($1, $2)", key.tenant.0, key.tenant.test().0);
+        db.timed("keys.create_test_tenant", query.execute(&db.pool)).await?;
+    }
     let query = sqlx::query!(
         "INSERT INTO keys (id, tenant_id, name, hash, mode, scopes, sender_domains, allowed_ips, requests_per_second, burst,
                            recipients_per_day, created_at, expires_at)

@@ -22,8 +22,8 @@ use crate::cache::{Timestamp, TtlCache};
 use crate::clock::SharedClock;
 use crate::db::Db;
 use crate::db::keys::{self, KeyRow};
-use crate::domain::id::KeyId;
-use crate::domain::key::{KeyQuota, KeyRate, Secret};
+use crate::domain::id::{KeyId, TenantId};
+use crate::domain::key::{KeyMode, KeyQuota, KeyRate, Secret};
 use crate::domain::network::{contains, parse_network};
 use crate::http::security_log::{Refusal, SecurityLog};
 use crate::http::{ApiError, ProblemCode};
@@ -45,9 +45,12 @@ const UNKNOWN: &str = "Invalid API key.";
 #[derive(Debug)]
 pub(in crate::http) struct CachedKey {
     pub row: KeyRow,
+    /// The tenant of the data that the key sends and reads: of a test key, the test tenant.
+    pub data_tenant: TenantId,
     /// The networks that the key may be used from.
     pub allowed_ips: Option<Vec<IpNet>>,
     pub rate: Option<KeyRate>,
+    /// The quota; `None` for a test key, whose messages do not count.
     pub quota: Option<KeyQuota>,
 }
 
@@ -56,8 +59,13 @@ impl From<KeyRow> for CachedKey {
         // A CHECK constraint does not allow an empty list, and an unreadable network admits nobody.
         let networks = |texts: &Vec<String>| texts.iter().filter_map(|text| parse_network(text).ok()).collect();
         let allowed_ips = row.allowed_ips.as_ref().map(networks);
-        let (rate, quota) = (row.rate(), row.quota());
-        Self { row, allowed_ips, rate, quota }
+        let tenant = TenantId(row.tenant_id);
+        let (data_tenant, quota) = match row.mode() {
+            KeyMode::Live => (tenant, row.quota()),
+            KeyMode::Test => (tenant.test(), None),
+        };
+        let rate = row.rate();
+        Self { row, data_tenant, allowed_ips, rate, quota }
     }
 }
 

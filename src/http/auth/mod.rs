@@ -50,9 +50,29 @@ impl Caller {
         Ok(Self { request: Arc::new(RequestKey::new(key, client)), hash: self.hash, log: self.log.clone() })
     }
 
-    /// Returns the caller's tenant.
+    /// Returns the tenant of the data that the caller sends and reads: messages, events, streams, lanes, suppressions,
+    /// webhook endpoints. Of a test key, it is the test tenant.
     pub fn tenant(&self) -> TenantId {
+        self.key().data_tenant
+    }
+
+    /// Returns the tenant whose domains, templates and keys the caller uses. Test and live keys share them.
+    pub fn live_tenant(&self) -> TenantId {
         TenantId(self.key().row.tenant_id)
+    }
+
+    /// Fails if the key lacks the scope `admin`, or is a test key: a change of `what` would affect live messages.
+    pub fn require_live_admin(&self, what: &str) -> Result<(), ApiError> {
+        self.require(Scope::Admin)?;
+        if self.tenant().is_test() {
+            return Err(self.forbidden(format!("Test keys cannot change {what}; use a live key.")));
+        }
+        Ok(())
+    }
+
+    /// Fails if the key is a live key. `reason` is the first sentence of the error.
+    pub fn require_test_key(&self, reason: &str) -> Result<(), ApiError> {
+        if self.tenant().is_test() { Ok(()) } else { Err(self.forbidden(format!("{reason} Use a test key."))) }
     }
 
     /// Returns the id of the caller's API key.

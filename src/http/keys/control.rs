@@ -9,11 +9,12 @@ use axum::response::{IntoResponse, Response};
 use super::NO_KEY;
 use super::read::load;
 use super::view::{CreatedKey, Key, KeyChangeBody, KeyWithUsage, NewKeyBody};
-use crate::accept::request::resources::key::KeyRequest;
+use crate::accept::request::resources::key::{KeyRequest, NO_QUOTA};
 use crate::accept::request::{self, Context};
-use crate::db::keys::{self, NewKey, Revocation};
-use crate::domain::id::KeyId;
-use crate::domain::key::{Scope, Secret};
+use crate::db::keys::{self, KeyChange, NewKey, Revocation};
+use crate::domain::fault::{Code, Fault};
+use crate::domain::id::{KeyId, TenantId};
+use crate::domain::key::{KeyMode, Secret};
 use crate::http::auth::Caller;
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound};
@@ -32,7 +33,7 @@ pub async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::Admin)?;
+    caller.require_live_admin("API keys")?;
     let body = api.bodies.json(&headers, body).await?;
     let request = request::resources::key::parse(&body.bytes, &Context::new(api.clock.now(), &api.limits, &[]))?;
     let created = insert(&api, &caller, request).await?;
@@ -48,7 +49,7 @@ pub(in crate::http) async fn insert(api: &Api, caller: &Caller, request: KeyRequ
     let id = KeyId::new(now);
     let key = NewKey {
         id,
-        tenant: caller.tenant(),
+        tenant: caller.live_tenant(),
         name: &request.name,
         hash: Secret::hash(secret.expose()),
         mode: request.mode,
@@ -65,6 +66,7 @@ pub(in crate::http) async fn insert(api: &Api, caller: &Caller, request: KeyRequ
         event = "api_key_created",
         by = %caller.key_id(),
         key = %id,
+        mode = request.mode.as_str(),
         scopes = scopes.join(" "),
         sender_domains = request.sender_domains.as_ref().map(|domains| domains.join(" ")),
         "created an API key"
@@ -103,15 +105,30 @@ pub async fn change(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<KeyWithUsage>, ApiError> {
-    caller.require(Scope::Admin)?;
+    caller.require_live_admin("API keys")?;
     let body = api.bodies.json(&headers, body).await?;
     let change = request::resources::key::parse_change(&body.bytes, &Context::new(api.clock.now(), &api.limits, &[]))?;
-    if !keys::change(&api.db, caller.tenant(), id, &change).await? {
+    check_quota(&api, caller.live_tenant(), id, &change).await?;
+    if !keys::change(&api.db, caller.live_tenant(), id, &change).await? {
         return Err(ApiError::NotFound("No API key has this id, or it has been revoked."));
     }
     api.keys.clear();
     tracing::info!(event = "api_key_changed", by = %caller.key_id(), key = %id, "changed an API key");
-    load(&api, caller.tenant(), id).await.map(Json)
+    load(&api, caller.live_tenant(), id).await.map(Json)
+}
+
+/// Fails if a change sets a quota of a test key.
+async fn check_quota(api: &Api, tenant: TenantId, id: KeyId, change: &KeyChange) -> Result<(), ApiError> {
+    if change.quota.value().is_none() {
+        return Ok(());
+    }
+    // The mode of a key never changes.
+    let key = keys::get(&api.db, tenant, id).await?;
+    if !key.is_some_and(|key| key.mode() == KeyMode::Test) {
+        return Ok(());
+    }
+    let fault = Fault { pointer: "/quota".into(), code: Code::InvalidValue.as_str(), message: NO_QUOTA.into() };
+    Err(ApiError::Invalid(vec![fault]))
 }
 
 /// Revoke an API key
@@ -123,8 +140,8 @@ pub async fn change(
     responses((status = 204, description = "Revoked"), AuthErrors, NotFound),
 )]
 pub async fn revoke(State(api): State<Api>, caller: Caller, PathId(id): PathId<KeyId>) -> Result<StatusCode, ApiError> {
-    caller.require(Scope::Admin)?;
-    match keys::revoke(&api.db, caller.tenant(), id, api.clock.now()).await? {
+    caller.require_live_admin("API keys")?;
+    match keys::revoke(&api.db, caller.live_tenant(), id, api.clock.now()).await? {
         Revocation::Unknown => return Err(NO_KEY),
         Revocation::AlreadyRevoked => {}
         Revocation::Revoked => {

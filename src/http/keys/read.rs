@@ -26,7 +26,7 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
     let limit = params.limit();
     let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());
     params.finish()?;
-    let rows = keys::page(&api.db, caller.tenant(), after, limit + 1).await?;
+    let rows = keys::page(&api.db, caller.live_tenant(), after, limit + 1).await?;
     Ok(Json(Page::new(rows, limit, |row| KeyId(row.id).to_string(), Key::from_row)))
 }
 
@@ -44,7 +44,7 @@ pub async fn get(
     PathId(id): PathId<KeyId>,
 ) -> Result<Json<KeyWithUsage>, ApiError> {
     caller.require(Scope::Admin)?;
-    load(&api, caller.tenant(), id).await.map(Json)
+    load(&api, caller.live_tenant(), id).await.map(Json)
 }
 
 /// Returns a key with the use of its quota.

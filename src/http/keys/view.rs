@@ -27,7 +27,7 @@ pub struct NewKeyBody {
     /// A name for the key, 1–128 characters.
     #[schema(example = "shop", min_length = 1, max_length = 128)]
     pub name: String,
-    /// `live`, the default, sends messages. `test` is not available in this version.
+    /// `live`, the default, sends messages. `test` sends nothing: the last hop is the built-in simulator.
     pub mode: Option<KeyMode>,
     /// The key's scopes; defaults to `send` and `read`.
     #[schema(min_items = 1, example = json!(["send", "read"]))]
@@ -41,7 +41,8 @@ pub struct NewKeyBody {
     pub allowed_ips: Option<Vec<String>>,
     /// Limits the key's requests; defaults to no limit.
     pub rate: Option<KeyRateBody>,
-    /// Limits the recipients that the key sends to; defaults to no limit.
+    /// Limits the recipients that the key sends to; defaults to no limit. Not allowed for a test key, whose messages do
+    /// not count.
     pub quota: Option<KeyQuota>,
     /// When the key expires; defaults to never.
     #[schema(example = "2027-12-01T09:00:00Z")]
@@ -77,7 +78,7 @@ pub struct Key {
     /// The key's name.
     #[schema(example = "shop")]
     pub name: String,
-    /// `live`: messages are sent; `test`: nothing is sent.
+    /// `live`: messages are sent; `test`: nothing is sent, and test data is separate from live data.
     #[schema(value_type = KeyMode, example = "live")]
     pub mode: String,
     /// The key's scopes.

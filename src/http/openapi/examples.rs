@@ -141,6 +141,7 @@ fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
             "name": "shop", "scopes": ["send", "read"], "sender_domains": ["acme.test"],
             "rate": {"requests_per_second": 10, "burst": 20},
         }),
+        ("POST", "/v1/test/clock", _) => json!({"advance": "2h"}),
         ("PATCH", "/v1/keys/{id}", _) => json!({"allowed_ips": null, "quota": {"recipients_per_day": 50_000}}),
         ("POST", "/v1/suppressions", _) => json!([
             {"address": "carol@example.test", "note": "opted out by phone"},

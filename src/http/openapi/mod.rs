@@ -37,6 +37,7 @@ const KEY: &str = "key";
         (name = "suppressions", description = "Addresses that Postrider does not send messages to"),
         (name = "ledger", description = "Counts of all accepted recipients by state"),
         (name = "keys", description = "API keys; these calls require the scope `admin`"),
+        (name = "test", description = "The clock of test messages; these calls require a test key"),
         (name = "health", description = "Liveness and readiness probes"),
         (name = "dev", description = "The inbox of `postrider dev`, which stores every message instead of delivering it, and its webhook receiver"),
     ),

@@ -43,6 +43,9 @@ pub struct KeyRequest {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
+/// Why a test key has no quota.
+pub const NO_QUOTA: &str = "test messages do not count against a quota; leave the field out";
+
 /// Parses the body. Without `scopes`, the key gets `send` and `read`.
 pub fn parse(body: &[u8], context: &Context<'_>) -> Result<KeyRequest, Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
@@ -64,6 +67,9 @@ pub fn parse(body: &[u8], context: &Context<'_>) -> Result<KeyRequest, Rejection
     {
         let message = "the scope `admin` includes all data of the tenant: leave out `sender_domains` or `admin`";
         Pointer::Field(&at, "sender_domains").fault(&mut faults, Code::InvalidValue, message);
+    }
+    if request.as_ref().is_some_and(|request| request.mode == KeyMode::Test && request.quota.is_some()) {
+        Pointer::Field(&at, "quota").fault(&mut faults, Code::InvalidValue, NO_QUOTA);
     }
     match request {
         Some(request) if faults.is_empty() => Ok(request),
@@ -99,13 +105,7 @@ fn mode(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> KeyMode {
     let Some(node) = fields.take("mode") else { return KeyMode::default() };
     let at = node.at;
     match node.string(faults).map(|name| name.parse::<KeyMode>()) {
-        Some(Ok(mode)) => {
-            if !mode.is_available() {
-                let message = "test keys are not available in this version; leave the field out, or use `live`";
-                at.fault(faults, Code::NotAvailable, message);
-            }
-            mode
-        }
+        Some(Ok(mode)) => mode,
         Some(Err(message)) => {
             at.fault(faults, Code::InvalidValue, message);
             KeyMode::default()
@@ -242,14 +242,22 @@ mod tests {
     }
 
     #[test]
+    fn test_key_has_a_rate_and_no_quota() {
+        let key = read(r#"{"name": "ci", "mode": "test", "rate": {"requests_per_second": 10}}"#).expect("valid");
+        assert_eq!((key.mode, key.quota), (KeyMode::Test, None));
+        let faults = read(r#"{"name": "ci", "mode": "test", "quota": {"recipients_per_day": 5}}"#);
+        assert_eq!(faults.expect_err("not valid"), [("/quota".to_owned(), "invalid_value")]);
+    }
+
+    #[test]
     fn every_faulty_limit_is_reported() {
         let faults = read(
-            r#"{"name": "shop", "mode": "test", "allowed_ips": ["192.0.2.0/24", "x", 1],
+            r#"{"name": "shop", "mode": "demo", "allowed_ips": ["192.0.2.0/24", "x", 1],
                 "rate": {"requests_per_second": 10, "burst": 9}, "quota": {"recipients_per_day": 0, "per_month": 1}}"#,
         );
         let faults = faults.expect_err("not valid");
         for expected in [
-            ("/mode", "not_available"),
+            ("/mode", "invalid_value"),
             ("/allowed_ips/1", "invalid_value"),
             ("/allowed_ips/2", "invalid_type"),
             ("/rate/burst", "invalid_value"),

@@ -8,4 +8,5 @@ pub mod replay;
 pub mod stream;
 pub mod suppression;
 pub mod template;
+pub mod test_clock;
 pub mod webhook;
