@@ -6,17 +6,18 @@ use std::sync::Arc;
 use postrider::app::{App, Roles};
 use postrider::clock::SystemClock;
 use postrider::dev::inbox::Inbox;
-use postrider::domain::key::Scope;
+use postrider::domain::key::{KeyMode, Scope};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::app::{TestApp, make_key};
+use crate::support::app::{TestApp, make_key, make_key_of};
 use crate::support::client::{Api, ApiResponse, message};
 use crate::support::clock::hours;
 
 /// The kinds of keys; those with `@` are limited to the sender domain acme.test. Keys with `admin` and domains can no
-/// longer be created, but may exist.
-const KEYS: [&str; 10] = ["none", "wrong", "revoked", "expired", "send", "read", "admin", "send@", "read@", "admin@"];
+/// longer be created, but may exist. `test` is a test key with the scope `admin`; the others are live keys.
+const KEYS: [&str; 11] =
+    ["none", "wrong", "revoked", "expired", "send", "read", "admin", "send@", "read@", "admin@", "test"];
 
 /// The scope that each operation needs, and the access of a key with that scope and sender domains: `own` (only to data
 /// of its domains; other data does not exist for it), `ok` (the same as without sender domains) or `403`.
@@ -72,28 +73,28 @@ const TABLE: &[(&str, Needs)] = &[
     ("get_template_version", Needs::Read("403")),
     ("preview_template", Needs::Read("403")),
     ("validate_template", Needs::Read("403")),
-    ("create_template", Needs::Admin),
-    ("change_template", Needs::Admin),
-    ("publish_template", Needs::Admin),
-    ("remove_template", Needs::Admin),
-    ("create_domain", Needs::Admin),
-    ("remove_domain", Needs::Admin),
-    ("rotate_domain", Needs::Admin),
-    ("verify_domain", Needs::Admin),
+    ("create_template", Needs::LiveAdmin),
+    ("change_template", Needs::LiveAdmin),
+    ("publish_template", Needs::LiveAdmin),
+    ("remove_template", Needs::LiveAdmin),
+    ("create_domain", Needs::LiveAdmin),
+    ("remove_domain", Needs::LiveAdmin),
+    ("rotate_domain", Needs::LiveAdmin),
+    ("verify_domain", Needs::LiveAdmin),
     ("submit_report", Needs::Admin),
     ("list_keys", Needs::Admin),
-    ("create_key", Needs::Admin),
-    ("revoke_key", Needs::Admin),
+    ("create_key", Needs::LiveAdmin),
+    ("revoke_key", Needs::LiveAdmin),
     ("get_key", Needs::Admin),
-    ("change_key", Needs::Admin),
+    ("change_key", Needs::LiveAdmin),
     ("put_lane", Needs::Admin),
     ("change_lane", Needs::Admin),
     ("pause_lane", Needs::Admin),
     ("reset_lane", Needs::Admin),
     ("retry_lane", Needs::Admin),
     ("resume_lane", Needs::Admin),
-    ("create_stream", Needs::Admin),
-    ("change_stream", Needs::Admin),
+    ("create_stream", Needs::LiveAdmin),
+    ("change_stream", Needs::LiveAdmin),
     ("pause_stream", Needs::Admin),
     ("resume_stream", Needs::Admin),
     ("import_suppressions", Needs::Admin),
@@ -105,6 +106,7 @@ const TABLE: &[(&str, Needs)] = &[
     ("replay_webhook", Needs::Admin),
     ("rotate_webhook_secret", Needs::Admin),
     ("test_webhook", Needs::Admin),
+    ("advance_test_clock", Needs::TestKey),
 ];
 
 #[derive(Clone, Copy)]
@@ -113,18 +115,24 @@ enum Needs {
     Send(&'static str),
     Read(&'static str),
     Admin,
+    /// The scope `admin`, and a live key.
+    LiveAdmin,
+    /// The scope `send`, and a test key.
+    TestKey,
 }
 
 impl Needs {
     /// Returns the expected result for each of [`KEYS`].
-    fn cells(self) -> [&'static str; 10] {
+    fn cells(self) -> [&'static str; 11] {
         let (send, read, limited) = match self {
-            Self::Nothing => return ["ok"; 10],
+            Self::Nothing => return ["ok"; 11],
             Self::Send(limited) => ("ok", "403", [limited, "403", limited]),
             Self::Read(limited) => ("403", "ok", ["403", limited, limited]),
-            Self::Admin => ("403", "403", ["403"; 3]),
+            Self::Admin | Self::LiveAdmin | Self::TestKey => ("403", "403", ["403"; 3]),
         };
-        ["401", "401", "401", "401", send, read, "ok", limited[0], limited[1], limited[2]]
+        let admin = if matches!(self, Self::TestKey) { "403" } else { "ok" };
+        let test = if matches!(self, Self::LiveAdmin) { "403" } else { "ok" };
+        ["401", "401", "401", "401", send, read, admin, limited[0], limited[1], limited[2], test]
     }
 }
 
@@ -216,6 +224,7 @@ async fn keys(app: &TestApp) -> Vec<String> {
             keys.push(make_key(&app.db, &*app.clock, &[scope], domains).await);
         }
     }
+    keys.push(make_key_of(KeyMode::Test, &app.db, &*app.clock, &[Scope::Admin], None).await);
     keys
 }
 
