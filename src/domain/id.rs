@@ -1,4 +1,4 @@
-//! Identifiers. Except for lanes and tenants, an id is a `UUIDv7` (RFC 9562) internally, so that ids sort by time and
+//! Identifiers. Except for lanes and the default tenant, an id is a `UUIDv7` (RFC 9562) internally, so that ids sort by time and
 //! serve as partition bounds. Externally it is a prefix and 32 hexadecimal digits; the prefix names the kind of object.
 
 use std::fmt;
@@ -92,6 +92,11 @@ id!(
     /// The id of a template.
     TemplateId, "tpl"
 );
+id!(
+    /// The id of a tenant. Every table with data of a tenant has it as a column, so that the schema can be sharded by
+    /// tenant.
+    TenantId, "ten"
+);
 
 /// The id of a lane. It is a number in the database and is formatted with a prefix like every other id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,11 +127,6 @@ impl serde::Serialize for LaneId {
         serializer.collect_str(self)
     }
 }
-
-/// The id of a tenant. Every table with data of a tenant has it as a column, so that the schema can be sharded by
-/// tenant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TenantId(pub Uuid);
 
 impl TenantId {
     /// The tenant that the first migration creates.
