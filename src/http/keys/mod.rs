@@ -1,10 +1,43 @@
-//! `/v1/keys`: creates, lists, changes and revokes API keys.
+//! `/v1/keys`: creates, lists, changes and revokes API keys: those of the caller's tenant with the scope `admin`, and those
+//! of any tenant with the scope `operator`.
 
 pub(super) mod control;
 pub(super) mod read;
-mod view;
+pub(in crate::http) mod view;
 
 use super::ApiError;
+use super::auth::Caller;
+use super::params::Params;
+use crate::domain::id::TenantId;
+use crate::domain::key::Scope;
 
 /// The error if no key has the id.
 const NO_KEY: ApiError = ApiError::NotFound("No API key has this id.");
+
+/// Parameters that select the tenant of keys, for `params(…)` in an annotation.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only annotations use it")]
+pub(super) struct TenantParam {
+    /// The id of the keys' tenant, for callers with the scope `operator`; defaults to the caller's
+    tenant: Option<String>,
+}
+
+/// Reads the parameter `tenant`.
+fn tenant_param(params: &mut Params) -> Option<TenantId> {
+    params.read("tenant", "Pass the id of a tenant, such as ten_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b.", |text| {
+        text.parse().ok()
+    })
+}
+
+/// Returns the tenant whose keys a caller may manage: its own with the scope `admin`, another one with the scope `operator`.
+fn managed_tenant(caller: &Caller, tenant: Option<TenantId>) -> Result<TenantId, ApiError> {
+    let is_own = tenant.is_none_or(|tenant| tenant == caller.tenant());
+    let needed = if is_own && !(tenant.is_some() && caller.has_scope(Scope::Operator)) {
+        Scope::Admin
+    } else {
+        Scope::Operator
+    };
+    caller.require(needed)?;
+    Ok(tenant.unwrap_or_else(|| caller.tenant()))
+}

@@ -138,7 +138,8 @@ pub(super) async fn remove(
     State(api): State<Api>,
     caller: Caller,
     ResendId(id): ResendId<KeyId>,
+    params: Params,
 ) -> Result<Json<Deleted>, ApiError> {
-    keys::revoke(State(api), caller, PathId(id)).await?;
+    keys::revoke(State(api), caller, PathId(id), params).await?;
     Ok(Json(Deleted::new("api_key", id.0)))
 }

@@ -10,11 +10,13 @@ use crate::accept::request::{Context, Rejection, json};
 use crate::db::keys::KeyChange;
 use crate::domain::address::Address;
 use crate::domain::fault::{Code, Faults};
+use crate::domain::id::TenantId;
 use crate::domain::key::{BURST, KeyMode, KeyQuota, KeyRate, RECIPIENTS_PER_DAY, REQUESTS_PER_SECOND, Scope};
 use crate::domain::network::parse_network;
 
 /// The fields of a new key.
-const FIELDS: &[&str] = &["name", "mode", "scopes", "sender_domains", "allowed_ips", "rate", "quota", "expires_at"];
+const FIELDS: &[&str] =
+    &["name", "tenant", "mode", "scopes", "sender_domains", "allowed_ips", "rate", "quota", "expires_at"];
 /// The fields that may be changed.
 const CHANGES: &[&str] = &["name", "allowed_ips", "rate", "quota", "expires_at"];
 /// Maximum number of sender domains of one key.
@@ -27,6 +29,8 @@ const MAX_NETWORKS: usize = 100;
 pub struct KeyRequest {
     /// The key's name, 1–128 characters.
     pub name: String,
+    /// The key's tenant; `None` means that of the caller.
+    pub tenant: Option<TenantId>,
     /// The key's scopes, at least one.
     pub scopes: Vec<Scope>,
     /// The domains that the key may send from, as A-labels; `None` means any.
@@ -50,6 +54,7 @@ pub fn parse(body: &[u8], context: &Context<'_>) -> Result<KeyRequest, Rejection
     let at = Pointer::Root;
     let request = Fields::open(value, &at, FIELDS, &mut faults).map(|mut fields| KeyRequest {
         name: name(&mut fields, &mut faults).unwrap_or_default(),
+        tenant: fields.take("tenant").and_then(|node| tenant(node, &mut faults)),
         scopes: scopes(&mut fields, &mut faults),
         sender_domains: sender_domains(&mut fields, &mut faults),
         mode: mode(&mut fields, &mut faults),
@@ -60,10 +65,16 @@ pub fn parse(body: &[u8], context: &Context<'_>) -> Result<KeyRequest, Rejection
     });
     if let Some(request) = &request
         && request.sender_domains.is_some()
-        && request.scopes.contains(&Scope::Admin)
     {
-        let message = "the scope `admin` includes all data of the tenant: leave out `sender_domains` or `admin`";
-        Pointer::Field(&at, "sender_domains").fault(&mut faults, Code::InvalidValue, message);
+        let at = Pointer::Field(&at, "sender_domains");
+        if request.scopes.contains(&Scope::Admin) {
+            let message = "the scope `admin` includes all data of the tenant: leave out `sender_domains` or `admin`";
+            at.fault(&mut faults, Code::InvalidValue, message);
+        }
+        if request.scopes.contains(&Scope::Operator) {
+            let message = "the scope `operator` includes all tenants: leave out `sender_domains` or `operator`";
+            at.fault(&mut faults, Code::InvalidValue, message);
+        }
     }
     match request {
         Some(request) if faults.is_empty() => Ok(request),
@@ -133,7 +144,16 @@ fn networks(node: Node<'_, '_>, faults: &mut Faults) -> Vec<String> {
     networks
 }
 
-fn rate(node: Node<'_, '_>, faults: &mut Faults) -> Option<KeyRate> {
+fn tenant(node: Node<'_, '_>, faults: &mut Faults) -> Option<TenantId> {
+    let at = node.at;
+    let id = node.string(faults)?.parse();
+    if let Err(error) = &id {
+        at.fault(faults, Code::InvalidValue, error);
+    }
+    id.ok()
+}
+
+pub(super) fn rate(node: Node<'_, '_>, faults: &mut Faults) -> Option<KeyRate> {
     let (value, at) = (node.value, node.at);
     let mut fields = Fields::open(value, &at, &["requests_per_second", "burst"], faults)?;
     let requests_per_second = fields.require("requests_per_second", faults);
@@ -148,7 +168,7 @@ fn rate(node: Node<'_, '_>, faults: &mut Faults) -> Option<KeyRate> {
     Some(KeyRate { requests_per_second, burst })
 }
 
-fn quota(node: Node<'_, '_>, faults: &mut Faults) -> Option<KeyQuota> {
+pub(super) fn quota(node: Node<'_, '_>, faults: &mut Faults) -> Option<KeyQuota> {
     let (value, at) = (node.value, node.at);
     let mut fields = Fields::open(value, &at, &["recipients_per_day"], faults)?;
     let recipients_per_day = fields.require("recipients_per_day", faults)?.whole(RECIPIENTS_PER_DAY, faults)?;
@@ -178,7 +198,7 @@ fn scopes(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> Vec<Scope> {
         },
     );
     if scopes.is_empty() && faults.len() == before {
-        at.fault(faults, Code::Required, "use at least one of `send`, `read` and `admin`");
+        at.fault(faults, Code::Required, "use at least one of `send`, `read`, `admin` and `operator`");
     }
     scopes
 }

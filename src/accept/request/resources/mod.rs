@@ -8,4 +8,5 @@ pub mod replay;
 pub mod stream;
 pub mod suppression;
 pub mod template;
+pub mod tenant;
 pub mod webhook;

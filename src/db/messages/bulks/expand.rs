@@ -45,14 +45,21 @@ pub struct BulkPart {
     pub messages: Vec<Uuid>,
 }
 
-/// Leases the unfinished bulk that has been without a lease for longest, until `until`. Returns `None` if there is
-/// none.
+/// Leases an unfinished bulk until `until`: of the tenant whose bulks have all been without a lease for longest, the bulk
+/// that has been for longest. So tenants take turns, however many bulks each has. Returns `None` if there is none. Bulks of
+/// suspended tenants wait.
 pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<Option<BulkRow>, DbError> {
     let query = sqlx::query_as!(
         BulkRow,
         "UPDATE bulks SET leased_until = $2
-         WHERE (tenant_id, id) = (SELECT tenant_id, id FROM bulks WHERE settled_at IS NULL AND leased_until <= $1
-                                  ORDER BY leased_until LIMIT 1 FOR UPDATE SKIP LOCKED)
+         WHERE (tenant_id, id) = (
+             SELECT b.tenant_id, b.id
+             FROM bulks b
+             JOIN (SELECT tenant_id, max(leased_until) AS last_turn FROM bulks WHERE settled_at IS NULL GROUP BY tenant_id)
+                  AS turns ON turns.tenant_id = b.tenant_id
+             JOIN tenants t ON t.id = b.tenant_id
+             WHERE b.settled_at IS NULL AND b.leased_until <= $1 AND t.suspended_at IS NULL
+             ORDER BY turns.last_turn, b.leased_until LIMIT 1 FOR UPDATE OF b SKIP LOCKED)
          RETURNING id, tenant_id, created_at, state, state_changed_at, content_id, stream, from_domain, scheduled_at,
                    template_id, template_version, message, accepted, replayed, rejected, resumed_from, key_id",
         now,

@@ -22,6 +22,7 @@ fn lane(id: i64, stream: &str, priority: i16, route: &str) -> ReadyLane {
         domain: if route == "mx" { format!("{id}.test") } else { "*".into() },
         priority,
         weight: 10,
+        tenant_weight: 100,
         ready_at: DateTime::UNIX_EPOCH,
         connections: None,
         mails_per_connection: None,
