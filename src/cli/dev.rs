@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::db::{self, Db};
 use crate::dev::inbox::Inbox;
 use crate::dev::postgres::{Options, Postgres};
+use crate::domain::id::TenantId;
 use crate::domain::key::{Scope, Secret};
 
 use facts::Facts;
@@ -115,16 +116,16 @@ async fn reuse_or_create_keys(db: &Db, dir: &Path) -> anyhow::Result<(String, St
     let (api_key, admin_key) = Facts::read(dir).map(|facts| (facts.api_key, facts.admin_key)).unzip();
     Ok((
         reuse_or_create_key(db, api_key, "dev", &[Scope::Send, Scope::Read]).await?,
-        reuse_or_create_key(db, admin_key, "dev admin", &[Scope::Admin]).await?,
+        reuse_or_create_key(db, admin_key, "dev admin", &[Scope::Admin, Scope::Operator]).await?,
     ))
 }
 
 async fn reuse_or_create_key(db: &Db, earlier: Option<String>, name: &str, scopes: &[Scope]) -> anyhow::Result<String> {
     if let Some(earlier) = earlier {
         let row = db::keys::find(db, Secret::hash(&earlier)).await?;
-        if row.is_some_and(|row| row.revoked_at.is_none()) {
+        if row.is_some_and(|found| found.row.revoked_at.is_none()) {
             return Ok(earlier);
         }
     }
-    Ok(keys::create(db, None, name, scopes).await?.expose().to_owned())
+    Ok(keys::create(db, None, TenantId::DEFAULT, name, scopes).await?.expose().to_owned())
 }

@@ -30,5 +30,6 @@ mod smtp_inbound;
 mod support;
 mod suppressions;
 mod templates;
+mod tenants;
 mod uploads;
 mod webhooks;

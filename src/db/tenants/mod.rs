@@ -205,12 +205,7 @@ async fn unchanged(db: &Db, id: TenantId) -> Result<Changed, sqlx::Error> {
 }
 
 /// Suspends a tenant. Suspending it again changes only the reason.
-pub async fn suspend(
-    db: &Db,
-    id: TenantId,
-    reason: Option<&str>,
-    now: DateTime<Utc>,
-) -> Result<Changed, DbError> {
+pub async fn suspend(db: &Db, id: TenantId, reason: Option<&str>, now: DateTime<Utc>) -> Result<Changed, DbError> {
     db.timed("tenants.suspend", async {
         let query = sqlx::query!(
             "UPDATE tenants SET suspended_at = coalesce(suspended_at, $3), suspend_reason = $2
@@ -232,8 +227,7 @@ pub async fn suspend(
 pub async fn resume(db: &Db, id: TenantId, now: DateTime<Utc>) -> Result<Changed, DbError> {
     db.timed("tenants.resume", async {
         let mut tx = db.pool.begin().await?;
-        let query =
-            sqlx::query!("SELECT suspended_at, deleting_at FROM tenants WHERE id = $1 FOR NO KEY UPDATE", id.0);
+        let query = sqlx::query!("SELECT suspended_at, deleting_at FROM tenants WHERE id = $1 FOR NO KEY UPDATE", id.0);
         let Some(tenant) = query.fetch_optional(&mut *tx).await? else { return Ok(Changed::Unknown) };
         if tenant.deleting_at.is_some() {
             return Ok(Changed::Deleting);
@@ -244,10 +238,10 @@ pub async fn resume(db: &Db, id: TenantId, now: DateTime<Utc>) -> Result<Changed
             .await?;
         sqlx::query!(
             "INSERT INTO pauses (tenant_id, stream, paused_at, resumed_at)
-             SELECT tenant_id, name, $2, greatest($2, $3) FROM streams WHERE tenant_id = $1",
+             SELECT tenant_id, name, $2, $3 FROM streams WHERE tenant_id = $1",
             id.0,
             suspended_at,
-            now
+            now.max(suspended_at)
         )
         .execute(&mut *tx)
         .await?;

@@ -60,7 +60,9 @@ fn for_kind(kind: Kind, recipient: &Recipient, entry: &QueueEntry, now: DateTime
         ],
         Kind::Held => vec![retry("Once the cause that the reason names is fixed: retry now.")],
         Kind::TenantSuspended => {
-            vec![Remedy::advice("Ask the operator of this service to resume the tenant: `POST /v1/tenants/{id}/resume`.")]
+            vec![Remedy::advice(
+                "Ask the operator of this service to resume the tenant: `POST /v1/tenants/{id}/resume`.",
+            )]
         }
         Kind::StreamPaused => {
             let mut remedies =

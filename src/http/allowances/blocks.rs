@@ -130,12 +130,7 @@ fn rate_exceeded(owner: LimitOwner, rate: KeyRate, until: DateTime<Utc>, now: Da
     }
 }
 
-fn quota_exceeded(
-    owner: LimitOwner,
-    quota: KeyQuota,
-    (left, needed): (u64, u64),
-    now: DateTime<Utc>,
-) -> ApiError {
+fn quota_exceeded(owner: LimitOwner, quota: KeyQuota, (left, needed): (u64, u64), now: DateTime<Utc>) -> ApiError {
     let (noun, limit) = (owner.noun(), quota.recipients_per_day);
     ApiError::LimitExceeded {
         code: ProblemCode::DailyQuotaExceeded,

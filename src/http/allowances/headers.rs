@@ -58,9 +58,7 @@ impl ShownLimits {
 }
 
 /// Returns the quota of which the fewest recipients are left. Of a quota whose state is unknown, all may be.
-fn stricter(
-    quotas: impl Iterator<Item = (KeyQuota, Option<LimitState>)>,
-) -> Option<(KeyQuota, Option<LimitState>)> {
+fn stricter(quotas: impl Iterator<Item = (KeyQuota, Option<LimitState>)>) -> Option<(KeyQuota, Option<LimitState>)> {
     quotas.min_by_key(|(quota, state)| {
         let limit = u64::from(quota.recipients_per_day);
         (state.map_or(limit, |state| state.remaining), limit)

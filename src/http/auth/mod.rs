@@ -22,8 +22,8 @@ use crate::domain::key::{Scope, Secret};
 use cache::Attempt;
 pub(super) use cache::{CachedKey, KeyCache};
 pub(super) use client_address::Peer;
-use request_key::{Access, RequestKey};
 pub(super) use request_key::with_request_key;
+use request_key::{Access, RequestKey};
 
 /// The beginning of the error for a missing scope.
 pub(super) const LACKS_SCOPE: &str = "This key lacks the scope";

@@ -159,6 +159,17 @@ pub async fn revoke(
 ) -> Result<StatusCode, ApiError> {
     let tenant = managed_tenant(&caller, tenant_param(&mut params))?;
     params.finish()?;
+    revoke_key(&api, &caller, tenant, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Revokes a key of a tenant that the caller may manage.
+pub(in crate::http) async fn revoke_key(
+    api: &Api,
+    caller: &Caller,
+    tenant: TenantId,
+    id: KeyId,
+) -> Result<(), ApiError> {
     match keys::revoke(&api.db, tenant, id, api.clock.now()).await? {
         Revocation::Unknown => return Err(NO_KEY),
         Revocation::AlreadyRevoked => {}
@@ -167,5 +178,5 @@ pub async fn revoke(
             tracing::info!(event = "api_key_revoked", by = %caller.key_id(), key = %id, "revoked an API key");
         }
     }
-    Ok(StatusCode::NO_CONTENT)
+    Ok(())
 }

@@ -33,11 +33,8 @@ fn tenant_param(params: &mut Params) -> Option<TenantId> {
 /// Returns the tenant whose keys a caller may manage: its own with the scope `admin`, another one with the scope `operator`.
 fn managed_tenant(caller: &Caller, tenant: Option<TenantId>) -> Result<TenantId, ApiError> {
     let is_own = tenant.is_none_or(|tenant| tenant == caller.tenant());
-    let needed = if is_own && !(tenant.is_some() && caller.has_scope(Scope::Operator)) {
-        Scope::Admin
-    } else {
-        Scope::Operator
-    };
+    let needed =
+        if is_own && !(tenant.is_some() && caller.has_scope(Scope::Operator)) { Scope::Admin } else { Scope::Operator };
     caller.require(needed)?;
     Ok(tenant.unwrap_or_else(|| caller.tenant()))
 }

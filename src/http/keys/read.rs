@@ -3,8 +3,8 @@
 use axum::Json;
 use axum::extract::State;
 
-use super::{NO_KEY, TenantParam, managed_tenant, tenant_param};
 use super::view::{Key, KeyUsage, KeyWithUsage};
+use super::{NO_KEY, TenantParam, managed_tenant, tenant_param};
 use crate::db::keys::{self, usage};
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::LimitOwner;

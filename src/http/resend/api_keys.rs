@@ -25,7 +25,7 @@ use crate::domain::id::KeyId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::keys::control as keys;
-use crate::http::params::{Params, PathId};
+use crate::http::params::Params;
 use crate::http::{Api, ApiError};
 
 const NO_KEY: ApiError = ApiError::NotFound("No API key has this id.");
@@ -138,8 +138,8 @@ pub(super) async fn remove(
     State(api): State<Api>,
     caller: Caller,
     ResendId(id): ResendId<KeyId>,
-    params: Params,
 ) -> Result<Json<Deleted>, ApiError> {
-    keys::revoke(State(api), caller, PathId(id), params).await?;
+    caller.require(Scope::Admin)?;
+    keys::revoke_key(&api, &caller, caller.tenant(), id).await?;
     Ok(Json(Deleted::new("api_key", id.0)))
 }

@@ -16,7 +16,8 @@ use crate::support::clock::hours;
 
 /// The kinds of keys; those with `@` are limited to the sender domain acme.test. Keys with `admin` and domains can no
 /// longer be created, but may exist.
-const KEYS: [&str; 10] = ["none", "wrong", "revoked", "expired", "send", "read", "admin", "send@", "read@", "admin@"];
+const KEYS: [&str; 11] =
+    ["none", "wrong", "revoked", "expired", "send", "read", "admin", "send@", "read@", "admin@", "operator"];
 
 /// The scope that each operation needs, and the access of a key with that scope and sender domains: `own` (only to data
 /// of its domains; other data does not exist for it), `ok` (the same as without sender domains) or `403`.
@@ -82,7 +83,7 @@ const TABLE: &[(&str, Needs)] = &[
     ("verify_domain", Needs::Admin),
     ("submit_report", Needs::Admin),
     ("list_keys", Needs::Admin),
-    ("create_key", Needs::Admin),
+    ("create_key", Needs::AdminOrOperator),
     ("revoke_key", Needs::Admin),
     ("get_key", Needs::Admin),
     ("change_key", Needs::Admin),
@@ -105,6 +106,13 @@ const TABLE: &[(&str, Needs)] = &[
     ("replay_webhook", Needs::Admin),
     ("rotate_webhook_secret", Needs::Admin),
     ("test_webhook", Needs::Admin),
+    ("list_tenants", Needs::Operator),
+    ("create_tenant", Needs::Operator),
+    ("get_tenant", Needs::Operator),
+    ("change_tenant", Needs::Operator),
+    ("suspend_tenant", Needs::Operator),
+    ("resume_tenant", Needs::Operator),
+    ("delete_tenant", Needs::Operator),
 ];
 
 #[derive(Clone, Copy)]
@@ -113,18 +121,23 @@ enum Needs {
     Send(&'static str),
     Read(&'static str),
     Admin,
+    /// An operator needs a tenant in the body, too.
+    AdminOrOperator,
+    Operator,
 }
 
 impl Needs {
     /// Returns the expected result for each of [`KEYS`].
-    fn cells(self) -> [&'static str; 10] {
+    fn cells(self) -> [&'static str; 11] {
         let (send, read, limited) = match self {
-            Self::Nothing => return ["ok"; 10],
+            Self::Nothing => return ["ok"; 11],
             Self::Send(limited) => ("ok", "403", [limited, "403", limited]),
             Self::Read(limited) => ("403", "ok", ["403", limited, limited]),
-            Self::Admin => ("403", "403", ["403"; 3]),
+            Self::Admin | Self::AdminOrOperator | Self::Operator => ("403", "403", ["403"; 3]),
         };
-        ["401", "401", "401", "401", send, read, "ok", limited[0], limited[1], limited[2]]
+        let admin = if matches!(self, Self::Operator) { "403" } else { "ok" };
+        let operator = if matches!(self, Self::Operator | Self::AdminOrOperator) { "ok" } else { "403" };
+        ["401", "401", "401", "401", send, read, admin, limited[0], limited[1], limited[2], operator]
     }
 }
 
@@ -158,6 +171,7 @@ impl Site {
             "lanes" => ids["lane"].clone(),
             "webhooks" if is_read => ids["webhook"].clone(),
             "webhooks" => format!("wh_{none}"),
+            "tenants" => format!("ten_{none}"),
             _ => format!("key_{none}"),
         };
         let name = match (path, is_read) {
@@ -216,6 +230,7 @@ async fn keys(app: &TestApp) -> Vec<String> {
             keys.push(make_key(&app.db, &*app.clock, &[scope], domains).await);
         }
     }
+    keys.push(make_key(&app.db, &*app.clock, &[Scope::Operator], None).await);
     keys
 }
 

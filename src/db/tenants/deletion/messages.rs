@@ -19,10 +19,9 @@ pub(super) async fn remove(connection: &mut PgConnection, deletion: &Deletion) -
     let tenant = deletion.tenant;
     let after = deletion.position.unwrap_or_else(|| MessageId::first_at(deletion.created_at - MAX_CLOCK_SKEW).0);
     // Read without a condition on the tenant, so that a step costs the same however many messages other tenants have.
-    let ids =
-        sqlx::query!("SELECT id, tenant_id FROM messages WHERE id > $1 ORDER BY id LIMIT $2", after, SCANNED)
-            .fetch_all(&mut *connection)
-            .await?;
+    let ids = sqlx::query!("SELECT id, tenant_id FROM messages WHERE id > $1 ORDER BY id LIMIT $2", after, SCANNED)
+        .fetch_all(&mut *connection)
+        .await?;
     let own: Vec<Uuid> =
         ids.iter().filter(|row| row.tenant_id == tenant.0).map(|row| row.id).take(DELETED + 1).collect();
     // All of them were read, unless there are more than the step deletes.
@@ -67,11 +66,7 @@ async fn remove_from_queue(
 }
 
 /// Deletes messages that have no rows in the queue. Returns the number of rows.
-async fn remove_rows(
-    connection: &mut PgConnection,
-    tenant: TenantId,
-    messages: &[Uuid],
-) -> Result<u64, sqlx::Error> {
+async fn remove_rows(connection: &mut PgConnection, tenant: TenantId, messages: &[Uuid]) -> Result<u64, sqlx::Error> {
     let mut rows = 0;
     let recipients =
         sqlx::query!("DELETE FROM recipients WHERE message_id = ANY ($2) AND tenant_id = $1", tenant.0, messages);
