@@ -1,11 +1,16 @@
 //! The data of a deleted tenant is deleted by a job, and that of the others is not.
 
+use std::time::Duration;
+
+use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Row as _;
 
 use super::{PATH, Tenant, tenant};
 use crate::support::app::TestApp;
+use crate::support::client::{ApiResponse, message};
 use crate::support::clock::{hours, seconds};
+use crate::support::until::until;
 use crate::support::uploads::{put, sha256};
 
 /// Starts the service with everything that a tenant can have.
@@ -25,22 +30,34 @@ async fn fill(app: &TestApp, Tenant { api, .. }: &Tenant) {
     assert_eq!(api.post("/v1/suppressions", &json!({"address": "no@example.test"})).await.status, 200);
     assert!(put(api, b"terms").await.status < 300);
     let file = json!([{"filename": "terms.txt", "sha256": sha256(b"terms")}]);
-    for to in ["ann@example.test", "gone@example.test", "later@example.test", "no@example.test"] {
-        api.send(json!({"to": to, "attachments": file, "idempotency_key": to})).await;
-    }
+    let to = ["ann@example.test", "gone@example.test", "later@example.test", "no@example.test"];
+    let one = |to: &&str| message(json!({"to": to, "attachments": file, "idempotency_key": to}));
+    let batch: Vec<Value> = to.iter().map(one).collect();
+    assert_eq!(api.post("/v1/messages/batch", &json!(batch)).await.status, 202);
     api.send(json!({"scheduled_at": app.clock.text_in(hours(100))})).await;
     api.send(json!({"to": "complaint@simulator.postrider.test"})).await;
     let bulk = json!({"from": "a@acme.test", "subject": "", "text": "Hi", "attachments": file,
                       "recipients": [{"to": "bo@example.test"}, {"to": "cy@example.test"}]});
     assert_eq!(api.post("/v1/messages/bulk", &bulk).await.status, 202);
     let raw = "From: a@acme.test\r\nTo: ann@example.test\r\nMessage-ID: <own@acme.test>\r\nSubject: x\r\n\r\nHi\r\n";
-    let request = api.request(reqwest::Method::POST, "/v1/messages").header("content-type", "message/rfc822");
-    assert_eq!(crate::support::client::ApiResponse::to(request.body(raw)).await.status, 202);
+    let request = api.request(Method::POST, "/v1/messages").header("content-type", "message/rfc822");
+    assert_eq!(ApiResponse::to(request.body(raw)).await.status, 202);
+    until("the bulk is two messages", Duration::from_secs(20), async || {
+        let waiting = rows_in(app, "bulk_recipients").await;
+        if waiting == 0 { Ok(()) } else { Err(waiting) }
+    })
+    .await;
     app.run_until_idle().await;
     app.worker.notify().await.unwrap();
     for action in ["pause", "resume"] {
         assert_eq!(api.post(&format!("/v1/streams/bulk/{action}"), &json!({})).await.status, 200);
     }
+}
+
+/// Returns the number of rows in a table.
+async fn rows_in(app: &TestApp, table: &str) -> i64 {
+    let count = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
+    sqlx::query_scalar(count).fetch_one(&mut app.database.connect().await).await.unwrap()
 }
 
 /// Returns the number of rows of a tenant in each table that has any, without those that are kept.
@@ -158,7 +175,7 @@ async fn several_workers_delete_in_turn_and_continue_after_a_crash() {
     let app = TestApp::start().await;
     let acme = tenant(&app, "Acme", json!({})).await;
     for _ in 0..3 {
-        let batch: Vec<Value> = (0..150).map(|_| crate::support::client::message(json!({}))).collect();
+        let batch: Vec<Value> = (0..150).map(|_| message(json!({}))).collect();
         assert_eq!(acme.api.post("/v1/messages/batch", &json!(batch)).await.status, 202);
     }
     app.delete(&format!("{PATH}/{}", acme.id)).await;
