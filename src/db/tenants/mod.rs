@@ -170,7 +170,7 @@ pub async fn change(db: &Db, id: TenantId, change: &TenantChange) -> Result<Chan
     db.timed("tenants.change", async {
         let query = sqlx::query!(
             "WITH reset AS (
-                 UPDATE tenant_usage SET reported = 0 WHERE $7 /* quota.is_change */ AND tenant_id = $1)
+                 UPDATE tenant_usage SET reported = 0 WHERE $7 AND tenant_id = $1)
              UPDATE tenants SET
                  name = coalesce($2, name),
                  weight = coalesce($3, weight),

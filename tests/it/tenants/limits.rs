@@ -35,7 +35,8 @@ async fn quota_counts_the_recipients_of_all_keys() {
     let other = second(&app, &acme, json!({})).await;
     assert_eq!(acme.api.post("/v1/messages", &to(4)).await.status, 202);
     let sent = other.post("/v1/messages", &to(4)).await;
-    assert_eq!((sent.status, &sent.headers["ratelimit"]), (202, &"\"daily\";r=2;t=43200".parse().unwrap()));
+    assert_eq!(sent.status, 202);
+    assert_eq!(sent.headers["ratelimit"], "\"daily\";r=2;t=43200");
     assert_eq!(reports(&acme.api).await, ["tenant.quota_warning"]);
 
     let refused = acme.api.post("/v1/messages", &to(3)).await;
@@ -68,9 +69,14 @@ async fn stricter_quota_of_key_and_tenant_wins() {
     assert_eq!(refused.headers["ratelimit-policy"], "\"daily\";q=10;w=86400;qu=\"recipients\"");
     // The refused request has used nothing of the key's quota.
     assert_eq!(small.post("/v1/messages", &to(1)).await.status, 202);
-    let mine = acme.api.get("/v1/keys").await.body["data"].as_array().unwrap().clone();
-    let small_id = mine.iter().find(|key| !key["quota"].is_null()).unwrap()["id"].as_str().unwrap().to_owned();
-    assert_eq!(acme.api.get(&format!("/v1/keys/{small_id}")).await.body["usage"]["recipients"], 3);
+    let keys = acme.api.get("/v1/keys").await.body["data"].as_array().unwrap().clone();
+    let id = keys.iter().find(|key| !key["quota"].is_null()).unwrap()["id"].as_str().unwrap();
+    // What the process has leased and not used is returned in a moment.
+    until("three recipients of the key are used", Duration::from_secs(20), async || {
+        let used = acme.api.get(&format!("/v1/keys/{id}")).await.body["usage"]["recipients"].clone();
+        if used == 3 { Ok(()) } else { Err(used) }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -84,10 +90,7 @@ async fn rate_counts_the_requests_of_all_keys() {
     let refused = other.get("/v1/messages").await;
     assert_eq!(refused.problem(), (429, "rate_limit_exceeded"));
     assert!(refused.body["detail"].as_str().unwrap().starts_with("This tenant may make 1 "), "{}", refused.body);
-    assert_eq!(
-        (&refused.headers["ratelimit-limit"], &refused.headers["ratelimit-remaining"]),
-        (&"4".parse().unwrap(), &"0".parse().unwrap(),)
-    );
+    assert_eq!([&refused.headers["ratelimit-limit"], &refused.headers["ratelimit-remaining"]], ["4", "0"]);
     assert_eq!(app.get("/v1/messages").await.status, 200, "other tenants are not limited");
     app.clock.advance(hours(1));
     // The refused request has used nothing of the key's rate.
