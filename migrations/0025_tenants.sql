@@ -50,9 +50,8 @@ CREATE TABLE tenant_usage (
     reported smallint NOT NULL DEFAULT 0 CHECK (reported IN (0, 80, 100))
 ) WITH (fillfactor = 50);
 
--- Deletions of tenants in progress. A worker locks the row while it deletes some rows of the tenant, and records the progress in
--- the same transaction, so that one worker at a time deletes, and another one continues after a crash. The row is deleted when
--- the tenant's data is.
+-- Deletions of tenants. A worker locks the row while it deletes some rows of the tenant, and records the progress in the same
+-- transaction, so that one worker at a time deletes, and another one continues after a crash. The row is kept, for its counts.
 CREATE TABLE tenant_deletions (
     tenant_id uuid PRIMARY KEY REFERENCES tenants,
     -- The step in progress (db::tenants::deletion::Step), from 0.

@@ -303,6 +303,15 @@ async fn unsubscribing_affects_one_tenant() {
     let suppressed = async |api: &Api| api.get("/v1/suppressions").await.body["data"].as_array().unwrap().len();
     let counts = [suppressed(&one.api).await, suppressed(&other.api).await];
     assert_eq!(counts.iter().sum::<usize>(), 1, "{counts:?}");
+
+    // The link works, and changes nothing, once the tenant is deleted.
+    for tenant in [&one, &other] {
+        app.delete(&format!("{PATH}/{}", tenant.id)).await;
+    }
+    app.clock.advance(crate::support::clock::seconds(11));
+    app.worker.delete_tenants().await.unwrap();
+    let click = app.anonymous(Method::POST, &link).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+    assert!(click.body("List-Unsubscribe=One-Click").send().await.unwrap().status().is_success());
 }
 
 #[tokio::test]

@@ -104,7 +104,8 @@ pub(super) async fn blobs(connection: &mut PgConnection, tenant: TenantId) -> Re
     Ok(Removed { is_complete: true, ..Removed::default() })
 }
 
-/// Deletes webhook endpoints, and then their retries: transactions that record posts lock them in this order.
+/// Deletes a webhook endpoint, and then its retries, of which there is a bounded number: transactions that record posts lock
+/// them in this order.
 pub(super) async fn webhooks(connection: &mut PgConnection, tenant: TenantId) -> Result<Removed, sqlx::Error> {
     let rows = sqlx::query_scalar!(
         r#"WITH gone AS (
@@ -112,7 +113,6 @@ pub(super) async fn webhooks(connection: &mut PgConnection, tenant: TenantId) ->
                    SELECT id FROM webhook_endpoints WHERE tenant_id = $1 ORDER BY id LIMIT 1))
                RETURNING id),
            retries AS (
-               -- An endpoint has a bounded number of retries (MAX_PENDING_RETRIES).
                DELETE FROM webhook_retries r USING gone WHERE r.endpoint_id = gone.id AND r.tenant_id = $1 RETURNING 1)
            SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM retries) AS "rows!""#,
         tenant.0
@@ -150,18 +150,7 @@ pub(super) async fn webhook_attempts(
     })
 }
 
-/// Deletes the oldest events.
-pub(super) async fn events(connection: &mut PgConnection, tenant: TenantId) -> Result<Removed, sqlx::Error> {
-    let query = sqlx::query!(
-        "DELETE FROM events WHERE tenant_id = $1 AND seq <= (
-             SELECT max(seq) FROM (SELECT seq FROM events WHERE tenant_id = $1 ORDER BY seq LIMIT $2) next)",
-        tenant.0,
-        LIMIT
-    );
-    Ok(Removed::up_to(LIMIT, query.execute(connection).await?.rows_affected()))
-}
-
-/// Deletes the rows of all other tables. A table comes after those that refer to it.
+/// Deletes the rows of all other tables, except for events. A table comes after those that refer to it.
 pub(super) async fn others(connection: &mut PgConnection, tenant: TenantId) -> Result<Removed, sqlx::Error> {
     delete_in_order!(
         connection,
@@ -180,7 +169,19 @@ pub(super) async fn others(connection: &mut PgConnection, tenant: TenantId) -> R
         // With `key_usage`.
         "keys",
         "tenant_usage",
-        "event_counters",
     );
     Ok(Removed { is_complete: true, ..Removed::default() })
+}
+
+/// Deletes the event counter, so that no more events can be appended, and the oldest events.
+pub(super) async fn events(connection: &mut PgConnection, tenant: TenantId) -> Result<Removed, sqlx::Error> {
+    let counter = delete_rows!(connection, tenant, "event_counters", LIMIT);
+    let query = sqlx::query!(
+        "DELETE FROM events WHERE tenant_id = $1 AND seq <= (
+             SELECT max(seq) FROM (SELECT seq FROM events WHERE tenant_id = $1 ORDER BY seq LIMIT $2) next)",
+        tenant.0,
+        LIMIT
+    );
+    let rows = query.execute(connection).await?.rows_affected();
+    Ok(Removed { rows: counter + rows, is_complete: rows < LIMIT.unsigned_abs(), ..Removed::default() })
 }
