@@ -1,8 +1,8 @@
 //! The cache of API keys, with what their tenants allow.
 //!
-//! A change of a key or a tenant takes effect in every process within a second: while keys are used, each process polls the version
-//! of all keys (`key_changes`) with one small query four times a second, and clears its cache when the version has
-//! changed. A cached key is used only if it was loaded, or the version was found unchanged, less than
+//! A change of a key or a tenant takes effect in every process within a second: while keys are used, each process polls
+//! the version of all keys and tenants (`key_changes`) with one small query four times a second, and clears its cache when
+//! the version has changed. A cached key is used only if it was loaded, or the version was found unchanged, less than
 //! [`MAX_UNCONFIRMED`] ago; otherwise it is loaded again.
 
 use std::net::IpAddr;
@@ -238,9 +238,9 @@ impl KeyCache {
         Err(ApiError::Forbidden(detail))
     }
 
-    /// Fails if the key of a request is no longer valid, or may no longer be used from the client's address, or if its tenant
-    /// has been suspended. Otherwise
-    /// the rest of the request uses the key's current state. Called once the body has arrived, which may take minutes.
+    /// Fails if the key of a request is no longer valid, or may no longer be used from the client's address, or if its
+    /// tenant has been suspended. Otherwise the rest of the request uses the key's current state. Called once the body has
+    /// arrived, which may take minutes.
     pub(in crate::http) async fn recheck(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let Some(header) = headers.get(AUTHORIZATION) else { return Ok(()) };
         let text = secret(header).map_err(ApiError::Unauthorized)?;

@@ -135,12 +135,24 @@ pub async fn change(
     params.finish()?;
     let body = api.bodies.json(&headers, body).await?;
     let change = request::resources::key::parse_change(&body.bytes, &Context::new(api.clock.now(), &api.limits, &[]))?;
+    require_changeable(&api, &caller, tenant, id).await?;
     if !keys::change(&api.db, tenant, id, &change).await? {
         return Err(ApiError::NotFound("No API key has this id, or it has been revoked."));
     }
     api.keys.clear();
     tracing::info!(event = "api_key_changed", by = %caller.key_id(), key = %id, "changed an API key");
     load(&api, tenant, id).await.map(Json)
+}
+
+/// Fails if the key has the scope `operator` and the caller has not: an admin must not loosen the limits of an operator's
+/// key.
+async fn require_changeable(api: &Api, caller: &Caller, tenant: TenantId, id: KeyId) -> Result<(), ApiError> {
+    if caller.has_scope(Scope::Operator) {
+        return Ok(());
+    }
+    let key = keys::get(&api.db, tenant, id).await?;
+    let is_operators = key.is_some_and(|row| row.scopes.iter().any(|scope| scope == Scope::Operator.as_str()));
+    if is_operators { caller.require(Scope::Operator) } else { Ok(()) }
 }
 
 /// Revoke an API key

@@ -30,11 +30,17 @@ fn tenant_param(params: &mut Params) -> Option<TenantId> {
     })
 }
 
-/// Returns the tenant whose keys a caller may manage: its own with the scope `admin`, another one with the scope `operator`.
-fn managed_tenant(caller: &Caller, tenant: Option<TenantId>) -> Result<TenantId, ApiError> {
-    let is_own = tenant.is_none_or(|tenant| tenant == caller.tenant());
-    let needed =
-        if is_own && !(tenant.is_some() && caller.has_scope(Scope::Operator)) { Scope::Admin } else { Scope::Operator };
-    caller.require(needed)?;
-    Ok(tenant.unwrap_or_else(|| caller.tenant()))
+/// Returns the tenant whose keys the caller manages: the named one with the scope `operator`, otherwise its own with the scope
+/// `admin`.
+fn managed_tenant(caller: &Caller, named: Option<TenantId>) -> Result<TenantId, ApiError> {
+    match named {
+        Some(tenant) if tenant != caller.tenant() || caller.has_scope(Scope::Operator) => {
+            caller.require(Scope::Operator)?;
+            Ok(tenant)
+        }
+        _ => {
+            caller.require(Scope::Admin)?;
+            Ok(caller.tenant())
+        }
+    }
 }

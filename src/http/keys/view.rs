@@ -32,7 +32,7 @@ pub struct NewKeyBody {
     pub tenant: Option<TenantId>,
     /// `live`, the default, sends messages. `test` is not available in this version.
     pub mode: Option<KeyMode>,
-    /// The key's scopes; defaults to `send` and `read`. Only a caller with the scope `operator` may grant it.
+    /// The key's scopes; defaults to `send` and `read`. Only a caller with the scope `operator` may grant `operator`.
     #[schema(min_items = 1, example = json!(["send", "read"]))]
     pub scopes: Option<Vec<Scope>>,
     /// Limits the key to sending from, and reading messages of, these domains; defaults to all. Not allowed with the
@@ -119,8 +119,8 @@ pub struct KeyUsage {
     /// The day (UTC).
     #[schema(example = "2026-11-23")]
     pub day: NaiveDate,
-    /// Recipients used on that day. Each replica that has sent for the key or tenant may count up to 1/64 of what was left as used,
-    /// until it has not sent for it for a second.
+    /// Recipients used on that day. Each replica that the key or tenant sends through may count up to 1/64 of what was left
+    /// as used, until it has not sent for a second.
     #[schema(example = 412)]
     pub recipients: i64,
     /// Recipients that are left.

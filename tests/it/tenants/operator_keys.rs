@@ -32,6 +32,11 @@ async fn admin_key_cannot_become_an_operator() {
         assert_eq!(admin.get(&path).await.problem(), (403, "forbidden"), "{path}");
     }
     assert_eq!(acme.api.post(PATH, &json!({"name": "x"})).await.problem(), (403, "forbidden"));
+
+    let limited = json!({"name": "root", "scopes": ["operator"], "allowed_ips": ["203.0.113.1"]});
+    let root = format!("/v1/keys/{}", app.post("/v1/keys", &limited).await.body["id"].as_str().unwrap());
+    assert_eq!(admin.patch(&root, &json!({"allowed_ips": null})).await.problem(), (403, "forbidden"));
+    assert_eq!(admin.delete(&root).await.status, 204, "an admin may revoke it");
 }
 
 #[tokio::test]
