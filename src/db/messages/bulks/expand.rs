@@ -51,15 +51,17 @@ pub struct BulkPart {
 pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<Option<BulkRow>, DbError> {
     let query = sqlx::query_as!(
         BulkRow,
-        "UPDATE bulks SET leased_until = $2
+        "WITH unsettled AS MATERIALIZED (
+             SELECT tenant_id, id, leased_until, max(leased_until) OVER (PARTITION BY tenant_id) AS last_turn
+             FROM bulks WHERE settled_at IS NULL)
+         UPDATE bulks SET leased_until = $2
          WHERE (tenant_id, id) = (
              SELECT b.tenant_id, b.id
-             FROM bulks b
-             JOIN (SELECT tenant_id, max(leased_until) AS last_turn FROM bulks WHERE settled_at IS NULL GROUP BY tenant_id)
-                  AS turns ON turns.tenant_id = b.tenant_id
-             JOIN tenants t ON t.id = b.tenant_id
-             WHERE b.settled_at IS NULL AND b.leased_until <= $1 AND t.suspended_at IS NULL
-             ORDER BY turns.last_turn, b.leased_until LIMIT 1 FOR UPDATE OF b SKIP LOCKED)
+             FROM unsettled u
+             JOIN tenants t ON t.id = u.tenant_id
+             JOIN bulks b ON b.tenant_id = u.tenant_id AND b.id = u.id
+             WHERE u.leased_until <= $1 AND t.suspended_at IS NULL AND b.settled_at IS NULL AND b.leased_until <= $1
+             ORDER BY u.last_turn, u.leased_until LIMIT 1 FOR UPDATE OF b SKIP LOCKED)
          RETURNING id, tenant_id, created_at, state, state_changed_at, content_id, stream, from_domain, scheduled_at,
                    template_id, template_version, message, accepted, replayed, rejected, resumed_from, key_id",
         now,
