@@ -19,9 +19,14 @@ BEGIN
     IF EXISTS (SELECT FROM tenants WHERE id = test) THEN
         RETURN;
     END IF;
-    -- A new stream of the live tenant waits for this transaction, and is then copied (copy_to_test_tenant).
+    -- New streams and changes of the live tenant wait for this transaction, and are then copied (copy_to_test_tenant,
+    -- copy_tenant_to_test_tenant).
     PERFORM FROM tenants WHERE id = live FOR NO KEY UPDATE;
-    INSERT INTO tenants (id, name, created_at, test_of) VALUES (test, 'test data of ' || live, now(), live)
+    -- No other tenant has such a name: an operator cannot choose one that begins with ten_. A tenant that is being deleted gets no
+    -- test tenant, which might otherwise appear after its data was deleted.
+    INSERT INTO tenants (id, name, created_at, test_of, weight, suspended_at, suspend_reason)
+    SELECT test, 'ten_' || replace(test::text, '-', ''), now(), id, weight, suspended_at, suspend_reason
+    FROM tenants WHERE id = live AND deleting_at IS NULL
     ON CONFLICT (id) DO NOTHING;
     IF NOT FOUND THEN
         RETURN;
@@ -33,6 +38,24 @@ BEGIN
     FROM streams WHERE tenant_id = live;
 END
 $$;
+
+-- Copies the weight of a tenant, its suspension and the request to delete it to its test tenant, if there is one. So a statement
+-- that checks the tenant of a lane or a bulk needs no other rule for test data. A test tenant has no limits of its own.
+CREATE FUNCTION copy_tenant_to_test_tenant() RETURNS trigger
+    LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    UPDATE tenants SET weight = NEW.weight, suspended_at = NEW.suspended_at, suspend_reason = NEW.suspend_reason,
+                       deleting_at = NEW.deleting_at
+    WHERE test_of = NEW.id;
+    RETURN NULL;
+END
+$$;
+-- Triggers run in the order of their names: the row of the test tenant is locked before key_changes (0025).
+CREATE TRIGGER copy_to_test_tenant AFTER UPDATE ON tenants FOR EACH ROW
+    WHEN ((OLD.weight, OLD.suspended_at, OLD.suspend_reason, OLD.deleting_at)
+          IS DISTINCT FROM
+          (NEW.weight, NEW.suspended_at, NEW.suspend_reason, NEW.deleting_at))
+    EXECUTE FUNCTION copy_tenant_to_test_tenant();
 
 -- Returns a time that is earlier by this interval, for POST /v1/test/clock. Infinite times do not change, and no time becomes
 -- earlier than 1970.

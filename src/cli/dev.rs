@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 
 use super::healthcheck::reachable;
 use super::inbox::{Catcher, keep_out_of_git};
-use super::keys;
+use super::keys::{self, KeyToCreate};
 use super::signals::Signals;
 use crate::app::{self, App, Roles, WithHint as _};
 use crate::clock::{DatabaseClock, SystemClock};
@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::db::{self, Db};
 use crate::dev::inbox::Inbox;
 use crate::dev::postgres::{Options, Postgres};
+use crate::domain::id::TenantId;
 use crate::domain::key::{KeyMode, Scope, Secret};
 
 use facts::Facts;
@@ -122,28 +123,23 @@ struct Keys {
 async fn reuse_or_create_keys(db: &Db, dir: &Path) -> anyhow::Result<Keys> {
     let earlier = Facts::read(dir);
     let earlier = |key: fn(Facts) -> String| earlier.clone().map(key);
-    let (live, test) = (KeyMode::Live, KeyMode::Test);
-    let api = &[Scope::Send, Scope::Read];
+    let (tenant, mode) = (TenantId::DEFAULT, KeyMode::Live);
+    let api = KeyToCreate { tenant, name: "dev", scopes: &[Scope::Send, Scope::Read], mode };
+    let admin = KeyToCreate { name: "dev admin", scopes: &[Scope::Admin, Scope::Operator], ..api };
+    let test = KeyToCreate { name: "dev test", scopes: &[Scope::Admin], mode: KeyMode::Test, ..api };
     Ok(Keys {
-        api_key: reuse_or_create_key(db, earlier(|facts| facts.api_key), "dev", api, live).await?,
-        admin_key: reuse_or_create_key(db, earlier(|facts| facts.admin_key), "dev admin", &[Scope::Admin], live)
-            .await?,
-        test_key: reuse_or_create_key(db, earlier(|facts| facts.test_key), "dev test", &[Scope::Admin], test).await?,
+        api_key: reuse_or_create_key(db, earlier(|facts| facts.api_key), api).await?,
+        admin_key: reuse_or_create_key(db, earlier(|facts| facts.admin_key), admin).await?,
+        test_key: reuse_or_create_key(db, earlier(|facts| facts.test_key), test).await?,
     })
 }
 
-async fn reuse_or_create_key(
-    db: &Db,
-    earlier: Option<String>,
-    name: &str,
-    scopes: &[Scope],
-    mode: KeyMode,
-) -> anyhow::Result<String> {
+async fn reuse_or_create_key(db: &Db, earlier: Option<String>, key: KeyToCreate<'_>) -> anyhow::Result<String> {
     if let Some(earlier) = earlier {
         let row = db::keys::find(db, Secret::hash(&earlier)).await?;
-        if row.is_some_and(|row| row.revoked_at.is_none()) {
+        if row.is_some_and(|found| found.row.revoked_at.is_none()) {
             return Ok(earlier);
         }
     }
-    Ok(keys::create(db, None, name, scopes, mode).await?.expose().to_owned())
+    Ok(keys::create(db, None, key).await?.expose().to_owned())
 }

@@ -1,4 +1,4 @@
-//! `postrider keys`: creates, lists and revokes API keys of the default tenant.
+//! `postrider keys`: creates, lists and revokes API keys of a tenant, by default of the default tenant.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use crate::app::{self, WithHint as _};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::db::keys::{self, KeyRow, NewKey, Revocation};
-use crate::db::{Db, schema};
+use crate::db::{Db, schema, tenants};
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{Cell, KeyMode, Scope, Secret};
 
@@ -26,20 +26,46 @@ enum Command {
         /// Name of the key
         #[arg(long, value_parser = name)]
         name: String,
-        /// Scope: send, read or admin; may be repeated [default: send and read]
+        /// Scope: send, read, admin or operator; may be repeated [default: send and read]
         #[arg(long)]
         scope: Vec<Scope>,
         /// Create a test key, with which nothing is sent
         #[arg(long)]
         test: bool,
+        #[command(flatten)]
+        tenant: OfTenant,
     },
     /// Print all keys, newest first, one per line: id, name, scopes, sender domains, created, last used, state, mode
-    List,
+    List {
+        #[command(flatten)]
+        tenant: OfTenant,
+    },
     /// Revoke a key; running replicas refuse it within a second
     Revoke {
         /// The key's id, as `keys list` prints it
         id: KeyId,
+        #[command(flatten)]
+        tenant: OfTenant,
     },
+}
+
+#[derive(Debug, clap::Args)]
+struct OfTenant {
+    /// The tenant's id or name [default: the default tenant]
+    #[arg(long, value_name = "ID_OR_NAME")]
+    tenant: Option<String>,
+}
+
+impl OfTenant {
+    /// Finds the tenant.
+    async fn find(&self, db: &Db) -> anyhow::Result<TenantId> {
+        let Some(text) = &self.tenant else { return Ok(TenantId::DEFAULT) };
+        let found = match text.parse::<TenantId>() {
+            Ok(id) => tenants::get(db, id).await?.filter(|row| row.deleting_at.is_none()).map(|row| TenantId(row.id)),
+            Err(_) => tenants::find(db, text).await?,
+        };
+        found.ok_or_else(|| anyhow!("there is no tenant {text}")).with_hint("`postrider tenants` prints all tenants")
+    }
 }
 
 fn name(text: &str) -> Result<String, String> {
@@ -51,26 +77,36 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode>
     let db = app::database(config)?;
     schema::check(&db).await?;
     match args.command {
-        Command::Create { name, scope, test } => {
+        Command::Create { name, scope, test, tenant } => {
+            let tenant = tenant.find(&db).await?;
             let scopes = if scope.is_empty() { vec![Scope::Send, Scope::Read] } else { scope };
             let mode = if test { KeyMode::Test } else { KeyMode::Live };
-            println!("{}", create(&db, config.cell().as_ref(), &name, &scopes, mode).await?.expose());
+            let key = KeyToCreate { tenant, name: &name, scopes: &scopes, mode };
+            println!("{}", create(&db, config.cell().as_ref(), key).await?.expose());
         }
-        Command::List => list(&db).await?,
-        Command::Revoke { id } => revoke(&db, id).await?,
+        Command::List { tenant } => list(&db, tenant.find(&db).await?).await?,
+        Command::Revoke { id, tenant } => revoke(&db, tenant.find(&db).await?, id).await?,
     }
     db.close().await;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Creates a key of the default tenant.
-pub(super) async fn create(
-    db: &Db,
-    cell: Option<&Cell>,
-    name: &str,
-    scopes: &[Scope],
-    mode: KeyMode,
-) -> anyhow::Result<Secret> {
+/// An API key to create.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KeyToCreate<'a> {
+    pub tenant: TenantId,
+    pub name: &'a str,
+    pub scopes: &'a [Scope],
+    pub mode: KeyMode,
+}
+
+/// Creates a key.
+pub(super) async fn create(db: &Db, cell: Option<&Cell>, key: KeyToCreate<'_>) -> anyhow::Result<Secret> {
+    let KeyToCreate { tenant, name, scopes, mode } = key;
+    if mode == KeyMode::Test && scopes.contains(&Scope::Operator) {
+        return Err(anyhow!("a test key cannot have the scope operator"))
+            .with_hint("leave out --test or --scope operator");
+    }
     let secret = Secret::new(mode, cell, rand::random());
     let mut scope_names: Vec<String> = scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
     scope_names.sort_unstable();
@@ -78,7 +114,7 @@ pub(super) async fn create(
     let now = SystemClock.now();
     let key = NewKey {
         id: KeyId::new(now),
-        tenant: TenantId::DEFAULT,
+        tenant,
         name,
         hash: Secret::hash(secret.expose()),
         mode,
@@ -92,19 +128,19 @@ pub(super) async fn create(
     };
     keys::insert(db, &key).await?;
     let scopes = scope_names.join(" ");
-    let mode = mode.as_str();
-    tracing::info!(event = "api_key_created", by = "cli", key = %key.id, mode, scopes, "created an API key");
+    let (id, mode) = (key.id, mode.as_str());
+    tracing::info!(event = "api_key_created", by = "cli", key = %id, %tenant, mode, scopes, "created an API key");
     Ok(secret)
 }
 
 /// Page size of the list.
 const PAGE: i64 = 100;
 
-async fn list(db: &Db) -> anyhow::Result<()> {
+async fn list(db: &Db, tenant: TenantId) -> anyhow::Result<()> {
     println!("ID\tNAME\tSCOPES\tSENDER DOMAINS\tCREATED\tLAST USED\tSTATE\tMODE");
     let mut after = None;
     loop {
-        let rows = keys::page(db, TenantId::DEFAULT, after, PAGE).await?;
+        let rows = keys::page(db, tenant, after, PAGE).await?;
         for row in &rows {
             println!("{}", line(row));
         }
@@ -137,8 +173,8 @@ fn line(row: &KeyRow) -> String {
     .join("\t")
 }
 
-async fn revoke(db: &Db, id: KeyId) -> anyhow::Result<()> {
-    match keys::revoke(db, TenantId::DEFAULT, id, SystemClock.now()).await? {
+async fn revoke(db: &Db, tenant: TenantId, id: KeyId) -> anyhow::Result<()> {
+    match keys::revoke(db, tenant, id, SystemClock.now()).await? {
         Revocation::Unknown => {
             return Err(anyhow!("there is no API key {id}")).with_hint("`postrider keys list` prints all keys");
         }

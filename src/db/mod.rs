@@ -24,6 +24,7 @@ pub mod simulator_followups;
 pub mod streams;
 pub mod suppressions;
 pub mod templates;
+pub mod tenants;
 pub mod test_clock;
 pub mod webhooks;
 pub mod workers;

@@ -1,5 +1,6 @@
-//! Identifiers. Except for lanes and tenants, an id is a `UUIDv7` (RFC 9562) internally, so that ids sort by time and
-//! serve as partition bounds. Externally it is a prefix and 32 hexadecimal digits; the prefix names the kind of object.
+//! Identifiers. Except for lanes, the default tenant and test tenants, an id is a `UUIDv7` (RFC 9562) internally, so that
+//! ids sort by time and serve as partition bounds. Externally it is a prefix and 32 hexadecimal digits; the prefix names
+//! the kind of object.
 
 use std::fmt;
 use std::str::FromStr;
@@ -92,6 +93,14 @@ id!(
     /// The id of a template.
     TemplateId, "tpl"
 );
+id!(
+    /// The id of a tenant. Every table with data of a tenant has it as a column, so that the schema can be sharded by
+    /// tenant.
+    ///
+    /// The data of test keys belongs to the tenant's test tenant ([`test`](Self::test)), so that test and live data never
+    /// meet. The id of a test tenant follows from that of its live tenant, so no lookup is needed.
+    TenantId, "ten"
+);
 
 /// The id of a lane. It is a number in the database and is formatted with a prefix like every other id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,14 +131,6 @@ impl serde::Serialize for LaneId {
         serializer.collect_str(self)
     }
 }
-
-/// The id of a tenant. Every table with data of a tenant has it as a column, so that the schema can be sharded by
-/// tenant.
-///
-/// The data of test keys belongs to the tenant's test tenant ([`test`](Self::test)), so that test and live data never
-/// meet. The id of a test tenant follows from that of its live tenant, so no lookup is needed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TenantId(pub Uuid);
 
 /// The bit that only ids of test tenants have: the highest bit of the version. It is 0 in the nil UUID and in the
 /// versions 1 to 7 of RFC 9562.

@@ -24,5 +24,6 @@ pub mod routing;
 pub mod sender_domain;
 pub mod simulator;
 pub mod suppression;
+pub mod tenant;
 pub mod webhook;
 pub mod words;

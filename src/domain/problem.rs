@@ -17,6 +17,8 @@ words! {
         /// The API key lacks a scope, may not send from the sender's domain, may not be used from the client's address, or is a
         /// test key where a live key is needed, or the reverse.
         Forbidden = "forbidden",
+        /// The API key's tenant is suspended: it may only read.
+        TenantSuspended = "tenant_suspended",
         /// There is no such endpoint, or no such object for this API key.
         NotFound = "not_found",
         /// The endpoint does not support this method.
@@ -45,6 +47,10 @@ words! {
         NothingToRetry = "nothing_to_retry",
         /// A stream of this name already exists.
         StreamExists = "stream_exists",
+        /// A tenant with this name already exists.
+        TenantExists = "tenant_exists",
+        /// The tenant is being deleted, or it is the default tenant, which cannot be.
+        TenantNotChangeable = "tenant_not_changeable",
         /// A template with this alias already exists.
         TemplateExists = "template_exists",
         /// Scheduled messages, or other templates, use the template.
@@ -63,9 +69,10 @@ words! {
         InvalidRequest = "invalid_request",
         /// The `Idempotency-Key` was used with another request.
         IdempotencyKeyReused = "idempotency_key_reused",
-        /// The API key's `rate` is exceeded.
+        /// The `rate` of the API key or of its tenant is exceeded; `detail` says which.
         RateLimitExceeded = "rate_limit_exceeded",
-        /// The API key's `quota` of recipients per day does not suffice for the request. Nothing was sent.
+        /// The `quota` of recipients per day of the API key or of its tenant does not suffice for the request; `detail` says
+        /// which. Nothing was sent.
         DailyQuotaExceeded = "daily_quota_exceeded",
         /// Too many requests with invalid API keys came from the client's address.
         TooManyAuthFailures = "too_many_auth_failures",
@@ -82,7 +89,7 @@ impl ProblemCode {
         match self {
             Self::MalformedRequest => 400,
             Self::Unauthorized => 401,
-            Self::Forbidden => 403,
+            Self::Forbidden | Self::TenantSuspended => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::BodyTimeout => 408,
@@ -97,6 +104,8 @@ impl ProblemCode {
             | Self::InFlight
             | Self::NothingToRetry
             | Self::StreamExists
+            | Self::TenantExists
+            | Self::TenantNotChangeable
             | Self::TemplateExists
             | Self::TemplateInUse
             | Self::WebhookDisabled
@@ -119,6 +128,7 @@ impl ProblemCode {
             Self::Forbidden => {
                 "Use a key with the scope, the sender domain, the address or the mode that `detail` names."
             }
+            Self::TenantSuspended => "Ask the operator of this service to resume the tenant.",
             Self::NotFound => "Check the path and the id.",
             Self::MethodNotAllowed => "Use a method in the `Allow` header.",
             Self::BodyTimeout => "Send the body faster, or check the network.",
@@ -132,6 +142,8 @@ impl ProblemCode {
             Self::InFlight => "Wait until the attempt has ended.",
             Self::NothingToRetry => "Read what blocks the message with `GET /v1/messages/{id}/explain`.",
             Self::StreamExists => "Change the stream with `PATCH /v1/streams/{name}`.",
+            Self::TenantExists => "Use another name, or change the tenant with `PATCH /v1/tenants/{id}`.",
+            Self::TenantNotChangeable => "None.",
             Self::TemplateExists => "Change the template with `PATCH /v1/templates/{id}`, or use another alias.",
             Self::TemplateInUse => {
                 "Wait until the messages have been sent, or cancel them; give the templates that use it another layout."
@@ -145,7 +157,7 @@ impl ProblemCode {
             Self::IdempotencyKeyReused => "Use a new key for a new request.",
             Self::RateLimitExceeded => "Repeat the request after `Retry-After`, and send requests more slowly.",
             Self::DailyQuotaExceeded => {
-                "Repeat the request after `Retry-After`, or raise the quota with `PATCH /v1/keys/{id}`."
+                "Repeat the request after `Retry-After`, or raise the quota with `PATCH /v1/keys/{id}` or `PATCH /v1/tenants/{id}`."
             }
             Self::TooManyAuthFailures => "Send a valid key; requests succeed again after `Retry-After`.",
             Self::Unavailable => "Repeat the request after `Retry-After`, preferably with an `Idempotency-Key`.",

@@ -34,6 +34,7 @@ mod server;
 mod streams;
 mod suppressions;
 mod templates;
+mod tenants;
 mod test_clock;
 mod unread;
 mod unsubscribe;
@@ -262,6 +263,10 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(ledger::get))
         .routes(routes!(keys::read::list, keys::control::create))
         .routes(routes!(keys::read::get, keys::control::change, keys::control::revoke))
+        .routes(routes!(tenants::read::list, tenants::control::create))
+        .routes(routes!(tenants::read::get, tenants::control::change, tenants::control::remove))
+        .routes(routes!(tenants::control::suspend))
+        .routes(routes!(tenants::control::resume))
         .routes(routes!(test_clock::advance))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))

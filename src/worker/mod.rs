@@ -66,6 +66,7 @@ use maintenance::cleanup::{self, Cleanup};
 use maintenance::domain_checks::{self, DomainChecks};
 use maintenance::expire_closed_lanes::{self, ClosedLaneExpiry};
 use maintenance::expired_suppressions;
+use maintenance::tenant_deletion;
 use maintenance::webhook_secrets::{self, WebhookSecrets};
 use outcome::RecordContext;
 use outcome::recorder::OutcomeRecorder;
@@ -225,6 +226,9 @@ impl Worker {
         tasks.spawn(
             until_stop().run_until_cancelled_owned(expired_suppressions::run(leases.db.clone(), leases.clock.clone())),
         );
+        tasks.spawn(
+            until_stop().run_until_cancelled_owned(tenant_deletion::run(leases.db.clone(), leases.clock.clone())),
+        );
         tasks.spawn(until_stop().run_until_cancelled_owned(webhook_secrets::run(self.inner.webhook_secrets.clone())));
         tasks.spawn(until_stop().run_until_cancelled_owned(cleanup::run(self.inner.cleanup.clone())));
         tasks.spawn(until_stop().run_until_cancelled_owned(deliver.simulator.clone().run()));
@@ -316,6 +320,12 @@ impl Worker {
             (done, None) => Ok(done),
             (_, Some(error)) => Err(error),
         }
+    }
+
+    /// Deletes data of tenants until none can be deleted now, as a running worker does periodically.
+    pub async fn delete_tenants(&self) -> Result<(), DbError> {
+        let Leases { db, clock, .. } = &*self.inner.leases;
+        tenant_deletion::once(db, clock).await
     }
 
     /// Encrypts webhook secrets and removes old ones once, as a running worker does periodically.

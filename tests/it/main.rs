@@ -30,6 +30,7 @@ mod smtp_inbound;
 mod support;
 mod suppressions;
 mod templates;
+mod tenants;
 mod test_keys;
 mod uploads;
 mod webhooks;

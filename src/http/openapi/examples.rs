@@ -124,6 +124,11 @@ fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
             json!({"stream": "bulk", "route": "relay", "domain": "*", "connections": 4, "rate": 10})
         }
         ("PATCH", "/v1/lanes/{id}", _) => json!({"connections": 2, "rate": null}),
+        ("POST", "/v1/tenants", _) => {
+            json!({"name": "Acme", "weight": 100, "quota": {"recipients_per_day": 1_000_000}})
+        }
+        ("PATCH", "/v1/tenants/{id}", _) => json!({"weight": 200, "rate": {"requests_per_second": 100, "burst": 200}}),
+        ("POST", "/v1/tenants/{id}/suspend", _) => json!({"reason": "The invoice is overdue."}),
         ("POST", "/v1/lanes/{id}/pause" | "/v1/streams/{name}/pause", _) => {
             json!({"reason": "The relay is being moved."})
         }

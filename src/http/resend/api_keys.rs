@@ -25,7 +25,7 @@ use crate::domain::id::KeyId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::keys::control as keys;
-use crate::http::params::{Params, PathId};
+use crate::http::params::Params;
 use crate::http::{Api, ApiError};
 
 const NO_KEY: ApiError = ApiError::NotFound("No API key has this id.");
@@ -139,6 +139,7 @@ pub(super) async fn remove(
     caller: Caller,
     ResendId(id): ResendId<KeyId>,
 ) -> Result<Json<Deleted>, ApiError> {
-    keys::revoke(State(api), caller, PathId(id)).await?;
+    caller.require_live_admin("API keys")?;
+    keys::revoke_key(&api, &caller, caller.live_tenant(), id).await?;
     Ok(Json(Deleted::new("api_key", id.0)))
 }

@@ -5,4 +5,5 @@ pub(crate) mod domain_checks;
 pub(crate) mod expire_closed_lanes;
 pub(crate) mod expired_suppressions;
 pub(crate) mod ready_watermark;
+pub(crate) mod tenant_deletion;
 pub(crate) mod webhook_secrets;

@@ -15,9 +15,23 @@ use crate::support::client::{Api, ApiResponse, message};
 use crate::support::clock::hours;
 
 /// The kinds of keys; those with `@` are limited to the sender domain acme.test. Keys with `admin` and domains can no
-/// longer be created, but may exist. `test` is a test key with the scope `admin`; the others are live keys.
-const KEYS: [&str; 11] =
-    ["none", "wrong", "revoked", "expired", "send", "read", "admin", "send@", "read@", "admin@", "test"];
+/// longer be created, but may exist. `test` is a test key with the scope `admin`, and `other tenant` is a key of another
+/// tenant with this scope.
+const KEYS: [&str; 13] = [
+    "none",
+    "wrong",
+    "revoked",
+    "expired",
+    "send",
+    "read",
+    "admin",
+    "send@",
+    "read@",
+    "admin@",
+    "operator",
+    "test",
+    "other tenant",
+];
 
 /// The scope that each operation needs, and the access of a key with that scope and sender domains: `own` (only to data
 /// of its domains; other data does not exist for it), `ok` (the same as without sender domains) or `403`.
@@ -83,7 +97,7 @@ const TABLE: &[(&str, Needs)] = &[
     ("verify_domain", Needs::LiveAdmin),
     ("submit_report", Needs::Admin),
     ("list_keys", Needs::Admin),
-    ("create_key", Needs::LiveAdmin),
+    ("create_key", Needs::LiveAdminOrOperator),
     ("revoke_key", Needs::LiveAdmin),
     ("get_key", Needs::Admin),
     ("change_key", Needs::LiveAdmin),
@@ -107,6 +121,13 @@ const TABLE: &[(&str, Needs)] = &[
     ("rotate_webhook_secret", Needs::Admin),
     ("test_webhook", Needs::Admin),
     ("advance_test_clock", Needs::TestKey),
+    ("list_tenants", Needs::Operator),
+    ("create_tenant", Needs::Operator),
+    ("get_tenant", Needs::Operator),
+    ("change_tenant", Needs::Operator),
+    ("suspend_tenant", Needs::Operator),
+    ("resume_tenant", Needs::Operator),
+    ("delete_tenant", Needs::Operator),
 ];
 
 #[derive(Clone, Copy)]
@@ -117,22 +138,33 @@ enum Needs {
     Admin,
     /// The scope `admin`, and a live key.
     LiveAdmin,
+    /// The same, or the scope `operator`, which needs a tenant in the body, too.
+    LiveAdminOrOperator,
+    Operator,
     /// The scope `send`, and a test key.
     TestKey,
 }
 
 impl Needs {
     /// Returns the expected result for each of [`KEYS`].
-    fn cells(self) -> [&'static str; 11] {
+    fn cells(self) -> Vec<&'static str> {
         let (send, read, limited) = match self {
-            Self::Nothing => return ["ok"; 11],
+            Self::Nothing => return vec!["ok"; KEYS.len()],
             Self::Send(limited) => ("ok", "403", [limited, "403", limited]),
             Self::Read(limited) => ("403", "ok", ["403", limited, limited]),
-            Self::Admin | Self::LiveAdmin | Self::TestKey => ("403", "403", ["403"; 3]),
+            Self::Admin | Self::LiveAdmin | Self::LiveAdminOrOperator | Self::Operator | Self::TestKey => {
+                ("403", "403", ["403"; 3])
+            }
         };
-        let admin = if matches!(self, Self::TestKey) { "403" } else { "ok" };
-        let test = if matches!(self, Self::LiveAdmin) { "403" } else { "ok" };
-        ["401", "401", "401", "401", send, read, admin, limited[0], limited[1], limited[2], test]
+        let has_admin = !matches!(self, Self::Operator | Self::TestKey);
+        let has_operator = matches!(self, Self::Operator | Self::LiveAdminOrOperator);
+        let has_test = !matches!(self, Self::LiveAdmin | Self::LiveAdminOrOperator | Self::Operator);
+        let when = |is_allowed: bool, cell| if is_allowed { cell } else { "403" };
+        let (admin, operator, test) = (when(has_admin, "ok"), when(has_operator, "ok"), when(has_test, "ok"));
+        let mut cells = vec!["401", "401", "401", "401", send, read, admin];
+        cells.extend(limited);
+        cells.extend([operator, test, when(has_admin, "own")]);
+        cells
     }
 }
 
@@ -166,6 +198,7 @@ impl Site {
             "lanes" => ids["lane"].clone(),
             "webhooks" if is_read => ids["webhook"].clone(),
             "webhooks" => format!("wh_{none}"),
+            "tenants" => format!("ten_{none}"),
             _ => format!("key_{none}"),
         };
         let name = match (path, is_read) {
@@ -211,6 +244,25 @@ async fn cell(api: &Api, method: &Method, path: &str, sites: &[Site; 2], ids: &B
     if is_refused || is_omitted { "own" } else { "ok" }
 }
 
+/// Returns the cell of an admin key of another tenant: `own` if it is shown nothing of the sites and finds none of their
+/// objects. Each tenant has a stream with the name in the path.
+async fn cell_of_other(
+    api: &Api,
+    method: &Method,
+    path: &str,
+    site: &Site,
+    ids: &BTreeMap<&str, String>,
+) -> &'static str {
+    let response = site.call(api, method, path, ids).await;
+    match response.status {
+        401 => return "401",
+        403 => return "403",
+        _ => {}
+    }
+    let is_found = path.contains('{') && !path.starts_with("/v1/streams/") && response.status < 400;
+    if is_found || site.is_in(&response) { "ok" } else { "own" }
+}
+
 async fn keys(app: &TestApp) -> Vec<String> {
     let create = async |body: Value| app.post("/v1/keys", &body).await.body;
     let secret = |body: &Value| body["secret"].as_str().unwrap().to_owned();
@@ -224,7 +276,10 @@ async fn keys(app: &TestApp) -> Vec<String> {
             keys.push(make_key(&app.db, &*app.clock, &[scope], domains).await);
         }
     }
+    keys.push(make_key(&app.db, &*app.clock, &[Scope::Operator], None).await);
     keys.push(make_key_of(KeyMode::Test, &app.db, &*app.clock, &[Scope::Admin], None).await);
+    let tenant = app.post("/v1/tenants", &json!({"name": "other"})).await.body["id"].clone();
+    keys.push(secret(&create(json!({"name": "other", "tenant": tenant, "scopes": ["admin"]})).await));
     keys
 }
 
@@ -255,14 +310,19 @@ async fn every_operation_matches_the_scope_matrix() {
         for (method, operation) in methods.as_object().unwrap() {
             let method: Method = method.to_uppercase().parse().unwrap();
             let name = operation["operationId"].as_str().unwrap();
+            let needs = TABLE.iter().find(|(operation, _)| *operation == name).map(|(_, needs)| *needs);
+            let is_open = matches!(needs, Some(Needs::Nothing));
             let mut cells = Vec::new();
-            for key in &keys {
+            for (kind, key) in KEYS.iter().zip(&keys) {
                 let api = Api::new(format!("http://{}", with_inbox.api_address().unwrap()), key.clone());
-                cells.push(cell(&api, &method, path, &sites, &ids).await);
+                cells.push(match *kind {
+                    "other tenant" if !is_open => cell_of_other(&api, &method, path, &sites[0], &ids).await,
+                    _ => cell(&api, &method, path, &sites, &ids).await,
+                });
             }
             println!("| {method} {path} | {} |", cells.join(" | "));
-            let expected = TABLE.iter().find(|(operation, _)| *operation == name).map(|(_, needs)| needs.cells());
-            if expected.map(Vec::from) != Some(cells.clone()) {
+            let expected = needs.map(Needs::cells);
+            if expected.as_ref() != Some(&cells) {
                 wrong.push(format!("{name}: {cells:?}, not {expected:?}"));
             }
             checked += 1;

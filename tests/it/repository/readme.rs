@@ -22,7 +22,7 @@ const LANGUAGE_PAGES: [&str; 6] = [
 ];
 
 /// Pages of `docs/` whose shell blocks call the API of `postrider dev`.
-const PAGES: [&str; 19] = [
+const PAGES: [&str; 20] = [
     "getting-started",
     "sending",
     "attachments",
@@ -36,6 +36,7 @@ const PAGES: [&str; 19] = [
     "clients",
     "webhooks",
     "api-keys",
+    "tenants",
     "domains",
     "bounces",
     "suppressions",

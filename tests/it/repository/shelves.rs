@@ -20,6 +20,7 @@ const DB_MAY_USE: &[(&str, &[&str])] = &[
     ("webhooks", &["events", "pool"]),
     ("templates", &["pool"]),
     ("keys", &["events", "pool"]),
+    ("tenants", &["pool"]),
 ];
 /// The modules whose folders have at most [`MAX_FILES`] files.
 const SHELVED: &[&str] = &["accept/request", "bench", "db", "mail", "smtp"];
