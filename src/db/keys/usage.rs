@@ -201,7 +201,7 @@ async fn write_quota(connection: &mut PgConnection, owner: LimitOwner, after: Qu
 pub async fn release_recipients(db: &Db, owner: LimitOwner, day: NaiveDate, recipients: u64) -> Result<(), DbError> {
     let recipients = i64::try_from(recipients).unwrap_or(i64::MAX);
     db.timed("keys.usage.release_recipients", async {
-        let done = match owner {
+        match owner {
             LimitOwner::Key(key) => {
                 let query = sqlx::query!(
                     "UPDATE key_usage SET recipients = greatest(recipients - $3, 0) WHERE key_id = $1 AND day = $2",
@@ -209,7 +209,7 @@ pub async fn release_recipients(db: &Db, owner: LimitOwner, day: NaiveDate, reci
                     day,
                     recipients
                 );
-                query.execute(&db.pool).await?
+                query.execute(&db.pool).await.map(drop)
             }
             LimitOwner::Tenant(tenant) => {
                 let query = sqlx::query!(
@@ -218,11 +218,9 @@ pub async fn release_recipients(db: &Db, owner: LimitOwner, day: NaiveDate, reci
                     day,
                     recipients
                 );
-                query.execute(&db.pool).await?
+                query.execute(&db.pool).await.map(drop)
             }
-        };
-        drop(done);
-        Ok(())
+        }
     })
     .await
 }
