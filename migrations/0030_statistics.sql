@@ -24,7 +24,7 @@ CREATE TABLE statistics (
     start_at timestamptz NOT NULL,
     -- messages.stream.
     stream text NOT NULL,
-    -- The mailbox provider, from a closed list (domain::statistics::provider); other: none of them.
+    -- The mailbox provider, from a closed list (domain::provider); other: none of them.
     provider text NOT NULL,
     -- Recipients of accepted messages, and recipients that reached each end state.
     accepted bigint NOT NULL,

@@ -80,8 +80,8 @@ impl Lanes {
 
     /// Returns the lane of messages from `sender_domain` to `domain` in a stream. A route through relays has one lane
     /// for all domains except those with a dedicated lane: the relays are the only destination that can be slow, so
-    /// 100,000 domains do not need 100,000 lanes. The simulator has one lane for all domains, too. On a route direct to
-    /// MX, each domain has its own lane, so that an unreachable domain delays no other.
+    /// 100,000 domains do not need 100,000 lanes. The simulator, to which all test messages go, has one lane for all
+    /// domains, too. On a route direct to MX, each domain has its own lane, so that an unreachable domain delays no other.
     pub(super) async fn for_domain(
         &self,
         tenant: TenantId,
@@ -89,7 +89,7 @@ impl Lanes {
         sender_domain: &str,
         domain: &str,
     ) -> Result<NamedLane, Arc<DbError>> {
-        let route = self.routes.lookup(stream, sender_domain, domain);
+        let route = self.routes.lookup(tenant, stream, sender_domain, domain);
         let name = |domain: &str| LaneName {
             tenant,
             stream: stream.to_owned(),

@@ -50,6 +50,7 @@ fn parse(url: &SecretUrl) -> anyhow::Result<Relay> {
 mod tests {
     use super::*;
     use crate::config::Route;
+    use crate::domain::id::TenantId;
 
     fn route(relays: &[&str], streams: &[&str], senders: &[&str]) -> Route {
         let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
@@ -63,7 +64,7 @@ mod tests {
         config.routes.insert("news".into(), route(&["smtp://a.test", "smtp://b.test"], &["bulk"], &[]));
         config.routes.insert("own".into(), route(&["mx"], &[], &["BÜCHER.test"]));
         let table = table(&config);
-        let route_of = |stream, sender| table.lookup(stream, sender, "example.test").to_string();
+        let route_of = |stream, sender| table.lookup(TenantId::DEFAULT, stream, sender, "example.test").to_string();
         assert_eq!(route_of("bulk", "acme.test"), "relay:news");
         assert_eq!(route_of("bulk", "xn--bcher-kva.test"), "mx");
         assert_eq!(route_of("transactional", "acme.test"), "relay");

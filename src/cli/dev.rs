@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 
 use super::healthcheck::reachable;
 use super::inbox::{Catcher, keep_out_of_git};
-use super::keys;
+use super::keys::{self, KeyToCreate};
 use super::signals::Signals;
 use crate::app::{self, App, Roles, WithHint as _};
 use crate::clock::{DatabaseClock, SystemClock};
@@ -21,7 +21,8 @@ use crate::config::Config;
 use crate::db::{self, Db};
 use crate::dev::inbox::Inbox;
 use crate::dev::postgres::{Options, Postgres};
-use crate::domain::key::{Scope, Secret};
+use crate::domain::id::TenantId;
+use crate::domain::key::{KeyMode, Scope, Secret};
 
 use facts::Facts;
 
@@ -81,14 +82,15 @@ async fn with_postgres(config: &mut Config, dir: &Path, postgres: &Postgres) -> 
 
     let db = app::database(config)?;
     db::schema::migrate(&db).await?;
-    let (api_key, admin_key) = reuse_or_create_keys(&db, dir).await?;
+    let keys = reuse_or_create_keys(&db, dir).await?;
     db.close().await;
     let next_message = inbox.last() + 1;
     let app = App::start(config, Roles::All, Arc::new(DatabaseClock::default()), Some(inbox.clone())).await?;
     let api = format!("http://{}", reachable(app.api_address().context("the API does not listen")?));
     let bounces_smtp = app.inbound_address().context("the server for bounces does not listen")?.to_string();
     let inbox_smtp = catcher.address.to_string();
-    let facts = Facts { api, api_key, admin_key, database_url, inbox_smtp, bounces_smtp };
+    let Keys { api_key, admin_key, test_key } = keys;
+    let facts = Facts { api, api_key, admin_key, test_key, database_url, inbox_smtp, bounces_smtp };
     let signals = Signals::listen()?;
     facts.write(dir)?;
     facts.print(dir, next_message, app.dashboard_sign_in_path(&facts.admin_key).await?.as_deref());
@@ -110,21 +112,34 @@ async fn start_catcher(inbox: Arc<Inbox>) -> anyhow::Result<Catcher> {
     }
 }
 
-/// Returns the API keys of an earlier start if they are still valid, and otherwise creates new ones.
-async fn reuse_or_create_keys(db: &Db, dir: &Path) -> anyhow::Result<(String, String)> {
-    let (api_key, admin_key) = Facts::read(dir).map(|facts| (facts.api_key, facts.admin_key)).unzip();
-    Ok((
-        reuse_or_create_key(db, api_key, "dev", &[Scope::Send, Scope::Read]).await?,
-        reuse_or_create_key(db, admin_key, "dev admin", &[Scope::Admin]).await?,
-    ))
+/// The API keys of `dev`.
+struct Keys {
+    api_key: String,
+    admin_key: String,
+    test_key: String,
 }
 
-async fn reuse_or_create_key(db: &Db, earlier: Option<String>, name: &str, scopes: &[Scope]) -> anyhow::Result<String> {
+/// Returns the API keys of an earlier start if they are still valid, and otherwise creates new ones.
+async fn reuse_or_create_keys(db: &Db, dir: &Path) -> anyhow::Result<Keys> {
+    let earlier = Facts::read(dir);
+    let earlier = |key: fn(Facts) -> String| earlier.clone().map(key);
+    let (tenant, mode) = (TenantId::DEFAULT, KeyMode::Live);
+    let api = KeyToCreate { tenant, name: "dev", scopes: &[Scope::Send, Scope::Read], mode };
+    let admin = KeyToCreate { name: "dev admin", scopes: &[Scope::Admin, Scope::Operator], ..api };
+    let test = KeyToCreate { name: "dev test", scopes: &[Scope::Admin], mode: KeyMode::Test, ..api };
+    Ok(Keys {
+        api_key: reuse_or_create_key(db, earlier(|facts| facts.api_key), api).await?,
+        admin_key: reuse_or_create_key(db, earlier(|facts| facts.admin_key), admin).await?,
+        test_key: reuse_or_create_key(db, earlier(|facts| facts.test_key), test).await?,
+    })
+}
+
+async fn reuse_or_create_key(db: &Db, earlier: Option<String>, key: KeyToCreate<'_>) -> anyhow::Result<String> {
     if let Some(earlier) = earlier {
         let row = db::keys::find(db, Secret::hash(&earlier)).await?;
-        if row.is_some_and(|row| row.revoked_at.is_none()) {
+        if row.is_some_and(|found| found.row.revoked_at.is_none()) {
             return Ok(earlier);
         }
     }
-    Ok(keys::create(db, None, name, scopes).await?.expose().to_owned())
+    Ok(keys::create(db, None, key).await?.expose().to_owned())
 }

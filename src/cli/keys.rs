@@ -1,10 +1,11 @@
-//! `postrider keys`: creates, lists and revokes API keys of the default tenant.
+//! `postrider keys`: creates, lists and revokes API keys of a tenant, by default of the default tenant.
 
 use std::process::ExitCode;
 
 use anyhow::anyhow;
 use clap::Subcommand;
 
+use super::tenant::find_tenant;
 use crate::app::{self, WithHint as _};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
@@ -26,17 +27,44 @@ enum Command {
         /// Name of the key
         #[arg(long, value_parser = name)]
         name: String,
-        /// Scope: send, read or admin; may be repeated [default: send and read]
+        /// Scope: send, read, admin or operator; may be repeated [default: send and read]
         #[arg(long)]
         scope: Vec<Scope>,
+        /// Create a test key, with which nothing is sent
+        #[arg(long)]
+        test: bool,
+        #[command(flatten)]
+        tenant: OfTenant,
     },
-    /// Print all keys, newest first, one per line: id, name, scopes, sender domains, created, last used, state
-    List,
+    /// Print all keys, newest first, one per line: id, name, scopes, sender domains, created, last used, state, mode
+    List {
+        #[command(flatten)]
+        tenant: OfTenant,
+    },
     /// Revoke a key; running replicas refuse it within a second
     Revoke {
         /// The key's id, as `keys list` prints it
         id: KeyId,
+        #[command(flatten)]
+        tenant: OfTenant,
     },
+}
+
+#[derive(Debug, clap::Args)]
+struct OfTenant {
+    /// The tenant's id or name [default: the default tenant]
+    #[arg(long, value_name = "ID_OR_NAME")]
+    tenant: Option<String>,
+}
+
+impl OfTenant {
+    /// Finds the tenant.
+    async fn find(&self, db: &Db) -> anyhow::Result<TenantId> {
+        match &self.tenant {
+            None => Ok(TenantId::DEFAULT),
+            Some(text) => find_tenant(db, text).await,
+        }
+    }
 }
 
 fn name(text: &str) -> Result<String, String> {
@@ -48,30 +76,47 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode>
     let db = app::database(config)?;
     schema::check(&db).await?;
     match args.command {
-        Command::Create { name, scope } => {
+        Command::Create { name, scope, test, tenant } => {
+            let tenant = tenant.find(&db).await?;
             let scopes = if scope.is_empty() { vec![Scope::Send, Scope::Read] } else { scope };
-            println!("{}", create(&db, config.cell().as_ref(), &name, &scopes).await?.expose());
+            let mode = if test { KeyMode::Test } else { KeyMode::Live };
+            let key = KeyToCreate { tenant, name: &name, scopes: &scopes, mode };
+            println!("{}", create(&db, config.cell().as_ref(), key).await?.expose());
         }
-        Command::List => list(&db).await?,
-        Command::Revoke { id } => revoke(&db, id).await?,
+        Command::List { tenant } => list(&db, tenant.find(&db).await?).await?,
+        Command::Revoke { id, tenant } => revoke(&db, tenant.find(&db).await?, id).await?,
     }
     db.close().await;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Creates a key of the default tenant.
-pub(super) async fn create(db: &Db, cell: Option<&Cell>, name: &str, scopes: &[Scope]) -> anyhow::Result<Secret> {
-    let secret = Secret::new(KeyMode::Live, cell, rand::random());
+/// An API key to create.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KeyToCreate<'a> {
+    pub tenant: TenantId,
+    pub name: &'a str,
+    pub scopes: &'a [Scope],
+    pub mode: KeyMode,
+}
+
+/// Creates a key.
+pub(super) async fn create(db: &Db, cell: Option<&Cell>, key: KeyToCreate<'_>) -> anyhow::Result<Secret> {
+    let KeyToCreate { tenant, name, scopes, mode } = key;
+    if mode == KeyMode::Test && scopes.contains(&Scope::Operator) {
+        return Err(anyhow!("a test key cannot have the scope operator"))
+            .with_hint("leave out --test or --scope operator");
+    }
+    let secret = Secret::new(mode, cell, rand::random());
     let mut scope_names: Vec<String> = scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
     scope_names.sort_unstable();
     scope_names.dedup();
     let now = SystemClock.now();
     let key = NewKey {
         id: KeyId::new(now),
-        tenant: TenantId::DEFAULT,
+        tenant,
         name,
         hash: Secret::hash(secret.expose()),
-        mode: KeyMode::Live,
+        mode,
         scopes: &scope_names,
         sender_domains: None,
         allowed_ips: None,
@@ -82,18 +127,19 @@ pub(super) async fn create(db: &Db, cell: Option<&Cell>, name: &str, scopes: &[S
     };
     keys::insert(db, &key).await?;
     let scopes = scope_names.join(" ");
-    tracing::info!(event = "api_key_created", by = "cli", key = %key.id, scopes, "created an API key");
+    let (id, mode) = (key.id, mode.as_str());
+    tracing::info!(event = "api_key_created", by = "cli", key = %id, %tenant, mode, scopes, "created an API key");
     Ok(secret)
 }
 
 /// Page size of the list.
 const PAGE: i64 = 100;
 
-async fn list(db: &Db) -> anyhow::Result<()> {
-    println!("ID\tNAME\tSCOPES\tSENDER DOMAINS\tCREATED\tLAST USED\tSTATE");
+async fn list(db: &Db, tenant: TenantId) -> anyhow::Result<()> {
+    println!("ID\tNAME\tSCOPES\tSENDER DOMAINS\tCREATED\tLAST USED\tSTATE\tMODE");
     let mut after = None;
     loop {
-        let rows = keys::page(db, TenantId::DEFAULT, after, PAGE).await?;
+        let rows = keys::page(db, tenant, after, PAGE).await?;
         for row in &rows {
             println!("{}", line(row));
         }
@@ -121,12 +167,13 @@ fn line(row: &KeyRow) -> String {
         date(row.created_at),
         row.last_used_at.map_or_else(|| "never".into(), date),
         state,
+        row.mode.clone(),
     ]
     .join("\t")
 }
 
-async fn revoke(db: &Db, id: KeyId) -> anyhow::Result<()> {
-    match keys::revoke(db, TenantId::DEFAULT, id, SystemClock.now()).await? {
+async fn revoke(db: &Db, tenant: TenantId, id: KeyId) -> anyhow::Result<()> {
+    match keys::revoke(db, tenant, id, SystemClock.now()).await? {
         Revocation::Unknown => {
             return Err(anyhow!("there is no API key {id}")).with_hint("`postrider keys list` prints all keys");
         }

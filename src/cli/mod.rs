@@ -12,6 +12,7 @@ mod migrate;
 mod serve;
 mod signals;
 mod statistics;
+mod tenant;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

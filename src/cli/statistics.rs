@@ -2,14 +2,12 @@
 
 use std::process::ExitCode;
 
-use anyhow::anyhow;
 use clap::Subcommand;
-use uuid::Uuid;
 
-use crate::app::{self, WithHint as _};
+use super::tenant::find_tenant;
+use crate::app;
 use crate::config::Config;
 use crate::db::{schema, statistics::rebuild};
-use crate::domain::id::TenantId;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -21,9 +19,9 @@ pub(super) struct Args {
 enum Command {
     /// Delete the figures of the days whose events are stored, and count these events again; running workers do it
     Rebuild {
-        /// Only those of this tenant, by its UUID [default: all tenants]
-        #[arg(long, value_name = "ID")]
-        tenant: Option<Uuid>,
+        /// Only those of this tenant and of its test keys [default: all tenants]
+        #[arg(long, value_name = "ID_OR_NAME")]
+        tenant: Option<String>,
     },
 }
 
@@ -31,11 +29,10 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode>
     let db = app::database(config)?;
     schema::check(&db).await?;
     let Command::Rebuild { tenant } = args.command;
-    let known = rebuild::tenants(&db).await?;
-    let tenants: Vec<TenantId> = known.into_iter().filter(|known| tenant.is_none_or(|id| known.0 == id)).collect();
-    if let (Some(id), true) = (tenant, tenants.is_empty()) {
-        return Err(anyhow!("no event of the tenant {id} has been counted"))
-            .with_hint("pass the UUID of a tenant, or leave out --tenant");
+    let mut tenants = rebuild::tenants(&db).await?;
+    if let Some(text) = tenant {
+        let only = find_tenant(&db, &text).await?;
+        tenants.retain(|known| known.live() == only);
     }
     let mut count = 0;
     for tenant in tenants {

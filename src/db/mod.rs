@@ -26,6 +26,8 @@ pub mod statistics;
 pub mod streams;
 pub mod suppressions;
 pub mod templates;
+pub mod tenants;
+pub mod test_clock;
 pub mod webhooks;
 pub mod workers;
 

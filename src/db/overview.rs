@@ -10,12 +10,12 @@ const MAX_LISTED: i64 = 10;
 /// Number of held recipients at which counting stops.
 const MAX_COUNTED: i64 = 1_000;
 
-/// A stream or lane that sends nothing.
+/// A tenant, stream or lane that sends nothing.
 #[derive(Debug, Clone)]
 pub struct Stopped {
-    /// Name, such as `stream bulk` or `lane_7 (bulk, relay, example.net)`.
+    /// Name, such as `tenant acme`, `stream bulk` or `lane_7 (bulk, relay, example.net)`.
     pub name: String,
-    /// When it was paused, or when its destination became unreachable.
+    /// When it was suspended or paused, or when its destination became unreachable.
     pub since: DateTime<Utc>,
     /// The operator's reason, or the destination's last reply.
     pub reason: Option<String>,
@@ -34,12 +34,12 @@ pub struct Endpoint {
     pub reason: Option<String>,
 }
 
-/// What is paused, unreachable, held or failing, across all tenants.
+/// What is paused, unreachable, held or failing, across all tenants. Test data is left out.
 #[derive(Debug, Clone)]
 pub struct Overview {
     /// The server's version, such as `15.8`.
     pub server_version: String,
-    /// Streams, then lanes, that an operator paused, oldest first, at most 10 each.
+    /// Suspended tenants, then streams and lanes that an operator paused, oldest first, at most 10 each.
     pub paused: Vec<Stopped>,
     /// Lanes whose destination is unreachable, oldest first, at most 10.
     pub unreachable: Vec<Stopped>,
@@ -55,11 +55,14 @@ pub struct Overview {
 pub async fn overview(db: &Db, now: DateTime<Utc>) -> Result<Overview, DbError> {
     let server_version = sqlx::query_scalar!(r#"SELECT current_setting('server_version') AS "version!""#);
     let server_version = db.timed("overview.version", server_version.fetch_one(&db.pool)).await?;
-    let mut paused = paused_streams(db).await?;
+    let mut paused = suspended_tenants(db).await?;
+    paused.extend(paused_streams(db).await?);
     paused.extend(stopped_lanes(db, "paused").await?);
     let unreachable = stopped_lanes(db, "unreachable").await?;
     let held = sqlx::query_scalar!(
-        r#"SELECT count(*) AS "held!" FROM (SELECT FROM queue WHERE held IS NOT NULL LIMIT $1) held"#,
+        r#"SELECT count(*) AS "held!" FROM (
+               SELECT FROM queue WHERE held IS NOT NULL
+                  AND tenant_id NOT IN (SELECT id FROM tenants WHERE test_of IS NOT NULL) LIMIT $1) held"#,
         MAX_COUNTED
     );
     let held = db.timed("overview.held", held.fetch_one(&db.pool)).await?;
@@ -73,11 +76,23 @@ pub async fn overview(db: &Db, now: DateTime<Utc>) -> Result<Overview, DbError> 
     })
 }
 
+async fn suspended_tenants(db: &Db) -> Result<Vec<Stopped>, DbError> {
+    let query = sqlx::query_as!(
+        Stopped,
+        r#"SELECT 'tenant ' || name AS "name!", suspended_at AS "since!", suspend_reason AS reason
+           FROM tenants WHERE suspended_at IS NOT NULL AND deleting_at IS NULL AND test_of IS NULL
+           ORDER BY suspended_at LIMIT $1"#,
+        MAX_LISTED
+    );
+    db.timed("overview.tenants", query.fetch_all(&db.pool)).await
+}
+
 async fn paused_streams(db: &Db) -> Result<Vec<Stopped>, DbError> {
     let query = sqlx::query_as!(
         Stopped,
         r#"SELECT 'stream ' || name AS "name!", paused_at AS "since!", pause_reason AS reason
-           FROM streams WHERE paused_at IS NOT NULL ORDER BY paused_at LIMIT $1"#,
+           FROM streams WHERE paused_at IS NOT NULL AND tenant_id NOT IN (SELECT id FROM tenants WHERE test_of IS NOT NULL)
+           ORDER BY paused_at LIMIT $1"#,
         MAX_LISTED
     );
     db.timed("overview.streams", query.fetch_all(&db.pool)).await
@@ -91,6 +106,7 @@ async fn stopped_lanes(db: &Db, state: &str) -> Result<Vec<Stopped>, DbError> {
                   CASE WHEN paused_at IS NULL THEN block_reply ELSE pause_reason END AS reason
            FROM lanes
            WHERE CASE $1 WHEN 'paused' THEN paused_at IS NOT NULL ELSE blocked_since IS NOT NULL AND paused_at IS NULL END
+             AND tenant_id NOT IN (SELECT id FROM tenants WHERE test_of IS NOT NULL)
            ORDER BY 2 LIMIT $2"#,
         state,
         MAX_LISTED
@@ -104,6 +120,7 @@ async fn oldest_due(db: &Db, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>
         r#"SELECT min(oldest.due_at)
            FROM lanes l
            JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
+           JOIN tenants t ON t.id = l.tenant_id AND t.suspended_at IS NULL AND t.test_of IS NULL
            CROSS JOIN LATERAL (SELECT due_at FROM queue
                                WHERE lane_id = l.id AND lease IS NULL AND due_at >= l.ready_at AND due_at <= $1
                                ORDER BY due_at LIMIT 1) oldest
@@ -119,7 +136,10 @@ async fn endpoints(db: &Db) -> Result<Vec<Endpoint>, DbError> {
         Endpoint,
         r#"SELECT url, coalesce(disabled_at, failing_since) AS "since!", disabled_at IS NOT NULL AS "is_disabled!",
                   coalesce(disabled_reason, last_error) AS reason
-           FROM webhook_endpoints WHERE disabled_at IS NOT NULL OR failing_since IS NOT NULL ORDER BY 2 LIMIT $1"#,
+           FROM webhook_endpoints
+           WHERE (disabled_at IS NOT NULL OR failing_since IS NOT NULL)
+             AND tenant_id NOT IN (SELECT id FROM tenants WHERE test_of IS NOT NULL)
+           ORDER BY 2 LIMIT $1"#,
         MAX_LISTED
     );
     db.timed("overview.endpoints", query.fetch_all(&db.pool)).await

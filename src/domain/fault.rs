@@ -41,6 +41,8 @@ words! {
         InvalidTimestamp = "invalid_timestamp",
         /// There is no stream of this name.
         UnknownStream = "unknown_stream",
+        /// There is no tenant with this id, or it is being deleted.
+        UnknownTenant = "unknown_tenant",
         /// No file with this SHA-256 is stored: it was not uploaded, or was deleted because no message used it.
         UnknownBlob = "unknown_blob",
         /// The request is not a form, or the form has no part of this name.

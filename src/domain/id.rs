@@ -1,5 +1,6 @@
-//! Identifiers. Except for lanes and tenants, an id is a `UUIDv7` (RFC 9562) internally, so that ids sort by time and
-//! serve as partition bounds. Externally it is a prefix and 32 hexadecimal digits; the prefix names the kind of object.
+//! Identifiers. Except for lanes, the default tenant and test tenants, an id is a `UUIDv7` (RFC 9562) internally, so that
+//! ids sort by time and serve as partition bounds. Externally it is a prefix and 32 hexadecimal digits; the prefix names
+//! the kind of object.
 
 use std::fmt;
 use std::str::FromStr;
@@ -92,6 +93,14 @@ id!(
     /// The id of a template.
     TemplateId, "tpl"
 );
+id!(
+    /// The id of a tenant. Every table with data of a tenant has it as a column, so that the schema can be sharded by
+    /// tenant.
+    ///
+    /// The data of test keys belongs to the tenant's test tenant ([`test`](Self::test)), so that test and live data never
+    /// meet. The id of a test tenant follows from that of its live tenant, so no lookup is needed.
+    TenantId, "ten"
+);
 
 /// The id of a lane. It is a number in the database and is formatted with a prefix like every other id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -123,14 +132,28 @@ impl serde::Serialize for LaneId {
     }
 }
 
-/// The id of a tenant. Every table with data of a tenant has it as a column, so that the schema can be sharded by
-/// tenant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TenantId(pub Uuid);
+/// The bit that only ids of test tenants have: the highest bit of the version. It is 0 in the nil UUID and in the
+/// versions 1 to 7 of RFC 9562.
+const TEST_BIT: u128 = 1 << 79;
 
 impl TenantId {
     /// The tenant that the first migration creates.
     pub const DEFAULT: Self = Self(Uuid::nil());
+
+    /// Returns the tenant that the test data of this tenant belongs to.
+    pub fn test(self) -> Self {
+        Self(Uuid::from_u128(self.0.as_u128() | TEST_BIT))
+    }
+
+    /// Returns the tenant that has the domains, templates and keys of this tenant: of a test tenant, its live tenant.
+    pub fn live(self) -> Self {
+        Self(Uuid::from_u128(self.0.as_u128() & !TEST_BIT))
+    }
+
+    /// Returns whether this is a test tenant, whose messages go to the simulator.
+    pub fn is_test(self) -> bool {
+        self.0.as_u128() & TEST_BIT != 0
+    }
 }
 
 /// The primary key of a recipient of a stored message.
@@ -233,6 +256,17 @@ mod tests {
         let endpoint: EndpointId = "wh_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b".parse().unwrap();
         assert_eq!(endpoint.webhook_id(42, 1), "evt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b_42");
         assert_eq!(endpoint.webhook_id(42, 3), "evt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b_42_3");
+    }
+
+    #[test]
+    fn test_tenant_and_live_tenant_lead_to_each_other() {
+        let version_7 = TenantId(Uuid::from_u128(0x019a_8f3c_2b7d_7c4e_8a1b_2c3d_4e5f_6a7b));
+        for live in [TenantId::DEFAULT, version_7] {
+            let test = live.test();
+            assert!(test.is_test() && !live.is_test() && test != live);
+            assert_eq!((test.live(), live.live(), test.test()), (live, live, test));
+        }
+        assert_eq!(TenantId::DEFAULT.test().0.to_string(), "00000000-0000-8000-0000-000000000000");
     }
 
     #[test]

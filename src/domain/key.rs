@@ -8,9 +8,9 @@ use std::fmt::Write as _;
 use std::str::FromStr;
 
 pub use format::{Cell, InvalidCell, KeyMode, Secret};
-pub use limits::{BURST, KeyQuota, KeyRate, RECIPIENTS_PER_DAY, REQUESTS_PER_SECOND};
+pub use limits::{BURST, KeyQuota, KeyRate, LimitOwner, RECIPIENTS_PER_DAY, REQUESTS_PER_SECOND};
 
-/// A scope of an API key. `Admin` allows everything.
+/// A scope of an API key. `Admin` includes `Send` and `Read`, but not `Operator`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = KeyScope)]
@@ -19,13 +19,15 @@ pub enum Scope {
     Send,
     /// Read messages, events and state.
     Read,
-    /// All operations, including API keys and configuration.
+    /// All operations of the key's tenant, including API keys and configuration.
     Admin,
+    /// Manage all tenants and their API keys. Includes no other scope.
+    Operator,
 }
 
 impl Scope {
     /// All scopes.
-    pub const ALL: [Self; 3] = [Self::Send, Self::Read, Self::Admin];
+    pub const ALL: [Self; 4] = [Self::Send, Self::Read, Self::Admin, Self::Operator];
 
     /// Returns the scope's name in SQL, JSON and documentation.
     pub fn as_str(self) -> &'static str {
@@ -33,6 +35,7 @@ impl Scope {
             Self::Send => "send",
             Self::Read => "read",
             Self::Admin => "admin",
+            Self::Operator => "operator",
         }
     }
 }
@@ -44,7 +47,7 @@ impl FromStr for Scope {
         Self::ALL
             .into_iter()
             .find(|scope| scope.as_str() == name)
-            .ok_or_else(|| format!("`{name}` is not a scope; use `send`, `read` or `admin`"))
+            .ok_or_else(|| format!("`{name}` is not a scope; use `send`, `read`, `admin` or `operator`"))
     }
 }
 

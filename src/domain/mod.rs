@@ -27,5 +27,6 @@ pub mod sender_domain;
 pub mod simulator;
 pub mod statistics;
 pub mod suppression;
+pub mod tenant;
 pub mod webhook;
 pub mod words;

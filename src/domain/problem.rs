@@ -14,8 +14,11 @@ words! {
         MalformedRequest = "malformed_request",
         /// The API key is missing, wrong, revoked or expired.
         Unauthorized = "unauthorized",
-        /// The API key lacks a scope, or may not send from the sender's domain, or may not be used from the client's address.
+        /// The API key lacks a scope, may not send from the sender's domain, may not be used from the client's address, or is a
+        /// test key where a live key is needed, or the reverse.
         Forbidden = "forbidden",
+        /// The API key's tenant is suspended: it may only read.
+        TenantSuspended = "tenant_suspended",
         /// There is no such endpoint, or no such object for this API key.
         NotFound = "not_found",
         /// The endpoint does not support this method.
@@ -44,12 +47,18 @@ words! {
         NothingToRetry = "nothing_to_retry",
         /// A stream of this name already exists.
         StreamExists = "stream_exists",
+        /// A tenant with this name already exists.
+        TenantExists = "tenant_exists",
+        /// The tenant is being deleted, or it is the default tenant, which cannot be.
+        TenantNotChangeable = "tenant_not_changeable",
         /// A template with this alias already exists.
         TemplateExists = "template_exists",
         /// Scheduled messages, or other templates, use the template.
         TemplateInUse = "template_in_use",
         /// The webhook endpoint is disabled.
         WebhookDisabled = "webhook_disabled",
+        /// More test messages are waiting than one call can advance the clock for.
+        TooManyWaiting = "too_many_waiting",
         /// The request body is larger than allowed.
         TooLarge = "too_large",
         /// The endpoint does not support the body's media type or content coding.
@@ -60,9 +69,10 @@ words! {
         InvalidRequest = "invalid_request",
         /// The `Idempotency-Key` was used with another request.
         IdempotencyKeyReused = "idempotency_key_reused",
-        /// The API key's `rate` is exceeded.
+        /// The `rate` of the API key or of its tenant is exceeded; `detail` says which.
         RateLimitExceeded = "rate_limit_exceeded",
-        /// The API key's `quota` of recipients per day does not suffice for the request. Nothing was sent.
+        /// The `quota` of recipients per day of the API key or of its tenant does not suffice for the request; `detail` says
+        /// which. Nothing was sent.
         DailyQuotaExceeded = "daily_quota_exceeded",
         /// Too many requests with invalid API keys came from the client's address.
         TooManyAuthFailures = "too_many_auth_failures",
@@ -81,7 +91,7 @@ impl ProblemCode {
         match self {
             Self::MalformedRequest => 400,
             Self::Unauthorized => 401,
-            Self::Forbidden => 403,
+            Self::Forbidden | Self::TenantSuspended => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::BodyTimeout => 408,
@@ -96,9 +106,12 @@ impl ProblemCode {
             | Self::InFlight
             | Self::NothingToRetry
             | Self::StreamExists
+            | Self::TenantExists
+            | Self::TenantNotChangeable
             | Self::TemplateExists
             | Self::TemplateInUse
-            | Self::WebhookDisabled => 409,
+            | Self::WebhookDisabled
+            | Self::TooManyWaiting => 409,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::MisdirectedRequest => 421,
@@ -114,7 +127,10 @@ impl ProblemCode {
         match self {
             Self::MalformedRequest => "Fix the part of the request that `detail` names.",
             Self::Unauthorized => "Send `Authorization: Bearer KEY` with a key that is neither revoked nor expired.",
-            Self::Forbidden => "Use a key with the scope, the sender domain or the address that `detail` names.",
+            Self::Forbidden => {
+                "Use a key with the scope, the sender domain, the address or the mode that `detail` names."
+            }
+            Self::TenantSuspended => "Ask the operator of this service to resume the tenant.",
             Self::NotFound => "Check the path and the id.",
             Self::MethodNotAllowed => "Use a method in the `Allow` header.",
             Self::BodyTimeout => "Send the body faster, or check the network.",
@@ -128,11 +144,14 @@ impl ProblemCode {
             Self::InFlight => "Wait until the attempt has ended.",
             Self::NothingToRetry => "Read what blocks the message with `GET /v1/messages/{id}/explain`.",
             Self::StreamExists => "Change the stream with `PATCH /v1/streams/{name}`.",
+            Self::TenantExists => "Use another name, or change the tenant with `PATCH /v1/tenants/{id}`.",
+            Self::TenantNotChangeable => "None.",
             Self::TemplateExists => "Change the template with `PATCH /v1/templates/{id}`, or use another alias.",
             Self::TemplateInUse => {
                 "Wait until the messages have been sent, or cancel them; give the templates that use it another layout."
             }
             Self::WebhookDisabled => "Enable the endpoint with `PATCH /v1/webhooks/{id}` and `{\"disabled\": false}`.",
+            Self::TooManyWaiting => "Cancel test messages that are no longer needed.",
             Self::TooLarge => "Send a smaller body: `detail` has the limit.",
             Self::UnsupportedMediaType => "Send the media type that `detail` names, without a `Content-Encoding`.",
             Self::MisdirectedRequest => "Use 127.0.0.1, localhost or a name without dots.",
@@ -140,7 +159,7 @@ impl ProblemCode {
             Self::IdempotencyKeyReused => "Use a new key for a new request.",
             Self::RateLimitExceeded => "Repeat the request after `Retry-After`, and send requests more slowly.",
             Self::DailyQuotaExceeded => {
-                "Repeat the request after `Retry-After`, or raise the quota with `PATCH /v1/keys/{id}`."
+                "Repeat the request after `Retry-After`, or raise the quota with `PATCH /v1/keys/{id}` or `PATCH /v1/tenants/{id}`."
             }
             Self::TooManyAuthFailures => "Send a valid key; requests succeed again after `Retry-After`.",
             Self::Unavailable => "Repeat the request after `Retry-After`, preferably with an `Idempotency-Key`.",

@@ -28,6 +28,8 @@ pub enum ApiError {
     Forbidden(String),
     /// 403: the key does not allow the values of these fields.
     ForbiddenFields(Vec<Fault>),
+    /// 403: the key's tenant is suspended, and the request is not a read.
+    TenantSuspended(String),
     /// 404: the object or the endpoint does not exist.
     NotFound(&'static str),
     /// 405: the endpoint does not support the method.
@@ -78,6 +80,7 @@ impl ApiError {
             Self::Malformed(_) => ProblemCode::MalformedRequest,
             Self::Unauthorized(_) => ProblemCode::Unauthorized,
             Self::Forbidden(_) | Self::ForbiddenFields(_) => ProblemCode::Forbidden,
+            Self::TenantSuspended(_) => ProblemCode::TenantSuspended,
             Self::NotFound(_) => ProblemCode::NotFound,
             Self::MethodNotAllowed => ProblemCode::MethodNotAllowed,
             Self::BodyTimeout => ProblemCode::BodyTimeout,
@@ -97,6 +100,7 @@ impl ApiError {
             Self::Malformed(detail)
             | Self::Forbidden(detail)
             | Self::NotReady(detail)
+            | Self::TenantSuspended(detail)
             | Self::Conflict { detail, .. }
             | Self::LimitExceeded { detail, .. } => detail.clone().into(),
             Self::ForbiddenFields(faults) => match faults.as_slice() {

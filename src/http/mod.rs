@@ -38,6 +38,8 @@ mod statistics;
 mod streams;
 mod suppressions;
 mod templates;
+mod tenants;
+mod test_clock;
 mod unread;
 mod unsubscribe;
 mod webhooks;
@@ -293,6 +295,11 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(statistics::get))
         .routes(routes!(keys::read::list, keys::control::create))
         .routes(routes!(keys::read::get, keys::control::change, keys::control::revoke))
+        .routes(routes!(tenants::read::list, tenants::control::create))
+        .routes(routes!(tenants::read::get, tenants::control::change, tenants::control::remove))
+        .routes(routes!(tenants::control::suspend))
+        .routes(routes!(tenants::control::resume))
+        .routes(routes!(test_clock::advance))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
 }

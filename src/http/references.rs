@@ -66,7 +66,7 @@ impl References {
         if messages > 1 {
             self.permit = Some(api.renders.acquire_many(caller.key_id(), RENDERS_OF_BATCH).await?);
         }
-        self.templates = api.acceptor.templates().load(caller.tenant(), names).await?;
+        self.templates = api.acceptor.templates().load(caller.live_tenant(), names).await?;
         if self.permit.is_none() && !self.templates.are_cheap() {
             self.permit = Some(api.renders.acquire(caller.key_id()).await?);
         }

@@ -1,5 +1,6 @@
-//! The last hop of messages to simulator addresses ([`crate::domain::simulator`]): instead of a connection and an SMTP
-//! conversation, the script of the address decides. Everything before and after it is the same as for other messages.
+//! The last hop of messages to simulator addresses ([`crate::domain::simulator`]), and of all test messages: instead of a
+//! connection and an SMTP conversation, the script of the address decides. Everything before and after it is the same as
+//! for other messages.
 //!
 //! Guarantees:
 //! - no socket is opened and no name is looked up;
@@ -24,6 +25,7 @@ use crate::clock::SharedClock;
 use crate::db::simulator_followups::{self, Content, FollowUp};
 use crate::db::{Db, DbError};
 use crate::domain::address::Address;
+use crate::domain::id::TenantId;
 use crate::domain::message::unsubscribe::Links;
 use crate::domain::outcome::{Outcome, Reply, Stage};
 use crate::domain::simulator::{Script, Step};
@@ -31,6 +33,9 @@ use crate::feedback::Feedback;
 use crate::smtp::{NotAttempted, SendGuard};
 use conversation::Conversation;
 use reports::OriginalMessage;
+
+/// How long the delivery of a test message takes to an address that has no script.
+const TEST_DELIVERY: Duration = Duration::from_millis(50);
 
 /// The simulator. Each worker has one.
 #[derive(Debug)]
@@ -70,13 +75,15 @@ impl Simulator {
         Self { db, clock, feedback, links, wake: Notify::new() }
     }
 
-    /// Plays an attempt by the script of the recipient's address. An address without a script is refused as unknown.
+    /// Plays an attempt by the script of the recipient's address. A test message to an address outside of the simulator's
+    /// domain is delivered after [`TEST_DELIVERY`]. An address without a script is refused as unknown.
     /// Like [`Sender::send_if`](crate::smtp::Sender::send_if), returns an error if `guard` withdraws the message.
     pub async fn send(&self, attempt: &Attempt<'_>, guard: &dyn SendGuard) -> Result<Outcome, NotAttempted> {
         let started = Instant::now();
         let waited = self.clock.now() - attempt.first_due_at;
         let step = match Script::from_address(attempt.to) {
             Some(Ok(script)) => script.step(attempt.number, waited),
+            None if TenantId(attempt.tenant).is_test() => Step::Slow(TEST_DELIVERY),
             Some(Err(_)) | None => conversation::NO_SUCH_USER,
         };
         let mut conversation = Conversation::new(step);

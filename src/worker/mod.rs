@@ -68,6 +68,7 @@ use maintenance::domain_checks::{self, DomainChecks};
 use maintenance::expire_closed_lanes::{self, ClosedLaneExpiry};
 use maintenance::expired_suppressions;
 use maintenance::statistics::{self, Statistics};
+use maintenance::tenant_deletion;
 use maintenance::webhook_secrets::{self, WebhookSecrets};
 use outcome::RecordContext;
 use outcome::recorder::OutcomeRecorder;
@@ -237,6 +238,9 @@ impl Worker {
         tasks.spawn(
             until_stop().run_until_cancelled_owned(expired_suppressions::run(leases.db.clone(), leases.clock.clone())),
         );
+        tasks.spawn(
+            until_stop().run_until_cancelled_owned(tenant_deletion::run(leases.db.clone(), leases.clock.clone())),
+        );
         tasks.spawn(until_stop().run_until_cancelled_owned(webhook_secrets::run(self.inner.webhook_secrets.clone())));
         tasks.spawn(until_stop().run_until_cancelled_owned(cleanup::run(self.inner.cleanup.clone())));
         tasks.spawn(until_stop().run_until_cancelled_owned(statistics::run(self.inner.statistics.clone())));
@@ -346,6 +350,12 @@ impl Worker {
     /// Deletes old statistics once, as a running worker does periodically. Returns the number of rows.
     pub async fn remove_old_statistics(&self) -> Result<u64, DbError> {
         self.inner.statistics.remove_old().await
+    }
+
+    /// Deletes data of tenants until none can be deleted now, as a running worker does periodically.
+    pub async fn delete_tenants(&self) -> Result<(), DbError> {
+        let Leases { db, clock, .. } = &*self.inner.leases;
+        tenant_deletion::once(db, clock).await
     }
 
     /// Encrypts webhook secrets and removes old ones once, as a running worker does periodically.

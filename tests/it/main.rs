@@ -33,6 +33,8 @@ mod statistics;
 mod support;
 mod suppressions;
 mod templates;
+mod tenants;
+mod test_keys;
 mod ui;
 mod uploads;
 mod webhooks;

@@ -15,6 +15,7 @@ mod send;
 mod suppressions;
 mod table;
 mod target;
+mod tenants;
 mod terminal;
 
 use std::io;
@@ -34,6 +35,8 @@ pub(super) enum Command {
     Events(events::Args),
     /// List, add, remove or check suppressed addresses
     Suppressions(suppressions::Args),
+    /// List tenants; create, suspend or resume one
+    Tenants(tenants::Args),
 }
 
 /// Runs a client command.
@@ -47,6 +50,7 @@ pub(super) fn run(command: Command) -> anyhow::Result<ExitCode> {
             Command::Lanes(args) => lanes::run(args).await,
             Command::Events(args) => events::run(args).await,
             Command::Suppressions(args) => suppressions::run(args).await,
+            Command::Tenants(args) => tenants::run(args).await,
         }
     });
     // A read from the terminal that is still in progress would delay the exit.

@@ -17,11 +17,14 @@ const JSON: &str = "dev.json";
 const SHELL: &str = "dev.env";
 
 /// The content of `DIR/dev.json`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(in crate::cli) struct Facts {
     pub api: String,
     pub api_key: String,
     pub admin_key: String,
+    /// A test key with the scope `admin`. Earlier versions did not write it.
+    #[serde(default)]
+    pub test_key: String,
     pub database_url: String,
     pub inbox_smtp: String,
     /// Address of the SMTP server for bounces. Earlier versions did not write it.
@@ -62,16 +65,17 @@ impl Facts {
 
     /// Returns the content of `DIR/dev.env`. No value contains a character that is special in a shell.
     fn shell(&self) -> String {
-        let Self { api, api_key, admin_key, inbox_smtp, bounces_smtp, .. } = self;
+        let Self { api, api_key, admin_key, test_key, inbox_smtp, bounces_smtp, .. } = self;
         format!(
-            "API={api}\nKEY={api_key}\nADMIN_KEY={admin_key}\nINBOX_SMTP={inbox_smtp}\nBOUNCES_SMTP={bounces_smtp}\n"
+            "API={api}\nKEY={api_key}\nADMIN_KEY={admin_key}\nTEST_KEY={test_key}\nINBOX_SMTP={inbox_smtp}\n\
+             BOUNCES_SMTP={bounces_smtp}\n"
         )
     }
 
     /// Prints the addresses, the keys and first commands. `next` is the number of the next message in the inbox,
     /// `sign_in` the path that signs in to the dashboard.
     pub(super) fn print(&self, dir: &Path, next: u64, sign_in: Option<&str>) {
-        let Self { api, api_key, admin_key, inbox_smtp, bounces_smtp, .. } = self;
+        let Self { api, api_key, admin_key, test_key, inbox_smtp, bounces_smtp, .. } = self;
         let dashboard = sign_in.map_or_else(
             || "off (dashboard.enabled)".to_owned(),
             |path| format!("{api}{path}   (signs in once, within 10 minutes; then {api}/ui)"),
@@ -83,6 +87,7 @@ Postrider is running. Every message goes to the inbox; nothing leaves this machi
   API        {api}   (documentation: {api}/docs)
   API key    {api_key}
   Admin key  {admin_key}
+  Test key   {test_key}   (sends nothing; the simulator plays every delivery)
   Dashboard  {dashboard}
   Inbox      {api}/inbox   (SMTP on {inbox_smtp}, any user and password)
   Webhooks   {api}/dev/hooks   (receives and shows what is posted to it)
@@ -173,6 +178,7 @@ mod tests {
             api: "http://127.0.0.1:8080".into(),
             api_key: String::new(),
             admin_key: String::new(),
+            test_key: String::new(),
             database_url: String::new(),
             inbox_smtp: String::new(),
             bounces_smtp: String::new(),

@@ -86,9 +86,11 @@ impl SenderCache {
         self.cache.clear();
     }
 
-    /// Returns the status of a domain (as in [`Address::domain`](crate::domain::address::Address::domain)). While the
-    /// database is unavailable, the last entry is used for up to a minute.
+    /// Returns the status of a domain (as in [`Address::domain`](crate::domain::address::Address::domain)). Test
+    /// messages use the domains of the live tenant. While the database is unavailable, the last entry is used for up to
+    /// a minute.
     pub async fn get(&self, tenant: TenantId, domain: &str) -> Result<SenderStatus, DbError> {
+        let tenant = tenant.live();
         let key = (tenant.0, domain.to_owned());
         let load = async || {
             let loaded = self.fetch(tenant, domain).await;

@@ -121,6 +121,19 @@ impl<'a> NewEvent<'a> {
     }
 }
 
+/// Events of the tenant itself.
+impl<'a> NewEvent<'a> {
+    /// 80 % of the tenant's quota are used; `outcome` contains the numbers.
+    pub fn tenant_quota_warning(tenant: TenantId, outcome: &'a Outcome) -> Self {
+        Self { outcome: Some(outcome), ..Self::new(tenant, EventType::TenantQuotaWarning) }
+    }
+
+    /// The tenant's quota is used up; `outcome` contains the numbers.
+    pub fn tenant_quota_reached(tenant: TenantId, outcome: &'a Outcome) -> Self {
+        Self { outcome: Some(outcome), ..Self::new(tenant, EventType::TenantQuotaReached) }
+    }
+}
+
 impl NewEvent<'_> {
     fn new(tenant: TenantId, kind: EventType) -> Self {
         Self {

@@ -23,6 +23,8 @@ use crate::domain::message::message_id;
 /// A stored event.
 #[derive(Debug, Clone)]
 pub struct EventRow {
+    /// The tenant.
+    pub tenant_id: Uuid,
     /// Sequence number within the tenant.
     pub seq: i64,
     /// Time of recording.
@@ -115,6 +117,7 @@ impl From<EventRow> for Event {
                 bounce: BounceView::from_row(row.bounce_type, row.bounce_category, row.bounce_source),
                 endpoint_id: row.endpoint_id.map(EndpointId),
                 key_id: row.key_id.map(KeyId),
+                test: TenantId(row.tenant_id).is_test().then_some(true),
                 vouched: row.vouched,
                 is_final,
             },
@@ -128,7 +131,7 @@ macro_rules! select_events {
     ($from:literal, $rest:literal, $($argument:expr),+ $(,)?) => {
         sqlx::query_as!(
             crate::db::events::EventRow,
-            r#"SELECT e.seq, e.recorded_at, e.type AS kind, e.message_id, e.recipient_id, r.address AS "address?",
+            r#"SELECT e.tenant_id, e.seq, e.recorded_at, e.type AS kind, e.message_id, e.recipient_id, r.address AS "address?",
                       m.tags AS "tags?", m.metadata AS "metadata?", e.attempt, e.response_code, e.response_enhanced,
                       e.response_text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at, e.endpoint_id,
                       e.bounce_type, e.bounce_category, e.bounce_source, e.vouched, coalesce(e.key_id, m.key_id) AS key_id,

@@ -10,6 +10,7 @@ use super::{Db, DbError};
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{KeyMode, KeyQuota, KeyRate};
 use crate::domain::limits::Change;
+use crate::domain::tenant::{Suspension, TenantTerms};
 
 /// An API key, without its secret.
 #[derive(Debug, Clone)]
@@ -45,6 +46,12 @@ pub struct KeyRow {
 }
 
 impl KeyRow {
+    /// Returns whether the key's messages are sent.
+    pub fn mode(&self) -> KeyMode {
+        // A CHECK constraint limits the values. A mode of a later version must not send anything.
+        self.mode.parse().unwrap_or(KeyMode::Test)
+    }
+
     /// Returns the rate limit.
     pub fn rate(&self) -> Option<KeyRate> {
         KeyRate::from_row(self.requests_per_second, self.burst)
@@ -54,6 +61,15 @@ impl KeyRow {
     pub fn quota(&self) -> Option<KeyQuota> {
         KeyQuota::from_row(self.recipients_per_day)
     }
+}
+
+/// An API key with what its tenant allows it.
+#[derive(Debug, Clone)]
+pub struct FoundKey {
+    /// The key.
+    pub row: KeyRow,
+    /// What the tenant allows.
+    pub tenant: TenantTerms,
 }
 
 /// An API key to insert.
@@ -111,8 +127,12 @@ pub enum Revocation {
     Unknown,
 }
 
-/// Inserts a key.
+/// Inserts a key. The first test key of a tenant also creates the tenant's test tenant.
 pub async fn insert(db: &Db, key: &NewKey<'_>) -> Result<(), DbError> {
+    if key.mode == KeyMode::Test {
+        let query = sqlx::query!("SELECT create_test_tenant($1, $2)", key.tenant.0, key.tenant.test().0);
+        db.timed("keys.create_test_tenant", query.execute(&db.pool)).await?;
+    }
     let query = sqlx::query!(
         "INSERT INTO keys (id, tenant_id, name, hash, mode, scopes, sender_domains, allowed_ips, requests_per_second, burst,
                            recipients_per_day, created_at, expires_at)
@@ -150,16 +170,40 @@ fn recipients_per_day(quota: KeyQuota) -> Option<i32> {
     i32::try_from(quota.recipients_per_day).ok()
 }
 
-/// Returns the key with this hash, including revoked and expired keys.
-pub async fn find(db: &Db, hash: [u8; 32]) -> Result<Option<KeyRow>, DbError> {
-    let query = sqlx::query_as!(
-        KeyRow,
-        "SELECT id, tenant_id, name, mode, scopes, sender_domains, allowed_ips, requests_per_second, burst,
-                recipients_per_day, created_at, expires_at, last_used_at, revoked_at
-         FROM keys WHERE hash = $1",
+/// Returns the key with this hash, including revoked and expired keys, and what its tenant allows.
+pub async fn find(db: &Db, hash: [u8; 32]) -> Result<Option<FoundKey>, DbError> {
+    let query = sqlx::query!(
+        "SELECT k.id, k.tenant_id, k.name, k.mode, k.scopes, k.sender_domains, k.allowed_ips, k.requests_per_second, k.burst,
+                k.recipients_per_day, k.created_at, k.expires_at, k.last_used_at, k.revoked_at,
+                t.requests_per_second AS tenant_requests_per_second, t.burst AS tenant_burst,
+                t.recipients_per_day AS tenant_recipients_per_day, t.suspended_at, t.suspend_reason
+         FROM keys k JOIN tenants t ON t.id = k.tenant_id WHERE k.hash = $1",
         &hash[..]
     );
-    db.timed("keys.find", query.fetch_optional(&db.pool)).await
+    let found = db.timed("keys.find", query.fetch_optional(&db.pool)).await?;
+    Ok(found.map(|row| FoundKey {
+        tenant: TenantTerms {
+            rate: KeyRate::from_row(row.tenant_requests_per_second, row.tenant_burst),
+            quota: KeyQuota::from_row(row.tenant_recipients_per_day),
+            suspension: row.suspended_at.map(|_| Suspension { reason: row.suspend_reason }),
+        },
+        row: KeyRow {
+            id: row.id,
+            tenant_id: row.tenant_id,
+            name: row.name,
+            mode: row.mode,
+            scopes: row.scopes,
+            sender_domains: row.sender_domains,
+            allowed_ips: row.allowed_ips,
+            requests_per_second: row.requests_per_second,
+            burst: row.burst,
+            recipients_per_day: row.recipients_per_day,
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            last_used_at: row.last_used_at,
+            revoked_at: row.revoked_at,
+        },
+    }))
 }
 
 /// Returns a tenant's key, including revoked and expired keys.
@@ -189,8 +233,8 @@ pub async fn page(db: &Db, tenant: TenantId, after: Option<KeyId>, limit: i64) -
     db.timed("keys.page", query.fetch_all(&db.pool)).await
 }
 
-/// Returns the number of changes to keys so far, by all processes. A transaction that changes keys also increments this
-/// number, so a reader that sees the number also sees the changes.
+/// Returns the number of changes to keys and tenants so far, by all processes. A transaction that changes them also
+/// increments this number, so a reader that sees the number also sees the changes.
 pub async fn version(db: &Db) -> Result<i64, DbError> {
     let query = sqlx::query_scalar!("SELECT version FROM key_changes");
     db.timed("keys.version", query.fetch_one(&db.pool)).await

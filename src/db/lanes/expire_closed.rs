@@ -37,18 +37,22 @@ pub struct WaitingRecipient {
 pub struct ClosedLane {
     /// `lanes.id`.
     pub id: i64,
-    /// Whether the lane or its stream is paused. Paused time does not count towards retry windows.
+    /// Whether the lane or its stream is paused, or its tenant suspended. Paused time does not count towards retry windows.
     pub is_paused: bool,
 }
 
-/// Returns closed lanes with due recipients: the lane or its stream is paused, the destination is unreachable, or a
-/// rate limit is used up.
+/// Returns closed lanes with due recipients: the lane or its stream is paused, the tenant is suspended, the destination is
+/// unreachable, or a rate limit is used up. Not of tenants that are being deleted.
 pub async fn closed(db: &Db, now: DateTime<Utc>) -> Result<Vec<ClosedLane>, DbError> {
     let query = sqlx::query_as!(
         ClosedLane,
-        r#"SELECT l.id, l.paused_at IS NOT NULL OR s.paused_at IS NOT NULL AS "is_paused!" FROM lanes l JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
-         WHERE l.ready_at <= $1
-           AND (l.paused_at IS NOT NULL OR l.open_at > $1 OR s.paused_at IS NOT NULL OR s.open_at > $1)
+        r#"SELECT l.id, num_nonnulls(l.paused_at, s.paused_at, t.suspended_at) > 0 AS "is_paused!"
+         FROM lanes l
+         JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
+         JOIN tenants t ON t.id = l.tenant_id
+         WHERE l.ready_at <= $1 AND t.deleting_at IS NULL
+           AND (l.paused_at IS NOT NULL OR l.open_at > $1 OR s.paused_at IS NOT NULL OR s.open_at > $1
+                OR t.suspended_at IS NOT NULL)
          ORDER BY l.id"#,
         now
     );
@@ -66,7 +70,7 @@ pub struct Expiring {
     pub route: String,
     /// Destination domain; `*` for all domains of a relay route.
     pub domain: String,
-    /// When the lane or its stream was paused.
+    /// When the lane or its stream was paused, or its tenant suspended.
     pub paused_at: DateTime<Utc>,
     /// Number of recipients, counted up to 1,000.
     pub count: i64,
@@ -78,16 +82,18 @@ pub struct Expiring {
 pub async fn expiring(db: &Db, lanes: &[i64], until: DateTime<Utc>) -> Result<Vec<Expiring>, DbError> {
     let query = sqlx::query_as!(
         Expiring,
-        r#"SELECT l.id AS lane, l.stream, l.route, l.domain, coalesce(l.paused_at, s.paused_at) AS "paused_at!",
+        r#"SELECT l.id AS lane, l.stream, l.route, l.domain, coalesce(l.paused_at, s.paused_at, t.suspended_at) AS "paused_at!",
                   q.count AS "count!", q.first AS "first!"
            FROM lanes l
            JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
+           JOIN tenants t ON t.id = l.tenant_id
            CROSS JOIN LATERAL (
                SELECT count(*) AS count, min(expires_at) AS first
                FROM (SELECT expires_at FROM queue
                      WHERE lane_id = l.id AND lease IS NULL AND expires_at IS NOT NULL AND expires_at <= $2 AND held IS NULL
                      ORDER BY expires_at LIMIT 1000) AS soon) q
-           WHERE l.id = ANY ($1) AND q.count > 0 AND coalesce(l.paused_at, s.paused_at) IS NOT NULL"#,
+           WHERE l.id = ANY ($1) AND q.count > 0
+             AND coalesce(l.paused_at, s.paused_at, t.suspended_at) IS NOT NULL"#,
         lanes,
         until
     );

@@ -53,8 +53,10 @@ pub struct ReadyLane {
     pub domain: String,
     /// The stream's priority; lower values are sent first.
     pub priority: i16,
-    /// The stream's weight among streams of the same priority.
+    /// The stream's weight among the tenant's streams of the same priority.
     pub weight: i16,
+    /// The tenant's weight among tenants.
+    pub tenant_weight: i16,
     /// Lower bound of the due times of its unleased recipients.
     pub ready_at: DateTime<Utc>,
     /// Limit on concurrent connections across all replicas.
@@ -188,22 +190,23 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Returns open lanes that may have due recipients, except `skip`: for each stream, the `limit` lanes that have been
-/// ready for the longest time, in order of the streams' priority.
+/// Returns open lanes of tenants that are not suspended and that may have due recipients, except `skip`: for each stream,
+/// the `limit` lanes that have been ready for the longest time, in order of the streams' priority.
 pub async fn ready(db: &Db, now: DateTime<Utc>, limit: i64, skip: &[i64]) -> Result<Vec<ReadyLane>, DbError> {
     // Per stream, so that only the start of the stream's part of the index `lanes_open` is read, and no closed lanes.
     let query = sqlx::query_as!(
         ReadyLane,
-        r#"SELECT l.id, s.tenant_id, s.name AS stream, l.route, l.domain, s.priority, s.weight, l.ready_at,
-               l.connections, l.mails_per_connection AS messages_per_connection,
+        r#"SELECT l.id, s.tenant_id, s.name AS stream, l.route, l.domain, s.priority, s.weight,
+                t.weight AS tenant_weight, l.ready_at, l.connections,
+                l.mails_per_connection AS messages_per_connection,
                least(l.rate, l.learned_rate) AS rate, l.learned_rate, l.blocked_since,
                s.rate AS stream_rate, s.concurrency AS stream_concurrency
-           FROM streams s CROSS JOIN LATERAL (
+           FROM streams s JOIN tenants t ON t.id = s.tenant_id CROSS JOIN LATERAL (
                SELECT * FROM lanes
                WHERE tenant_id = s.tenant_id AND stream = s.name AND paused_at IS NULL
                  AND greatest(ready_at, open_at) <= $1 AND id <> ALL ($3)
                ORDER BY greatest(ready_at, open_at) LIMIT $2) l
-           WHERE s.paused_at IS NULL AND s.open_at <= $1
+           WHERE s.paused_at IS NULL AND s.open_at <= $1 AND t.suspended_at IS NULL
            ORDER BY s.priority, greatest(l.ready_at, l.open_at)"#,
         now,
         limit,

@@ -63,6 +63,8 @@ struct LaneRow {
     block_cause: Option<String>,
     block_host: Option<String>,
     in_use: i64,
+    suspended_at: Option<DateTime<Utc>>,
+    suspend_reason: Option<String>,
     stream_paused_at: Option<DateTime<Utc>>,
     stream_pause_reason: Option<String>,
     stream_concurrency: Option<i32>,
@@ -90,19 +92,20 @@ pub async fn lanes(
                   l.learned_rate,
                   l.learned_ceiling, l.learned_at, l.raised_at, l.learned_reply, l.blocked_since, l.block_failures,
                   l.block_reply, l.block_cause, l.block_host,
-                  coalesce(p.count, 0) AS "in_use!", s.paused_at AS stream_paused_at,
+                  coalesce(p.count, 0) AS "in_use!", t.suspended_at, t.suspend_reason, s.paused_at AS stream_paused_at,
                   s.pause_reason AS stream_pause_reason, s.concurrency AS stream_concurrency, s.rate AS stream_rate,
                   CASE WHEN s.open_at > $1 THEN nullif(s.open_at, 'infinity') END AS stream_open_at,
                   (SELECT coalesce(sum(sp.count), 0) FROM stream_permits sp
                    WHERE sp.tenant_id = $2 AND sp.stream = l.stream) AS "stream_in_use!"
            FROM lanes l
            JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
+           JOIN tenants t ON t.id = l.tenant_id
            LEFT JOIN (SELECT lane_id, sum(count) AS count FROM permits GROUP BY lane_id) p ON p.lane_id = l.id
            CROSS JOIN LATERAL (SELECT l.ready_at <= $1 AND EXISTS (
                SELECT FROM queue
                WHERE lane_id = l.id AND lease IS NULL AND due_at >= l.ready_at AND due_at <= $1) AS is_due) d
            CROSS JOIN LATERAL (SELECT CASE
-               WHEN l.paused_at IS NOT NULL OR s.paused_at IS NOT NULL THEN 'paused'
+               WHEN num_nonnulls(l.paused_at, s.paused_at, t.suspended_at) > 0 THEN 'paused'
                WHEN l.blocked_since IS NOT NULL THEN 'blocked'
                WHEN l.learned_rate IS NOT NULL THEN 'throttled'
                WHEN (l.rate IS NOT NULL OR s.rate IS NOT NULL) AND d.is_due THEN 'throttled'
@@ -147,11 +150,11 @@ pub async fn stream_terms(
     now: DateTime<Utc>,
 ) -> Result<(StreamLimits, i16), DbError> {
     let query = sqlx::query!(
-        r#"SELECT s.paused_at, s.pause_reason, s.concurrency, s.rate, s.priority,
+        r#"SELECT t.suspended_at, t.suspend_reason, s.paused_at, s.pause_reason, s.concurrency, s.rate, s.priority,
                   CASE WHEN s.open_at > $3 THEN nullif(s.open_at, 'infinity') END AS open_at,
                   (SELECT coalesce(sum(p.count), 0) FROM stream_permits p
                    WHERE p.tenant_id = $1 AND p.stream = s.name) AS "in_use!"
-           FROM streams s WHERE s.tenant_id = $1 AND s.name = $2"#,
+           FROM streams s JOIN tenants t ON t.id = s.tenant_id WHERE s.tenant_id = $1 AND s.name = $2"#,
         tenant.0,
         stream,
         now
@@ -160,6 +163,7 @@ pub async fn stream_terms(
         return Ok((StreamLimits::default(), 0));
     };
     let terms = StreamLimits {
+        suspended: row.suspended_at.map(|at| Paused { at, reason: row.suspend_reason }),
         paused: row.paused_at.map(|at| Paused { at, reason: row.pause_reason }),
         concurrency: row.concurrency,
         rate: row.rate,
@@ -205,6 +209,7 @@ impl LaneRow {
             }),
             in_use: self.in_use,
             stream_limits: StreamLimits {
+                suspended: paused(self.suspended_at, self.suspend_reason),
                 paused: paused(self.stream_paused_at, self.stream_pause_reason),
                 concurrency: self.stream_concurrency,
                 rate: self.stream_rate,

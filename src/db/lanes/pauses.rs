@@ -1,4 +1,5 @@
-//! Pauses of lanes and streams: current ones (`lanes.paused_at`, `streams.paused_at`) and past ones (`pauses`).
+//! Pauses of lanes and streams: current ones (`lanes.paused_at`, `streams.paused_at`) and past ones (`pauses`). The
+//! suspension of a tenant (`tenants.suspended_at`) counts as a pause of all its streams.
 
 use std::collections::HashMap;
 
@@ -55,7 +56,10 @@ pub async fn all(db: &Db, now: DateTime<Utc>) -> Result<Pauses, DbError> {
                UNION ALL
                SELECT tenant_id, stream, id, paused_at, NULL FROM lanes WHERE paused_at IS NOT NULL
                UNION ALL
-               SELECT tenant_id, name, NULL, paused_at, NULL FROM streams WHERE paused_at IS NOT NULL)
+               SELECT tenant_id, name, NULL, paused_at, NULL FROM streams WHERE paused_at IS NOT NULL
+               UNION ALL
+               SELECT s.tenant_id, s.name, NULL, t.suspended_at, NULL
+               FROM tenants t JOIN streams s ON s.tenant_id = t.id WHERE t.suspended_at IS NOT NULL)
            SELECT tenant_id AS "tenant!", stream AS "stream!", lane_id AS lane, paused_at AS "from!", resumed_at AS until
            FROM past
            UNION ALL

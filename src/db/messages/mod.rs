@@ -26,6 +26,8 @@ use crate::domain::id::{BulkId, KeyId, MessageId, TemplateId, TenantId};
 pub struct MessageRow {
     /// `messages.id`.
     pub id: Uuid,
+    /// The tenant.
+    pub tenant_id: Uuid,
     /// Time of acceptance.
     pub created_at: DateTime<Utc>,
     /// The stream.
@@ -107,13 +109,14 @@ pub struct RecipientRow {
 pub async fn get(db: &Db, tenant: TenantId, id: MessageId) -> Result<Option<MessageRow>, DbError> {
     let query = sqlx::query_as!(
         MessageRow,
-        "SELECT id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata, scheduled_at,
+        "SELECT id, tenant_id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata, scheduled_at,
                 expires_at, on_uncertain, ignore_suppression, size, internet_message_id, template_id,
-                (SELECT alias FROM templates t WHERE t.tenant_id = $1 AND t.id = messages.template_id) AS template_alias,
+                (SELECT alias FROM templates t WHERE t.tenant_id = $3 AND t.id = messages.template_id) AS template_alias,
                 template_version, bulk_id, key_id
          FROM messages WHERE tenant_id = $1 AND id = $2",
         tenant.0,
-        id.0
+        id.0,
+        tenant.live().0
     );
     db.timed("messages.get", query.fetch_optional(&db.pool)).await
 }
@@ -122,13 +125,14 @@ pub async fn get(db: &Db, tenant: TenantId, id: MessageId) -> Result<Option<Mess
 pub async fn get_all(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<MessageRow>, DbError> {
     let query = sqlx::query_as!(
         MessageRow,
-        "SELECT id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata, scheduled_at,
+        "SELECT id, tenant_id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata, scheduled_at,
                 expires_at, on_uncertain, ignore_suppression, size, internet_message_id, template_id,
-                (SELECT alias FROM templates t WHERE t.tenant_id = $1 AND t.id = messages.template_id) AS template_alias,
+                (SELECT alias FROM templates t WHERE t.tenant_id = $3 AND t.id = messages.template_id) AS template_alias,
                 template_version, bulk_id, key_id
          FROM messages WHERE tenant_id = $1 AND id = ANY ($2)",
         tenant.0,
-        ids
+        ids,
+        tenant.live().0
     );
     db.timed("messages.get_all", query.fetch_all(&db.pool)).await
 }
@@ -269,10 +273,10 @@ pub async fn page(
     // With custom plans, the planner removes the conditions of absent filters.
     let query = sqlx::query_as!(
         MessageRow,
-        "SELECT m.id, m.created_at, m.stream, m.from_address, m.from_name, m.reply_to, m.subject, m.tags, m.metadata,
+        "SELECT m.id, m.tenant_id, m.created_at, m.stream, m.from_address, m.from_name, m.reply_to, m.subject, m.tags, m.metadata,
                 m.scheduled_at, m.expires_at, m.on_uncertain, m.ignore_suppression, m.size, m.internet_message_id,
                 m.template_id,
-                (SELECT t.alias FROM templates t WHERE t.tenant_id = $1 AND t.id = m.template_id) AS template_alias,
+                (SELECT t.alias FROM templates t WHERE t.tenant_id = $23 /* tenant.live */ AND t.id = m.template_id) AS template_alias,
                 m.template_version, m.bulk_id, m.key_id
          FROM messages m
          WHERE m.tenant_id = $1 /* tenant */
@@ -338,7 +342,8 @@ pub async fn page(
         filter.ids.as_deref(),
         filter.template.map(|template| template.0),
         filter.bulk.map(|bulk| bulk.0),
-        filter.key.map(|key| key.0)
+        filter.key.map(|key| key.0),
+        tenant.live().0
     );
     db.timed("messages.page", query.fetch_all(&db.pool)).await
 }

@@ -12,6 +12,7 @@ use crate::domain::suppression::{AddressKey, Reason, Suppression};
 
 /// Unsubscribes the address of a ticket. Idempotent, also across replicas: there is one suppression. An event is
 /// appended if the address was not suppressed before, or if there is no event yet for the message whose link was used.
+/// Changes nothing if the tenant is being deleted, since it sends nothing any more.
 pub async fn unsubscribe(db: &Db, ticket: &Ticket, now: DateTime<Utc>) -> Result<(), DbError> {
     let entry = Suppression {
         address: AddressKey::from(&ticket.address),
@@ -25,6 +26,9 @@ pub async fn unsubscribe(db: &Db, ticket: &Ticket, now: DateTime<Utc>) -> Result
     };
     db.timed("unsubscribe", async {
         let mut tx = db.pool.begin().await?;
+        if !has_tenant(&mut tx, ticket).await? {
+            return Ok(());
+        }
         let done = suppressions::add(&mut tx, &[(ticket.tenant, entry)], Existing::KeptUnlessShorter, now).await?;
         // `add` has locked the entry's row, so the query for the event sees the result of concurrent unsubscribes.
         if done != (Added { unchanged: 1, ..Added::default() }) || !has_event(&mut tx, ticket).await? {
@@ -34,6 +38,16 @@ pub async fn unsubscribe(db: &Db, ticket: &Ticket, now: DateTime<Utc>) -> Result
         }
         tx.commit().await
     })
+    .await
+}
+
+/// Returns whether the ticket's tenant exists and is not being deleted.
+async fn has_tenant(connection: &mut PgConnection, ticket: &Ticket) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM tenants WHERE id = $1 AND deleting_at IS NULL) AS "exists!""#,
+        ticket.tenant.0
+    )
+    .fetch_one(connection)
     .await
 }
 

@@ -101,7 +101,7 @@ impl From<Row> for Endpoint {
 }
 
 /// Leases at most `limit` endpoints that have events to post and are not leased to another registered worker. Skips
-/// `busy`, the endpoints that this worker is already posting to.
+/// `busy`, the endpoints that this worker is already posting to, and endpoints of tenants that are being deleted.
 pub async fn lease(
     db: &Db,
     worker: Uuid,
@@ -118,7 +118,7 @@ pub async fn lease(
                    JOIN webhook_endpoints e ON e.tenant_id = t.id
                    LEFT JOIN LATERAL (SELECT count(*) AS count, min(due_at) AS due_at FROM webhook_retries
                                       WHERE endpoint_id = e.id) r ON true
-                   WHERE e.disabled_at IS NULL AND e.open_at <= $4 AND e.id <> ALL ($2)
+                   WHERE t.deleting_at IS NULL AND e.disabled_at IS NULL AND e.open_at <= $4 AND e.id <> ALL ($2)
                      AND (e.lease IS NULL OR e.lease = $1 OR NOT EXISTS (SELECT FROM workers w WHERE w.id = e.lease))
                      AND (r.due_at <= CASE WHEN e.failures >= $5 THEN 'infinity' ELSE $4::timestamptz END
                           OR e.cursor < last.seq AND r.count < $6)

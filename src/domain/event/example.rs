@@ -54,12 +54,18 @@ impl EventType {
             ),
             Self::KeyQuotaWarning => key("40000 of the 50000 recipients of 2026-11-24 (UTC) are used."),
             Self::KeyQuotaReached => key("All 50000 recipients of 2026-11-24 (UTC) are used."),
+            Self::TenantQuotaWarning => tenant("800000 of the 1000000 recipients of 2026-11-24 (UTC) are used."),
+            Self::TenantQuotaReached => tenant("All 1000000 recipients of 2026-11-24 (UTC) are used."),
         }
     }
 }
 
 fn key(text: &str) -> EventData {
     with_reply(EventData { key_id: Some(KEY), ..EventData::empty() }, None, None, text)
+}
+
+fn tenant(text: &str) -> EventData {
+    with_reply(EventData::empty(), None, None, text)
 }
 
 fn message() -> EventData {

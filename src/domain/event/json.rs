@@ -88,6 +88,10 @@ pub struct EventData {
     /// The API key that the message was sent with, or that the event is about; null if it is unknown.
     #[schema(value_type = Option<String>, example = "key_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7d")]
     pub key_id: Option<KeyId>,
+    /// `true` in events of test messages and test webhook endpoints. Absent in all other events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = true)]
+    pub test: Option<bool>,
     /// `false` if other recipients of the message also know its return path and may have forged the report. In that
     /// case the recipient's status does not change, and no address is suppressed. Only in events from a delivery
     /// report: a bounce, a success report or a complaint.
@@ -125,6 +129,7 @@ impl EventData {
             bounce: None,
             endpoint_id: None,
             key_id: None,
+            test: None,
             vouched: None,
             is_final: None,
         }

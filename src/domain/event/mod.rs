@@ -51,6 +51,10 @@ words! {
         KeyQuotaWarning = "key.quota_warning",
         /// An API key has used all of its recipients of the day. `response.text` has the numbers.
         KeyQuotaReached = "key.quota_reached",
+        /// All API keys together have used 80 % of the tenant's recipients of the day. `response.text` has the numbers.
+        TenantQuotaWarning = "tenant.quota_warning",
+        /// All API keys together have used all of the tenant's recipients of the day. `response.text` has the numbers.
+        TenantQuotaReached = "tenant.quota_reached",
     }
 }
 
@@ -72,8 +76,8 @@ impl EventType {
 }
 
 impl EventType {
-    /// Returns whether events of this type are about one recipient, and not about a whole message, a webhook endpoint or
-    /// an API key.
+    /// Returns whether events of this type are about one recipient, and not about a whole message, a webhook endpoint,
+    /// an API key or the tenant.
     pub fn has_recipient(self) -> bool {
         !matches!(
             self,
@@ -83,6 +87,8 @@ impl EventType {
                 | Self::WebhookDisabled
                 | Self::KeyQuotaWarning
                 | Self::KeyQuotaReached
+                | Self::TenantQuotaWarning
+                | Self::TenantQuotaReached
         )
     }
 
@@ -92,6 +98,7 @@ impl EventType {
             Self::WebhookTest => return vec!["endpoint_id"],
             Self::WebhookDisabled => return vec!["endpoint_id", "response"],
             Self::KeyQuotaWarning | Self::KeyQuotaReached => return vec!["key_id", "response"],
+            Self::TenantQuotaWarning | Self::TenantQuotaReached => return vec!["response"],
             Self::Accepted => &["recipients"],
             Self::Scheduled | Self::Deferred => &["next_attempt_at"],
             Self::Relayed | Self::Delivered | Self::Suppressed => &["response"],

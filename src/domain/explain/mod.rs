@@ -188,6 +188,8 @@ pub enum Kind {
     LanePaused,
     /// An operator has paused the stream.
     StreamPaused,
+    /// An operator has suspended the tenant.
+    TenantSuspended,
     /// The destination is unreachable.
     LaneBlocked,
     /// The lane or the stream is at its rate limit.
@@ -283,6 +285,8 @@ fn kind(recipient: &Recipient, entry: &QueueEntry, now: DateTime<Utc>) -> Kind {
     if due.max(now) >= entry.gives_up_at {
         // The deadline applies regardless of other blockers.
         if is_later || entry.has_workers { Kind::Expiring } else { Kind::NoWorker }
+    } else if lane.stream_limits.suspended.is_some() {
+        Kind::TenantSuspended
     } else if lane.stream_limits.paused.is_some() {
         Kind::StreamPaused
     } else if lane.paused.is_some() {

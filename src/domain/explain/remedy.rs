@@ -59,6 +59,11 @@ fn for_kind(kind: Kind, recipient: &Recipient, entry: &QueueEntry, now: DateTime
             reset("Once that is fixed: retry the lane's messages now; otherwise they are retried within 5 minutes."),
         ],
         Kind::Held => vec![retry("Once the cause that the reason names is fixed: retry now.")],
+        Kind::TenantSuspended => {
+            vec![Remedy::advice(
+                "Ask the operator of this service to resume the tenant: `POST /v1/tenants/{id}/resume`.",
+            )]
+        }
         Kind::StreamPaused => {
             let mut remedies =
                 vec![Remedy::call("Resume the stream.", format!("POST /v1/streams/{}/resume", lane.stream))];
@@ -70,6 +75,9 @@ fn for_kind(kind: Kind, recipient: &Recipient, entry: &QueueEntry, now: DateTime
         Kind::LanePaused => vec![Remedy::call("Resume the lane.", format!("POST /v1/lanes/{}/resume", lane.id))],
         Kind::LaneBlocked => vec![fix(lane), reset("Once that is fixed: probe now.")],
         Kind::LearnedLimit => vec![reset("Reset the learned rate, if the destination accepts more now.")],
+        Kind::Expiring if entry.gives_up_at > now && lane.stream_limits.suspended.is_some() => {
+            for_kind(Kind::TenantSuspended, recipient, entry, now)
+        }
         Kind::Expiring if entry.gives_up_at > now && lane.stream_limits.paused.is_some() => {
             for_kind(Kind::StreamPaused, recipient, entry, now)
         }

@@ -35,6 +35,9 @@ fn main(kind: Kind, recipient: &Recipient, entry: &QueueEntry, now: DateTime<Utc
         }
         Kind::Expiring => format!("It expires at {deadline}: its time runs out before another attempt would be due."),
         Kind::InFlight | Kind::WorkerGone => in_progress(recipient, entry),
+        Kind::TenantSuspended => lane.stream_limits.suspended.as_ref().map_or_else(String::new, |suspended| {
+            format!("The tenant is suspended since {}{}.", time(suspended.at), pause_reason(suspended))
+        }),
         Kind::StreamPaused => lane.stream_limits.paused.as_ref().map_or_else(String::new, |paused| {
             format!("Stream `{}` is paused since {}{}.", lane.stream, time(paused.at), pause_reason(paused))
         }),
@@ -57,7 +60,7 @@ fn main(kind: Kind, recipient: &Recipient, entry: &QueueEntry, now: DateTime<Utc
 fn secondary(kind: Kind, recipient: &Recipient, entry: &QueueEntry, now: DateTime<Utc>) -> Vec<String> {
     let lane = &entry.lane;
     let mut sentences = Vec::new();
-    let is_paused = matches!(kind, Kind::StreamPaused | Kind::LanePaused);
+    let is_paused = matches!(kind, Kind::TenantSuspended | Kind::StreamPaused | Kind::LanePaused);
     let is_unreachable = kind == Kind::LaneBlocked;
     if !matches!(kind, Kind::InFlight | Kind::WorkerGone) && !is_unreachable {
         sentences.extend(lane.unreachable_sentence());
@@ -136,6 +139,13 @@ fn expiring_during_pause(entry: &QueueEntry, now: DateTime<Utc>) -> Option<Strin
     if entry.gives_up_at <= now {
         return None;
     }
+    if let Some(suspended) = &lane.stream_limits.suspended {
+        return Some(format!(
+            "The tenant is suspended since {}{}; if it is resumed before that, the message may still be sent.",
+            time(suspended.at),
+            pause_reason(suspended)
+        ));
+    }
     match (&lane.stream_limits.paused, &lane.paused) {
         (Some(paused), _) => Some(format!(
             "Stream `{}` is paused since {}{}; if it is resumed before that, the message may still be sent.",
@@ -211,6 +221,7 @@ pub(super) fn blocker(kind: Kind, recipient: &Recipient, entry: &QueueEntry, now
     let lane = &entry.lane;
     let due = entry.due_at;
     let paused = match kind {
+        Kind::TenantSuspended => lane.stream_limits.suspended.as_ref(),
         Kind::StreamPaused => lane.stream_limits.paused.as_ref(),
         Kind::LanePaused => lane.paused.as_ref(),
         _ => None,
@@ -221,7 +232,7 @@ pub(super) fn blocker(kind: Kind, recipient: &Recipient, entry: &QueueEntry, now
         Kind::RetryWait => {
             (recipient.last_attempt_at, due, due.max(lane.open_at.filter(|_| lane.unreachable.is_some())))
         }
-        Kind::StreamPaused | Kind::LanePaused => (paused.map(|paused| paused.at), None, None),
+        Kind::TenantSuspended | Kind::StreamPaused | Kind::LanePaused => (paused.map(|paused| paused.at), None, None),
         Kind::LaneBlocked => {
             (lane.unreachable.as_ref().map(|unreachable| unreachable.since), None, due.max(lane.open_at))
         }
@@ -246,6 +257,7 @@ fn rule(kind: Kind, recipient: &Recipient, entry: &QueueEntry) -> Option<String>
     let rule = match kind {
         Kind::Scheduled => "the message's scheduled_at".into(),
         Kind::RetryWait => format!("retry_schedule of stream {}", lane.stream),
+        Kind::TenantSuspended => "suspension of the tenant".into(),
         Kind::StreamPaused => format!("pause of stream {}", lane.stream),
         Kind::LanePaused => format!("pause of {}", lane.id),
         Kind::LaneBlocked => {

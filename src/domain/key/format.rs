@@ -41,11 +41,6 @@ impl KeyMode {
             Self::Test => "test",
         }
     }
-
-    /// Returns whether keys of this mode can be created. Test keys cannot be created yet.
-    pub fn is_available(self) -> bool {
-        self == Self::Live
-    }
 }
 
 impl FromStr for KeyMode {

@@ -1,9 +1,10 @@
-//! The limits of an API key: requests per second, and recipients per day.
+//! The limits of an API key, or of all API keys of a tenant together: requests per second, and recipients per day.
 
 use std::ops::RangeInclusive;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use crate::domain::id::{KeyId, TenantId};
 use crate::domain::limits::gcra::Gcra;
 
 /// Range of [`KeyRate::requests_per_second`].
@@ -13,7 +14,26 @@ pub const BURST: RangeInclusive<u64> = 1..=100_000;
 /// Range of [`KeyQuota::recipients_per_day`].
 pub const RECIPIENTS_PER_DAY: RangeInclusive<u64> = 1..=1_000_000_000;
 
-/// The rate limit of a key, over all replicas.
+/// What a limit applies to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LimitOwner {
+    /// One API key.
+    Key(KeyId),
+    /// All API keys of a tenant together.
+    Tenant(TenantId),
+}
+
+impl LimitOwner {
+    /// Returns the owner as the subject of a sentence, without the article.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Key(_) => "key",
+            Self::Tenant(_) => "tenant",
+        }
+    }
+}
+
+/// The rate limit of a key or a tenant, over all replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct KeyRate {
     /// Maximum requests per second over a longer time.
@@ -43,7 +63,7 @@ impl KeyRate {
     }
 }
 
-/// The quota of a key, over all replicas.
+/// The quota of a key or a tenant, over all replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct KeyQuota {
     /// Maximum recipients per day (UTC), also suppressed ones.

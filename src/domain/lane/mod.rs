@@ -60,7 +60,7 @@ impl FromStr for State {
     }
 }
 
-/// A pause by an operator.
+/// A pause of a lane or a stream, or the suspension of a tenant, by an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paused {
     /// The time at which it started.
@@ -121,6 +121,8 @@ pub struct Unprepared {
 /// The limits that all lanes of a stream share, and their state.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StreamLimits {
+    /// The suspension of the tenant, if any.
+    pub suspended: Option<Paused>,
     /// The stream's pause, if any.
     pub paused: Option<Paused>,
     /// Maximum number of messages in flight.
@@ -251,8 +253,11 @@ impl Lane {
         }
     }
 
-    /// Describes the pause or the unreachable destination that stops the lane.
+    /// Describes the suspension, the pause or the unreachable destination that stops the lane.
     fn stopped_sentence(&self) -> Option<String> {
+        if let Some(suspended) = &self.stream_limits.suspended {
+            return Some(format!("The tenant is suspended since {}{}.", time(suspended.at), pause_reason(suspended)));
+        }
         if let Some(paused) = &self.stream_limits.paused {
             return Some(format!(
                 "Stream `{}` is paused since {}{}.",

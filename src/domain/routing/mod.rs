@@ -5,6 +5,7 @@ pub mod relay;
 
 use std::fmt;
 
+use super::id::TenantId;
 use super::simulator;
 
 /// The name of a route, as stored in lanes: `mx`, `relay` (the relay of `relay_url`), `relay:NAME` for `[routes.NAME]`,
@@ -88,10 +89,10 @@ impl RouteTable {
         Self { rules, default }
     }
 
-    /// Returns the route of a message to a recipient. Addresses of the simulator have their own route, whatever the
-    /// rules say.
-    pub fn lookup(&self, stream: &str, sender_domain: &str, recipient_domain: &str) -> &RouteName {
-        if simulator::is_domain(recipient_domain) {
+    /// Returns the route of a message of a tenant to a recipient. Test messages and addresses of the simulator have
+    /// their own route, whatever the rules say.
+    pub fn lookup(&self, tenant: TenantId, stream: &str, sender_domain: &str, recipient_domain: &str) -> &RouteName {
+        if is_simulated(tenant, recipient_domain) {
             return &RouteName::Simulator;
         }
         self.for_sender(stream, sender_domain)
@@ -101,6 +102,11 @@ impl RouteTable {
     pub fn for_sender(&self, stream: &str, sender_domain: &str) -> &RouteName {
         self.rules.iter().find(|rule| rule.applies(stream, sender_domain)).map_or(&self.default, |rule| &rule.route)
     }
+}
+
+/// Returns whether a message of a tenant to a recipient goes to the simulator.
+pub fn is_simulated(tenant: TenantId, recipient_domain: &str) -> bool {
+    tenant.is_test() || simulator::is_domain(recipient_domain)
 }
 
 #[cfg(test)]
@@ -120,12 +126,14 @@ mod tests {
             rule("both", &["bulk"], &["acme.test"]),
         ];
         let table = RouteTable::new(rules, RouteName::Mx);
-        let route = |stream, sender| table.lookup(stream, sender, "example.test").to_string();
+        let live = TenantId::DEFAULT;
+        let route = |stream, sender| table.lookup(live, stream, sender, "example.test").to_string();
         assert_eq!(route("bulk", "ACME.test"), "relay:both");
         assert_eq!(route("transactional", "acme.test"), "relay:acme");
         assert_eq!(route("bulk", "other.test"), "relay:bulk");
         assert_eq!(route("transactional", "other.test"), "mx");
-        assert_eq!(table.lookup("bulk", "acme.test", simulator::DOMAIN), &RouteName::Simulator);
+        assert_eq!(table.lookup(live, "bulk", "acme.test", simulator::DOMAIN), &RouteName::Simulator);
+        assert_eq!(table.lookup(live.test(), "bulk", "acme.test", "example.test"), &RouteName::Simulator);
     }
 
     #[test]

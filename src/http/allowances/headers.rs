@@ -1,4 +1,5 @@
-//! The response headers that show a key's limits: `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers),
+//! The response headers that show the limits of a key and its tenant, of each kind the one of which less is left:
+//! `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers),
 //! and the older `ratelimit-limit`, `ratelimit-remaining` and `ratelimit-reset`, which many clients read and which show
 //! the rate only.
 
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use chrono::{DateTime, Utc};
 
-use super::Blocks;
+use super::{Blocks, Limited};
 use crate::domain::key::allowance::LimitState;
 use crate::domain::key::{KeyQuota, KeyRate};
 
@@ -23,18 +24,29 @@ const DAY: u32 = 86_400;
 /// The limits that a response shows.
 #[derive(Debug)]
 pub(in crate::http) struct ShownLimits {
-    pub(super) rate: Option<(KeyRate, LimitState)>,
-    pub(super) quota: Option<KeyQuota>,
-    pub(super) blocks: Arc<Blocks>,
+    rate: Option<(KeyRate, LimitState)>,
+    /// The quotas of the key and the tenant.
+    quotas: Vec<(KeyQuota, Arc<Blocks>)>,
     /// When the request was admitted.
-    pub(super) now: DateTime<Utc>,
+    now: DateTime<Utc>,
 }
 
 impl ShownLimits {
-    /// Adds the headers. The state of the quota is read now, after the request.
+    /// Creates the limits that a response shows, with the rates' states at `now`.
+    pub(super) fn new(limits: &[Limited], now: DateTime<Utc>) -> Self {
+        let state = |limited: &Limited| {
+            let rate = limited.rate?;
+            Some((rate, limited.blocks.rate.lock().state(rate, now)))
+        };
+        let quota = |limited: &Limited| Some((limited.quota?, limited.blocks.clone()));
+        let rate = limits.iter().filter_map(state).min_by_key(|(rate, state)| (state.remaining, rate.burst));
+        Self { rate, quotas: limits.iter().filter_map(quota).collect(), now }
+    }
+
+    /// Adds the headers. The states of the quotas are read now, after the request.
     pub(in crate::http) fn add_to(&self, headers: &mut HeaderMap) {
-        let quota = self.quota.map(|quota| (quota, self.blocks.quota.lock().state(quota, self.now)));
-        let (policy, state) = texts(self.rate, quota);
+        let state = |(quota, blocks): &(KeyQuota, Arc<Blocks>)| (*quota, blocks.quota.lock().state(*quota, self.now));
+        let (policy, state) = texts(self.rate, stricter(self.quotas.iter().map(state)));
         insert(headers, POLICY, &policy);
         insert(headers, STATE, &state);
         if let Some((rate, LimitState { remaining, reset_seconds })) = self.rate {
@@ -43,6 +55,14 @@ impl ShownLimits {
             headers.insert(RESET, HeaderValue::from(reset_seconds));
         }
     }
+}
+
+/// Returns the quota of which the fewest recipients are left. Of a quota whose state is unknown, all may be.
+fn stricter(quotas: impl Iterator<Item = (KeyQuota, Option<LimitState>)>) -> Option<(KeyQuota, Option<LimitState>)> {
+    quotas.min_by_key(|(quota, state)| {
+        let limit = u64::from(quota.recipients_per_day);
+        (state.map_or(limit, |state| state.remaining), limit)
+    })
 }
 
 fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {
@@ -77,6 +97,17 @@ fn push(states: &mut String, name: &str, state: LimitState) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quota_with_the_fewest_recipients_left_is_shown() {
+        let quota = |recipients_per_day| KeyQuota { recipients_per_day };
+        let left = |remaining| Some(LimitState { remaining, reset_seconds: 60 });
+        let (key, tenant) = (quota(1_000), quota(5_000));
+        assert_eq!(stricter([(key, left(900)), (tenant, left(40))].into_iter()), Some((tenant, left(40))));
+        assert_eq!(stricter([(key, left(900)), (tenant, None)].into_iter()), Some((key, left(900))));
+        assert_eq!(stricter([(key, None), (tenant, None)].into_iter()), Some((key, None)));
+        assert_eq!(stricter(std::iter::empty()), None);
+    }
 
     #[test]
     fn headers_name_each_limit() {

@@ -1,4 +1,4 @@
-//! Recipients of a quota that a request is about to use.
+//! Recipients of quotas that a request is about to use.
 
 use std::sync::Arc;
 
@@ -10,15 +10,29 @@ use super::Blocks;
 /// error, the message may have been committed.
 #[derive(Debug)]
 pub(in crate::http) struct QuotaReservation {
-    pub(super) blocks: Arc<Blocks>,
-    pub(super) recipients: u64,
-    pub(super) day: NaiveDate,
+    /// The blocks of each quota that the recipients were taken from: the key's, the tenant's, or both.
+    blocks: Vec<Arc<Blocks>>,
+    recipients: u64,
+    day: NaiveDate,
 }
 
-/// Ends a reservation, if there is one, and returns the recipients beyond `used` to the quota. If `used` is unknown,
+impl QuotaReservation {
+    pub(super) fn new(recipients: u64, day: NaiveDate) -> Self {
+        Self { blocks: Vec::new(), recipients, day }
+    }
+
+    /// Adds a quota that the recipients were taken from.
+    pub(super) fn add(&mut self, blocks: Arc<Blocks>) {
+        self.blocks.push(blocks);
+    }
+}
+
+/// Ends a reservation, if there is one, and returns the recipients beyond `used` to the quotas. If `used` is unknown,
 /// all recipients count as used.
 pub(in crate::http) fn settle(reservation: Option<QuotaReservation>, used: Option<usize>) {
     if let Some((QuotaReservation { blocks, recipients, day }, used)) = reservation.zip(used) {
-        blocks.quota.lock().put_back(recipients.saturating_sub(used as u64), day);
+        for blocks in blocks {
+            blocks.quota.lock().put_back(recipients.saturating_sub(used as u64), day);
+        }
     }
 }

@@ -1,8 +1,8 @@
-//! The cache of API keys.
+//! The cache of API keys, with what their tenants allow.
 //!
-//! A change of a key takes effect in every process within a second: while keys are used, each process polls the version
-//! of all keys (`key_changes`) with one small query four times a second, and clears its cache when the version has
-//! changed. A cached key is used only if it was loaded, or the version was found unchanged, less than
+//! A change of a key or a tenant takes effect in every process within a second: while keys are used, each process polls
+//! the version of all keys and tenants (`key_changes`) with one small query four times a second, and clears its cache when
+//! the version has changed. A cached key is used only if it was loaded, or the version was found unchanged, less than
 //! [`MAX_UNCONFIRMED`] ago; otherwise it is loaded again.
 
 use std::net::IpAddr;
@@ -21,10 +21,11 @@ use super::{request_key, secret};
 use crate::cache::{Timestamp, TtlCache};
 use crate::clock::SharedClock;
 use crate::db::Db;
-use crate::db::keys::{self, KeyRow};
-use crate::domain::id::KeyId;
-use crate::domain::key::{KeyQuota, KeyRate, Secret};
+use crate::db::keys::{self, FoundKey, KeyRow};
+use crate::domain::id::{KeyId, TenantId};
+use crate::domain::key::{KeyMode, KeyQuota, KeyRate, Secret};
 use crate::domain::network::{contains, parse_network};
+use crate::domain::tenant::TenantTerms;
 use crate::http::security_log::{Refusal, SecurityLog};
 use crate::http::{ApiError, ProblemCode};
 
@@ -45,19 +46,37 @@ const UNKNOWN: &str = "Invalid API key.";
 #[derive(Debug)]
 pub(in crate::http) struct CachedKey {
     pub row: KeyRow,
+    /// The tenant of the data that the key sends and reads: of a test key, the test tenant.
+    pub data_tenant: TenantId,
     /// The networks that the key may be used from.
     pub allowed_ips: Option<Vec<IpNet>>,
     pub rate: Option<KeyRate>,
+    /// The quota; `None` for a test key, whose messages do not count.
     pub quota: Option<KeyQuota>,
+    /// What the key's tenant allows. Without a quota for a test key, too.
+    pub tenant: TenantTerms,
 }
 
-impl From<KeyRow> for CachedKey {
-    fn from(row: KeyRow) -> Self {
+impl From<FoundKey> for CachedKey {
+    fn from(FoundKey { row, tenant }: FoundKey) -> Self {
         // A CHECK constraint does not allow an empty list, and an unreadable network admits nobody.
         let networks = |texts: &Vec<String>| texts.iter().filter_map(|text| parse_network(text).ok()).collect();
         let allowed_ips = row.allowed_ips.as_ref().map(networks);
-        let (rate, quota) = (row.rate(), row.quota());
-        Self { row, allowed_ips, rate, quota }
+        let live = TenantId(row.tenant_id);
+        let (data_tenant, quota, tenant) = match row.mode() {
+            KeyMode::Live => (live, row.quota(), tenant),
+            KeyMode::Test => (live.test(), None, TenantTerms { quota: None, ..tenant }),
+        };
+        let rate = row.rate();
+        Self { row, data_tenant, allowed_ips, rate, quota, tenant }
+    }
+}
+
+impl CachedKey {
+    /// Returns whether the key or its tenant has a limit.
+    pub fn has_limits(&self) -> bool {
+        let TenantTerms { rate, quota, .. } = &self.tenant;
+        self.rate.is_some() || self.quota.is_some() || rate.is_some() || quota.is_some()
     }
 }
 
@@ -165,19 +184,19 @@ impl KeyCache {
 
     async fn load(&self, attempt: Attempt<'_>) -> Result<Arc<CachedKey>, ApiError> {
         let is_accepted = self.accepted.get(&attempt.hash).is_some();
-        let row = match attempt.text {
+        let found = match attempt.text {
             Some(text) if !is_accepted => self.look_up(text, attempt).await?,
             _ => keys::find(&self.db, attempt.hash).await?.ok_or_else(|| self.unknown(attempt))?,
         };
-        if row.revoked_at.is_none() && !is_accepted {
+        if found.row.revoked_at.is_none() && !is_accepted {
             self.accepted.insert(attempt.hash, ());
         }
-        self.touch(&row);
-        Ok(Arc::new(CachedKey::from(row)))
+        self.touch(&found.row);
+        Ok(Arc::new(CachedKey::from(found)))
     }
 
     /// Looks up a key that was not accepted lately. It counts as a failure of the client's address until it is found.
-    async fn look_up(&self, text: &str, attempt: Attempt<'_>) -> Result<KeyRow, ApiError> {
+    async fn look_up(&self, text: &str, attempt: Attempt<'_>) -> Result<FoundKey, ApiError> {
         // The checksum spares the lookup of most texts that are not keys.
         if !Secret::is_possible(text) {
             return Err(self.unknown(attempt));
@@ -189,7 +208,7 @@ impl KeyCache {
             self.failures.give_back(lookup, client, now);
         }
         match (found?, lookup) {
-            (Some(row), _) => Ok(row),
+            (Some(key), _) => Ok(key),
             (None, Lookup::Counted) => {
                 self.log.refused(Refusal::UnknownKey, None, UNKNOWN);
                 Err(ApiError::Unauthorized(UNKNOWN))
@@ -227,8 +246,9 @@ impl KeyCache {
         Err(ApiError::Forbidden(detail))
     }
 
-    /// Fails if the key of a request is no longer valid, or may no longer be used from the client's address. Otherwise
-    /// the rest of the request uses the key's current state. Called once the body has arrived, which may take minutes.
+    /// Fails if the key of a request is no longer valid, or may no longer be used from the client's address, or if its
+    /// tenant has been suspended. Otherwise the rest of the request uses the key's current state. Called once the body has
+    /// arrived, which may take minutes.
     pub(in crate::http) async fn recheck(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let Some(header) = headers.get(AUTHORIZATION) else { return Ok(()) };
         let text = secret(header).map_err(ApiError::Unauthorized)?;
@@ -237,6 +257,7 @@ impl KeyCache {
         let request = request_key::current();
         self.require_address(&key, request.as_ref().and_then(|request| request.client))?;
         if let Some(request) = request {
+            request.access.check(&key)?;
             request.set_rechecked(key);
         }
         Ok(())

@@ -25,8 +25,8 @@ use crate::domain::network::contains;
 use cache::Attempt;
 pub(super) use cache::{CachedKey, KeyCache};
 pub(super) use client_address::{Peer, client as client_of};
-use request_key::RequestKey;
 pub(super) use request_key::with_request_key;
+use request_key::{Access, RequestKey};
 
 /// The beginning of the error for a missing scope.
 pub(super) const LACKS_SCOPE: &str = "This key lacks the scope";
@@ -48,14 +48,39 @@ impl Caller {
     pub async fn refresh(&self, api: &Api) -> Result<Self, ApiError> {
         let attempt = Attempt { hash: self.hash, text: None, client: None };
         let key = api.keys.get_valid(attempt).await?;
-        let client = self.request.client;
+        let RequestKey { client, access, .. } = *self.request;
         api.keys.require_address(&key, client)?;
-        Ok(Self { request: Arc::new(RequestKey::new(key, client)), hash: self.hash, log: self.log.clone() })
+        Ok(Self { request: Arc::new(RequestKey::new(key, client, access)), hash: self.hash, log: self.log.clone() })
     }
 
-    /// Returns the caller's tenant.
+    /// Returns the tenant of the data that the caller sends and reads: messages, events, streams, lanes, suppressions,
+    /// webhook endpoints. Of a test key, it is the test tenant.
     pub fn tenant(&self) -> TenantId {
+        self.key().data_tenant
+    }
+
+    /// Returns the tenant whose domains, templates and keys the caller uses. Test and live keys share them.
+    pub fn live_tenant(&self) -> TenantId {
         TenantId(self.key().row.tenant_id)
+    }
+
+    /// Fails if the key lacks the scope `admin`, or is a test key: a change of `what` would affect live messages.
+    pub fn require_live_admin(&self, what: &str) -> Result<(), ApiError> {
+        self.require(Scope::Admin)?;
+        self.require_live_key(what)
+    }
+
+    /// Fails if the key is a test key: a change of `what` would affect live messages.
+    pub fn require_live_key(&self, what: &str) -> Result<(), ApiError> {
+        if self.tenant().is_test() {
+            return Err(self.forbidden(format!("Test keys cannot change {what}; use a live key.")));
+        }
+        Ok(())
+    }
+
+    /// Fails if the key is a live key. `reason` is the first sentence of the error.
+    pub fn require_test_key(&self, reason: &str) -> Result<(), ApiError> {
+        if self.tenant().is_test() { Ok(()) } else { Err(self.forbidden(format!("{reason} Use a test key."))) }
     }
 
     /// Returns the id of the caller's API key.
@@ -69,10 +94,14 @@ impl Caller {
         self.request.key()
     }
 
-    /// Returns whether the key has this scope. `admin` includes every scope, except with `sender_domains`: keys that an
-    /// earlier version created with both may send and read within their domains.
+    /// Returns whether the key has this scope. `admin` includes `send` and `read`. With `sender_domains`, it only includes
+    /// these: keys that an earlier version created with both may send and read within their domains. Test keys never have
+    /// the scope `operator`.
     pub fn has_scope(&self, scope: Scope) -> bool {
         let has = |scope: Scope| self.key().row.scopes.iter().any(|name| name == scope.as_str());
+        if scope == Scope::Operator {
+            return has(scope) && self.sender_domains().is_none() && !self.tenant().is_test();
+        }
         match self.sender_domains() {
             Some(_) => scope != Scope::Admin && (has(scope) || has(Scope::Admin)),
             None => has(scope) || has(Scope::Admin),
@@ -138,6 +167,27 @@ impl FromRequestParts<Api> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        let access = if parts.method.is_safe() { Access::WhileSuspended } else { Access::WhileActive };
+        Self::authenticate(parts, api, access).await
+    }
+}
+
+/// A caller whose key has the scope `operator`. Its own tenant may be suspended, so that an operator can resume it.
+#[derive(Debug, Clone)]
+pub struct Operator(pub Caller);
+
+impl FromRequestParts<Api> for Operator {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        let caller = Caller::authenticate(parts, api, Access::WhileSuspended).await?;
+        caller.require(Scope::Operator)?;
+        Ok(Self(caller))
+    }
+}
+
+impl Caller {
+    async fn authenticate(parts: &mut Parts, api: &Api, access: Access) -> Result<Self, ApiError> {
         let log = &api.keys.log;
         let unknown = |reason: &'static str| {
             log.refused(Refusal::UnknownKey, None, reason);
@@ -160,11 +210,12 @@ impl FromRequestParts<Api> for Caller {
             owner.set(KeyId(key.row.id));
         }
         api.keys.require_address(&key, client)?;
-        if key.rate.is_some() || key.quota.is_some() {
+        if key.has_limits() {
             // Boxed, because the future is part of every request.
             Box::pin(api.allowances.admit(&key, owner)).await?;
         }
-        let request = Arc::new(RequestKey::new(key, client));
+        access.check(&key)?;
+        let request = Arc::new(RequestKey::new(key, client, access));
         request_key::set(request.clone());
         Ok(Self { request, hash, log: log.clone() })
     }

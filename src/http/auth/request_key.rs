@@ -9,9 +9,29 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use super::CachedKey;
+use crate::http::ApiError;
 
 tokio::task_local! {
     static CURRENT: OnceCell<Arc<RequestKey>>;
+}
+
+/// What a request does, as far as a suspended tenant is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// It reads, or it is an operator's: also keys of suspended tenants may do it.
+    WhileSuspended,
+    /// It may change something.
+    WhileActive,
+}
+
+impl Access {
+    /// Fails if the key's tenant is suspended and therefore may not make the request.
+    pub(super) fn check(self, key: &CachedKey) -> Result<(), ApiError> {
+        match (self, &key.tenant.suspension) {
+            (Self::WhileActive, Some(suspension)) => Err(ApiError::TenantSuspended(suspension.sentence())),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The API key of a request.
@@ -19,6 +39,7 @@ tokio::task_local! {
 pub(super) struct RequestKey {
     /// The client's address; `None` if it is unknown.
     pub client: Option<IpAddr>,
+    pub access: Access,
     /// The key as it was when the headers had arrived.
     admitted: Arc<CachedKey>,
     /// The key as it was when the body had arrived.
@@ -26,8 +47,8 @@ pub(super) struct RequestKey {
 }
 
 impl RequestKey {
-    pub(super) fn new(key: Arc<CachedKey>, client: Option<IpAddr>) -> Self {
-        Self { client, admitted: key, rechecked: OnceLock::new() }
+    pub(super) fn new(key: Arc<CachedKey>, client: Option<IpAddr>, access: Access) -> Self {
+        Self { client, access, admitted: key, rechecked: OnceLock::new() }
     }
 
     /// Returns the key as it was last loaded.

@@ -10,7 +10,6 @@ use super::view::{DomainView, NewDomainBody};
 use super::{DomainName, NO_DOMAIN, load_view, new_keys};
 use crate::accept::request;
 use crate::db::domains;
-use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::located::with_location;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound, ProblemCode};
@@ -36,7 +35,7 @@ pub async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::Admin)?;
+    caller.require_live_admin("domains")?;
     let body = api.bodies.json(&headers, body).await?;
     let name = request::resources::domain::parse(&body.bytes)?;
     let view = register(&api, &caller, name).await?;
@@ -45,7 +44,7 @@ pub async fn create(
 
 /// Registers a domain with new keys.
 pub(in crate::http) async fn register(api: &Api, caller: &Caller, name: String) -> Result<DomainView, ApiError> {
-    let tenant = caller.tenant();
+    let tenant = caller.live_tenant();
     let exists = || ApiError::Conflict {
         code: ProblemCode::DomainExists,
         detail: format!("{name} is already registered; GET /v1/domains/{name} lists its records."),
@@ -78,14 +77,14 @@ pub async fn remove(
     caller: Caller,
     DomainName(name): DomainName,
 ) -> Result<StatusCode, ApiError> {
-    caller.require(Scope::Admin)?;
+    caller.require_live_admin("domains")?;
     unregister(&api, &caller, &name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Removes a domain; fails if it does not exist.
 pub(in crate::http) async fn unregister(api: &Api, caller: &Caller, name: &str) -> Result<(), ApiError> {
-    let was_removed = domains::remove(&api.db, caller.tenant(), name).await?;
+    let was_removed = domains::remove(&api.db, caller.live_tenant(), name).await?;
     api.domains.senders.forget();
     if !was_removed {
         return Err(NO_DOMAIN);

@@ -33,10 +33,10 @@ pub async fn list(
     let after = params.text("after");
     params.finish()?;
     let only = visible(&caller);
-    let rows = domains::page(&api.db, caller.tenant(), only.as_deref(), after.as_deref(), limit + 1).await?;
+    let rows = domains::page(&api.db, caller.live_tenant(), only.as_deref(), after.as_deref(), limit + 1).await?;
     let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
     let mut keys = HashMap::<String, Vec<KeyRow>>::new();
-    for key in domains::keys(&api.db, caller.tenant(), &names).await? {
+    for key in domains::keys(&api.db, caller.live_tenant(), &names).await? {
         keys.entry(key.domain.clone()).or_default().push(key);
     }
     let show = |row: domains::DomainRow| {
@@ -64,7 +64,7 @@ pub async fn get(
     if visible(&caller).is_some_and(|only| !only.contains(&name)) {
         return Err(NO_DOMAIN);
     }
-    load_view(&api, caller.tenant(), &name).await.map(Json)
+    load_view(&api, caller.live_tenant(), &name).await.map(Json)
 }
 
 /// Returns the domains that the caller may see: its sender domains and their parent domains, which may sign for them.

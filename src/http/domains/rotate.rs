@@ -6,7 +6,6 @@ use axum::extract::State;
 use super::view::DomainView;
 use super::{DomainName, NO_DOMAIN, load_view, new_keys};
 use crate::db::domains::{self, Rotated};
-use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::{Api, ApiError, AuthErrors, NotFound, ProblemCode};
 
@@ -28,8 +27,8 @@ pub async fn rotate(
     caller: Caller,
     DomainName(name): DomainName,
 ) -> Result<Json<DomainView>, ApiError> {
-    caller.require(Scope::Admin)?;
-    let tenant = caller.tenant();
+    caller.require_live_admin("domains")?;
+    let tenant = caller.live_tenant();
     domains::get(&api.db, tenant, &name).await?.ok_or(NO_DOMAIN)?;
     let keys = new_keys(&api, tenant, &name).await?;
     match domains::rotate(&api.db, tenant, &name, &keys, &api.domains.dns_settings.algorithms, api.clock.now()).await? {

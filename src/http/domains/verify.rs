@@ -8,7 +8,6 @@ use super::{DomainName, NO_DOMAIN, load_view};
 use crate::db::domains::{self, KeyRow};
 use crate::dns;
 use crate::domain::id::TenantId;
-use crate::domain::key::Scope;
 use crate::domain::sender_domain::dns_records::{PublishedKey, Verdict, records};
 use crate::http::auth::Caller;
 use crate::http::{Api, ApiError, AuthErrors, NotFound};
@@ -31,8 +30,8 @@ pub async fn verify(
     caller: Caller,
     DomainName(name): DomainName,
 ) -> Result<Json<DomainView>, ApiError> {
-    caller.require(Scope::Admin)?;
-    check(&api, caller.tenant(), &name).await.map(Json)
+    caller.require_live_admin("domains")?;
+    check(&api, caller.live_tenant(), &name).await.map(Json)
 }
 
 /// Looks up the records of a domain, and stores the result.

@@ -6,21 +6,24 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::NO_KEY;
 use super::read::load;
 use super::view::{CreatedKey, Key, KeyChangeBody, KeyWithUsage, NewKeyBody};
-use crate::accept::request::resources::key::KeyRequest;
+use super::{NO_KEY, TenantParam, changed_tenant, tenant_param};
+use crate::accept::request::resources::key::{KeyRequest, NO_QUOTA, UNKNOWN_TENANT};
 use crate::accept::request::{self, Context};
-use crate::db::keys::{self, NewKey, Revocation};
-use crate::domain::id::KeyId;
-use crate::domain::key::{Scope, Secret};
+use crate::db::keys::{self, KeyChange, NewKey, Revocation};
+use crate::db::tenants;
+use crate::domain::fault::{Code, Fault};
+use crate::domain::id::{KeyId, TenantId};
+use crate::domain::key::{KeyMode, Scope, Secret};
 use crate::http::auth::Caller;
-use crate::http::params::PathId;
-use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound};
+use crate::http::params::{Params, PathId};
+use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, JsonErrors, NotFound};
 
 /// Create an API key
 ///
-/// The secret is shown only once; only its hash is stored.
+/// The secret is shown only once; only its hash is stored. A caller with the scope `operator` may create keys for any
+/// tenant.
 #[utoipa::path(
     post, path = "/v1/keys", tag = "keys", operation_id = "create_key",
     request_body = NewKeyBody,
@@ -32,7 +35,9 @@ pub async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::Admin)?;
+    if !caller.has_scope(Scope::Operator) {
+        caller.require_live_admin("API keys")?;
+    }
     let body = api.bodies.json(&headers, body).await?;
     let request = request::resources::key::parse(&body.bytes, &Context::new(api.clock.now(), &api.limits, &[]))?;
     let created = insert(&api, &caller, request).await?;
@@ -40,15 +45,22 @@ pub async fn create(
         .into_response())
 }
 
-/// Creates an API key.
+/// Creates an API key. Fails if the caller may not create keys of its tenant, or grant its scopes.
 pub(in crate::http) async fn insert(api: &Api, caller: &Caller, request: KeyRequest) -> Result<CreatedKey, ApiError> {
+    let tenant = changed_tenant(caller, request.tenant)?;
+    if request.scopes.contains(&Scope::Operator) {
+        caller.require(Scope::Operator)?;
+    }
+    if tenant != caller.live_tenant() {
+        require_tenant(api, tenant).await?;
+    }
     let now = api.clock.now();
     let secret = Secret::new(request.mode, api.cell.as_ref(), rand::random());
     let scopes: Vec<String> = request.scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
     let id = KeyId::new(now);
     let key = NewKey {
         id,
-        tenant: caller.tenant(),
+        tenant,
         name: &request.name,
         hash: Secret::hash(secret.expose()),
         mode: request.mode,
@@ -65,6 +77,8 @@ pub(in crate::http) async fn insert(api: &Api, caller: &Caller, request: KeyRequ
         event = "api_key_created",
         by = %caller.key_id(),
         key = %id,
+        %tenant,
+        mode = request.mode.as_str(),
         scopes = scopes.join(" "),
         sender_domains = request.sender_domains.as_ref().map(|domains| domains.join(" ")),
         "created an API key"
@@ -72,6 +86,7 @@ pub(in crate::http) async fn insert(api: &Api, caller: &Caller, request: KeyRequ
     let key = Key {
         id,
         name: request.name,
+        tenant,
         mode: request.mode.as_str().to_owned(),
         scopes,
         sender_domains: request.sender_domains,
@@ -86,13 +101,26 @@ pub(in crate::http) async fn insert(api: &Api, caller: &Caller, request: KeyRequ
     Ok(CreatedKey { key, secret: secret.expose().to_owned() })
 }
 
+/// Fails unless there is such a tenant and it is not being deleted.
+async fn require_tenant(api: &Api, tenant: TenantId) -> Result<(), ApiError> {
+    let row = tenants::get(&api.db, tenant).await?;
+    if row.is_some_and(|row| row.deleting_at.is_none()) {
+        return Ok(());
+    }
+    Err(ApiError::Invalid(vec![Fault {
+        pointer: "/tenant".into(),
+        code: Code::UnknownTenant.as_str(),
+        message: UNKNOWN_TENANT.into(),
+    }]))
+}
+
 /// Update an API key
 ///
 /// Changes the name, the networks, the limits or the expiry of a key that is not revoked. The change takes effect on every
 /// replica within a second. The mode, the scopes and the sender domains cannot be changed: create another key.
 #[utoipa::path(
     patch, path = "/v1/keys/{id}", tag = "keys", operation_id = "update_key",
-    params(("id" = String, Path, description = "The id of the key")),
+    params(("id" = String, Path, description = "The id of the key"), TenantParam),
     request_body = KeyChangeBody,
     responses((status = 200, description = "The updated key", body = KeyWithUsage), AuthErrors, NotFound, JsonErrors),
 )]
@@ -100,18 +128,46 @@ pub async fn change(
     State(api): State<Api>,
     caller: Caller,
     PathId(id): PathId<KeyId>,
+    mut params: Params,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<KeyWithUsage>, ApiError> {
-    caller.require(Scope::Admin)?;
+    let tenant = changed_tenant(&caller, tenant_param(&mut params))?;
+    params.finish()?;
     let body = api.bodies.json(&headers, body).await?;
     let change = request::resources::key::parse_change(&body.bytes, &Context::new(api.clock.now(), &api.limits, &[]))?;
-    if !keys::change(&api.db, caller.tenant(), id, &change).await? {
+    require_changeable(&api, &caller, tenant, id, &change).await?;
+    if !keys::change(&api.db, tenant, id, &change).await? {
         return Err(ApiError::NotFound("No API key has this id, or it has been revoked."));
     }
     api.keys.clear();
     tracing::info!(event = "api_key_changed", by = %caller.key_id(), key = %id, "changed an API key");
-    load(&api, caller.tenant(), id).await.map(Json)
+    load(&api, tenant, id).await.map(Json)
+}
+
+/// Fails if the change sets a quota of a test key, or if the key has the scope `operator` and the caller has not: an admin
+/// must not loosen the limits of an operator's key.
+async fn require_changeable(
+    api: &Api,
+    caller: &Caller,
+    tenant: TenantId,
+    id: KeyId,
+    change: &KeyChange,
+) -> Result<(), ApiError> {
+    let sets_quota = change.quota.value().is_some();
+    if caller.has_scope(Scope::Operator) && !sets_quota {
+        return Ok(());
+    }
+    // The mode and the scopes of a key never change.
+    let Some(key) = keys::get(&api.db, tenant, id).await? else { return Ok(()) };
+    if key.scopes.iter().any(|scope| scope == Scope::Operator.as_str()) {
+        caller.require(Scope::Operator)?;
+    }
+    if sets_quota && key.mode() == KeyMode::Test {
+        let fault = Fault { pointer: "/quota".into(), code: Code::InvalidValue.as_str(), message: NO_QUOTA.into() };
+        return Err(ApiError::Invalid(vec![fault]));
+    }
+    Ok(())
 }
 
 /// Revoke an API key
@@ -119,12 +175,29 @@ pub async fn change(
 /// The key stops working on every replica within a second.
 #[utoipa::path(
     delete, path = "/v1/keys/{id}", tag = "keys", operation_id = "revoke_key",
-    params(("id" = String, Path, description = "The id of the key")),
-    responses((status = 204, description = "Revoked"), AuthErrors, NotFound),
+    params(("id" = String, Path, description = "The id of the key"), TenantParam),
+    responses((status = 204, description = "Revoked"), AuthErrors, NotFound, InvalidParameter),
 )]
-pub async fn revoke(State(api): State<Api>, caller: Caller, PathId(id): PathId<KeyId>) -> Result<StatusCode, ApiError> {
-    caller.require(Scope::Admin)?;
-    match keys::revoke(&api.db, caller.tenant(), id, api.clock.now()).await? {
+pub async fn revoke(
+    State(api): State<Api>,
+    caller: Caller,
+    PathId(id): PathId<KeyId>,
+    mut params: Params,
+) -> Result<StatusCode, ApiError> {
+    let tenant = changed_tenant(&caller, tenant_param(&mut params))?;
+    params.finish()?;
+    revoke_key(&api, &caller, tenant, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Revokes a key of a tenant that the caller may manage.
+pub(in crate::http) async fn revoke_key(
+    api: &Api,
+    caller: &Caller,
+    tenant: TenantId,
+    id: KeyId,
+) -> Result<(), ApiError> {
+    match keys::revoke(&api.db, tenant, id, api.clock.now()).await? {
         Revocation::Unknown => return Err(NO_KEY),
         Revocation::AlreadyRevoked => {}
         Revocation::Revoked => {
@@ -132,5 +205,5 @@ pub async fn revoke(State(api): State<Api>, caller: Caller, PathId(id): PathId<K
             tracing::info!(event = "api_key_revoked", by = %caller.key_id(), key = %id, "revoked an API key");
         }
     }
-    Ok(StatusCode::NO_CONTENT)
+    Ok(())
 }

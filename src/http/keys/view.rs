@@ -4,7 +4,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::Serialize;
 
 use crate::db::keys::KeyRow;
-use crate::domain::id::KeyId;
+use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::allowance::next_day;
 use crate::domain::key::{KeyMode, KeyQuota, KeyRate, Scope};
 
@@ -27,13 +27,16 @@ pub struct NewKeyBody {
     /// A name for the key, 1–128 characters.
     #[schema(example = "shop", min_length = 1, max_length = 128)]
     pub name: String,
-    /// `live`, the default, sends messages. `test` is not available in this version.
+    /// The id of the key's tenant; defaults to the caller's. Only for callers with the scope `operator`.
+    #[schema(value_type = Option<String>, example = "ten_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
+    pub tenant: Option<TenantId>,
+    /// `live`, the default, sends messages. `test` sends nothing: the last hop is the built-in simulator.
     pub mode: Option<KeyMode>,
-    /// The key's scopes; defaults to `send` and `read`.
+    /// The key's scopes; defaults to `send` and `read`. Only a caller with the scope `operator` may grant `operator`.
     #[schema(min_items = 1, example = json!(["send", "read"]))]
     pub scopes: Option<Vec<Scope>>,
     /// Limits the key to sending from, and reading messages of, these domains; defaults to all. Not allowed with the
-    /// scope `admin`.
+    /// scopes `admin` and `operator`.
     #[schema(min_items = 1, example = json!(["acme.test"]))]
     pub sender_domains: Option<Vec<String>>,
     /// Limits the key to clients in these networks: IPv4 and IPv6 addresses, or networks in CIDR notation; defaults to all.
@@ -41,7 +44,8 @@ pub struct NewKeyBody {
     pub allowed_ips: Option<Vec<String>>,
     /// Limits the key's requests; defaults to no limit.
     pub rate: Option<KeyRateBody>,
-    /// Limits the recipients that the key sends to; defaults to no limit.
+    /// Limits the recipients that the key sends to; defaults to no limit. Not allowed for a test key, whose messages do
+    /// not count.
     pub quota: Option<KeyQuota>,
     /// When the key expires; defaults to never.
     #[schema(example = "2027-12-01T09:00:00Z")]
@@ -77,7 +81,10 @@ pub struct Key {
     /// The key's name.
     #[schema(example = "shop")]
     pub name: String,
-    /// `live`: messages are sent; `test`: nothing is sent.
+    /// The key's tenant.
+    #[schema(value_type = String, example = "ten_00000000000000000000000000000000")]
+    pub tenant: TenantId,
+    /// `live`: messages are sent; `test`: nothing is sent, and test data is separate from live data.
     #[schema(value_type = KeyMode, example = "live")]
     pub mode: String,
     /// The key's scopes.
@@ -113,8 +120,8 @@ pub struct KeyUsage {
     /// The day (UTC).
     #[schema(example = "2026-11-23")]
     pub day: NaiveDate,
-    /// Recipients used on that day. Each replica that the key sends through may count up to 1/64 of what was left as used,
-    /// until it has not sent for a second.
+    /// Recipients used on that day. Each replica that the key or tenant sends through may count up to 1/64 of what was left
+    /// as used, until it has not sent for a second.
     #[schema(example = 412)]
     pub recipients: i64,
     /// Recipients that are left.
@@ -173,6 +180,7 @@ impl Key {
         Self {
             id: KeyId(row.id),
             name: row.name,
+            tenant: TenantId(row.tenant_id),
             mode: row.mode,
             scopes: row.scopes,
             sender_domains: row.sender_domains,

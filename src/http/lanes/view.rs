@@ -175,11 +175,11 @@ pub struct BlockedView {
     pub host: Option<String>,
 }
 
-/// A pause set by an operator.
+/// A pause, or a suspension of the tenant, set by an operator.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = Pause)]
 pub struct PausedView {
-    /// What is paused: `lane` or `stream`.
+    /// What is paused: `lane` or `stream`; `tenant`: the whole tenant is suspended.
     #[schema(example = "lane")]
     pub what: &'static str,
     /// When it was paused.
@@ -220,7 +220,9 @@ impl LaneSettingsView {
         let limits = LimitsView::new(&lane, delivery);
         let open_at = lane.opens_at();
         let next_probe_at = lane.open_at;
+        let suspension = lane.stream_limits.suspended.map(|suspended| PausedView::new(suspended, "tenant"));
         let stream_pause = lane.stream_limits.paused.map(|paused| PausedView::new(paused, "stream"));
+        let lane_pause = lane.paused.map(|paused| PausedView::new(paused, "lane"));
         Self {
             id: lane.id,
             stream: lane.stream,
@@ -246,7 +248,7 @@ impl LaneSettingsView {
                 cause: unreachable.cause,
                 host: unreachable.host,
             }),
-            paused: stream_pause.or_else(|| lane.paused.map(|paused| PausedView::new(paused, "lane"))),
+            paused: suspension.or(stream_pause).or(lane_pause),
         }
     }
 }

@@ -172,6 +172,7 @@ pub(super) fn without_replies_and_reasons(mut lane: Lane) -> Lane {
     lane.learned = lane.learned.map(|learned| Learned { reply: None, ..learned });
     lane.paused = lane.paused.map(Paused::without_reason);
     lane.stream_limits.paused = lane.stream_limits.paused.map(Paused::without_reason);
+    lane.stream_limits.suspended = lane.stream_limits.suspended.map(Paused::without_reason);
     lane
 }
 

@@ -138,7 +138,7 @@ async fn select_template(api: &Api, caller: &Caller, filter: &mut Filter, name: 
     let id = match name {
         // The id is not looked up, because the template may have been deleted.
         TemplateName::Id(id) => *id,
-        TemplateName::Alias(_) => templates::find(&api.db, caller.tenant(), name).await?.ok_or_else(|| {
+        TemplateName::Alias(_) => templates::find(&api.db, caller.live_tenant(), name).await?.ok_or_else(|| {
             ApiError::Invalid(vec![Fault {
                 pointer: "template".into(),
                 code: Code::UnknownTemplate.as_str(),

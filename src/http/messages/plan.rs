@@ -21,15 +21,14 @@ use crate::db::{lanes, streams};
 use crate::domain::delivery::Status;
 use crate::domain::delivery::retry::Policy;
 use crate::domain::explain::{Blocker, Count, Estimate, Explanation, QueueEntry, Recipient, SmtpReply, explain};
-use crate::domain::id::LaneId;
+use crate::domain::id::{LaneId, TenantId};
 use crate::domain::key::Scope;
 use crate::domain::lane::{Lane, Paused, State as LaneState, StreamLimits};
 use crate::domain::limits::LaneLimits;
 use crate::domain::message::unsubscribe::{self, Ticket};
 use crate::domain::message::{Attachment, Draft, Header, NewMessage, NewRecipient, RecipientKind};
-use crate::domain::routing::RouteName;
+use crate::domain::routing::{RouteName, is_simulated};
 use crate::domain::sender_domain::dkim::Signer;
-use crate::domain::simulator;
 use crate::domain::suppression::{AddressKey, Suppression};
 use crate::http::auth::Caller;
 use crate::http::delivery::{Delivery, RelayView};
@@ -126,7 +125,7 @@ pub(super) async fn respond(
     let now = message.created_at;
     let (sender_status, mut warnings) = sender::admit(api, caller.tenant(), message.from.address.domain()).await?;
     let signer = sender_status.signer();
-    let route = route(&api.delivery, &message);
+    let route = route(&api.delivery, caller.tenant(), &message);
     let lanes = Lanes::load(api, caller, &message).await?;
     let entries = suppressions(api, caller, &message).await?;
     let recipients = message
@@ -175,9 +174,9 @@ pub(super) async fn respond(
 }
 
 /// Returns the route of a message. Its recipients at the simulator have a route of their own.
-fn route(delivery: &Delivery, message: &NewMessage) -> RouteName {
+fn route(delivery: &Delivery, tenant: TenantId, message: &NewMessage) -> RouteName {
     let (stream, sender) = (&message.stream, message.from.address.domain());
-    let is_simulated = |recipient: &NewRecipient| simulator::is_domain(recipient.mailbox.address.domain());
+    let is_simulated = |recipient: &NewRecipient| is_simulated(tenant, recipient.mailbox.address.domain());
     if message.recipients.iter().all(is_simulated) {
         return RouteName::Simulator;
     }
@@ -273,6 +272,7 @@ fn draft(mut message: NewMessage, unsubscribe: Vec<Header>) -> Draft {
 
 /// The lanes that a message would use, with their queue counts.
 struct Lanes {
+    tenant: TenantId,
     /// Lanes that exist, each with its number of due recipients if the caller may see it.
     existing: Vec<(Lane, Option<Count>)>,
     /// The settings of a lane that does not exist yet.
@@ -294,7 +294,7 @@ impl Lanes {
         domains.push("*".into());
         let limit = i64::try_from(domains.len()).unwrap_or(i64::MAX);
         let from = message.from.address.domain();
-        let route = |domain: &String| api.delivery.table.lookup(&message.stream, from, domain).to_string();
+        let route = |domain: &String| api.delivery.table.lookup(tenant, &message.stream, from, domain).to_string();
         let routes: BTreeSet<String> = domains.iter().map(route).collect();
         let now = message.created_at;
         let _permit = api.slow_queries.acquire(caller.key_id()).await?;
@@ -318,6 +318,7 @@ impl Lanes {
         let stream = streams::get(&api.db, tenant, &message.stream).await?;
         let configured = &api.delivery.policy;
         Ok(Self {
+            tenant,
             existing,
             stream_limits,
             priority,
@@ -367,7 +368,7 @@ impl Lanes {
         let suppressed = entry.is_some() && !message.ignore_suppression;
         let now = message.created_at;
         let domain = recipient.mailbox.address.domain();
-        let route = delivery.table.lookup(&message.stream, message.from.address.domain(), domain);
+        let route = delivery.table.lookup(self.tenant, &message.stream, message.from.address.domain(), domain);
         let (lane, ahead) = match self.find(domain, route) {
             Some((lane, ahead)) => (lane.clone(), *ahead),
             None => (self.new_lane(&message.stream, route, domain), self.can_read.then(Count::default)),

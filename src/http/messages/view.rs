@@ -13,7 +13,7 @@ use crate::db::messages::{MessageRow, RecipientRow};
 use crate::domain::delivery::{MessageStatus, Status};
 use crate::domain::event::BounceView;
 use crate::domain::explain::SmtpReply;
-use crate::domain::id::{BulkId, KeyId, MessageId, RecipientId, TemplateId};
+use crate::domain::id::{BulkId, KeyId, MessageId, RecipientId, TemplateId, TenantId};
 use crate::domain::message::{Attachment, AttachmentRole, NewMessage, message_id};
 
 /// The response to an accepted message.
@@ -179,6 +179,9 @@ pub struct Message {
     /// The API key that the message was sent with; null if an earlier version accepted it.
     #[schema(value_type = Option<String>, example = "key_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub key_id: Option<KeyId>,
+    /// Whether the message was sent with a test key, so that its last hop is simulated.
+    #[schema(example = false)]
+    pub test: bool,
     /// The recipients, in the order of the request.
     pub recipients: Vec<Recipient>,
     /// The attachments, in the order of the request; omitted in lists. Empty if the message was passed as finished MIME.
@@ -391,6 +394,7 @@ impl Message {
             }),
             bulk_id: row.bulk_id.map(BulkId),
             key_id: row.key_id.map(KeyId),
+            test: TenantId(row.tenant_id).is_test(),
             recipients,
             attachments: None,
             alternatives: None,

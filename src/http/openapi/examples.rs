@@ -125,6 +125,11 @@ fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
         }
         ("PATCH", "/v1/lanes/{id}", _) => json!({"connections": 2, "rate": null}),
         ("POST", "/v1/lanes/{id}/trace", _) => json!({"attempts": 10}),
+        ("POST", "/v1/tenants", _) => {
+            json!({"name": "Acme", "weight": 100, "quota": {"recipients_per_day": 1_000_000}})
+        }
+        ("PATCH", "/v1/tenants/{id}", _) => json!({"weight": 200, "rate": {"requests_per_second": 100, "burst": 200}}),
+        ("POST", "/v1/tenants/{id}/suspend", _) => json!({"reason": "The invoice is overdue."}),
         ("POST", "/v1/lanes/{id}/pause" | "/v1/streams/{name}/pause", _) => {
             json!({"reason": "The relay is being moved."})
         }
@@ -142,6 +147,7 @@ fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
             "name": "shop", "scopes": ["send", "read"], "sender_domains": ["acme.test"],
             "rate": {"requests_per_second": 10, "burst": 20},
         }),
+        ("POST", "/v1/test/clock", _) => json!({"advance": "2h"}),
         ("PATCH", "/v1/keys/{id}", _) => json!({"allowed_ips": null, "quota": {"recipients_per_day": 50_000}}),
         ("POST", "/v1/suppressions", _) => json!([
             {"address": "carol@example.test", "note": "opted out by phone"},

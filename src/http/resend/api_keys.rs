@@ -25,7 +25,7 @@ use crate::domain::id::KeyId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::keys::control as keys;
-use crate::http::params::{Params, PathId};
+use crate::http::params::Params;
 use crate::http::{Api, ApiError};
 
 const NO_KEY: ApiError = ApiError::NotFound("No API key has this id.");
@@ -60,7 +60,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::Admin)?;
+    caller.require_live_admin("API keys")?;
     let body = api.bodies.json(&headers, body).await?;
     let new: NewKey<'_> = read_object(&body.bytes)?;
     let scope = match new.permission.as_deref() {
@@ -72,7 +72,7 @@ pub(super) async fn create(
         }
     };
     let sender_domains = match new.domain_id.as_deref().filter(|id| !id.is_empty()) {
-        Some(id) => Some(vec![domains::find_name(&api, caller.tenant(), id).await?]),
+        Some(id) => Some(vec![domains::find_name(&api, caller.live_tenant(), id).await?]),
         None => None,
     };
     let native_body = json!({"name": new.name, "scopes": [scope], "sender_domains": sender_domains}).to_string();
@@ -91,7 +91,7 @@ pub(super) async fn list(
 ) -> Result<Json<List<KeyView>>, ApiError> {
     caller.require(Scope::Admin)?;
     let PageRequest { limit, start } = PageRequest::<KeyId>::read(params)?;
-    let all = rows::page(&api.db, caller.tenant(), None, MAX_KEYS).await?;
+    let all = rows::page(&api.db, caller.live_tenant(), None, MAX_KEYS).await?;
     let all = all.into_iter().filter(|row| row.revoked_at.is_none()).collect();
     let (rows, has_more) = page(all, |row: &KeyRow| row.id, limit, start.map(|id| id.0));
     let view = |row: KeyRow| KeyView {
@@ -117,7 +117,7 @@ pub(super) async fn change(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Object>, ApiError> {
-    caller.require(Scope::Admin)?;
+    caller.require_live_admin("API keys")?;
     let body = api.bodies.json(&headers, body).await?;
     let change: Rename<'_> = read_object(&body.bytes)?;
     // The name must follow the rules for a new key's name, so the parser for new keys checks it.
@@ -125,7 +125,7 @@ pub(super) async fn change(
     let context = Context::new(api.clock.now(), &api.limits, &[]);
     let name = native::resources::key::parse(native_body.as_bytes(), &context)?.name;
     let change = KeyChange { name: Some(name), ..KeyChange::default() };
-    if !rows::change(&api.db, caller.tenant(), id, &change).await? {
+    if !rows::change(&api.db, caller.live_tenant(), id, &change).await? {
         return Err(NO_KEY);
     }
     api.keys.clear();
@@ -139,6 +139,7 @@ pub(super) async fn remove(
     caller: Caller,
     ResendId(id): ResendId<KeyId>,
 ) -> Result<Json<Deleted>, ApiError> {
-    keys::revoke(State(api), caller, PathId(id)).await?;
+    caller.require_live_admin("API keys")?;
+    keys::revoke_key(&api, &caller, caller.live_tenant(), id).await?;
     Ok(Json(Deleted::new("api_key", id.0)))
 }

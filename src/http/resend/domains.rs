@@ -209,13 +209,13 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::Admin)?;
+    caller.require_live_admin("domains")?;
     let body = api.bodies.json(&headers, body).await?;
     let settings: Settings<'_> = read_object(&body.bytes)?;
     settings.check()?;
     let name = native::resources::domain::parse(json!({"name": settings.name}).to_string().as_bytes())?;
     let view = Box::pin(control::register(&api, &caller, name)).await?;
-    let view = ResendDomain::new(caller.tenant(), view, true);
+    let view = ResendDomain::new(caller.live_tenant(), view, true);
     Ok((StatusCode::CREATED, Json(view)).into_response())
 }
 
@@ -227,7 +227,7 @@ pub(super) async fn list(
 ) -> Result<Json<List<ResendDomain>>, ApiError> {
     caller.require(Scope::Read)?;
     let PageRequest { limit, start } = PageRequest::<DomainId>::read(params)?;
-    let tenant = caller.tenant();
+    let tenant = caller.live_tenant();
     let visible = domains::read::visible(&caller);
     let mut all = rows::page(&api.db, tenant, visible.as_deref(), None, MAX_DOMAINS).await?;
     all.sort_by(|one, other| (other.created_at, &other.name).cmp(&(one.created_at, &one.name)));
@@ -244,7 +244,7 @@ type DomainPath = Result<Path<String>, PathRejection>;
 
 async fn find(api: &Api, caller: &Caller, path: DomainPath) -> Result<String, ApiError> {
     let Path(text) = path.map_err(|_| NO_DOMAIN)?;
-    let name = find_name(api, caller.tenant(), &text).await?;
+    let name = find_name(api, caller.live_tenant(), &text).await?;
     match domains::read::visible(caller) {
         Some(visible) if !visible.contains(&name) => Err(NO_DOMAIN),
         _ => Ok(name),
@@ -259,8 +259,8 @@ pub(super) async fn get(
 ) -> Result<Json<ResendDomain>, ApiError> {
     caller.require(Scope::Read)?;
     let name = find(&api, &caller, path).await?;
-    let view = domains::load_view(&api, caller.tenant(), &name).await?;
-    Ok(Json(ResendDomain::new(caller.tenant(), view, true)))
+    let view = domains::load_view(&api, caller.live_tenant(), &name).await?;
+    Ok(Json(ResendDomain::new(caller.live_tenant(), view, true)))
 }
 
 /// Changes nothing: the settings of Resend's domains are fixed here. Fails if the request asks for other values.
@@ -271,19 +271,19 @@ pub(super) async fn change(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Object>, ApiError> {
-    caller.require(Scope::Admin)?;
+    caller.require_live_admin("domains")?;
     let name = find(&api, &caller, path).await?;
     let body = api.bodies.json(&headers, body).await?;
     read_object::<Settings<'_>>(&body.bytes)?.check()?;
-    Ok(Json(Object::new("domain", id(caller.tenant(), &name))))
+    Ok(Json(Object::new("domain", id(caller.live_tenant(), &name))))
 }
 
 /// Looks up the records of a domain.
 pub(super) async fn verify(State(api): State<Api>, caller: Caller, path: DomainPath) -> Result<Json<Object>, ApiError> {
-    caller.require(Scope::Admin)?;
+    caller.require_live_admin("domains")?;
     let name = find(&api, &caller, path).await?;
-    Box::pin(verify::check(&api, caller.tenant(), &name)).await?;
-    Ok(Json(Object::new("domain", id(caller.tenant(), &name))))
+    Box::pin(verify::check(&api, caller.live_tenant(), &name)).await?;
+    Ok(Json(Object::new("domain", id(caller.live_tenant(), &name))))
 }
 
 /// Removes a domain.
@@ -292,8 +292,8 @@ pub(super) async fn remove(
     caller: Caller,
     path: DomainPath,
 ) -> Result<Json<Deleted>, ApiError> {
-    caller.require(Scope::Admin)?;
+    caller.require_live_admin("domains")?;
     let name = find(&api, &caller, path).await?;
     control::unregister(&api, &caller, &name).await?;
-    Ok(Json(Deleted::new("domain", id(caller.tenant(), &name))))
+    Ok(Json(Deleted::new("domain", id(caller.live_tenant(), &name))))
 }

@@ -20,7 +20,6 @@ use super::request::read_object;
 use super::times::format;
 use crate::db::templates::{self as rows, SummaryRow, TemplateFields};
 use crate::domain::id::TemplateId;
-use crate::domain::key::Scope;
 use crate::domain::message::template::TemplateName;
 use crate::http::auth::Caller;
 use crate::http::params::Params;
@@ -80,7 +79,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::Admin)?;
+    caller.require_live_admin("templates")?;
     let body = api.bodies.template(&headers, body).await?;
     let body = native(&body.bytes, Some("vars"))?;
     let view = Box::pin(control::store(&api, &caller, &body)).await?;
@@ -95,7 +94,7 @@ pub(super) async fn list(
 ) -> Result<Json<List<Value>>, ApiError> {
     require_read(&caller)?;
     let PageRequest { limit, start } = PageRequest::<TemplateId>::read(params)?;
-    let all = rows::page(&api.db, caller.tenant(), None, MAX_TEMPLATES).await?;
+    let all = rows::page(&api.db, caller.live_tenant(), None, MAX_TEMPLATES).await?;
     let (rows, has_more) = page(all, |row: &SummaryRow| row.id, limit, start.map(|id| id.0));
     let view = |row: SummaryRow| {
         json!({
@@ -129,7 +128,7 @@ fn name(path: NamePath) -> Result<TemplateName, ApiError> {
 /// Returns a template with its draft.
 pub(super) async fn get(State(api): State<Api>, caller: Caller, path: NamePath) -> Result<Json<Value>, ApiError> {
     require_read(&caller)?;
-    let row = load(&api, caller.tenant(), &name(path)?).await?;
+    let row = load(&api, caller.live_tenant(), &name(path)?).await?;
     Ok(Json(view(&TemplateView::from_row(row))))
 }
 
@@ -181,7 +180,7 @@ pub(super) async fn change(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Object>, ApiError> {
-    caller.require(Scope::Admin)?;
+    caller.require_live_admin("templates")?;
     let name = name(path)?;
     let body = api.bodies.template(&headers, body).await?;
     let body = native(&body.bytes, None)?;
@@ -192,21 +191,21 @@ pub(super) async fn change(
 
 /// Publishes the draft of a template.
 pub(super) async fn publish(State(api): State<Api>, caller: Caller, path: NamePath) -> Result<Json<Object>, ApiError> {
-    caller.require(Scope::Admin)?;
+    caller.require_live_admin("templates")?;
     let name = name(path)?;
-    let id = load(&api, caller.tenant(), &name).await?.id;
+    let id = load(&api, caller.live_tenant(), &name).await?.id;
     Box::pin(publish::publish(State(api), caller, TemplatePath(name))).await?;
     Ok(Json(Object::new("template", id)))
 }
 
 /// Creates a copy of a template's draft, without its alias.
 pub(super) async fn duplicate(State(api): State<Api>, caller: Caller, path: NamePath) -> Result<Response, ApiError> {
-    caller.require(Scope::Admin)?;
-    let row = load(&api, caller.tenant(), &name(path)?).await?;
+    caller.require_live_admin("templates")?;
+    let row = load(&api, caller.live_tenant(), &name(path)?).await?;
     let now = api.clock.now();
     let id = TemplateId::new(now);
     let fields = TemplateFields { alias: None, name: row.name, draft: row.draft };
-    if !rows::insert(&api.db, caller.tenant(), id, &fields, now).await? {
+    if !rows::insert(&api.db, caller.live_tenant(), id, &fields, now).await? {
         // Only a duplicate alias is refused, and this template has no alias.
         return Err(ApiError::Internal);
     }
@@ -216,9 +215,9 @@ pub(super) async fn duplicate(State(api): State<Api>, caller: Caller, path: Name
 
 /// Deletes a template with its versions.
 pub(super) async fn remove(State(api): State<Api>, caller: Caller, path: NamePath) -> Result<Json<Deleted>, ApiError> {
-    caller.require(Scope::Admin)?;
+    caller.require_live_admin("templates")?;
     let name = name(path)?;
-    let id = load(&api, caller.tenant(), &name).await?.id;
+    let id = load(&api, caller.live_tenant(), &name).await?.id;
     Box::pin(control::remove(State(api), caller, TemplatePath(name))).await?;
     Ok(Json(Deleted::new("template", id)))
 }

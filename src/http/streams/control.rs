@@ -40,7 +40,7 @@ pub async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::Admin)?;
+    caller.require_live_admin("the settings of streams")?;
     let body = api.bodies.json(&headers, body).await?;
     let (name, settings) = request::resources::stream::parse(&body.bytes)?;
     check_links(&api, &settings)?;
@@ -74,7 +74,7 @@ pub async fn change(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<StreamView>, ApiError> {
-    caller.require(Scope::Admin)?;
+    caller.require_live_admin("the settings of streams")?;
     let body = api.bodies.json(&headers, body).await?;
     let change = request::resources::stream::parse_change(&body.bytes)?;
     check_links(&api, &change)?;

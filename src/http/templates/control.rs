@@ -14,7 +14,6 @@ use crate::accept::templates::{changed_row, empty_row};
 use crate::db::templates::{self, Changed, Removed, TemplateFields, TemplateRow};
 use crate::domain::fault::Code;
 use crate::domain::id::TemplateId;
-use crate::domain::key::Scope;
 use crate::domain::limits::Change;
 use crate::domain::message::template::TemplateName;
 use crate::http::auth::Caller;
@@ -45,7 +44,7 @@ pub async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::Admin)?;
+    caller.require_live_admin("templates")?;
     let body = api.bodies.template(&headers, body).await?;
     let view = store(&api, &caller, &body.bytes).await?;
     Ok(with_location(format!("/v1/templates/{}", view.id), (StatusCode::CREATED, Json(view))))
@@ -54,7 +53,7 @@ pub async fn create(
 /// Creates a template from the body of a request.
 pub(in crate::http) async fn store(api: &Api, caller: &Caller, body: &[u8]) -> Result<TemplateView, ApiError> {
     let mut change = template::parse(body)?;
-    let (tenant, now) = (caller.tenant(), api.clock.now());
+    let (tenant, now) = (caller.live_tenant(), api.clock.now());
     let id = TemplateId::new(now);
     let layout = match std::mem::take(&mut change.content.layout) {
         Change::Set(name) => Some(layout_id(api, tenant, &name).await?),
@@ -93,10 +92,10 @@ pub async fn change(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<TemplateView>, ApiError> {
-    caller.require(Scope::Admin)?;
+    caller.require_live_admin("templates")?;
     let body = api.bodies.template(&headers, body).await?;
     let mut change = template::parse_change(&body.bytes)?;
-    let tenant = caller.tenant();
+    let tenant = caller.live_tenant();
     let layout = match std::mem::take(&mut change.content.layout) {
         Change::Set(layout) => Change::Set(layout_id(&api, tenant, &layout).await?),
         Change::Keep => Change::Keep,
@@ -165,9 +164,9 @@ pub async fn remove(
     caller: Caller,
     TemplatePath(name): TemplatePath,
 ) -> Result<StatusCode, ApiError> {
-    caller.require(Scope::Admin)?;
-    let id = templates::find(&api.db, caller.tenant(), &name).await?.ok_or(NO_TEMPLATE)?;
-    match templates::remove(&api.db, caller.tenant(), id, api.clock.now()).await? {
+    caller.require_live_admin("templates")?;
+    let id = templates::find(&api.db, caller.live_tenant(), &name).await?.ok_or(NO_TEMPLATE)?;
+    match templates::remove(&api.db, caller.live_tenant(), id, api.clock.now()).await? {
         Removed::Done => {}
         Removed::Missing => return Err(NO_TEMPLATE),
         Removed::UsedByMessages => {

@@ -42,11 +42,11 @@ pub async fn preview(
     let body = api.bodies.json(&headers, body).await?;
     let template::Preview { variables, version } = template::parse_preview(&body.bytes)?;
     let compiled = match version {
-        None => compile(&api, &caller, &load(&api, caller.tenant(), &name).await?).await?,
+        None => compile(&api, &caller, &load(&api, caller.live_tenant(), &name).await?).await?,
         Some(version) => {
-            let template = templates::find(&api.db, caller.tenant(), &name).await?.ok_or(NO_TEMPLATE)?;
+            let template = templates::find(&api.db, caller.live_tenant(), &name).await?.ok_or(NO_TEMPLATE)?;
             let which = TemplateVersion { template, version };
-            let compiled = versions::compiled(&api.db, caller.tenant(), which).await?.ok_or(NO_VERSION)?;
+            let compiled = versions::compiled(&api.db, caller.live_tenant(), which).await?.ok_or(NO_VERSION)?;
             serde_json::from_value::<Compiled>(compiled).map_err(|_| ApiError::Internal)?
         }
     };

@@ -12,7 +12,6 @@ use super::{TemplatePath, load};
 use crate::db::templates::TemplateRow;
 use crate::db::templates::versions::{self, NewVersion, VersionRow};
 use crate::domain::id::{TemplateId, TenantId};
-use crate::domain::key::Scope;
 use crate::domain::message::template::TemplateVersion;
 use crate::http::auth::Caller;
 use crate::http::located::with_location;
@@ -44,8 +43,8 @@ pub async fn publish(
     caller: Caller,
     TemplatePath(name): TemplatePath,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::Admin)?;
-    let tenant = caller.tenant();
+    caller.require_live_admin("templates")?;
+    let tenant = caller.live_tenant();
     for _ in 0..MAX_ATTEMPTS {
         let row = load(&api, tenant, &name).await?;
         let compiled = compile(&api, &caller, &row).await?;
@@ -71,7 +70,7 @@ pub async fn publish(
 pub(super) async fn compile(api: &Api, caller: &Caller, row: &TemplateRow) -> Result<Compiled, ApiError> {
     let id = TemplateId(row.id).to_string();
     let own_names: Vec<&str> = std::iter::once(id.as_str()).chain(row.alias.as_deref()).collect();
-    let loaded = Loaded::new(api, caller.tenant(), &row.draft, &own_names).await?;
+    let loaded = Loaded::new(api, caller.live_tenant(), &row.draft, &own_names).await?;
     loaded.map_err(ApiError::Invalid)?.compile(api, caller).await
 }
 

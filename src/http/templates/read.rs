@@ -32,7 +32,7 @@ pub async fn list(
     let limit = params.limit();
     let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());
     params.finish()?;
-    let rows = templates::page(&api.db, caller.tenant(), after, limit + 1).await?;
+    let rows = templates::page(&api.db, caller.live_tenant(), after, limit + 1).await?;
     Ok(Json(Page::new(rows, limit, |row| TemplateId(row.id).to_string(), SummaryView::from_row)))
 }
 
@@ -50,5 +50,5 @@ pub async fn get(
     TemplatePath(name): TemplatePath,
 ) -> Result<Json<TemplateView>, ApiError> {
     require_read(&caller)?;
-    Ok(Json(TemplateView::from_row(load(&api, caller.tenant(), &name).await?)))
+    Ok(Json(TemplateView::from_row(load(&api, caller.live_tenant(), &name).await?)))
 }

@@ -37,11 +37,11 @@ pub async fn validate(
     let body = api.bodies.template(&headers, body).await?;
     let template::Validation { mut content, values } = template::parse_validation(&body.bytes)?;
     let layout = match std::mem::take(&mut content.layout) {
-        Change::Set(name) => Some(layout_id(&api, caller.tenant(), &name).await?),
+        Change::Set(name) => Some(layout_id(&api, caller.live_tenant(), &name).await?),
         Change::Keep | Change::Clear => None,
     };
     let row = changed_row(empty_row(), content, layout);
-    Ok(Json(match Loaded::new(&api, caller.tenant(), &row, &[]).await? {
+    Ok(Json(match Loaded::new(&api, caller.live_tenant(), &row, &[]).await? {
         Ok(loaded) => {
             let (report, rendered) = loaded.validate(&api, &caller, values).await?;
             ValidationView::new(report, rendered)

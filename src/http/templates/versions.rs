@@ -37,7 +37,7 @@ pub async fn list(
     let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());
     params.finish()?;
     let template = find(&api, &caller, &name).await?;
-    let rows = versions::page(&api.db, caller.tenant(), template, after, limit + 1).await?;
+    let rows = versions::page(&api.db, caller.live_tenant(), template, after, limit + 1).await?;
     Ok(Json(Page::new(rows, limit, |row| row.version.to_string(), VersionSummaryView::from_row)))
 }
 
@@ -62,10 +62,10 @@ pub async fn get(
     let version: i32 = number.parse().map_err(|_| NO_VERSION)?;
     let template = find(&api, &caller, &name).await?;
     let which = TemplateVersion { template, version };
-    let row = versions::get(&api.db, caller.tenant(), which).await?.ok_or(NO_VERSION)?;
+    let row = versions::get(&api.db, caller.live_tenant(), which).await?.ok_or(NO_VERSION)?;
     Ok(Json(VersionView::from_row(template.0, row)))
 }
 
 async fn find(api: &Api, caller: &Caller, name: &TemplateName) -> Result<TemplateId, ApiError> {
-    templates::find(&api.db, caller.tenant(), name).await?.ok_or(NO_TEMPLATE)
+    templates::find(&api.db, caller.live_tenant(), name).await?.ok_or(NO_TEMPLATE)
 }

@@ -1,13 +1,15 @@
 //! Calculates how many recipients a claim may take from each lane. Pure.
 //!
-//! The most urgent priority comes first. Within one priority the free capacity is divided in three levels: among the
-//! routes, among each route's streams by weight, among each stream's lanes; on each level by weighted max-min fairness,
-//! so that claimants with little in flight come first.
+//! The most urgent priority comes first. Within one priority the free capacity is divided in four levels: among the
+//! tenants by weight, among each tenant's routes, among each route's streams by weight, among each stream's lanes; on each
+//! level by weighted max-min fairness, so that claimants with little in flight come first ([`routes`]).
 //!
 //! The capacity is a number of SMTP transactions. A destination uses at most as much of it as its connections need;
 //! further recipients in flight only wait for these connections, and use nothing but memory. These waiting recipients
 //! are allocated afterwards, as many as the destination handles in a fraction of a second, so that no connection is
 //! idle until the next claim. The total number of recipients in flight has a separate limit.
+
+mod routes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,8 +17,8 @@ use std::sync::Arc;
 use super::lane_stats::RecentStats;
 use crate::db::lanes::ReadyLane;
 use crate::db::lanes::limits::PIPELINE_DEPTH;
-use crate::domain::limits::fair_share::{self, Claimant};
 use crate::worker::lease::in_flight::LaneUsage;
+use routes::{Route, Routes};
 
 /// Priorities up to this number are urgent: their lanes may use the whole capacity, and the other lanes leave a quarter
 /// of it to them.
@@ -72,8 +74,8 @@ pub(crate) fn allocate(ready: &[Arc<ReadyLane>], capacity: &Capacity) -> Vec<Lan
         let slots = capacity.slots_per_destination();
         let mut allocated = routes.divide(usable, &Allocated::new(), |route| slots.saturating_sub(route.in_flight));
         let left = usable - sum(&allocated) + for_idle;
-        let is_idle = |route: &Route| route.in_flight == 0 && !allocated.contains_key(&route.first_lane());
-        let more = routes.divide(left, &Allocated::new(), |route| if is_idle(route) { slots } else { 0 });
+        let is_idle = |route: &Route| route.in_flight == 0 && route.allocated(&allocated) == 0;
+        let more = routes.divide(left, &allocated, |route| if is_idle(route) { slots } else { 0 });
         allocated.extend(more);
         free_slots = free_slots.saturating_sub(sum(&allocated));
         free = free.saturating_sub(sum(&allocated));
@@ -112,142 +114,6 @@ fn sum(allocated: &Allocated) -> usize {
     allocated.values().sum()
 }
 
-/// The destinations of one priority: each route through relays, with all of its lanes, and each lane that goes directly
-/// to MX.
-struct Routes<'a>(Vec<Route<'a>>);
-
-struct Route<'a> {
-    in_flight: usize,
-    demand: usize,
-    streams: Vec<Stream<'a>>,
-}
-
-struct Stream<'a> {
-    in_flight: usize,
-    weight: u32,
-    lanes: Vec<(&'a ReadyLane, Claimant)>,
-}
-
-impl<'a> Routes<'a> {
-    fn new(priority: i16, ready: &[&'a Arc<ReadyLane>], capacity: &Capacity) -> Self {
-        let mut by_route = BTreeMap::<(&str, Option<i64>), BTreeMap<_, Vec<&'a ReadyLane>>>::new();
-        for lane in ready {
-            let mx_lane = lane.is_mx().then_some(lane.id);
-            let streams = by_route.entry((&lane.route, mx_lane)).or_default();
-            streams.entry((lane.tenant_id, &lane.stream)).or_default().push(lane);
-        }
-        let through_relays = capacity.through_relays(priority);
-        let route = |((route, mx_lane), streams): (_, BTreeMap<_, Vec<&'a ReadyLane>>)| match mx_lane {
-            Some(id) => Route::direct(id, streams.into_values(), capacity),
-            None => Route::through_relay(priority, &through_relays, route, streams.into_values(), capacity),
-        };
-        Self(by_route.into_iter().map(route).collect())
-    }
-
-    /// Returns the share of `total` that each lane gets in addition to what it has in flight and what was `allocated`
-    /// to it before. No route gets more than `limit` returns for it.
-    fn divide(&self, total: usize, allocated: &Allocated, limit: impl Fn(&Route) -> usize) -> Allocated {
-        let limited = |route: &Route| {
-            let claimant = route.claimant(allocated);
-            Claimant { demand: claimant.demand.min(limit(route)), ..claimant }
-        };
-        let claimants: Vec<Claimant> = self.0.iter().map(limited).collect();
-        let mut shares = Allocated::new();
-        for (route, total) in self.0.iter().zip(fair_share::divide(total, &claimants)) {
-            if total == 0 {
-                continue;
-            }
-            let claimants: Vec<Claimant> = route.streams.iter().map(|stream| stream.claimant(allocated)).collect();
-            for (stream, total) in route.streams.iter().zip(fair_share::divide(total, &claimants)) {
-                let claimants: Vec<Claimant> = stream.lane_claimants(allocated).collect();
-                let ids = stream.lanes.iter().map(|(lane, _)| lane.id);
-                let lanes = ids.zip(fair_share::divide(total, &claimants));
-                shares.extend(lanes.filter(|(_, recipients)| *recipients > 0));
-            }
-        }
-        shares
-    }
-}
-
-impl<'a> Route<'a> {
-    /// Creates the route to the mail exchangers of one domain, which is one lane.
-    fn direct(id: i64, streams: impl Iterator<Item = Vec<&'a ReadyLane>>, capacity: &Capacity) -> Self {
-        let in_flight = capacity.recipients(id);
-        let streams: Vec<Stream> = streams.map(|lanes| Stream::new(&lanes, in_flight, capacity)).collect();
-        Self { in_flight, demand: streams.iter().map(Stream::demand).sum(), streams }
-    }
-
-    /// Creates the route through a relay. `in_flight` may contain lanes of other routes.
-    fn through_relay(
-        priority: i16,
-        in_flight: &[(&ReadyLane, &LaneUsage)],
-        route: &str,
-        streams: impl Iterator<Item = Vec<&'a ReadyLane>>,
-        capacity: &Capacity,
-    ) -> Self {
-        let own: Vec<_> = in_flight.iter().copied().filter(|(lane, _)| lane.route == route).collect();
-        let recipients = |includes: &dyn Fn(&ReadyLane) -> bool| {
-            own.iter().filter(|(lane, _)| includes(lane)).map(|(_, in_lane)| in_lane.recipients).sum()
-        };
-        let stream = |lanes: Vec<&'a ReadyLane>| {
-            let first = lanes.first().copied();
-            let is_of_stream = |lane: &ReadyLane| {
-                first.is_some_and(|first| (lane.tenant_id, &lane.stream) == (first.tenant_id, &first.stream))
-            };
-            Stream::new(&lanes, recipients(&is_of_stream), capacity)
-        };
-        let streams: Vec<Stream> = streams.map(stream).collect();
-        let in_flight = recipients(&|_| true);
-        let wanted: usize = streams.iter().map(Stream::demand).sum();
-        let limit = capacity.relay_limit(priority, &own);
-        Self { in_flight, demand: wanted.min(limit.saturating_sub(in_flight)), streams }
-    }
-
-    fn claimant(&self, allocated: &Allocated) -> Claimant {
-        let (more, weight) = (self.allocated(allocated), self.streams.iter().map(|stream| stream.weight).sum());
-        Claimant { in_use: self.in_flight + more, demand: self.demand.saturating_sub(more), weight }
-    }
-
-    fn allocated(&self, allocated: &Allocated) -> usize {
-        self.streams.iter().map(|stream| stream.allocated(allocated)).sum()
-    }
-
-    fn first_lane(&self) -> i64 {
-        self.streams.first().and_then(|stream| stream.lanes.first()).map_or(0, |(lane, _)| lane.id)
-    }
-}
-
-impl<'a> Stream<'a> {
-    fn new(lanes: &[&'a ReadyLane], in_flight: usize, capacity: &Capacity) -> Self {
-        let claimant = |lane: &&'a ReadyLane| {
-            let (in_use, demand) = (capacity.recipients(lane.id), capacity.lane_demand(lane));
-            (*lane, Claimant { in_use, demand, weight: 1 })
-        };
-        let weight = lanes.first().map_or(1, |lane| u32::try_from(lane.weight).unwrap_or(1));
-        Self { in_flight, weight, lanes: lanes.iter().map(claimant).collect() }
-    }
-
-    fn demand(&self) -> usize {
-        self.lanes.iter().map(|(_, claimant)| claimant.demand).sum()
-    }
-
-    fn claimant(&self, allocated: &Allocated) -> Claimant {
-        let more = self.allocated(allocated);
-        Claimant { in_use: self.in_flight + more, demand: self.demand().saturating_sub(more), weight: self.weight }
-    }
-
-    fn lane_claimants(&self, allocated: &Allocated) -> impl Iterator<Item = Claimant> {
-        self.lanes.iter().map(|(lane, claimant)| {
-            let more = allocated.get(&lane.id).copied().unwrap_or(0);
-            Claimant { in_use: claimant.in_use + more, demand: claimant.demand.saturating_sub(more), weight: 1 }
-        })
-    }
-
-    fn allocated(&self, allocated: &Allocated) -> usize {
-        self.lanes.iter().filter_map(|(lane, _)| allocated.get(&lane.id)).sum()
-    }
-}
-
 impl Capacity<'_> {
     /// Returns how many recipients of a lane are in flight.
     fn recipients(&self, lane: i64) -> usize {
@@ -276,10 +142,15 @@ impl Capacity<'_> {
         self.total.saturating_sub(used)
     }
 
+    /// Returns the lanes of this priority that have recipients in flight.
+    fn of_priority(&self, priority: i16) -> impl Iterator<Item = (&ReadyLane, &LaneUsage)> {
+        let lanes = self.in_flight.values().filter_map(|in_lane| Some((in_lane.lane.as_deref()?, in_lane)));
+        lanes.filter(move |(lane, _)| lane.priority == priority)
+    }
+
     /// Returns the relays' lanes of this priority that have recipients in flight.
     fn through_relays(&self, priority: i16) -> Vec<(&ReadyLane, &LaneUsage)> {
-        let lanes = self.in_flight.values().filter_map(|in_lane| Some((in_lane.lane.as_deref()?, in_lane)));
-        lanes.filter(|(lane, _)| lane.priority == priority && !lane.is_mx()).collect()
+        self.of_priority(priority).filter(|(lane, _)| !lane.is_mx()).collect()
     }
 
     /// Returns how many recipients a relay's lanes can have in flight.

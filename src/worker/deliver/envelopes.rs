@@ -12,10 +12,10 @@ use super::DeliverContext;
 use super::loaded_message::LoadedMessage;
 use crate::db::queue::Claimed;
 use crate::domain::address::Address;
-use crate::domain::id::MessageId;
+use crate::domain::id::{MessageId, TenantId};
 use crate::domain::message::Draft;
 use crate::domain::return_path::{ReturnPaths, Token};
-use crate::domain::simulator;
+use crate::domain::routing::is_simulated;
 use crate::smtp::{self, Dsn, Route};
 
 /// The settings of return paths, by which bounces identify their message.
@@ -55,7 +55,8 @@ pub(crate) fn envelopes(
     mut recipients: Vec<(Claimed, Address)>,
     now: DateTime<Utc>,
 ) -> Vec<Envelope> {
-    let simulated: Vec<_> = recipients.extract_if(.., |(_, address)| simulator::is_domain(address.domain())).collect();
+    let tenant = TenantId(message.stored.row.tenant_id);
+    let simulated: Vec<_> = recipients.extract_if(.., |(_, address)| is_simulated(tenant, address.domain())).collect();
     let route = cx.routes.for_sender(&message.stored.row.stream, draft.from.address.domain());
     let mut groups = BTreeMap::<(i64, String), Vec<(Claimed, Address)>>::new();
     for (claimed, address) in recipients {

@@ -35,11 +35,12 @@ struct Lanes {
     closed: HashMap<i64, Instant>,
 }
 
-/// The values by which capacity is allocated among streams.
+/// The values by which capacity is allocated among tenants and their streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Priority {
     priority: i16,
     weight: i16,
+    tenant_weight: i16,
 }
 
 impl HandoffGate {
@@ -102,7 +103,8 @@ impl Lanes {
         if !self.streams.contains_key(&lane.tenant_id) {
             insert_bounded(&mut self.streams, lane.tenant_id, HashMap::new());
         }
-        let priority = Priority { priority: lane.priority, weight: lane.weight };
+        let ReadyLane { priority, weight, tenant_weight, .. } = *lane;
+        let priority = Priority { priority, weight, tenant_weight };
         if let Some(streams) = self.streams.get_mut(&lane.tenant_id) {
             match streams.get_mut(&lane.stream) {
                 Some(known) => *known = (now, priority),
@@ -139,7 +141,7 @@ fn insert_bounded<K: Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: V) {
 }
 
 /// Returns a lane as a claim would read it, without limits and without waiting recipients.
-fn unlimited(lane: &NamedLane, Priority { priority, weight }: Priority) -> ReadyLane {
+fn unlimited(lane: &NamedLane, Priority { priority, weight, tenant_weight }: Priority) -> ReadyLane {
     let name = &*lane.name;
     ReadyLane {
         id: lane.id,
@@ -149,6 +151,7 @@ fn unlimited(lane: &NamedLane, Priority { priority, weight }: Priority) -> Ready
         domain: name.domain.clone(),
         priority,
         weight,
+        tenant_weight,
         ready_at: DateTime::<Utc>::MAX_UTC,
         connections: None,
         messages_per_connection: None,
@@ -173,7 +176,7 @@ mod tests {
 
     /// Returns the lane as a claim reads it.
     fn ready(lane: &NamedLane, change: impl FnOnce(&mut ReadyLane)) -> Arc<ReadyLane> {
-        let mut ready = unlimited(lane, Priority { priority: 10, weight: 3 });
+        let mut ready = unlimited(lane, Priority { priority: 10, weight: 3, tenant_weight: 100 });
         change(&mut ready);
         Arc::new(ready)
     }

@@ -316,6 +316,7 @@ mod tests {
                 domain: "*".into(),
                 priority: 50,
                 weight: 10,
+                tenant_weight: 100,
                 ready_at: DateTime::UNIX_EPOCH,
                 connections: None,
                 messages_per_connection: None,

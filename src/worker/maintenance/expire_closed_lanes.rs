@@ -108,7 +108,7 @@ impl ClosedLaneExpiry {
                     paused_at = %expiring.paused_at,
                     recipients = expiring.count,
                     first_expires_at = %expiring.first,
-                    "messages expire soon because their lane or stream is paused; resume it to send them"
+                    "messages expire soon because their lane, stream or tenant is paused; resume it to send them"
                 );
             }
         }

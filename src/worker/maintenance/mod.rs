@@ -6,4 +6,5 @@ pub(crate) mod expire_closed_lanes;
 pub(crate) mod expired_suppressions;
 pub(crate) mod ready_watermark;
 pub(crate) mod statistics;
+pub(crate) mod tenant_deletion;
 pub(crate) mod webhook_secrets;

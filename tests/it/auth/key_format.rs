@@ -65,10 +65,8 @@ async fn keys_of_earlier_versions_still_work() {
 }
 
 #[tokio::test]
-async fn test_keys_are_not_available_yet() {
+async fn unknown_mode_is_refused() {
     let app = TestApp::start().await;
-    let refused = app.post("/v1/keys", &json!({"name": "ci", "mode": "test"})).await;
-    assert_eq!((refused.status, refused.faults()), (422, vec![("/mode", "not_available")]));
     let unknown = app.post("/v1/keys", &json!({"name": "ci", "mode": "prod"})).await;
     assert_eq!((unknown.status, unknown.faults()), (422, vec![("/mode", "invalid_value")]));
 }

@@ -69,7 +69,7 @@ async fn scopes_limit_what_a_key_may_do() {
         (Method::POST, "/v1/keys".into(), Scope::Admin),
         (Method::DELETE, "/v1/keys/key_00000000000070008000000000000000".into(), Scope::Admin),
     ];
-    for scope in Scope::ALL {
+    for scope in [Scope::Send, Scope::Read, Scope::Admin] {
         let api = app.with_scopes(&[scope]).await;
         for (method, path, needed) in &calls {
             let request = api.request(method.clone(), path).json(&json!({}));

@@ -6,17 +6,32 @@ use std::sync::Arc;
 use postrider::app::{App, Roles};
 use postrider::clock::SystemClock;
 use postrider::dev::inbox::Inbox;
-use postrider::domain::key::Scope;
+use postrider::domain::key::{KeyMode, Scope};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::app::{TestApp, make_key};
+use crate::support::app::{TestApp, make_key, make_key_of};
 use crate::support::client::{Api, ApiResponse, message};
 use crate::support::clock::hours;
 
 /// The kinds of keys; those with `@` are limited to the sender domain acme.test. Keys with `admin` and domains can no
-/// longer be created, but may exist.
-const KEYS: [&str; 10] = ["none", "wrong", "revoked", "expired", "send", "read", "admin", "send@", "read@", "admin@"];
+/// longer be created, but may exist. `test` is a test key with the scope `admin`, and `other tenant` is a key of another
+/// tenant with this scope.
+const KEYS: [&str; 13] = [
+    "none",
+    "wrong",
+    "revoked",
+    "expired",
+    "send",
+    "read",
+    "admin",
+    "send@",
+    "read@",
+    "admin@",
+    "operator",
+    "test",
+    "other tenant",
+];
 
 /// The scope that each operation needs, and the access of a key with that scope and sender domains: `own` (only to data
 /// of its domains; other data does not exist for it), `ok` (the same as without sender domains) or `403`.
@@ -74,20 +89,20 @@ const TABLE: &[(&str, Needs)] = &[
     ("get_template_version", Needs::Read("403")),
     ("preview_template", Needs::Read("403")),
     ("validate_template", Needs::Read("403")),
-    ("create_template", Needs::Admin),
-    ("update_template", Needs::Admin),
-    ("publish_template", Needs::Admin),
-    ("delete_template", Needs::Admin),
-    ("create_domain", Needs::Admin),
-    ("delete_domain", Needs::Admin),
-    ("rotate_domain_keys", Needs::Admin),
-    ("verify_domain", Needs::Admin),
+    ("create_template", Needs::LiveAdmin),
+    ("update_template", Needs::LiveAdmin),
+    ("publish_template", Needs::LiveAdmin),
+    ("delete_template", Needs::LiveAdmin),
+    ("create_domain", Needs::LiveAdmin),
+    ("delete_domain", Needs::LiveAdmin),
+    ("rotate_domain_keys", Needs::LiveAdmin),
+    ("verify_domain", Needs::LiveAdmin),
     ("submit_report", Needs::Admin),
     ("list_keys", Needs::Admin),
-    ("create_key", Needs::Admin),
-    ("revoke_key", Needs::Admin),
+    ("create_key", Needs::LiveAdminOrOperator),
+    ("revoke_key", Needs::LiveAdmin),
     ("get_key", Needs::Admin),
-    ("update_key", Needs::Admin),
+    ("update_key", Needs::LiveAdmin),
     ("set_lane_limits", Needs::Admin),
     ("update_lane", Needs::Admin),
     ("pause_lane", Needs::Admin),
@@ -95,8 +110,8 @@ const TABLE: &[(&str, Needs)] = &[
     ("retry_lane", Needs::Admin),
     ("resume_lane", Needs::Admin),
     ("trace_lane", Needs::Admin),
-    ("create_stream", Needs::Admin),
-    ("update_stream", Needs::Admin),
+    ("create_stream", Needs::LiveAdmin),
+    ("update_stream", Needs::LiveAdmin),
     ("pause_stream", Needs::Admin),
     ("resume_stream", Needs::Admin),
     ("import_suppressions", Needs::Admin),
@@ -108,6 +123,14 @@ const TABLE: &[(&str, Needs)] = &[
     ("replay_webhook", Needs::Admin),
     ("rotate_webhook_secret", Needs::Admin),
     ("test_webhook", Needs::Admin),
+    ("advance_test_clock", Needs::TestKey),
+    ("list_tenants", Needs::Operator),
+    ("create_tenant", Needs::Operator),
+    ("get_tenant", Needs::Operator),
+    ("update_tenant", Needs::Operator),
+    ("suspend_tenant", Needs::Operator),
+    ("resume_tenant", Needs::Operator),
+    ("delete_tenant", Needs::Operator),
 ];
 
 #[derive(Clone, Copy)]
@@ -116,18 +139,35 @@ enum Needs {
     Send(&'static str),
     Read(&'static str),
     Admin,
+    /// The scope `admin`, and a live key.
+    LiveAdmin,
+    /// The same, or the scope `operator`, which needs a tenant in the body, too.
+    LiveAdminOrOperator,
+    Operator,
+    /// The scope `send`, and a test key.
+    TestKey,
 }
 
 impl Needs {
     /// Returns the expected result for each of [`KEYS`].
-    fn cells(self) -> [&'static str; 10] {
+    fn cells(self) -> Vec<&'static str> {
         let (send, read, limited) = match self {
-            Self::Nothing => return ["ok"; 10],
+            Self::Nothing => return vec!["ok"; KEYS.len()],
             Self::Send(limited) => ("ok", "403", [limited, "403", limited]),
             Self::Read(limited) => ("403", "ok", ["403", limited, limited]),
-            Self::Admin => ("403", "403", ["403"; 3]),
+            Self::Admin | Self::LiveAdmin | Self::LiveAdminOrOperator | Self::Operator | Self::TestKey => {
+                ("403", "403", ["403"; 3])
+            }
         };
-        ["401", "401", "401", "401", send, read, "ok", limited[0], limited[1], limited[2]]
+        let has_admin = !matches!(self, Self::Operator | Self::TestKey);
+        let has_operator = matches!(self, Self::Operator | Self::LiveAdminOrOperator);
+        let has_test = !matches!(self, Self::LiveAdmin | Self::LiveAdminOrOperator | Self::Operator);
+        let when = |is_allowed: bool, cell| if is_allowed { cell } else { "403" };
+        let (admin, operator, test) = (when(has_admin, "ok"), when(has_operator, "ok"), when(has_test, "ok"));
+        let mut cells = vec!["401", "401", "401", "401", send, read, admin];
+        cells.extend(limited);
+        cells.extend([operator, test, when(has_admin, "own")]);
+        cells
     }
 }
 
@@ -161,6 +201,7 @@ impl Site {
             "lanes" => ids["lane"].clone(),
             "webhooks" if is_read => ids["webhook"].clone(),
             "webhooks" => format!("wh_{none}"),
+            "tenants" => format!("ten_{none}"),
             _ => format!("key_{none}"),
         };
         let name = match (path, is_read) {
@@ -206,6 +247,25 @@ async fn cell(api: &Api, method: &Method, path: &str, sites: &[Site; 2], ids: &B
     if is_refused || is_omitted { "own" } else { "ok" }
 }
 
+/// Returns the cell of an admin key of another tenant: `own` if it is shown nothing of the sites and finds none of their
+/// objects. Each tenant has a stream with the name in the path.
+async fn cell_of_other(
+    api: &Api,
+    method: &Method,
+    path: &str,
+    site: &Site,
+    ids: &BTreeMap<&str, String>,
+) -> &'static str {
+    let response = site.call(api, method, path, ids).await;
+    match response.status {
+        401 => return "401",
+        403 => return "403",
+        _ => {}
+    }
+    let is_found = path.contains('{') && !path.starts_with("/v1/streams/") && response.status < 400;
+    if is_found || site.is_in(&response) { "ok" } else { "own" }
+}
+
 async fn keys(app: &TestApp) -> Vec<String> {
     let create = async |body: Value| app.post("/v1/keys", &body).await.body;
     let secret = |body: &Value| body["secret"].as_str().unwrap().to_owned();
@@ -219,6 +279,10 @@ async fn keys(app: &TestApp) -> Vec<String> {
             keys.push(make_key(&app.db, &*app.clock, &[scope], domains).await);
         }
     }
+    keys.push(make_key(&app.db, &*app.clock, &[Scope::Operator], None).await);
+    keys.push(make_key_of(KeyMode::Test, &app.db, &*app.clock, &[Scope::Admin], None).await);
+    let tenant = app.post("/v1/tenants", &json!({"name": "other"})).await.body["id"].clone();
+    keys.push(secret(&create(json!({"name": "other", "tenant": tenant, "scopes": ["admin"]})).await));
     keys
 }
 
@@ -249,14 +313,19 @@ async fn every_operation_matches_the_scope_matrix() {
         for (method, operation) in methods.as_object().unwrap() {
             let method: Method = method.to_uppercase().parse().unwrap();
             let name = operation["operationId"].as_str().unwrap();
+            let needs = TABLE.iter().find(|(operation, _)| *operation == name).map(|(_, needs)| *needs);
+            let is_open = matches!(needs, Some(Needs::Nothing));
             let mut cells = Vec::new();
-            for key in &keys {
+            for (kind, key) in KEYS.iter().zip(&keys) {
                 let api = Api::new(format!("http://{}", with_inbox.api_address().unwrap()), key.clone());
-                cells.push(cell(&api, &method, path, &sites, &ids).await);
+                cells.push(match *kind {
+                    "other tenant" if !is_open => cell_of_other(&api, &method, path, &sites[0], &ids).await,
+                    _ => cell(&api, &method, path, &sites, &ids).await,
+                });
             }
             println!("| {method} {path} | {} |", cells.join(" | "));
-            let expected = TABLE.iter().find(|(operation, _)| *operation == name).map(|(_, needs)| needs.cells());
-            if expected.map(Vec::from) != Some(cells.clone()) {
+            let expected = needs.map(Needs::cells);
+            if expected.as_ref() != Some(&cells) {
                 wrong.push(format!("{name}: {cells:?}, not {expected:?}"));
             }
             checked += 1;

@@ -14,6 +14,11 @@ use crate::support::until::until;
 
 /// Sends a message to two recipients with a new key, which is changed after the first half of the body.
 async fn send_while_changing(app: &TestApp, change: Value) -> ApiResponse {
+    send_during(app, async |path| assert_eq!(app.patch(path, &change).await.status, 200)).await
+}
+
+/// Sends a message to two recipients with a new key, and calls `change` with the key's path after the first half of the body.
+async fn send_during(app: &TestApp, change: impl AsyncFnOnce(&str)) -> ApiResponse {
     let created = app.post("/v1/keys", &json!({"name": "shop"})).await.body;
     let path = format!("/v1/keys/{}", created["id"].as_str().unwrap());
     let key = app.with_key(created["secret"].as_str().unwrap());
@@ -33,7 +38,7 @@ async fn send_while_changing(app: &TestApp, change: Value) -> ApiResponse {
             if key["last_used_at"].is_null() { Err(key) } else { Ok(()) }
         })
         .await;
-        assert_eq!(app.patch(&path, &change).await.status, 200);
+        change(&path).await;
         changed.send(()).unwrap();
     };
     let (response, ()) = tokio::join!(ApiResponse::to(request), change);
@@ -56,4 +61,18 @@ async fn lowered_quota_applies_to_a_body_in_progress() {
     assert_eq!(refused.problem(), (429, "daily_quota_exceeded"));
     let accepted = send_while_changing(&app, json!({"quota": {"recipients_per_day": 2}})).await;
     assert_eq!(accepted.status, 202, "{}", accepted.body);
+}
+
+#[tokio::test]
+async fn suspension_of_the_tenant_applies_to_a_body_in_progress() {
+    let app = TestApp::start().await;
+    let tenant = "/v1/tenants/ten_00000000000000000000000000000000";
+    let refused = send_during(&app, async |_| {
+        assert_eq!(app.post(&format!("{tenant}/suspend"), &json!({})).await.status, 200);
+    })
+    .await;
+    assert_eq!(refused.problem(), (403, "tenant_suspended"));
+    assert_eq!(app.get("/v1/messages").await.body["data"], json!([]));
+    assert_eq!(app.post(&format!("{tenant}/resume"), &json!({})).await.status, 200);
+    app.send(json!({})).await;
 }

@@ -9,6 +9,7 @@ mod lanes;
 mod send;
 mod send_options;
 mod suppressions;
+mod tenants;
 
 use std::process::{Output, Stdio};
 

@@ -36,6 +36,7 @@ const PAGES: [&str; 20] = [
     "clients",
     "webhooks",
     "api-keys",
+    "tenants",
     "domains",
     "bounces",
     "suppressions",

@@ -21,6 +21,7 @@ const DB_MAY_USE: &[(&str, &[&str])] = &[
     ("templates", &["pool"]),
     ("keys", &["events", "pool"]),
     ("statistics", &["pool"]),
+    ("tenants", &["pool"]),
 ];
 /// The modules whose folders have at most [`MAX_FILES`] files.
 const SHELVED: &[&str] = &["accept/request", "bench", "db", "mail", "smtp"];

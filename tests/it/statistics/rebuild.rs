@@ -65,9 +65,9 @@ async fn rebuild_corrects_wrong_figures_of_one_tenant() {
              delivered, bounced, expired, suppressed, canceled, uncertain, deferred, complained, unsubscribed FROM statistics",
     )
     .await;
-    let unknown = rebuild(&app, &["--tenant", "00000000-0000-0000-0000-000000000009"]).await;
+    let unknown = rebuild(&app, &["--tenant", "nobody"]).await;
     assert!(!unknown.status.success() && stderr_of(&unknown).contains("hint: "), "{}", stderr_of(&unknown));
-    let done = rebuild(&app, &["--tenant", "00000000-0000-0000-0000-000000000000"]).await;
+    let done = rebuild(&app, &["--tenant", "default"]).await;
     assert!(done.status.success(), "{}", stderr_of(&done));
     app.worker.count_events().await.unwrap();
     assert_eq!(figures(&app).await, before);

@@ -149,6 +149,16 @@ impl TestApp {
         self.api.with_key(&make_key(&self.db, &*self.clock, &[Scope::Send], Some(domains)).await)
     }
 
+    /// Returns a client whose test key has every scope that a test key can have.
+    pub async fn with_test_key(&self) -> Api {
+        self.with_test_scopes(&[Scope::Send, Scope::Read, Scope::Admin]).await
+    }
+
+    /// Returns a client whose test key has only these scopes.
+    pub async fn with_test_scopes(&self, scopes: &[Scope]) -> Api {
+        self.api.with_key(&make_key_of(KeyMode::Test, &self.db, &*self.clock, scopes, None).await)
+    }
+
     /// Returns the address of the bounce server.
     pub fn inbound(&self) -> SocketAddr {
         self.app.inbound_address().unwrap()
@@ -187,9 +197,20 @@ impl Drop for TestApp {
     }
 }
 
-/// Creates an API key, and returns it.
+/// Creates a live API key, and returns it.
 pub async fn make_key(db: &Db, clock: &dyn Clock, scopes: &[Scope], domains: Option<&[&str]>) -> String {
-    let secret = Secret::new(KeyMode::Live, None, rand::random());
+    make_key_of(KeyMode::Live, db, clock, scopes, domains).await
+}
+
+/// Creates an API key of this mode, and returns it.
+pub async fn make_key_of(
+    mode: KeyMode,
+    db: &Db,
+    clock: &dyn Clock,
+    scopes: &[Scope],
+    domains: Option<&[&str]>,
+) -> String {
+    let secret = Secret::new(mode, None, rand::random());
     let scopes: Vec<String> = scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
     let domains: Option<Vec<String>> = domains.map(|list| list.iter().map(ToString::to_string).collect());
     let key = NewKey {
@@ -197,7 +218,7 @@ pub async fn make_key(db: &Db, clock: &dyn Clock, scopes: &[Scope], domains: Opt
         tenant: TenantId::DEFAULT,
         name: "test",
         hash: Secret::hash(secret.expose()),
-        mode: KeyMode::Live,
+        mode,
         scopes: &scopes,
         sender_domains: domains.as_deref(),
         allowed_ips: None,

@@ -10,11 +10,13 @@ use crate::accept::request::{Context, Rejection, json};
 use crate::db::keys::KeyChange;
 use crate::domain::address::Address;
 use crate::domain::fault::{Code, Faults};
+use crate::domain::id::TenantId;
 use crate::domain::key::{BURST, KeyMode, KeyQuota, KeyRate, RECIPIENTS_PER_DAY, REQUESTS_PER_SECOND, Scope};
 use crate::domain::network::parse_network;
 
 /// The fields of a new key.
-const FIELDS: &[&str] = &["name", "mode", "scopes", "sender_domains", "allowed_ips", "rate", "quota", "expires_at"];
+const FIELDS: &[&str] =
+    &["name", "tenant", "mode", "scopes", "sender_domains", "allowed_ips", "rate", "quota", "expires_at"];
 /// The fields that may be changed.
 const CHANGES: &[&str] = &["name", "allowed_ips", "rate", "quota", "expires_at"];
 /// Maximum number of sender domains of one key.
@@ -27,6 +29,8 @@ const MAX_NETWORKS: usize = 100;
 pub struct KeyRequest {
     /// The key's name, 1–128 characters.
     pub name: String,
+    /// The key's tenant, which is a live one; `None` means that of the caller.
+    pub tenant: Option<TenantId>,
     /// The key's scopes, at least one.
     pub scopes: Vec<Scope>,
     /// The domains that the key may send from, as A-labels; `None` means any.
@@ -43,6 +47,11 @@ pub struct KeyRequest {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
+/// The fault of the id of no tenant.
+pub const UNKNOWN_TENANT: &str = "there is no tenant with this id";
+/// Why a test key has no quota.
+pub const NO_QUOTA: &str = "test messages do not count against a quota; leave the field out";
+
 /// Parses the body. Without `scopes`, the key gets `send` and `read`.
 pub fn parse(body: &[u8], context: &Context<'_>) -> Result<KeyRequest, Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
@@ -50,6 +59,7 @@ pub fn parse(body: &[u8], context: &Context<'_>) -> Result<KeyRequest, Rejection
     let at = Pointer::Root;
     let request = Fields::open(value, &at, FIELDS, &mut faults).map(|mut fields| KeyRequest {
         name: name(&mut fields, &mut faults).unwrap_or_default(),
+        tenant: fields.take("tenant").and_then(|node| tenant(node, &mut faults)),
         scopes: scopes(&mut fields, &mut faults),
         sender_domains: sender_domains(&mut fields, &mut faults),
         mode: mode(&mut fields, &mut faults),
@@ -58,16 +68,34 @@ pub fn parse(body: &[u8], context: &Context<'_>) -> Result<KeyRequest, Rejection
         quota: fields.take("quota").and_then(|node| quota(node, &mut faults)),
         expires_at: schedule::expires_at(fields.take("expires_at"), None, context, &mut faults),
     });
-    if let Some(request) = &request
-        && request.sender_domains.is_some()
-        && request.scopes.contains(&Scope::Admin)
-    {
-        let message = "the scope `admin` includes all data of the tenant: leave out `sender_domains` or `admin`";
-        Pointer::Field(&at, "sender_domains").fault(&mut faults, Code::InvalidValue, message);
+    if let Some(request) = &request {
+        check_combinations(request, &mut faults);
     }
     match request {
         Some(request) if faults.is_empty() => Ok(request),
         _ => Err(Rejection::Invalid(faults.into_vec())),
+    }
+}
+
+/// Reports fields that exclude each other.
+fn check_combinations(request: &KeyRequest, faults: &mut Faults) {
+    let mut fault = |field: &'static str, message: &str| {
+        Pointer::Field(&Pointer::Root, field).fault(faults, Code::InvalidValue, message);
+    };
+    let KeyRequest { scopes, mode, .. } = request;
+    if request.sender_domains.is_some() && scopes.contains(&Scope::Admin) {
+        let message = "the scope `admin` includes all data of the tenant: leave out `sender_domains` or `admin`";
+        fault("sender_domains", message);
+    }
+    if request.sender_domains.is_some() && scopes.contains(&Scope::Operator) {
+        let message = "the scope `operator` includes all tenants: leave out `sender_domains` or `operator`";
+        fault("sender_domains", message);
+    }
+    if *mode == KeyMode::Test && scopes.contains(&Scope::Operator) {
+        fault("scopes", "a test key cannot manage tenants: leave out `operator`, or use the mode `live`");
+    }
+    if *mode == KeyMode::Test && request.quota.is_some() {
+        fault("quota", NO_QUOTA);
     }
 }
 
@@ -99,13 +127,7 @@ fn mode(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> KeyMode {
     let Some(node) = fields.take("mode") else { return KeyMode::default() };
     let at = node.at;
     match node.string(faults).map(|name| name.parse::<KeyMode>()) {
-        Some(Ok(mode)) => {
-            if !mode.is_available() {
-                let message = "test keys are not available in this version; leave the field out, or use `live`";
-                at.fault(faults, Code::NotAvailable, message);
-            }
-            mode
-        }
+        Some(Ok(mode)) => mode,
         Some(Err(message)) => {
             at.fault(faults, Code::InvalidValue, message);
             KeyMode::default()
@@ -133,7 +155,17 @@ fn networks(node: Node<'_, '_>, faults: &mut Faults) -> Vec<String> {
     networks
 }
 
-fn rate(node: Node<'_, '_>, faults: &mut Faults) -> Option<KeyRate> {
+fn tenant(node: Node<'_, '_>, faults: &mut Faults) -> Option<TenantId> {
+    let at = node.at;
+    match node.string(faults)?.parse::<TenantId>() {
+        Ok(id) if !id.is_test() => return Some(id),
+        Ok(_) => at.fault(faults, Code::UnknownTenant, UNKNOWN_TENANT),
+        Err(error) => at.fault(faults, Code::InvalidValue, error),
+    }
+    None
+}
+
+pub(super) fn rate(node: Node<'_, '_>, faults: &mut Faults) -> Option<KeyRate> {
     let (value, at) = (node.value, node.at);
     let mut fields = Fields::open(value, &at, &["requests_per_second", "burst"], faults)?;
     let requests_per_second = fields.require("requests_per_second", faults);
@@ -148,7 +180,7 @@ fn rate(node: Node<'_, '_>, faults: &mut Faults) -> Option<KeyRate> {
     Some(KeyRate { requests_per_second, burst })
 }
 
-fn quota(node: Node<'_, '_>, faults: &mut Faults) -> Option<KeyQuota> {
+pub(super) fn quota(node: Node<'_, '_>, faults: &mut Faults) -> Option<KeyQuota> {
     let (value, at) = (node.value, node.at);
     let mut fields = Fields::open(value, &at, &["recipients_per_day"], faults)?;
     let recipients_per_day = fields.require("recipients_per_day", faults)?.whole(RECIPIENTS_PER_DAY, faults)?;
@@ -178,7 +210,7 @@ fn scopes(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> Vec<Scope> {
         },
     );
     if scopes.is_empty() && faults.len() == before {
-        at.fault(faults, Code::Required, "use at least one of `send`, `read` and `admin`");
+        at.fault(faults, Code::Required, "use at least one of `send`, `read`, `admin` and `operator`");
     }
     scopes
 }
@@ -242,14 +274,32 @@ mod tests {
     }
 
     #[test]
+    fn test_key_has_a_rate_and_no_quota() {
+        let key = read(r#"{"name": "ci", "mode": "test", "rate": {"requests_per_second": 10}}"#).expect("valid");
+        assert_eq!((key.mode, key.quota), (KeyMode::Test, None));
+        let faults = read(r#"{"name": "ci", "mode": "test", "quota": {"recipients_per_day": 5}}"#);
+        assert_eq!(faults.expect_err("not valid"), [("/quota".to_owned(), "invalid_value")]);
+    }
+
+    #[test]
+    fn test_key_is_no_operators_and_belongs_to_a_live_tenant() {
+        let faults = read(r#"{"name": "ci", "mode": "test", "scopes": ["send", "operator"]}"#);
+        assert_eq!(faults.expect_err("not valid"), [("/scopes".to_owned(), "invalid_value")]);
+        let of = |tenant: TenantId| read(&format!(r#"{{"name": "ci", "mode": "test", "tenant": "{tenant}"}}"#));
+        assert_eq!(of(TenantId::DEFAULT).expect("valid").tenant, Some(TenantId::DEFAULT));
+        let faults = of(TenantId::DEFAULT.test()).expect_err("not valid");
+        assert_eq!(faults, [("/tenant".to_owned(), "unknown_tenant")]);
+    }
+
+    #[test]
     fn every_faulty_limit_is_reported() {
         let faults = read(
-            r#"{"name": "shop", "mode": "test", "allowed_ips": ["192.0.2.0/24", "x", 1],
+            r#"{"name": "shop", "mode": "demo", "allowed_ips": ["192.0.2.0/24", "x", 1],
                 "rate": {"requests_per_second": 10, "burst": 9}, "quota": {"recipients_per_day": 0, "per_month": 1}}"#,
         );
         let faults = faults.expect_err("not valid");
         for expected in [
-            ("/mode", "not_available"),
+            ("/mode", "invalid_value"),
             ("/allowed_ips/1", "invalid_value"),
             ("/allowed_ips/2", "invalid_type"),
             ("/rate/burst", "invalid_value"),

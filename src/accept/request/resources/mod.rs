@@ -8,5 +8,7 @@ pub mod replay;
 pub mod stream;
 pub mod suppression;
 pub mod template;
+pub mod tenant;
+pub mod test_clock;
 pub mod trace;
 pub mod webhook;

@@ -45,14 +45,23 @@ pub struct BulkPart {
     pub messages: Vec<Uuid>,
 }
 
-/// Leases the unfinished bulk that has been without a lease for longest, until `until`. Returns `None` if there is
-/// none.
+/// Leases an unfinished bulk until `until`: of the tenant whose bulks have all been without a lease for longest, the bulk
+/// that has been for longest. So tenants take turns, however many bulks each has. Returns `None` if there is none. Bulks of
+/// suspended tenants wait.
 pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<Option<BulkRow>, DbError> {
     let query = sqlx::query_as!(
         BulkRow,
-        "UPDATE bulks SET leased_until = $2
-         WHERE (tenant_id, id) = (SELECT tenant_id, id FROM bulks WHERE settled_at IS NULL AND leased_until <= $1
-                                  ORDER BY leased_until LIMIT 1 FOR UPDATE SKIP LOCKED)
+        "WITH unsettled AS MATERIALIZED (
+             SELECT tenant_id, id, leased_until, max(leased_until) OVER (PARTITION BY tenant_id) AS last_turn
+             FROM bulks WHERE settled_at IS NULL)
+         UPDATE bulks SET leased_until = $2
+         WHERE (tenant_id, id) = (
+             SELECT b.tenant_id, b.id
+             FROM unsettled u
+             JOIN tenants t ON t.id = u.tenant_id
+             JOIN bulks b ON b.tenant_id = u.tenant_id AND b.id = u.id
+             WHERE u.leased_until <= $1 AND t.suspended_at IS NULL AND b.settled_at IS NULL AND b.leased_until <= $1
+             ORDER BY u.last_turn, u.leased_until LIMIT 1 FOR UPDATE OF b SKIP LOCKED)
          RETURNING id, tenant_id, created_at, state, state_changed_at, content_id, stream, from_domain, scheduled_at,
                    template_id, template_version, message, accepted, replayed, rejected, resumed_from, key_id",
         now,

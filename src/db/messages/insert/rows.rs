@@ -14,7 +14,7 @@ use crate::domain::message::{NewMessage, NewRecipient, unsubscribe};
 
 /// Inserts all rows in one statement, because each statement costs a round trip. Returns the ids of messages that carry
 /// an unsubscribe link, and of recipients leased to their direct consumer. A recipient is leased if its lane and stream
-/// are open, the lane has no due rows, and neither has a limit that a claim would check. A worker that was declared
+/// are open, its tenant is not suspended, the lane has no due rows, and neither has a limit that a claim would check. A worker that was declared
 /// dead gets no leases.
 #[expect(clippy::too_many_lines, reason = "it is one statement with its parameters")]
 pub(super) async fn insert(
@@ -72,6 +72,7 @@ pub(super) async fn insert(
                    CROSS JOIN LATERAL (
                        SELECT * FROM lanes WHERE id >= offer.lane_id AND id <= offer.lane_id ORDER BY id DESC LIMIT 1) l
                    JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
+                   JOIN tenants t ON t.id = l.tenant_id AND t.suspended_at IS NULL
                    WHERE alive.id = offer.worker_id
                      AND l.ready_at > $39 /* now */ AND l.open_at <= $39 AND s.open_at <= $39
                      AND l.paused_at IS NULL AND s.paused_at IS NULL AND l.blocked_since IS NULL

@@ -1,4 +1,5 @@
 use chrono::DateTime;
+use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
@@ -22,6 +23,7 @@ fn lane(id: i64, stream: &str, priority: i16, route: &str) -> ReadyLane {
         domain: if route == "mx" { format!("{id}.test") } else { "*".into() },
         priority,
         weight: 10,
+        tenant_weight: 100,
         ready_at: DateTime::UNIX_EPOCH,
         connections: None,
         messages_per_connection: None,
@@ -161,4 +163,67 @@ fn unreachable_lanes_are_probed_with_few_recipients() {
     assert_eq!(Setup::new([unreachable.clone()]).with_messages(1, 1, 3).allocate(), quotas([(1, 1)]));
     assert_eq!(Setup::new([unreachable]).with_messages(1, 1, 4).allocate(), quotas([]));
     assert_eq!(Setup::new([lane(1, "bulk", 50, "mx")]).with_messages(1, 1, 4).allocate(), quotas([]));
+}
+
+/// Returns the lane as one of the tenant with this number.
+fn of_tenant(tenant: u128, lane: ReadyLane) -> ReadyLane {
+    ReadyLane { tenant_id: Uuid::from_u128(tenant), ..lane }
+}
+
+#[test]
+fn tenants_share_a_relay_by_weight() {
+    let light = of_tenant(1, lane(1, "bulk", 50, "relay"));
+    let heavy = ReadyLane { tenant_weight: 300, ..of_tenant(2, lane(2, "bulk", 50, "relay")) };
+    assert_eq!(Setup::new([light.clone(), heavy.clone()]).allocate(), quotas([(1, 8), (2, 24)]));
+    assert_eq!(Setup::new([light, heavy]).with_messages(1, 20, 1).allocate(), quotas([(2, 12)]));
+}
+
+#[test]
+fn tenant_with_many_streams_gets_no_larger_share_of_a_relay() {
+    let many = (1..=7).map(|id| of_tenant(1, lane(id, &format!("s{id}"), 50, "relay")));
+    let setup = Setup::new(many.chain([of_tenant(2, lane(8, "bulk", 50, "relay"))]));
+    let allocated = setup.allocate();
+    assert_eq!((allocated.values().sum::<usize>(), allocated[&8]), (32, 16));
+}
+
+#[test]
+fn tenant_with_many_domains_leaves_others_their_share() {
+    let many = (1..=100).map(|id| of_tenant(1, lane(id, "bulk", 50, "mx")));
+    let setup = Setup::new(many.chain([of_tenant(2, lane(101, "bulk", 50, "mx"))])).with_sessions(1..=101);
+    let allocated = setup.allocate();
+    assert_eq!((allocated[&101], allocated.values().sum::<usize>()), (32, 160));
+    // The other tenant's messages come first when capacity is free again.
+    let setup = (1..=90).fold(setup, |setup, id| setup.with_messages(id, 2, 1));
+    assert_eq!(setup.allocate(), quotas([(101, 12)]));
+}
+
+#[test]
+fn capacity_that_a_tenant_cannot_use_goes_to_the_others() {
+    let few = ReadyLane { tenant_weight: 1_000, ..of_tenant(1, lane(1, "bulk", 50, "mx")) };
+    let setup = Setup::new([few, of_tenant(2, lane(2, "bulk", 50, "relay"))]).with_messages(1, 1, 1);
+    assert_eq!(setup.allocate(), quotas([(1, 3), (2, 32)]));
+}
+
+proptest! {
+    /// A tenant gets more than another one only if the other gets all that it can use, except for the eighth of the
+    /// capacity that destinations without messages in flight get.
+    #[test]
+    fn tenants_with_unmet_demand_get_equal_shares(owners in prop::collection::vec(0_u128..4, 1..80)) {
+        let lanes = owners.iter().zip(1..).map(|(tenant, id)| of_tenant(*tenant, lane(id, "bulk", 50, "mx")));
+        let setup = Setup::new(lanes).with_sessions(1..=80);
+        let allocated = setup.allocate();
+        let mut shares = BTreeMap::<u128, (usize, usize)>::new();
+        for (tenant, id) in owners.iter().zip(1..) {
+            let (share, demand) = shares.entry(*tenant).or_default();
+            *share += allocated.get(&id).copied().unwrap_or(0);
+            // 16 connections, each with two messages.
+            *demand += 32;
+        }
+        prop_assert!(allocated.values().sum::<usize>() <= 192);
+        for (share, _) in shares.values() {
+            for (other, demand) in shares.values() {
+                prop_assert!(*share <= other + 33 || other == demand, "{shares:?}");
+            }
+        }
+    }
 }
