@@ -63,7 +63,7 @@ impl Dashboard {
     /// Returns a path that signs in with this API key, once and within ten minutes. `None` if the key does not exist.
     pub async fn sign_in_path(&self, secret: &str) -> Result<Option<String>, crate::db::DbError> {
         let found = crate::db::keys::find(self.0.api.db(), crate::domain::key::Secret::hash(secret)).await?;
-        Ok(found.map(|row| self.0.links.create(&row)))
+        Ok(found.map(|found| self.0.links.create(&found.row)))
     }
 
     /// Returns the pool that its pages read with.
