@@ -144,6 +144,7 @@ impl Guard {
     }
 
     /// Returns the guard for `http://`. For webhooks, it admits public addresses only if `webhooks.allow` names them.
+    #[must_use]
     pub fn plain(&self) -> Self {
         Self { is_plain: true, ..self.clone() }
     }

@@ -89,7 +89,7 @@ async fn with_postgres(config: &mut Config, dir: &Path, postgres: &Postgres) -> 
     let api = format!("http://{}", reachable(app.api_address().context("the API does not listen")?));
     let bounces_smtp = app.inbound_address().context("the server for bounces does not listen")?.to_string();
     let inbox_smtp = catcher.address.to_string();
-    let Keys { api_key, admin_key, test_key } = keys;
+    let Keys { api: api_key, admin: admin_key, test: test_key } = keys;
     let facts = Facts { api, api_key, admin_key, test_key, database_url, inbox_smtp, bounces_smtp };
     let signals = Signals::listen()?;
     facts.write(dir)?;
@@ -114,9 +114,9 @@ async fn start_catcher(inbox: Arc<Inbox>) -> anyhow::Result<Catcher> {
 
 /// The API keys of `dev`.
 struct Keys {
-    api_key: String,
-    admin_key: String,
-    test_key: String,
+    api: String,
+    admin: String,
+    test: String,
 }
 
 /// Returns the API keys of an earlier start if they are still valid, and otherwise creates new ones.
@@ -128,9 +128,9 @@ async fn reuse_or_create_keys(db: &Db, dir: &Path) -> anyhow::Result<Keys> {
     let admin = KeyToCreate { name: "dev admin", scopes: &[Scope::Admin, Scope::Operator], ..api };
     let test = KeyToCreate { name: "dev test", scopes: &[Scope::Admin], mode: KeyMode::Test, ..api };
     Ok(Keys {
-        api_key: reuse_or_create_key(db, earlier(|facts| facts.api_key), api).await?,
-        admin_key: reuse_or_create_key(db, earlier(|facts| facts.admin_key), admin).await?,
-        test_key: reuse_or_create_key(db, earlier(|facts| facts.test_key), test).await?,
+        api: reuse_or_create_key(db, earlier(|facts| facts.api_key), api).await?,
+        admin: reuse_or_create_key(db, earlier(|facts| facts.admin_key), admin).await?,
+        test: reuse_or_create_key(db, earlier(|facts| facts.test_key), test).await?,
     })
 }
 

@@ -141,11 +141,13 @@ impl TenantId {
     pub const DEFAULT: Self = Self(Uuid::nil());
 
     /// Returns the tenant that the test data of this tenant belongs to.
+    #[must_use]
     pub fn test(self) -> Self {
         Self(Uuid::from_u128(self.0.as_u128() | TEST_BIT))
     }
 
     /// Returns the tenant that has the domains, templates and keys of this tenant: of a test tenant, its live tenant.
+    #[must_use]
     pub fn live(self) -> Self {
         Self(Uuid::from_u128(self.0.as_u128() & !TEST_BIT))
     }

@@ -31,7 +31,7 @@ where
         if let Some(id) = super::worker_id() {
             line.set("worker_id", id.into());
         }
-        for span in cx.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
+        for span in cx.event_scope().into_iter().flat_map(tracing_subscriber::registry::Scope::from_root) {
             let extensions = span.extensions();
             let fields = extensions.get::<FormattedFields<N>>().map(|fields| serde_json::from_str(&fields.fields));
             if let Some(Ok(fields)) = fields {

@@ -53,11 +53,11 @@ pub(super) fn relative(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
 
 /// Returns a duration in its largest unit.
 pub(super) fn span(delta: TimeDelta) -> String {
-    let seconds = delta.num_seconds();
+    let seconds = delta.num_seconds().max(0);
     match seconds {
-        ..60 => format!("{} s", seconds.max(0)),
-        ..3_600 => format!("{} min", seconds / 60),
-        ..172_800 => format!("{} h", seconds / 3_600),
+        ..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..172_800 => format!("{} h", seconds / 3_600),
         _ => format!("{} d", seconds / 86_400),
     }
 }
@@ -83,7 +83,7 @@ pub(super) fn bytes(size: i64) -> String {
     let size = size.max(0);
     match size {
         ..1_024 => format!("{size} B"),
-        ..1_048_576 => format!("{} KiB", size.div_euclid(1_024)),
+        1_024..1_048_576 => format!("{} KiB", size.div_euclid(1_024)),
         // One decimal, without floating point.
         _ => format!("{}.{} MiB", size / 1_048_576, size % 1_048_576 * 10 / 1_048_576),
     }

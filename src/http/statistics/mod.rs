@@ -120,5 +120,5 @@ fn too_broad(error: DbError) -> ApiError {
 }
 
 fn fault(pointer: &str, code: Code, message: String) -> ApiError {
-    ApiError::Invalid(vec![Fault { pointer: pointer.into(), code: code.as_str(), message: message.into() }])
+    ApiError::Invalid(vec![Fault { pointer: pointer.into(), code: code.as_str(), message }])
 }

@@ -33,6 +33,7 @@ pub(super) fn router() -> Router<Ui> {
 }
 
 #[derive(Debug, Deserialize)]
+#[allow(clippy::struct_field_names, reason = "the name of the field in the API")]
 struct Message {
     id: String,
     message_id: String,

@@ -67,6 +67,7 @@ impl Draft {
 }
 
 #[derive(Debug, Deserialize)]
+#[allow(clippy::struct_field_names, reason = "the name of the field in the API")]
 struct Version {
     version: i32,
     published_at: DateTime<Utc>,

@@ -38,7 +38,7 @@ struct Lanes {
 /// The values by which capacity is allocated among tenants and their streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Priority {
-    priority: i16,
+    stream: i16,
     weight: i16,
     tenant_weight: i16,
 }
@@ -104,7 +104,7 @@ impl Lanes {
             insert_bounded(&mut self.streams, lane.tenant_id, HashMap::new());
         }
         let ReadyLane { priority, weight, tenant_weight, .. } = *lane;
-        let priority = Priority { priority, weight, tenant_weight };
+        let priority = Priority { stream: priority, weight, tenant_weight };
         if let Some(streams) = self.streams.get_mut(&lane.tenant_id) {
             match streams.get_mut(&lane.stream) {
                 Some(known) => *known = (now, priority),
@@ -141,7 +141,7 @@ fn insert_bounded<K: Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: V) {
 }
 
 /// Returns a lane as a claim would read it, without limits and without waiting recipients.
-fn unlimited(lane: &NamedLane, Priority { priority, weight, tenant_weight }: Priority) -> ReadyLane {
+fn unlimited(lane: &NamedLane, Priority { stream: priority, weight, tenant_weight }: Priority) -> ReadyLane {
     let name = &*lane.name;
     ReadyLane {
         id: lane.id,
@@ -176,7 +176,7 @@ mod tests {
 
     /// Returns the lane as a claim reads it.
     fn ready(lane: &NamedLane, change: impl FnOnce(&mut ReadyLane)) -> Arc<ReadyLane> {
-        let mut ready = unlimited(lane, Priority { priority: 10, weight: 3, tenant_weight: 100 });
+        let mut ready = unlimited(lane, Priority { stream: 10, weight: 3, tenant_weight: 100 });
         change(&mut ready);
         Arc::new(ready)
     }

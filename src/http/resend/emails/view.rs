@@ -110,10 +110,10 @@ fn last_event(message: &Message, has_complained: bool, words: Words) -> &'static
         Status::Scheduled => "scheduled",
         Status::Queued | Status::Sending => "queued",
         Status::Deferred => "delivery_delayed",
+        Status::Relayed if words.relayed_as_delivered => "delivered",
         // After `failed`, an application would send the message again, although an uncertain message may have arrived.
-        Status::Uncertain => "sent",
-        Status::Relayed if !words.relayed_as_delivered => "sent",
-        Status::Relayed | Status::Delivered => "delivered",
+        Status::Uncertain | Status::Relayed => "sent",
+        Status::Delivered => "delivered",
         Status::Bounced => "bounced",
         Status::Expired => "failed",
         Status::Suppressed if words.has_suppressed => "suppressed",
