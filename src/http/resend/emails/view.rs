@@ -52,6 +52,18 @@ pub(super) struct Words {
     pub relayed_as_delivered: bool,
 }
 
+impl Words {
+    /// Returns the word for `relayed`.
+    fn relayed(self) -> &'static str {
+        if self.relayed_as_delivered { "delivered" } else { "sent" }
+    }
+
+    /// Returns the word for `suppressed`.
+    fn suppressed(self) -> &'static str {
+        if self.has_suppressed { "suppressed" } else { "failed" }
+    }
+}
+
 impl EmailView {
     pub(super) fn new(message: Message, has_complained: bool, content: Option<EmailContent>, words: Words) -> Self {
         let last_event = last_event(&message, has_complained, words);
@@ -110,14 +122,13 @@ fn last_event(message: &Message, has_complained: bool, words: Words) -> &'static
         Status::Scheduled => "scheduled",
         Status::Queued | Status::Sending => "queued",
         Status::Deferred => "delivery_delayed",
-        Status::Relayed if words.relayed_as_delivered => "delivered",
+        Status::Relayed => words.relayed(),
         // After `failed`, an application would send the message again, although an uncertain message may have arrived.
-        Status::Uncertain | Status::Relayed => "sent",
+        Status::Uncertain => "sent",
         Status::Delivered => "delivered",
         Status::Bounced => "bounced",
         Status::Expired => "failed",
-        Status::Suppressed if words.has_suppressed => "suppressed",
-        Status::Suppressed => "failed",
+        Status::Suppressed => words.suppressed(),
         Status::Canceled => "canceled",
     }
 }
