@@ -65,7 +65,7 @@ async fn idle_and_not_reading_clients_do_not_stop_the_service() {
     times.sort();
     let (median, p95) = (times[times.len() / 2], times[times.len() * 95 / 100]);
     println!("/healthz {} times: median {median:?}, 95 % below {p95:?}, longest {:?}", times.len(), times.last());
-    println!("memory at most {memory} MiB; {}", lowered);
+    println!("memory at most {memory} MiB; {lowered}");
     assert!(p95 < Duration::from_millis(50) && memory < 350);
     assert_eq!(api.status(&due.id).await, "relayed");
     drop(held);

@@ -99,7 +99,10 @@ fn check_value(schema: &Value, value: &Value, at: &str, faults: &mut Vec<String>
                 }
             }
             "type" | "enum" | "minimum" | "maximum" | "minLength" | "maxLength" | "minItems" | "maxItems" => {}
-            other => assert!(ANNOTATIONS.contains(&other), "{at}: the keyword {other} is not supported"),
+            other => {
+                let is_known = ANNOTATIONS.contains(&other) || other.starts_with("x-");
+                assert!(is_known, "{at}: the keyword {other} is not supported");
+            }
         }
     }
 }

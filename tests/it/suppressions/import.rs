@@ -156,8 +156,10 @@ async fn key_revoked_during_an_import_ends_it() {
     let app = TestApp::start().await;
     let created = app.post("/v1/keys", &json!({"name": "leaked", "scopes": ["admin"]})).await;
     let (id, key) = (created.body["id"].as_str().unwrap(), created.body["secret"].as_str().unwrap());
-    let lines = |from: u32| -> String {
-        (from..from + 1_000).map(|n| format!("{{\"address\": \"a{n}@example.test\"}}\n")).collect()
+    let lines = |from: u32| {
+        let lines: Vec<_> =
+            (from..from + 1_000).map(|n| json!({"address": format!("a{n}@example.test")}).to_string()).collect();
+        lines.join("\n") + "\n"
     };
     let (first, rest) = (lines(1_000), lines(2_000));
     let mut raw = Raw::connect(&app.base).await;

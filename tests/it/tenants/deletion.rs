@@ -188,7 +188,7 @@ async fn several_workers_delete_in_turn_and_continue_after_a_crash() {
     let progress = shown(&app, &acme.id).await["deletion"]["messages"].as_i64().unwrap();
     assert!((1..450).contains(&progress), "{progress} messages");
     let workers = [app.another_worker().await, app.another_worker().await, app.worker.clone()];
-    for done in futures_util::future::join_all(workers.iter().map(|worker| worker.delete_tenants())).await {
+    for done in futures_util::future::join_all(workers.iter().map(postrider::worker::Worker::delete_tenants)).await {
         done.unwrap();
     }
     app.worker.delete_tenants().await.unwrap();
