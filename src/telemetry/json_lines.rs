@@ -138,14 +138,14 @@ mod tests {
         let lines = logged(|| {
             let _request = tracing::info_span!("request", request_id = "req_1", code = 1).entered();
             let _attempt = tracing::info_span!("attempt", message_id = "msg_1").entered();
-            tracing::info!(event = "tried", code = 250, ok = true, "two\nlines");
+            tracing::info!(event = "webhook_created", code = 250, ok = true, "two\nlines");
         });
         let [line] = &lines[..] else { panic!("{lines:?}") };
         for (field, value) in [
             ("level", Value::from("INFO")),
             ("request_id", "req_1".into()),
             ("message_id", "msg_1".into()),
-            ("event", "tried".into()),
+            ("event", "webhook_created".into()),
             ("code", 250.into()),
             ("ok", true.into()),
             ("message", "two\nlines".into()),

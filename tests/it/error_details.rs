@@ -53,6 +53,7 @@ async fn an_unknown_parameter_is_told_the_known_ones() {
     let app = TestApp::builder().config(|config| config.webhooks.allow_private = true).start().await;
     let id = app.send(json!({})).await.id;
     let hook = app.post("/v1/webhooks", &json!({"url": "http://127.0.0.1:9/"})).await.body["id"].clone();
+    let key = app.post("/v1/keys", &json!({"name": "other"})).await.body["id"].clone();
     let document = serde_json::to_value(postrider::http::document()).unwrap();
     let mut checked = 0;
     for (path, methods) in document["paths"].as_object().unwrap() {
@@ -62,7 +63,11 @@ async fn an_unknown_parameter_is_told_the_known_ones() {
                 continue;
             }
             let method: Method = method.to_uppercase().parse().unwrap();
-            let id = if path.starts_with("/v1/webhooks") { hook.as_str().unwrap() } else { &id };
+            let id = match path.split('/').nth(2) {
+                Some("webhooks") => hook.as_str().unwrap(),
+                Some("keys") => key.as_str().unwrap(),
+                _ => &id,
+            };
             let path = path.replace("/lanes/{id}", "/lanes/lane_1").replace("{id}", id);
             let path = path.replace("{address}", "ann@example.test") + "?zzzzzzzz=1";
             let response = ApiResponse::to(app.request(method.clone(), &path).json(&message(json!({})))).await;

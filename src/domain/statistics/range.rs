@@ -54,7 +54,9 @@ impl Range {
         if points > MAX_POINTS {
             return Err(RangeError::TooLong(points));
         }
-        let range = Self { step, since: step.floor(start), until: ceil(step, end) };
+        // The current time span is included even if it has just begun.
+        let until = until.map_or_else(|| step.floor(now) + step.length(), |until| ceil(step, until));
+        let range = Self { step, since: step.floor(start), until };
         match step.readable_from(now) {
             Some(from) if range.since < from => Err(RangeError::TooOld(from)),
             _ => Ok(range),

@@ -12,6 +12,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::Problem;
 use super::webhooks::posts::{self, EventBatch};
+use crate::domain::provider::Provider;
 
 /// The name of the security scheme.
 const KEY: &str = "key";
@@ -44,7 +45,7 @@ const KEY: &str = "key";
         (name = "health", description = "Liveness and readiness probes"),
         (name = "dev", description = "The inbox of `postrider dev`, which stores every message instead of delivering it, and its webhook receiver"),
     ),
-    components(schemas(EventBatch, Problem)),
+    components(schemas(EventBatch, Problem, Provider)),
 )]
 struct Base;
 

@@ -132,7 +132,7 @@ async fn unknown_path_is_404_and_unknown_method_is_405() {
     let id = app.send(json!({})).await.id;
     let other = "msg_00000000000070008000000000000000";
     let table = [
-        (Method::GET, "/".to_owned(), 404),
+        (Method::GET, "/nothing".to_owned(), 404),
         (Method::GET, "/v2/messages".into(), 404),
         (Method::GET, "/v1/messages/".into(), 404),
         (Method::GET, "/v1/messages/x".into(), 404),

@@ -108,6 +108,7 @@ async fn rust_sdk_sends_reads_moves_and_cancels() {
     app.run_until_idle().await;
     assert_eq!(resend.emails.get(&id).await.unwrap().last_event, EmailEvent::Sent);
 
+    app.clock.advance(TimeDelta::seconds(1));
     let scheduled = resend.emails.send(email().with_scheduled_at("in 1 hour")).await.unwrap().id;
     let changes = UpdateEmailOptions::new().with_scheduled_at("in 2 hours");
     assert_eq!(resend.emails.update(&scheduled, changes).await.unwrap().id, scheduled);
@@ -154,7 +155,7 @@ async fn rust_sdk_sends_batches() {
     let permissive =
         resend.batch.send_with_batch_validation(vec![email(), wrong], BatchValidation::Permissive).await.unwrap();
     assert_eq!((permissive.data.len(), permissive.errors[0].index), (1, 1));
-    assert!(permissive.errors[0].message.contains("`to`"), "{:?}", permissive.errors);
+    assert!(permissive.errors[0].message.contains("`to[0]`"), "{:?}", permissive.errors);
 }
 
 #[tokio::test]

@@ -152,7 +152,7 @@ fn operations() -> Vec<(String, Method, String, Value)> {
         }
     }
     // The last one, because it gives the other tenant the same file.
-    found.sort_by_key(|(name, ..)| name == "put_blob");
+    found.sort_by_key(|(name, ..)| name == "upload_blob");
     found
 }
 
@@ -178,14 +178,14 @@ async fn every_operation_hides_and_keeps_the_data_of_other_tenants() {
         assert!(!path.contains('{'), "{path} has a parameter that this test does not fill in");
         for api in [&other.api, &test] {
             let mut request = api.request(method.clone(), &path);
-            if !matches!(method, Method::GET | Method::HEAD) && name != "put_blob" {
+            if !matches!(method, Method::GET | Method::HEAD) && name != "upload_blob" {
                 request = request.json(&example);
-            } else if name == "put_blob" {
+            } else if name == "upload_blob" {
                 request = request.body(FILE);
             }
             let response = ApiResponse::to(request).await;
             // A tenant that has the same file may upload it, and gets a file of its own.
-            let is_refused = matches!(response.status, 403 | 404) || name == "put_blob";
+            let is_refused = matches!(response.status, 403 | 404) || name == "upload_blob";
             if victim.is_in(&response) || (template.contains('{') && !is_refused) {
                 wrong.push(format!("{name}: {} {}", response.status, String::from_utf8_lossy(&response.bytes)));
             }

@@ -20,7 +20,7 @@ async fn first(app: &TestApp, path: &str) -> Value {
 #[tokio::test]
 async fn message_is_canceled() {
     let (app, browser) = admin().await;
-    let sent = app.send(json!({"scheduled_at": "2099-01-01T00:00:00Z"})).await;
+    let sent = app.send(json!({"scheduled_at": app.clock.text_in(TimeDelta::hours(1))})).await;
     let path = format!("/ui/messages/{}", sent.id);
     browser.page(&path).await.shows(&["Cancel the message"]);
     let location = browser.submit(&format!("{path}/cancel"), &[]).await;
@@ -116,7 +116,7 @@ async fn domain_is_registered_and_shows_its_records() {
 async fn reader_gets_no_buttons_and_no_actions() {
     let app = TestApp::start().await;
     let reader = app.with_scopes(&[Scope::Read]).await;
-    let sent = app.send(json!({"scheduled_at": "2099-01-01T00:00:00Z"})).await;
+    let sent = app.send(json!({"scheduled_at": app.clock.text_in(TimeDelta::hours(1))})).await;
     let browser = Browser::signed_in(&app.base, &reader.key).await;
     let page = browser.page(&format!("/ui/messages/{}", sent.id)).await;
     assert!(!page.text.contains("Cancel the message"), "{}", page.text);

@@ -35,7 +35,8 @@ async fn unused_file_is_deleted_after_its_time() {
     }
     for passed in [0, 1, 24, WEEK - 26] {
         app.clock.advance(hours(passed));
-        assert_eq!(clean_up(&app).await, CleanedUp::default());
+        let cleaned = CleanedUp { conversations: 0, ..clean_up(&app).await };
+        assert_eq!(cleaned, CleanedUp::default());
     }
     assert_eq!(stored(&app).await.0, 4);
     app.clock.advance(hours(2));
@@ -144,7 +145,8 @@ async fn files_of_every_stored_message_are_kept() {
     assert_eq!(before.0, 8 * 3);
     for _ in 0..5 {
         app.clock.advance(hours(10 * 24));
-        assert_eq!(clean_up(&app).await, CleanedUp::default());
+        let cleaned = CleanedUp { conversations: 0, ..clean_up(&app).await };
+        assert_eq!(cleaned, CleanedUp::default());
     }
     assert_eq!(stored(&app).await, before);
     for (id, _) in &all {
