@@ -63,7 +63,7 @@ fn quick_start() -> String {
 /// Runs a shell script, in which `postrider` is this build; fails if a line or a call of `curl` fails. Returns its
 /// output.
 async fn paste(script: &str, dir: &Path) -> String {
-    let script = format!("set -euo pipefail\ncurl() {{ command curl --fail \"$@\"; echo; }}\n{script}");
+    let script = format!("set -euo pipefail\ncurl() {{ command curl --fail-with-body \"$@\"; echo; }}\n{script}");
     let programs = Path::new(env!("CARGO_BIN_EXE_postrider")).parent().unwrap().display();
     let path = format!("{programs}:{}", std::env::var("PATH").unwrap_or_default());
     let output = Command::new("bash").args(["-c", &script]).current_dir(dir).env("PATH", path).output().await.unwrap();
