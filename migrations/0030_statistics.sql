@@ -1,6 +1,10 @@
 -- Statistics: what happened to messages, counted by minute, hour and day (GET /v1/statistics). Workers count the events of each
 -- tenant in order of seq, in transactions of their own: no other transaction writes these tables.
 
+-- The reference locks the table of tenants, which every request reads, so the migration fails rather than waiting for long behind
+-- another transaction: nothing is changed then, and it can be run again.
+SET LOCAL lock_timeout = '5s';
+
 -- The position of the statistics in each tenant's events. A transaction that counts events locks the row, adds to the counters and
 -- moves the cursor, so that each event is counted exactly once, by one worker at a time. The first event of a tenant adds its row.
 CREATE TABLE statistics_cursors (
@@ -84,9 +88,19 @@ CREATE TABLE queue_samples (
 -- Serves the deletion of old rows.
 CREATE INDEX queue_samples_old ON queue_samples (step, start_at) WHERE step <> 'day';
 
--- One row: the minute of the last sample. The worker that sets it takes the sample of that minute.
+-- The time spans in which the queue was measured, of all tenants: in these, a stream without a row in queue_samples had an empty
+-- queue. Kept as long as the rows of the table statistics.
+CREATE TABLE queue_sampled (
+    step text NOT NULL CHECK (step IN ('minute', 'hour', 'day')),
+    start_at timestamptz NOT NULL,
+    -- Serves sampling, GET /v1/statistics, and the deletion of old rows.
+    PRIMARY KEY (step, start_at)
+);
+
+-- One row: when the next sample may be taken. The worker that moves it takes the sample.
 CREATE TABLE queue_sampling (
     id boolean PRIMARY KEY DEFAULT true CHECK (id),
-    sampled_at timestamptz NOT NULL DEFAULT '-infinity'
+    -- The next minute, or later if the last sample took long.
+    next_at timestamptz NOT NULL DEFAULT '-infinity'
 );
 INSERT INTO queue_sampling DEFAULT VALUES;

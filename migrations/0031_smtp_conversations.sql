@@ -13,8 +13,8 @@ CREATE TABLE smtp_conversations (
     attempt smallint NOT NULL,
     -- When the outcome was recorded.
     recorded_at timestamptz NOT NULL,
-    -- {"lines": [[milliseconds since the start of the attempt, direction, text], …], "omitted": number of lines that were left out
-    -- after half of the lines}. The direction is > (sent by Postrider), < (sent by the server) or * (a note of Postrider). At most
+    -- {"lines": [[milliseconds, direction, text], …], "omitted": number of lines that were left out, "omitted_after": number of lines
+    -- before them}. The milliseconds count from the start of the connection, or of the message if it used an open one. The direction is > (sent by Postrider), < (sent by the server) or * (a note of Postrider). At most
     -- 100 lines and 8 KiB, without the message and without credentials.
     conversation jsonb NOT NULL,
     -- Serves GET /v1/messages/{id}/attempts.

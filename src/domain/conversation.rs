@@ -11,6 +11,12 @@ pub const MAX_BYTES: usize = 8 << 10;
 /// Maximum number of bytes of a line; longer ones are truncated.
 pub const MAX_LINE: usize = 512;
 
+/// Replacement for a secret.
+const REMOVED: &str = "[removed]";
+/// Minimum length of a part of a secret that is removed: one more than that of its replacement, so that no line gets
+/// longer.
+const MIN_PART: usize = 10;
+
 /// Who a line is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Direction {
@@ -77,6 +83,15 @@ impl Conversation {
         self.limit();
     }
 
+    /// Removes a secret of letters and digits, in upper or lower case, and long parts of it, because lines may have been
+    /// truncated.
+    pub fn remove(&mut self, secret: &str) {
+        let secret = secret.to_ascii_lowercase();
+        if secret.len() >= MIN_PART {
+            self.lines.iter_mut().for_each(|line| line.2 = without(&line.2, &secret));
+        }
+    }
+
     /// Leaves out the lines in the middle that exceed the limits.
     fn limit(&mut self) {
         let size = |line: &Line| line.2.len();
@@ -102,6 +117,22 @@ impl Conversation {
     }
 }
 
+/// Returns the text without the words that contain the secret, in lower case, or are a part of it.
+fn without(text: &str, secret: &str) -> String {
+    let is_secret = |word: &str| {
+        let word = word.to_ascii_lowercase();
+        word.len() >= MIN_PART && (word.contains(secret) || secret.contains(&word))
+    };
+    let is_separator = |c: char| !c.is_ascii_alphanumeric();
+    let mut kept = String::with_capacity(text.len());
+    for piece in text.split_inclusive(is_separator) {
+        let word = piece.trim_end_matches(is_separator);
+        kept.push_str(if is_secret(word) { REMOVED } else { word });
+        kept.push_str(&piece[word.len()..]);
+    }
+    kept
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -121,6 +152,30 @@ mod tests {
     fn lines_are_printable_and_truncated() {
         assert_eq!(Line::new(1, Direction::Received, "550 \u{1b}[31mno\0").2, "550 \\x1b[31mno\\x00");
         assert_eq!(Line::new(1, Direction::Received, &"ä".repeat(400)).2.len(), MAX_LINE);
+    }
+
+    #[test]
+    fn secret_is_removed_from_all_lines() {
+        const SECRET: &str = "agn3yk7rqj5hx2mzvt4c6wbd";
+        let texts = [
+            format!("MAIL FROM:<b+{SECRET}@bounces.test> SIZE=512 ENVID={SECRET}"),
+            format!("<B+{}@bounces.test>: sender refused", SECRET.to_uppercase()),
+            format!("truncated <b+{}", &SECRET[..20]),
+            "550 5.1.1 unknown".to_owned(),
+        ];
+        let lines = texts.iter().map(|text| Line::new(0, Direction::Sent, text)).collect();
+        let mut conversation = Conversation::new(lines, 0, 0);
+        conversation.remove(SECRET);
+        let texts: Vec<&str> = conversation.lines.iter().map(|line| line.2.as_str()).collect();
+        assert_eq!(
+            texts,
+            [
+                "MAIL FROM:<b+[removed]@bounces.test> SIZE=512 ENVID=[removed]",
+                "<B+[removed]@bounces.test>: sender refused",
+                "truncated <b+[removed]",
+                "550 5.1.1 unknown",
+            ]
+        );
     }
 
     #[test]

@@ -177,7 +177,7 @@ impl Worker {
         let gate = Arc::new(HandoffGate::default());
         let handoff = DirectHandoff { claim: claim.clone(), deliver: deliver.clone(), gate: gate.clone() };
         let cleanup = Cleanup::new(db.clone(), clock.clone(), settings.unused_blobs, settings.conversations);
-        let statistics = Statistics::new(db.clone(), clock.clone());
+        let statistics = Statistics::new(db.clone(), clock.clone(), sender.clone());
         let inner = Inner {
             leases,
             claim,
@@ -245,6 +245,7 @@ impl Worker {
         tasks.spawn(until_stop().run_until_cancelled_owned(cleanup::run(self.inner.cleanup.clone())));
         tasks.spawn(until_stop().run_until_cancelled_owned(statistics::run(self.inner.statistics.clone())));
         tasks.spawn(until_stop().run_until_cancelled_owned(statistics::sample(self.inner.statistics.clone())));
+        tasks.spawn(until_stop().run_until_cancelled_owned(statistics::delete_old(self.inner.statistics.clone())));
         tasks.spawn(until_stop().run_until_cancelled_owned(deliver.simulator.clone().run()));
         tasks.spawn({
             let (deliver, stop) = (deliver.clone(), stop.clone());

@@ -27,7 +27,21 @@ pub async fn all(db: &Db) -> Result<HashSet<i64>, DbError> {
 
 /// Counts an attempt of a lane. Returns whether it is one of those to trace.
 pub async fn take_turn(db: &Db, lane: i64) -> Result<bool, DbError> {
-    let query =
-        sqlx::query!("UPDATE lane_traces SET remaining = remaining - 1 WHERE lane_id = $1 AND remaining > 0", lane);
+    // The attempt does not wait for the disk. If a server crash loses the commit, one more attempt is traced.
+    let query = sqlx::query!(
+        "WITH durability AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+         UPDATE lane_traces SET remaining = remaining - 1 FROM durability WHERE lane_id = $1 AND remaining > 0",
+        lane
+    );
     db.timed("lanes.traces.take_turn", query.execute(&db.pool)).await.map(|done| done.rows_affected() == 1)
+}
+
+/// Gives back the turn of an attempt that was not made. Returns whether the lane has a trace.
+pub async fn return_turn(db: &Db, lane: i64) -> Result<bool, DbError> {
+    let query = sqlx::query!(
+        "WITH durability AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+         UPDATE lane_traces SET remaining = least(remaining + 1, 100) FROM durability WHERE lane_id = $1",
+        lane
+    );
+    db.timed("lanes.traces.return_turn", query.execute(&db.pool)).await.map(|done| done.rows_affected() == 1)
 }

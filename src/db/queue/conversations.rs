@@ -90,17 +90,18 @@ pub async fn attempts(
     since: DateTime<Utc>,
     (after, limit): (i64, i64),
 ) -> Result<Vec<AttemptRow>, DbError> {
+    // The tenant is compared outside of the subquery: otherwise Postgres might read all events of the tenant from a
+    // partition without statistics, instead of those of the message.
     let query = sqlx::query_as!(
         AttemptRow,
         r#"SELECT e.seq, e.recorded_at, e.type AS kind, e.recipient_id AS "recipient_id!", r.address AS "address?",
                   e.attempt AS "attempt!", e.response_code, e.response_enhanced, e.response_text, e.mx, e.ip, e.tls,
                   e.duration_ms, e.next_attempt_at, c.conversation AS "conversation?"
-           FROM events e
+           FROM (SELECT * FROM events WHERE message_id = $2 AND seq > $3 AND recorded_at >= $5 OFFSET 0) e
            LEFT JOIN recipients r ON r.message_id = e.message_id AND r.id = e.recipient_id AND r.tenant_id = $1
            LEFT JOIN smtp_conversations c ON c.message_id = e.message_id AND c.recipient_id = e.recipient_id
                 AND c.attempt = e.attempt AND c.tenant_id = $1
-           WHERE e.tenant_id = $1 AND e.message_id = $2 AND e.seq > $3 AND e.recorded_at >= $5
-             AND e.attempt IS NOT NULL AND e.recipient_id IS NOT NULL
+           WHERE e.tenant_id = $1 AND e.attempt IS NOT NULL AND e.recipient_id IS NOT NULL
            ORDER BY e.seq LIMIT $4"#,
         tenant.0,
         message.0,

@@ -53,7 +53,17 @@ async fn remove_batch(db: &Db, step: Step, before: DateTime<Utc>) -> Result<u64,
         );
         let mut removed = figures.execute(&db.pool).await?.rows_affected();
         removed += details.execute(&db.pool).await?.rows_affected();
-        Ok(removed + samples.execute(&db.pool).await?.rows_affected())
+        removed += samples.execute(&db.pool).await?.rows_affected();
+        // One row per time span.
+        let sampled = sqlx::query!(
+            "DELETE FROM queue_sampled WHERE ctid = ANY (ARRAY(
+                 SELECT ctid FROM queue_sampled WHERE step = $1 AND start_at < $2
+                 ORDER BY start_at LIMIT $3 FOR UPDATE SKIP LOCKED))",
+            step.as_str(),
+            before,
+            BATCH
+        );
+        Ok(removed + sampled.execute(&db.pool).await?.rows_affected())
     })
     .await
 }

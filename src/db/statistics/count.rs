@@ -12,33 +12,63 @@ use crate::domain::statistics::count::{EventGroup, increments};
 use crate::domain::statistics::latency::BOUNDS_MS;
 
 /// Maximum number of tenants per call of [`behind`].
-const TENANTS: i64 = 100;
+pub const TENANTS: usize = 100;
 /// Rows deleted per transaction before a tenant's events are counted again.
 const CLEARED: i64 = 5_000;
 
-/// Returns tenants with events that are not counted yet, those first whose figures are the oldest.
-pub async fn behind(db: &Db) -> Result<Vec<TenantId>, DbError> {
-    // A tenant without events has no cursor, and costs nothing but its row in the table of counters.
-    let start = sqlx::query!(
-        "INSERT INTO statistics_cursors (tenant_id)
-         SELECT tenant_id FROM event_counters c
-         WHERE last_seq > 0 AND NOT EXISTS (SELECT FROM statistics_cursors s WHERE s.tenant_id = c.tenant_id)
-         ON CONFLICT DO NOTHING"
-    );
-    db.timed("statistics.start", start.execute(&db.pool)).await?;
-    let query = sqlx::query_scalar!(
-        "SELECT s.tenant_id FROM statistics_cursors s JOIN event_counters c ON c.tenant_id = s.tenant_id
-         WHERE c.last_seq > s.seq OR s.clear_from IS NOT NULL
-         ORDER BY s.counted_until NULLS FIRST, s.tenant_id LIMIT $1",
-        TENANTS
-    );
-    let tenants = db.timed("statistics.behind", query.fetch_all(&db.pool)).await?;
-    Ok(tenants.into_iter().map(TenantId).collect())
+/// Returns tenants with events that are not counted yet, those first whose figures are the oldest, without the tenants
+/// `except`.
+pub async fn behind(db: &Db, except: &[Uuid]) -> Result<Vec<TenantId>, DbError> {
+    // Read the newest version of a counter at the end of the index, as `take_event_numbers` does: while another
+    // transaction stays open, a plain look-up reads all versions. A tenant without events has no cursor.
+    db.timed("statistics.behind", async {
+        let mut tx = db.pool.begin().await?;
+        sqlx::query!("SELECT set_config('enable_seqscan', 'off', true) AS scan").fetch_one(&mut *tx).await?;
+        sqlx::query!(
+            "INSERT INTO statistics_cursors (tenant_id)
+             SELECT t.id FROM tenants t
+             CROSS JOIN LATERAL (SELECT last_seq FROM event_counters WHERE tenant_id >= t.id AND tenant_id <= t.id
+                                 ORDER BY tenant_id DESC LIMIT 1) c
+             WHERE c.last_seq > 0 AND NOT EXISTS (SELECT FROM statistics_cursors s WHERE s.tenant_id = t.id)
+             ON CONFLICT DO NOTHING"
+        )
+        .execute(&mut *tx)
+        .await?;
+        let tenants = sqlx::query_scalar!(
+            "SELECT s.tenant_id FROM statistics_cursors s
+             CROSS JOIN LATERAL (SELECT last_seq FROM event_counters WHERE tenant_id >= s.tenant_id
+                                     AND tenant_id <= s.tenant_id ORDER BY tenant_id DESC LIMIT 1) c
+             WHERE (c.last_seq > s.seq OR s.clear_from IS NOT NULL) AND s.tenant_id <> ALL ($1)
+             ORDER BY s.counted_until NULLS FIRST, s.tenant_id LIMIT $2",
+            except,
+            i64::try_from(TENANTS).unwrap_or(i64::MAX)
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(tenants.into_iter().map(TenantId).collect())
+    })
+    .await
 }
 
-/// Counts at most `limit` events of a tenant. Returns how many; `None` if there are none, or another process is counting
-/// them.
-pub async fn advance(db: &Db, tenant: TenantId, limit: i64, now: DateTime<Utc>) -> Result<Option<i64>, DbError> {
+/// A step of [`advance`].
+#[derive(Debug, Clone, Copy)]
+pub struct Advanced {
+    /// The number of events that it counted.
+    pub events: i64,
+    /// Whether more events waited, or more rows have to be deleted before events are counted.
+    pub has_more: bool,
+}
+
+/// Counts at most `limit` events of a tenant. Returns `None` if there are none, or another process is counting them.
+/// `is_relay` returns whether a host is a relay.
+pub async fn advance(
+    db: &Db,
+    tenant: TenantId,
+    limit: i64,
+    now: DateTime<Utc>,
+    is_relay: &(dyn Fn(&str) -> bool + Sync),
+) -> Result<Option<Advanced>, DbError> {
     db.timed("statistics.advance", async {
         let mut tx = db.pool.begin().await?;
         configure(&mut tx).await?;
@@ -46,7 +76,7 @@ pub async fn advance(db: &Db, tenant: TenantId, limit: i64, now: DateTime<Utc>) 
         if let Some(from) = cursor.clear_from {
             clear(&mut tx, tenant, from).await?;
             tx.commit().await?;
-            return Ok(Some(0));
+            return Ok(Some(Advanced { events: 0, has_more: true }));
         }
         // `last_seq` may be older than the cursor, if another process moved it after the snapshot of the lock.
         let up_to = cursor.last_seq.min(cursor.seq + limit);
@@ -56,10 +86,10 @@ pub async fn advance(db: &Db, tenant: TenantId, limit: i64, now: DateTime<Utc>) 
         let rows = events_between(&mut tx, tenant, cursor.seq, up_to).await?;
         let until = rows.iter().map(|row| row.last_at).max();
         let groups: Vec<EventGroup> = rows.into_iter().map(Row::into_group).collect();
-        increment::add(&mut tx, tenant, &increments(&groups, now)).await?;
+        increment::add(&mut tx, tenant, &increments(&groups, now, is_relay)).await?;
         advance_cursor(&mut tx, tenant, up_to, until).await?;
         tx.commit().await?;
-        Ok(Some(up_to - cursor.seq))
+        Ok(Some(Advanced { events: up_to - cursor.seq, has_more: up_to < cursor.last_seq }))
     })
     .await
 }
@@ -85,11 +115,13 @@ struct Cursor {
 }
 
 async fn lock(tx: &mut PgConnection, tenant: TenantId) -> Result<Option<Cursor>, sqlx::Error> {
+    // The newest version of the counter, as in `behind`. A tenant without a counter is being deleted.
     sqlx::query_as!(
         Cursor,
-        "SELECT s.seq, c.last_seq, s.clear_from
-         FROM statistics_cursors s JOIN event_counters c ON c.tenant_id = s.tenant_id
-         WHERE s.tenant_id = $1 FOR UPDATE OF s SKIP LOCKED",
+        r#"SELECT s.seq, s.clear_from,
+                  coalesce((SELECT last_seq FROM event_counters WHERE tenant_id >= $1 AND tenant_id <= $1
+                            ORDER BY tenant_id DESC LIMIT 1), 0) AS "last_seq!"
+           FROM statistics_cursors s WHERE s.tenant_id = $1 FOR UPDATE OF s SKIP LOCKED"#,
         tenant.0
     )
     .fetch_optional(tx)

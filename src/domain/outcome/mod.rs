@@ -12,6 +12,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::provider::Provider;
+
 /// What to do with a recipient if the connection drops between the final dot and its reply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -244,6 +246,13 @@ pub struct Peer {
     pub tls: Option<String>,
     /// Whether the server is a mail exchanger of the recipient's domain, and not a relay.
     pub is_final: bool,
+}
+
+impl Peer {
+    /// Returns the mailbox provider that the server belongs to; a relay belongs to none.
+    pub fn provider(&self) -> Provider {
+        self.mx.as_deref().filter(|_| self.is_final).map_or(Provider::Other, Provider::from_mx)
+    }
 }
 
 /// The stage of an attempt at which its outcome was decided.

@@ -34,7 +34,8 @@ pub struct EventGroup {
     pub has_recipient: bool,
     /// Whether no attempt is planned after them.
     pub is_final: bool,
-    /// The bucket of the time since acceptance, for attempts that were the first thing due at once and succeeded.
+    /// The bucket of the time from acceptance to this successful attempt; `None` for other events and for messages with
+    /// `scheduled_at`.
     pub latency_bucket: Option<i32>,
     /// The number of events.
     pub count: i64,
@@ -153,12 +154,18 @@ pub struct Key {
 pub const UNKNOWN_STREAM: &str = "unknown";
 
 /// Returns by how much events increase the figures of each step. Steps whose time spans are deleted at `now` are left
-/// out.
-pub fn increments(groups: &[EventGroup], now: DateTime<Utc>) -> BTreeMap<Key, Figures> {
+/// out. `is_relay` returns whether a host is a relay: then only the recipient's domain says which provider it has.
+pub fn increments(
+    groups: &[EventGroup],
+    now: DateTime<Utc>,
+    is_relay: impl Fn(&str) -> bool,
+) -> BTreeMap<Key, Figures> {
     let mut increments = BTreeMap::<Key, Figures>::new();
     for group in groups {
         let Some(counter) = group.counter() else { continue };
-        let provider = Provider::find(group.mx.as_deref(), group.domain.as_deref());
+        // A relay that is no longer configured is still recognised by its event.
+        let mx = group.mx.as_deref().filter(|mx| counter != Counter::Relayed && !is_relay(mx));
+        let provider = Provider::find(mx, group.domain.as_deref());
         for step in Step::ALL {
             let start = step.floor(group.minute);
             if step.deleted_before(now).is_some_and(|before| start < before) {
@@ -226,7 +233,7 @@ mod tests {
     #[test]
     fn event_is_counted_in_each_step() {
         let bounced = EventGroup { category: Some("unknown_user".to_owned()), ..group("message.bounced") };
-        let increments = increments(&[bounced.clone(), bounced], now());
+        let increments = increments(&[bounced.clone(), bounced], now(), |_| false);
         let keys: Vec<(&str, &str)> = increments.keys().map(|key| (key.step, key.provider)).collect();
         assert_eq!(keys, [("day", "google"), ("hour", "google"), ("minute", "google")]);
         for figures in increments.values() {
@@ -239,7 +246,24 @@ mod tests {
     fn steps_that_are_no_longer_kept_are_left_out() {
         for (age, steps) in [(TimeDelta::hours(1), 3), (TimeDelta::hours(72), 2), (TimeDelta::days(800), 1)] {
             let old = EventGroup { minute: now() - age, ..group("message.relayed") };
-            assert_eq!(increments(&[old], now()).len(), steps, "{age}");
+            assert_eq!(increments(&[old], now(), |_| false).len(), steps, "{age}");
+        }
+    }
+
+    #[test]
+    fn relay_is_no_mailbox_provider() {
+        let relay = "eu-smtp-outbound-1.mimecast.com";
+        let is_relay = |host: &str| host == relay;
+        for (kind, mx, domain, provider) in [
+            ("message.relayed", relay, "gmail.com", "google"),
+            ("message.relayed", "smtp-relay.googlemail.com", "acme.test", "other"),
+            ("message.bounced", relay, "acme.test", "other"),
+            ("message.deferred", relay, "gmx.de", "gmx"),
+            ("message.bounced", "mxa-001.gslb.pphosted.com", "acme.test", "proofpoint"),
+        ] {
+            let group = EventGroup { mx: Some(mx.to_owned()), domain: Some(domain.to_owned()), ..group(kind) };
+            let increments = increments(&[group], now(), is_relay);
+            assert!(increments.keys().all(|key| key.provider == provider), "{kind} {mx} {domain}: {increments:?}");
         }
     }
 
@@ -265,16 +289,16 @@ mod tests {
             at in 0..30_usize,
         ) {
             let (left, right) = groups.split_at(at.min(groups.len()));
-            let mut parts = increments(left, now());
-            for (key, figures) in increments(right, now()) {
+            let mut parts = increments(left, now(), |_| false);
+            for (key, figures) in increments(right, now(), |_| false) {
                 parts.entry(key).or_default().merge(&figures);
             }
-            prop_assert_eq!(parts, increments(&groups, now()));
+            prop_assert_eq!(parts, increments(&groups, now(), |_| false));
         }
 
         #[test]
         fn all_steps_have_the_same_sums(groups in prop::collection::vec(any_group(), 0..30)) {
-            let increments = increments(&groups, now());
+            let increments = increments(&groups, now(), |_| false);
             let sum = |step: Step| {
                 let mut sum = Figures::default();
                 increments.iter().filter(|(key, _)| key.step == step.as_str()).for_each(|(_, figures)| sum.merge(figures));

@@ -1,7 +1,7 @@
 //! Latencies as a histogram with fixed buckets, and the percentiles estimated from it.
 
 /// The upper bounds of the buckets in milliseconds. A latency equal to a bound belongs to the next bucket. One more
-/// bucket has no upper bound.
+/// bucket has no upper bound. The database stores the numbers of the buckets: never change or insert a bound.
 pub const BOUNDS_MS: [i64; 25] = [
     5,
     10,
@@ -76,7 +76,8 @@ impl Histogram {
             if below + count >= rank {
                 let lower = bucket.checked_sub(1).map_or(0, |before| BOUNDS_MS[before]);
                 let upper = BOUNDS_MS.get(bucket).copied().unwrap_or(lower);
-                return Some(lower + (upper - lower) * (rank - below) / count);
+                // The middle of this latency's share of the bucket.
+                return Some(lower + (upper - lower) * (2 * (rank - below) - 1) / (2 * count));
             }
             below += count;
         }
@@ -102,7 +103,7 @@ mod tests {
         // 10 to 20 ms, and one of a minute.
         histogram.add(2, 99);
         histogram.add(14, 1);
-        assert_eq!([50, 95, 99, 100].map(|p| histogram.percentile(p)), [15, 19, 20, 120_000].map(Some));
+        assert_eq!([50, 95, 99, 100].map(|p| histogram.percentile(p)), [15, 19, 19, 90_000].map(Some));
     }
 
     #[test]

@@ -42,14 +42,15 @@ impl Step {
         DateTime::from_timestamp(start, 0).unwrap_or(time)
     }
 
-    /// Returns the start of the oldest time span that can be read at `now`; `None` if all can be.
+    /// Returns the start of the oldest time span that can be read at `now`; `None` if all can be. A client whose clock
+    /// shows the span before this one can read all that it expects.
     pub fn readable_from(self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let kept = match self {
             Self::Minute => TimeDelta::hours(48),
             Self::Hour => TimeDelta::days(366),
             Self::Day => return None,
         };
-        Some(self.floor(now - kept))
+        Some(self.floor(now - kept) - self.length())
     }
 
     /// Returns the time before which time spans are deleted at `now`, and not counted; `None` if they are kept forever.

@@ -115,12 +115,20 @@ mod tests {
     }
 
     #[test]
+    fn two_days_of_minutes_can_still_be_read_in_the_next_minute() {
+        let since = at("2026-11-21T12:34:56Z");
+        let range = |now: &str| Range::new(Step::Minute, Some(since), Some(at("2026-11-23T12:34:56Z")), at(now));
+        assert_eq!(range("2026-11-23T12:35:01Z").unwrap().since, at("2026-11-21T12:34:00Z"));
+        assert!(matches!(range("2026-11-23T12:36:00Z"), Err(RangeError::TooOld(_))));
+    }
+
+    #[test]
     fn impossible_ranges_are_refused() {
         assert_eq!(range(Step::Hour, Some("2026-11-23T13:00:00Z"), None), Err(RangeError::Empty));
         let long = range(Step::Minute, Some("2026-11-20T00:00:00Z"), Some("2026-11-23T00:00:00Z"));
         assert_eq!(long, Err(RangeError::TooLong(4_320)));
         let old = range(Step::Minute, Some("2026-11-20T00:00:00Z"), Some("2026-11-20T01:00:00Z"));
-        assert_eq!(old, Err(RangeError::TooOld(at("2026-11-21T12:34:00Z"))));
+        assert_eq!(old, Err(RangeError::TooOld(at("2026-11-21T12:33:00Z"))));
         assert!(range(Step::Day, Some("2020-01-01T00:00:00Z"), None).is_ok());
     }
 }

@@ -2,6 +2,8 @@
 
 mod view;
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
@@ -10,16 +12,13 @@ use super::auth::Caller;
 use super::params::Params;
 use super::{Api, ApiError, AuthErrors};
 use crate::db::DbError;
-use crate::db::statistics::query::{self, Selection, SeriesFigures};
+use crate::db::statistics::query::{self, MAX_POINTS_OF_SERIES, Queue, Selection, SeriesFigures};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::key::Scope;
 use crate::domain::provider::Provider;
 use crate::domain::statistics::range::{MAX_POINTS, Range, RangeError};
 use crate::domain::statistics::{GroupBy, Step};
 use view::StatisticsView;
-
-/// Maximum number of points of all series of a response.
-const MAX_POINTS_OF_SERIES: usize = 50_000;
 
 /// Get statistics
 ///
@@ -53,19 +52,35 @@ pub async fn get(State(api): State<Api>, caller: Caller, params: Params) -> Resu
     let _permit = api.slow_queries.acquire(caller.key_id()).await?;
     // Read first, so that it is not later than the figures.
     let as_of = query::as_of(&api.db, caller.tenant(), now).await?;
-    let figures = query::figures(&api.db, caller.tenant(), &selection).await.map_err(too_broad)?;
-    check_size(&figures, selection.range)?;
+    let figures = query::figures(&api.db, caller.tenant(), &selection).await.map_err(too_slow)?;
+    let mut figures = figures.ok_or_else(too_many)?;
     let queue = if has_queue(&selection) {
-        Some(query::queue(&api.db, caller.tenant(), &selection).await.map_err(too_broad)?)
+        let queue = query::queue(&api.db, caller.tenant(), &selection).await.map_err(too_slow)?;
+        Some(queue.ok_or_else(too_many)?)
     } else {
         None
     };
+    add_series(&mut figures, &selection, queue.as_ref());
+    check_size(&figures, selection.range)?;
     Ok(Json(StatisticsView::new(&selection, as_of, figures, queue)))
 }
 
 /// The queue is not divided by provider, nor by category of bounces.
 fn has_queue(selection: &Selection) -> bool {
     selection.provider.is_none() && !matches!(selection.group_by, Some(GroupBy::Provider | GroupBy::Category))
+}
+
+/// Adds the series that have no events.
+fn add_series(figures: &mut SeriesFigures, selection: &Selection, queue: Option<&Queue>) {
+    if selection.group_by.is_none() {
+        figures.entry(None).or_default();
+    }
+    // A stream may have a queue and no events.
+    for sample in queue.iter().flat_map(|queue| &queue.samples) {
+        if !figures.contains_key(&sample.name) {
+            figures.insert(sample.name.clone(), BTreeMap::new());
+        }
+    }
 }
 
 fn selection(mut params: Params, now: DateTime<Utc>) -> Result<Selection, ApiError> {
@@ -115,7 +130,14 @@ fn check_size(figures: &SeriesFigures, range: Range) -> Result<(), ApiError> {
     Err(fault("group_by", Code::TooBroad, message))
 }
 
-fn too_broad(error: DbError) -> ApiError {
+fn too_many() -> ApiError {
+    let message = format!(
+        "There are figures of more than {MAX_POINTS_OF_SERIES} points. Pass a shorter time range, a longer `step`, or filters."
+    );
+    fault("group_by", Code::TooBroad, message)
+}
+
+fn too_slow(error: DbError) -> ApiError {
     ApiError::search(error, "since", "Reading the figures took too long. Pass a shorter time range or a longer `step`.")
 }
 

@@ -1,12 +1,12 @@
 //! Statistics in API responses.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use crate::db::statistics::query::{QueueSample, Selection, SeriesFigures};
+use crate::db::statistics::query::{Queue, QueueSample, Selection, SeriesFigures};
 use crate::domain::bounce::Category;
 use crate::domain::statistics::count::{Counter, Figures};
 use crate::domain::statistics::latency::Histogram;
@@ -69,8 +69,7 @@ pub struct StatisticsPoint {
     pub counts: StatisticsCounts,
     /// Times from acceptance until messages were relayed or delivered; null if there were none.
     pub latency: Option<StatisticsLatency>,
-    /// The queue. Not with `provider`, nor grouped by provider or category.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The queue; null if it was not measured in the time span, with `provider`, and grouped by provider or category.
     pub queue: Option<StatisticsQueue>,
 }
 
@@ -169,23 +168,20 @@ impl StatisticsView {
     pub(super) fn new(
         selection: &Selection,
         as_of: Option<DateTime<Utc>>,
-        mut figures: SeriesFigures,
-        samples: Option<Vec<QueueSample>>,
+        figures: SeriesFigures,
+        queue: Option<Queue>,
     ) -> Self {
-        let mut queue = samples.map(|samples| queue_by_series(selection, samples));
-        if selection.group_by.is_none() {
-            figures.entry(None).or_default();
-        }
-        // A stream may have a queue and no events.
-        for name in queue.iter().flat_map(BTreeMap::keys) {
-            figures.entry(name.clone()).or_default();
+        let Queue { samples, measured } = queue.unwrap_or_default();
+        let mut by_series = BTreeMap::<Option<String>, Samples>::new();
+        for sample in samples {
+            by_series.entry(sample.name.clone()).or_default().insert(sample.start_at, sample);
         }
         let is_by_category = selection.group_by == Some(GroupBy::Category);
         let mut totals = Figures::default();
         figures.values().flat_map(BTreeMap::values).for_each(|figures| totals.merge(figures));
         let series = figures.into_iter().map(|(name, by_start)| {
-            let queue = queue.as_mut().map(|queue| queue.remove(&name).unwrap_or_default());
-            StatisticsSeries::new(selection, name, &by_start, queue.as_ref())
+            let samples = by_series.remove(&name).unwrap_or_default();
+            StatisticsSeries::new(selection, name, &by_start, (&samples, &measured))
         });
         Self {
             series: series.collect(),
@@ -199,20 +195,13 @@ impl StatisticsView {
     }
 }
 
-/// The queue of one series, by start of the time span.
-type Queue = BTreeMap<DateTime<Utc>, StatisticsQueue>;
+/// The samples of one series that are not empty, by start of the time span.
+type Samples = BTreeMap<DateTime<Utc>, QueueSample>;
 
-/// Returns the samples by series. Those of several streams are added up.
-fn queue_by_series(selection: &Selection, samples: Vec<QueueSample>) -> BTreeMap<Option<String>, Queue> {
-    let mut queue = BTreeMap::<Option<String>, Queue>::new();
-    for sample in samples {
-        let name = selection.group_by.is_some().then_some(sample.stream);
-        let total = queue.entry(name).or_default().entry(sample.start_at).or_default();
-        total.waiting += sample.waiting;
-        total.due += sample.due;
-        total.oldest_due_seconds = total.oldest_due_seconds.max(sample.oldest_due_seconds);
+impl From<&QueueSample> for StatisticsQueue {
+    fn from(sample: &QueueSample) -> Self {
+        Self { waiting: sample.waiting, due: sample.due, oldest_due_seconds: sample.oldest_due_seconds }
     }
-    queue
 }
 
 impl StatisticsSeries {
@@ -220,7 +209,7 @@ impl StatisticsSeries {
         selection: &Selection,
         name: Option<String>,
         by_start: &BTreeMap<DateTime<Utc>, Figures>,
-        queue: Option<&Queue>,
+        (samples, measured): (&Samples, &BTreeSet<DateTime<Utc>>),
     ) -> Self {
         let (is_by_category, nothing) = (selection.group_by == Some(GroupBy::Category), Figures::default());
         let mut totals = Figures::default();
@@ -233,7 +222,7 @@ impl StatisticsSeries {
                 at,
                 counts: StatisticsCounts::new(figures, is_by_category),
                 latency: StatisticsLatency::new(&figures.latency),
-                queue: queue.map(|queue| queue.get(&at).copied().unwrap_or_default()),
+                queue: measured.contains(&at).then(|| samples.get(&at).map(StatisticsQueue::from).unwrap_or_default()),
             }
         });
         Self { name, points: points.collect(), totals: StatisticsTotals::new(&totals, is_by_category) }

@@ -107,6 +107,11 @@ impl Sender {
         if route.is_mx() { peer.is_final } else { !peer.is_final && peer.mx.as_ref().is_none_or(is_relay) }
     }
 
+    /// Returns whether a relay of any route has this host name.
+    pub fn is_relay(&self, host: &str) -> bool {
+        self.relays.values().flatten().any(|relay| relay.destination.host.eq_ignore_ascii_case(host))
+    }
+
     /// Returns the number of connections that a lane with [`Limits::lane`] has open or is opening, including idle ones.
     pub fn open_connections(&self, lane: i64) -> usize {
         self.pools.open_connections(lane)

@@ -168,7 +168,8 @@ impl ServerDelivery<'_> {
         }
     }
 
-    /// Passes the conversation to the send guard, if it keeps it.
+    /// Passes the conversation to the send guard, if it keeps it, without the token of the return path: whoever knows it
+    /// can forge a bounce.
     fn keep_conversation(&self, session: &Session, ending: &Ending, was_idle: bool) {
         let guard = self.options.guard;
         let is_kept = match ending {
@@ -178,7 +179,11 @@ impl ServerDelivery<'_> {
             Ending::Withdrawn => false,
         };
         if is_kept {
-            guard.keep_conversation(session.take_conversation());
+            let mut conversation = session.take_conversation();
+            if let Some(dsn) = &self.message.envelope.dsn {
+                conversation.remove(&dsn.envelope_id);
+            }
+            guard.keep_conversation(conversation);
         }
     }
 

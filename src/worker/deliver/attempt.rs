@@ -117,8 +117,8 @@ async fn prepare(cx: &DeliverContext, message: &mut LoadedMessage) -> Result<Pre
 async fn send(cx: &DeliverContext, message: &LoadedMessage, envelope: Envelope, mime: &[u8], start: AttemptStart) {
     let Envelope { next_hop, smtp: envelope, claimed } = envelope;
     // Simulated attempts have no conversation.
-    let traceable = claimed.first().filter(|_| matches!(next_hop, NextHop::Smtp(_)));
-    let is_traced = cx.traced_lanes.take_turn(traceable.map(|row| row.lane_id)).await;
+    let traceable = claimed.first().filter(|_| matches!(next_hop, NextHop::Smtp(_))).map(|row| row.lane_id);
+    let is_traced = cx.traced_lanes.take_turn(traceable).await;
     let guard = LeaseCheck::new(cx, message, &claimed, start, is_traced);
     let is_alone = envelope.to.len() == 1;
     let sending = async {
@@ -144,6 +144,9 @@ async fn send(cx: &DeliverContext, message: &LoadedMessage, envelope: Envelope, 
         Ok(Ok(finished)) => cx.recorder.record(finished),
         Ok(Err(NotAttempted(why))) => {
             tracing::debug!(event = "message_not_begun", why = why.text, "message was not attempted; releasing it");
+            if let Some(lane) = traceable.filter(|_| is_traced) {
+                Box::pin(cx.traced_lanes.return_turn(lane)).await;
+            }
             release_later(cx, guard.unrecorded()).await;
         }
         Err(_) => {

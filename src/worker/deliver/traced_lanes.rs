@@ -1,5 +1,5 @@
-//! The lanes whose attempts are traced (`POST /v1/lanes/{id}/trace`), known to this process within two seconds. While
-//! there are none, an attempt costs one look at the clock and one at an empty set.
+//! The lanes whose attempts are traced (`POST /v1/lanes/{id}/trace`), known to this process within two seconds of sending.
+//! While there are none, an attempt costs one look at the clock and one at an empty set.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -37,7 +37,8 @@ impl TracedLanes {
     /// is not traced.
     pub(crate) async fn take_turn(self: &Arc<Self>, lane: Option<i64>) -> bool {
         let Some(lane) = lane else { return false };
-        match self.start_load(Instant::now()) {
+        let load = self.state.lock().start_load(Instant::now());
+        match load {
             Load::None => {}
             // Boxed, because these futures are part of every attempt.
             Load::First => drop(Box::pin(self.load()).await),
@@ -48,18 +49,23 @@ impl TracedLanes {
             })),
         }
         let is_traced = self.state.lock().lanes.contains(&lane);
-        is_traced && Box::pin(traces::take_turn(&self.db, lane)).await.unwrap_or(false)
+        if !is_traced {
+            return false;
+        }
+        let has_turn = Box::pin(traces::take_turn(&self.db, lane)).await.unwrap_or(false);
+        if !has_turn {
+            // Its trace is over, so its attempts no longer wait for the database.
+            self.state.lock().lanes.remove(&lane);
+        }
+        has_turn
     }
 
-    fn start_load(&self, now: Instant) -> Load {
-        let mut state = self.state.lock();
-        let load = match state.loaded_at {
-            Some(loaded_at) if now < loaded_at + MAX_AGE => return Load::None,
-            Some(_) => Load::Again,
-            None => Load::First,
-        };
-        state.loaded_at = Some(now);
-        load
+    /// Gives a turn back, because nothing was attempted.
+    pub(crate) async fn return_turn(&self, lane: i64) {
+        // After a failure, one attempt less is traced.
+        if traces::return_turn(&self.db, lane).await.unwrap_or(false) {
+            self.state.lock().lanes.insert(lane);
+        }
     }
 
     async fn load(&self) -> Result<(), DbError> {
@@ -68,9 +74,39 @@ impl TracedLanes {
     }
 }
 
+impl State {
+    fn start_load(&mut self, now: Instant) -> Load {
+        let load = match self.loaded_at {
+            Some(at) if now < at + MAX_AGE => return Load::None,
+            Some(at) if now < at + 2 * MAX_AGE => Load::Again,
+            _ => Load::First,
+        };
+        self.loaded_at = Some(now);
+        load
+    }
+}
+
 /// Whether to load the lanes.
+#[derive(Debug, PartialEq, Eq)]
 enum Load {
+    /// They are up to date.
     None,
+    /// They are unknown, or were loaded so long ago that a trace may have begun: the attempt waits for them.
     First,
+    /// They were up to date until now.
     Again,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempt_after_a_pause_waits_for_the_lanes() {
+        let (mut state, start) = (State::default(), Instant::now());
+        let mut load_at = |ms: u64| state.start_load(start + Duration::from_millis(ms));
+        assert_eq!([0, 1_999].map(&mut load_at), [Load::First, Load::None]);
+        assert_eq!([2_000, 3_999, 4_001].map(&mut load_at), [Load::Again, Load::None, Load::Again]);
+        assert_eq!([8_100, 8_200, 60_000].map(&mut load_at), [Load::First, Load::None, Load::First]);
+    }
 }

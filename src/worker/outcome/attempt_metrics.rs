@@ -20,8 +20,7 @@ pub(super) fn count(cx: &RecordContext, batch: &[Finished]) {
 }
 
 fn count_one(finished: &Finished, stream: Stream, route: Route) {
-    let mx = finished.outcome.as_ref().and_then(|outcome| outcome.peer.mx.as_deref());
-    let provider = mx.map_or(Provider::Other, Provider::from_mx);
+    let provider = finished.outcome.as_ref().map_or(Provider::Other, |outcome| outcome.peer.provider());
     let status = finished.transition.status();
     METRICS.attempts.get((stream, route, provider, Outcome::from_status(status))).increment(1);
     let is_attempt = finished.transition != Transition::End(Status::Suppressed);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use postrider::config::Config;
 use serde_json::{Value, json};
 
@@ -147,6 +149,59 @@ async fn credentials_in_several_lines_are_not_in_the_conversation() {
     );
     let text = found[0].to_string();
     assert!(!text.contains("a-long-secret") && !text.contains("YS1sb25n"), "{text}");
+}
+
+/// Returns the attempts at a message through a relay that logs in with this access token.
+async fn attempts_with_token(app: &TestApp, token: &str) -> Vec<Value> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), token).unwrap();
+    app.smtp.offers(["AUTH XOAUTH2"]);
+    attempts_with(app, &with_relay(app, "ann@", &format!("tls=none&token_file={}", file.path().display()))).await
+}
+
+#[tokio::test]
+async fn refused_access_token_is_not_in_the_conversation() {
+    let app = TestApp::start().await;
+    // The challenge quotes the token.
+    let challenge = STANDARD.encode(r#"{"status":"401","token":"a-long-secret"}"#);
+    app.smtp.auth().replies([format!("334 {challenge}").as_str()]);
+    app.smtp.after_auth().replies(["535 5.7.8 not accepted"]);
+    let found = attempts_with_token(&app, "a-long-secret").await;
+    let expected = ["> AUTH XOAUTH2 [removed]", "< 334 [removed]", "< 535 5.7.8 not accepted"];
+    assert_order(&lines(&found[0]), &expected);
+    let text = found[0].to_string();
+    assert!(!text.contains("a-long-secret") && !text.contains(&challenge[..20]), "{text}");
+}
+
+#[tokio::test]
+async fn long_access_token_is_not_in_the_conversation() {
+    let app = TestApp::start().await;
+    app.smtp.auth().replies(["334 go on"]);
+    app.smtp.after_auth().replies(["535 5.7.8 not accepted"]);
+    let found = attempts_with_token(&app, &"t".repeat(1_500)).await;
+    let expected = ["> AUTH XOAUTH2", "< 334 [removed]", "> [removed]", "< 535 5.7.8 not accepted"];
+    assert_order(&lines(&found[0]), &expected);
+    let text = found[0].to_string();
+    // The second is base64 of the first.
+    assert!(!text.contains("tttttttt") && !text.contains("dHR0dHR0"), "{text}");
+}
+
+#[tokio::test]
+async fn token_of_the_return_path_is_not_in_the_conversation() {
+    let app = TestApp::builder().with_inbound().start().await;
+    app.smtp.offers(["DSN"]);
+    app.smtp.rcpt("ann@example.test").replies(["550 5.1.1 unknown"]);
+    let sent = app.send(json!({})).await;
+    app.run_until_idle().await;
+    let commands: Vec<String> = app.smtp.lines().into_iter().map(|line| line.text).collect();
+    let mail = commands.iter().find(|line| line.starts_with("MAIL")).unwrap();
+    let token = mail.split("<b+").nth(1).unwrap().split('@').next().unwrap();
+    assert!(token.len() > 40 && mail.contains(&format!("ENVID={token}")), "{mail}");
+
+    let attempt = &attempts(&app, &sent.id).await[0];
+    assert_order(&lines(attempt), &["> MAIL FROM:<b+[removed]@return.acme.test>", "< 550 5.1.1 unknown"]);
+    let text = attempt.to_string();
+    assert!(text.contains("ENVID=[removed]") && !text.contains(token), "{text}");
 }
 
 #[tokio::test]

@@ -40,6 +40,20 @@ async fn next_two_attempts_of_a_lane_are_traced() {
 }
 
 #[tokio::test]
+async fn trace_of_a_busy_lane_ends_after_its_attempts() {
+    let app = TestApp::start().await;
+    let lane = lane(&app).await;
+    assert_eq!(app.post(&format!("/v1/lanes/{lane}/trace"), &json!({"attempts": 3})).await.status, 200);
+    // The first attempt lets the worker know of the trace.
+    app.run_until_idle().await;
+    futures_util::future::join_all((0..30).map(|_| app.send(json!({})))).await;
+    app.run_until_idle().await;
+    let found = "SELECT (SELECT count(*) FROM smtp_conversations), (SELECT remaining FROM lane_traces)";
+    let found: (i64, i32) = sqlx::query_as(found).fetch_one(&mut app.database.connect().await).await.unwrap();
+    assert_eq!(found, (3, 0));
+}
+
+#[tokio::test]
 async fn trace_with_zero_attempts_ends_it() {
     let app = TestApp::start().await;
     let lane = lane(&app).await;

@@ -49,6 +49,34 @@ async fn cost_of_event_numbers_does_not_grow() {
     held.close().await.unwrap();
 }
 
+#[tokio::test]
+async fn cost_of_finding_events_to_count_does_not_grow() {
+    let app = TestApp::start().await;
+    app.send(json!({})).await;
+    app.run_until_idle().await;
+    app.worker.count_events().await.unwrap();
+    let (held, mut connection) = (hold_everything(&app).await, app.database.connect().await);
+    let prepare = format!(
+        "SET enable_seqscan = off; PREPARE behind AS {}; PREPARE lock AS {}",
+        statement("SELECT s.tenant_id FROM statistics_cursors s"),
+        statement("SELECT s.seq, s.clear_from,")
+    );
+    sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut connection).await.unwrap();
+    let statements = ["EXECUTE behind('{}', 100)", "EXECUTE lock('00000000-0000-0000-0000-000000000000')"];
+    let mut costs = Vec::new();
+    for _ in 0..2 {
+        for statement in statements {
+            pages(&mut connection, statement).await;
+            costs.push(pages(&mut connection, statement).await);
+        }
+        let many =
+            "SELECT take_event_numbers('00000000-0000-0000-0000-000000000000', 0) FROM generate_series(1, 20000)";
+        sqlx::raw_sql(many).execute(&mut connection).await.unwrap();
+    }
+    assert!(costs[2] <= costs[0] + 10 && costs[3] <= costs[1] + 10, "[behind, lock] in pages, twice: {costs:?}");
+    held.close().await.unwrap();
+}
+
 /// A lane's watermark is raised past rows that have left it, and lowered for new ones: the claim starts there.
 #[tokio::test]
 async fn cost_of_claiming_is_independent_of_a_lanes_past_traffic() {

@@ -110,7 +110,49 @@ async fn replicas_together_count_each_event_once() {
     assert_eq!(super::totals(&found, &["accepted", "deferred", "relayed"]), [1, 17_001, 0]);
 }
 
-/// Prints how many events are counted per second.
+/// Adds an event to the newest recipient.
+const ONE_EVENT: &str = "
+    WITH base AS (SELECT take_event_numbers(tenant_id, 1) AS seq, tenant_id, message_id, id FROM recipients LIMIT 1)
+    INSERT INTO events (tenant_id, seq, recorded_at, type, message_id, recipient_id, attempt, next_attempt_at)
+    SELECT tenant_id, seq + 1, '2026-11-23T12:00:00Z', 'message.deferred', message_id, id, 2, '2026-11-23T13:00:00Z'
+    FROM base";
+
+#[tokio::test]
+async fn counting_ends_while_events_are_added() {
+    let app = TestApp::start().await;
+    app.smtp.rcpt("ann@example.test").replies(["451 4.3.0 later"]);
+    app.send(json!({})).await;
+    app.run_until_idle().await;
+    let adding = async {
+        for _ in 0..100_000 {
+            app.sql(ONE_EVENT).await;
+        }
+    };
+    tokio::select! {
+        () = adding => panic!("counting does not end"),
+        counted = tokio::time::timeout(LIMIT, app.worker.count_events()) => {
+            assert!(counted.expect("counting ends").unwrap() >= 2);
+        }
+    }
+}
+
+/// Adds messages with a deferred recipient and an event each.
+const MANY_MESSAGES: &str = "
+    WITH base AS (SELECT take_event_numbers(tenant_id, 17000) AS seq, tenant_id FROM event_counters LIMIT 1),
+    new AS (SELECT base.*, n, (lpad(to_hex(1795435200000 + seq + n), 12, '0') || '7' || lpad(to_hex(n), 3, '0') || '8'
+                               || lpad(to_hex(seq), 15, '0'))::uuid AS id
+            FROM base, generate_series(1, 17000) AS n),
+    message AS (
+        INSERT INTO messages (id, tenant_id, created_at, content_id, stream, from_address, reply_to, subject, tags, metadata,
+                              on_uncertain, size)
+        SELECT id, tenant_id, '2026-11-23T12:00:00Z', id, 'bulk', 'a@acme.test', '[]', '', '[]', '{}', 'retry', 1 FROM new),
+    recipient AS (
+        INSERT INTO recipients (message_id, id, tenant_id, position, kind, address, status)
+        SELECT id, id, tenant_id, 0, 'to', 'ann@example.test', 'deferred' FROM new)
+    INSERT INTO events (tenant_id, seq, recorded_at, type, message_id, recipient_id, attempt, next_attempt_at)
+    SELECT tenant_id, seq + n, '2026-11-23T12:00:00Z', 'message.deferred', id, id, 1, '2026-11-23T13:00:00Z' FROM new";
+
+/// Prints how many events are counted per second, if one recipient has all of them and if each has one.
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn rate_of_counting() {
@@ -118,10 +160,13 @@ async fn rate_of_counting() {
     app.smtp.rcpt("ann@example.test").replies(["451 4.3.0 later"]);
     app.send(json!({})).await;
     app.run_until_idle().await;
-    for _ in 0..20 {
-        app.sql(MANY_EVENTS).await;
+    for (what, statement) in [("one message", MANY_EVENTS), ("one message per event", MANY_MESSAGES)] {
+        for _ in 0..20 {
+            app.sql(statement).await;
+        }
+        let started = SystemClock.now();
+        let counted = app.worker.count_events().await.unwrap();
+        println!("{what}: {counted} events in {} ms", (SystemClock.now() - started).num_milliseconds());
     }
-    let started = SystemClock.now();
-    let counted = app.worker.count_events().await.unwrap();
-    println!("{counted} events in {} ms", (SystemClock.now() - started).num_milliseconds());
+    app.sql("DELETE FROM recipients WHERE id = message_id; DELETE FROM messages WHERE size = 1").await;
 }

@@ -2,6 +2,7 @@
 
 mod counts;
 mod kills;
+mod plans;
 mod queue;
 mod ranges;
 mod rebuild;

@@ -6,10 +6,10 @@ use super::statistics;
 use crate::support::app::TestApp;
 use crate::support::clock::{hours, minutes, seconds};
 
-/// Returns the queue in the last time span that is not empty, or of the last one.
+/// Returns the queue in the last time span in which it was not empty, or in the last one.
 fn last_queue(statistics: &Value, series: usize) -> Value {
     let points = statistics["series"][series]["points"].as_array().unwrap();
-    let busy = points.iter().rev().find(|point| point["queue"]["waiting"] != 0);
+    let busy = points.iter().rev().find(|point| point["queue"]["waiting"].as_i64() > Some(0));
     busy.or(points.last()).unwrap()["queue"].clone()
 }
 
@@ -33,6 +33,29 @@ async fn waiting_and_due_recipients_are_sampled_by_stream() {
     assert_eq!(last_queue(&statistics(&app, "provider=google").await, 0), Value::Null);
     app.clock.advance(hours(2));
     app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn span_without_a_sample_has_no_queue() {
+    let app = TestApp::start().await;
+    app.clock.advance(minutes(5));
+    assert!(app.worker.sample_queue().await.unwrap());
+    app.clock.advance(minutes(2));
+    let empty = json!({"waiting": 0, "due": 0, "oldest_due_seconds": 0});
+    let found = statistics(&app, "step=minute&since=2026-11-23T12:04:00Z").await;
+    let points = found["series"][0]["points"].as_array().unwrap();
+    let queues: Vec<&Value> = points.iter().map(|point| &point["queue"]).collect();
+    assert_eq!(queues, [&Value::Null, &empty, &Value::Null]);
+    assert_eq!(
+        statistics(&app, "step=hour&since=2026-11-23T12:00:00Z").await["series"][0]["points"][0]["queue"],
+        empty
+    );
+
+    app.clock.advance(hours(49));
+    app.worker.remove_old_statistics().await.unwrap();
+    let steps = "SELECT step FROM queue_sampled ORDER BY step";
+    let steps: Vec<String> = sqlx::query_scalar(steps).fetch_all(&mut app.database.connect().await).await.unwrap();
+    assert_eq!(steps, ["day", "hour"]);
 }
 
 #[tokio::test]

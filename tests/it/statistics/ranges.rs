@@ -53,6 +53,32 @@ async fn invalid_parameters_are_refused() {
     assert_eq!(statistics(&app, "step=minute&since=2026-11-21T12:00:00Z").await["step"], "minute");
 }
 
+/// Adds 30 streams with figures in each of 2,000 minutes.
+const MANY_STREAMS: &str = "
+    INSERT INTO statistics
+    SELECT '00000000-0000-0000-0000-000000000000', 'minute', timestamptz '2026-11-22T00:00:00Z' + n * interval '1 minute',
+           'stream' || s, 'other', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+    FROM generate_series(1, 2000) n, generate_series(1, 30) s";
+/// Adds 30 streams with a queue in one minute, and without events.
+const MANY_QUEUES: &str = "
+    INSERT INTO queue_samples
+    SELECT '00000000-0000-0000-0000-000000000000', 'minute', '2026-11-22T12:00:00Z', 'stream' || s, 1, 1, 0
+    FROM generate_series(1, 30) s";
+
+#[tokio::test]
+async fn too_many_points_are_refused() {
+    for rows in [MANY_STREAMS, MANY_QUEUES] {
+        let app = TestApp::start().await;
+        app.sql(rows).await;
+        let range = "step=minute&since=2026-11-22T00:00:00Z";
+        let too_many = ("group_by".to_owned(), "too_broad".to_owned());
+        assert_eq!(fault(&app, &format!("{range}&group_by=stream")).await, too_many);
+        statistics(&app, range).await;
+        statistics(&app, &format!("{range}&group_by=stream&stream=stream7")).await;
+        app.sql("DELETE FROM statistics").await;
+    }
+}
+
 async fn steps(app: &TestApp) -> Vec<String> {
     let steps = "SELECT DISTINCT step FROM statistics UNION SELECT DISTINCT step FROM statistics_details ORDER BY step";
     sqlx::query_scalar(steps).fetch_all(&mut app.database.connect().await).await.unwrap()

@@ -71,6 +71,12 @@ async fn remove_rows(connection: &mut PgConnection, tenant: TenantId, messages: 
     let recipients =
         sqlx::query!("DELETE FROM recipients WHERE message_id = ANY ($2) AND tenant_id = $1", tenant.0, messages);
     rows += recipients.execute(&mut *connection).await?.rows_affected();
+    let conversations = sqlx::query!(
+        "DELETE FROM smtp_conversations WHERE message_id = ANY ($2) AND tenant_id = $1",
+        tenant.0,
+        messages
+    );
+    rows += conversations.execute(&mut *connection).await?.rows_affected();
     let message_ids = sqlx::query!(
         "DELETE FROM custom_message_ids c USING messages m
          WHERE m.id = ANY ($2) AND m.tenant_id = $1 AND m.internet_message_id IS NOT NULL

@@ -158,7 +158,6 @@ pub(super) async fn others(connection: &mut PgConnection, tenant: TenantId) -> R
         "suppressions",
         "idempotency_keys",
         "simulator_followups",
-        "smtp_conversations",
         "lane_traces",
         // With `template_versions`, and `dkim_keys`.
         "templates",

@@ -99,7 +99,8 @@ pub(in crate::smtp) async fn open_counted(
     deadline: Instant,
     transcript: &Transcript,
 ) -> Result<Session, Refusal> {
-    let (provider, started) = (Provider::from_mx(host), Instant::now());
+    let provider = if policy.is_final { Provider::from_mx(host) } else { Provider::Other };
+    let started = Instant::now();
     let opened = open(host, address, policy, deadline, transcript).await;
     let result = match &opened {
         Ok(_) => ConnectResult::Ok,
@@ -236,6 +237,8 @@ impl Opening<'_> {
     /// Sends QUIT to a server that refused the session (RFC 5321 §4.1.1.10), in the background.
     fn quit(&self, mut wire: Wire) {
         let wait = self.policy.timeouts.quit;
+        // The transcript continues with another server.
+        wire.transcript = Transcript::default();
         tokio::spawn(async move {
             // The connection is closed whatever the reply is.
             let _ = timeout(wait, async {

@@ -41,7 +41,7 @@ struct OpenConnection(Provider);
 
 impl OpenConnection {
     fn new(peer: &Peer) -> Self {
-        let provider = peer.mx.as_deref().map_or(Provider::Other, Provider::from_mx);
+        let provider = peer.provider();
         METRICS.smtp_connections.get((provider,)).increment(1.0);
         Self(provider)
     }
