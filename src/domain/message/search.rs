@@ -186,6 +186,13 @@ mod tests {
     }
 
     #[test]
+    fn parameters_are_named_by_their_field() {
+        for (param, name) in [("created_after", "after"), ("to_domain", "to-domain"), ("status", "status")] {
+            assert_eq!(field(param), name);
+        }
+    }
+
+    #[test]
     fn several_terms_are_combined() {
         let expected = [("status", "deferred"), ("stream", "bulk"), ("subject", "sale now")];
         assert_eq!(
