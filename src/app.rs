@@ -211,6 +211,13 @@ impl App {
         }
     }
 
+    /// Shows this API key in the examples of the dashboard.
+    pub fn show_in_dashboard(&self, secret: &str) {
+        if let Some(dashboard) = &self.dashboard {
+            dashboard.show_in_examples(secret.to_owned());
+        }
+    }
+
     /// Returns the signal that notifies workers in this process of new messages.
     pub fn wake(&self) -> Arc<Notify> {
         self.wake.clone()

@@ -21,5 +21,6 @@ pub(super) fn build(
         return Ok(None);
     }
     let db = super::open_pool(config, config.dashboard.pool_size, TIMEOUT.min(config.database.timeout), true)?;
-    Ok(Some(Dashboard::new(InProcessApi::new(api, db), clock, has_inbox)))
+    let public_url = config.public_url.as_ref().map(url::Url::as_str);
+    Ok(Some(Dashboard::new(InProcessApi::new(api, db), clock, has_inbox, public_url)))
 }

@@ -93,6 +93,7 @@ async fn with_postgres(config: &mut Config, dir: &Path, postgres: &Postgres) -> 
     let facts = Facts { api, api_key, admin_key, test_key, database_url, inbox_smtp, bounces_smtp };
     let signals = Signals::listen()?;
     facts.write(dir)?;
+    app.show_in_dashboard(&facts.api_key);
     facts.print(dir, next_message, app.dashboard_sign_in_path(&facts.admin_key).await?.as_deref());
 
     signals.stop_requested().await;

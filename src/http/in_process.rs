@@ -19,7 +19,7 @@ use tower::ServiceExt as _;
 use super::concurrency_limit::{self, ConcurrencyLimit};
 use super::request_id::ApiLayer;
 use super::{Api, ApiError, Shared, auth, routes, with_layer};
-use crate::db::Db;
+use crate::db::{Db, DbError};
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::Scope;
 
@@ -93,6 +93,21 @@ impl InProcessApi {
     /// Returns whether a request came directly from a trusted proxy, whose headers are believed.
     pub fn is_from_proxy(&self, parts: &Parts) -> bool {
         auth::is_from_proxy(&self.api, parts)
+    }
+
+    /// Returns whether a request came directly from a program on this machine that is not a trusted proxy.
+    pub fn is_local(&self, parts: &Parts) -> bool {
+        auth::is_local(&self.api, parts)
+    }
+
+    /// Looks up what a secret, such as the token of a session, belongs to. It counts as a wrong key of the client's address
+    /// until it is found; the query does not run if the address has sent too many.
+    pub async fn find_counted<T>(
+        &self,
+        parts: &Parts,
+        query: impl Future<Output = Result<Option<T>, DbError>>,
+    ) -> Result<Option<T>, ApiError> {
+        self.api.keys.find_counted(self.client(parts), query).await
     }
 
     /// Returns the pool for reads.

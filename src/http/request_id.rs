@@ -25,6 +25,8 @@ use super::{Problem, error, unread};
 use crate::metrics::http::RouteSeries;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The beginning of the dashboard's paths.
+const DASHBOARD: &str = "/ui";
 /// Stands for the route of a request to an unknown path.
 const NO_ROUTE: &str = "none";
 /// Number of headers that this layer, hyper and the router add to a response.
@@ -71,6 +73,10 @@ impl Service<Request> for ApiService {
     fn call(&mut self, mut request: Request) -> Self::Future {
         let id = request.headers().get(X_REQUEST_ID).filter(|id| is_valid_id(id)).cloned();
         let id = id.unwrap_or_else(new_id);
+        if request.uri().path().starts_with(DASHBOARD) {
+            // Its pages show the id, and pass it on to their calls of the API.
+            request.headers_mut().insert(X_REQUEST_ID, id.clone());
+        }
         // Logs the route, never the path, which may contain a secret (`/u/{token}`) or an address.
         let matched = request.extensions().get::<MatchedPath>().cloned();
         let route = matched.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);

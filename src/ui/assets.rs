@@ -57,16 +57,19 @@ pub(super) fn router() -> Router {
 }
 
 async fn serve(Path((version, name)): Path<(String, String)>, headers: HeaderMap) -> Response {
-    let Some(asset) = ASSETS.iter().find(|asset| asset.name == name && asset.version == version) else {
+    let Some(asset) = ASSETS.iter().find(|asset| asset.name == name) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    let etag = format!("\"{version}\"");
+    // During an update, a page of one version may load its files from a replica of another one.
+    let is_current = asset.version == version;
+    let caching = if is_current { "public, max-age=31536000, immutable" } else { "no-cache" };
+    let etag = format!("\"{}\"", asset.version);
     if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == etag.as_bytes()) {
         return (StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response();
     }
     let common = [
         (header::CONTENT_TYPE, asset.content_type.to_owned()),
-        (header::CACHE_CONTROL, "public, max-age=31536000, immutable".to_owned()),
+        (header::CACHE_CONTROL, caching.to_owned()),
         (header::ETAG, etag),
         (header::VARY, "accept-encoding".to_owned()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),

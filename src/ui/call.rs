@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::error::{Failure, UiError};
+use super::error::{Failure, UiError, X_REQUEST_ID};
 use super::session::Visitor;
 
 /// Maximum size of a response, in bytes: a message with attachments as MIME.
@@ -25,6 +25,17 @@ pub(super) struct Page<T> {
     pub data: Vec<T>,
     /// The cursor of the next page.
     pub next: Option<String>,
+}
+
+/// A list of the API, read from several pages.
+#[derive(Debug)]
+pub(super) struct Listed<T> {
+    /// The entries.
+    pub data: Vec<T>,
+    /// Whether there are more entries.
+    pub has_more: bool,
+    /// Why the list could not be read to its end.
+    pub fault: Option<String>,
 }
 
 /// Encodes text as one segment of a path.
@@ -48,15 +59,41 @@ impl Visitor {
         serde_json::from_slice(&bytes).map_err(|error| UiError::unreadable(&error))
     }
 
+    /// Reads a list to its end, or at most this many entries. What was read before a failure is kept.
+    pub(super) async fn get_list<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        filter: &[(&str, &str)],
+        max: usize,
+    ) -> Result<Listed<T>, UiError> {
+        let mut list = Listed { data: Vec::new(), has_more: false, fault: None };
+        let mut after = None::<String>;
+        while list.data.len() < max {
+            let mut params = [filter, &[("limit", "100")]].concat();
+            params.extend(after.as_deref().map(|after| ("after", after)));
+            match self.get::<Page<T>>(&with_query(path, &params)).await {
+                Ok(page) => {
+                    list.data.extend(page.data);
+                    after = page.next;
+                }
+                Err(UiError::Failed(failure)) => {
+                    list.fault = Some(failure.text());
+                    return Ok(list);
+                }
+                Err(signed_out @ UiError::SignedOut { .. }) => return Err(signed_out),
+            }
+            if after.is_none() {
+                return Ok(list);
+            }
+        }
+        list.has_more = true;
+        Ok(list)
+    }
+
     /// Reads bytes from the API.
     pub(super) async fn read_bytes(&self, path: &str) -> Result<Bytes, UiError> {
         let response = self.send(Method::GET, path, None).await?;
         read(response).await
-    }
-
-    /// Reads what is about all sender domains; `None` if the key is limited to some.
-    pub(super) async fn get_of_all<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, UiError> {
-        if self.sees_all { self.get(path).await.map(Some) } else { Ok(None) }
     }
 
     /// Changes something, and returns the response.
@@ -81,7 +118,10 @@ impl Visitor {
     }
 
     /// Makes a call, and returns the response if it is a success.
-    pub(super) async fn run(&self, request: Request) -> Result<Response, UiError> {
+    pub(super) async fn run(&self, mut request: Request) -> Result<Response, UiError> {
+        if let Some(id) = &self.request_id {
+            request.headers_mut().insert(X_REQUEST_ID, id.clone());
+        }
         let response = self.api().call(self.key, request).await;
         if response.status().is_success() {
             return Ok(response);

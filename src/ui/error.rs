@@ -1,7 +1,7 @@
 //! Errors of the dashboard as pages.
 
 use askama::Template;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use serde::Deserialize;
 
@@ -76,11 +76,17 @@ impl UiError {
     }
 }
 
-impl From<Problem> for UiError {
+impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
         let errors =
             problem.errors.into_iter().map(|fault| FieldFault { pointer: fault.pointer, message: fault.message });
-        Self::Failed(Failure { status: problem.status, detail: problem.detail.into_owned(), errors: errors.collect() })
+        Self { status: problem.status, detail: problem.detail.into_owned(), errors: errors.collect() }
+    }
+}
+
+impl From<Problem> for UiError {
+    fn from(problem: Problem) -> Self {
+        Self::Failed(problem.into())
     }
 }
 
@@ -102,8 +108,31 @@ impl From<DbError> for UiError {
 struct ErrorPage<'a> {
     title: &'a str,
     failure: &'a Failure,
+    theme: Option<&'static str>,
+    /// The id of the request, with which the log has the cause.
+    request_id: &'a str,
 }
 
+/// The request's id, which the layer around all routes sets.
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+impl Failure {
+    /// Returns the page that shows the failure of a request with these headers.
+    pub(super) fn page(&self, headers: &HeaderMap) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let title = match status {
+            StatusCode::FORBIDDEN => "Not allowed",
+            StatusCode::NOT_FOUND => "Not found",
+            StatusCode::SERVICE_UNAVAILABLE => "Temporarily unavailable",
+            other => other.canonical_reason().unwrap_or("Error"),
+        };
+        let request_id = headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
+        let page = ErrorPage { title, failure: self, theme: super::shell::theme(headers), request_id };
+        (status, Html(page.render().unwrap_or_default())).into_response()
+    }
+}
+
+/// The layer around the pages ([`super::guard`]) writes the page of a failure.
 impl IntoResponse for UiError {
     fn into_response(self) -> Response {
         let failure = match self {
@@ -118,14 +147,8 @@ impl IntoResponse for UiError {
             }
             Self::Failed(failure) => failure,
         };
-        let status = StatusCode::from_u16(failure.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let title = match status {
-            StatusCode::FORBIDDEN => "Not allowed",
-            StatusCode::NOT_FOUND => "Not found",
-            StatusCode::SERVICE_UNAVAILABLE => "Temporarily unavailable",
-            other => other.canonical_reason().unwrap_or("Error"),
-        };
-        let page = ErrorPage { title, failure: &failure };
-        (status, Html(page.render().unwrap_or_default())).into_response()
+        let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        response.extensions_mut().insert(failure);
+        response
     }
 }

@@ -1,17 +1,22 @@
-//! The layer around every page of the dashboard: refuses changes that another site's page requests, and adds the security
-//! headers.
+//! The layer around every page of the dashboard: refuses changes that another site's page requests, reads their forms, writes
+//! the pages of failures, and adds the security headers.
 //!
 //! Browsers say where a request comes from: in `Sec-Fetch-Site`, or on plain-http sites other than localhost at least in
 //! `Origin`. A change is allowed only if one of them says that it comes from a page of this host. A request with neither
 //! does not come from a browser, and is refused: programs use the API.
 
+use std::error::Error as _;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use http_body_util::LengthLimitError;
 
 use super::Ui;
-use super::error::UiError;
+use super::error::{Failure, UiError};
 use crate::http::Problem;
 
 /// The Content-Security-Policy of the dashboard: only its own files, nothing inline, and frames only for previews.
@@ -20,20 +25,66 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
+/// Maximum size of a form, in bytes.
+const MAX_FORM: usize = 2 << 20;
+/// Time limit for reading a form. Forms are also read from browsers that are not signed in.
+const FORM_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum size of the text of a refusal of axum's extractors, in bytes.
+const MAX_REFUSAL: usize = 4 << 10;
+
 /// Checks a request, and adds the headers to its response.
 pub(super) async fn guard(State(ui): State<Ui>, request: Request, next: Next) -> Response {
-    let (parts, body) = request.into_parts();
-    let is_allowed = is_safe(&parts.method) || is_from_here(&parts.headers, ui.api.is_from_proxy(&parts));
-    let mut response = if is_allowed {
-        next.run(Request::from_parts(parts, body)).await
-    } else {
-        UiError::new(403, "Pages of other sites must not send this request.").into_response()
+    // What the page of a failure needs.
+    let headers = request.headers().clone();
+    let response = match check(&ui, request).await {
+        Ok(request) => next.run(request).await,
+        Err(error) => error.into_response(),
     };
-    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        response = UiError::from(problem).into_response();
-    }
+    let mut response = match take_failure(response).await {
+        Ok(failure) => failure.page(&headers),
+        Err(response) => response,
+    };
     add_headers(response.headers_mut());
     response
+}
+
+/// Refuses a change that another site's page requests, and reads the form of the others.
+async fn check(ui: &Ui, request: Request) -> Result<Request, UiError> {
+    if is_safe(request.method()) {
+        return Ok(request);
+    }
+    let (parts, body) = request.into_parts();
+    if !is_from_here(&parts.headers, ui.api.is_from_proxy(&parts)) {
+        return Err(UiError::new(403, "Pages of other sites must not send this request."));
+    }
+    let form = match tokio::time::timeout(FORM_TIMEOUT, to_bytes(body, MAX_FORM)).await {
+        Ok(Ok(form)) => form,
+        Ok(Err(error)) if error.source().is_some_and(|cause| cause.is::<LengthLimitError>()) => {
+            return Err(UiError::new(413, "The form is larger than 2 MiB."));
+        }
+        Ok(Err(_)) => return Err(UiError::new(400, "The form did not arrive completely.")),
+        Err(_) => return Err(UiError::new(408, "The form did not arrive within 10 seconds.")),
+    };
+    Ok(Request::from_parts(parts, Body::from(form)))
+}
+
+/// Returns the failure that a response stands for; `Err` is a response without one.
+async fn take_failure(mut response: Response) -> Result<Failure, Response> {
+    if let Some(failure) = response.extensions_mut().remove::<Failure>() {
+        return Ok(failure);
+    }
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        return Ok(Failure::from(problem));
+    }
+    let content_type = response.headers().get(header::CONTENT_TYPE);
+    let is_text = content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    if !response.status().is_client_error() || !is_text {
+        return Err(response);
+    }
+    // A refusal of one of axum's extractors.
+    let status = response.status().as_u16();
+    let text = to_bytes(response.into_body(), MAX_REFUSAL).await.unwrap_or_default();
+    Ok(Failure { status, detail: String::from_utf8_lossy(&text).into_owned(), errors: Vec::new() })
 }
 
 /// Adds the security headers that a page has not set itself.
@@ -46,6 +97,8 @@ fn add_headers(headers: &mut HeaderMap) {
     // With `no-referrer`, browsers would send `Origin: null` with forms, also to this host.
     add(header::REFERRER_POLICY, "same-origin");
     add(header::X_FRAME_OPTIONS, "DENY");
+    // A look-up of a host in a link would tell its owner that somebody looks at the message.
+    add(HeaderName::from_static("x-dns-prefetch-control"), "off");
     add(HeaderName::from_static("cross-origin-opener-policy"), "same-origin");
     add(HeaderName::from_static("cross-origin-resource-policy"), "same-origin");
     add(header::CACHE_CONTROL, "no-store");

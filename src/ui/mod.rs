@@ -17,7 +17,7 @@ mod session;
 mod shell;
 
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::response::Redirect;
 use axum::routing::{any, get, post};
@@ -44,6 +44,10 @@ struct Shared {
     links: SignInLinks,
     /// Whether the inbox of `postrider dev` is served too.
     has_inbox: bool,
+    /// The URL at which others reach the API, if it is configured; without a slash at its end.
+    public_url: Option<String>,
+    /// The API key that examples show, with `postrider dev`.
+    example_key: OnceLock<String>,
 }
 
 impl Deref for Ui {
@@ -55,9 +59,17 @@ impl Deref for Ui {
 }
 
 impl Dashboard {
-    /// Creates the dashboard. Its pages link to the inbox if there is one.
-    pub fn new(api: InProcessApi, clock: SharedClock, has_inbox: bool) -> Self {
-        Self(Ui(Arc::new(Shared { api, links: SignInLinks::new(clock), has_inbox })))
+    /// Creates the dashboard. Its pages link to the inbox if there is one, and show `public_url` in examples if their own
+    /// URL is unknown.
+    pub fn new(api: InProcessApi, clock: SharedClock, has_inbox: bool, public_url: Option<&str>) -> Self {
+        let public_url = public_url.map(|url| url.trim_end_matches('/').to_owned());
+        let links = SignInLinks::new(clock);
+        Self(Ui(Arc::new(Shared { api, links, has_inbox, public_url, example_key: OnceLock::new() })))
+    }
+
+    /// Shows this API key of the default tenant in examples, to visitors who could create one.
+    pub fn show_in_examples(&self, secret: String) {
+        let _ = self.0.example_key.set(secret);
     }
 
     /// Returns a path that signs in with this API key, once and within ten minutes. `None` if the key does not exist.

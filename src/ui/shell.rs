@@ -48,7 +48,7 @@ impl Section {
     fn is_open_to(self, visitor: &Visitor) -> bool {
         match self {
             Self::Lanes | Self::Suppressions | Self::Webhooks | Self::Templates => visitor.sees_all,
-            Self::Keys => visitor.may_admin(),
+            Self::Keys => visitor.role >= Role::Admin,
             _ => true,
         }
     }
@@ -77,7 +77,7 @@ const DONE: &[(&str, &str)] = &[
     ("paused", "Paused. Messages are accepted and wait."),
     ("resumed", "Resumed."),
     ("reset", "The lane was reset: what was learned about its destination is forgotten."),
-    ("lane-retried", "The lane's deferred messages are due now."),
+    ("lane-retried", "The lane's deferred recipients are due now."),
     ("added", "Added."),
     ("removed", "Removed."),
     ("tested", "A test event is on its way; it appears in the deliveries."),
@@ -90,6 +90,22 @@ const DONE: &[(&str, &str)] = &[
     ("bulk-canceled", "The bulk was canceled: nothing more is sent."),
     ("published", "The draft was published. New messages use it."),
 ];
+
+/// What could not be done, or only in part; named like [`DONE`].
+const NOT_DONE: &[(&str, &str)] = &[
+    ("canceled-partly", "Canceled for some recipients; the others were already being sent, or finished before."),
+    ("cancel-too-late", "Too late to cancel: the message is already being sent, or finished before."),
+    ("lane-retried-none", "The lane has no deferred recipients. Nothing was changed."),
+    ("lane-retried-part", "Many deferred recipients are due now, and there are more. Retry again to continue."),
+];
+
+/// What a user must know on every page.
+#[derive(Debug)]
+pub(super) struct Banner {
+    /// The colour: `bad` or `info`.
+    pub tone: &'static str,
+    pub text: String,
+}
 
 /// Everything around the content of a page.
 #[derive(Debug)]
@@ -104,7 +120,14 @@ pub(super) struct Shell {
     pub has_inbox: bool,
     pub may_send: bool,
     pub may_admin: bool,
-    pub done: Option<&'static str>,
+    pub may_admin_live: bool,
+    pub banners: Vec<Banner>,
+    /// What was just done: its colour and its text.
+    pub done: Option<(&'static str, &'static str)>,
+    /// Where the API is reached, for examples.
+    pub base: String,
+    /// The API key for examples.
+    pub example_key: Option<String>,
 }
 
 impl Shell {
@@ -126,14 +149,38 @@ impl Shell {
             has_inbox: visitor.has_inbox(),
             may_send: visitor.may_send(),
             may_admin: visitor.may_admin(),
+            may_admin_live: visitor.may_admin_live(),
+            banners: banners(visitor),
+            base: visitor.base.clone(),
+            example_key: visitor.example_key().map(str::to_owned),
         }
+    }
+
+    /// Sets the path of the page, for a page that is the response to a form with another path.
+    pub(super) fn at(self, path: String) -> Self {
+        Self { path, ..self }
     }
 }
 
-fn done(path: &str) -> Option<&'static str> {
+fn banners(visitor: &Visitor) -> Vec<Banner> {
+    let suspended = visitor.suspension.as_ref().map(|suspended| {
+        let reason = suspended.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+        let end = if reason.ends_with(['.', '!', '?']) { "" } else { "." };
+        let since = suspended.at.format("%Y-%m-%d %H:%M UTC");
+        let text = format!("This tenant is suspended since {since}{reason}{end} Nothing is accepted or sent.");
+        Banner { tone: "bad", text }
+    });
+    let test =
+        visitor.is_test.then(|| Banner { tone: "info", text: "Test data. Nothing leaves this machine.".to_owned() });
+    suspended.into_iter().chain(test).collect()
+}
+
+/// Returns the colour and the text of the note about what was just done.
+fn done(path: &str) -> Option<(&'static str, &'static str)> {
     let query = path.split_once('?')?.1;
     let (_, word) = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "done")?;
-    DONE.iter().find(|(known, _)| *known == word).map(|(_, text)| *text)
+    let text = |table: &[(&str, &'static str)]| table.iter().find(|(known, _)| *known == word).map(|(_, text)| *text);
+    text(DONE).map(|text| ("good", text)).or_else(|| text(NOT_DONE).map(|text| ("warn", text)))
 }
 
 /// Returns a redirect to a page that says what was done.
@@ -196,7 +243,7 @@ mod tests {
 
     #[test]
     fn note_is_one_of_the_known_texts() {
-        assert_eq!(done("/ui/lanes?done=resumed"), Some("Resumed."));
+        assert_eq!(done("/ui/lanes?done=resumed"), Some(("good", "Resumed.")));
         assert_eq!(done("/ui/lanes?done=Your+account+is+locked"), None);
         assert_eq!(done("/ui/lanes"), None);
     }

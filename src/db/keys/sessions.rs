@@ -28,6 +28,10 @@ pub struct SessionRow {
     pub key_id: Uuid,
     /// SHA-256 of the key's secret.
     pub key_hash: Vec<u8>,
+    /// The tenant of the key.
+    pub tenant_id: Uuid,
+    /// `live` or `test`.
+    pub mode: String,
     /// Name of the key.
     pub key_name: String,
     /// Scopes of the key.
@@ -36,6 +40,10 @@ pub struct SessionRow {
     pub sender_domains: Option<Vec<String>>,
     /// Time of last use, to within a minute.
     pub last_seen_at: DateTime<Utc>,
+    /// When the tenant was suspended.
+    pub suspended_at: Option<DateTime<Utc>>,
+    /// The operator's reason for it.
+    pub suspend_reason: Option<String>,
 }
 
 /// Inserts a session, and deletes expired ones.
@@ -62,9 +70,11 @@ pub async fn find(
 ) -> Result<Option<SessionRow>, DbError> {
     let query = sqlx::query_as!(
         SessionRow,
-        "SELECT k.id AS key_id, k.hash AS key_hash, k.name AS key_name, k.scopes, k.sender_domains, s.last_seen_at
+        "SELECT k.id AS key_id, k.hash AS key_hash, k.tenant_id, k.mode, k.name AS key_name, k.scopes, k.sender_domains,
+                s.last_seen_at, t.suspended_at, t.suspend_reason
          FROM dashboard_sessions s
          JOIN keys k ON k.id = s.key_id AND k.tenant_id = s.tenant_id
+         JOIN tenants t ON t.id = k.tenant_id
          WHERE s.token_hash = $1 AND s.expires_at > $2 AND s.last_seen_at > $3
            AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $2)",
         &token_hash[..],

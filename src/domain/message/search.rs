@@ -25,6 +25,11 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("before", "created_before"),
 ];
 
+/// Returns the field that sets a parameter of `GET /v1/messages`.
+pub fn field(param: &str) -> &str {
+    FIELDS.iter().find(|(_, name)| *name == param).map_or(param, |(field, _)| field)
+}
+
 /// A parsed search.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Search {
@@ -72,8 +77,7 @@ impl Search {
 
     fn set(&mut self, param: &'static str, value: String) {
         if self.params.iter().any(|(set, _)| *set == param) {
-            let field = FIELDS.iter().find(|(_, name)| *name == param).map_or(param, |(field, _)| *field);
-            self.faults.push(format!("`{field}:` may be given once."));
+            self.faults.push(format!("`{}:` may be given once.", field(param)));
         } else {
             self.params.push((param, value));
         }
@@ -179,6 +183,13 @@ mod tests {
         assert_eq!(one("your  invoice"), ("subject", "your invoice".to_owned()));
         assert_eq!(one("\"3:15 pm\""), ("subject", "3:15 pm".to_owned()));
         assert_eq!(one("\"unfinished"), ("subject", "unfinished".to_owned()));
+    }
+
+    #[test]
+    fn parameters_are_named_by_their_field() {
+        for (param, name) in [("created_after", "after"), ("to_domain", "to-domain"), ("status", "status")] {
+            assert_eq!(field(param), name);
+        }
     }
 
     #[test]

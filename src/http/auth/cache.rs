@@ -20,8 +20,8 @@ use super::failures::{AuthFailures, Lookup};
 use super::{request_key, secret};
 use crate::cache::{Timestamp, TtlCache};
 use crate::clock::SharedClock;
-use crate::db::Db;
 use crate::db::keys::{self, FoundKey, KeyRow};
+use crate::db::{Db, DbError};
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{KeyMode, KeyQuota, KeyRate, Secret};
 use crate::domain::network::{contains, parse_network};
@@ -88,6 +88,13 @@ pub(super) struct Attempt<'a> {
     pub text: Option<&'a str>,
     /// The client's address; `None` if it is unknown.
     pub client: Option<IpAddr>,
+}
+
+impl Attempt<'_> {
+    /// Returns whether the key was accepted earlier in the request: the dashboard calls the API for a session.
+    pub(super) fn is_known(&self) -> bool {
+        self.text.is_none()
+    }
 }
 
 /// A moment, and when the version was last found unchanged.
@@ -201,19 +208,29 @@ impl KeyCache {
         if !Secret::is_possible(text) {
             return Err(self.unknown(attempt));
         }
-        let (client, now) = (attempt.client, self.clock.now());
+        let found = self.find_counted(attempt.client, keys::find(&self.db, attempt.hash)).await?;
+        found.ok_or_else(|| {
+            self.log.refused(Refusal::UnknownKey, None, UNKNOWN);
+            ApiError::Unauthorized(UNKNOWN)
+        })
+    }
+
+    /// Looks up what a secret belongs to. It counts as a failure of the client's address until it is found; the query does
+    /// not run if the address has failed too often.
+    pub(in crate::http) async fn find_counted<T>(
+        &self,
+        client: Option<IpAddr>,
+        query: impl Future<Output = Result<Option<T>, DbError>>,
+    ) -> Result<Option<T>, ApiError> {
+        let now = self.clock.now();
         let lookup = self.failures.begin_lookup(client, now).map_err(|until| self.limited(client, until, now))?;
-        let found = keys::find(&self.db, attempt.hash).await;
+        let found = query.await;
         if !matches!(found, Ok(None)) {
             self.failures.give_back(lookup, client, now);
         }
         match (found?, lookup) {
-            (Some(key), _) => Ok(key),
-            (None, Lookup::Counted) => {
-                self.log.refused(Refusal::UnknownKey, None, UNKNOWN);
-                Err(ApiError::Unauthorized(UNKNOWN))
-            }
             (None, Lookup::Shared(until)) => Err(self.limited(client, until, now)),
+            (found, _) => Ok(found),
         }
     }
 

@@ -210,7 +210,9 @@ impl Caller {
             owner.set(KeyId(key.row.id));
         }
         api.keys.require_address(&key, client)?;
-        if key.has_limits() {
+        // Looking at the dashboard does not take requests from the application that shares its key.
+        let is_looking = attempt.is_known() && parts.method.is_safe();
+        if key.has_limits() && !is_looking {
             // Boxed, because the future is part of every request.
             Box::pin(api.allowances.admit(&key, owner)).await?;
         }
@@ -238,6 +240,12 @@ pub(super) fn client_address(api: &Api, parts: &Parts) -> Option<IpAddr> {
 pub(super) fn is_from_proxy(api: &Api, parts: &Parts) -> bool {
     let peer = parts.extensions.get::<Peer>();
     peer.is_some_and(|Peer(peer)| contains(&api.trusted_proxies, peer.to_canonical()))
+}
+
+/// Returns whether a request came directly from a program on this machine that is not a trusted proxy.
+pub(super) fn is_local(api: &Api, parts: &Parts) -> bool {
+    let peer = parts.extensions.get::<Peer>();
+    peer.is_some_and(|Peer(peer)| peer.to_canonical().is_loopback()) && !is_from_proxy(api, parts)
 }
 
 /// Returns the key in an `Authorization` header, or the reason why there is none.

@@ -2,17 +2,17 @@
 
 use askama::Template;
 use axum::extract::{Path, Query};
-use axum::response::Redirect;
+use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Form, Router};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{ListQuery, PageResult, add, render};
+use super::{ListQuery, PageResult, add, refused, render};
 use crate::ui::Ui;
 use crate::ui::call::{Page, segment, with_query};
-use crate::ui::error::UiError;
+use crate::ui::error::{Failure, UiError};
 use crate::ui::format::{Clock, tone};
 use crate::ui::session::Visitor;
 use crate::ui::shell::{Section, Shell, redirect_done};
@@ -89,20 +89,31 @@ impl Record {
 struct DomainsPage {
     shell: Shell,
     clock: Clock,
+    fault: Option<String>,
+    /// The name that was typed into the form.
+    typed: String,
     domains: Vec<Domain>,
     is_first: bool,
     next: Option<String>,
 }
 
 async fn list(visitor: Visitor, Query(query): Query<ListQuery>) -> PageResult {
+    show_list(&visitor, &query.after, None).await
+}
+
+/// Returns the list, with a refused name and the reason.
+async fn show_list(visitor: &Visitor, after: &str, refused: Option<(String, String)>) -> PageResult {
+    let (typed, fault) = refused.map_or_else(Default::default, |(typed, fault)| (typed, Some(fault)));
     let mut params = vec![("limit", "50")];
-    add(&mut params, "after", &query.after);
+    add(&mut params, "after", after);
     let page: Page<Domain> = visitor.get(&with_query("/v1/domains", &params)).await?;
     render(&DomainsPage {
-        shell: Shell::new(&visitor, Section::Domains, "Domains"),
+        shell: Shell::new(visitor, Section::Domains, "Domains"),
         clock: Clock(visitor.api().now()),
+        fault,
+        typed,
         domains: page.data,
-        is_first: query.after.is_empty(),
+        is_first: after.is_empty(),
         next: page.next.map(|next| with_query("/ui/domains", &[("after", &next)])),
     })
 }
@@ -126,10 +137,17 @@ struct NewDomain {
     name: String,
 }
 
-async fn register(visitor: Visitor, Form(form): Form<NewDomain>) -> Result<Redirect, UiError> {
-    let created = visitor.post("/v1/domains", Some(&json!({"name": form.name.trim()}))).await?;
-    let domain: Domain = serde_json::from_slice(&created).map_err(|error| UiError::unreadable(&error))?;
-    Ok(redirect_done(&format!("/ui/domains/{}", domain.segment()), "added"))
+async fn register(visitor: Visitor, Form(form): Form<NewDomain>) -> Result<Response, UiError> {
+    match visitor.post("/v1/domains", Some(&json!({"name": form.name.trim()}))).await {
+        Ok(created) => {
+            let domain: Domain = serde_json::from_slice(&created).map_err(|error| UiError::unreadable(&error))?;
+            Ok(redirect_done(&format!("/ui/domains/{}", domain.segment()), "added").into_response())
+        }
+        Err(UiError::Failed(failure @ Failure { status: 422, .. })) => {
+            refused(show_list(&visitor, "", Some((form.name, failure.text()))).await)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 async fn act(visitor: Visitor, Path((name, action)): Path<(String, String)>) -> Result<Redirect, UiError> {

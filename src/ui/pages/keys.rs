@@ -3,14 +3,14 @@
 use askama::Template;
 use axum::extract::{Path, Query};
 use axum::http::Method;
-use axum::response::Redirect;
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Form, Router};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{ListQuery, PageResult, add, given, render};
+use super::{ListQuery, PageResult, add, given, refused, render};
 use crate::ui::Ui;
 use crate::ui::call::{Page, segment, with_query};
 use crate::ui::error::{Failure, UiError};
@@ -73,6 +73,8 @@ struct KeysPage {
     own: String,
     created: Option<Created>,
     fault: Option<String>,
+    /// What was typed into the form.
+    typed: NewKey,
     keys: Vec<Key>,
     is_first: bool,
     next: Option<String>,
@@ -82,7 +84,14 @@ async fn list(visitor: Visitor, Query(query): Query<ListQuery>) -> PageResult {
     show(&visitor, &query.after, None, None).await
 }
 
-async fn show(visitor: &Visitor, after: &str, created: Option<Created>, fault: Option<String>) -> PageResult {
+/// Returns the list, with a new key, or with a refused form and the reason.
+async fn show(
+    visitor: &Visitor,
+    after: &str,
+    created: Option<Created>,
+    refused: Option<(NewKey, String)>,
+) -> PageResult {
+    let (typed, fault) = refused.map_or_else(Default::default, |(typed, fault)| (typed, Some(fault)));
     let mut params = vec![("limit", "50")];
     add(&mut params, "after", after);
     let page: Page<Key> = visitor.get(&with_query("/v1/keys", &params)).await?;
@@ -92,13 +101,14 @@ async fn show(visitor: &Visitor, after: &str, created: Option<Created>, fault: O
         own: visitor.key_id.to_string(),
         created,
         fault,
+        typed,
         keys: page.data,
         is_first: after.is_empty(),
         next: page.next.map(|next| with_query("/ui/keys", &[("after", &next)])),
     })
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct NewKey {
     name: String,
     #[serde(default)]
@@ -108,7 +118,7 @@ struct NewKey {
 }
 
 /// Creates a key. Its secret is in the response itself, because a redirect would have to keep it somewhere.
-async fn create(visitor: Visitor, Form(form): Form<NewKey>) -> PageResult {
+async fn create(visitor: Visitor, Form(form): Form<NewKey>) -> Result<Response, UiError> {
     let scopes = match form.role.as_str() {
         "admin" => json!(["admin"]),
         "read" => json!(["read"]),
@@ -123,10 +133,10 @@ async fn create(visitor: Visitor, Form(form): Form<NewKey>) -> PageResult {
     match visitor.post("/v1/keys", Some(&Value::Object(body))).await {
         Ok(created) => {
             let created = serde_json::from_slice(&created).map_err(|error| UiError::unreadable(&error))?;
-            show(&visitor, "", Some(created), None).await
+            show(&visitor, "", Some(created), None).await.map(IntoResponse::into_response)
         }
         Err(UiError::Failed(failure @ Failure { status: 422, .. })) => {
-            show(&visitor, "", None, Some(failure.text())).await
+            refused(show(&visitor, "", None, Some((form, failure.text()))).await)
         }
         Err(error) => Err(error),
     }

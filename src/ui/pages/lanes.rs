@@ -175,6 +175,24 @@ async fn act(
         _ => return Err(UiError::not_found("There is no such action.")),
     };
     let reason = given(&form.reason).filter(|_| action == "pause").map(|reason| json!({"reason": reason}));
-    visitor.post(&format!("/v1/lanes/{}/{action}", segment(&id)), reason.as_ref()).await?;
+    let reply = visitor.post(&format!("/v1/lanes/{}/{action}", segment(&id)), reason.as_ref()).await?;
+    let done = if action == "retry" { retried(&reply)? } else { done };
     Ok(redirect_done("/ui/lanes", done))
+}
+
+/// The reply to a retry.
+#[derive(Debug, Deserialize)]
+struct Retried {
+    retried: u64,
+    has_more: bool,
+}
+
+/// Returns the note about a retry.
+fn retried(reply: &[u8]) -> Result<&'static str, UiError> {
+    let reply: Retried = serde_json::from_slice(reply).map_err(|error| UiError::unreadable(&error))?;
+    Ok(match reply {
+        Retried { has_more: true, .. } => "lane-retried-part",
+        Retried { retried: 0, .. } => "lane-retried-none",
+        _ => "lane-retried",
+    })
 }

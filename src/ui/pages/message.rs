@@ -14,14 +14,14 @@ use serde_json::Value;
 use super::{PageResult, render};
 use crate::mail::content::Content;
 use crate::ui::Ui;
-use crate::ui::call::{Page, segment};
+use crate::ui::call::{Listed, segment};
 use crate::ui::error::UiError;
 use crate::ui::format::{Clock, bytes, tone};
 use crate::ui::session::Visitor;
 use crate::ui::shell::{Section, Shell, redirect_done};
 
-/// Events that the page shows.
-const EVENTS: u32 = 100;
+/// Maximum number of events that the page shows.
+const MAX_EVENTS: usize = 1_000;
 
 pub(super) fn router() -> Router<Ui> {
     Router::new()
@@ -211,6 +211,9 @@ impl Tab {
 struct ShowQuery {
     #[serde(default)]
     tab: String,
+    /// `1` loads the remote images of the preview, once.
+    #[serde(default)]
+    images: String,
 }
 
 #[derive(Template)]
@@ -223,7 +226,11 @@ struct MessagePage<'a> {
     /// Events that are about no single recipient.
     common: Vec<&'a Event>,
     has_more_events: bool,
+    /// What could not be read.
+    faults: Vec<String>,
     tab: Tab,
+    /// Whether the preview loads remote images.
+    has_images: bool,
     content: &'a Content,
     /// Why there is no content.
     content_fault: Option<String>,
@@ -241,8 +248,16 @@ impl MessagePage<'_> {
 async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<ShowQuery>) -> PageResult {
     let path = format!("/v1/messages/{}", segment(&id));
     let message: Message = visitor.get(&path).await?;
-    let explained: Explained = visitor.get(&format!("{path}/explain")).await?;
-    let events: Page<Event> = visitor.get(&format!("{path}/events?limit={EVENTS}")).await?;
+    let mut faults = Vec::new();
+    let explained: Explained = match visitor.get(&format!("{path}/explain")).await {
+        Err(UiError::Failed(failure)) => {
+            faults.push(format!("The explanation could not be read: {}", failure.text()));
+            Explained { recipients: Vec::new() }
+        }
+        found => found?,
+    };
+    let events: Listed<Event> = visitor.get_list(&format!("{path}/events"), &[], MAX_EVENTS).await?;
+    faults.extend(events.fault.as_ref().map(|fault| format!("The events could not be read: {fault}")));
     let tab = Tab::ALL.into_iter().find(|(_, name, _)| *name == query.tab).map_or(Tab::Preview, |(tab, ..)| tab);
     let (content, content_fault) = match tab {
         // The attachments are known without the content.
@@ -264,8 +279,10 @@ async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<Show
         clock: Clock(visitor.api().now()),
         stories: stories.collect(),
         common: events.data.iter().filter(|event| event.data.recipient_id.is_none()).collect(),
-        has_more_events: events.next.is_some(),
+        has_more_events: events.has_more,
+        faults,
         tab,
+        has_images: query.images == "1",
         content: &content,
         content_fault,
         may_cancel: visitor.may_send() && message.recipients.iter().any(|one| waits(one) && one.status != "sending"),
@@ -276,12 +293,31 @@ async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<Show
 }
 
 async fn act(visitor: Visitor, Path((id, action)): Path<(String, String)>) -> Result<Redirect, UiError> {
+    let id = segment(&id);
     let done = match action.as_str() {
-        "retry" => "retried",
-        "cancel" => "canceled",
+        "retry" => {
+            visitor.post(&format!("/v1/messages/{id}/retry"), None).await?;
+            "retried"
+        }
+        "cancel" => canceled(&visitor.post(&format!("/v1/messages/{id}/cancel"), None).await?)?,
         _ => return Err(UiError::not_found("There is no such action.")),
     };
-    let id = segment(&id);
-    visitor.post(&format!("/v1/messages/{id}/{action}"), None).await?;
     Ok(redirect_done(&format!("/ui/messages/{id}"), done))
+}
+
+/// The reply to a cancellation: addresses.
+#[derive(Debug, Deserialize)]
+struct Canceled {
+    canceled: Vec<String>,
+    too_late: Vec<String>,
+}
+
+/// Returns the note about a cancellation.
+fn canceled(reply: &[u8]) -> Result<&'static str, UiError> {
+    let reply: Canceled = serde_json::from_slice(reply).map_err(|error| UiError::unreadable(&error))?;
+    Ok(match (reply.canceled.is_empty(), reply.too_late.is_empty()) {
+        (_, true) => "canceled",
+        (false, false) => "canceled-partly",
+        (true, false) => "cancel-too-late",
+    })
 }

@@ -12,7 +12,7 @@ use crate::domain::id::MessageId;
 use crate::domain::message::search;
 use crate::ui::Ui;
 use crate::ui::call::{Page, segment, with_query};
-use crate::ui::error::{Failure, UiError};
+use crate::ui::error::{Failure, FieldFault, UiError};
 use crate::ui::format::{Clock, tone};
 use crate::ui::session::Visitor;
 use crate::ui::shell::{Section, Shell};
@@ -91,8 +91,8 @@ async fn list(visitor: Visitor, Query(query): Query<ListQuery>) -> PageResult {
             Ok(found) => page = found,
             // A value that the API refuses, or a search that takes too long: the text can be corrected.
             Err(UiError::Failed(Failure { status: 422, errors, .. })) if !errors.is_empty() => {
-                search.faults =
-                    errors.into_iter().map(|fault| format!("{}: {}", fault.pointer, fault.message)).collect();
+                let text = |fault: &FieldFault| format!("{}: {}", search::field(&fault.pointer), fault.message);
+                search.faults = errors.iter().map(text).collect();
             }
             Err(error) => return Err(error),
         }

@@ -14,7 +14,8 @@ mod webhooks;
 
 use askama::Template;
 use axum::Router;
-use axum::response::Html;
+use axum::http::StatusCode;
+use axum::response::{Html, IntoResponse as _, Response};
 use serde::Deserialize;
 
 use super::Ui;
@@ -41,6 +42,11 @@ type PageResult = Result<Html<String>, UiError>;
 
 fn render(page: &impl Template) -> PageResult {
     page.render().map(Html).map_err(|error| UiError::unreadable(&error))
+}
+
+/// Returns a page that shows why a form was refused, and what was typed into it.
+fn refused(page: PageResult) -> Result<Response, UiError> {
+    page.map(|page| (StatusCode::UNPROCESSABLE_ENTITY, page).into_response())
 }
 
 /// The query of a list: text to search for, and the cursor of the page.

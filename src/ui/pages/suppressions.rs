@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::extract::Query;
-use axum::http::{Method, StatusCode};
+use axum::http::Method;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Form, Router};
@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{ListQuery, PageResult, add, given, render};
+use super::{ListQuery, PageResult, add, given, refused, render};
 use crate::ui::Ui;
 use crate::ui::call::{Page, segment, with_query};
 use crate::ui::error::{Failure, UiError};
@@ -60,6 +60,8 @@ struct SuppressionsPage {
     q: String,
     reason: String,
     fault: Option<String>,
+    /// What was typed into the form.
+    typed: AddForm,
     entries: Vec<Entry>,
     is_first: bool,
     next: Option<String>,
@@ -69,8 +71,9 @@ async fn list(visitor: Visitor, Query(query): Query<ListQuery>) -> PageResult {
     show(&visitor, query, None).await
 }
 
-/// Returns the list, with the reason why the entry of a form was refused.
-async fn show(visitor: &Visitor, query: ListQuery, mut fault: Option<String>) -> PageResult {
+/// Returns the list, with a refused form and the reason.
+async fn show(visitor: &Visitor, query: ListQuery, refused: Option<(AddForm, String)>) -> PageResult {
+    let (typed, mut fault) = refused.map_or_else(Default::default, |(typed, fault)| (typed, Some(fault)));
     let mut params = vec![("limit", "50")];
     add(&mut params, "address", query.q.trim());
     add(&mut params, "reason", &query.filter);
@@ -86,6 +89,7 @@ async fn show(visitor: &Visitor, query: ListQuery, mut fault: Option<String>) ->
         shell: Shell::new(visitor, Section::Suppressions, "Suppressions"),
         clock: Clock(visitor.api().now()),
         fault,
+        typed,
         entries: page.data,
         is_first: query.after.is_empty(),
         next: page.next.as_deref().map(|next| {
@@ -99,7 +103,7 @@ async fn show(visitor: &Visitor, query: ListQuery, mut fault: Option<String>) ->
     })
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct AddForm {
     address: String,
     #[serde(default)]
@@ -118,9 +122,7 @@ async fn add_entry(visitor: Visitor, Form(form): Form<AddForm>) -> Result<Respon
     match visitor.post("/v1/suppressions", Some(&Value::Object(entry))).await {
         Ok(_) => Ok(redirect_done("/ui/suppressions", "added").into_response()),
         Err(UiError::Failed(failure @ Failure { status: 422, .. })) => {
-            show(&visitor, ListQuery::default(), Some(failure.text()))
-                .await
-                .map(|page| (StatusCode::UNPROCESSABLE_ENTITY, page).into_response())
+            refused(show(&visitor, ListQuery::default(), Some((form, failure.text()))).await)
         }
         Err(error) => Err(error),
     }

@@ -1,6 +1,7 @@
 //! *Templates*: the draft, its preview with variables, the versions, and publishing.
 
 use askama::Template;
+use axum::extract::rejection::FormRejection;
 use axum::extract::{Path, Query};
 use axum::http::header;
 use axum::response::{IntoResponse as _, Redirect, Response};
@@ -13,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::{ListQuery, PageResult, add, given, render};
 use crate::ui::Ui;
 use crate::ui::call::{Page, segment, with_query};
-use crate::ui::error::{Failure, UiError};
+use crate::ui::error::UiError;
 use crate::ui::format::Clock;
 use crate::ui::session::Visitor;
 use crate::ui::shell::{Section, Shell, redirect_done};
@@ -133,6 +134,7 @@ struct Rendered {
 const PREVIEW_POLICY: &str = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'self'";
 
+/// A preview without HTML.
 #[derive(Template)]
 #[template(path = "template_plain.html")]
 struct PlainPreview {
@@ -141,42 +143,70 @@ struct PlainPreview {
     is_fault: bool,
 }
 
-/// Renders the template into the frame of the page. What cannot be rendered is explained there.
-async fn preview(visitor: Visitor, Path(id): Path<String>, Form(form): Form<PreviewForm>) -> Result<Response, UiError> {
-    let framed = |html: String| {
-        let headers = [
-            (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-            (header::CONTENT_SECURITY_POLICY, PREVIEW_POLICY),
-            (header::X_FRAME_OPTIONS, "SAMEORIGIN"),
-        ];
-        (headers, html).into_response()
+/// What is shown above the HTML of a preview.
+#[derive(Template)]
+#[template(path = "template_subject.html")]
+struct RenderedSubject {
+    subject: String,
+}
+
+/// Returns a response for the frame of the page.
+fn framed(html: String) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, PREVIEW_POLICY),
+        (header::X_FRAME_OPTIONS, "SAMEORIGIN"),
+    ];
+    (headers, html).into_response()
+}
+
+fn unrendered(text: String) -> Result<Response, UiError> {
+    show_rendered(&PlainPreview { subject: None, text, is_fault: true })
+}
+
+fn show_rendered(page: &PlainPreview) -> Result<Response, UiError> {
+    page.render().map(framed).map_err(|error| UiError::unreadable(&error))
+}
+
+/// Renders the template into the frame of the page. Whatever fails is explained there, because a frame does not show other
+/// pages of the dashboard.
+async fn preview(
+    visitor: Result<Visitor, UiError>,
+    Path(id): Path<String>,
+    form: Result<Form<PreviewForm>, FormRejection>,
+) -> Result<Response, UiError> {
+    let form = match form {
+        Ok(Form(form)) => form,
+        Err(refusal) => return unrendered(refusal.body_text()),
     };
-    let plain = |subject: Option<String>, text: String, is_fault: bool| {
-        let page = PlainPreview { subject, text, is_fault }.render();
-        page.map(framed).map_err(|error| UiError::unreadable(&error))
-    };
+    match rendered(visitor, &id, &form).await {
+        Ok(Rendered { subject, html: Some(html), .. }) => {
+            let above = RenderedSubject { subject: subject.unwrap_or_default() }.render();
+            let above = above.map_err(|error| UiError::unreadable(&error))?;
+            Ok(framed(format!("{above}{html}")))
+        }
+        Ok(Rendered { subject, html: None, text }) => {
+            show_rendered(&PlainPreview { subject, text: text.unwrap_or_default(), is_fault: false })
+        }
+        Err(UiError::Failed(failure)) => unrendered(failure.text()),
+        Err(UiError::SignedOut { .. }) => unrendered("The session has ended. Load the page again.".to_owned()),
+    }
+}
+
+/// Has the API render the template.
+async fn rendered(visitor: Result<Visitor, UiError>, id: &str, form: &PreviewForm) -> Result<Rendered, UiError> {
     let mut body = Map::new();
     if let Some(text) = given(&form.variables) {
-        match serde_json::from_str::<Map<String, Value>>(text) {
-            Ok(variables) => body.insert("variables".to_owned(), Value::Object(variables)),
-            Err(error) => return plain(None, format!("The variables are not a JSON object: {error}."), true),
-        };
+        let variables = serde_json::from_str::<Map<String, Value>>(text)
+            .map_err(|error| UiError::new(422, format!("The variables are not a JSON object: {error}.")))?;
+        body.insert("variables".to_owned(), Value::Object(variables));
     }
     if let Some(version) = given(&form.version).and_then(|version| version.parse::<i32>().ok()) {
         body.insert("version".to_owned(), json!(version));
     }
-    let path = format!("/v1/templates/{}/preview", segment(&id));
-    match visitor.post(&path, Some(&Value::Object(body))).await {
-        Ok(rendered) => {
-            let rendered: Rendered = serde_json::from_slice(&rendered).map_err(|error| UiError::unreadable(&error))?;
-            match rendered.html {
-                Some(html) => Ok(framed(html)),
-                None => plain(rendered.subject, rendered.text.unwrap_or_default(), false),
-            }
-        }
-        Err(UiError::Failed(failure @ Failure { status: 422, .. })) => plain(None, failure.text(), true),
-        Err(error) => Err(error),
-    }
+    let path = format!("/v1/templates/{}/preview", segment(id));
+    let rendered = visitor?.post(&path, Some(&Value::Object(body))).await?;
+    serde_json::from_slice(&rendered).map_err(|error| UiError::unreadable(&error))
 }
 
 async fn publish(visitor: Visitor, Path(id): Path<String>) -> Result<Redirect, UiError> {

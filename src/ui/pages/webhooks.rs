@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{ListQuery, PageResult, add, given, render};
+use super::{ListQuery, PageResult, add, given, refused, render};
 use crate::domain::message::search;
 use crate::ui::Ui;
 use crate::ui::call::{Page, segment, with_query};
@@ -74,6 +74,8 @@ struct WebhooksPage {
     shell: Shell,
     clock: Clock,
     fault: Option<String>,
+    /// What was typed into the form.
+    typed: NewWebhook,
     webhooks: Vec<Webhook>,
     is_first: bool,
     next: Option<String>,
@@ -83,7 +85,9 @@ async fn list(visitor: Visitor, Query(query): Query<ListQuery>) -> PageResult {
     show_list(&visitor, &query.after, None).await
 }
 
-async fn show_list(visitor: &Visitor, after: &str, fault: Option<String>) -> PageResult {
+/// Returns the list, with a refused form and the reason.
+async fn show_list(visitor: &Visitor, after: &str, refused: Option<(NewWebhook, String)>) -> PageResult {
+    let (typed, fault) = refused.map_or_else(Default::default, |(typed, fault)| (typed, Some(fault)));
     let mut params = vec![("limit", "50")];
     add(&mut params, "after", after);
     let page: Page<Webhook> = visitor.get(&with_query("/v1/webhooks", &params)).await?;
@@ -91,6 +95,7 @@ async fn show_list(visitor: &Visitor, after: &str, fault: Option<String>) -> Pag
         shell: Shell::new(visitor, Section::Webhooks, "Webhooks"),
         clock: Clock(visitor.api().now()),
         fault,
+        typed,
         webhooks: page.data,
         is_first: after.is_empty(),
         next: page.next.map(|next| with_query("/ui/webhooks", &[("after", &next)])),
@@ -122,24 +127,24 @@ async fn show_one(
     secret: Option<String>,
     fault: Option<String>,
 ) -> PageResult {
-    let path = format!("/v1/webhooks/{}", segment(id));
+    let (path, own) = (format!("/v1/webhooks/{}", segment(id)), format!("/ui/webhooks/{}", segment(id)));
     let webhook: Webhook = visitor.get(&path).await?;
     let mut params = vec![("limit", "25")];
     add(&mut params, "after", after);
     let page: Page<Delivery> = visitor.get(&with_query(&format!("{path}/deliveries"), &params)).await?;
     render(&WebhookPage {
-        shell: Shell::new(visitor, Section::Webhooks, webhook.url.as_str()),
+        shell: Shell::new(visitor, Section::Webhooks, webhook.url.as_str()).at(with_query(&own, &params[1..])),
         clock: Clock(visitor.api().now()),
         secret,
         fault,
         deliveries: page.data,
         is_first: after.is_empty(),
-        next: page.next.map(|next| with_query(&format!("/ui/webhooks/{}", segment(id)), &[("after", &next)])),
+        next: page.next.map(|next| with_query(&own, &[("after", &next)])),
         webhook,
     })
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct NewWebhook {
     url: String,
     #[serde(default)]
@@ -153,7 +158,7 @@ struct WithSecret {
     secret: String,
 }
 
-async fn create(visitor: Visitor, Form(form): Form<NewWebhook>) -> PageResult {
+async fn create(visitor: Visitor, Form(form): Form<NewWebhook>) -> Result<Response, UiError> {
     let mut body = json!({"url": form.url.trim()});
     if let Some(description) = given(&form.description) {
         body["description"] = json!(description);
@@ -161,10 +166,11 @@ async fn create(visitor: Visitor, Form(form): Form<NewWebhook>) -> PageResult {
     match visitor.post("/v1/webhooks", Some(&body)).await {
         Ok(created) => {
             let created: WithSecret = serde_json::from_slice(&created).map_err(|error| UiError::unreadable(&error))?;
-            show_one(&visitor, &created.id, "", Some(created.secret), None).await
+            let page = show_one(&visitor, &created.id, "", Some(created.secret), None).await?;
+            Ok(page.into_response())
         }
         Err(UiError::Failed(failure @ Failure { status: 422, .. })) => {
-            show_list(&visitor, "", Some(failure.text())).await
+            refused(show_list(&visitor, "", Some((form, failure.text()))).await)
         }
         Err(error) => Err(error),
     }
@@ -196,7 +202,7 @@ async fn act(
         "replay" => {
             let Some(start) = replay_start(&form.from, &visitor) else {
                 let fault = "Write a `seq`, a date such as 2026-12-01, or an age such as 24h.".to_owned();
-                return show_one(&visitor, &id, "", None, Some(fault)).await.map(IntoResponse::into_response);
+                return refused(show_one(&visitor, &id, "", None, Some(fault)).await);
             };
             visitor.post(&format!("{path}/replay"), Some(&start)).await?;
             "replayed"

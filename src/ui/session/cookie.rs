@@ -1,44 +1,38 @@
 //! The session's cookie.
 //!
-//! Its name starts with `__Host-`, with which browsers accept it only over HTTPS and from this host alone. Over plain
-//! HTTP on this machine, where browsers refuse such cookies, the name has the port instead, because all ports of a host
-//! share their cookies.
+//! Its name starts with `__Host-`, with which browsers accept it only over HTTPS and from this host alone. Only if the browser
+//! itself says, in `Origin`, that it loaded the page over plain HTTP from this machine, where some browsers refuse such cookies,
+//! the name has the port instead, because all ports of a host share their cookies. `Host` alone does not decide: a proxy that
+//! serves the dashboard to a network may write an address of this machine there.
+//!
+//! `SameSite=Lax`, not `Strict`, so that links to a message in a chat or an alert open without another sign-in. Changes are
+//! protected by [`crate::ui::guard`], not by this.
 
 use std::net::IpAddr;
 
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, header};
 
 /// The name over HTTPS.
 const SECURE_NAME: &str = "__Host-postrider";
 
-/// Where a browser reaches the dashboard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Site<'a> {
-    /// This machine, with the port.
-    Loopback(&'a str),
-    /// Another name, which needs HTTPS.
-    Public,
+/// Returns the name over plain HTTP, if `Host` is this machine.
+fn plain_name(headers: &HeaderMap) -> Option<String> {
+    let host: Authority = headers.get(header::HOST)?.to_str().ok()?.parse().ok()?;
+    is_loopback(&host).then(|| format!("postrider-{}", host.port_u16().unwrap_or(80)))
 }
 
-fn site(headers: &HeaderMap) -> Site<'_> {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let (name, port) = match host.rsplit_once(':') {
-        Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => (name, port),
-        _ => (host, "80"),
-    };
-    let bare = name.trim_start_matches('[').trim_end_matches(']');
-    let is_loopback = bare.parse::<IpAddr>().map_or_else(
-        |_| bare.eq_ignore_ascii_case("localhost") || bare.to_ascii_lowercase().ends_with(".localhost"),
+fn is_loopback(authority: &Authority) -> bool {
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+    name.parse::<IpAddr>().map_or_else(
+        |_| name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost"),
         |ip| ip.to_canonical().is_loopback(),
-    );
-    if is_loopback { Site::Loopback(port) } else { Site::Public }
+    )
 }
 
-fn name(headers: &HeaderMap) -> String {
-    match site(headers) {
-        Site::Loopback(port) => format!("postrider-{port}"),
-        Site::Public => SECURE_NAME.to_owned(),
-    }
+/// Returns the host of a page that the browser loaded over plain HTTP; `None` if it does not say that it did.
+fn plain_origin(headers: &HeaderMap) -> Option<Authority> {
+    headers.get(header::ORIGIN)?.to_str().ok()?.strip_prefix("http://")?.parse().ok()
 }
 
 /// Returns the value of a cookie.
@@ -50,29 +44,50 @@ pub(super) fn value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 /// Returns the session's token.
 pub(super) fn token(headers: &HeaderMap) -> Option<&str> {
-    value(headers, &name(headers))
+    value(headers, SECURE_NAME).or_else(|| value(headers, &plain_name(headers)?))
+}
+
+/// Returns whether the browser reached the page over plain HTTP, as far as its cookie tells.
+pub(super) fn is_plain(headers: &HeaderMap) -> bool {
+    value(headers, SECURE_NAME).is_none()
+}
+
+/// Returns whether `Host` is this machine.
+pub(super) fn is_loopback_host(headers: &HeaderMap) -> bool {
+    plain_name(headers).is_some()
 }
 
 /// Returns whether browsers would refuse the cookie, because the page was loaded over plain HTTP from another machine.
 pub(super) fn is_refused(headers: &HeaderMap) -> bool {
-    let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
-    site(headers) == Site::Public && origin.is_some_and(|origin| origin.starts_with("http://"))
+    plain_origin(headers).is_some_and(|origin| !is_loopback(&origin))
 }
 
-/// Returns the `Set-Cookie` header that starts a session.
+/// Returns the `Set-Cookie` header of a form that starts a session.
 pub(super) fn set(headers: &HeaderMap, token: &str) -> Option<HeaderValue> {
-    build(headers, token, "")
+    start(headers, token, plain_origin(headers).is_some_and(|origin| is_loopback(&origin)))
 }
 
-/// Returns the `Set-Cookie` header that ends a session.
-pub(super) fn clear(headers: &HeaderMap) -> Option<HeaderValue> {
-    build(headers, "", "; Max-Age=0")
+/// Returns the `Set-Cookie` header of a link that starts a session. Browsers send no `Origin` with links: the session is one of
+/// this machine if `is_local`, because the request came from here without a proxy.
+pub(super) fn set_by_link(headers: &HeaderMap, token: &str, is_local: bool) -> Option<HeaderValue> {
+    start(headers, token, is_local)
 }
 
-fn build(headers: &HeaderMap, value: &str, age: &str) -> Option<HeaderValue> {
-    let secure = if site(headers) == Site::Public { "; Secure" } else { "" };
-    let text = format!("{}={value}; Path=/; HttpOnly; SameSite=Lax{secure}{age}", name(headers));
-    HeaderValue::try_from(text).ok()
+fn start(headers: &HeaderMap, token: &str, may_be_plain: bool) -> Option<HeaderValue> {
+    match plain_name(headers).filter(|_| may_be_plain) {
+        Some(name) => build(&name, token, ""),
+        None => build(SECURE_NAME, token, "; Secure"),
+    }
+}
+
+/// Returns the `Set-Cookie` headers that end a session.
+pub(super) fn clear(headers: &HeaderMap) -> Vec<HeaderValue> {
+    let plain = plain_name(headers).and_then(|name| build(&name, "", "; Max-Age=0"));
+    build(SECURE_NAME, "", "; Secure; Max-Age=0").into_iter().chain(plain).collect()
+}
+
+fn build(name: &str, value: &str, more: &str) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{more}")).ok()
 }
 
 #[cfg(test)]
@@ -87,26 +102,50 @@ mod tests {
         headers
     }
 
+    const SECURE: &str = "__Host-postrider=t; Path=/; HttpOnly; SameSite=Lax; Secure";
+
     #[test]
     fn only_cookies_of_this_machine_are_sent_without_https() {
-        for (host, expected) in [
-            ("mail.test", "__Host-postrider=t; Path=/; HttpOnly; SameSite=Lax; Secure"),
-            ("10.0.0.1:8080", "__Host-postrider=t; Path=/; HttpOnly; SameSite=Lax; Secure"),
-            ("localhost.mail.test", "__Host-postrider=t; Path=/; HttpOnly; SameSite=Lax; Secure"),
-            ("localhost:8080", "postrider-8080=t; Path=/; HttpOnly; SameSite=Lax"),
-            ("127.0.0.1", "postrider-80=t; Path=/; HttpOnly; SameSite=Lax"),
-            ("[::1]:9000", "postrider-9000=t; Path=/; HttpOnly; SameSite=Lax"),
+        for (origin, host, expected) in [
+            ("https://mail.test", "mail.test", SECURE),
+            ("http://10.0.0.1:8080", "10.0.0.1:8080", SECURE),
+            ("http://localhost.mail.test", "localhost.mail.test", SECURE),
+            ("http://localhost:8080", "mail.test", SECURE),
+            ("null", "localhost:8080", SECURE),
+            ("http://localhost:8080", "localhost:8080", "postrider-8080=t; Path=/; HttpOnly; SameSite=Lax"),
+            ("http://127.0.0.1", "127.0.0.1", "postrider-80=t; Path=/; HttpOnly; SameSite=Lax"),
+            ("http://[::1]:9000", "[::1]:9000", "postrider-9000=t; Path=/; HttpOnly; SameSite=Lax"),
         ] {
-            assert_eq!(set(&headers(host, &[]), "t").unwrap(), expected);
+            assert_eq!(set(&headers(host, &[(header::ORIGIN, origin)]), "t").unwrap(), expected, "{origin} {host}");
         }
     }
 
     #[test]
+    fn host_that_a_proxy_writes_does_not_decide() {
+        let proxied = headers("127.0.0.1:8080", &[(header::ORIGIN, "https://mail.test")]);
+        assert_eq!(set(&proxied, "t").unwrap(), SECURE);
+        assert_eq!(set(&headers("127.0.0.1:8080", &[]), "t").unwrap(), SECURE);
+        let refused = headers("127.0.0.1:8080", &[(header::ORIGIN, "http://mail.test")]);
+        assert!(is_refused(&refused));
+    }
+
+    #[test]
+    fn link_starts_a_plain_session_only_on_this_machine() {
+        let plain = "postrider-8080=t; Path=/; HttpOnly; SameSite=Lax";
+        assert_eq!(set_by_link(&headers("localhost:8080", &[]), "t", true).unwrap(), plain);
+        assert_eq!(set_by_link(&headers("localhost:8080", &[]), "t", false).unwrap(), SECURE);
+        assert_eq!(set_by_link(&headers("mail.test", &[]), "t", true).unwrap(), SECURE);
+    }
+
+    #[test]
     fn cookie_of_another_name_is_not_the_token() {
-        let cookie = |text| headers("mail.test", &[(header::COOKIE, text)]);
-        assert_eq!(token(&cookie("a=b; __Host-postrider=abc; c=d")), Some("abc"));
-        assert_eq!(token(&cookie("postrider-80=abc")), None);
-        assert_eq!(token(&cookie("x__Host-postrider=abc")), None);
+        let cookie = |host, text| headers(host, &[(header::COOKIE, text)]);
+        assert_eq!(token(&cookie("mail.test", "a=b; __Host-postrider=abc; c=d")), Some("abc"));
+        assert_eq!(token(&cookie("mail.test", "postrider-80=abc")), None);
+        assert_eq!(token(&cookie("mail.test", "x__Host-postrider=abc")), None);
+        assert_eq!(token(&cookie("localhost", "postrider-80=abc")), Some("abc"));
+        assert_eq!(token(&cookie("localhost:8080", "postrider-80=abc")), None);
+        assert_eq!(token(&cookie("localhost", "postrider-80=abc; __Host-postrider=def")), Some("def"));
     }
 
     #[test]

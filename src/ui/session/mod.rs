@@ -11,16 +11,16 @@ mod pages;
 use axum::Router;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method};
+use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::routing::{get, post};
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest as _, Sha256};
 
 use super::Ui;
-use super::error::UiError;
+use super::error::{UiError, X_REQUEST_ID};
 use crate::db::keys::sessions::{self, NewSession, SessionRow};
 use crate::domain::id::{KeyId, TenantId};
-use crate::domain::key::{Scope, hex};
+use crate::domain::key::{KeyMode, Scope, hex};
 use crate::http::{InProcessApi, KnownKey};
 
 /// A session that is not used for this time ends.
@@ -50,6 +50,15 @@ pub(super) enum Role {
     Admin,
 }
 
+/// The suspension of a tenant.
+#[derive(Debug, Clone)]
+pub(super) struct Suspended {
+    /// When an operator suspended it.
+    pub at: DateTime<Utc>,
+    /// The operator's reason.
+    pub reason: Option<String>,
+}
+
 /// The user of a session.
 #[derive(Debug, Clone)]
 pub(super) struct Visitor {
@@ -69,6 +78,15 @@ pub(super) struct Visitor {
     pub path: String,
     /// The colour scheme that the user chose; `None` follows the system.
     pub theme: Option<&'static str>,
+    /// The id of the request.
+    pub request_id: Option<HeaderValue>,
+    /// Whether the key is a test key, which sees test data.
+    pub is_test: bool,
+    /// Set while the key's tenant is suspended.
+    pub suspension: Option<Suspended>,
+    /// Where the API is reached, such as `https://mail.acme.test`.
+    pub base: String,
+    tenant: TenantId,
     ui: Ui,
     token_hash: [u8; 32],
 }
@@ -79,14 +97,31 @@ impl Visitor {
         &self.ui.api
     }
 
-    /// Returns whether the key may cancel and retry messages.
+    /// Returns whether the key may cancel and retry messages now.
     pub(super) fn may_send(&self) -> bool {
-        self.role >= Role::Sender
+        self.role >= Role::Sender && self.suspension.is_none()
     }
 
-    /// Returns whether the key may change everything.
+    /// Returns whether the key may change the data that it sees now: of a test key, the test data.
     pub(super) fn may_admin(&self) -> bool {
-        self.role >= Role::Admin
+        self.role >= Role::Admin && self.suspension.is_none()
+    }
+
+    /// Returns whether the key may change now what test and live keys share: domains, templates and keys.
+    pub(super) fn may_admin_live(&self) -> bool {
+        self.may_admin() && !self.is_test
+    }
+
+    /// Returns the API key for examples: that of `postrider dev`, if the visitor could create such a key.
+    pub(super) fn example_key(&self) -> Option<&str> {
+        let is_allowed = self.may_admin_live() && self.tenant == TenantId::DEFAULT;
+        self.ui.example_key.get().filter(|_| is_allowed).map(String::as_str)
+    }
+
+    /// Returns whether the session has not ended.
+    pub(super) async fn is_signed_in(&self) -> bool {
+        let now = self.ui.api.now();
+        matches!(sessions::find(self.ui.api.db(), self.token_hash, now, now - MAX_IDLE).await, Ok(Some(_)))
     }
 
     /// Returns whether the inbox of `postrider dev` is served too.
@@ -110,6 +145,11 @@ impl Visitor {
             is_part: is_part(&parts.headers),
             path: parts.uri.path_and_query().map_or_else(|| "/ui".to_owned(), ToString::to_string),
             theme: super::shell::theme(&parts.headers),
+            request_id: parts.headers.get(X_REQUEST_ID).cloned(),
+            is_test: row.mode != KeyMode::Live.as_str(),
+            suspension: row.suspended_at.map(|at| Suspended { at, reason: row.suspend_reason }),
+            base: base(ui, parts),
+            tenant: TenantId(row.tenant_id),
             ui: ui.clone(),
             token_hash,
         })
@@ -122,15 +162,42 @@ impl FromRequestParts<Ui> for Visitor {
     async fn from_request_parts(parts: &mut Parts, ui: &Ui) -> Result<Self, UiError> {
         let (next, is_part) = (next(parts), is_part(&parts.headers));
         let signed_out = || UiError::SignedOut { next: next.clone(), is_part };
-        let Some(token) = cookie::token(&parts.headers) else { return Err(signed_out()) };
+        let token = cookie::token(&parts.headers).filter(|token| is_possible(token));
+        let Some(token) = token else { return Err(signed_out()) };
         let (token_hash, now) = (hash(token), ui.api.now());
-        let Some(row) = sessions::find(ui.api.db(), token_hash, now, now - MAX_IDLE).await? else {
-            return Err(signed_out());
-        };
-        if now - row.last_seen_at >= MIN_TOUCH_INTERVAL {
+        let query = sessions::find(ui.api.db(), token_hash, now, now - MAX_IDLE);
+        let Some(row) = ui.api.find_counted(parts, query).await? else { return Err(signed_out()) };
+        if now - row.last_seen_at >= MIN_TOUCH_INTERVAL && !is_refresh(parts) {
             sessions::touch(ui.api.db(), token_hash, now).await?;
         }
         Self::new(ui, parts, token_hash, row).ok_or_else(signed_out)
+    }
+}
+
+/// Returns whether a text may be a token: 64 lower-case hexadecimal digits. Others need no query.
+fn is_possible(token: &str) -> bool {
+    token.len() == 64 && token.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Returns whether an open page has sent the request by itself, so that a forgotten tab does not keep its session. What is
+/// typed into the search box is a use.
+fn is_refresh(parts: &Parts) -> bool {
+    let is_typed = parts.headers.get("hx-trigger").is_some_and(|element| element == "search");
+    parts.uri.path() == "/ui/live" || (is_part(&parts.headers) && !is_typed)
+}
+
+/// Returns where the API is reached: the scheme and host of the request. Behind a proxy that hides its name, it is
+/// `public_url`.
+fn base(ui: &Ui, parts: &Parts) -> String {
+    let text = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    let forwarded = text("x-forwarded-host").filter(|_| ui.api.is_from_proxy(parts));
+    let host = forwarded.or_else(|| text("host")).unwrap_or("127.0.0.1:8080");
+    if cookie::is_plain(&parts.headers) {
+        return format!("http://{host}");
+    }
+    match &ui.public_url {
+        Some(url) if forwarded.is_none() && cookie::is_loopback_host(&parts.headers) => url.clone(),
+        _ => format!("https://{host}"),
     }
 }
 
@@ -152,11 +219,12 @@ fn next(parts: &Parts) -> String {
 }
 
 /// Starts a session, and returns its token.
-async fn start(ui: &Ui, tenant: TenantId, key: KeyId) -> Result<String, UiError> {
+async fn start(ui: &Ui, parts: &Parts, tenant: TenantId, key: KeyId) -> Result<String, UiError> {
     let (token, now) = (hex(&rand::random::<[u8; 32]>()), ui.api.now());
     let session = NewSession { token_hash: hash(&token), tenant, key, created_at: now, expires_at: now + MAX_AGE };
     sessions::insert(ui.api.db(), &session).await?;
-    tracing::info!(event = "dashboard_signed_in", by = %key, "somebody signed in to the dashboard");
+    let client = ui.api.client(parts).map(tracing::field::display);
+    tracing::info!(event = "dashboard_signed_in", by = %key, client, "somebody signed in to the dashboard");
     Ok(token)
 }
 

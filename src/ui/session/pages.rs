@@ -81,7 +81,7 @@ pub(super) async fn sign_in(
     if !signed_in.may_read {
         return Ok(refuse(403, "This key lacks the scope `read`."));
     }
-    let token = start(&ui, signed_in.tenant, signed_in.key).await?;
+    let token = start(&ui, &parts, signed_in.tenant, signed_in.key).await?;
     Ok(redirect(shell::local_path(&form.next), cookie::set(&parts.headers, &token)))
 }
 
@@ -91,17 +91,16 @@ const NEEDS_HTTPS: &str = "Over the network, the dashboard needs HTTPS: put a pr
 /// Starts a session with a link that `postrider dev` has printed.
 pub(super) async fn follow_link(
     State(ui): State<Ui>,
-    headers: HeaderMap,
+    parts: Parts,
     Query(query): Query<LinkQuery>,
 ) -> Result<Response, UiError> {
     let Some((tenant, key)) = ui.links.take(&query.code) else {
         let fault = "This link has been used or has expired. Sign in with an API key.";
-        return Ok(
-            LoginPage { theme: shell::theme(&headers), next: "", fault: Some(fault) }.respond(StatusCode::UNAUTHORIZED)
-        );
+        let page = LoginPage { theme: shell::theme(&parts.headers), next: "", fault: Some(fault) };
+        return Ok(page.respond(StatusCode::UNAUTHORIZED));
     };
-    let token = start(&ui, tenant, key).await?;
-    Ok(redirect("/ui", cookie::set(&headers, &token)))
+    let token = start(&ui, &parts, tenant, key).await?;
+    Ok(redirect("/ui", cookie::set_by_link(&parts.headers, &token, ui.api.is_local(&parts))))
 }
 
 /// Ends this session.
@@ -122,10 +121,10 @@ pub(super) async fn sign_out_everywhere(visitor: Visitor, headers: HeaderMap) ->
     Ok(redirect("/ui/login", cookie::clear(&headers)))
 }
 
-fn redirect(to: &str, cookie: Option<HeaderValue>) -> Response {
+fn redirect(to: &str, cookies: impl IntoIterator<Item = HeaderValue>) -> Response {
     let mut response = Redirect::to(to).into_response();
-    if let Some(cookie) = cookie {
-        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    for cookie in cookies {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     response
 }

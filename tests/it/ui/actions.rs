@@ -30,6 +30,46 @@ async fn message_is_canceled() {
 }
 
 #[tokio::test]
+async fn message_in_flight_is_too_late_to_cancel() {
+    let (app, browser) = admin().await;
+    let gate = app.smtp.dot().stalls();
+    let sent = app.send(json!({})).await;
+    let working = app.start_working();
+    gate.reached().await;
+    let location = browser.submit(&format!("/ui/messages/{}/cancel", sent.id), &[]).await;
+    let page = browser.page(&location).await;
+    page.shows(&["Too late to cancel"]);
+    assert!(!page.text.contains("was canceled"), "{}", page.text);
+    gate.open();
+    working.await.unwrap().unwrap();
+    assert_eq!(app.status(&sent.id).await, "relayed");
+}
+
+#[tokio::test]
+async fn partly_canceled_message_says_so() {
+    let (app, browser) = admin().await;
+    app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 later"]);
+    let sent = app.send(json!({"to": ["ann@example.test", "bo@example.test"]})).await;
+    app.run_until_idle().await;
+    let location = browser.submit(&format!("/ui/messages/{}/cancel", sent.id), &[]).await;
+    browser.page(&location).await.shows(&["Canceled for some recipients"]);
+}
+
+#[tokio::test]
+async fn lane_is_retried_and_says_whether_anything_was_deferred() {
+    let (app, browser) = admin().await;
+    app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 later"]);
+    let sent = app.send(json!({})).await;
+    app.run_until_idle().await;
+    let id = first(&app, "/v1/lanes").await["id"].as_str().unwrap().to_owned();
+    let retry = async || browser.submit(&format!("/ui/lanes/{id}/retry"), &[]).await;
+    browser.page(&retry().await).await.shows(&["deferred recipients are due now"]);
+    app.run_until_idle().await;
+    assert_eq!(app.status(&sent.id).await, "relayed");
+    browser.page(&retry().await).await.shows(&["has no deferred recipients"]);
+}
+
+#[tokio::test]
 async fn deferred_message_is_retried_now() {
     let (app, browser) = admin().await;
     app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 later"]);

@@ -83,7 +83,7 @@ impl Browser {
 
     /// Submits a form of a page of the dashboard.
     pub async fn post(&self, path: &str, fields: &[(&str, &str)]) -> Page {
-        Page::to(self.form(path, fields).header("sec-fetch-site", "same-origin")).await
+        Page::to(self.form(path, fields).header("sec-fetch-site", "same-origin").header("origin", &self.base)).await
     }
 
     /// Submits a form that must lead to another page, and returns the path of that page.

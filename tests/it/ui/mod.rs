@@ -3,7 +3,9 @@
 mod actions;
 mod browser;
 mod dev_link;
+mod forms;
 mod hostile_text;
 mod other_sites;
+mod overview;
 mod pages;
 mod sessions;

@@ -89,7 +89,11 @@ async fn preview_runs_nothing_and_loads_nothing() {
     let policy = preview.header("content-security-policy");
     assert!(policy.starts_with("sandbox allow-popups allow-popups-to-escape-sandbox; default-src 'none';"), "{policy}");
     assert!(policy.contains("img-src data:;") && !policy.contains("script"), "{policy}");
+    let with_images = browser.page(&format!("/ui/messages/{}/html?images=1", sent.id)).await;
+    let policy = with_images.header("content-security-policy");
+    assert!(policy.contains("img-src data: https:;") && !policy.contains("script"), "{policy}");
     let page = browser.page(&format!("/ui/messages/{}", sent.id)).await;
+    page.shows(&["Load remote images"]);
     let frame = page.tags().into_iter().find(|tag| tag.name == "iframe").expect("a frame");
     let sandbox = frame.attributes.iter().find(|(name, _)| name == "sandbox").map(|(_, value)| value.as_str());
     assert_eq!(sandbox, Some("allow-popups allow-popups-to-escape-sandbox"));
@@ -228,7 +232,10 @@ async fn assets_are_cached_for_ever_and_compressed() {
     let compressed = super::browser::Page::to(request().header("accept-encoding", "br, gzip")).await;
     assert_eq!((compressed.header("content-encoding"), compressed.status), ("gzip", 200));
     assert!(style.text.contains("--accent"), "uncompressed without Accept-Encoding");
-    assert_eq!(browser.get("/ui/assets/0000/app.css").await.status, 404);
+    // A page of another version, during an update.
+    let other = browser.page("/ui/assets/0000/app.css").await;
+    assert_eq!((other.header("cache-control"), &other.text), ("no-cache", &style.text));
+    assert_eq!(browser.get("/ui/assets/0000/none.css").await.status, 404);
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Sign in, sign out, and what ends a session.
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
 use postrider::domain::key::Scope;
 use reqwest::Method;
@@ -7,6 +9,7 @@ use serde_json::json;
 
 use super::browser::{Browser, Page};
 use crate::support::app::TestApp;
+use crate::support::until::until;
 
 #[tokio::test]
 async fn root_leads_to_the_dashboard_and_then_to_the_sign_in() {
@@ -46,6 +49,40 @@ async fn cookie_of_a_public_name_needs_https() {
     let refused = sign_in("http://mail.acme.test").await;
     assert_eq!((refused.status, refused.header("set-cookie")), (400, ""));
     refused.shows(&["needs HTTPS"]);
+}
+
+#[tokio::test]
+async fn cookie_needs_https_behind_a_proxy_that_hides_the_name() {
+    let app = TestApp::start().await;
+    let mut browser = Browser::open(&app.base);
+    let form = browser.form("/ui/login", &[("key", app.key.as_str())]).header("sec-fetch-site", "same-origin");
+    let page = Page::to(form.header("host", "127.0.0.1:8080").header("origin", "https://mail.test")).await;
+    let cookie = page.header("set-cookie").to_owned();
+    assert!(cookie.starts_with("__Host-postrider=") && cookie.ends_with("; Secure"), "{cookie}");
+    browser.keep_cookie(&page);
+    browser.page("/ui").await;
+    let form = browser.form("/ui/login", &[("key", app.key.as_str())]).header("sec-fetch-site", "same-origin");
+    let refused = Page::to(form.header("host", "127.0.0.1:8080").header("origin", "http://mail.test")).await;
+    assert_eq!((refused.status, refused.header("set-cookie")), (400, ""));
+}
+
+#[tokio::test]
+async fn unknown_sessions_are_counted_as_wrong_keys() {
+    let app = TestApp::builder().config(|config| config.http.auth_failures_per_minute = 3).start().await;
+    let valid = Browser::signed_in(&app.base, &app.key).await;
+    let mut guessing = Browser::open(&app.base);
+    let name = valid.cookie.as_ref().unwrap().split_once('=').unwrap().0.to_owned();
+    // Not a token: needs no query.
+    for _ in 0..5 {
+        guessing.cookie = Some(format!("{name}=guess"));
+        assert_eq!(guessing.get("/ui").await.status, 303);
+    }
+    guessing.cookie = Some(format!("{name}={}", "0".repeat(64)));
+    for _ in 0..3 {
+        assert_eq!(guessing.get("/ui").await.status, 303);
+    }
+    assert_eq!(guessing.get("/ui").await.status, 429);
+    valid.page("/ui").await;
 }
 
 #[tokio::test]
@@ -98,6 +135,53 @@ async fn sign_out_everywhere_ends_all_sessions_of_the_key() {
     one.submit("/ui/logout/all", &[]).await;
     assert_eq!([one.get("/ui").await.status, two.get("/ui").await.status], [303, 303]);
     other_key.page("/ui").await;
+}
+
+#[tokio::test]
+async fn sign_out_everywhere_ends_open_event_streams() {
+    let app = TestApp::start().await;
+    let browser = Browser::signed_in(&app.base, &app.key).await;
+    let stream = browser.request(Method::GET, "/ui/live?after=0").send().await.unwrap();
+    assert_eq!(stream.status(), 200);
+    let read = tokio::spawn(stream.text());
+    app.send(json!({})).await;
+    assert!(!read.is_finished());
+    browser.submit("/ui/logout/all", &[]).await;
+    until("the stream ends", Duration::from_secs(30), async || {
+        app.send(json!({})).await;
+        if read.is_finished() { Ok(()) } else { Err("open") }
+    })
+    .await;
+    assert!(read.await.unwrap().unwrap().contains("message.accepted"));
+}
+
+#[tokio::test]
+async fn looking_takes_no_requests_from_the_application() {
+    let app = TestApp::start().await;
+    let limited = json!({"name": "shop", "rate": {"requests_per_second": 1, "burst": 1}});
+    let created = app.post("/v1/keys", &limited).await.body;
+    let secret = created["secret"].as_str().unwrap();
+    let browser = Browser::signed_in(&app.base, secret).await;
+    for _ in 0..3 {
+        browser.page("/ui").await;
+    }
+    let shop = app.with_key(secret);
+    assert_eq!(shop.get("/v1/messages").await.status, 200);
+    assert_eq!(shop.get("/v1/messages").await.status, 429, "the key has no limit");
+    browser.page("/ui").await;
+}
+
+#[tokio::test]
+async fn refreshes_do_not_prolong_a_session() {
+    let app = TestApp::start().await;
+    let browser = Browser::signed_in(&app.base, &app.key).await;
+    for _ in 0..2 {
+        app.clock.advance(TimeDelta::minutes(350));
+        let refresh = browser.request(Method::GET, "/ui").header("hx-request", "true");
+        assert_eq!(Page::to(refresh).await.status, 200);
+    }
+    app.clock.advance(TimeDelta::minutes(350));
+    assert_eq!(browser.get("/ui").await.status, 303);
 }
 
 #[tokio::test]

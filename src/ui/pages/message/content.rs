@@ -1,18 +1,23 @@
 //! The content of a message: its HTML in a frame of its own, the message as it is sent, and its attachments.
 
-use axum::extract::Path;
+use axum::extract::{Path, Query};
 use axum::http::{HeaderValue, Method, header};
 use axum::response::{IntoResponse as _, Response};
 
+use super::ShowQuery;
 use crate::mail::content::{Content, read, with_images};
 use crate::ui::call::segment;
-use crate::ui::error::{Failure, UiError};
+use crate::ui::error::UiError;
 use crate::ui::session::Visitor;
 
 /// The policy of a message's HTML: it may set styles, show images that are part of it, and open links in a new window. It
 /// runs no scripts, loads nothing (so no tracking pixel reports that it was looked at) and submits no forms.
 const MESSAGE_POLICY: &str = "sandbox allow-popups allow-popups-to-escape-sandbox; default-src 'none'; \
     style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
+
+/// The same with remote images, which the user has asked for.
+const POLICY_WITH_IMAGES: &str = "sandbox allow-popups allow-popups-to-escape-sandbox; default-src 'none'; \
+    style-src 'unsafe-inline'; img-src data: https:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
 
 /// Before the message's own content, so that its links do not open in the frame.
 const NEW_WINDOW: &str = "<!doctype html><base target=\"_blank\">";
@@ -27,22 +32,27 @@ async fn with_raw<T: Send + 'static>(
     tokio::task::spawn_blocking(move || read(&raw)).await.map_err(|error| UiError::unreadable(&error))
 }
 
-/// Reads the content of a message. If it cannot be rendered, because a setting is missing, returns the reason instead.
+/// Reads the content of a message. If it cannot be read, for example because a setting is missing, returns the reason instead.
 pub(super) async fn load(visitor: &Visitor, id: &str) -> Result<Result<Content, String>, UiError> {
     match with_raw(visitor, id, read).await {
         Ok(content) => Ok(Ok(content)),
-        Err(UiError::Failed(failure @ Failure { status: 409, .. })) => Ok(Err(failure.detail)),
-        Err(error) => Err(error),
+        Err(UiError::Failed(failure)) => Ok(Err(failure.text())),
+        Err(signed_out @ UiError::SignedOut { .. }) => Err(signed_out),
     }
 }
 
 /// Returns the HTML for the frame of the preview.
-pub(super) async fn html(visitor: Visitor, Path(id): Path<String>) -> Result<Response, UiError> {
+pub(super) async fn html(
+    visitor: Visitor,
+    Path(id): Path<String>,
+    Query(query): Query<ShowQuery>,
+) -> Result<Response, UiError> {
+    let policy = if query.images == "1" { POLICY_WITH_IMAGES } else { MESSAGE_POLICY };
     let html = with_raw(&visitor, &id, |raw| read(raw).html.map(|html| with_images(&html, raw))).await?;
     let html = html.ok_or_else(|| UiError::not_found("The message has no HTML."))?;
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, MESSAGE_POLICY),
+        (header::CONTENT_SECURITY_POLICY, policy),
         (header::X_FRAME_OPTIONS, "SAMEORIGIN"),
         (header::REFERRER_POLICY, "no-referrer"),
     ];
