@@ -99,8 +99,13 @@ pub(super) fn tone(state: &str) -> &'static str {
         "deferred" | "throttled" | "paused" | "uncertain" | "partial" | "pending" | "unanswered" | "expired"
         | "retiring" => "warn",
         "sending" | "queued" | "scheduled" | "accepted" => "info",
-        _ => "calm",
+        _ => "neutral",
     }
+}
+
+/// Returns a state of a lane as text: `blocked` of the API means that the destination is unreachable.
+pub(super) fn state_text(state: &str) -> &str {
+    if state == "blocked" { "unreachable" } else { state }
 }
 
 #[cfg(test)]

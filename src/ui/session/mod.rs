@@ -156,7 +156,7 @@ async fn start(ui: &Ui, tenant: TenantId, key: KeyId) -> Result<String, UiError>
     let (token, now) = (hex(&rand::random::<[u8; 32]>()), ui.api.now());
     let session = NewSession { token_hash: hash(&token), tenant, key, created_at: now, expires_at: now + MAX_AGE };
     sessions::insert(ui.api.db(), &session).await?;
-    tracing::info!(event = "dashboard_signed_in", by = %key, "somebody signed in to the dashboard");
+    tracing::info!(event = "dashboard_signed_in", by = %key, "signed in to the dashboard");
     Ok(token)
 }
 
