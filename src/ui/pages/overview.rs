@@ -1,7 +1,10 @@
-//! *Overview*: what is wrong now and how to fix it, the counts of the last hour, and the newest messages.
+//! *Overview*: what is wrong now and how to fix it, the counts of the last hour, charts, and the newest messages.
+
+mod traffic;
 
 use askama::Template;
 use axum::Router;
+use axum::extract::Query;
 use axum::routing::get;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::Deserialize;
@@ -10,9 +13,10 @@ use super::{PageResult, render};
 use crate::ui::Ui;
 use crate::ui::call::{Page, segment, with_query};
 use crate::ui::error::{Failure, UiError};
-use crate::ui::format::{Clock, number, tone};
+use crate::ui::format::{Clock, milliseconds, number, tone};
 use crate::ui::session::Visitor;
 use crate::ui::shell::{Section, Shell};
+use traffic::{RANGES, Traffic};
 
 /// The time range of the counts. They are counted when the page is opened, so the range is short.
 const RANGE: TimeDelta = TimeDelta::hours(1);
@@ -121,10 +125,18 @@ struct OverviewPage {
     clock: Clock,
     problems: Vec<Problem>,
     ledger: Option<Ledger>,
+    traffic: Option<Traffic>,
     newest: Vec<Message>,
 }
 
-async fn show(visitor: Visitor) -> PageResult {
+#[derive(Debug, Deserialize)]
+struct OverviewQuery {
+    /// The time range of the charts.
+    #[serde(default)]
+    range: String,
+}
+
+async fn show(visitor: Visitor, Query(query): Query<OverviewQuery>) -> PageResult {
     let now = visitor.api().now();
     let mut problems = Vec::new();
     let lanes = visitor.get_of_all::<Page<Lane>>("/v1/lanes?waiting=true&limit=100").await?;
@@ -134,11 +146,12 @@ async fn show(visitor: Visitor) -> PageResult {
     problems.extend(webhooks.iter().flat_map(|webhooks| &webhooks.data).filter_map(webhook_problem));
     let domains = visitor.get_of_all::<Page<Domain>>("/v1/domains?limit=100").await?;
     problems.extend(domains.iter().flat_map(|domains| &domains.data).filter_map(domain_problem));
-    let (ledger, newest) = if visitor.is_part {
+    let (ledger, traffic, newest) = if visitor.is_part {
         // Only the problems are replaced.
-        (None, Page { data: Vec::new(), next: None })
+        (None, None, Page { data: Vec::new(), next: None })
     } else {
-        (ledger(&visitor, now).await?, visitor.get("/v1/messages?limit=8").await?)
+        let traffic = traffic::load(&visitor, &query.range, now).await?;
+        (ledger(&visitor, now).await?, traffic, visitor.get("/v1/messages?limit=8").await?)
     };
     problems.sort_by_key(|problem| problem.tone != "bad");
     render(&OverviewPage {
@@ -146,6 +159,7 @@ async fn show(visitor: Visitor) -> PageResult {
         clock: Clock(now),
         problems,
         ledger,
+        traffic,
         newest: newest.data,
     })
 }
