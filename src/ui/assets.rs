@@ -88,7 +88,7 @@ async fn serve(Path((version, name)): Path<(String, String)>, headers: HeaderMap
 mod tests {
     use super::*;
 
-    /// The files of others, as `assets/vendor/VENDORED.md` lists them.
+    /// The vendored files, as `assets/vendor/VENDORED.md` lists them.
     const VENDORED: &str = include_str!("assets/vendor/VENDORED.md");
 
     #[test]

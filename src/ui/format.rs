@@ -78,6 +78,16 @@ pub(super) fn number(value: i64) -> String {
     text
 }
 
+/// Returns a duration in milliseconds for people, with one decimal of a second.
+pub(super) fn milliseconds(ms: i64) -> String {
+    let ms = ms.max(0);
+    match ms {
+        ..1_000 => format!("{ms} ms"),
+        1_000..60_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+        _ => span(TimeDelta::milliseconds(ms)),
+    }
+}
+
 /// Returns a size in bytes for people.
 pub(super) fn bytes(size: i64) -> String {
     let size = size.max(0);
@@ -99,8 +109,13 @@ pub(super) fn tone(state: &str) -> &'static str {
         "deferred" | "throttled" | "paused" | "uncertain" | "partial" | "pending" | "unanswered" | "expired"
         | "retiring" => "warn",
         "sending" | "queued" | "scheduled" | "accepted" => "info",
-        _ => "calm",
+        _ => "neutral",
     }
+}
+
+/// Returns a state of a lane as text: `blocked` of the API means that the destination is unreachable.
+pub(super) fn state_text(state: &str) -> &str {
+    if state == "blocked" { "unreachable" } else { state }
 }
 
 #[cfg(test)]
@@ -127,6 +142,13 @@ mod tests {
     fn numbers_have_commas_between_thousands() {
         for (value, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (-1_234_567, "-1,234,567")] {
             assert_eq!(number(value), text);
+        }
+    }
+
+    #[test]
+    fn durations_have_units() {
+        for (ms, text) in [(0, "0 ms"), (999, "999 ms"), (1_250, "1.2 s"), (90_000, "1 min"), (7_200_000, "2 h")] {
+            assert_eq!(milliseconds(ms), text);
         }
     }
 

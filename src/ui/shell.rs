@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use serde::Deserialize;
 
+use super::call::with_query;
 use super::session::{Role, Visitor};
 
 /// The name of the cookie with the colour scheme.
@@ -78,6 +79,7 @@ const DONE: &[(&str, &str)] = &[
     ("resumed", "Resumed."),
     ("reset", "The lane was reset: what was learned about its destination is forgotten."),
     ("lane-retried", "The lane's deferred recipients are due now."),
+    ("traced", "The next 10 SMTP conversations of the lane are recorded; they appear on the pages of the messages."),
     ("added", "Added."),
     ("removed", "Removed."),
     ("tested", "A test event is on its way; it appears in the deliveries."),
@@ -111,6 +113,8 @@ pub(super) struct Banner {
 #[derive(Debug)]
 pub(super) struct Shell {
     pub title: String,
+    /// The title of the section.
+    pub section: &'static str,
     pub groups: Vec<Vec<NavLink>>,
     pub key_name: String,
     /// What the key may do, as a word.
@@ -136,6 +140,7 @@ impl Shell {
         let groups = Section::GROUPS.map(|group| open(group).map(|one| one.link(section)).collect());
         Self {
             title: title.into(),
+            section: section.link(section).title,
             groups: groups.into(),
             key_name: visitor.key_name.clone(),
             role: match visitor.role {
@@ -162,6 +167,27 @@ impl Shell {
     }
 }
 
+impl Shell {
+    /// Returns the path of the page without the note about what was done: where its forms lead back to.
+    pub(super) fn here(&self) -> String {
+        without(&self.path, &["done"])
+    }
+
+    /// Returns the path of the list's first page, with the same filters.
+    pub(super) fn first_page(&self) -> String {
+        without(&self.path, &["done", "after"])
+    }
+}
+
+/// Returns a path without these parameters of its query.
+fn without(path: &str, names: &[&str]) -> String {
+    let Some((page, query)) = path.split_once('?') else { return path.to_owned() };
+    let kept: Vec<_> =
+        url::form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| !names.contains(&name.as_ref())).collect();
+    let kept: Vec<(&str, &str)> = kept.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
+    with_query(page, &kept)
+}
+
 fn banners(visitor: &Visitor) -> Vec<Banner> {
     let suspended = visitor.suspension.as_ref().map(|suspended| {
         let reason = suspended.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
@@ -185,8 +211,14 @@ fn done(path: &str) -> Option<(&'static str, &'static str)> {
 
 /// Returns a redirect to a page that says what was done.
 pub(super) fn redirect_done(path: &str, done: &'static str) -> Redirect {
-    let separator = if path.contains('?') { '&' } else { '?' };
-    Redirect::to(&format!("{path}{separator}done={done}"))
+    let (page, fragment) = path.find('#').map_or((path, ""), |at| path.split_at(at));
+    let separator = if page.contains('?') { '&' } else { '?' };
+    Redirect::to(&format!("{page}{separator}done={done}{fragment}"))
+}
+
+/// Returns the page that a form was on; `page` if the form does not say.
+pub(super) fn back<'a>(next: &'a str, page: &'a str) -> &'a str {
+    if next.is_empty() { page } else { local_path(next) }
 }
 
 /// Returns the path if it is one of the dashboard, and otherwise that of the overview: a form must not lead elsewhere.
@@ -238,6 +270,29 @@ mod tests {
         }
         for path in ["", "/", "//evil.test", "/ui\\evil", "/uix", "https://evil.test/ui", "/ui/\r\nSet-Cookie: a=b"] {
             assert_eq!(local_path(path), "/ui", "{path:?}");
+        }
+    }
+
+    #[test]
+    fn filters_are_kept_without_the_page_and_the_note() {
+        for (path, here, first) in [
+            ("/ui/lanes", "/ui/lanes", "/ui/lanes"),
+            ("/ui/lanes?done=paused", "/ui/lanes", "/ui/lanes"),
+            ("/ui/lanes?after=7&q=a%26b&done=reset", "/ui/lanes?after=7&q=a%26b", "/ui/lanes?q=a%26b"),
+        ] {
+            assert_eq!(without(path, &["done"]), here);
+            assert_eq!(without(path, &["done", "after"]), first);
+        }
+    }
+
+    #[test]
+    fn note_goes_before_the_fragment() {
+        for (path, location) in [
+            ("/ui/keys", "/ui/keys?done=paused"),
+            ("/ui/lanes?q=a#lane_1-details", "/ui/lanes?q=a&done=paused#lane_1-details"),
+        ] {
+            let response = redirect_done(path, "paused").into_response();
+            assert_eq!(response.headers()[header::LOCATION], location);
         }
     }
 

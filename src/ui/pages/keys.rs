@@ -16,7 +16,7 @@ use crate::ui::call::{Page, segment, with_query};
 use crate::ui::error::{Failure, UiError};
 use crate::ui::format::{Clock, number};
 use crate::ui::session::Visitor;
-use crate::ui::shell::{Section, Shell, redirect_done};
+use crate::ui::shell::{Section, Shell, back, redirect_done};
 
 pub(super) fn router() -> Router<Ui> {
     Router::new().route("/ui/keys", get(list).post(create)).route("/ui/keys/{id}/revoke", post(revoke))
@@ -142,7 +142,13 @@ async fn create(visitor: Visitor, Form(form): Form<NewKey>) -> Result<Response, 
     }
 }
 
-async fn revoke(visitor: Visitor, Path(id): Path<String>) -> Result<Redirect, UiError> {
+#[derive(Debug, Deserialize)]
+struct RevokeForm {
+    #[serde(default)]
+    next: String,
+}
+
+async fn revoke(visitor: Visitor, Path(id): Path<String>, Form(form): Form<RevokeForm>) -> Result<Redirect, UiError> {
     visitor.change(Method::DELETE, &format!("/v1/keys/{}", segment(&id)), None).await?;
-    Ok(redirect_done("/ui/keys", "revoked"))
+    Ok(redirect_done(back(&form.next, "/ui/keys"), "revoked"))
 }

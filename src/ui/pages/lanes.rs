@@ -13,9 +13,9 @@ use super::{ListQuery, PageResult, add, given, render};
 use crate::ui::Ui;
 use crate::ui::call::{Page, segment, with_query};
 use crate::ui::error::UiError;
-use crate::ui::format::{Clock, number, tone};
+use crate::ui::format::{Clock, number, state_text, tone};
 use crate::ui::session::Visitor;
-use crate::ui::shell::{Section, Shell, redirect_done};
+use crate::ui::shell::{Section, Shell, back, redirect_done};
 
 pub(super) fn router() -> Router<Ui> {
     Router::new().route("/ui/lanes", get(list)).route("/ui/lanes/{id}/{action}", post(act))
@@ -108,6 +108,10 @@ impl Lane {
         if self.domain == "*" { "all domains" } else { &self.domain }
     }
 
+    fn state_text(&self) -> &str {
+        state_text(&self.state)
+    }
+
     fn is_lane_paused(&self) -> bool {
         self.paused.as_ref().is_some_and(|paused| paused.what == "lane")
     }
@@ -156,28 +160,39 @@ async fn list(visitor: Visitor, Query(query): Query<ListQuery>) -> PageResult {
     })
 }
 
+/// The form of an action. Only *Pause* has a reason.
 #[derive(Debug, Deserialize)]
-struct PauseForm {
+struct ActionForm {
     #[serde(default)]
     reason: String,
+    #[serde(default)]
+    next: String,
 }
+
+/// Attempts whose conversations *Trace* records.
+const TRACED_ATTEMPTS: u32 = 10;
 
 async fn act(
     visitor: Visitor,
     Path((id, action)): Path<(String, String)>,
-    Form(form): Form<PauseForm>,
+    Form(form): Form<ActionForm>,
 ) -> Result<Redirect, UiError> {
     let done = match action.as_str() {
         "pause" => "paused",
         "resume" => "resumed",
         "reset" => "reset",
         "retry" => "lane-retried",
+        "trace" => "traced",
         _ => return Err(UiError::not_found("There is no such action.")),
     };
-    let reason = given(&form.reason).filter(|_| action == "pause").map(|reason| json!({"reason": reason}));
-    let reply = visitor.post(&format!("/v1/lanes/{}/{action}", segment(&id)), reason.as_ref()).await?;
+    let body = match action.as_str() {
+        "pause" => given(&form.reason).map(|reason| json!({"reason": reason})),
+        "trace" => Some(json!({"attempts": TRACED_ATTEMPTS})),
+        _ => None,
+    };
+    let reply = visitor.post(&format!("/v1/lanes/{}/{action}", segment(&id)), body.as_ref()).await?;
     let done = if action == "retry" { retried(&reply)? } else { done };
-    Ok(redirect_done("/ui/lanes", done))
+    Ok(redirect_done(back(&form.next, "/ui/lanes"), done))
 }
 
 /// The reply to a retry.

@@ -1,5 +1,6 @@
 //! *Message*: why each recipient is in its state, what happened to it, and the content.
 
+mod attempts;
 mod content;
 
 use askama::Template;
@@ -16,9 +17,10 @@ use crate::mail::content::Content;
 use crate::ui::Ui;
 use crate::ui::call::{Listed, segment};
 use crate::ui::error::UiError;
-use crate::ui::format::{Clock, bytes, tone};
+use crate::ui::format::{Clock, bytes, state_text, tone};
 use crate::ui::session::Visitor;
 use crate::ui::shell::{Section, Shell, redirect_done};
+use attempts::Conversation;
 
 /// Maximum number of events that the page shows.
 const MAX_EVENTS: usize = 1_000;
@@ -129,10 +131,14 @@ struct Lane {
 
 #[derive(Debug, Deserialize)]
 struct Event {
+    seq: i64,
     #[serde(rename = "type")]
     kind: String,
     timestamp: DateTime<Utc>,
     data: EventData,
+    /// The SMTP conversation of the attempt that led to the event, if it was kept.
+    #[serde(skip)]
+    conversation: Option<Conversation>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -162,6 +168,11 @@ struct Bounce {
 }
 
 impl Message {
+    /// Returns the status, or that the message waits for an operator.
+    fn state(&self) -> &str {
+        if self.recipients.iter().any(|recipient| recipient.held.is_some()) { "held" } else { &self.status }
+    }
+
     /// Returns the metadata, with values that are not strings as JSON.
     fn metadata_texts(&self) -> Vec<(&str, String)> {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -177,15 +188,31 @@ impl Event {
 }
 
 /// A recipient with what explains it.
-struct Story<'a> {
+struct RecipientSection<'a> {
     recipient: &'a Recipient,
     explained: Option<&'a ExplainedRecipient>,
     events: Vec<&'a Event>,
 }
 
-impl Story<'_> {
+impl Recipient {
     fn state(&self) -> &str {
-        if self.recipient.held.is_some() { "held" } else { &self.recipient.status }
+        if self.held.is_some() { "held" } else { &self.status }
+    }
+}
+
+impl Lane {
+    fn destination(&self) -> &str {
+        if self.domain == "*" { "all domains" } else { &self.domain }
+    }
+
+    fn state_text(&self) -> &str {
+        state_text(&self.state)
+    }
+
+    /// Returns the path of the lane; `None` if it does not exist yet.
+    fn path(&self) -> Option<String> {
+        let id = self.id.as_deref()?;
+        Some(format!("{}#{id}-details", with_query("/ui/lanes", &[("q", &self.domain)])))
     }
 }
 
@@ -222,7 +249,7 @@ struct MessagePage<'a> {
     shell: Shell,
     clock: Clock,
     message: &'a Message,
-    stories: Vec<Story<'a>>,
+    sections: Vec<RecipientSection<'a>>,
     /// Events that are about no single recipient.
     common: Vec<&'a Event>,
     has_more_events: bool,
@@ -236,12 +263,23 @@ struct MessagePage<'a> {
     content_fault: Option<String>,
     may_cancel: bool,
     may_retry: bool,
+    /// Whether the visitor may open the page of the lanes.
+    has_lanes: bool,
 }
 
 impl MessagePage<'_> {
     /// Returns the name and the title of each tab, and whether it is shown.
     fn tabs(&self) -> [(&'static str, &'static str, bool); 4] {
         Tab::ALL.map(|(tab, name, title)| (name, title, tab == self.tab))
+    }
+
+    /// Returns the class of the preview's height, for which the length of the HTML is a guess.
+    fn preview_class(&self) -> &'static str {
+        match self.content.html.as_ref().map_or(0, String::len) {
+            ..800 => " preview-short",
+            800..4_000 => " preview-medium",
+            _ => "",
+        }
     }
 }
 
@@ -256,8 +294,9 @@ async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<Show
         }
         found => found?,
     };
-    let events: Listed<Event> = visitor.get_list(&format!("{path}/events"), &[], MAX_EVENTS).await?;
+    let mut events: Listed<Event> = visitor.get_list(&format!("{path}/events"), &[], MAX_EVENTS).await?;
     faults.extend(events.fault.as_ref().map(|fault| format!("The events could not be read: {fault}")));
+    attempts::add_conversations(&visitor, &path, &mut events.data).await?;
     let tab = Tab::ALL.into_iter().find(|(_, name, _)| *name == query.tab).map_or(Tab::Preview, |(tab, ..)| tab);
     let (content, content_fault) = match tab {
         // The attachments are known without the content.
@@ -267,7 +306,7 @@ async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<Show
             Err(fault) => (Content::default(), Some(fault)),
         },
     };
-    let stories = message.recipients.iter().map(|recipient| Story {
+    let sections = message.recipients.iter().map(|recipient| RecipientSection {
         explained: explained.recipients.iter().find(|explained| explained.id == recipient.id),
         events: events.data.iter().filter(|event| event.data.recipient_id.as_ref() == Some(&recipient.id)).collect(),
         recipient,
@@ -277,7 +316,7 @@ async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<Show
     render(&MessagePage {
         shell: Shell::new(&visitor, Section::Messages, title),
         clock: Clock(visitor.api().now()),
-        stories: stories.collect(),
+        sections: sections.collect(),
         common: events.data.iter().filter(|event| event.data.recipient_id.is_none()).collect(),
         has_more_events: events.has_more,
         faults,
@@ -288,6 +327,7 @@ async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<Show
         may_cancel: visitor.may_send() && message.recipients.iter().any(|one| waits(one) && one.status != "sending"),
         may_retry: visitor.may_send()
             && message.recipients.iter().any(|one| waits(one) && (one.status == "deferred" || one.held.is_some())),
+        has_lanes: visitor.sees_all,
         message: &message,
     })
 }

@@ -72,8 +72,6 @@ struct MessagesPage {
     faults: Vec<String>,
     rows: Vec<Row>,
     is_first: bool,
-    /// The path of the first page.
-    first: String,
     next: Option<String>,
     /// The time back to which messages were searched, if there are older ones and the page is not full.
     searched_back_to: Option<DateTime<Utc>>,
@@ -104,7 +102,6 @@ async fn list(visitor: Visitor, Query(query): Query<ListQuery>) -> PageResult {
         clock: Clock(now),
         faults: search.faults,
         is_first: query.after.is_empty(),
-        first: with_query("/ui/messages", &[("q", &query.q)]),
         next: page.next.as_deref().map(|next| {
             let mut params = Vec::new();
             add(&mut params, "q", &query.q);

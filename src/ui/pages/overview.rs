@@ -1,10 +1,13 @@
-//! *Overview*: what is wrong now and how to fix it, the counts of the last hour, and the newest messages.
+//! *Overview*: what is wrong now and how to fix it, the counts of the last hour, charts, and the newest messages.
+
+mod traffic;
 
 mod checks;
 mod problems;
 
 use askama::Template;
 use axum::Router;
+use axum::extract::Query;
 use axum::routing::get;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::Deserialize;
@@ -13,9 +16,10 @@ use super::{PageResult, render};
 use crate::ui::Ui;
 use crate::ui::call::{Page, with_query};
 use crate::ui::error::UiError;
-use crate::ui::format::{Clock, number, tone};
+use crate::ui::format::{Clock, milliseconds, number, tone};
 use crate::ui::session::Visitor;
 use crate::ui::shell::{Section, Shell};
+use traffic::{RANGES, Traffic};
 
 use checks::Checks;
 use problems::{Problem, suspension_problem};
@@ -70,6 +74,7 @@ struct OverviewPage {
     checks: Checks,
     /// The counts, or why they could not be read; `None` if the key may not see them.
     ledger: Option<Result<Ledger, String>>,
+    traffic: Option<Traffic>,
     /// The newest messages, or why they could not be read.
     newest: Result<Vec<Message>, String>,
 }
@@ -80,22 +85,30 @@ impl OverviewPage {
     }
 }
 
-async fn show(visitor: Visitor) -> PageResult {
+#[derive(Debug, Deserialize)]
+struct OverviewQuery {
+    /// The time range of the charts.
+    #[serde(default)]
+    range: String,
+}
+
+async fn show(visitor: Visitor, Query(query): Query<OverviewQuery>) -> PageResult {
     let now = visitor.api().now();
     let mut checks = Checks::run(&visitor).await?;
     checks.problems.extend(visitor.suspension.as_ref().map(suspension_problem));
     checks.problems.sort_by_key(|problem| problem.tone != "bad");
-    let (mut counts, mut newest) = (None, Ok(Vec::new()));
+    let (mut counts, mut traffic, mut newest) = (None, None, Ok(Vec::new()));
     // A refresh replaces only the problems.
     if !visitor.is_part {
         if visitor.sees_all {
             counts = Some(readable(ledger(&visitor, now).await)?);
         }
+        traffic = traffic::load(&visitor, &query.range, now).await?;
         let page: Result<Page<Message>, UiError> = visitor.get("/v1/messages?limit=8").await;
         newest = readable(page)?.map(|page| page.data);
     }
     let shell = Shell::new(&visitor, Section::Overview, "Overview");
-    render(&OverviewPage { shell, clock: Clock(now), checks, ledger: counts, newest })
+    render(&OverviewPage { shell, clock: Clock(now), checks, ledger: counts, traffic, newest })
 }
 
 /// Returns what was read, or why it could not be read.

@@ -16,7 +16,7 @@ use crate::ui::call::{Page, segment, with_query};
 use crate::ui::error::{Failure, UiError};
 use crate::ui::format::Clock;
 use crate::ui::session::Visitor;
-use crate::ui::shell::{Section, Shell, redirect_done};
+use crate::ui::shell::{Section, Shell, back, redirect_done};
 
 pub(super) fn router() -> Router<Ui> {
     Router::new().route("/ui/suppressions", get(list).post(add_entry)).route("/ui/suppressions/remove", post(remove))
@@ -42,7 +42,7 @@ impl Entry {
         match self.reason.as_str() {
             "hard_bounce" | "complaint" => "bad",
             "unsubscribe" => "warn",
-            _ => "calm",
+            _ => "neutral",
         }
     }
 
@@ -132,11 +132,13 @@ async fn add_entry(visitor: Visitor, Form(form): Form<AddForm>) -> Result<Respon
 struct RemoveForm {
     address: String,
     stream: String,
+    #[serde(default)]
+    next: String,
 }
 
 async fn remove(visitor: Visitor, Form(form): Form<RemoveForm>) -> Result<Redirect, UiError> {
     let path = format!("/v1/suppressions/{}", segment(&form.address));
     let path = with_query(&path, &[("stream", &form.stream)]);
     visitor.change(Method::DELETE, &path, None).await?;
-    Ok(redirect_done("/ui/suppressions", "removed"))
+    Ok(redirect_done(back(&form.next, "/ui/suppressions"), "removed"))
 }

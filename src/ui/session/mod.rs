@@ -224,7 +224,7 @@ async fn start(ui: &Ui, parts: &Parts, tenant: TenantId, key: KeyId) -> Result<S
     let session = NewSession { token_hash: hash(&token), tenant, key, created_at: now, expires_at: now + MAX_AGE };
     sessions::insert(ui.api.db(), &session).await?;
     let client = ui.api.client(parts).map(tracing::field::display);
-    tracing::info!(event = "dashboard_signed_in", by = %key, client, "somebody signed in to the dashboard");
+    tracing::info!(event = "dashboard_signed_in", by = %key, client, "signed in to the dashboard");
     Ok(token)
 }
 

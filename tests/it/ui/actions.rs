@@ -93,6 +93,29 @@ async fn lane_is_paused_with_a_reason_and_resumed() {
 }
 
 #[tokio::test]
+async fn action_on_a_lane_leads_back_to_the_same_list() {
+    let (app, browser) = admin().await;
+    app.send(json!({})).await;
+    let id = first(&app, "/v1/lanes").await["id"].as_str().unwrap().to_owned();
+    let next = format!("/ui/lanes?q=example.test&after=7#{id}-details");
+    let location = browser.submit(&format!("/ui/lanes/{id}/pause"), &[("next", &next)]).await;
+    assert_eq!(location, format!("/ui/lanes?q=example.test&after=7&done=paused#{id}-details"));
+    let location = browser.submit(&format!("/ui/lanes/{id}/resume"), &[("next", "https://evil.test/")]).await;
+    assert_eq!(location, "/ui?done=resumed");
+}
+
+#[tokio::test]
+async fn traced_lane_keeps_conversations_of_successes() {
+    let (app, browser) = admin().await;
+    let sent = app.send(json!({})).await;
+    let id = first(&app, "/v1/lanes").await["id"].as_str().unwrap().to_owned();
+    let location = browser.submit(&format!("/ui/lanes/{id}/trace"), &[]).await;
+    browser.page(&location).await.shows(&["The next 10 SMTP conversations of the lane are recorded"]);
+    app.run_until_idle().await;
+    browser.page(&format!("/ui/messages/{}", sent.id)).await.shows(&["relayed", "SMTP conversation"]);
+}
+
+#[tokio::test]
 async fn stream_is_paused_and_resumed() {
     let (app, browser) = admin().await;
     browser.submit("/ui/streams/bulk/pause", &[]).await;

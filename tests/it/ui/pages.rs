@@ -142,6 +142,51 @@ async fn overview_names_what_is_wrong_and_the_fix() {
 }
 
 #[tokio::test]
+async fn message_page_shows_conversation_and_lane() {
+    let app = TestApp::start().await;
+    app.smtp.rcpt("ann@example.test").replies(["451 4.7.1 Greylisted, come back later"]);
+    let sent = app.send(json!({})).await;
+    app.run_until_idle().await;
+    let browser = Browser::signed_in(&app.base, &app.key).await;
+    let page = browser.page(&format!("/ui/messages/{}", sent.id)).await;
+    page.shows(&["SMTP conversation", "RCPT TO:"]);
+    let is_lane = |(name, value): &&(String, String)| name == "href" && value.starts_with("/ui/lanes?q=");
+    let tags = page.tags();
+    let (_, path) = tags.iter().flat_map(|tag| &tag.attributes).find(is_lane).expect("a link to the lane");
+    let (path, fragment) = path.split_once('#').expect("the lane's id");
+    browser.page(path).await.shows(&[&format!("id=\"{fragment}\"")]);
+}
+
+#[tokio::test]
+async fn overview_charts_what_happened() {
+    let app = TestApp::start().await;
+    app.send(json!({})).await;
+    app.run_until_idle().await;
+    app.worker.count_events().await.unwrap();
+    app.clock.advance(TimeDelta::seconds(1));
+    let browser = Browser::signed_in(&app.base, &app.key).await;
+    let page = browser.page("/ui?range=1h").await;
+    page.shows(&[
+        "Recipients per minute",
+        "Accepted 1",
+        "Delivered 1",
+        "1 accepted, 1 delivered, 0 deferred, 0 bounced",
+    ]);
+    assert_eq!(page.tags().iter().filter(|tag| tag.name == "svg").count(), 2);
+    for (range, step) in [("24h", "hour"), ("7d", "hour"), ("30d", "day"), ("x", "hour")] {
+        browser.page(&format!("/ui?range={range}")).await.shows(&[&format!("Recipients per {step}")]);
+    }
+}
+
+#[tokio::test]
+async fn later_pages_keep_the_filters() {
+    let app = TestApp::start().await;
+    let browser = Browser::signed_in(&app.base, &app.key).await;
+    let page = browser.page("/ui/suppressions?filter=manual&after=ZXhhbXBsZQ").await;
+    page.shows(&["First page", "href=\"/ui/suppressions?filter=manual\""]);
+}
+
+#[tokio::test]
 async fn page_of_a_forbidden_section_is_403() {
     let app = TestApp::start().await;
     let reader = app.with_scopes(&[Scope::Read]).await;
