@@ -152,7 +152,7 @@ fn operations() -> Vec<(String, Method, String, Value)> {
         }
     }
     // The last one, because it gives the other tenant the same file.
-    found.sort_by_key(|(name, ..)| name == "put_blob");
+    found.sort_by_key(|(name, ..)| name == "upload_blob");
     found
 }
 
@@ -178,14 +178,14 @@ async fn every_operation_hides_and_keeps_the_data_of_other_tenants() {
         assert!(!path.contains('{'), "{path} has a parameter that this test does not fill in");
         for api in [&other.api, &test] {
             let mut request = api.request(method.clone(), &path);
-            if !matches!(method, Method::GET | Method::HEAD) && name != "put_blob" {
+            if !matches!(method, Method::GET | Method::HEAD) && name != "upload_blob" {
                 request = request.json(&example);
-            } else if name == "put_blob" {
+            } else if name == "upload_blob" {
                 request = request.body(FILE);
             }
             let response = ApiResponse::to(request).await;
             // A tenant that has the same file may upload it, and gets a file of its own.
-            let is_refused = matches!(response.status, 403 | 404) || name == "put_blob";
+            let is_refused = matches!(response.status, 403 | 404) || name == "upload_blob";
             if victim.is_in(&response) || (template.contains('{') && !is_refused) {
                 wrong.push(format!("{name}: {} {}", response.status, String::from_utf8_lossy(&response.bytes)));
             }
@@ -326,9 +326,14 @@ async fn resend_api_hides_the_data_of_other_tenants() {
     let app = start().await;
     let victim = Victim::new(&app).await;
     let other = tenant(&app, "other", json!({})).await;
-    let before = victim.data().await;
     let uuid = |name: &str| uuid::Uuid::parse_str(victim.ids[name].split('_').nth(1).unwrap()).unwrap();
     let (message, key, webhook, template) = (uuid("messages"), uuid("keys"), uuid("webhooks"), uuid("templates"));
+    // Posting fails, because nothing listens there.
+    app.notify().await;
+    let posted = victim.tenant.api.request(Method::GET, &format!("/webhooks/{webhook}/events"));
+    let posted: Value = posted.send().await.unwrap().json().await.unwrap();
+    let event = posted["data"][0]["id"].as_str().expect("an event");
+    let before = victim.data().await;
     for path in ["/emails", "/domains", "/api-keys", "/templates", "/webhooks", "/suppressions"] {
         let response = other.api.request(Method::GET, path).send().await.unwrap();
         let text = response.text().await.unwrap();
@@ -341,6 +346,11 @@ async fn resend_api_hides_the_data_of_other_tenants() {
         (Method::GET, format!("/emails/{message}/attachments")),
         (Method::DELETE, format!("/api-keys/{key}")),
         (Method::GET, format!("/webhooks/{webhook}")),
+        (Method::GET, format!("/webhooks/{webhook}/events")),
+        (Method::GET, format!("/webhooks/{webhook}/events/{event}")),
+        (Method::GET, format!("/webhooks/{webhook}/events/{event}/attempts")),
+        (Method::POST, format!("/webhooks/{webhook}/events/{event}/replay")),
+        (Method::POST, format!("/webhooks/{webhook}/signing-secret/rotate")),
         (Method::DELETE, format!("/webhooks/{webhook}")),
         (Method::GET, format!("/templates/{template}")),
         (Method::GET, format!("/templates/{MARK}")),
