@@ -87,12 +87,14 @@ impl Fetcher {
     /// Creates a fetcher for the files that `guard` admits. `timeout` and `max` (bytes) limit all downloads of one
     /// request together.
     pub fn new(guard: Guard, timeout: Duration, max: u64) -> Result<Self, rustls::Error> {
+        let file = usize::try_from(max).unwrap_or(usize::MAX);
         let settings = http_client::Settings {
             https_only: false,
             // A kept connection would save little: the servers differ.
             idle_per_host: 0,
             idle_timeout: Duration::ZERO,
-            response_limit: usize::try_from(max).unwrap_or(usize::MAX).saturating_add(OVERHEAD),
+            // Chunks and TLS records have headers: less than an eighth of a file that arrives in pieces of 256 bytes.
+            response_limit: file.saturating_add(OVERHEAD).saturating_add(file / 8),
         };
         let client = HttpClient::new(http_client::system_tls()?, guard.lookup(), settings);
         Ok(Self { client, guard, timeout, max })

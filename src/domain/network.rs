@@ -18,7 +18,8 @@ pub enum IpClass {
     Loopback,
     /// A private address, or a shared address of a carrier (RFC 1918, 4193, 6598).
     Private,
-    /// A link-local address, such as the metadata service of cloud providers (169.254.169.254).
+    /// A link-local address, such as the metadata service of cloud providers (169.254.169.254), or an address of a cloud
+    /// provider that only its virtual machines reach.
     LinkLocal,
     /// A multicast address.
     Multicast,
@@ -77,6 +78,8 @@ fn classify_v4(ip: Ipv4Addr) -> IpClass {
         _ if ip.is_loopback() => IpClass::Loopback,
         _ if ip.is_private() => IpClass::Private,
         _ if ip.is_link_local() => IpClass::LinkLocal,
+        // The host agent of Azure's virtual machines, which only they reach.
+        [168, 63, 129, 16] => IpClass::LinkLocal,
         _ if ip.is_multicast() => IpClass::Multicast,
         // Shared address space of carriers (RFC 6598).
         [100, second, ..] if second & 0xC0 == 64 => IpClass::Private,
@@ -223,7 +226,17 @@ mod tests {
                     "fec0::1",
                 ],
             ),
-            (IpClass::LinkLocal, &["169.254.169.254", "fe80::1", "febf::1", "::ffff:169.254.169.254"]),
+            (
+                IpClass::LinkLocal,
+                &[
+                    "169.254.169.254",
+                    "168.63.129.16",
+                    "fe80::1",
+                    "febf::1",
+                    "::ffff:169.254.169.254",
+                    "::ffff:168.63.129.16",
+                ],
+            ),
             (IpClass::Multicast, &["224.0.0.1", "239.255.255.250", "ff02::1"]),
             (IpClass::Translated, &["64:ff9b::a00:1", "64:ff9b:1::1", "2001::1", "2002:a00:1::", "192.88.99.1"]),
             (
@@ -252,6 +265,7 @@ mod tests {
                 IpClass::Public,
                 &[
                     "1.1.1.1",
+                    "168.63.129.15",
                     "100.128.0.1",
                     "172.32.0.1",
                     "192.0.1.1",

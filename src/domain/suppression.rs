@@ -140,6 +140,14 @@ impl Suppression {
         )
     }
 
+    /// Returns the reason in a [`description`](Self::description); `None` if the text is another one.
+    pub fn reason_in(description: &str) -> Option<Reason> {
+        // The address before it may contain any text.
+        let (_, rest) = description.rsplit_once(" is on the suppression list")?;
+        let (_, reason) = rest.split_once('(')?;
+        reason.split_once(')')?.0.parse().ok()
+    }
+
     /// Returns the outcome of a suppressed recipient, which ends without an attempt.
     pub fn outcome(&self) -> Outcome {
         Outcome {
@@ -221,6 +229,10 @@ mod tests {
             entry.description(),
             "a+b c@example.test is on the suppression list of stream news since 1970-01-01T00:00:00Z (complaint)"
         );
+        let expiring = Suppression { expires_at: Some(DateTime::UNIX_EPOCH), ..entry.clone() };
+        assert_eq!(Suppression::reason_in(&entry.description()), Some(Reason::Complaint));
+        assert_eq!(Suppression::reason_in(&expiring.description()), Some(Reason::Complaint));
+        assert_eq!(Suppression::reason_in("550 5.7.1 blocked (complaint)"), None);
         assert_eq!(entry.removal(), "DELETE /v1/suppressions/a+b%20c@example.test?stream=news");
         assert!(entry.outcome().is_local());
     }

@@ -1,6 +1,7 @@
-//! Concurrency limits for slow requests, in total and per key, with a bounded wait: slow requests must not use up the
-//! database connections that accept messages, and one key must not use up the limit.
+//! Concurrency limits for slow requests, in total and per key or tenant, with a bounded wait: slow requests must not use up
+//! the database connections that accept messages, and one key or tenant must not use up the limit.
 
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,10 +39,12 @@ pub(super) const RENDERS: LimitSettings = LimitSettings {
 /// How many renders a batch counts as: two batches may run at once, even with the same key. Each may render 64 MiB.
 pub(super) const RENDERS_OF_BATCH: u32 = 3;
 
-/// The limit for files that are downloaded. Each takes up to 4 MiB of memory, and the server decides how long.
+/// The limit for files that are downloaded, in total and per tenant. Each takes up to 3 MiB of memory: a chunk of 1 MiB,
+/// and its copies in the statement that stores it. The file's server decides how long that is, so one tenant gets only a
+/// small part of the limit.
 pub(super) const DOWNLOADS: LimitSettings = LimitSettings {
-    total: 8,
-    per_key: 4,
+    total: 32,
+    per_key: 8,
     wait: Duration::from_secs(10),
     refusal: "Too many attachments are being downloaded at once. Nothing was changed; retry the request.",
 };
@@ -54,28 +57,28 @@ pub(super) const LONG_REQUESTS: LimitSettings = LimitSettings {
     refusal: "Too many event streams, long polls and exports at once. Close some, or retry later.",
 };
 
-/// The concurrency limit of one kind of request. Clones share the limit.
+/// The concurrency limit of one kind of request, per API key or by another `K`. Clones share the limit.
 #[derive(Debug, Clone)]
-pub(super) struct ConcurrencyLimit {
+pub(super) struct ConcurrencyLimit<K = KeyId> {
     settings: LimitSettings,
-    requests: Arc<KeyedSemaphore<KeyId>>,
+    requests: Arc<KeyedSemaphore<K>>,
 }
 
-/// The permission to run one request, until dropped.
+/// The permission of an API key to run one request, until dropped.
 pub(super) type ConcurrencyPermit = KeyedPermit<KeyId>;
 
-impl ConcurrencyLimit {
+impl<K: Hash + Eq + Copy> ConcurrencyLimit<K> {
     pub(super) fn new(settings: LimitSettings) -> Self {
         Self { requests: KeyedSemaphore::new(settings.total, settings.per_key), settings }
     }
 
     /// Waits until a request of this key may run.
-    pub(super) async fn acquire(&self, key: KeyId) -> Result<ConcurrencyPermit, ApiError> {
+    pub(super) async fn acquire(&self, key: K) -> Result<KeyedPermit<K>, ApiError> {
         self.acquire_many(key, 1).await
     }
 
     /// Waits until a request of this key may run that counts as `weight` requests.
-    pub(super) async fn acquire_many(&self, key: KeyId, weight: u32) -> Result<ConcurrencyPermit, ApiError> {
+    pub(super) async fn acquire_many(&self, key: K, weight: u32) -> Result<KeyedPermit<K>, ApiError> {
         match tokio::time::timeout(self.settings.wait, self.requests.acquire(Some(key), weight)).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(ApiError::Unavailable(self.settings.refusal)),

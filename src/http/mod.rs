@@ -59,6 +59,7 @@ use crate::accept::request::Limits;
 use crate::clock::SharedClock;
 use crate::db::Db;
 use crate::dev::inbox::Inbox;
+use crate::domain::id::TenantId;
 use crate::domain::key::Cell;
 use crate::domain::message::unsubscribe::Links;
 use crate::feedback::Feedback;
@@ -123,8 +124,8 @@ pub struct Shared {
     renders: ConcurrencyLimit,
     /// Concurrency limit of event streams, long polls and exports.
     long_requests: ConcurrencyLimit,
-    /// Concurrency limit of downloads of attachments.
-    downloads: ConcurrencyLimit,
+    /// Concurrency limit of downloads of attachments, per tenant.
+    downloads: ConcurrencyLimit<TenantId>,
     /// Downloads attachments; `None` if that is switched off.
     fetcher: Option<Arc<Fetcher>>,
     delivery: Arc<Delivery>,

@@ -66,6 +66,19 @@ impl SendBody {
         caller: &Caller,
         parse: fn(&[u8], &Context<'_>) -> Result<T, Rejection>,
     ) -> Result<T, ApiError> {
+        let parsed = self.check(api, caller, parse).await?;
+        self.json = Vec::new();
+        self.rendered = std::mem::take(&mut self.references).finish(api, caller).await?;
+        Ok(parsed)
+    }
+
+    /// Parses the body of one message, and keeps it.
+    pub(super) async fn check<T: Send + 'static>(
+        &mut self,
+        api: &Api,
+        caller: &Caller,
+        parse: fn(&[u8], &Context<'_>) -> Result<T, Rejection>,
+    ) -> Result<T, ApiError> {
         let streams: Arc<[String]> = api.acceptor.streams(caller.tenant()).await?;
         let now = api.clock.now();
         loop {
@@ -74,11 +87,7 @@ impl SendBody {
                 parse(json, &references.context(Context::new(now, &limits, &streams)))
             };
             match self.process(work).await? {
-                Ok(parsed) => {
-                    self.json = Vec::new();
-                    self.rendered = std::mem::take(&mut self.references).finish(api, caller).await?;
-                    return Ok(parsed);
-                }
+                Ok(parsed) => return Ok(parsed),
                 Err(rejection) => {
                     // Boxed, because the future is part of every request that sends a message.
                     Box::pin(self.references.look_up(api, caller, rejection, 1)).await?;

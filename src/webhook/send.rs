@@ -165,7 +165,7 @@ impl Outcome {
 
     /// Describes the outcome in one line.
     pub fn summary(&self) -> String {
-        let status = self.status.map(|status| format!("answered {status}"));
+        let status = self.status.map(|status| format!("responded with {status}"));
         let detail = self.error.as_deref().or(self.response_body.as_deref()).filter(|text| !text.is_empty());
         match (status, detail) {
             (Some(status), Some(detail)) => format!("{status}: {}", excerpt(detail, 200)),

@@ -14,7 +14,8 @@ pub async fn page(
 ) -> Result<Vec<Attempt>, DbError> {
     let query = sqlx::query_as!(
         Attempt,
-        "SELECT id, seq, events, attempt AS number, size, status, answer, error, duration_ms, next_attempt_at
+        "SELECT id, seq, events, attempt AS number, size, status, answer AS response_body, error, duration_ms,
+                next_attempt_at
          FROM webhook_attempts
          WHERE endpoint_id = $2 AND tenant_id = $1 AND ($3::uuid IS NULL OR id < $3) ORDER BY id DESC LIMIT $4",
         tenant.0,

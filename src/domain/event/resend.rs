@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Event, EventData, EventType};
 use crate::domain::bounce::{BounceType, Category};
+use crate::domain::suppression::{Reason, Suppression};
 
 /// The event types that Resend has too, with Resend's names. "Sent" means there that the API has accepted the message.
 /// Resend has no event for a `relayed` or `uncertain` recipient: the application can do nothing about it.
@@ -87,7 +88,7 @@ fn data(kind: Option<EventType>, event: &EventData) -> Value {
     let (name, details) = match kind {
         Some(EventType::Bounced) => ("bounce", bounce(event, &reply)),
         Some(EventType::Expired) => ("failed", json!({"reason": reply})),
-        Some(EventType::Suppressed) => ("suppressed", json!({"message": reply, "type": "OnAccountSuppressionList"})),
+        Some(EventType::Suppressed) => ("suppressed", suppressed(&reply)),
         _ => return data,
     };
     data[name] = details;
@@ -115,6 +116,17 @@ fn reply(event: &EventData) -> String {
     let code = response.code.map(|code| code.to_string());
     let parts = [code, response.enhanced.clone(), Some(response.text.chars().take(MAX_REPLY).collect())];
     parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+fn suppressed(reply: &str) -> Value {
+    let mut details = json!({"message": reply, "type": "OnAccountSuppressionList"});
+    // Resend has no word for the other reasons.
+    match Suppression::reason_in(reply) {
+        Some(Reason::HardBounce) => details["reason"] = "previous_bounce".into(),
+        Some(Reason::Complaint) => details["reason"] = "previous_complaint".into(),
+        Some(Reason::Unsubscribe | Reason::Manual) | None => {}
+    }
+    details
 }
 
 fn bounce(event: &EventData, reply: &str) -> Value {
@@ -203,6 +215,23 @@ mod tests {
             assert_eq!((&payload["type"], &payload["data"]["to"]), (&json!("email.bounced"), &json!(["b@c.test"])));
             assert_eq!((bounce["type"].as_str().unwrap(), bounce["subType"].as_str().unwrap()), expected, "{category}");
             assert_eq!(bounce["message"], "550 5.1.1 no user");
+        }
+    }
+
+    #[test]
+    fn suppressed_has_the_reason_in_the_words_of_resend() {
+        for (reason, expected) in [
+            ("hard_bounce", json!("previous_bounce")),
+            ("complaint", json!("previous_complaint")),
+            ("manual", Value::Null),
+        ] {
+            let text = format!("b@c.test is on the suppression list since 1970-01-01T00:00:00Z ({reason})");
+            let mut suppressed = event(EventType::Suppressed);
+            suppressed.data.response = SmtpReply::from_row(None, None, Some(text.clone()));
+            let payload = Mapping::default().payload(&suppressed);
+            let details = &payload["data"]["suppressed"];
+            assert_eq!((&details["message"], &details["reason"]), (&json!(text), &expected), "{reason}");
+            assert_eq!(details.as_object().unwrap().contains_key("reason"), !expected.is_null(), "{reason}");
         }
     }
 

@@ -43,13 +43,14 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Returns the same caller with the key's current state; fails if the key is no longer valid. For long-running
-    /// responses.
+    /// Returns the same caller with the key's current state; fails if the key is no longer valid, or its tenant has been
+    /// suspended. For long-running requests.
     pub async fn refresh(&self, api: &Api) -> Result<Self, ApiError> {
         let attempt = Attempt { hash: self.hash, text: None, client: None };
         let key = api.keys.get_valid(attempt).await?;
         let RequestKey { client, access, .. } = *self.request;
         api.keys.require_address(&key, client)?;
+        access.check(&key)?;
         Ok(Self { request: Arc::new(RequestKey::new(key, client, access)), hash: self.hash, log: self.log.clone() })
     }
 

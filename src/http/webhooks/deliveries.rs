@@ -67,7 +67,7 @@ impl WebhookDelivery {
             attempt: row.number,
             size: row.size,
             status: row.status,
-            response_body: row.answer,
+            response_body: row.response_body,
             error: row.error,
             duration_ms: row.duration_ms,
             next_attempt_at: row.next_attempt_at,

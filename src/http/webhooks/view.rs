@@ -51,7 +51,7 @@ pub struct WebhookView {
     #[schema(example = "2026-11-23T12:00:00Z")]
     pub last_success_at: Option<DateTime<Utc>>,
     /// The error of the last failed delivery attempt; null if none has failed.
-    #[schema(example = "answered 503: upstream unavailable")]
+    #[schema(example = "responded with 503: upstream unavailable")]
     pub last_error: Option<String>,
     /// When delivery attempts started to fail; null if the last one succeeded. The endpoint is disabled after 5 days of
     /// failures.
@@ -69,7 +69,7 @@ pub struct WebhookView {
     #[schema(example = "2026-11-23T12:00:00Z")]
     pub disabled_at: Option<DateTime<Utc>>,
     /// Why the endpoint was disabled; null if it is enabled.
-    #[schema(example = "the endpoint answered 410 Gone: it wants no more events")]
+    #[schema(example = "the endpoint responded 410 Gone, so it wants no more events")]
     pub disabled_reason: Option<String>,
     /// The time until which requests are also signed with the previous secret; null if there is none.
     #[schema(example = "2026-12-01T09:00:00Z")]

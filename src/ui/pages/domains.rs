@@ -55,7 +55,7 @@ struct Record {
     status: String,
     found: Vec<String>,
     /// How to fix the record.
-    mend: Option<String>,
+    fix: Option<String>,
     warning: Option<String>,
 }
 

@@ -63,7 +63,7 @@ struct Limits {
 #[derive(Debug, Deserialize)]
 struct WholeLimit {
     effective: i64,
-    over: String,
+    scope: String,
 }
 
 #[derive(Debug, Deserialize)]

@@ -55,7 +55,7 @@ struct Delivery {
     attempt: i16,
     size: i32,
     status: Option<i16>,
-    answer: Option<String>,
+    response_body: Option<String>,
     error: Option<String>,
     duration_ms: i32,
     next_attempt_at: Option<DateTime<Utc>>,

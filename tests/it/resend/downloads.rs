@@ -10,7 +10,6 @@ use axum::body::Body;
 use axum::response::Redirect;
 use axum::routing::get as on_get;
 use futures_util::stream;
-use postrider::domain::key::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -19,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::{Response, email, get, post, send};
 use crate::support::app::{TestApp, TestAppBuilder};
+use crate::support::client::Api;
 use crate::support::dns::DnsServer;
 use crate::support::until::until;
 
@@ -190,7 +190,9 @@ async fn private_addresses_are_not_downloaded_from() {
     dns.add_address("files.test", "127.0.0.1");
     let app = super::builder().config(|config| config.dns = Some(dns.address())).start().await;
     let port = files.address.port();
-    for host in ["127.0.0.1", "127.1", "[::1]", "10.0.0.1", "169.254.169.254", "files.test"] {
+    let azure = ["168.63.129.16", "2822734096", "[::ffff:168.63.129.16]"];
+    let hosts = ["127.0.0.1", "127.1", "[::1]", "10.0.0.1", "169.254.169.254", "files.test"];
+    for host in hosts.into_iter().chain(azure) {
         let refused = post(&app, "/emails", &with_path(&format!("http://{host}:{port}/small.txt"))).await;
         assert_eq!(refused.error(), (422, "invalid_attachment"), "{host}");
         let message = refused.message();
@@ -229,28 +231,53 @@ async fn request_cannot_cause_many_downloads() {
     let path = |n: usize| json!({"path": files.url(&format!("/{n}"))});
     let one = email(json!({"attachments": (0..21).map(path).collect::<Vec<_>>()}));
     assert_eq!(post(&app, "/emails", &one).await.error(), (422, "invalid_attachment"));
-    assert_eq!(files.hits(), 20, "a message may have 20 attachments");
     let many: Vec<Value> = (0..51).map(|n| email(json!({"attachments": [path(2 * n), path(2 * n + 1)]}))).collect();
     let refused = post(&app, "/emails/batch", &json!(many)).await;
     assert!(refused.message().contains("at most 100 different URLs"), "{}", refused.message());
-    assert_eq!(files.hits(), 20);
+    assert_eq!(files.hits(), 0);
 }
 
 #[tokio::test]
-async fn slow_downloads_of_one_key_do_not_block_others() {
+async fn refused_message_downloads_nothing() {
+    let (app, files) = (builder().start().await, Files::start().await);
+    let file = json!([{"path": files.url("/small.txt"), "content_type": "message/rfc822"}]);
+    let refused = post(&app, "/emails", &email(json!({"to": ["nobody"], "attachments": file}))).await;
+    assert!(refused.status == 422 && refused.message().contains("`to"), "{}", refused.message());
+    let key = json!({"name": "shop", "scopes": ["send"], "sender_domains": ["shop.test"]});
+    let shop = app.api().with_key(app.post("/v1/keys", &key).await.body["secret"].as_str().unwrap());
+    let refused = post(&shop, "/emails", &email(json!({"attachments": file}))).await;
+    assert_eq!(refused.error(), (403, "validation_error"));
+    assert_eq!(files.hits(), 0);
+}
+
+/// Creates a tenant; returns its id, and a client with a key of it.
+async fn tenant(app: &TestApp) -> (String, Api) {
+    let id = app.post("/v1/tenants", &json!({"name": "other"})).await.body["id"].as_str().unwrap().to_owned();
+    let key = app.post("/v1/keys", &json!({"name": "shop", "scopes": ["send", "read"], "tenant": id})).await;
+    (id, app.api().with_key(key.body["secret"].as_str().unwrap()))
+}
+
+/// Waits until this many files were requested.
+async fn hits(files: &Files, count: usize) {
+    until("downloads run", LIMIT, async || if files.hits() == count { Ok(()) } else { Err(files.hits()) }).await;
+}
+
+#[tokio::test]
+async fn slow_downloads_of_a_tenant_do_not_block_others() {
     let app = builder().config(|config| config.resend.fetch_timeout = Duration::from_mins(1)).start().await;
-    let (greedy, files) = (app.with_scopes(&[Scope::Send]).await, Files::start().await);
-    let silent = with_path(&files.url("/silent"));
-    let waiting: Vec<_> = (0..6)
+    let ((_, greedy), files) = (tenant(&app).await, Files::start().await);
+    let silent = |n: usize| json!({"path": files.url(&format!("/silent?{n}"))});
+    let body = email(json!({"attachments": (0..4).map(silent).collect::<Vec<_>>()}));
+    let waiting: Vec<_> = (0..3)
         .map(|_| {
-            let (greedy, silent) = (greedy.clone(), silent.clone());
-            tokio::spawn(async move { post(&greedy, "/emails", &silent).await.status })
+            let (greedy, body) = (greedy.clone(), body.clone());
+            tokio::spawn(async move { post(&greedy, "/emails", &body).await.status })
         })
         .collect();
-    until("four downloads run", LIMIT, async || if files.hits() == 4 { Ok(()) } else { Err(files.hits()) }).await;
+    hits(&files, 8).await;
     let sent = send(&app, json!({"attachments": [{"path": files.url("/small.txt")}]}));
     tokio::time::timeout(LIMIT, sent).await.expect("the request is blocked");
-    assert_eq!(files.hits(), 5, "the greedy key has four at a time");
+    assert_eq!(files.hits(), 9, "the greedy tenant has eight at a time");
     waiting.iter().for_each(JoinHandle::abort);
 }
 
@@ -261,10 +288,47 @@ async fn key_revoked_during_a_download_sends_nothing() {
     let leaked = app.api().with_key(created.body["secret"].as_str().unwrap());
     let body = with_path(&files.url("/held.txt"));
     let sending = tokio::spawn(async move { post(&leaked, "/emails", &body).await.status });
-    until("the download runs", LIMIT, async || if files.hits() == 1 { Ok(()) } else { Err(files.hits()) }).await;
+    hits(&files, 1).await;
     let path = format!("/v1/keys/{}", created.body["id"].as_str().unwrap());
     assert_eq!(app.delete(&path).await.status, 204);
     files.gate.notify_one();
     assert_eq!(sending.await.unwrap(), 403);
+    assert_eq!(get(&app, "/emails").await.ok()["data"], json!([]));
+}
+
+#[tokio::test]
+async fn tenant_suspended_during_a_download_sends_nothing() {
+    let (app, files) = (builder().start().await, Files::start().await);
+    let (id, api) = tenant(&app).await;
+    let body = with_path(&files.url("/held.txt"));
+    let sending = tokio::spawn({
+        let api = api.clone();
+        async move { post(&api, "/emails", &body).await }
+    });
+    hits(&files, 1).await;
+    assert_eq!(app.post(&format!("/v1/tenants/{id}/suspend"), &json!({})).await.status, 200);
+    files.gate.notify_one();
+    let refused = sending.await.unwrap();
+    assert_eq!(refused.error(), (403, "validation_error"));
+    assert!(refused.message().contains("suspended"), "{}", refused.message());
+    assert_eq!(get(&api, "/emails").await.ok()["data"], json!([]));
+}
+
+#[tokio::test]
+async fn quota_set_during_a_download_applies() {
+    let (app, files) = (builder().start().await, Files::start().await);
+    let attached = json!([{"path": files.url("/held.txt")}]);
+    let body = email(json!({"to": ["ann@example.test", "bo@example.test"], "attachments": attached}));
+    for (path, body) in [("/emails", body.clone()), ("/emails/batch", json!([body]))] {
+        let created = app.post("/v1/keys", &json!({"name": "shop", "scopes": ["send"]})).await;
+        let key = app.api().with_key(created.body["secret"].as_str().unwrap());
+        let before = files.hits();
+        let sending = tokio::spawn(async move { post(&key, path, &body).await });
+        hits(&files, before + 1).await;
+        let key = format!("/v1/keys/{}", created.body["id"].as_str().unwrap());
+        assert_eq!(app.patch(&key, &json!({"quota": {"recipients_per_day": 1}})).await.status, 200);
+        files.gate.notify_one();
+        assert_eq!(sending.await.unwrap().error(), (429, "daily_quota_exceeded"), "{path}");
+    }
     assert_eq!(get(&app, "/emails").await.ok()["data"], json!([]));
 }

@@ -1,11 +1,17 @@
 //! The events that were posted to a webhook endpoint, and their attempts.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use super::{get, post, send};
+use super::{delete, get, post, send};
 use crate::support::app::TestApp;
 use crate::support::hooks;
 use crate::support::receiver::{Receiver, Reply};
+use crate::support::smtp::Gate;
+use crate::support::until::until;
+
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Creates an endpoint, and returns the path of its events.
 async fn create(app: &TestApp, url: &str) -> String {
@@ -85,4 +91,69 @@ async fn events_are_paged_and_belong_to_their_endpoint() {
     assert_eq!(get(&app, &format!("{path}?before={id}")).await.error(), (422, "validation_error"));
     let reader = app.with_scopes(&[postrider::domain::key::Scope::Read]).await;
     assert_eq!(post(&reader, &format!("{path}/{id}/replay"), &json!({})).await.error(), (401, "restricted_api_key"));
+}
+
+#[tokio::test]
+async fn events_of_a_deleted_endpoint_do_not_exist() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let path = create(&app, &receiver.url("/hook")).await;
+    send(&app, json!({})).await;
+    app.notify().await;
+    let one = format!("{path}/{}", text(&events(&app, &path).await[0], "id"));
+    delete(&app, path.strip_suffix("/events").unwrap()).await.ok();
+    for path in [&path, &one, &format!("{one}/attempts")] {
+        assert_eq!(get(&app, path).await.error(), (404, "not_found"), "{path}");
+    }
+    assert_eq!(post(&app, &format!("{one}/replay"), &json!({})).await.error(), (404, "not_found"));
+    let retries = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM webhook_retries");
+    assert_eq!(retries.fetch_one(&mut app.database.connect().await).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn replay_interrupts_a_session_that_is_busy() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let path = create(&app, &receiver.url("/hook")).await;
+    send(&app, json!({})).await;
+    app.notify_after(1).await;
+    let one = format!("{path}/{}", text(&events(&app, &path).await[0], "id"));
+    let gate = Gate::default();
+    receiver.script("/hook", [Reply::Held(gate.clone())]);
+    send(&app, json!({})).await;
+    let working = tokio::spawn({
+        let worker = app.worker.clone();
+        async move { worker.notify().await.unwrap() }
+    });
+    gate.reached().await;
+    post(&app, &format!("{one}/replay"), &json!({})).await.ok();
+    // The session records the outcome of this event, and finds that it has lost the lease.
+    send(&app, json!({})).await;
+    until("the event is posted again", LIMIT, async || {
+        let posts = receiver.posts("/hook");
+        let count = posts.iter().filter(|post| post.id == posts[0].id).count();
+        if count == 2 { Ok(()) } else { Err(posts.len()) }
+    })
+    .await;
+    gate.open();
+    working.await.unwrap();
+    assert_eq!(text(&get(&app, &one).await.ok(), "status"), "success");
+}
+
+#[tokio::test]
+async fn event_that_resend_lacks_is_not_replayed() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let hook = json!({"url": receiver.url("/hook"), "events": ["message.relayed"]});
+    let created = app.post("/v1/webhooks", &hook).await.body["id"].as_str().unwrap().to_owned();
+    send(&app, json!({})).await;
+    app.run_until_idle().await;
+    app.notify().await;
+    let path = format!("/webhooks/{created}/events");
+    let replay = format!("{path}/{}/replay", text(&events(&app, &path).await[0], "id"));
+    assert_eq!(app.patch(&format!("/v1/webhooks/{created}"), &json!({"format": "resend"})).await.status, 200);
+    let refused = post(&app, &replay, &json!({})).await;
+    assert_eq!(refused.error(), (422, "validation_error"));
+    assert!(refused.message().contains("`message.relayed` is not posted"), "{}", refused.message());
+    assert_eq!(app.patch(&format!("/v1/webhooks/{created}"), &json!({"format": "postrider"})).await.status, 200);
+    post(&app, &replay, &json!({})).await.ok();
+    app.notify_after(1).await;
+    assert_eq!(receiver.posts("/hook").len(), 2);
 }

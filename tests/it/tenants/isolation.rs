@@ -326,9 +326,14 @@ async fn resend_api_hides_the_data_of_other_tenants() {
     let app = start().await;
     let victim = Victim::new(&app).await;
     let other = tenant(&app, "other", json!({})).await;
-    let before = victim.data().await;
     let uuid = |name: &str| uuid::Uuid::parse_str(victim.ids[name].split('_').nth(1).unwrap()).unwrap();
     let (message, key, webhook, template) = (uuid("messages"), uuid("keys"), uuid("webhooks"), uuid("templates"));
+    // Posting fails, because nothing listens there.
+    app.notify().await;
+    let posted = victim.tenant.api.request(Method::GET, &format!("/webhooks/{webhook}/events"));
+    let posted: Value = posted.send().await.unwrap().json().await.unwrap();
+    let event = posted["data"][0]["id"].as_str().expect("an event");
+    let before = victim.data().await;
     for path in ["/emails", "/domains", "/api-keys", "/templates", "/webhooks", "/suppressions"] {
         let response = other.api.request(Method::GET, path).send().await.unwrap();
         let text = response.text().await.unwrap();
@@ -341,6 +346,11 @@ async fn resend_api_hides_the_data_of_other_tenants() {
         (Method::GET, format!("/emails/{message}/attachments")),
         (Method::DELETE, format!("/api-keys/{key}")),
         (Method::GET, format!("/webhooks/{webhook}")),
+        (Method::GET, format!("/webhooks/{webhook}/events")),
+        (Method::GET, format!("/webhooks/{webhook}/events/{event}")),
+        (Method::GET, format!("/webhooks/{webhook}/events/{event}/attempts")),
+        (Method::POST, format!("/webhooks/{webhook}/events/{event}/replay")),
+        (Method::POST, format!("/webhooks/{webhook}/signing-secret/rotate")),
         (Method::DELETE, format!("/webhooks/{webhook}")),
         (Method::GET, format!("/templates/{template}")),
         (Method::GET, format!("/templates/{MARK}")),

@@ -4,11 +4,17 @@ use chrono::TimeDelta;
 use postrider::db::keys::{self, NewKey};
 use postrider::domain::id::{KeyId, TenantId};
 use postrider::domain::key::{KeyMode, Scope, Secret};
+use reqwest::Method;
 use serde_json::json;
 use uuid::Uuid;
 
 use super::browser::Browser;
 use crate::support::app::TestApp;
+use crate::support::client::ApiResponse;
+use crate::support::dns::DnsServer;
+use crate::support::domains::{checked, publish, registered, with_secret};
+use crate::support::hooks;
+use crate::support::receiver::{Receiver, Reply};
 
 /// The sections, which exist without any data.
 pub const SECTIONS: [&str; 10] = [
@@ -260,6 +266,41 @@ async fn key_limited_to_a_domain_sees_only_its_messages() {
     for path in ["/ui/lanes", "/ui/webhooks", "/ui/suppressions"] {
         assert_eq!(browser.get(path).await.status, 403, "{path}");
     }
+}
+
+#[tokio::test]
+async fn domain_page_shows_how_to_fix_a_wrong_record() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    let created = registered(&app, "acme.test").await;
+    publish(&dns, &created);
+    dns.txt("_dmarc.acme.test", ["v=DMARC1; p=none", "v=DMARC1; p=reject"]);
+    checked(&app, "acme.test").await;
+    let browser = Browser::signed_in(&app.base, &app.key).await;
+    browser.page("/ui/domains/acme.test").await.shows(&["There are 2 DMARC records at _dmarc.acme.test", "Keep one."]);
+}
+
+#[tokio::test]
+async fn webhook_page_shows_the_response_to_a_failed_post() {
+    let (app, receiver) = (hooks::start().await, Receiver::start().await);
+    let hook = app.post("/v1/webhooks", &json!({"url": receiver.url("/hook")})).await.body;
+    receiver.script("/hook", [Reply::Status(503)]);
+    app.send(json!({})).await;
+    app.notify().await;
+    let browser = Browser::signed_in(&app.base, &app.key).await;
+    let page = browser.page(&format!("/ui/webhooks/{}", hook["id"].as_str().unwrap())).await;
+    page.shows(&[">503<", "<span class=\"muted\">answer</span>", "responded with 503: answer"]);
+}
+
+#[tokio::test]
+async fn lanes_page_says_what_the_connections_apply_to() {
+    let app = TestApp::start().await;
+    app.send(json!({})).await;
+    let lane = json!({"stream": "transactional", "route": "relay", "domain": "*", "rate": 2});
+    let put = ApiResponse::to(app.request(Method::PUT, "/v1/lanes").json(&lane)).await;
+    assert!(put.status < 300, "{}", put.body);
+    let browser = Browser::signed_in(&app.base, &app.key).await;
+    browser.page("/ui/lanes").await.shows(&["The rate comes from: lane. Connections apply to each worker."]);
 }
 
 #[tokio::test]

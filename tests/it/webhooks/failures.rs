@@ -89,7 +89,7 @@ async fn recovered_endpoint_gets_all_events_of_its_outage() {
     let (tries, state) = (receiver.posts("/hook").len(), hook.state(&app).await);
     assert!(tries <= 30, "too many posts to a failing endpoint: {tries}");
     assert!(state.retries <= 16 && state.cursor < 20, "the cursor of a failing endpoint moved: {state:?}");
-    assert_eq!(state.last_error.as_deref(), Some("answered 502: answer"));
+    assert_eq!(state.last_error.as_deref(), Some("responded with 502: answer"));
 
     receiver.always("/hook", Reply::Status(200));
     app.clock.advance(hours(24));
@@ -140,7 +140,7 @@ async fn endpoint_is_disabled_after_five_days_with_an_event() {
         assert_eq!(hook.state(&app).await.disabled, None);
         app.notify_after(24 * 3_600).await;
     }
-    let reason = "no post has succeeded for 5 days; the last one: answered 500: answer";
+    let reason = "no post has succeeded for 5 days; the last one: responded with 500: answer";
     assert_eq!(hook.state(&app).await.disabled.as_deref(), Some(reason));
     let posts = receiver.posts("/dead").len();
     app.notify_after(24 * 3_600).await;

@@ -29,7 +29,7 @@ pub struct Attempt {
     /// HTTP status of the response.
     pub status: Option<i16>,
     /// Start of the response body.
-    pub answer: Option<String>,
+    pub response_body: Option<String>,
     /// Why there was no response, or why the response is a failure.
     pub error: Option<String>,
     /// Duration in milliseconds.
@@ -215,7 +215,7 @@ async fn log(connection: &mut PgConnection, endpoint: &Endpoint, attempts: &[Att
         &post.number,
         &post.size,
         &post.status as _,
-        &post.answer as _,
+        &post.response_body as _,
         &post.error as _,
         &post.duration_ms,
         &post.next_attempt_at as _
@@ -233,7 +233,7 @@ struct AttemptColumns<'a> {
     number: Vec<i16>,
     size: Vec<i32>,
     status: Vec<Option<i16>>,
-    answer: Vec<Option<&'a str>>,
+    response_body: Vec<Option<&'a str>>,
     error: Vec<Option<&'a str>>,
     duration_ms: Vec<i32>,
     next_attempt_at: Vec<Option<DateTime<Utc>>>,
@@ -248,7 +248,7 @@ impl<'a> AttemptColumns<'a> {
             number: attempts.iter().map(|attempt| attempt.number).collect(),
             size: attempts.iter().map(|attempt| attempt.size).collect(),
             status: attempts.iter().map(|attempt| attempt.status).collect(),
-            answer: attempts.iter().map(|attempt| attempt.answer.as_deref()).collect(),
+            response_body: attempts.iter().map(|attempt| attempt.response_body.as_deref()).collect(),
             error: attempts.iter().map(|attempt| attempt.error.as_deref()).collect(),
             duration_ms: attempts.iter().map(|attempt| attempt.duration_ms).collect(),
             next_attempt_at: attempts.iter().map(|attempt| attempt.next_attempt_at).collect(),

@@ -56,9 +56,11 @@ pub(in crate::http::resend) async fn send(
         check_key(&api, &caller, key, hashes).await?;
         return Ok(Json(SentBatch { data: Vec::new(), errors: Some(errors(Value::Null, &indexes, &refused)) }));
     }
-    if !is_repeated(&api, &caller, key, &downloads).await? {
-        downloads::add(&api, &caller, &mut body, downloads).await?;
-    }
+    let caller = if is_repeated(&api, &caller, key, &downloads).await? {
+        caller
+    } else {
+        downloads::add(&api, &caller, &mut body, downloads).await?
+    };
     derive_texts(&api, &caller, &mut body, htmls).await?;
     // Boxed, because the future is large.
     let committed = Box::pin(batch::submit(&api, &caller, body, key, hashes)).await?;

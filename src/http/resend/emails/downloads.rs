@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::{StreamExt as _, stream};
 
+use crate::accept::request as native;
 use crate::accept::request::files::{FilePart, MissingPart};
 use crate::accept::upload::{Upload, UploadError};
 use crate::domain::fault::{Code, Fault};
@@ -11,24 +12,53 @@ use crate::domain::key::Scope;
 use crate::fetch::{self, Budget, FetchError, Fetcher};
 use crate::http::auth::Caller;
 use crate::http::form::KEPT_BYTES;
+use crate::http::messages::create;
+use crate::http::references::References;
 use crate::http::resend::request::Download;
 use crate::http::send_body::SendBody;
 use crate::http::{Api, ApiError};
+use crate::url_guard::Denied;
 
 /// Maximum number of different URLs in a request.
 const MAX_URLS: usize = 100;
 /// Maximum number of files of a request that are downloaded at the same time.
 const CONCURRENCY: usize = 4;
 
+/// Validates the body of one message before its files are downloaded: the key must be allowed to send the message, and
+/// an invalid message must not cause downloads.
+pub(super) async fn validate(
+    api: &Api,
+    caller: &Caller,
+    body: &mut SendBody,
+    downloads: &[Download],
+) -> Result<(), ApiError> {
+    if downloads.is_empty() {
+        return Ok(());
+    }
+    // Stands for each file. Its content counts as stored, so it is not checked.
+    let placeholder = FilePart { sha256: String::new(), size: 1, data: Vec::new() };
+    let placeholders = downloads.iter().map(|download| (download.part.clone(), placeholder.clone()));
+    body.references.files.parts.get_or_insert_default().extend(placeholders);
+    let message = body.check(api, caller, native::parse).await?;
+    create::require_permission(caller, &message)?;
+    // The downloads may take long; until then, the templates would take memory, and the permit to render them.
+    let mut files = std::mem::take(&mut body.references).files;
+    if let Some(parts) = &mut files.parts {
+        downloads.iter().for_each(|download| drop(parts.remove(&download.part)));
+    }
+    body.references = References::new(files);
+    Ok(())
+}
+
 /// Downloads files, stores them as they arrive, and adds them to the body as parts. A file that cannot be downloaded
-/// becomes a fault of its attachment when the body is parsed.
+/// becomes a fault of its attachment when the body is parsed. Returns the caller with its key's current state.
 pub(super) async fn add(
     api: &Api,
     caller: &Caller,
     body: &mut SendBody,
     downloads: Vec<Download>,
-) -> Result<(), ApiError> {
-    let Some(fetcher) = api.fetcher.as_deref().filter(|_| !downloads.is_empty()) else { return Ok(()) };
+) -> Result<Caller, ApiError> {
+    let Some(fetcher) = api.fetcher.as_deref().filter(|_| !downloads.is_empty()) else { return Ok(caller.clone()) };
     // A batch may attach the same file to all of its messages.
     let mut parts: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for Download { part, url } in downloads {
@@ -37,8 +67,6 @@ pub(super) async fn add(
     if parts.len() > MAX_URLS {
         return Err(too_many());
     }
-    let concurrency = parts.len().min(CONCURRENCY);
-    let _permit = api.downloads.acquire_many(caller.key_id(), u32::try_from(concurrency).unwrap_or(1)).await?;
     let budget = fetcher.budget();
     let keep = KEPT_BYTES / parts.len();
     let downloads = parts.into_iter().map(|(url, parts)| {
@@ -46,7 +74,7 @@ pub(super) async fn add(
         let request = FileRequest { fetcher, budget: &budget, url, keep: if parts.len() == 1 { keep } else { 0 } };
         async move { (parts, request.store(api, caller).await) }
     });
-    let mut results = stream::iter(downloads).buffer_unordered(concurrency);
+    let mut results = stream::iter(downloads).buffer_unordered(CONCURRENCY);
     let files = &mut body.references.files;
     while let Some((parts, result)) = results.next().await {
         match result {
@@ -61,8 +89,10 @@ pub(super) async fn add(
             Err(Failure::Api(error)) => return Err(error),
         }
     }
-    // Downloads may take long; the key may have been revoked in the meantime.
-    caller.refresh(api).await?.require(Scope::Send)
+    // Downloads may take long; in the meantime, the key may have been changed or revoked, or its tenant suspended.
+    let caller = caller.refresh(api).await?;
+    caller.require(Scope::Send)?;
+    Ok(caller)
 }
 
 fn too_many() -> ApiError {
@@ -76,6 +106,7 @@ fn too_many() -> ApiError {
 /// Returns the fault of an attachment whose file cannot be downloaded.
 fn missing(error: &FetchError) -> MissingPart {
     let code = match error {
+        FetchError::Denied(Denied::Scheme | Denied::Credentials | Denied::Host) => Code::InvalidUrl,
         FetchError::Denied(_) => Code::DeniedAddress,
         FetchError::TooLong => Code::TooLong,
         FetchError::TooLarge(_) => Code::TooLarge,
@@ -116,6 +147,7 @@ impl From<UploadError> for Failure {
 impl FileRequest<'_> {
     /// Downloads the file and stores it.
     async fn store(&self, api: &Api, caller: &Caller) -> Result<FilePart, Failure> {
+        let _permit = api.downloads.acquire(caller.live_tenant()).await.map_err(Failure::Api)?;
         let mut file = self.fetcher.get(&self.url, self.budget).await?;
         let mut upload = api.acceptor.upload(caller.tenant());
         if let Err(failure) = receive(&mut file, &mut upload).await {
@@ -132,4 +164,21 @@ async fn receive(file: &mut fetch::Download<'_>, upload: &mut Upload<'_>) -> Res
         upload.write(&bytes).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invalid_url_is_not_a_denied_address() {
+        for (denied, code) in [
+            (Denied::Scheme, Code::InvalidUrl),
+            (Denied::Credentials, Code::InvalidUrl),
+            (Denied::Host, Code::InvalidUrl),
+            (Denied::Unknown("files.test".into()), Code::DeniedAddress),
+        ] {
+            assert_eq!(missing(&denied.into()).code, code);
+        }
+    }
 }

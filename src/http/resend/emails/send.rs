@@ -66,7 +66,8 @@ async fn submit(
         let RequestHashes { fingerprint, digest } = hashes;
         idempotency = Some(IdempotencyKey { key: key.to_owned(), owner: caller.key_id(), fingerprint, digest });
     }
-    downloads::add(api, caller, &mut body, downloads).await?;
+    downloads::validate(api, caller, &mut body, &downloads).await?;
+    let caller = &downloads::add(api, caller, &mut body, downloads).await?;
     derive_texts(api, caller, &mut body, htmls).await?;
     let message = body.parse(api, caller, native::parse).await?;
     create::require_permission(caller, &message)?;

@@ -2,8 +2,8 @@
 //!
 //! Only the values that differ are parsed: the files of attachments, the time, and the id of the template. The other
 //! values are copied unparsed, so that the parser of `/v1` validates them and reports their faults. The bytes of a file
-//! become a part of a form ([`FilePart`]), in whatever form the SDK has sent them. A file that is given as a URL becomes a
-//! part too, which the caller has to download ([`Download`]).
+//! become a part of a form ([`FilePart`]), in whatever form the SDK has sent them. A file that is given as a URL becomes
+//! a part too, which the caller has to download ([`Download`]).
 //!
 //! A body may be larger than a body of `/v1`, because some SDKs send files as arrays of numbers. The translation may
 //! not: it stops before it becomes larger than a body of `/v1` may be.
@@ -62,8 +62,8 @@ pub(super) struct Translation {
     /// The JSON for `/v1`, without derived texts.
     pub json: Vec<u8>,
     /// The same JSON, but with the text of `scheduled_at` and the URLs of attachments as the client wrote them, and with
-    /// a hash in place of each refused message. Requests with the same `Idempotency-Key` are compared by this form, so that "in 1 hour" is the
-    /// same a minute later. Empty if the request has no key.
+    /// a hash in place of each refused message. Requests with the same `Idempotency-Key` are compared by this form, so
+    /// that "in 1 hour" is the same a minute later. Empty if the request has no key.
     pub canonical: Vec<u8>,
     /// The files, by the names of their parts.
     pub parts: BTreeMap<String, FilePart>,

@@ -6,14 +6,17 @@ use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
 use super::{NO_WEBHOOK, require_read};
+use crate::accept::request::Rejection;
 use crate::db::webhooks::posted_events::{self as rows, PostedEvent};
-use crate::db::webhooks::{self, delivery};
+use crate::db::webhooks::{self, EndpointRow, delivery};
 use crate::domain::event::Event;
 use crate::domain::event::resend::Mapping;
 use crate::domain::fault::Code;
 use crate::domain::id::{EndpointId, PostId, TenantId};
 use crate::domain::key::Scope;
+use crate::domain::webhook::endpoint::PostFormat;
 use crate::http::auth::Caller;
+use crate::http::concurrency_limit::ConcurrencyPermit;
 use crate::http::params::Params;
 use crate::http::resend::ids::{self, ResendId};
 use crate::http::resend::list::{List, PageRequest, Start};
@@ -38,10 +41,9 @@ pub(in crate::http::resend) async fn list(
 ) -> Result<Json<List<Value>>, ApiError> {
     require_read(&caller)?;
     let (limit, after) = page(params)?;
-    let key = (caller.tenant(), id);
-    let _endpoint = webhooks::get(&api.db, key.0, id).await?.ok_or(NO_WEBHOOK)?;
+    webhooks::get(&api.db, caller.tenant(), id).await?.ok_or(NO_WEBHOOK)?;
     let _permit = api.slow_queries.acquire(caller.key_id()).await?;
-    let rows = rows::page(&api.db, key, None, after, limit + 1).await?;
+    let rows = rows::page(&api.db, (caller.tenant(), id), after, limit + 1).await?;
     Ok(Json(List::cut(rows, limit, |event| view(&api, &event))))
 }
 
@@ -57,12 +59,25 @@ fn page(params: Params) -> Result<(i64, Option<PostId>), ApiError> {
     }
 }
 
-/// Finds the event in a path. Events posted in batches have no ids here.
-async fn find(api: &Api, caller: &Caller, path: EventPath) -> Result<((TenantId, EndpointId), PostedEvent), ApiError> {
+/// The event in a path.
+struct Found {
+    /// The key of its endpoint.
+    key: (TenantId, EndpointId),
+    endpoint: EndpointRow,
+    event: PostedEvent,
+    _permit: ConcurrencyPermit,
+}
+
+/// Finds the event in a path. Events posted in batches have no ids here, and those of a deleted endpoint are not shown,
+/// although the log still has them.
+async fn find(api: &Api, caller: &Caller, path: EventPath) -> Result<Found, ApiError> {
     let Path((id, event)) = path.map_err(|_| NO_EVENT)?;
-    let key = (caller.tenant(), ids::parse::<EndpointId>(&id).ok_or(NO_EVENT)?);
+    let key = (caller.tenant(), ids::parse::<EndpointId>(&id).ok_or(NO_WEBHOOK)?);
     let event = ids::parse::<PostId>(&event).ok_or(NO_EVENT)?;
-    Ok((key, rows::page(&api.db, key, Some(event), None, 1).await?.pop().ok_or(NO_EVENT)?))
+    let endpoint = webhooks::get(&api.db, key.0, key.1).await?.ok_or(NO_WEBHOOK)?;
+    let permit = api.slow_queries.acquire(caller.key_id()).await?;
+    let event = rows::get(&api.db, key, event).await?.ok_or(NO_EVENT)?;
+    Ok(Found { key, endpoint, event, _permit: permit })
 }
 
 fn mapping(api: &Api) -> Mapping {
@@ -89,7 +104,7 @@ pub(in crate::http::resend) async fn get(
     path: EventPath,
 ) -> Result<Json<Value>, ApiError> {
     require_read(&caller)?;
-    let (_, posted) = find(&api, &caller, path).await?;
+    let Found { event: posted, .. } = find(&api, &caller, path).await?;
     let row = delivery::events(&api.db, caller.tenant(), &[posted.seq]).await?.pop().ok_or(NO_EVENT)?;
     let mut view = view(&api, &posted);
     view["object"] = EVENT.into();
@@ -105,11 +120,30 @@ pub(in crate::http::resend) async fn replay(
     path: EventPath,
 ) -> Result<Json<Object>, ApiError> {
     caller.require(Scope::Admin)?;
-    let (key, event) = find(&api, &caller, path).await?;
-    rows::replay(&api.db, key, &event, api.clock.now()).await?;
+    let Found { key, endpoint, event, _permit } = find(&api, &caller, path).await?;
+    if endpoint.format == PostFormat::Resend.as_str() && !mapping(&api).has(&event.kind) {
+        // A worker would drop it.
+        return Err(not_posted(&event.kind).into());
+    }
+    if !rows::replay(&api.db, key, &event, api.clock.now()).await? {
+        return Err(NO_WEBHOOK);
+    }
     let (by, webhook, seq) = (caller.key_id(), key.1, event.seq);
-    tracing::info!(event = "webhook_event_replayed", %by, %webhook, seq, "posting an event to a webhook endpoint again");
+    tracing::info!(
+        event = "webhook_event_replayed",
+        %by,
+        %webhook,
+        seq,
+        "posting an event to a webhook endpoint again"
+    );
     Ok(Json(Object::new(EVENT, event.id)))
+}
+
+/// Returns the error for an event that Resend does not have. It was posted while the endpoint had another format, or
+/// with another `resend.relayed_as_delivered`.
+fn not_posted(kind: &str) -> Rejection {
+    let message = format!("the webhook has the format `resend`, in which `{kind}` is not posted");
+    one_fault("", Code::NotAvailable, &message)
 }
 
 /// Returns a page of the attempts to post an event, newest first.
@@ -121,15 +155,14 @@ pub(in crate::http::resend) async fn attempts(
 ) -> Result<Json<List<Value>>, ApiError> {
     require_read(&caller)?;
     let (limit, after) = page(params)?;
-    let (key, event) = find(&api, &caller, path).await?;
-    let _permit = api.slow_queries.acquire(caller.key_id()).await?;
+    let Found { key, event, _permit, .. } = find(&api, &caller, path).await?;
     let rows = rows::attempts(&api.db, key, &event, after, limit + 1).await?;
     let view = |attempt: delivery::Attempt| {
         json!({
             "id": attempt.id,
             // 0 if there was no response: SDKs need a number.
             "http_status_code": attempt.status.unwrap_or(0),
-            "response": attempt.answer.or(attempt.error).unwrap_or_default(),
+            "response": attempt.response_body.or(attempt.error).unwrap_or_default(),
             "sent_at": format(PostId(attempt.id).time()),
         })
     };

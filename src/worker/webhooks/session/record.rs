@@ -92,7 +92,7 @@ impl Session {
             number,
             size: i32::try_from(done.size).unwrap_or(i32::MAX),
             status: outcome.status.and_then(|status| i16::try_from(status).ok()),
-            answer: outcome.response_body,
+            response_body: outcome.response_body,
             error: outcome.error,
             duration_ms: i32::try_from(outcome.duration.as_millis()).unwrap_or(i32::MAX),
             next_attempt_at: next_attempt_at.filter(|_| !self.is_disabled),
