@@ -38,7 +38,7 @@ pub(super) async fn add(
         return Err(too_many());
     }
     let concurrency = parts.len().min(CONCURRENCY);
-    let _permit = api.downloads.acquire_many(caller.key_id(), u32::try_from(concurrency).unwrap_or(1)).await?;
+    let _permit = api.downloads.acquire_many(caller.requester(), u32::try_from(concurrency).unwrap_or(1)).await?;
     let budget = fetcher.budget();
     let keep = KEPT_BYTES / parts.len();
     let downloads = parts.into_iter().map(|(url, parts)| {

@@ -40,7 +40,7 @@ pub(in crate::http::resend) async fn list(
     let (limit, after) = page(params)?;
     let key = (caller.tenant(), id);
     let _endpoint = webhooks::get(&api.db, key.0, id).await?.ok_or(NO_WEBHOOK)?;
-    let _permit = api.slow_queries.acquire(caller.key_id()).await?;
+    let _permit = api.slow_queries.acquire(caller.requester()).await?;
     let rows = rows::page(&api.db, key, None, after, limit + 1).await?;
     Ok(Json(List::cut(rows, limit, |event| view(&api, &event))))
 }
@@ -122,7 +122,7 @@ pub(in crate::http::resend) async fn attempts(
     require_read(&caller)?;
     let (limit, after) = page(params)?;
     let (key, event) = find(&api, &caller, path).await?;
-    let _permit = api.slow_queries.acquire(caller.key_id()).await?;
+    let _permit = api.slow_queries.acquire(caller.requester()).await?;
     let rows = rows::attempts(&api.db, key, &event, after, limit + 1).await?;
     let view = |attempt: delivery::Attempt| {
         json!({
