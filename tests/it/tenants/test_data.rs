@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use postrider::db::tenants::deletion;
 use postrider::domain::id::TenantId;
 use postrider::domain::key::{KeyMode, Scope};
 use serde_json::{Value, json};
