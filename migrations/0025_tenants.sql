@@ -54,7 +54,7 @@ CREATE TABLE tenant_usage (
 -- transaction, so that one worker at a time deletes, and another one continues after a crash. The row is kept, for its counts.
 CREATE TABLE tenant_deletions (
     tenant_id uuid PRIMARY KEY REFERENCES tenants,
-    -- The step in progress (db::tenants::deletion::Step), from 0.
+    -- The position of the step in progress (db::tenants::deletion::STEPS), from 0.
     step smallint NOT NULL DEFAULT 0,
     -- For steps that read a table in the order of its ids: the last id that was read; null: none yet.
     position uuid,

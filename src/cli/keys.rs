@@ -125,7 +125,9 @@ pub(super) async fn create(db: &Db, cell: Option<&Cell>, key: KeyToCreate<'_>) -
         created_at: now,
         expires_at: None,
     };
-    keys::insert(db, &key).await?;
+    if !keys::insert(db, &key).await? {
+        return Err(anyhow!("there is no tenant {tenant}, or it is being deleted"));
+    }
     let scopes = scope_names.join(" ");
     let (id, mode) = (key.id, mode.as_str());
     tracing::info!(event = "api_key_created", by = "cli", key = %id, %tenant, mode, scopes, "created an API key");

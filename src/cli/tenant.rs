@@ -12,5 +12,7 @@ pub(super) async fn find_tenant(db: &Db, text: &str) -> anyhow::Result<TenantId>
         Ok(id) => tenants::get(db, id).await?.filter(|row| row.deleting_at.is_none()).map(|row| TenantId(row.id)),
         Err(_) => tenants::find(db, text).await?,
     };
-    found.ok_or_else(|| anyhow!("there is no tenant {text}")).with_hint("`postrider tenants list` prints all tenants")
+    found
+        .ok_or_else(|| anyhow!("there is no tenant {text}"))
+        .with_hint("`postrider tenants` prints all tenants (it needs a key with the scope `operator`)")
 }

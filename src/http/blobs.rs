@@ -70,7 +70,7 @@ pub async fn put(
         let message = "must be the SHA-256 of the body, as 64 hexadecimal digits".to_owned();
         ApiError::Invalid(vec![Fault { pointer: "sha256".into(), code: Code::InvalidValue.as_str(), message }])
     })?;
-    let mut body = api.bodies.upload(Some(caller.key_id()), &headers, body, api.max_upload, 0)?;
+    let mut body = api.bodies.upload(Some(caller.requester()), &headers, body, api.max_upload, 0)?;
     let tenant = caller.tenant();
     let is_stored = !api.acceptor.find_blobs(tenant, std::slice::from_ref(&sha256)).await?.is_empty();
     let mut upload = if is_stored { api.acceptor.verify(tenant) } else { api.acceptor.upload(tenant) };

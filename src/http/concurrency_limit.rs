@@ -1,18 +1,21 @@
-//! Concurrency limits for slow requests, in total and per key or tenant, with a bounded wait: slow requests must not use up
-//! the database connections that accept messages, and one key or tenant must not use up the limit.
+//! Concurrency limits for slow requests, in total, per tenant and per key, with a bounded wait: slow requests must not use
+//! up the database connections that accept messages, and neither one key nor one tenant must use up the limit.
 
-use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{AcquireError, Semaphore};
+
 use super::ApiError;
-use crate::domain::id::KeyId;
+use super::auth::Requester;
+use crate::domain::id::{KeyId, TenantId};
 use crate::limiter::{KeyedPermit, KeyedSemaphore};
 
 /// How many requests may run at once, and how long further ones wait.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LimitSettings {
     total: usize,
+    per_tenant: usize,
     per_key: usize,
     wait: Duration,
     /// The `detail` of the error after that wait.
@@ -22,6 +25,7 @@ pub(super) struct LimitSettings {
 /// The limit for expensive queries.
 pub(super) const SLOW_QUERIES: LimitSettings = LimitSettings {
     total: 4,
+    per_tenant: 3,
     per_key: 2,
     wait: Duration::from_secs(5),
     refusal: "Too many slow queries at once. Retry the request, or narrow the query.",
@@ -31,6 +35,7 @@ pub(super) const SLOW_QUERIES: LimitSettings = LimitSettings {
 /// of a batch for some seconds.
 pub(super) const RENDERS: LimitSettings = LimitSettings {
     total: 8,
+    per_tenant: 7,
     per_key: 6,
     wait: Duration::from_secs(10),
     refusal: "Too many templates are being rendered at once. Nothing was changed; retry the request.",
@@ -39,11 +44,11 @@ pub(super) const RENDERS: LimitSettings = LimitSettings {
 /// How many renders a batch counts as: two batches may run at once, even with the same key. Each may render 64 MiB.
 pub(super) const RENDERS_OF_BATCH: u32 = 3;
 
-/// The limit for files that are downloaded, in total and per tenant. Each takes up to 3 MiB of memory: a chunk of 1 MiB,
-/// and its copies in the statement that stores it. The file's server decides how long that is, so one tenant gets only a
-/// small part of the limit.
+/// The limit for files that are downloaded. Each takes up to 3 MiB of memory: a chunk of 1 MiB, and its copies in the
+/// statement that stores it. The file's server decides how long that is, so one tenant gets only a small part of the limit.
 pub(super) const DOWNLOADS: LimitSettings = LimitSettings {
     total: 32,
+    per_tenant: 8,
     per_key: 8,
     wait: Duration::from_secs(10),
     refusal: "Too many attachments are being downloaded at once. Nothing was changed; retry the request.",
@@ -52,34 +57,52 @@ pub(super) const DOWNLOADS: LimitSettings = LimitSettings {
 /// The limit for requests whose duration the client decides: event streams, long polls and exports.
 pub(super) const LONG_REQUESTS: LimitSettings = LimitSettings {
     total: 400,
+    per_tenant: 300,
     per_key: 100,
     wait: Duration::ZERO,
     refusal: "Too many event streams, long polls and exports at once. Close some, or retry later.",
 };
 
-/// The concurrency limit of one kind of request, per API key or by another `K`. Clones share the limit.
+/// The concurrency limit of one kind of request. Clones share the limit.
 #[derive(Debug, Clone)]
-pub(super) struct ConcurrencyLimit<K = KeyId> {
+pub(super) struct ConcurrencyLimit {
     settings: LimitSettings,
-    requests: Arc<KeyedSemaphore<K>>,
+    tenants: Arc<KeyedSemaphore<TenantId>>,
+    /// Limits only the requests of each key: its total is never reached.
+    keys: Arc<KeyedSemaphore<KeyId>>,
 }
 
-/// The permission of an API key to run one request, until dropped.
-pub(super) type ConcurrencyPermit = KeyedPermit<KeyId>;
+/// The permission to run one request, until dropped.
+#[derive(Debug)]
+pub(super) struct ConcurrencyPermit {
+    _tenant: KeyedPermit<TenantId>,
+    _key: KeyedPermit<KeyId>,
+}
 
-impl<K: Hash + Eq + Copy> ConcurrencyLimit<K> {
+impl ConcurrencyLimit {
     pub(super) fn new(settings: LimitSettings) -> Self {
-        Self { requests: KeyedSemaphore::new(settings.total, settings.per_key), settings }
+        let LimitSettings { total, per_tenant, per_key, .. } = settings;
+        Self {
+            settings,
+            tenants: KeyedSemaphore::new(total, per_tenant),
+            keys: KeyedSemaphore::new(Semaphore::MAX_PERMITS, per_key),
+        }
     }
 
-    /// Waits until a request of this key may run.
-    pub(super) async fn acquire(&self, key: K) -> Result<KeyedPermit<K>, ApiError> {
-        self.acquire_many(key, 1).await
+    /// Waits until a request of this requester may run.
+    pub(super) async fn acquire(&self, requester: Requester) -> Result<ConcurrencyPermit, ApiError> {
+        self.acquire_many(requester, 1).await
     }
 
-    /// Waits until a request of this key may run that counts as `weight` requests.
-    pub(super) async fn acquire_many(&self, key: K, weight: u32) -> Result<KeyedPermit<K>, ApiError> {
-        match tokio::time::timeout(self.settings.wait, self.requests.acquire(Some(key), weight)).await {
+    /// Waits until a request of this requester may run that counts as `weight` requests. A key that waits for its own
+    /// permits takes none of its tenant, and a tenant that waits takes none of the total.
+    pub(super) async fn acquire_many(&self, requester: Requester, weight: u32) -> Result<ConcurrencyPermit, ApiError> {
+        let acquire = async {
+            let key = self.keys.acquire(Some(requester.key), weight).await?;
+            let tenant = self.tenants.acquire(Some(requester.tenant), weight).await?;
+            Ok::<_, AcquireError>(ConcurrencyPermit { _tenant: tenant, _key: key })
+        };
+        match tokio::time::timeout(self.settings.wait, acquire).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(ApiError::Unavailable(self.settings.refusal)),
         }
@@ -92,15 +115,50 @@ mod tests {
 
     use super::*;
 
+    fn requester(tenant: u128, key: u128) -> Requester {
+        Requester { tenant: TenantId(Uuid::from_u128(tenant)), key: KeyId(Uuid::from_u128(key)) }
+    }
+
+    fn slow_queries() -> ConcurrencyLimit {
+        ConcurrencyLimit::new(LimitSettings { wait: Duration::ZERO, ..SLOW_QUERIES })
+    }
+
     #[tokio::test]
     async fn requests_beyond_the_limit_are_refused() {
-        let limit = ConcurrencyLimit::new(LimitSettings { wait: Duration::ZERO, ..SLOW_QUERIES });
-        let [one, two, three] = [1, 2, 3].map(|n| KeyId(Uuid::from_u128(n)));
+        let limit = slow_queries();
+        let [one, two, three] = [1, 2, 3].map(|n| requester(n, n));
         let mut running = vec![limit.acquire(one).await.unwrap(), limit.acquire(one).await.unwrap()];
         assert!(matches!(limit.acquire(one).await, Err(ApiError::Unavailable(_))), "the key is at its limit");
         running.extend([limit.acquire(two).await.unwrap(), limit.acquire(two).await.unwrap()]);
         assert!(limit.acquire(three).await.is_err(), "the wait is bounded");
         running.truncate(3);
         assert!(limit.acquire(three).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn keys_of_one_tenant_leave_permits_to_others() {
+        let limit = slow_queries();
+        let mut running = Vec::new();
+        for key in 1..=5 {
+            running.extend(limit.acquire(requester(1, key)).await);
+        }
+        assert_eq!(running.len(), 3, "the tenant is at its limit");
+        let other = limit.acquire(requester(2, 6)).await;
+        assert!(other.is_ok(), "another tenant is not");
+        running.truncate(2);
+        assert!(limit.acquire(requester(1, 5)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn heavy_requests_of_one_tenant_leave_permits_to_others() {
+        let limit = ConcurrencyLimit::new(LimitSettings { wait: Duration::ZERO, ..RENDERS });
+        let batches = [
+            limit.acquire_many(requester(1, 1), RENDERS_OF_BATCH).await,
+            limit.acquire_many(requester(1, 1), RENDERS_OF_BATCH).await,
+        ];
+        assert!(batches.iter().all(Result::is_ok), "two batches of one key may run at once");
+        let others = [limit.acquire(requester(1, 2)).await, limit.acquire(requester(2, 3)).await];
+        assert!(others.iter().all(Result::is_ok));
+        assert!(limit.acquire(requester(1, 4)).await.is_err());
     }
 }

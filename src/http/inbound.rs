@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use serde::Serialize;
 
-use super::auth::Caller;
+use super::auth::Reporter;
 use super::params::Params;
 use super::{Api, ApiError, AuthErrors, InvalidParameter, ProblemCode};
 use crate::domain::address::Address;
@@ -101,7 +101,7 @@ pub struct ReportBounce {
 /// changes a recipient from `relayed`, `delivered` or `uncertain` to `bounced`, a success report changes it to
 /// `delivered`, and a complaint adds an event. Submitting the same report again has no effect. With `dry_run=true`
 /// nothing changes; the response is the interpretation, even if the report is about a message that Postrider did not
-/// send.
+/// send. Keys of suspended tenants may call it too.
 #[utoipa::path(
     post, path = "/v1/inbound", tag = "inbound", operation_id = "submit_report",
     params(
@@ -123,7 +123,7 @@ pub struct ReportBounce {
 )]
 pub async fn submit(
     State(api): State<Api>,
-    caller: Caller,
+    Reporter(caller): Reporter,
     mut params: Params,
     headers: HeaderMap,
     body: Body,
@@ -134,7 +134,7 @@ pub async fn submit(
     let address = |text: &str| text.parse::<Address>().or_else(|_| text.replace(' ', "+").parse()).ok();
     let recipient = params.read("recipient", "Pass an email address.", address);
     params.finish()?;
-    let read = api.bodies.mime(Some(caller.key_id()), &headers, body, api.max_inbound).await?;
+    let read = api.bodies.mime(Some(caller.requester()), &headers, body, api.max_inbound).await?;
     let recipient = recipient.map(|address| address.to_string());
     let origin = Origin::Key { tenant: caller.tenant(), to: recipient.as_deref() };
     let outcome = api.feedback.process(read.bytes, origin, dry_run).await?;

@@ -121,7 +121,7 @@ pub async fn get(State(api): State<Api>, caller: Caller, mut params: Params) -> 
     if until.is_some_and(|until| until <= since) {
         return Err(fault("until", Code::InvalidTimestamp, "Pass a time later than `since`."));
     }
-    let _permit = api.slow_queries.acquire(caller.key_id()).await?;
+    let _permit = api.slow_queries.acquire(caller.requester()).await?;
     let tally = ledger::tally(&api.db, caller.tenant(), since, until, now).await.map_err(too_broad)?;
     Ok(Json(Ledger::new(&tally, since, until.unwrap_or(now))))
 }

@@ -3,8 +3,8 @@
 //!
 //! - No deadlock: memory is granted only if all holders can still get the rest of their need in some order (the
 //!   banker's algorithm). So an upload that has just started blocks only requests that need all of the memory.
-//! - No monopoly: a key may have several bodies at once only if together they fit into three quarters of the memory.
-//!   All callers without a key share one quarter in the same way. A single body may have any size.
+//! - No monopoly: a key may have several bodies at once only if together they fit into three quarters of the memory, and
+//!   all keys of a tenant together only if their bodies fit into seven eighths. All callers without a key share one quarter in the same way. A single body may have any size.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use crate::domain::id::KeyId;
+use super::auth::Requester;
 
-/// The API key that memory is reserved for; `None` without a key.
-pub(super) type Owner = Option<KeyId>;
+/// The API key and its tenant that memory is reserved for; `None` without a key.
+pub(super) type Owner = Option<Requester>;
 
 /// A limited amount of memory that bodies share.
 #[derive(Debug)]
@@ -192,14 +192,25 @@ impl State {
     /// also let earlier reservations of other owners begin first, if they wait.
     fn can_begin(&self, number: u64, new: &Holder, capacity: u64) -> bool {
         let quarter = capacity / 4;
-        let others = self.holders.values().filter(|holder| holder.reserved > 0 && holder.owner == new.owner);
-        let (count, sum) = others.fold((0, 0), |(count, sum), holder| (count + 1, sum + holder.need));
-        let limit = if new.owner.is_some() { capacity - quarter } else { quarter };
-        let fits = count == 0 || sum + new.need <= limit;
+        let fits = match new.owner {
+            None => self.fits(new, quarter, |owner| owner.is_none()),
+            Some(Requester { tenant, key }) => {
+                self.fits(new, capacity - quarter, |owner| owner.is_some_and(|other| other.key == key))
+                    && self
+                        .fits(new, capacity - capacity / 8, |owner| owner.is_some_and(|other| other.tenant == tenant))
+            }
+        };
         let earlier = self.holders.range(..number);
         let mut waiting =
             earlier.filter(|(_, holder)| holder.is_waiting && holder.reserved == 0 && holder.owner != new.owner);
         fits && (new.need <= quarter || waiting.next().is_none())
+    }
+
+    /// Returns whether a new reservation and the others of the same owners need at most `limit` bytes, or there are no others.
+    fn fits(&self, new: &Holder, limit: u64, is_same: impl Fn(Owner) -> bool) -> bool {
+        let others = self.holders.values().filter(|holder| holder.reserved > 0 && is_same(holder.owner));
+        let (count, sum) = others.fold((0, 0), |(count, sum), holder| (count + 1, sum + holder.need));
+        count == 0 || sum + new.need <= limit
     }
 }
 
@@ -208,10 +219,16 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::domain::id::{KeyId, TenantId};
 
     #[expect(clippy::unnecessary_wraps, reason = "the same type as the owner `None`")]
+    fn key_of(tenant: u128, key: u128) -> Owner {
+        Some(Requester { tenant: TenantId(Uuid::from_u128(tenant)), key: KeyId(Uuid::from_u128(key)) })
+    }
+
+    /// Returns the only key of a tenant.
     fn key(n: u128) -> Owner {
-        Some(KeyId(Uuid::from_u128(n)))
+        key_of(n, n)
     }
 
     #[test]
@@ -237,6 +254,17 @@ mod tests {
         assert_eq!(active, [true, true, false, false]);
         assert!(limit.begin(key(2), 20).try_grow(1));
         assert!(limit.begin(None, 64).try_grow(1) || limit.begin(None, 16).try_grow(1));
+    }
+
+    #[test]
+    fn keys_of_one_tenant_leave_an_eighth_to_others() {
+        let limit = MemoryLimit::new(64);
+        let all: Vec<Reservation> = (0..4).map(|n| limit.begin(key_of(1, n), 16)).collect();
+        let active: Vec<bool> = all.iter().map(|reservation| reservation.try_grow(16)).collect();
+        assert_eq!(active, [true, true, true, false]);
+        assert!(limit.begin(key_of(1, 9), 8).try_grow(8));
+        assert!(!limit.begin(key_of(1, 9), 9).try_grow(1));
+        assert!(limit.begin(key_of(2, 10), 8).try_grow(8));
     }
 
     #[test]

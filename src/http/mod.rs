@@ -125,7 +125,7 @@ pub struct Shared {
     /// Concurrency limit of event streams, long polls and exports.
     long_requests: ConcurrencyLimit,
     /// Concurrency limit of downloads of attachments, per tenant.
-    downloads: ConcurrencyLimit<TenantId>,
+    downloads: ConcurrencyLimit,
     /// Downloads attachments; `None` if that is switched off.
     fetcher: Option<Arc<Fetcher>>,
     delivery: Arc<Delivery>,

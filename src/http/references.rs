@@ -64,11 +64,11 @@ impl References {
     ) -> Result<(), ApiError> {
         // The permit is acquired before the templates of a batch are loaded, because they may take much memory.
         if messages > 1 {
-            self.permit = Some(api.renders.acquire_many(caller.key_id(), RENDERS_OF_BATCH).await?);
+            self.permit = Some(api.renders.acquire_many(caller.requester(), RENDERS_OF_BATCH).await?);
         }
         self.templates = api.acceptor.templates().load(caller.live_tenant(), names).await?;
         if self.permit.is_none() && !self.templates.are_cheap() {
-            self.permit = Some(api.renders.acquire(caller.key_id()).await?);
+            self.permit = Some(api.renders.acquire(caller.requester()).await?);
         }
         Ok(())
     }
@@ -81,7 +81,7 @@ impl References {
         match templates.rendered_bytes() {
             0 => Ok(None),
             // Boxed, because most requests render nothing.
-            bytes => Box::pin(api.bodies.reserve_rendered(Some(caller.key_id()), bytes)).await,
+            bytes => Box::pin(api.bodies.reserve_rendered(Some(caller.requester()), bytes)).await,
         }
     }
 }

@@ -10,29 +10,29 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::ApiError;
 use super::allowances::ShownLimits;
+use super::auth::Requester;
 use super::body::SMALL_BODY_BYTES;
 use super::memory_limit::{MemoryLimit, OutOfMemory, Owner, Reservation};
-use crate::domain::id::KeyId;
 
 /// Maximum time to wait for memory before a response is built.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 /// Maximum time that a response in memory waits for its reservation.
 const MAX_WAIT_BUILT: Duration = Duration::from_secs(5);
 
-/// The API key of a request, set by [`super::auth::Caller`] once the key is known: the memory of the response counts
-/// against this key, and the headers of the response show the key's limits.
+/// The API key of a request with its tenant, set by [`super::auth::Caller`] once the key is known: the memory of the
+/// response counts against them, and the headers of the response show the key's limits.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ResponseOwner(Arc<Owned>);
 
 #[derive(Debug, Default)]
 struct Owned {
-    key: OnceLock<KeyId>,
+    requester: OnceLock<Requester>,
     limits: OnceLock<ShownLimits>,
 }
 
 impl ResponseOwner {
-    pub(super) fn set(&self, key: KeyId) {
-        let _ = self.0.key.set(key);
+    pub(super) fn set(&self, requester: Requester) {
+        let _ = self.0.requester.set(requester);
     }
 
     /// Sets the limits that the response shows.
@@ -101,7 +101,8 @@ impl ResponseMemory {
         if size <= SMALL_BODY_BYTES || response.extensions().get::<AlreadyReserved>().is_some() {
             return response;
         }
-        let Ok(reservation) = self.0.reserve_for_built(owner.0.key.get().copied(), size, MAX_WAIT_BUILT).await else {
+        let Ok(reservation) = self.0.reserve_for_built(owner.0.requester.get().copied(), size, MAX_WAIT_BUILT).await
+        else {
             return out_of_memory().into_response();
         };
         let (parts, body) = response.into_parts();

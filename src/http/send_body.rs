@@ -41,7 +41,7 @@ impl SendBody {
         format: BodyFormat,
     ) -> Result<Self, ApiError> {
         if !is_type(headers, "multipart/form-data") {
-            let read = api.bodies.message(Some(caller.key_id()), headers, body, format.media_types).await?;
+            let read = api.bodies.message(Some(caller.requester()), headers, body, format.media_types).await?;
             return Ok(Self::new(read.bytes, Files::default(), read.reservation));
         }
         // Boxed, because the future is large, and part of every request that sends a message.

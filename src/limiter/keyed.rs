@@ -23,7 +23,7 @@ pub struct KeyedPermit<K: Hash + Eq> {
     _own: Option<OwnPermit<K>>,
 }
 
-/// One of a key's own permits, or the wait for it.
+/// Some of a key's own permits, or the wait for them.
 #[derive(Debug)]
 struct OwnPermit<K: Hash + Eq> {
     keyed: Arc<KeyedSemaphore<K>>,
@@ -37,13 +37,14 @@ impl<K: Hash + Eq + Copy> KeyedSemaphore<K> {
         Arc::new(Self { total: Arc::new(Semaphore::new(total)), per_key, keys: Mutex::default() })
     }
 
-    /// Waits for one of the key's own permits, and then for `count` permits of the total. In this order, a key that
-    /// waits for its own permit blocks no other key. Without a key, only the total counts.
+    /// Waits for `count` of the key's own permits, or all of them if it has fewer, and then for `count` permits of the
+    /// total. In this order, a key that waits for its own permits blocks no other key. Without a key, only the total counts.
     pub async fn acquire(self: &Arc<Self>, key: Option<K>, count: u32) -> Result<KeyedPermit<K>, AcquireError> {
         let own = match key {
             Some(key) => {
                 let (mut own, semaphore) = self.own(key);
-                own.permit = Some(semaphore.acquire_owned().await?);
+                let count = count.min(u32::try_from(self.per_key).unwrap_or(u32::MAX));
+                own.permit = Some(semaphore.acquire_many_owned(count).await?);
                 Some(own)
             }
             None => None,
@@ -126,6 +127,16 @@ mod tests {
         drop((held, others));
         drop(waiting.await.unwrap());
         assert!(limit.keys.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn caller_that_counts_as_several_takes_as_many_of_its_key() {
+        let limit = KeyedSemaphore::new(8, 4);
+        let held = limit.acquire(Some(1), 3).await.unwrap();
+        assert!(limit.acquire(Some(1), 3).now_or_never().is_none());
+        assert!(limit.acquire(Some(2), 3).now_or_never().is_some(), "another key does not wait");
+        drop(held);
+        assert!(limit.acquire(Some(1), 3).now_or_never().is_some());
     }
 
     #[tokio::test]

@@ -61,6 +61,7 @@ use lease::crash_quarantine::CrashQuarantine;
 use lease::identity::Identity;
 use lease::in_flight::InFlight;
 use lease::permits::Permits;
+use lease::suspended_tenants::{self, SuspendedTenants};
 use lease::{Leases, heartbeat, lost_claims, rescue};
 pub use maintenance::cleanup::CleanedUp;
 use maintenance::cleanup::{self, Cleanup};
@@ -119,6 +120,7 @@ impl Worker {
             identity: Identity::register(&db, settings.lease, settings.fingerprints).await?,
             in_flight: InFlight::new(settings.concurrency.saturating_mul(IN_FLIGHT_PER_TRANSACTION)),
             permits: Permits::default(),
+            suspended_tenants: SuspendedTenants::default(),
             duration: settings.lease,
             claim_lost: Notify::new(),
             db: db.clone(),
@@ -232,6 +234,7 @@ impl Worker {
         let until_stop = || stop.clone();
         tasks.spawn(until_stop().run_until_cancelled_owned(lost_claims::run(leases.clone())));
         tasks.spawn(until_stop().run_until_cancelled_owned(rescue::run(leases.clone())));
+        tasks.spawn(until_stop().run_until_cancelled_owned(suspended_tenants::run(leases.clone())));
         tasks.spawn(until_stop().run_until_cancelled_owned(wake_listener::run(leases.db.clone(), leases.wake.clone())));
         tasks.spawn(until_stop().run_until_cancelled_owned(expire_closed_lanes::run(self.inner.expiry.clone())));
         tasks.spawn(until_stop().run_until_cancelled_owned(domain_checks::run(self.inner.domain_checks.clone())));
@@ -357,6 +360,12 @@ impl Worker {
     pub async fn delete_tenants(&self) -> Result<(), DbError> {
         let Leases { db, clock, .. } = &*self.inner.leases;
         tenant_deletion::once(db, clock).await
+    }
+
+    /// Loads the suspended tenants once, as a running worker does periodically.
+    pub async fn load_suspended_tenants(&self) -> Result<(), DbError> {
+        let Leases { db, suspended_tenants, .. } = &*self.inner.leases;
+        suspended_tenants.load(db).await
     }
 
     /// Encrypts webhook secrets and removes old ones once, as a running worker does periodically.

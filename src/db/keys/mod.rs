@@ -127,18 +127,21 @@ pub enum Revocation {
     Unknown,
 }
 
-/// Inserts a key. The first test key of a tenant also creates the tenant's test tenant.
-pub async fn insert(db: &Db, key: &NewKey<'_>) -> Result<(), DbError> {
+/// Inserts a key. The first test key of a tenant also creates the tenant's test tenant. Returns `false` if there is no such
+/// tenant, or it is being deleted.
+pub async fn insert(db: &Db, key: &NewKey<'_>) -> Result<bool, DbError> {
     if key.mode == KeyMode::Test {
         let query = sqlx::query!("SELECT create_test_tenant($1, $2)", key.tenant.0, key.tenant.test().0);
         db.timed("keys.create_test_tenant", query.execute(&db.pool)).await?;
     }
+    // The lock of the tenant's row: a deletion that starts meanwhile waits, and then revokes this key too.
     let query = sqlx::query!(
         "INSERT INTO keys (id, tenant_id, name, hash, mode, scopes, sender_domains, allowed_ips, requests_per_second, burst,
                            recipients_per_day, created_at, expires_at)
-         VALUES ($1 /* id */, $2 /* tenant */, $3 /* name */, $4 /* hash */, $5 /* mode */, $6 /* scopes */,
-                 $7 /* sender_domains */, $8 /* allowed_ips */, $9 /* requests_per_second */, $10 /* burst */,
-                 $11 /* recipients_per_day */, $12 /* created_at */, $13 /* expires_at */)",
+         SELECT $1 /* id */, t.id, $3 /* name */, $4 /* hash */, $5 /* mode */, $6 /* scopes */, $7 /* sender_domains */,
+                $8 /* allowed_ips */, $9 /* requests_per_second */, $10 /* burst */, $11 /* recipients_per_day */,
+                $12 /* created_at */, $13 /* expires_at */
+         FROM tenants t WHERE t.id = $2 /* tenant */ AND t.deleting_at IS NULL AND t.test_of IS NULL FOR SHARE",
         key.id.0,
         key.tenant.0,
         key.name,
@@ -153,7 +156,7 @@ pub async fn insert(db: &Db, key: &NewKey<'_>) -> Result<(), DbError> {
         key.created_at,
         key.expires_at,
     );
-    db.timed("keys.insert", query.execute(&db.pool)).await.map(|_| ())
+    db.timed("keys.insert", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }
 
 // The conversions do not fail: the allowed values are far below the maximum of the columns.

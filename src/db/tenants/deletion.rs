@@ -7,6 +7,8 @@
 //!
 //! If the tenant has a test tenant, all steps first delete the rows of the test tenant, and the last one its row in `tenants`,
 //! which refers to the tenant. Then the steps begin again.
+//!
+//! A deletion that fails is tried again a minute later. Meanwhile the others continue.
 
 mod messages;
 mod rows;
@@ -22,11 +24,13 @@ use crate::domain::tenant::tombstone_name;
 
 /// Time until the first step, and until the next one if rows were added meanwhile: requests that began before the deletion
 /// have ended by then.
-const GRACE: TimeDelta = TimeDelta::seconds(10);
+const GRACE: TimeDelta = TimeDelta::minutes(1);
 /// Time until messages with leased recipients are tried again.
 const LEASE_PAUSE: TimeDelta = TimeDelta::seconds(5);
+/// Time until a deletion is tried again that has failed.
+const FAILURE_PAUSE: TimeDelta = TimeDelta::minutes(1);
 
-/// A step of a deletion. The number of each step is stored: add new ones before `Done`, and change no number.
+/// A step of a deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     /// Messages with their recipients, contents and rows in the queue, in the order of their ids.
@@ -47,30 +51,37 @@ enum Step {
     Done,
 }
 
-impl Step {
-    const ALL: [Self; 8] = [
-        Self::Messages,
-        Self::Bulks,
-        Self::Blobs,
-        Self::Webhooks,
-        Self::WebhookAttempts,
-        Self::Others,
-        Self::Events,
-        Self::Done,
-    ];
+/// The steps in their order. The position of the current one is stored: an unknown one was stored by a later version, and
+/// means the first step.
+///
+/// A request that began before the deletion may add rows until the event counter is deleted, and a transaction without events
+/// even later. So all steps run once more after [`Step::Events`].
+const STEPS: [Step; 14] = [
+    Step::Messages,
+    Step::Bulks,
+    Step::Blobs,
+    Step::Webhooks,
+    Step::WebhookAttempts,
+    Step::Others,
+    Step::Events,
+    Step::Messages,
+    Step::Bulks,
+    Step::Blobs,
+    Step::Webhooks,
+    Step::WebhookAttempts,
+    Step::Others,
+    Step::Done,
+];
 
-    fn number(self) -> i16 {
-        Self::ALL.iter().zip(0..).find_map(|(step, number)| (*step == self).then_some(number)).unwrap_or(0)
-    }
+/// Returns the step at a stored position.
+fn step_at(position: i16) -> Step {
+    usize::try_from(position).ok().and_then(|index| STEPS.get(index).copied()).unwrap_or(Step::Messages)
+}
 
-    /// Returns the step with this number. An unknown one was stored by a later version, which begins again.
-    fn from_number(number: i16) -> Self {
-        usize::try_from(number).ok().and_then(|index| Self::ALL.get(index).copied()).unwrap_or(Self::Messages)
-    }
-
-    fn next(self) -> Self {
-        Self::from_number(self.number() + 1)
-    }
+/// Returns whether the step at a stored position runs for the second time.
+fn is_repeated(position: i16) -> bool {
+    let before = usize::try_from(position).ok().and_then(|index| STEPS.get(..index));
+    before.is_some_and(|before| before.contains(&step_at(position)))
 }
 
 /// A deletion in progress, whose row is locked.
@@ -80,8 +91,9 @@ struct Deletion {
     id: TenantId,
     /// The tenant whose rows are deleted now: the same, or its test tenant.
     tenant: TenantId,
-    /// When the tenant to delete was created; neither has older rows.
-    created_at: DateTime<Utc>,
+    /// When the first rows that the step deletes were added: when the tenant to delete was created, or, if the step runs
+    /// again, when its deletion began.
+    since: DateTime<Utc>,
     /// For steps in the order of ids: the last id that was read.
     position: Option<Uuid>,
 }
@@ -100,12 +112,14 @@ struct Removed {
 }
 
 /// The result of [`advance`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Advance {
     /// No tenant is being deleted, or other workers delete them, or they must wait.
     Nothing,
     /// Rows were deleted, or a step was completed.
     Progress(TenantId),
+    /// A step failed, and this deletion waits.
+    Failed(TenantId, DbError),
     /// All data of the tenant has been deleted.
     Deleted {
         /// The tenant.
@@ -155,36 +169,55 @@ pub async fn start(db: &Db, id: TenantId, now: DateTime<Utc>) -> Result<Changed,
 
 /// Deletes some rows of one tenant.
 pub async fn advance(db: &Db, now: DateTime<Utc>) -> Result<Advance, DbError> {
-    db.timed("tenants.deletion.advance", async {
-        let mut tx = db.pool.begin().await?;
-        let row = sqlx::query!(
-            "SELECT d.tenant_id, d.step, d.position, d.messages, d.rows, t.created_at
-             FROM tenant_deletions d JOIN tenants t ON t.id = d.tenant_id
-             WHERE t.deleted_at IS NULL AND d.open_at <= $1
-             ORDER BY d.open_at, d.tenant_id LIMIT 1 FOR UPDATE OF d SKIP LOCKED",
-            now
-        )
-        .fetch_optional(&mut *tx)
-        .await?;
-        let Some(row) = row else { return Ok(Advance::Nothing) };
-        let (id, step) = (TenantId(row.tenant_id), Step::from_number(row.step));
-        let tenant = next_tenant(&mut tx, id).await?;
-        if step == Step::Done && tenant == id {
-            finish(&mut tx, id, now).await?;
-            tx.commit().await?;
-            return Ok(Advance::Deleted { tenant: id, messages: row.messages, rows: row.rows });
+    let mut locked = None;
+    let ended = db.timed("tenants.deletion.advance", run_step(db, now, &mut locked)).await;
+    match (ended, locked) {
+        (Err(error), Some(tenant)) => {
+            postpone(db, tenant, now + FAILURE_PAUSE).await?;
+            Ok(Advance::Failed(tenant, error))
         }
-        let deletion = Deletion { id, tenant, created_at: row.created_at, position: row.position };
-        if step == Step::Done {
-            remove_test_tenant(&mut tx, &deletion, now).await?;
-        } else {
-            let removed = remove(&mut tx, step, &deletion).await?;
-            record(&mut tx, id, step, removed, now).await?;
-        }
+        (ended, _) => ended,
+    }
+}
+
+/// Lets a deletion that has failed wait. If the database is unavailable, this fails too.
+async fn postpone(db: &Db, tenant: TenantId, until: DateTime<Utc>) -> Result<(), DbError> {
+    let query = sqlx::query!("UPDATE tenant_deletions SET open_at = $2 WHERE tenant_id = $1", tenant.0, until);
+    db.timed("tenants.deletion.postpone", query.execute(&db.pool)).await.map(drop)
+}
+
+/// Locks a deletion, sets `locked` to its tenant, and deletes some rows.
+async fn run_step(db: &Db, now: DateTime<Utc>, locked: &mut Option<TenantId>) -> Result<Advance, sqlx::Error> {
+    let mut tx = db.pool.begin().await?;
+    let row = sqlx::query!(
+        r#"SELECT d.tenant_id, d.step, d.position, d.messages, d.rows, t.created_at, t.deleting_at
+           FROM tenant_deletions d JOIN tenants t ON t.id = d.tenant_id
+           WHERE t.deleted_at IS NULL AND d.open_at <= $1
+           ORDER BY d.open_at, d.tenant_id LIMIT 1 FOR UPDATE OF d SKIP LOCKED"#,
+        now
+    )
+    .fetch_optional(&mut *tx)
+    .await?;
+    let Some(row) = row else { return Ok(Advance::Nothing) };
+    let id = TenantId(row.tenant_id);
+    *locked = Some(id);
+    let step = step_at(row.step);
+    let tenant = next_tenant(&mut tx, id).await?;
+    if step == Step::Done && tenant == id {
+        finish(&mut tx, id, now).await?;
         tx.commit().await?;
-        Ok(Advance::Progress(id))
-    })
-    .await
+        return Ok(Advance::Deleted { tenant: id, messages: row.messages, rows: row.rows });
+    }
+    let since = row.deleting_at.filter(|_| is_repeated(row.step)).unwrap_or(row.created_at);
+    let deletion = Deletion { id, tenant, since, position: row.position };
+    if step == Step::Done {
+        remove_test_tenant(&mut tx, &deletion, now).await?;
+    } else {
+        let removed = remove(&mut tx, step, &deletion).await?;
+        record(&mut tx, id, row.step, removed, now).await?;
+    }
+    tx.commit().await?;
+    Ok(Advance::Progress(id))
 }
 
 /// Returns the tenant whose rows are deleted now. A statement of its own, after the row of the deletion was locked: another
@@ -213,17 +246,17 @@ async fn remove(connection: &mut PgConnection, step: Step, deletion: &Deletion) 
 async fn record(
     connection: &mut PgConnection,
     tenant: TenantId,
-    step: Step,
+    step: i16,
     removed: Removed,
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
-    let (step, position) = if removed.is_complete { (step.next(), None) } else { (step, removed.position) };
+    let (step, position) = if removed.is_complete { (step.saturating_add(1), None) } else { (step, removed.position) };
     let open_at = if removed.must_wait { now + LEASE_PAUSE } else { now };
     let query = sqlx::query!(
         "UPDATE tenant_deletions SET step = $2, position = $3, messages = messages + $4, rows = rows + $5, open_at = $6
          WHERE tenant_id = $1",
         tenant.0,
-        step.number(),
+        step,
         position,
         i64::try_from(removed.messages).unwrap_or(i64::MAX),
         i64::try_from(removed.rows).unwrap_or(i64::MAX),
@@ -253,9 +286,8 @@ async fn remove_test_tenant(
         Err(error) => return Err(error),
     };
     let query = sqlx::query!(
-        "UPDATE tenant_deletions SET step = $2, position = NULL, open_at = $3 WHERE tenant_id = $1",
+        "UPDATE tenant_deletions SET step = 0, position = NULL, open_at = $2 WHERE tenant_id = $1",
         deletion.id.0,
-        Step::Messages.number(),
         open_at
     );
     query.execute(connection).await.map(drop)
@@ -279,12 +311,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_follow_each_other_to_the_end() {
-        let mut step = Step::from_number(0);
-        for expected in Step::ALL {
-            assert_eq!((step, Step::from_number(step.number())), (expected, expected));
-            step = step.next();
-        }
-        assert_eq!(Step::from_number(99), Step::Messages);
+    fn all_steps_but_events_are_repeated_before_the_end() {
+        let repeated: Vec<Step> = (0..14).filter(|position| is_repeated(*position)).map(step_at).collect();
+        assert_eq!(repeated, STEPS[..6]);
+        assert_eq!(
+            [step_at(6), step_at(13), step_at(99), step_at(-1)],
+            [Step::Events, Step::Done, Step::Messages, Step::Messages]
+        );
     }
 }

@@ -3,6 +3,8 @@
 
 pub mod deletion;
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
@@ -226,6 +228,13 @@ pub async fn suspend(db: &Db, id: TenantId, reason: Option<&str>, now: DateTime<
         }
     })
     .await
+}
+
+/// Returns the ids of all suspended tenants, with their test tenants.
+pub async fn suspended(db: &Db) -> Result<HashSet<Uuid>, DbError> {
+    let query = sqlx::query_scalar!("SELECT id FROM tenants WHERE suspended_at IS NOT NULL AND deleted_at IS NULL");
+    let ids = db.timed("tenants.suspended", query.fetch_all(&db.pool)).await?;
+    Ok(ids.into_iter().collect())
 }
 
 /// Ends the suspension of a tenant, and records it as a pause of each of its streams, and of those of its test tenant, so that

@@ -36,7 +36,7 @@ fn main(kind: Kind, recipient: &Recipient, entry: &QueueEntry, now: DateTime<Utc
         Kind::Expiring => format!("It expires at {deadline}: its time runs out before another attempt would be due."),
         Kind::InFlight | Kind::WorkerGone => in_progress(recipient, entry),
         Kind::TenantSuspended => lane.stream_limits.suspended.as_ref().map_or_else(String::new, |suspended| {
-            format!("The tenant is suspended since {}{}.", time(suspended.at), pause_reason(suspended))
+            format!("The tenant has been suspended since {}{}.", time(suspended.at), pause_reason(suspended))
         }),
         Kind::StreamPaused => lane.stream_limits.paused.as_ref().map_or_else(String::new, |paused| {
             format!("Stream `{}` is paused since {}{}.", lane.stream, time(paused.at), pause_reason(paused))
@@ -141,7 +141,7 @@ fn expiring_during_pause(entry: &QueueEntry, now: DateTime<Utc>) -> Option<Strin
     }
     if let Some(suspended) = &lane.stream_limits.suspended {
         return Some(format!(
-            "The tenant is suspended since {}{}; if it is resumed before that, the message may still be sent.",
+            "The tenant has been suspended since {}{}; if it is resumed before that, the message may still be sent.",
             time(suspended.at),
             pause_reason(suspended)
         ));

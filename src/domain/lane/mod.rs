@@ -256,7 +256,11 @@ impl Lane {
     /// Describes the suspension, the pause or the unreachable destination that stops the lane.
     fn stopped_sentence(&self) -> Option<String> {
         if let Some(suspended) = &self.stream_limits.suspended {
-            return Some(format!("The tenant is suspended since {}{}.", time(suspended.at), pause_reason(suspended)));
+            return Some(format!(
+                "The tenant has been suspended since {}{}.",
+                time(suspended.at),
+                pause_reason(suspended)
+            ));
         }
         if let Some(paused) = &self.stream_limits.paused {
             return Some(format!(

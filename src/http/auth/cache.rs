@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use quick_cache::sync::Cache;
 
 use super::failures::{AuthFailures, Lookup};
-use super::{request_key, secret};
+use super::{Requester, request_key, secret};
 use crate::cache::{Timestamp, TtlCache};
 use crate::clock::SharedClock;
 use crate::db::keys::{self, FoundKey, KeyRow};
@@ -73,6 +73,11 @@ impl From<FoundKey> for CachedKey {
 }
 
 impl CachedKey {
+    /// Returns the key with its tenant.
+    pub fn requester(&self) -> Requester {
+        Requester { tenant: TenantId(self.row.tenant_id), key: KeyId(self.row.id) }
+    }
+
     /// Returns whether the key or its tenant has a limit.
     pub fn has_limits(&self) -> bool {
         let TenantTerms { rate, quota, .. } = &self.tenant;

@@ -89,6 +89,11 @@ impl Caller {
         KeyId(self.key().row.id)
     }
 
+    /// Returns what the caller's requests count against in limits that all tenants share.
+    pub(super) fn requester(&self) -> Requester {
+        self.key().requester()
+    }
+
     /// Returns the caller's API key, as it was last loaded: when the headers had arrived, or again when the body had
     /// arrived.
     pub(super) fn key(&self) -> &CachedKey {
@@ -173,6 +178,25 @@ impl FromRequestParts<Api> for Caller {
     }
 }
 
+/// An API key with its tenant. Test and live keys of a tenant have the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Requester {
+    pub tenant: TenantId,
+    pub key: KeyId,
+}
+
+/// A caller whose tenant may be suspended: the request only records what other mail servers report.
+#[derive(Debug, Clone)]
+pub struct Reporter(pub Caller);
+
+impl FromRequestParts<Api> for Reporter {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        Caller::authenticate(parts, api, Access::WhileSuspended).await.map(Self)
+    }
+}
+
 /// A caller whose key has the scope `operator`. Its own tenant may be suspended, so that an operator can resume it.
 #[derive(Debug, Clone)]
 pub struct Operator(pub Caller);
@@ -208,7 +232,7 @@ impl Caller {
         let key = api.keys.get_valid(attempt).await?;
         let owner = parts.extensions.get::<ResponseOwner>();
         if let Some(owner) = owner {
-            owner.set(KeyId(key.row.id));
+            owner.set(key.requester());
         }
         api.keys.require_address(&key, client)?;
         // Looking at the dashboard does not take requests from the application that shares its key.

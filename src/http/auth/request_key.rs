@@ -18,7 +18,7 @@ tokio::task_local! {
 /// What a request does, as far as a suspended tenant is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
-    /// It reads, or it is an operator's: also keys of suspended tenants may do it.
+    /// It reads, is an operator's, or records a report of another mail server: also keys of suspended tenants may do it.
     WhileSuspended,
     /// It may change something.
     WhileActive,

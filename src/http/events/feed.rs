@@ -92,12 +92,12 @@ pub async fn list(
     let tenant = caller.tenant();
     if wants_stream(&headers) {
         let after = resolve_start(&api, tenant, last_event_id(&headers)?.unwrap_or(start)).await?;
-        let permit = api.long_requests.acquire(caller.key_id()).await?;
+        let permit = api.long_requests.acquire(caller.requester()).await?;
         return Ok(stream::respond(api, caller, permit, filter, after).into_response());
     }
     let after = resolve_start(&api, tenant, start).await?;
     let _permit = match wait {
-        Some(1..) => Some(api.long_requests.acquire(caller.key_id()).await?),
+        Some(1..) => Some(api.long_requests.acquire(caller.requester()).await?),
         _ => None,
     };
     let until = Instant::now() + Duration::from_secs(wait.unwrap_or(0));

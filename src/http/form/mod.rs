@@ -106,7 +106,7 @@ pub(super) async fn read(
 ) -> Result<Form, ApiError> {
     let boundary = boundary(headers)?;
     let max = format.body_bytes();
-    let body = api.bodies.upload(Some(caller.key_id()), headers, body, max, format.json_bytes)?;
+    let body = api.bodies.upload(Some(caller.requester()), headers, body, max, format.json_bytes)?;
     let memory: Arc<UploadMemory> = body.memory();
     let source = Source::new(body);
     let mut form = Multipart::new(source.clone(), boundary);

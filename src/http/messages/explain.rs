@@ -136,7 +136,7 @@ pub async fn get(
     caller.require(Scope::Read)?;
     let tenant = caller.tenant();
     let message = super::read::load_row(&api, &caller, id).await?;
-    let _permit = api.slow_queries.acquire(caller.key_id()).await?;
+    let _permit = api.slow_queries.acquire(caller.requester()).await?;
     let now = api.clock.now();
     let rows = explain::recipients(&api.db, tenant, id, now).await?;
     let mut context = ExplainContext::load(&api, tenant, &message, &rows, now).await?;

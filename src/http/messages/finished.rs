@@ -31,7 +31,7 @@ pub(super) async fn create(
 ) -> Result<Response, ApiError> {
     let parameters = Parameters::new(|name| params.all(name));
     params.finish()?;
-    let read = api.bodies.finished(Some(caller.key_id()), &headers, body).await?;
+    let read = api.bodies.finished(Some(caller.requester()), &headers, body).await?;
     let mut bytes = read.bytes;
     let key = if is_dry_run { None } else { idempotency::key(&headers)? };
     let mut idempotency = None;

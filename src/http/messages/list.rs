@@ -64,7 +64,7 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
     if let Some(key) = filter.key {
         filter.created_after = filter.created_after.max(Some(earliest(key.created_at())));
     }
-    let _permit = api.slow_queries.acquire(caller.key_id()).await?;
+    let _permit = api.slow_queries.acquire(caller.requester()).await?;
     let now = api.clock.now();
     if let Some(message_id) = message_id {
         filter.ids = Some(message_ids::find(&api.db, caller.tenant(), &message_id).await?);

@@ -144,7 +144,7 @@ pub(super) async fn respond(
     let need = size.saturating_mul(3).saturating_add(stored_bytes(&message));
     let reservation = match size {
         0..=LARGE_MESSAGE_BYTES => None,
-        _ => Some(api.responses.reserve(Some(caller.key_id()), need).await?),
+        _ => Some(api.responses.reserve(Some(caller.requester()), need).await?),
     };
     load_stored(api, caller, &mut message).await?;
     let work = move || {
@@ -297,7 +297,7 @@ impl Lanes {
         let route = |domain: &String| api.delivery.table.lookup(tenant, &message.stream, from, domain).to_string();
         let routes: BTreeSet<String> = domains.iter().map(route).collect();
         let now = message.created_at;
-        let _permit = api.slow_queries.acquire(caller.key_id()).await?;
+        let _permit = api.slow_queries.acquire(caller.requester()).await?;
         let mut lanes = Vec::new();
         for route in routes {
             let stream = Some(message.stream.clone());

@@ -54,7 +54,7 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
     let size = u64::try_from(stored.row.size).unwrap_or(0);
     let need = size.saturating_mul(5) / 2;
     let reservation =
-        if stored.has_content() { None } else { Some(api.responses.reserve(Some(caller.key_id()), need).await?) };
+        if stored.has_content() { None } else { Some(api.responses.reserve(Some(caller.requester()), need).await?) };
     let draft = stored.draft(&api.db, api.links.as_ref(), &*api.renderer).await?;
     let sender_status = api.domains.senders.get(caller.tenant(), draft.from.address.domain()).await?;
     let build = move || plan::build_mime(&draft, sender_status.signer().as_deref());
@@ -100,7 +100,7 @@ pub async fn attachment(
     let id: MessageId = id.parse().map_err(|_| NO_MESSAGE)?;
     let n: usize = n.parse().map_err(|_| NO_ATTACHMENT)?;
     super::read::load_row(&api, &caller, id).await?;
-    download(&api, caller.tenant(), Some(caller.key_id()), id, n).await
+    download(&api, caller.tenant(), Some(caller.requester()), id, n).await
 }
 
 /// Returns an attachment as a download. Its memory counts against `owner`.

@@ -131,7 +131,7 @@ async fn find_by_text(api: &Api, caller: &Caller, texts: &[String]) -> Result<Fo
         }
     }
     if !ids.is_empty() {
-        let _permit = api.slow_queries.acquire(caller.key_id()).await?;
+        let _permit = api.slow_queries.acquire(caller.requester()).await?;
         let wanted: Vec<EntryId> = ids.iter().map(|(_, id)| *id).collect();
         let entries = find(api, tenant, &wanted).await?;
         let entry = |(text, id): (&String, EntryId)| Some((text.clone(), entries.get(&id)?.clone()));
@@ -265,7 +265,7 @@ pub(super) async fn list(
     let PageRequest { limit, start } = PageRequest::<EntryId>::read(params)?;
     let tenant = caller.tenant();
     let mut filter = Filter { reasons, ..Filter::default() };
-    let _permit = api.slow_queries.acquire(caller.key_id()).await?;
+    let _permit = api.slow_queries.acquire(caller.requester()).await?;
     match start {
         Start::Newest => {}
         Start::After(id) => match find(&api, tenant, &[id]).await?.get(&id) {

@@ -49,7 +49,7 @@ pub async fn get(State(api): State<Api>, caller: Caller, params: Params) -> Resu
     caller.require_all_domains("Statistics count the messages of all sender domains.")?;
     let now = api.clock.now();
     let selection = selection(params, now)?;
-    let _permit = api.slow_queries.acquire(caller.key_id()).await?;
+    let _permit = api.slow_queries.acquire(caller.requester()).await?;
     // Read first, so that it is not later than the figures.
     let as_of = query::as_of(&api.db, caller.tenant(), now).await?;
     let figures = query::figures(&api.db, caller.tenant(), &selection).await.map_err(too_slow)?;

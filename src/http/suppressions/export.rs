@@ -41,7 +41,7 @@ pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) 
     caller.require(Scope::Read)?;
     caller.require_all_domains("The suppression list applies to all sender domains.")?;
     let format = format(&headers);
-    let permit = api.long_requests.acquire(caller.key_id()).await?;
+    let permit = api.long_requests.acquire(caller.requester()).await?;
     let mut export = Export {
         _permit: permit,
         db: api.db.clone(),

@@ -47,7 +47,7 @@ pub async fn list(
     let limit = params.limit();
     let filter = filter(&mut params);
     params.finish()?;
-    let _permit = api.slow_queries.acquire(caller.key_id()).await?;
+    let _permit = api.slow_queries.acquire(caller.requester()).await?;
     let rows = suppressions::list::page(&api.db, caller.tenant(), &filter, limit + 1, api.clock.now()).await;
     Ok(Json(Page::new(rows.map_err(too_broad)?, limit, cursor, SuppressionView::from)))
 }

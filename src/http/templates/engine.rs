@@ -38,7 +38,7 @@ impl Loaded {
 
     /// Compiles the template; fails with all faults.
     pub(super) async fn compile(self, api: &Api, caller: &Caller) -> Result<Compiled, ApiError> {
-        let _permit = api.renders.acquire(caller.key_id()).await?;
+        let _permit = api.renders.acquire(caller.requester()).await?;
         let compiled = spawn_blocking(move || template::compile(&self.source, &self.layouts)).await;
         compiled.map_err(|_| ApiError::Internal)?.map_err(ApiError::Invalid)
     }
@@ -51,7 +51,7 @@ impl Loaded {
         caller: &Caller,
         values: Option<Map<String, Value>>,
     ) -> Result<(Report, Option<Result<RenderedView, Vec<Fault>>>), ApiError> {
-        let _permit = api.renders.acquire(caller.key_id()).await?;
+        let _permit = api.renders.acquire(caller.requester()).await?;
         let work = move || {
             let is_given = values.is_some();
             let mut values = values.unwrap_or_default();
@@ -73,7 +73,7 @@ pub(super) async fn render(
     compiled: Compiled,
     variables: Map<String, Value>,
 ) -> Result<RenderedView, ApiError> {
-    let _permit = api.renders.acquire(caller.key_id()).await?;
+    let _permit = api.renders.acquire(caller.requester()).await?;
     let work = move || {
         let mut rendered = render_compiled(&compiled, &variables)?;
         rendered.warnings.splice(0..0, compiled.warnings);

@@ -83,7 +83,7 @@ pub async fn change(
 /// Suspend a tenant
 ///
 /// The tenant can only read: other requests of its API keys get 403 with the code `tenant_suspended`, on every replica
-/// within a second. Its messages wait; attempts in flight are finished. Retry windows do not run meanwhile, but a message's
+/// within a second. Its messages wait; attempts that began within that second or before are finished. Retry windows do not run meanwhile, but a message's
 /// `expires_at` still applies. Suspending it again changes the reason.
 #[utoipa::path(
     post, path = "/v1/tenants/{id}/suspend", tag = "tenants", operation_id = "suspend_tenant",

@@ -108,11 +108,17 @@ impl<'a> LeaseCheck<'a> {
 
 impl SendGuard for LeaseCheck<'_> {
     /// Checks everything again, because much time may have passed since the claim: another worker may have leased the
-    /// recipients while this process was suspended, the deadline may have passed, or this worker may be stopping.
+    /// recipients while this process was suspended, the deadline may have passed, the tenant may have been suspended, or
+    /// this worker may be stopping.
     fn may_start(&self) -> bool {
-        let (claims, now) = (self.all(), self.cx.clock.now());
+        let (claims, now, leases) = (self.all(), self.cx.clock.now(), &self.cx.leases);
         let is_in_time = |row: &Claimed| now < self.cx.deadline(self.message, row);
-        !self.cx.closing.is_cancelled() && self.cx.leases.are_valid(&claims) && claims.iter().all(is_in_time)
+        let is_suspended = |row: &Claimed| leases.suspended_tenants.contains(row.tenant_id);
+        !self.cx.closing.is_cancelled()
+            && leases.are_valid(&claims)
+            && claims.iter().all(is_in_time)
+            // All recipients of a message have the same tenant.
+            && !claims.first().is_some_and(is_suspended)
     }
 
     /// Only recipients that the server accepted get the message body, so the record is made only for them.

@@ -12,6 +12,7 @@ pub(crate) mod lost_claims;
 pub(crate) mod permits;
 pub(crate) mod release;
 pub(crate) mod rescue;
+pub(crate) mod suspended_tenants;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use crate::group_commit::NewestClaims;
 use identity::Identity;
 use in_flight::InFlight;
 use permits::Permits;
+use suspended_tenants::SuspendedTenants;
 
 /// The leases of one worker, shared by all of its tasks.
 #[derive(Debug)]
@@ -35,6 +37,7 @@ pub(crate) struct Leases {
     pub identity: Identity,
     pub in_flight: InFlight,
     pub permits: Permits,
+    pub suspended_tenants: SuspendedTenants,
     /// How long a worker may go without a heartbeat before others release its leases.
     pub duration: Duration,
     /// Starts a claim early.

@@ -32,11 +32,16 @@ pub(crate) async fn run(db: Db, clock: SharedClock) {
     }
 }
 
-/// Deletes until no tenant has data that can be deleted now.
+/// Deletes until no tenant has data that can be deleted now. If deletions fail, the others continue; returns the last error.
 pub(crate) async fn once(db: &Db, clock: &SharedClock) -> Result<(), DbError> {
+    let mut failed = None;
     loop {
         match deletion::advance(db, clock.now()).await? {
-            Advance::Nothing => return Ok(()),
+            Advance::Nothing => return failed.map_or(Ok(()), Err),
+            Advance::Failed(tenant, error) => {
+                tracing::debug!(%tenant, %error, "failed to delete data of a tenant; trying again in a minute");
+                failed = Some(error);
+            }
             Advance::Progress(tenant) => {
                 tracing::debug!(%tenant, "deleted data of a tenant");
                 tokio::time::sleep(PAUSE).await;

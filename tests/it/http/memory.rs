@@ -13,6 +13,7 @@ use crate::support::app::TestApp;
 use crate::support::client::{Api, ApiResponse};
 use crate::support::clock::hours;
 use crate::support::raw_http::{Raw, exchange, status};
+use crate::support::until::until;
 
 /// Returns the head of an upload, and the first `begin` bytes of its body.
 fn upload(api: &Api, length: usize, begin: usize) -> String {
@@ -89,6 +90,39 @@ async fn slow_queries_of_one_key_do_not_block_others() {
     sqlx::raw_sql("ROLLBACK").execute(&mut lock).await.unwrap();
     for status in join_all(slow).await {
         assert_eq!(status.unwrap(), 200);
+    }
+}
+
+const LOCK_WAITS: &str = "SELECT count(*) FROM pg_stat_activity
+                          WHERE datname = current_database() AND wait_event_type = 'Lock'";
+
+#[tokio::test]
+async fn slow_queries_of_a_tenants_keys_do_not_block_others() {
+    let app = TestApp::start().await;
+    let keys = [app.with_scopes(&[Scope::Read]).await, app.with_scopes(&[Scope::Read]).await];
+    let created = app.post("/v1/tenants", &json!({"name": "other"})).await;
+    let key = json!({"name": "reader", "tenant": created.body["id"], "scopes": ["read"]});
+    let other = app.with_key(app.post("/v1/keys", &key).await.body["secret"].as_str().unwrap());
+    let mut lock = app.database.connect().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE messages").execute(&mut lock).await.unwrap();
+    let slow: Vec<_> = (0..6)
+        .map(|n| {
+            let greedy = keys[n % 2].clone();
+            tokio::spawn(async move { greedy.request(Method::GET, "/v1/messages").send().await.unwrap().status() })
+        })
+        .collect();
+    let (mut watching, waits) = (app.database.connect().await, LOCK_WAITS);
+    until("three queries wait", Duration::from_secs(4), async || {
+        let waiting: i64 = sqlx::query_scalar(waits).fetch_one(&mut watching).await.unwrap();
+        if waiting >= 3 { Ok(()) } else { Err(waiting) }
+    })
+    .await;
+    let list = tokio::time::timeout(Duration::from_secs(3), other.get("/v1/suppressions?limit=1"));
+    assert_eq!(list.await.expect("the request is blocked").status, 200);
+    sqlx::raw_sql("ROLLBACK").execute(&mut lock).await.unwrap();
+    for status in join_all(slow).await {
+        let status = status.unwrap().as_u16();
+        assert!(status == 200 || status == 503, "{status}");
     }
 }
 

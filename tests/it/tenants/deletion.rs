@@ -80,6 +80,12 @@ pub(super) async fn rows(app: &TestApp, tenant: &str) -> Vec<(String, i64)> {
     found
 }
 
+/// Deletes some rows of one tenant.
+pub(super) async fn advance(app: &TestApp) {
+    let now = postrider::clock::Clock::now(&*app.clock);
+    postrider::db::tenants::deletion::advance(&app.db, now).await.unwrap();
+}
+
 async fn shown(app: &TestApp, id: &str) -> Value {
     app.get(&format!("{PATH}/{id}")).await.body
 }
@@ -98,7 +104,7 @@ async fn all_data_of_a_deleted_tenant_is_deleted() {
     assert_eq!(gone.api.get("/v1/messages").await.status, 401, "its keys are revoked");
     app.worker.delete_tenants().await.unwrap();
     assert_eq!(rows(&app, &gone.id).await, of_gone, "requests that began before may still be in progress");
-    app.clock.advance(seconds(11));
+    app.clock.advance(seconds(61));
     app.run_until_idle().await;
     app.worker.delete_tenants().await.unwrap();
     assert_eq!(rows(&app, &gone.id).await, []);
@@ -125,7 +131,7 @@ async fn tombstone_stays_and_frees_the_name() {
     }
     let key = json!({"name": "x", "tenant": acme.id});
     assert_eq!(app.post("/v1/keys", &key).await.faults(), [("/tenant", "unknown_tenant")]);
-    app.clock.advance(seconds(11));
+    app.clock.advance(seconds(61));
     app.worker.delete_tenants().await.unwrap();
     tenant(&app, "Acme", json!({})).await;
     assert_eq!(app.delete(&path).await.status, 202, "deleting it again changes nothing");
@@ -152,7 +158,7 @@ async fn deletion_waits_for_attempts_in_progress() {
     let working = app.start_working();
     gate.reached().await;
     assert_eq!(app.delete(&format!("{PATH}/{}", acme.id)).await.status, 202);
-    app.clock.advance(seconds(11));
+    app.clock.advance(seconds(61));
     let other = app.another_worker().await;
     other.delete_tenants().await.unwrap();
     assert_eq!(shown(&app, &acme.id).await["status"], "deleting");
@@ -171,6 +177,102 @@ async fn deletion_waits_for_attempts_in_progress() {
 }
 
 #[tokio::test]
+async fn deletion_ends_while_other_tenants_send() {
+    let app = TestApp::start().await;
+    let (gone, other) = (tenant(&app, "gone", json!({})).await, tenant(&app, "other", json!({})).await);
+    gone.api.send(json!({})).await;
+    app.delete(&format!("{PATH}/{}", gone.id)).await;
+    app.clock.advance(seconds(61));
+    for _ in 0..60 {
+        other.api.send(json!({})).await;
+        advance(&app).await;
+        if shown(&app, &gone.id).await["status"] == "deleted" {
+            assert_eq!(rows(&app, &gone.id).await, []);
+            return;
+        }
+    }
+    panic!("the deletion goes on: {:?}", rows(&app, &gone.id).await);
+}
+
+#[tokio::test]
+async fn failing_deletion_does_not_stop_others() {
+    let app = TestApp::start().await;
+    let (failing, other) = (tenant(&app, "failing", json!({})).await, tenant(&app, "other", json!({})).await);
+    app.sql(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'broken'; END $$;
+         CREATE TRIGGER fail BEFORE DELETE ON streams FOR EACH ROW
+         WHEN (OLD.weight = 7) EXECUTE FUNCTION fail()",
+    )
+    .await;
+    let weight = failing.api.patch("/v1/streams/bulk", &json!({"weight": 7})).await;
+    assert_eq!(weight.status, 200, "{}", weight.body);
+    for tenant in [&failing, &other] {
+        assert_eq!(app.delete(&format!("{PATH}/{}", tenant.id)).await.status, 202);
+        app.clock.advance(seconds(1));
+    }
+    app.clock.advance(seconds(60));
+    assert!(app.worker.delete_tenants().await.is_err(), "the error is logged");
+    assert_eq!(shown(&app, &failing.id).await["status"], "deleting");
+    assert_eq!(shown(&app, &other.id).await["status"], "deleted");
+
+    app.sql("DROP TRIGGER fail ON streams").await;
+    app.worker.delete_tenants().await.unwrap();
+    assert_eq!(shown(&app, &failing.id).await["status"], "deleting", "it waits for a minute");
+    app.clock.advance(seconds(60));
+    app.worker.delete_tenants().await.unwrap();
+    assert_eq!(shown(&app, &failing.id).await["status"], "deleted");
+}
+
+#[tokio::test]
+async fn rows_that_late_requests_add_are_deleted() {
+    let app = TestApp::start().await;
+    let acme = tenant(&app, "Acme", json!({})).await;
+    app.delete(&format!("{PATH}/{}", acme.id)).await;
+    app.clock.advance(seconds(61));
+    for _ in 0..60 {
+        if rows(&app, &acme.id).await.is_empty() {
+            break;
+        }
+        advance(&app).await;
+    }
+    app.sql(
+        "INSERT INTO pauses (tenant_id, stream, paused_at, resumed_at)
+         SELECT tenant_id, 'bulk', now(), now() FROM tenant_deletions",
+    )
+    .await;
+    assert_eq!(rows(&app, &acme.id).await, [("pauses".to_owned(), 1)]);
+    app.worker.delete_tenants().await.unwrap();
+    assert_eq!((shown(&app, &acme.id).await["status"].as_str(), rows(&app, &acme.id).await), (Some("deleted"), vec![]));
+}
+
+#[tokio::test]
+async fn no_key_is_created_while_a_deletion_starts() {
+    let app = TestApp::start().await;
+    let acme = tenant(&app, "Acme", json!({})).await;
+    let (mut deletion, mut watching) = (app.database.connect().await, app.database.connect().await);
+    let start = "BEGIN; UPDATE tenants SET suspended_at = now(), deleting_at = now() WHERE name = 'Acme'";
+    sqlx::raw_sql(start).execute(&mut deletion).await.unwrap();
+    let body = json!({"name": "x", "tenant": acme.id});
+    let create = async { app.post("/v1/keys", &body).await };
+    let commit = async {
+        let waits = "SELECT count(*) > 0 FROM pg_stat_activity
+                     WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'INSERT INTO keys%'";
+        until("the key waits for the tenant", Duration::from_secs(20), async || {
+            let is_waiting: bool = sqlx::query_scalar(waits).fetch_one(&mut watching).await.unwrap();
+            if is_waiting { Ok(()) } else { Err("no lock") }
+        })
+        .await;
+        sqlx::raw_sql("COMMIT").execute(&mut deletion).await.unwrap();
+    };
+    let (created, ()) = tokio::join!(create, commit);
+    assert_eq!(created.faults(), [("/tenant", "unknown_tenant")], "{}", created.body);
+    let test = json!({"name": "x", "tenant": acme.id, "mode": "test"});
+    assert_eq!(app.post("/v1/keys", &test).await.faults(), [("/tenant", "unknown_tenant")]);
+    let keys = rows(&app, &acme.id).await.into_iter().find(|(table, _)| table == "keys");
+    assert_eq!(keys, Some(("keys".to_owned(), 1)), "only its first key exists");
+}
+
+#[tokio::test]
 async fn several_workers_delete_in_turn_and_continue_after_a_crash() {
     let app = TestApp::start().await;
     let acme = tenant(&app, "Acme", json!({})).await;
@@ -179,11 +281,10 @@ async fn several_workers_delete_in_turn_and_continue_after_a_crash() {
         assert_eq!(acme.api.post("/v1/messages/batch", &json!(batch)).await.status, 202);
     }
     app.delete(&format!("{PATH}/{}", acme.id)).await;
-    app.clock.advance(seconds(11));
+    app.clock.advance(seconds(61));
     // The first steps, as of a worker that then crashes: each is a transaction of its own.
     for _ in 0..2 {
-        let now = postrider::clock::Clock::now(&*app.clock);
-        postrider::db::tenants::deletion::advance(&app.db, now).await.unwrap();
+        advance(&app).await;
     }
     let progress = shown(&app, &acme.id).await["deletion"]["messages"].as_i64().unwrap();
     assert!((1..450).contains(&progress), "{progress} messages");

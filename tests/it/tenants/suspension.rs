@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use postrider::domain::key::Scope;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{PATH, act, tenant};
 use crate::support::app::TestApp;
-use crate::support::client::{Api, message};
+use crate::support::client::{Api, ApiResponse, message};
 use crate::support::clock::hours;
+use crate::support::until::until;
 
 async fn explained(api: &Api, id: &str) -> Value {
     api.get(&format!("/v1/messages/{id}/explain")).await.body["recipients"][0].clone()
@@ -66,6 +68,44 @@ async fn messages_of_a_suspended_tenant_wait() {
     app.clock.advance(hours(1));
     app.run_until_idle().await;
     assert_eq!(acme.api.status(&waiting.id).await, "relayed");
+}
+
+#[tokio::test]
+async fn claimed_messages_of_a_suspended_tenant_are_released() {
+    let app = TestApp::builder().config(|config| config.delivery.connections = 1).start().await;
+    let acme = tenant(&app, "Acme", json!({})).await;
+    let sent = [acme.api.send(json!({})).await, acme.api.send(json!({})).await];
+    let gate = app.smtp.dot().stalls();
+    let working = app.start_working();
+    gate.reached().await;
+    until("both are leased", Duration::from_secs(20), async || {
+        let leased = "SELECT count(*) FROM queue WHERE lease IS NOT NULL";
+        let leased: i64 = sqlx::query_scalar(leased).fetch_one(&mut app.database.connect().await).await.unwrap();
+        if leased == 2 { Ok(()) } else { Err(leased) }
+    })
+    .await;
+    act(&app, &acme.id, "suspend").await;
+    app.worker.load_suspended_tenants().await.unwrap();
+    gate.open();
+    working.await.unwrap().unwrap();
+    let mut states = [acme.api.status(&sent[0].id).await, acme.api.status(&sent[1].id).await];
+    states.sort();
+    assert_eq!((app.smtp.messages().len(), states), (1, ["queued".to_owned(), "relayed".to_owned()]));
+
+    act(&app, &acme.id, "resume").await;
+    app.worker.load_suspended_tenants().await.unwrap();
+    app.run_until_idle().await;
+    assert_eq!([acme.api.status(&sent[0].id).await, acme.api.status(&sent[1].id).await], ["relayed", "relayed"]);
+}
+
+#[tokio::test]
+async fn reports_about_a_suspended_tenants_messages_are_accepted() {
+    let app = TestApp::start().await;
+    let acme = tenant(&app, "Acme", json!({})).await;
+    act(&app, &acme.id, "suspend").await;
+    let request = acme.api.request(Method::POST, "/v1/inbound").header("content-type", "message/rfc822");
+    let accepted = ApiResponse::to(request.body("Subject: x\r\n\r\nx")).await;
+    assert_eq!((accepted.status, &accepted.body["kind"]), (200, &json!("unknown")), "{}", accepted.body);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::days(1);
 /// Deletes the next messages with their rows in other tables. Stops at a message with a leased recipient.
 pub(super) async fn remove(connection: &mut PgConnection, deletion: &Deletion) -> Result<Removed, sqlx::Error> {
     let tenant = deletion.tenant;
-    let after = deletion.position.unwrap_or_else(|| MessageId::first_at(deletion.created_at - MAX_CLOCK_SKEW).0);
+    let after = deletion.position.unwrap_or_else(|| MessageId::first_at(deletion.since - MAX_CLOCK_SKEW).0);
     // Read without a condition on the tenant, so that a step costs the same however many messages other tenants have.
     let ids = sqlx::query!("SELECT id, tenant_id FROM messages WHERE id > $1 ORDER BY id LIMIT $2", after, SCANNED)
         .fetch_all(&mut *connection)
@@ -26,6 +26,8 @@ pub(super) async fn remove(connection: &mut PgConnection, deletion: &Deletion) -
         ids.iter().filter(|row| row.tenant_id == tenant.0).map(|row| row.id).take(DELETED + 1).collect();
     // All of them were read, unless there are more than the step deletes.
     let last = if own.len() > DELETED { own.get(DELETED - 1).copied() } else { ids.last().map(|row| row.id) };
+    // Other tenants may add messages faster than a step reads them, so the end is not where there are none.
+    let is_end = own.len() <= DELETED && ids.len() < usize::try_from(SCANNED).unwrap_or(usize::MAX);
     let own = own.get(..DELETED).unwrap_or(&own);
     let leased = remove_from_queue(connection, tenant, own).await?;
     let ended: Vec<Uuid> = own.iter().copied().filter(|id| !leased.contains(id)).collect();
@@ -35,7 +37,7 @@ pub(super) async fn remove(connection: &mut PgConnection, deletion: &Deletion) -
         rows,
         // The next step begins with these messages again, of which only those with leased recipients are left.
         position: if leased.is_empty() { last } else { Some(after) },
-        is_complete: leased.is_empty() && last.is_none(),
+        is_complete: leased.is_empty() && is_end,
         must_wait: !leased.is_empty(),
     })
 }

@@ -8,6 +8,8 @@ use crate::domain::id::{MessageId, TenantId};
 
 /// Maximum number of rows that a step deletes.
 const LIMIT: i64 = 5_000;
+/// Maximum number of attachments that a step deletes.
+const BLOBS: i64 = 64;
 /// Maximum number of chunks of attachments that a step deletes; each has up to 1 MiB.
 const CHUNKS: i64 = 64;
 
@@ -81,27 +83,51 @@ pub(super) async fn bulks(connection: &mut PgConnection, tenant: TenantId) -> Re
     Ok(Removed { rows, is_complete: rows == 0, ..Removed::default() })
 }
 
-/// Deletes attachments: the references to them, their bytes, and the attachments themselves.
+/// Deletes attachments: the references to the next ones, their bytes, and the attachments themselves; at the end, uploads
+/// with their bytes. A step reads only rows of the attachments that it deletes next.
 pub(super) async fn blobs(connection: &mut PgConnection, tenant: TenantId) -> Result<Removed, sqlx::Error> {
     let references = sqlx::query!(
         "DELETE FROM blob_references r USING (
-             SELECT r.sha256, r.content_id FROM blobs b
+             SELECT r.sha256, r.content_id
+             FROM (SELECT sha256 FROM blobs WHERE tenant_id = $1 ORDER BY sha256 LIMIT $2) next
              CROSS JOIN LATERAL (
-                 SELECT sha256, content_id FROM blob_references WHERE sha256 = b.sha256 AND tenant_id = $1 LIMIT $2) r
-             WHERE b.tenant_id = $1 LIMIT $2) gone
+                 SELECT sha256, content_id FROM blob_references WHERE sha256 = next.sha256 AND tenant_id = $1 LIMIT $3) r
+             LIMIT $3) gone
          WHERE r.sha256 = gone.sha256 AND r.tenant_id = $1 AND r.content_id = gone.content_id",
         tenant.0,
+        BLOBS,
         LIMIT
     );
     let mut rows = references.execute(&mut *connection).await?.rows_affected();
     if rows == 0 {
+        let chunks = sqlx::query!(
+            "DELETE FROM blob_chunks WHERE ctid = ANY (ARRAY(
+                 SELECT c.ctid FROM (SELECT sha256 FROM blobs WHERE tenant_id = $1 ORDER BY sha256 LIMIT $2) next
+                 CROSS JOIN LATERAL (
+                     SELECT ctid FROM blob_chunks WHERE tenant_id = $1 AND sha256 = next.sha256 LIMIT $3) c
+                 LIMIT $3))",
+            tenant.0,
+            BLOBS,
+            CHUNKS
+        );
+        rows = chunks.execute(&mut *connection).await?.rows_affected();
+    }
+    if rows == 0 {
+        let blobs = sqlx::query!(
+            "DELETE FROM blobs WHERE tenant_id = $1 AND sha256 = ANY (ARRAY(
+                 SELECT sha256 FROM blobs WHERE tenant_id = $1 ORDER BY sha256 LIMIT $2))",
+            tenant.0,
+            BLOBS
+        );
+        rows = blobs.execute(&mut *connection).await?.rows_affected();
+    }
+    if rows == 0 {
         rows = delete_rows!(connection, tenant, "blob_chunks", CHUNKS);
     }
-    if rows > 0 {
-        return Ok(Removed { rows, ..Removed::default() });
+    if rows == 0 {
+        rows = delete_rows!(connection, tenant, "uploads", LIMIT);
     }
-    delete_in_order!(connection, tenant, "uploads", "blobs");
-    Ok(Removed { is_complete: true, ..Removed::default() })
+    Ok(Removed { rows, is_complete: rows == 0, ..Removed::default() })
 }
 
 /// Deletes a webhook endpoint, and then its retries, of which there is a bounded number: transactions that record posts lock
@@ -128,14 +154,15 @@ pub(super) async fn webhook_attempts(
     deletion: &Deletion,
 ) -> Result<Removed, sqlx::Error> {
     let tenant = deletion.tenant;
-    let after = deletion.position.unwrap_or_else(|| MessageId::first_at(deletion.created_at - TimeDelta::days(1)).0);
+    let after = deletion.position.unwrap_or_else(|| MessageId::first_at(deletion.since - TimeDelta::days(1)).0);
     let row = sqlx::query!(
         r#"WITH next AS MATERIALIZED (
                SELECT id, tenant_id FROM webhook_attempts WHERE id > $2 ORDER BY id LIMIT $3),
            gone AS (
                DELETE FROM webhook_attempts w
                WHERE w.tenant_id = $1 AND w.id = ANY (ARRAY(SELECT id FROM next WHERE tenant_id = $1)) RETURNING 1)
-           SELECT (SELECT count(*) FROM gone) AS "rows!", (SELECT id FROM next ORDER BY id DESC LIMIT 1) AS last"#,
+           SELECT (SELECT count(*) FROM gone) AS "rows!", (SELECT count(*) FROM next) AS "read!",
+                  (SELECT id FROM next ORDER BY id DESC LIMIT 1) AS last"#,
         tenant.0,
         after,
         LIMIT
@@ -145,7 +172,7 @@ pub(super) async fn webhook_attempts(
     Ok(Removed {
         rows: row.rows.unsigned_abs(),
         position: row.last,
-        is_complete: row.last.is_none(),
+        is_complete: row.read < LIMIT,
         ..Removed::default()
     })
 }

@@ -120,7 +120,7 @@ async fn accept(
     key: Option<&str>,
     hashes: Option<RequestHashes>,
 ) -> Result<Committed, ApiError> {
-    let (size, owner) = (body.json.len(), Some(caller.key_id()));
+    let (size, owner) = (body.json.len(), Some(caller.requester()));
     let layout = body.process(|json, _| Layout::read(json)).await??;
     let most = Batch::max_memory(size, layout.count(), api.limits.recipients);
     let memory = api.bodies.reserve_for_batch(owner, most).await?;

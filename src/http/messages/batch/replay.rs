@@ -36,7 +36,7 @@ pub(super) async fn replay(api: &Api, caller: &Caller, first: CallUse) -> Result
     let StoredResponse { ids, errors } = StoredResponse::read(&first);
     let ids = ids.unwrap_or_else(|| first.message_ids.iter().copied().map(Some).collect());
     // The query reads the rows of up to 1,000 messages.
-    let _permit = api.slow_queries.acquire(caller.key_id()).await?;
+    let _permit = api.slow_queries.acquire(caller.requester()).await?;
     let distinct: HashSet<_> = ids.iter().copied().flatten().collect();
     let stored = view::stored(api, caller, &distinct.into_iter().collect::<Vec<_>>()).await?;
     let mut unseen: HashSet<_> = first.message_ids.into_iter().collect();

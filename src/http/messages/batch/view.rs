@@ -145,7 +145,7 @@ impl ResponseMemory {
         let bytes: usize = messages.map(|message| 200 + recipients(message) + warnings(message)).sum();
         let bytes = (bytes + others) as u64;
         let reservation = if bytes > SMALL_BODY_BYTES {
-            Some(api.responses.reserve(Some(caller.key_id()), bytes).await?)
+            Some(api.responses.reserve(Some(caller.requester()), bytes).await?)
         } else {
             None
         };

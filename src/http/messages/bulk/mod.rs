@@ -90,7 +90,7 @@ pub async fn create(
 }
 
 async fn accept(api: &Api, caller: &Caller, mut body: SendBody, key: Option<&str>) -> Result<Response, ApiError> {
-    let (size, owner) = (body.json.len(), Some(caller.key_id()));
+    let (size, owner) = (body.json.len(), Some(caller.requester()));
     let layout = body.process(|json, _| Layout::read(json)).await??;
     let memory = api.bodies.reserve_for_batch(owner, Bulk::memory(size, layout.count())).await?;
     let (mut bulk, rendered) = parse(api, caller, body, layout, key.is_some()).await?;

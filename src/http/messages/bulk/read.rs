@@ -24,7 +24,7 @@ pub(super) async fn load(api: &Api, caller: &Caller, id: BulkId) -> Result<BulkR
 
 /// Returns a bulk with its counts.
 pub(super) async fn view(api: &Api, caller: &Caller, id: BulkId) -> Result<BulkView, ApiError> {
-    let _permit = api.slow_queries.acquire(caller.key_id()).await?;
+    let _permit = api.slow_queries.acquire(caller.requester()).await?;
     let (row, now) = (load(api, caller, id).await?, api.clock.now());
     let (rows, waiting) = bulks::counts(&api.db, &row, now).await?;
     let counts = BulkCounts::new(rows, waiting, &row, now);
@@ -65,7 +65,7 @@ pub async fn list(
     let limit = params.limit();
     let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());
     params.finish()?;
-    let _permit = api.slow_queries.acquire(caller.key_id()).await?;
+    let _permit = api.slow_queries.acquire(caller.requester()).await?;
     let rows = bulks::page(&api.db, caller.tenant(), caller.sender_domains(), after, limit + 1).await?;
     let unended = bulks::unended(&api.db, &rows).await?;
     let now = api.clock.now();

@@ -48,7 +48,7 @@ pub(in crate::http::resend) async fn send(
     let key = idempotency::key(&headers)?;
     let validation = validation(&headers)?;
     let hashes = key.map(|_| -> ComputeHashes { |json, files| native::hashes(json, &Layout::read(json)?, files) });
-    let read = api.bodies.resend(Some(caller.key_id()), &headers, body).await?;
+    let read = api.bodies.resend(Some(caller.requester()), &headers, body).await?;
     let work = move |body: &[u8], options: &Options| request::batch(body, options, validation);
     let translated = translate(&api, &caller, read, work, hashes).await?;
     let TranslatedBody { mut body, hashes, htmls, downloads, indexes, refused } = translated;

@@ -147,7 +147,7 @@ impl From<UploadError> for Failure {
 impl FileRequest<'_> {
     /// Downloads the file and stores it.
     async fn store(&self, api: &Api, caller: &Caller) -> Result<FilePart, Failure> {
-        let _permit = api.downloads.acquire(caller.live_tenant()).await.map_err(Failure::Api)?;
+        let _permit = api.downloads.acquire(caller.requester()).await.map_err(Failure::Api)?;
         let mut file = self.fetcher.get(&self.url, self.budget).await?;
         let mut upload = api.acceptor.upload(caller.tenant());
         if let Err(failure) = receive(&mut file, &mut upload).await {

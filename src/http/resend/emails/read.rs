@@ -28,7 +28,7 @@ pub(in crate::http::resend) async fn list(
 ) -> Result<Json<List<EmailView>>, ApiError> {
     caller.require(Scope::Read)?;
     let request = PageRequest::read(params)?;
-    let _permit = api.slow_queries.acquire(caller.key_id()).await?;
+    let _permit = api.slow_queries.acquire(caller.requester()).await?;
     let (rows, has_more) = rows(&api, &caller, request).await?;
     let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
     let complained = bounces::complained(&api.db, caller.tenant(), &ids).await?;
@@ -81,7 +81,7 @@ pub(in crate::http::resend) async fn get(
     // The bodies and their JSON are in memory at the same time.
     let need = u64::try_from(stored.row.size).unwrap_or(0).saturating_mul(2);
     let _reservation =
-        if stored.has_content() { None } else { Some(api.responses.reserve(Some(caller.key_id()), need).await?) };
+        if stored.has_content() { None } else { Some(api.responses.reserve(Some(caller.requester()), need).await?) };
     let bodies = stored.bodies(&api.db, &*api.renderer).await?;
     let content = EmailContent { html: bodies.html, text: bodies.text, tags: message.tags.clone() };
     let words = Words::new(&api, &headers);

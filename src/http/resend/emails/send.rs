@@ -45,7 +45,7 @@ pub(in crate::http::resend) async fn send(
     caller.require(Scope::Send)?;
     let key = idempotency::key(&headers)?;
     let hashes = key.map(|_| native::hashes as ComputeHashes);
-    let body = api.bodies.resend(Some(caller.key_id()), &headers, body).await?;
+    let body = api.bodies.resend(Some(caller.requester()), &headers, body).await?;
     let translated = translate(&api, &caller, body, request::message, hashes).await?;
     // Boxed, because the future is large.
     let committed = Box::pin(submit(&api, &caller, translated, key)).await?;
@@ -138,7 +138,7 @@ pub(super) async fn derive_texts(
     let is_large = size > LARGE_BODY_BYTES;
     let permit = if is_large {
         let weight = if htmls.len() > 1 { RENDERS_OF_BATCH } else { 1 };
-        Some(api.renders.acquire_many(caller.key_id(), weight).await?)
+        Some(api.renders.acquire_many(caller.requester(), weight).await?)
     } else {
         None
     };

@@ -42,7 +42,7 @@ pub(in crate::http::resend) async fn list(
     require_read(&caller)?;
     let (limit, after) = page(params)?;
     webhooks::get(&api.db, caller.tenant(), id).await?.ok_or(NO_WEBHOOK)?;
-    let _permit = api.slow_queries.acquire(caller.key_id()).await?;
+    let _permit = api.slow_queries.acquire(caller.requester()).await?;
     let rows = rows::page(&api.db, (caller.tenant(), id), after, limit + 1).await?;
     Ok(Json(List::cut(rows, limit, |event| view(&api, &event))))
 }
@@ -75,7 +75,7 @@ async fn find(api: &Api, caller: &Caller, path: EventPath) -> Result<Found, ApiE
     let key = (caller.tenant(), ids::parse::<EndpointId>(&id).ok_or(NO_WEBHOOK)?);
     let event = ids::parse::<PostId>(&event).ok_or(NO_EVENT)?;
     let endpoint = webhooks::get(&api.db, key.0, key.1).await?.ok_or(NO_WEBHOOK)?;
-    let permit = api.slow_queries.acquire(caller.key_id()).await?;
+    let permit = api.slow_queries.acquire(caller.requester()).await?;
     let event = rows::get(&api.db, key, event).await?.ok_or(NO_EVENT)?;
     Ok(Found { key, endpoint, event, _permit: permit })
 }
