@@ -17,6 +17,7 @@ use ipnet::IpNet;
 
 use super::auth::{Peer, client_of};
 use super::health::{self, Health};
+use super::readiness::STARTING;
 use super::request_id::ApiLayer;
 use super::response::ResponseMemory;
 use super::{Api, ApiError, Readiness, with_layer};
@@ -104,11 +105,12 @@ pub fn ops_router(readiness: Arc<Readiness>, db: Db) -> Router {
     with_layer(router, ApiLayer { responses: ResponseMemory::new(MEMORY), resend: false })
 }
 
-/// Returns the router of an API that cannot serve requests yet: it answers 503 with the reason.
+/// Returns the router of an API that cannot serve requests yet: it answers 503 with the reason, also if the process has
+/// started in the meantime, because it cannot serve a request that it has begun to read.
 pub fn starting_router(readiness: Arc<Readiness>, resend: bool) -> Router {
     let refuse = move || {
-        let refused = readiness.check_phase();
-        async move { refused.map(|()| Json(health::OK)) }
+        let refused = readiness.check_phase().err().unwrap_or_else(|| ApiError::NotReady(STARTING.into()));
+        async move { Err::<Json<Health>, _>(refused) }
     };
     Router::new()
         .route("/healthz", get(health::healthz))
