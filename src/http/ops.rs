@@ -120,7 +120,9 @@ pub fn starting_router(readiness: Arc<Readiness>, resend: bool) -> Router {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::Request;
+    use axum::body::Body;
+    use axum::http::{Request, StatusCode};
+    use tower::ServiceExt as _;
 
     use super::*;
     use crate::domain::network::parse_network;
@@ -138,6 +140,20 @@ mod tests {
     fn access() -> MetricsAccess {
         let networks = ["127.0.0.0/8", "192.0.2.0/24"].map(|text| parse_network(text).unwrap()).to_vec();
         MetricsAccess { networks, token: Some(Secret::hash("a token")) }
+    }
+
+    #[tokio::test]
+    async fn starting_api_refuses_requests_also_after_the_start() {
+        let readiness = Arc::new(Readiness::default());
+        let router = starting_router(readiness.clone(), false);
+        readiness.set_running();
+        let status = async |method: &str, path: &str| {
+            let request =
+                Request::builder().method(method).uri(path).header("host", "mail.test").body(Body::empty()).unwrap();
+            router.clone().oneshot(request).await.unwrap().status()
+        };
+        assert_eq!(status("POST", "/v1/messages").await, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(status("GET", "/healthz").await, StatusCode::OK);
     }
 
     #[test]
