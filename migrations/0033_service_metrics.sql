@@ -4,10 +4,14 @@
 CREATE TABLE service_metrics (
     -- Always true, so that there is one row.
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
-    -- When the figures were computed, by the database's clock.
-    computed_at timestamptz NOT NULL,
-    -- Seconds that this took. The next computation starts after 15 seconds, or after 20 times as long if that is more.
-    took double precision NOT NULL CHECK (took >= 0),
-    -- The figures (postrider::db::service_metrics::Figures). A version ignores figures that it does not know.
-    figures jsonb NOT NULL
+    -- When the next computation may start. A process that starts one sets this time to the computation's time limit, so that no
+    -- other process starts one meanwhile; at its end, also if it failed, to 15 seconds later, or to 20 times as long as it took if
+    -- that is more.
+    next_at timestamptz NOT NULL,
+    -- When the figures were computed, by the database's clock; null: not yet.
+    computed_at timestamptz,
+    -- The figures (postrider::db::service_metrics::Figures); null: not computed yet. A version ignores figures that it does not
+    -- know.
+    figures jsonb,
+    CHECK ((computed_at IS NULL) = (figures IS NULL))
 ) WITH (fillfactor = 10);

@@ -119,7 +119,7 @@ impl App {
         let wake = Arc::new(Notify::new());
         let accepting = TaskTracker::new();
         let stop = CancellationToken::new();
-        let gauges = gauges::start(&db, worker_db.as_ref(), &clock, config.delivery.lease);
+        let worker_pools = worker_db.clone();
         tokio::spawn(stop.clone().run_until_cancelled_owned(create_partitions_periodically(db.clone(), clock.clone())));
         let (outcomes, pending) = group_commit::outcomes();
         let renderer = Arc::new(Renderer::default());
@@ -153,7 +153,7 @@ impl App {
                 let settings = api_settings(config, &db, &clock, renderer, readiness.clone())?;
                 let api = Api::new(db.clone(), clock.clone(), acceptor, feedback, settings, stop.clone());
                 allowances = Some(api.allowances());
-                dashboard = dashboard::build(config, &api, clock, inbox.is_some())?;
+                dashboard = dashboard::build(config, &api, clock.clone(), inbox.is_some())?;
                 let pages = dashboard.as_ref().map(Dashboard::router).unwrap_or_default();
                 let public =
                     listeners.public.map(|listener| Server::start(listener, http::public(api.clone()), limits.public));
@@ -162,6 +162,9 @@ impl App {
             None => (None, None),
         };
         accepting.close();
+        let dashboard_pools = dashboard.as_ref().map(|dashboard| dashboard.db().clone());
+        let pools = gauges::Pools { api: db.clone(), worker: worker_pools, dashboard: dashboard_pools };
+        let gauges = gauges::start(pools, &clock, config.delivery.lease);
         readiness.set_running();
         let drain_delay = config.http.drain_delay;
         Ok(Self {

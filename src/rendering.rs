@@ -57,6 +57,9 @@ impl Default for Renderer {
     }
 }
 
+/// The error of a panic. Its own message may quote the message's content.
+const PANICKED: &str = "postrider failed while rendering this template; see its log";
+
 impl Renderer {
     /// Returns the template of the content with this id, ready to render. Fails if this version of Postrider cannot read it.
     pub async fn program(&self, content: Uuid, template: &Value) -> Result<Arc<ContentProgram>, String> {
@@ -65,7 +68,7 @@ impl Renderer {
         }
         let stored = ContentTemplate::deserialize(template).map_err(|error| error.to_string())?;
         let ContentTemplate { compiled, variables } = stored;
-        let parsed = spawn_blocking(move || Program::new(&compiled)).await.map_err(|error| error.to_string())?;
+        let parsed = spawn_blocking(move || Program::new(&compiled)).await.map_err(|_| PANICKED)?;
         let program =
             parsed.map_err(|faults| faults.into_iter().map(|fault| fault.message).collect::<Vec<_>>().join("; "))?;
         let bytes = (program.bytes() + variables_size(&variables)) as u64;
@@ -84,7 +87,7 @@ impl ContentProgram {
         }
         let program = self.clone();
         let rendered = spawn_blocking(move || program.program.render(&checked)).await;
-        rendered.map_err(|error| error.to_string())?.map_err(|fault| fault.message)
+        rendered.map_err(|_| PANICKED)?.map_err(|fault| fault.message)
     }
 
     /// Renders the header fields of several messages, each with variables of its own. The results have no bodies.
@@ -96,7 +99,7 @@ impl ContentProgram {
             };
             own.iter().map(line).collect()
         };
-        spawn_blocking(rendered).await.map_err(|error| error.to_string())?
+        spawn_blocking(rendered).await.map_err(|_| PANICKED)?
     }
 
     fn check(&self, own: &Map<String, Value>) -> Result<Checked, String> {

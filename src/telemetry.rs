@@ -1,6 +1,7 @@
 //! Logging to standard error. Standard output is for the output of commands.
 //!
-//! No line has an address, unless the configuration asks for it: [`masked`] replaces them.
+//! No line has an address, unless the configuration asks for it: [`masked`] replaces them. No line has the message of a
+//! panic, which may quote any data.
 
 use std::io::IsTerminal as _;
 
@@ -51,6 +52,16 @@ pub fn start(log: &Log) {
     } else {
         builder.try_init()
     };
+    log_panics(log.personal_data);
+}
+
+/// Logs panics as lines like all others, instead of printing them.
+fn log_panics(personal_data: bool) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let location = panic.location().map(tracing::field::display);
+        let payload = if personal_data { panic.payload_as_str() } else { None };
+        tracing::error!(event = "panic", location, payload, "a task panicked");
+    }));
 }
 
 /// Sets the id of this process's worker, which each JSON line has from then on.

@@ -1,7 +1,7 @@
 //! Keeps the gauges up to date that no event changes: the sizes of the database pools, and the metrics of the whole
 //! service, which one process computes and every process exports.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
@@ -9,50 +9,51 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::clock::SharedClock;
 use crate::db::service_metrics::{self, Figures};
 use crate::db::{Db, DbError};
-use crate::metrics::labels::{EndpointState, LaneState, PoolState, QueueState, Stream, Table, WorkerState};
+use crate::metrics::labels::{EndpointState, LaneState, PoolRole, PoolState, QueueState, Stream, Table, WorkerState};
 use crate::metrics::{METRICS, SERVICE};
 
 /// Interval of the upkeep of this process's metrics.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Starts to update the gauges. The tasks end when the handles are dropped.
-pub(super) fn start(
-    db: &Db,
-    worker_db: Option<&Db>,
-    clock: &SharedClock,
-    lease: Duration,
-) -> [AbortOnDropHandle<()>; 2] {
-    let pools = std::iter::once(db).chain(worker_db).cloned().collect();
+/// The database pools of this process.
+#[derive(Debug)]
+pub(super) struct Pools {
+    /// The pools of the API and of background tasks.
+    pub api: Db,
+    /// The worker's pools, if there is a worker.
+    pub worker: Option<Db>,
+    /// The dashboard's pools, if it is served.
+    pub dashboard: Option<Db>,
+}
+
+/// Starts to update the gauges. `lease` is the lease time of workers that do not record theirs. The tasks end when the
+/// handles are dropped.
+pub(super) fn start(pools: Pools, clock: &SharedClock, lease: Duration) -> [AbortOnDropHandle<()>; 2] {
+    let service = tokio::spawn(run_service(pools.api.clone(), clock.clone(), lease));
     let upkeep = tokio::spawn(run_upkeep(pools));
-    let service = tokio::spawn(run_service(db.clone(), clock.clone(), lease));
     [upkeep, service].map(AbortOnDropHandle::new)
 }
 
-/// Updates the metrics of this process forever. `pools` are its database pools.
-async fn run_upkeep(pools: Vec<Db>) {
+/// Updates the metrics of this process forever.
+async fn run_upkeep(pools: Pools) {
+    let Pools { api, worker, dashboard } = pools;
+    let optional = [(PoolRole::Worker, worker), (PoolRole::Dashboard, dashboard)];
+    let optional = optional.into_iter().filter_map(|(role, db)| Some((role, db?)));
+    let pools: Vec<_> = std::iter::once((PoolRole::Api, api)).chain(optional).collect();
     let mut ticks = interval(UPKEEP_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        set_pools(&pools);
+        pools.iter().for_each(|(role, db)| set_pools(*role, db));
         crate::metrics::run_upkeep();
     }
 }
 
-fn set_pools(pools: &[Db]) {
-    let all = pools.iter().map(Db::connections);
-    let sums = all.reduce(|mut sums, more| {
-        for (sum, pool) in sums.iter_mut().zip(more) {
-            sum.used += pool.used;
-            sum.idle += pool.idle;
-            sum.unopened += pool.unopened;
-        }
-        sums
-    });
-    for pool in sums.into_iter().flatten() {
+fn set_pools(role: PoolRole, db: &Db) {
+    for pool in db.connections() {
         let states = [(PoolState::Used, pool.used), (PoolState::Idle, pool.idle), (PoolState::Unopened, pool.unopened)];
         for (state, connections) in states {
-            METRICS.db_pool_connections.get((pool.name, state)).set(connections);
+            METRICS.db_pool_connections.get((role, pool.name, state)).set(connections);
         }
     }
 }
@@ -61,26 +62,37 @@ fn set_pools(pools: &[Db]) {
 async fn run_service(db: Db, clock: SharedClock, lease: Duration) {
     let mut ticks = interval(service_metrics::INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // When they were last loaded, and their age then.
+    let mut last = None;
     loop {
         ticks.tick().await;
-        if let Err(error) = update(&db, &clock, lease).await {
-            tracing::debug!(%error, "failed to update the metrics of the service; trying again");
+        match update(&db, &clock, lease).await {
+            Ok(Some(age)) => last = Some((Instant::now(), age)),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "failed to update the metrics of the service; trying again"),
+        }
+        // They also age while the database is unavailable.
+        if let Some((loaded_at, age)) = last {
+            SERVICE.age.set(age + loaded_at.elapsed());
         }
     }
 }
 
-async fn update(db: &Db, clock: &SharedClock, lease: Duration) -> Result<(), DbError> {
-    let refreshed = service_metrics::refresh(db, lease, clock.now()).await;
-    // Another process may have computed them.
-    if let Some((figures, age)) = service_metrics::load(db).await? {
-        set(&figures, age);
+/// Returns the age of the metrics, if they have been computed.
+async fn update(db: &Db, clock: &SharedClock, lease: Duration) -> Result<Option<Duration>, DbError> {
+    if let Err(error) = service_metrics::refresh(db, lease, clock.now()).await {
+        tracing::debug!(%error, "failed to compute the metrics of the service; trying again later");
     }
-    refreshed.map(|_| ())
+    // Another process may have computed them.
+    let loaded = service_metrics::load(db).await?;
+    Ok(loaded.map(|(figures, age)| {
+        set(&figures);
+        age
+    }))
 }
 
-fn set(figures: &Figures, age: Duration) {
+fn set(figures: &Figures) {
     let service = &*SERVICE;
-    service.age.set(age);
     for stream in Stream::ALL {
         set_queue(figures, stream);
     }
@@ -110,6 +122,7 @@ fn set_queue(figures: &Figures, stream: Stream) {
         (QueueState::Scheduled, queue.scheduled),
         (QueueState::InFlight, queue.in_flight),
         (QueueState::Held, queue.held),
+        (QueueState::Paused, queue.paused),
     ];
     set_all(counts.into_iter(), |state| SERVICE.queue_recipients.get((stream, state)));
     SERVICE.queue_oldest_due_age.get((stream,)).set(queue.oldest_due_age);

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
+
 use super::descriptors::{self, HttpLimits};
 use super::listeners::{Listeners, duplicate};
 use super::{Roles, bounce_intake, open, server_watch};
@@ -53,27 +55,35 @@ pub(super) async fn prepare(config: &Config, roles: Roles, has_inbox: bool) -> a
 }
 
 impl Startup {
-    /// Returns once the schema matches. Until then, the API answers 503. Fails if waiting cannot help.
+    /// Returns once the schema matches. Until then, the API's listeners answer 503. Fails if waiting cannot help.
     async fn wait_for_schema(&self, resend: bool) -> anyhow::Result<()> {
         let Some(problem) = mismatch(&self.db).await? else { return Ok(()) };
         self.readiness.wait_for_schema(&problem);
-        let server = self.listeners.api.as_ref().map(|listener| {
-            let router = http::starting_router(self.readiness.clone(), resend);
-            anyhow::Ok(Server::start(duplicate(listener)?, router, self.limits.api)?)
-        });
-        let server = server.transpose()?;
+        let start = |listener: Option<&TcpListener>, limits| {
+            let start = |listener| {
+                let router = http::starting_router(self.readiness.clone(), resend);
+                anyhow::Ok(Server::start(duplicate(listener)?, router, limits)?)
+            };
+            listener.map(start).transpose()
+        };
+        let server = start(self.listeners.api.as_ref(), self.limits.api)?;
+        let public = start(self.listeners.public.as_ref(), self.limits.public)?;
         tracing::warn!(
             event = "waiting_for_schema",
             %problem,
             hint = problem.hint(),
             address = server.as_ref().map(|server| tracing::field::display(server.address)),
+            public = public.as_ref().map(|server| tracing::field::display(server.address)),
             metrics = self.ops.as_ref().map(|server| tracing::field::display(server.address)),
             "the database schema does not match this version; waiting until it does, and refusing requests"
         );
         self.poll_schema().await?;
-        if let Some(server) = server {
-            server.stop(REFUSAL_GRACE).await;
-        }
+        let stop = async |server: Option<Server>| {
+            if let Some(server) = server {
+                server.stop(REFUSAL_GRACE).await;
+            }
+        };
+        tokio::join!(stop(server), stop(public));
         tracing::info!(event = "schema_matches", "the database schema matches this version; starting");
         Ok(())
     }

@@ -13,7 +13,8 @@ use crate::config::Config;
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
-    let address = reachable(config.listen);
+    // A worker has no other listener.
+    let address = reachable(config.metrics.listen.unwrap_or(config.listen));
     tokio::time::timeout(TIMEOUT, probe(address))
         .await
         .with_context(|| format!("{address} did not respond in time"))??;

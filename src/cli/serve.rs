@@ -28,19 +28,20 @@ enum Role {
 }
 
 pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<ExitCode> {
-    if args.migrate {
-        let db = app::database(&config)?;
-        let ran = schema::migrate(&db).await?;
-        tracing::info!(event = "schema_up_to_date", ran, "schema is up to date");
-        db.close().await;
-    }
+    // Before the start, which may wait for the schema: the first process of a container ignores signals without handlers.
+    let mut signals = Signals::listen()?;
     let roles = match args.only {
         None => Roles::All,
         Some(Role::Api) => Roles::Api,
         Some(Role::Worker) => Roles::Worker,
     };
-    let app = App::start(&config, roles, Arc::new(DatabaseClock::default()), None).await?;
-    let signals = Signals::listen()?;
+    let app = tokio::select! {
+        app = Box::pin(start(&config, roles, args.migrate)) => app?,
+        () = signals.next() => {
+            tracing::info!(event = "stopped", "stopped before the service had started");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     let address = app.api_address().map(tracing::field::display);
     let public = app.public_address().map(tracing::field::display);
     let inbound = app.inbound_address().map(tracing::field::display);
@@ -62,6 +63,16 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<ExitCode> 
     app.stop().await;
     tracing::info!(event = "stopped", "stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+async fn start(config: &Config, roles: Roles, migrate: bool) -> anyhow::Result<App> {
+    if migrate {
+        let db = app::database(config)?;
+        let ran = schema::migrate(&db).await?;
+        tracing::info!(event = "schema_up_to_date", ran, "schema is up to date");
+        db.close().await;
+    }
+    App::start(config, roles, Arc::new(DatabaseClock::default()), None).await
 }
 
 /// Describes the routes of outgoing messages, without credentials. The last part is for messages that match no route.

@@ -17,8 +17,8 @@ use super::{Db, DbError, events};
 pub struct Done {
     /// The result for each message.
     pub accepted: Vec<Committed>,
-    /// The number of outcomes recorded. Outcomes with a stale lease are not recorded.
-    pub recorded: usize,
+    /// Whether each outcome was recorded. Outcomes with a stale lease are not.
+    pub recorded: Vec<bool>,
     /// How long it took to append the events, mostly waiting for the lock of the event counter.
     pub waited: Duration,
 }
@@ -83,7 +83,7 @@ pub async fn commit(
         let waited = started.elapsed();
         is_committing.store(true, Ordering::Relaxed);
         tx.commit().await?;
-        Ok(Done { accepted: stored.results, recorded: ended.recorded.len(), waited })
+        Ok(Done { accepted: stored.results, recorded: ended.is_recorded, waited })
     })
     .await
     .map_err(|error| CommitError { may_be_done: is_committing.load(Ordering::Relaxed) && error.may_be_done(), error })

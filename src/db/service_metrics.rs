@@ -1,7 +1,7 @@
 //! The metrics of the whole service. They cost a scan of the queue, so one process computes them, and stores them in a row
 //! from which every process exports them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use super::{Db, DbError};
 /// Minimum time between two computations.
 pub const INTERVAL: Duration = Duration::from_secs(15);
 /// The next computation starts after this many times the duration of the last one, so that a long queue costs at most a
-/// twentieth of the time.
+/// twentieth of the time. This also applies to one that failed.
 const PAUSE_FACTOR: f64 = 20.0;
 /// Maximum number of uncertain recipients that are counted.
 const MAX_UNCERTAIN: i64 = 10_000;
@@ -22,13 +22,15 @@ const MAX_UNCERTAIN: i64 = 10_000;
 const MAX_WEEKS: i32 = 8;
 /// How long after a message was accepted its recipients are first checked.
 const CHECK_DELAY: TimeDelta = TimeDelta::minutes(1);
+/// Maximum time span of new messages that one computation checks.
+const MAX_CHECKED: TimeDelta = TimeDelta::hours(1);
 /// Age of the oldest messages that are checked again: the longest retry window is about this long.
 const CHECK_AGE: TimeDelta = TimeDelta::days(3);
 
 /// How long an unbalanced ledger is reported. The next computation checks other messages.
 const UNBALANCED_FOR: TimeDelta = TimeDelta::hours(1);
 
-/// The metrics of the whole service. A figure that another version did not compute is absent.
+/// The metrics of the whole service, without test tenants. A figure that another version did not compute is absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Figures {
@@ -42,6 +44,8 @@ pub struct Figures {
     pub webhook_lag_events: i64,
     /// Age in seconds of the oldest event that an enabled endpoint has still to read.
     pub webhook_lag: f64,
+    /// The ledger was checked for messages accepted before this time.
+    pub checked_until: Option<DateTime<Utc>>,
     /// When a recipient was last found that is neither queued nor in an end state, or is both.
     pub unbalanced_at: Option<DateTime<Utc>>,
     /// Whether no such recipient was found within the last hour.
@@ -70,77 +74,97 @@ pub struct Figures {
 pub struct StreamQueue {
     /// `transactional`, `bulk` or `other`.
     pub stream: String,
-    /// Recipients that are due.
+    /// Recipients that are due, and not paused.
     pub due: i64,
+    /// Recipients that are due, but whose lane or stream is paused, or whose tenant is suspended.
+    pub paused: i64,
     /// Recipients that are due later.
     pub scheduled: i64,
     /// Leased recipients.
     pub in_flight: i64,
     /// Recipients held for an operator.
     pub held: i64,
-    /// How long in seconds the oldest due recipient in an open lane has been due.
+    /// How long in seconds the oldest due recipient has been due that nothing limits.
     pub oldest_due_age: f64,
 }
 
 /// Computes the figures, unless they are recent or another process is computing them. `lease` is the lease time of
 /// workers of versions that do not record theirs. Returns whether it computed them.
 pub async fn refresh(db: &Db, lease: Duration, now: DateTime<Utc>) -> Result<bool, DbError> {
-    db.timed_for(SCAN_LIMIT, "service_metrics.refresh", async {
-        let mut tx = db.pool.begin().await?;
-        // The lock is released at the end of the transaction. If it is taken, another process computes the figures.
-        let is_due = sqlx::query_scalar!(
-            r#"SELECT pg_try_advisory_xact_lock(hashtext('postrider.service_metrics'))
-                      AND NOT EXISTS (SELECT FROM service_metrics
-                                      WHERE clock_timestamp() < computed_at + make_interval(secs => greatest($1, took * $2)))
-                      AS "is_due!""#,
-            INTERVAL.as_secs_f64() * 0.9,
-            PAUSE_FACTOR
-        )
-        .fetch_one(&mut *tx)
-        .await?;
-        if !is_due {
-            return Ok(false);
+    if !begin(db).await? {
+        return Ok(false);
+    }
+    let started = Instant::now();
+    let computed = db
+        .timed_for(SCAN_LIMIT, "service_metrics.refresh", async {
+            let mut tx = db.pool.begin().await?;
+            allow_scan(&mut tx).await?;
+            let figures = compute(&mut tx, lease, now).await?;
+            tx.commit().await?;
+            Ok(figures)
+        })
+        .await;
+    let pause = INTERVAL.mul_f64(0.9).max(started.elapsed().mul_f64(PAUSE_FACTOR));
+    match computed {
+        Ok(figures) => store(db, &figures, pause).await.map(|()| true),
+        Err(error) => {
+            postpone(db, pause).await?;
+            Err(error)
         }
-        allow_scan(&mut tx).await?;
-        let started = std::time::Instant::now();
-        let figures = compute(&mut tx, lease, now).await?;
-        store(&mut tx, &figures, started.elapsed()).await?;
-        tx.commit().await?;
-        Ok(true)
-    })
-    .await
+    }
+}
+
+/// Returns whether this process may compute the figures now; no other process then does within the time limit.
+async fn begin(db: &Db) -> Result<bool, DbError> {
+    let query = sqlx::query!(
+        "INSERT INTO service_metrics AS m (next_at) VALUES (clock_timestamp() + make_interval(secs => $1))
+         ON CONFLICT (singleton) DO UPDATE SET next_at = excluded.next_at WHERE m.next_at <= clock_timestamp()",
+        SCAN_LIMIT.as_secs_f64()
+    );
+    db.timed("service_metrics.begin", query.execute(&db.pool)).await.map(|done| done.rows_affected() == 1)
+}
+
+/// Sets when the next computation may start, after one that failed.
+async fn postpone(db: &Db, pause: Duration) -> Result<(), DbError> {
+    let query = sqlx::query!(
+        "UPDATE service_metrics SET next_at = clock_timestamp() + make_interval(secs => $1)",
+        pause.as_secs_f64()
+    );
+    db.timed("service_metrics.postpone", query.execute(&db.pool)).await.map(|_| ())
+}
+
+/// Stores the figures, and sets when the next computation may start.
+async fn store(db: &Db, figures: &Figures, pause: Duration) -> Result<(), DbError> {
+    let query = sqlx::query!(
+        "UPDATE service_metrics SET next_at = clock_timestamp() + make_interval(secs => $1),
+             computed_at = clock_timestamp(), figures = $2",
+        pause.as_secs_f64(),
+        serde_json::to_value(figures).unwrap_or_default()
+    );
+    db.timed("service_metrics.store", query.execute(&db.pool)).await.map(|_| ())
 }
 
 /// Returns the figures and their age, if they have been computed.
 pub async fn load(db: &Db) -> Result<Option<(Figures, Duration)>, DbError> {
     let query = sqlx::query!(
-        r#"SELECT figures, greatest(extract(epoch FROM clock_timestamp() - computed_at), 0)::double precision AS "age!"
-           FROM service_metrics"#
+        r#"SELECT figures AS "figures!",
+                  greatest(extract(epoch FROM clock_timestamp() - computed_at), 0)::double precision AS "age!"
+           FROM service_metrics WHERE computed_at IS NOT NULL"#
     );
     let row = db.timed("service_metrics.load", query.fetch_optional(&db.pool)).await?;
     Ok(row.map(|row| (serde_json::from_value(row.figures).unwrap_or_default(), Duration::from_secs_f64(row.age))))
 }
 
-async fn store(connection: &mut PgConnection, figures: &Figures, took: Duration) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "INSERT INTO service_metrics (computed_at, took, figures) VALUES (clock_timestamp(), $1, $2)
-         ON CONFLICT (singleton) DO UPDATE
-             SET computed_at = excluded.computed_at, took = excluded.took, figures = excluded.figures",
-        took.as_secs_f64(),
-        serde_json::to_value(figures).unwrap_or_default()
-    )
-    .execute(connection)
-    .await
-    .map(|_| ())
-}
-
 async fn compute(connection: &mut PgConnection, lease: Duration, now: DateTime<Utc>) -> Result<Figures, sqlx::Error> {
     let earlier = sqlx::query_scalar!("SELECT figures FROM service_metrics").fetch_optional(&mut *connection).await?;
-    let earlier: Figures = earlier.and_then(|figures| serde_json::from_value(figures).ok()).unwrap_or_default();
-    let unbalanced_at = if is_balanced(connection, now).await? { earlier.unbalanced_at } else { Some(now) };
+    let earlier: Figures =
+        earlier.flatten().and_then(|figures| serde_json::from_value(figures).ok()).unwrap_or_default();
+    let is_balanced = is_balanced(connection, earlier.checked_until, now).await?;
+    let unbalanced_at = if is_balanced { earlier.unbalanced_at } else { Some(now) };
     let mut figures = Figures {
         queue: queue(connection, now).await?,
         lanes: lanes(connection, now).await?,
+        checked_until: Some(now - CHECK_DELAY),
         unbalanced_at,
         is_ledger_balanced: unbalanced_at.is_none_or(|at| now - at >= UNBALANCED_FOR),
         ..Figures::default()
@@ -166,17 +190,27 @@ async fn queue(connection: &mut PgConnection, now: DateTime<Utc>) -> Result<Vec<
                SELECT l.id, due.due_at
                FROM lanes l
                JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
+               JOIN tenants t ON t.id = l.tenant_id AND t.suspended_at IS NULL AND t.test_of IS NULL
                CROSS JOIN LATERAL (SELECT due_at FROM queue
                                    WHERE lane_id = l.id AND lease IS NULL AND due_at >= l.ready_at AND due_at <= $1
                                    ORDER BY due_at LIMIT 1) due
-               WHERE l.ready_at <= $1 AND l.open_at <= $1 AND l.paused_at IS NULL AND s.paused_at IS NULL
-                 AND l.blocked_since IS NULL)
-           SELECT CASE WHEN l.stream IN ('transactional', 'bulk') THEN l.stream ELSE 'other' END AS "stream!",
-                  sum(c.due)::bigint AS "due!", sum(c.scheduled)::bigint AS "scheduled!",
+               WHERE l.ready_at <= $1 AND l.open_at <= $1 AND s.open_at <= $1 AND l.paused_at IS NULL AND s.paused_at IS NULL
+                 AND l.blocked_since IS NULL
+                 AND num_nonnulls(l.rate, l.learned_rate, l.connections, s.rate, s.concurrency) = 0),
+           lane AS (
+               SELECT l.id, CASE WHEN l.stream IN ('transactional', 'bulk') THEN l.stream ELSE 'other' END AS stream,
+                      num_nonnulls(l.paused_at, s.paused_at, t.suspended_at) > 0 AS is_paused
+               FROM lanes l
+               JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
+               JOIN tenants t ON t.id = l.tenant_id AND t.test_of IS NULL)
+           SELECT l.stream AS "stream!",
+                  coalesce(sum(c.due) FILTER (WHERE NOT l.is_paused), 0)::bigint AS "due!",
+                  coalesce(sum(c.due) FILTER (WHERE l.is_paused), 0)::bigint AS "paused!",
+                  sum(c.scheduled)::bigint AS "scheduled!",
                   sum(c.in_flight)::bigint AS "in_flight!", sum(c.held)::bigint AS "held!",
                   coalesce(extract(epoch FROM $1 - min(o.due_at)), 0)::double precision AS "oldest_due_age!"
            FROM counted c
-           JOIN lanes l ON l.id = c.lane_id
+           JOIN lane l ON l.id = c.lane_id
            LEFT JOIN oldest o ON o.id = c.lane_id
            GROUP BY 1"#,
         now
@@ -198,7 +232,9 @@ async fn lanes(connection: &mut PgConnection, now: DateTime<Utc>) -> Result<[i64
                          SELECT FROM queue
                          WHERE lane_id = l.id AND lease IS NULL AND due_at >= l.ready_at AND due_at <= $1) THEN 'throttled'
                      ELSE 'open' END AS state
-                 FROM lanes l JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream) lanes"#,
+                 FROM lanes l
+                 JOIN streams s ON s.tenant_id = l.tenant_id AND s.name = l.stream
+                 JOIN tenants t ON t.id = l.tenant_id AND t.test_of IS NULL) lanes"#,
         now
     )
     .fetch_one(connection)
@@ -206,20 +242,28 @@ async fn lanes(connection: &mut PgConnection, now: DateTime<Utc>) -> Result<[i64
     Ok([row.open, row.throttled, row.blocked, row.paused])
 }
 
-/// Checks the recipients of two spans of messages, each as long as the interval of the computations: the messages
-/// accepted a minute ago, so that each message is checked once, and those of a random moment of the last days.
-async fn is_balanced(connection: &mut PgConnection, now: DateTime<Utc>) -> Result<bool, sqlx::Error> {
+/// Checks the recipients of two spans of messages: those accepted since the last check and at least a minute ago, so that
+/// each message is checked once, and those of a random moment of the last days, as long as the interval of the
+/// computations. The rows of a tenant that is being deleted disappear one after the other.
+async fn is_balanced(
+    connection: &mut PgConnection,
+    checked_until: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Result<bool, sqlx::Error> {
     let (span, fraction) = (TimeDelta::from_std(INTERVAL).unwrap_or_default(), rand::random::<f64>());
     let seconds = CHECK_AGE.as_seconds_f64() * fraction;
-    let random = now - TimeDelta::from_std(Duration::from_secs_f64(seconds)).unwrap_or_default();
-    for until in [now - CHECK_DELAY, random - CHECK_DELAY] {
+    let until = now - CHECK_DELAY;
+    let from = checked_until.unwrap_or(until - span).max(until - MAX_CHECKED);
+    let random = until - TimeDelta::from_std(Duration::from_secs_f64(seconds)).unwrap_or_default();
+    for (from, until) in [(from, until), (random - span, random)] {
         let is_unbalanced = sqlx::query_scalar!(
             r#"SELECT EXISTS (
                    SELECT FROM recipients r
+                   JOIN tenants t ON t.id = r.tenant_id AND t.deleting_at IS NULL
                    LEFT JOIN queue q ON q.message_id = r.message_id AND q.recipient_id = r.id AND q.tenant_id = r.tenant_id
                    WHERE r.message_id >= uuid_floor($1) AND r.message_id < uuid_floor($2)
                      AND (r.finished_at IS NULL) <> (q.message_id IS NOT NULL)) AS "is_unbalanced!""#,
-            until - span,
+            from,
             until
         )
         .fetch_one(&mut *connection)
@@ -239,6 +283,7 @@ async fn add_webhooks(connection: &mut PgConnection, figures: &mut Figures) -> R
                   coalesce(max(c.last_seq - e.cursor) FILTER (WHERE e.disabled_at IS NULL), 0) AS "lag_events!",
                   coalesce(extract(epoch FROM clock_timestamp() - min(next.recorded_at)), 0)::double precision AS "lag!"
            FROM webhook_endpoints e
+           JOIN tenants t ON t.id = e.tenant_id AND t.test_of IS NULL AND t.deleting_at IS NULL
            JOIN event_counters c ON c.tenant_id = e.tenant_id
            LEFT JOIN LATERAL (SELECT recorded_at FROM events
                               WHERE tenant_id = e.tenant_id AND seq > e.cursor AND e.cursor < c.last_seq
@@ -256,7 +301,8 @@ async fn add_database(connection: &mut PgConnection, figures: &mut Figures) -> R
     let row = sqlx::query!(
         r#"SELECT (SELECT coalesce(extract(epoch FROM max(clock_timestamp() - xact_start)), 0)::double precision
                    FROM pg_stat_activity
-                   WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid() AND datname = current_database())
+                   WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid() AND datname = current_database()
+                     AND backend_type = 'client backend' AND query !~* '^\s*vacuum')
                       AS "oldest_snapshot_age!",
                   pg_database_size(current_database()) AS "db_size!""#
     )
@@ -286,7 +332,8 @@ async fn add_counts(
 ) -> Result<(), sqlx::Error> {
     let tables = partitions::TABLES.map(str::to_owned);
     let row = sqlx::query!(
-        r#"SELECT (SELECT count(*) FROM (SELECT FROM recipients WHERE status = 'uncertain' LIMIT $1 /* max_uncertain */) found)
+        r#"SELECT (SELECT count(*) FROM (SELECT FROM recipients r JOIN tenants t ON t.id = r.tenant_id AND t.test_of IS NULL
+                                         WHERE r.status = 'uncertain' LIMIT $1 /* max_uncertain */) found)
                       AS "uncertain!",
                   (SELECT coalesce(min(week) - 1, $2::integer /* max_weeks */) FROM generate_series(1, $2::integer) AS week, unnest($3::text[] /* tables */) AS name
                    WHERE to_regclass(format('%s_%s', name, to_char(date_trunc('week', $4::timestamptz + week * interval '7 days', 'UTC') AT TIME ZONE 'UTC', 'YYYYMMDD'))) IS NULL)

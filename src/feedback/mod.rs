@@ -39,6 +39,7 @@ use crate::domain::delivery::{ReportEffect, Status};
 use crate::domain::id::{RecipientId, TenantId};
 use crate::domain::outcome::Reply;
 use crate::domain::return_path::{ReturnPaths, TokenFault};
+use crate::domain::routing;
 use crate::mail;
 use crate::metrics::METRICS;
 use crate::metrics::labels::InboundKind;
@@ -94,8 +95,8 @@ impl Feedback {
             report
         };
         // Parse up to 100 MB of untrusted input off the async threads. A panic affects only this message.
-        let report = tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
-            tracing::error!(event = "report_parser_failed", %error, size, "failed to parse a report; ignoring it");
+        let report = tokio::task::spawn_blocking(read).await.unwrap_or_else(|_| {
+            tracing::error!(event = "report_parser_failed", size, "failed to parse a report; ignoring it");
             Report::unknown()
         });
         let outcome = match report.kind {
@@ -133,6 +134,7 @@ impl Feedback {
                 Some((row, report))
             })
             .collect();
+        let is_simulated = is_simulated(&found, &reports);
         let effects = self.effects(&found, &reports, dry_run).await?;
         let mut effects = effects.into_iter();
         let results = reports.iter().map(|one| {
@@ -140,7 +142,7 @@ impl Feedback {
             Some((RecipientId(row.id), effects.next()?))
         });
         let results: Vec<_> = results.collect();
-        Ok(ReportOutcome::found(report, &found, results, dry_run))
+        Ok(ReportOutcome { is_simulated, ..ReportOutcome::found(report, &found, results, dry_run) })
     }
 
     /// Returns the effects on the matched recipients, in order, and applies them unless `dry_run`.
@@ -163,13 +165,16 @@ impl Feedback {
         delivery_reports::apply(&self.db, TenantId(found.tenant), found.message, &reports, self.clock.now()).await
     }
 
-    /// Logs one line per message.
+    /// Counts a message, and logs one line.
     fn log(&self, outcome: &ReportOutcome, origin: &Origin<'_>, size: usize, dry_run: bool) {
         if dry_run {
             return;
         }
         let kind = outcome.report.kind;
-        METRICS.inbound_mails.get((inbound_kind(kind),)).increment(1);
+        // A complaint that is repeated, or that anybody could have sent, must not cause an alert.
+        if !outcome.is_simulated && (kind != ReportKind::Complaint || outcome.applied() > 0) {
+            METRICS.inbound_mails.get((inbound_kind(kind),)).increment(1);
+        }
         let count = self.counts.get(kind as usize).map_or(0, |count| count.fetch_add(1, Ordering::Relaxed) + 1);
         tracing::info!(
             event = "report_received",
@@ -193,6 +198,15 @@ fn inbound_kind(kind: ReportKind) -> InboundKind {
         ReportKind::AutoReply => InboundKind::AutoReply,
         ReportKind::Unknown => InboundKind::Unknown,
     }
+}
+
+/// Returns whether a report is about messages that were sent to the simulator only.
+fn is_simulated(found: &FoundMessage, reports: &[Option<(&ReportedMessageRecipient, RecipientReport)>]) -> bool {
+    let tenant = TenantId(found.tenant);
+    let is_simulated = |address: &Address| routing::is_simulated(tenant, address.domain());
+    let mut rows = reports.iter().flatten().map(|(row, _)| row).peekable();
+    tenant.is_test()
+        || rows.peek().is_some() && rows.all(|row| row.address.parse().is_ok_and(|address| is_simulated(&address)))
 }
 
 /// Returns the report to apply to a recipient.

@@ -16,6 +16,8 @@ pub struct ReportOutcome {
     pub not_found: Option<NotFound>,
     /// The result for each reported recipient.
     pub results: Vec<RecipientOutcome>,
+    /// Whether the message was sent to the simulator.
+    pub(super) is_simulated: bool,
 }
 
 /// The result for a reported recipient.
@@ -65,7 +67,7 @@ impl ReportOutcome {
             let applied = !dry_run && matches!(effect, Some(ReportEffect::Ends(_) | ReportEffect::Complains));
             RecipientOutcome { reported, recipient, effect, applied }
         });
-        Self { results: results.collect(), report, message, not_found }
+        Self { results: results.collect(), report, message, not_found, is_simulated: false }
     }
 
     /// Returns whether the report is about a recipient with an attempt in progress. Such a report should be sent again.

@@ -32,7 +32,7 @@ use crate::db::queue::{Claimed, Finished};
 use crate::db::{Db, DbError};
 use crate::domain::id::RecipientId;
 use crate::metrics::METRICS;
-use crate::metrics::labels::{Stream, Writer};
+use crate::metrics::labels::{Route, Stream, Writer};
 
 /// Capacity of the channel of messages that wait for a writer.
 const QUEUE_CAPACITY: usize = 1_024;
@@ -71,8 +71,8 @@ pub struct Confirmed {
 pub struct Recorded {
     /// The outcomes of the transaction.
     pub batch: Vec<Finished>,
-    /// The number of outcomes that were recorded.
-    pub counted: Result<usize, Arc<DbError>>,
+    /// Whether each of them was recorded; not if its lease was stale.
+    pub recorded: Result<Vec<bool>, Arc<DbError>>,
 }
 
 /// The newest claim of each recipient in flight.
@@ -220,10 +220,13 @@ impl GroupCommit {
     }
 }
 
-/// Counts a committed message.
+/// Counts a committed message, without the recipients of the simulator: all those of a test key are.
 fn count_accepted(insert: &MessageInsert) {
-    let stream = Stream::from_name(&insert.message.stream);
-    METRICS.accepted_recipients.get((stream,)).increment(insert.message.recipients.len() as u64);
+    let real = insert.lanes.iter().filter(|lane| Route::from_name(&lane.name.route) != Route::Simulator).count();
+    if real > 0 {
+        let stream = Stream::from_name(&insert.message.stream);
+        METRICS.accepted_recipients.get((stream,)).increment(real as u64);
+    }
 }
 
 /// Counts a committed transaction with this number of messages and outcomes.

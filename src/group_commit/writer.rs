@@ -203,10 +203,10 @@ impl Writer {
         OneByOneFallback { db, clock, signals, lock: self.fallback_lock.clone() }
     }
 
-    fn record(&self, batch: Vec<Finished>, counted: Result<usize, Arc<DbError>>) {
+    fn record(&self, batch: Vec<Finished>, recorded: Result<Vec<bool>, Arc<DbError>>) {
         if !batch.is_empty() {
             // The channel is unbounded. If it is closed, the receiver has ended and needs no result.
-            let _ = self.cx.recorded.try_send(Recorded { batch, counted });
+            let _ = self.cx.recorded.try_send(Recorded { batch, recorded });
         }
     }
 }

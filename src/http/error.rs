@@ -1,7 +1,6 @@
 //! Errors of the API as RFC 9457 problems. Each error has a problem code, and each code has one HTTP status
 //! ([`ProblemCode::status`]).
 
-use std::any::Any;
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -303,10 +302,9 @@ pub(super) async fn method_not_allowed() -> ApiError {
     ApiError::MethodNotAllowed
 }
 
-/// Returns the response to a request whose handler panicked.
-#[allow(clippy::needless_pass_by_value, reason = "the caller has no further use for the panic")]
-pub(super) fn panicked(panic: Box<dyn Any + Send>) -> Response {
-    let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-    tracing::error!(event = "handler_panicked", panic = message.unwrap_or("unknown"), "handler panicked; returned 500");
+/// Returns the response to a request whose handler panicked. The panic's message, which may have personal data, is not
+/// logged; [`crate::telemetry`] has logged where it happened.
+pub(super) fn panicked() -> Response {
+    tracing::error!(event = "handler_panicked", "handler panicked; returned 500");
     ApiError::Internal.into_response()
 }

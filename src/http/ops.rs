@@ -17,6 +17,7 @@ use ipnet::IpNet;
 
 use super::auth::{Peer, client_of};
 use super::health::{self, Health};
+use super::readiness::STARTING;
 use super::request_id::ApiLayer;
 use super::response::ResponseMemory;
 use super::{Api, ApiError, Readiness, with_layer};
@@ -104,11 +105,12 @@ pub fn ops_router(readiness: Arc<Readiness>, db: Db) -> Router {
     with_layer(router, ApiLayer { responses: ResponseMemory::new(MEMORY), resend: false })
 }
 
-/// Returns the router of an API that cannot serve requests yet: it answers 503 with the reason.
+/// Returns the router of an API that cannot serve requests yet: it answers 503 with the reason, also if the process has
+/// started in the meantime, because it cannot serve a request that it has begun to read.
 pub fn starting_router(readiness: Arc<Readiness>, resend: bool) -> Router {
     let refuse = move || {
-        let refused = readiness.check_phase();
-        async move { refused.map(|()| Json(health::OK)) }
+        let refused = readiness.check_phase().err().unwrap_or_else(|| ApiError::NotReady(STARTING.into()));
+        async move { Err::<Json<Health>, _>(refused) }
     };
     Router::new()
         .route("/healthz", get(health::healthz))
@@ -118,7 +120,9 @@ pub fn starting_router(readiness: Arc<Readiness>, resend: bool) -> Router {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::Request;
+    use axum::body::Body;
+    use axum::http::{Request, StatusCode};
+    use tower::ServiceExt as _;
 
     use super::*;
     use crate::domain::network::parse_network;
@@ -136,6 +140,20 @@ mod tests {
     fn access() -> MetricsAccess {
         let networks = ["127.0.0.0/8", "192.0.2.0/24"].map(|text| parse_network(text).unwrap()).to_vec();
         MetricsAccess { networks, token: Some(Secret::hash("a token")) }
+    }
+
+    #[tokio::test]
+    async fn starting_api_refuses_requests_also_after_the_start() {
+        let readiness = Arc::new(Readiness::default());
+        let router = starting_router(readiness.clone(), false);
+        readiness.set_running();
+        let status = async |method: &str, path: &str| {
+            let request =
+                Request::builder().method(method).uri(path).header("host", "mail.test").body(Body::empty()).unwrap();
+            router.clone().oneshot(request).await.unwrap().status()
+        };
+        assert_eq!(status("POST", "/v1/messages").await, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(status("GET", "/healthz").await, StatusCode::OK);
     }
 
     #[test]

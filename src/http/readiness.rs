@@ -7,7 +7,7 @@ use super::ApiError;
 use crate::db::Db;
 use crate::db::schema::{self, SchemaError};
 
-const STARTING: &str = "Postrider is starting.";
+pub(super) const STARTING: &str = "Postrider is starting.";
 const DRAINING: &str = "Postrider is shutting down.";
 
 /// The state of this process that the readiness probe reports.

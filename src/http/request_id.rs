@@ -96,7 +96,7 @@ impl Service<Request> for ApiService {
                 Ok(()) => {
                     let response = work.map(|result| match result {
                         Ok(Ok(response)) => response,
-                        Err(panic) => error::panicked(panic),
+                        Err(_) => error::panicked(),
                     });
                     let mut response = response.instrument(span).await;
                     if let Some(unread) = unread {

@@ -1,8 +1,9 @@
 //! Metrics with labels that have closed lists of values.
 //!
 //! The series of a metric are an array, and the values of its labels are the index: updating a series costs as much as
-//! updating a counter, without formatting or looking up a name. A series is registered, and exported from then on, when
-//! it is first used.
+//! updating a counter, without formatting or looking up a name. The series of a counter with few of them are registered,
+//! and exported, from the start: Prometheus does not see the increment with which a series appears. Other series are
+//! registered when they are first used.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -12,12 +13,17 @@ use metrics::Label as Pair;
 
 use super::registry::Instrument;
 
+/// Maximum number of series of a counter that are exported from the start.
+const MAX_REGISTERED: usize = 64;
+
 /// The values of a label.
-pub trait Label: Copy {
+pub trait Label: Copy + 'static {
     /// The label's name.
     const NAME: &'static str;
+    /// All values, in the order of their numbers.
+    const VALUES: &'static [Self];
     /// Number of values.
-    const SIZE: usize;
+    const SIZE: usize = Self::VALUES.len();
 
     /// Returns the value's number, below [`Self::SIZE`].
     fn index(self) -> usize;
@@ -34,6 +40,9 @@ pub trait Labels: Copy {
     /// Returns the number of this combination, below [`Self::SIZE`].
     fn index(self) -> usize;
 
+    /// Returns the combination with this number, which is below [`Self::SIZE`].
+    fn from_index(index: usize) -> Self;
+
     /// Returns the names and values.
     fn pairs(self) -> Vec<Pair>;
 }
@@ -47,6 +56,14 @@ macro_rules! impl_labels {
                 let mut index = 0;
                 $(index = index * $label::SIZE + self.$position.index();)+
                 index
+            }
+
+            fn from_index(index: usize) -> Self {
+                let mut rest = Self::SIZE;
+                ($({
+                    rest /= $label::SIZE;
+                    $label::VALUES[index / rest % $label::SIZE]
+                },)+)
             }
 
             fn pairs(self) -> Vec<Pair> {
@@ -82,7 +99,7 @@ macro_rules! label {
 
         impl $crate::metrics::family::Label for $type {
             const NAME: &'static str = $label;
-            const SIZE: usize = Self::ALL.len();
+            const VALUES: &'static [Self] = &Self::ALL;
 
             fn index(self) -> usize {
                 self as usize
@@ -110,6 +127,11 @@ impl<L: Labels, I: Instrument> Family<L, I> {
         I::describe(name, help);
         let family = Self { name, series: (0..L::SIZE).map(|_| OnceLock::new()).collect(), labels: PhantomData };
         family.get(first);
+        if I::IS_COUNTER && L::SIZE <= MAX_REGISTERED {
+            for index in 0..L::SIZE {
+                family.get(L::from_index(index));
+            }
+        }
         family
     }
 
@@ -140,6 +162,7 @@ mod tests {
             }
         }
         assert_eq!(indexes, (0..<All as Labels>::SIZE).collect::<Vec<_>>());
+        assert!(indexes.iter().all(|index| All::from_index(*index).index() == *index));
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Outcome {
 
 impl Label for Provider {
     const NAME: &'static str = "provider";
-    const SIZE: usize = Self::ALL.len();
+    const VALUES: &'static [Self] = &Self::ALL;
 
     fn index(self) -> usize {
         self as usize
@@ -104,7 +104,7 @@ impl Label for Provider {
 
 impl Label for Category {
     const NAME: &'static str = "category";
-    const SIZE: usize = Self::ALL.len();
+    const VALUES: &'static [Self] = &Self::ALL;
 
     fn index(self) -> usize {
         self as usize
@@ -190,6 +190,18 @@ label! {
 }
 
 label! {
+    /// The part of this process that has a pair of pools.
+    pub enum PoolRole as "role" {
+        /// The API, and the background tasks of every process.
+        Api = "api",
+        /// The worker.
+        Worker = "worker",
+        /// The dashboard.
+        Dashboard = "dashboard",
+    }
+}
+
+label! {
     /// A pool of database connections.
     pub enum PoolName as "pool" {
         /// The pool for most statements.
@@ -259,14 +271,16 @@ label! {
 label! {
     /// What the queue rows of a stream wait for.
     pub enum QueueState as "state" {
-        /// They are due.
+        /// They are due, and nobody has paused them.
         Due = "due",
         /// They are due later.
         Scheduled = "scheduled",
         /// A worker has leased them.
         InFlight = "in_flight",
-        /// An operator.
+        /// An operator, who decides about each.
         Held = "held",
+        /// The end of a pause: they are due, but their lane or stream is paused, or their tenant is suspended.
+        Paused = "paused",
     }
 }
 

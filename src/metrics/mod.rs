@@ -21,7 +21,7 @@ use crate::domain::bounce::Category;
 use crate::domain::provider::Provider;
 use family::Family;
 use labels::{
-    ConnectResult, DnsKind, DnsResult, InboundKind, Outcome, PoolName, PoolState, Route, StatusClass, Stream,
+    ConnectResult, DnsKind, DnsResult, InboundKind, Outcome, PoolName, PoolRole, PoolState, Route, StatusClass, Stream,
     TlsPolicy, TlsVersion, Writer,
 };
 use registry::{Instrument as _, instruments};
@@ -33,7 +33,7 @@ const GROUP_SIZE: &str = "postrider_journal_group_size";
 instruments! {
     /// The metrics of this process.
     pub struct ProcessMetrics {
-        /// Recipients of committed messages.
+        /// Recipients of committed messages, without those of the simulator.
         accepted_recipients: Family<(Stream,), Counter> =
             "postrider_accepted_recipients_total", (Stream::Transactional,);
         /// Time from handing a message or batch to the group commit to the end of its commit.
@@ -42,7 +42,7 @@ instruments! {
         group_size: Family<(Writer,), Histogram> = GROUP_SIZE, (Writer::Messages,);
         /// Time of a transaction of the group commit.
         group_commit: Family<(Writer,), Histogram> = "postrider_journal_commit_seconds", (Writer::Messages,);
-        /// Attempts for recipients by outcome, and recipients that ended without one.
+        /// Recorded attempts for recipients by outcome, and recipients that ended without one.
         attempts: Family<(Stream, Route, Provider, Outcome), Counter> =
             "postrider_attempts_total", (Stream::Transactional, Route::Mx, Provider::Other, Outcome::Delivered);
         /// Recipients that bounced during an attempt.
@@ -79,17 +79,19 @@ instruments! {
         /// Time of a DNS lookup.
         dns_lookup: Family<(DnsKind,), Histogram> = "postrider_dns_lookup_seconds", (DnsKind::Mx,);
         /// Database connections of this process.
-        db_pool_connections: Family<(PoolName, PoolState), Gauge> =
-            "postrider_db_pool_connections", (PoolName::Main, PoolState::Used);
-        /// Time until a database connection was available and a transaction had begun.
+        db_pool_connections: Family<(PoolRole, PoolName, PoolState), Gauge> =
+            "postrider_db_pool_connections", (PoolRole::Api, PoolName::Main, PoolState::Used);
+        /// Time until a transaction had a database connection and had begun. Single statements are not counted.
         db_acquire: Family<(PoolName,), Histogram> = "postrider_db_acquire_seconds", (PoolName::Hot,);
         /// Times that the database became unavailable.
         db_outages: Counter = "postrider_db_outages_total";
+        /// 0 while the database is unavailable to this process, otherwise 1.
+        db_available: Gauge = "postrider_db_available";
         /// Posts to webhook endpoints by class of the response.
         webhook_posts: Family<(StatusClass,), Counter> = "postrider_webhook_posts_total", (StatusClass::Success,);
         /// Time of a post to a webhook endpoint.
         webhook_post: Histogram = "postrider_webhook_post_seconds";
-        /// Received bounces, complaints and other messages.
+        /// Received bounces, complaints that had an effect, and other messages; not about messages of the simulator.
         inbound_mails: Family<(InboundKind,), Counter> = "postrider_inbound_mails_total", (InboundKind::Dsn,);
     }
 }
@@ -98,8 +100,24 @@ instruments! {
 pub static METRICS: LazyLock<ProcessMetrics> = LazyLock::new(|| {
     build_info();
     http::describe();
-    ProcessMetrics::new()
+    let metrics = ProcessMetrics::new();
+    register_attempts(&metrics.attempts);
+    // A process that does not reach the database at its start ends.
+    metrics.db_available.set(1.0);
+    metrics
 });
+
+/// Registers the series that alert rules need from the start, because there are too many to register all: the first
+/// increment of a series is not seen if it appears with it.
+fn register_attempts(attempts: &Family<(Stream, Route, Provider, Outcome), Counter>) {
+    for (stream, route) in Stream::ALL.into_iter().flat_map(|stream| [(stream, Route::Mx), (stream, Route::Relay)]) {
+        attempts.get((stream, route, Provider::Other, Outcome::Delivered));
+        attempts.get((stream, route, Provider::Other, Outcome::Relayed));
+        for provider in Provider::ALL {
+            attempts.get((stream, route, provider, Outcome::Uncertain));
+        }
+    }
+}
 
 /// Exports the version as labels of a gauge that is always 1.
 fn build_info() {

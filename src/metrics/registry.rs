@@ -29,6 +29,9 @@ fn builder() -> Result<PrometheusBuilder, BuildError> {
 
 /// A kind of metric.
 pub trait Instrument: Sized {
+    /// Whether it counts up from zero.
+    const IS_COUNTER: bool = false;
+
     /// Sets the description of a metric.
     fn describe(name: &'static str, help: &'static str);
 
@@ -37,6 +40,8 @@ pub trait Instrument: Sized {
 }
 
 impl Instrument for Counter {
+    const IS_COUNTER: bool = true;
+
     fn describe(name: &'static str, help: &'static str) {
         RECORDER.describe_counter(name.into(), None, help.into());
     }

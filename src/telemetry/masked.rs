@@ -65,7 +65,19 @@ fn local_part(before: &[u8], is_json: bool) -> usize {
     }
     let length = before.iter().rev().take_while(|byte| is_local(**byte)).count();
     let start = before.len() - length;
-    if is_json { start } else { start + field_name(&before[start..]) }
+    if is_json { start + escape(before, start) } else { start + field_name(before, start) }
+}
+
+/// Returns the length of the rest of an escape sequence at `start`, whose backslash is before it: the letter, and the
+/// digits of `\u001b`. An even number of backslashes are characters of their own.
+fn escape(before: &[u8], start: usize) -> usize {
+    let backslashes = before[..start].iter().rev().take_while(|byte| **byte == b'\\').count();
+    let length = match before.get(start) {
+        _ if backslashes % 2 == 0 => 0,
+        Some(b'u') => 5,
+        _ => 1,
+    };
+    length.min(before.len() - start)
 }
 
 /// Returns where a quoted local part starts, which may be quoted once more because it is part of a string.
@@ -80,10 +92,15 @@ fn quoted_start(before: &[u8], is_escaped: bool) -> usize {
     start.unwrap_or(before.len())
 }
 
-/// Returns the length of the name of a field, with its `=`, before a value that looks like a local part with a `=`.
-fn field_name(local: &[u8]) -> usize {
+/// Returns the length of the name of a field, with its `=`, if the local part at `start` is one with a value. A domain
+/// after the `=` is part of a return path that contains the recipient's address: all of it is a local part.
+fn field_name(before: &[u8], start: usize) -> usize {
+    let local = &before[start..];
     let name = local.iter().take_while(|byte| byte.is_ascii_lowercase() || **byte == b'_').count();
-    if local.get(name) == Some(&b'=') { name + 1 } else { 0 }
+    let is_field = before[..start].last().is_none_or(|byte| *byte == b' ')
+        && local.get(name) == Some(&b'=')
+        && !local[name..].contains(&b'.');
+    if is_field { name + 1 } else { 0 }
 }
 
 /// Returns whether a local part can contain this byte without quotes (RFC 5321 §4.1.2, RFC 6531 §3.3).
@@ -107,6 +124,10 @@ mod tests {
     fn local_part_of_every_address_is_hidden() {
         assert_eq!(text("550 <ann.lee+x@acme.test> and bo@b.test"), "550 <[hidden]@acme.test> and [hidden]@b.test");
         assert_eq!(text("to=ann@acme.test"), "to=[hidden]@acme.test", "the name of the field stays");
+        assert_eq!(text("sent to=ann@acme.test"), "sent to=[hidden]@acme.test");
+        assert_eq!(text("to=x.y@acme.test"), "[hidden]@acme.test");
+        assert_eq!(text("550 <ann=acme.test@bounce.test>"), "550 <[hidden]@bounce.test>");
+        assert_eq!(text("550 ann=acme.test@bounce.test"), "550 [hidden]@bounce.test");
         assert_eq!(text("b+ann=acme.test@return.test"), "[hidden]@return.test");
         assert_eq!(text("müller@bücher.test ann@[192.0.2.1]"), "[hidden]@bücher.test [hidden]@[192.0.2.1]");
     }
@@ -124,12 +145,16 @@ mod tests {
             r#"{"to":"ann@acme.test","a":"@acme.test","b":"x @ y","c":"ann@ b"}"#,
             r#"{"a":"\\\"@b","c":"\"@b","d":"{\"to\":\"ann@acme.test\"}"}"#,
             r#"{"url":"smtp://user@relay.test/"}"#,
+            r#"{"a":"x\nann@acme.test","b":"\u001bann@b.test","c":"\\ann@b.test","d":"\n@b.test"}"#,
         ];
         for line in lines {
             serde_json::from_str::<serde_json::Value>(&json(line))
                 .unwrap_or_else(|error| panic!("{error}: {}", json(line)));
         }
         assert_eq!(json(lines[0]), r#"{"to":"[hidden]@acme.test","a":"@acme.test","b":"x @ y","c":"ann@ b"}"#);
+        let escaped =
+            r#"{"a":"x\n[hidden]@acme.test","b":"\u001b[hidden]@b.test","c":"\\[hidden]@b.test","d":"\n@b.test"}"#;
+        assert_eq!(json(lines[3]), escaped);
     }
 
     #[test]

@@ -63,6 +63,11 @@ pub(super) fn isolate(config: &mut Config, database_url: &str, inbox: SocketAddr
     // A stop of `dev` is awaited by a person, and by no load balancer.
     config.http.drain_delay = Duration::ZERO;
 
+    // There is no proxy in front of `dev`, behind which other clients would look like ones on this machine.
+    if config.metrics.allow.is_empty() {
+        config.metrics.allow = vec!["127.0.0.0/8".into(), "::1".into()];
+    }
+
     // The DNS has no records of the DKIM keys that `dev` creates.
     ignore(config.domains.unverified == Unverified::Refuse, "domains.unverified");
     config.domains.unverified = Unverified::Allow;

@@ -30,6 +30,16 @@ pub(in crate::db) enum CallAborted {
     Unavailable(Outage),
 }
 
+/// Number of circuit breakers of this process whose database is unavailable.
+static UNAVAILABLE: Mutex<usize> = Mutex::new(0);
+
+/// Records in the metrics that the database became available or unavailable to one circuit breaker.
+fn note_availability(is_available: bool) {
+    let mut unavailable = UNAVAILABLE.lock();
+    *unavailable = if is_available { unavailable.saturating_sub(1) } else { *unavailable + 1 };
+    METRICS.db_available.set(if *unavailable == 0 { 1.0 } else { 0.0 });
+}
+
 /// Circuit breaker for all calls of one [`crate::db::Db`].
 #[derive(Debug)]
 pub(in crate::db) struct CircuitBreaker {
@@ -202,8 +212,19 @@ impl CircuitBreaker {
             }
             _ => {}
         }
+        if outage.is_some() != was_unavailable {
+            note_availability(outage.is_none());
+        }
         if outage.is_some() || was_unavailable {
             self.outage.send_replace(outage);
+        }
+    }
+}
+
+impl Drop for CircuitBreaker {
+    fn drop(&mut self) {
+        if self.outage.borrow().is_some() {
+            note_availability(true);
         }
     }
 }

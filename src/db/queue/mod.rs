@@ -136,7 +136,9 @@ impl Finished {
 #[derive(Debug)]
 pub(super) struct Ended<'a> {
     /// The attempts that were recorded, without those whose lease was stale.
-    pub recorded: Vec<&'a Finished>,
+    recorded: Vec<&'a Finished>,
+    /// Whether each attempt was recorded.
+    pub is_recorded: Vec<bool>,
 }
 
 impl Ended<'_> {
@@ -173,16 +175,18 @@ pub(super) async fn end<'a>(
     now: DateTime<Utc>,
 ) -> Result<Ended<'a>, sqlx::Error> {
     if batch.is_empty() {
-        return Ok(Ended { recorded: Vec::new() });
+        return Ok(Ended { recorded: Vec::new(), is_recorded: Vec::new() });
     }
     let still_leased = record_attempts(connection, batch, now).await?;
     let is_recorded =
-        |f: &&Finished| still_leased.contains(&(f.claimed.message_id, f.claimed.recipient_id, f.claimed.claims));
-    let recorded: Vec<&Finished> = batch.iter().filter(is_recorded).collect();
+        |f: &Finished| still_leased.contains(&(f.claimed.message_id, f.claimed.recipient_id, f.claimed.claims));
+    let is_recorded: Vec<bool> = batch.iter().map(is_recorded).collect();
+    let recorded = batch.iter().zip(&is_recorded).filter(|(_, is_recorded)| **is_recorded);
+    let recorded: Vec<&Finished> = recorded.map(|(finished, _)| finished).collect();
     conversations::insert(connection, &recorded, now).await?;
     let missing: Vec<RecipientKey> = recorded.iter().filter_map(|finished| finished.missing_mailbox()).collect();
     suppressions::add_recipients(connection, Reason::HardBounce, &missing, now).await?;
-    Ok(Ended { recorded })
+    Ok(Ended { recorded, is_recorded })
 }
 
 /// Deletes finished rows from the queue, releases those to be retried, and records the outcomes. Returns the rows whose

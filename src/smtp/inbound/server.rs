@@ -158,6 +158,6 @@ fn report(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        tracing::error!(event = "smtp_session_panicked", %error, "an SMTP session panicked; other sessions continue");
+        tracing::error!(event = "smtp_session_panicked", "an SMTP session panicked; other sessions continue");
     }
 }

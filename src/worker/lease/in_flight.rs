@@ -123,6 +123,11 @@ impl InFlight {
         self.with(|state| state.by_lane.get(&id)?.lane.clone())
     }
 
+    /// Returns those of these lanes that have recipients in flight, as of their latest claims.
+    pub(crate) fn lanes(&self, ids: impl Iterator<Item = i64>) -> HashMap<i64, Arc<ReadyLane>> {
+        self.with(|state| ids.filter_map(|id| Some((id, state.by_lane.get(&id)?.lane.clone()?))).collect())
+    }
+
     /// Returns whether this recipient is in flight, under any claim.
     pub(crate) fn contains(&self, row: &Claimed) -> bool {
         self.with(|state| state.claims.contains_key(&row.key()))

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Leases;
+use super::{Leases, count_uncertain};
 use crate::db::{DbError, lanes, queue, workers};
 
 /// The time after which Postgres has given up a broken connection (see `db`). Until then, a claim in the connection's
@@ -80,6 +80,7 @@ pub(crate) fn is_last_search(at: Duration, is_complete: bool, limit: Duration) -
 /// Releases every lease that no worker knows of. Returns how many there were, lanes with a wrong watermark included.
 pub(crate) async fn recover_all(leases: &Leases) -> Result<usize, DbError> {
     let orphans = workers::release_orphans(&leases.db, leases.clock.now()).await?;
+    count_uncertain(&orphans);
     let lanes = lanes::correct_ready_at(&leases.db).await?;
     let lost = release_lost(leases).await?.unwrap_or(0);
     leases.permits.mark_uncertain();

@@ -22,8 +22,12 @@ use uuid::Uuid;
 
 use crate::clock::SharedClock;
 use crate::db::queue::Claimed;
+use crate::db::workers::RescuedLeases;
 use crate::db::{Db, DbError};
+use crate::domain::provider::Provider;
 use crate::group_commit::NewestClaims;
+use crate::metrics::METRICS;
+use crate::metrics::labels::{Outcome, Route, Stream};
 use identity::Identity;
 use in_flight::InFlight;
 use permits::Permits;
@@ -44,6 +48,12 @@ pub(crate) struct Leases {
     pub wake: Arc<Notify>,
     /// Starts the search for lost claims.
     pub claim_lost: Notify,
+}
+
+/// Counts the recipients that became uncertain as outcomes of attempts. Their lanes are not known here.
+fn count_uncertain(rescued: &RescuedLeases) {
+    let uncertain = METRICS.attempts.get((Stream::Other, Route::Mx, Provider::Other, Outcome::Uncertain));
+    uncertain.increment(rescued.uncertain as u64);
 }
 
 impl NewestClaims for Leases {

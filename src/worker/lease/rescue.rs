@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Leases;
+use super::{Leases, count_uncertain};
 use crate::clock::Uptime;
 use crate::db::DbError;
 use crate::db::workers::{self, RescuedLeases};
@@ -81,6 +81,7 @@ impl Grace {
 pub(crate) async fn once(leases: &Leases) -> Result<RescuedLeases, DbError> {
     let rescued = workers::rescue_leases(&leases.db, leases.duration, leases.clock.now()).await?;
     METRICS.lease_reaps.increment((rescued.released + rescued.held + rescued.uncertain) as u64);
+    count_uncertain(&rescued);
     Ok(rescued)
 }
 

@@ -68,10 +68,10 @@ struct RecordTask {
 }
 
 impl RecordTask {
-    async fn run(self, recorded: async_channel::Receiver<Recorded>) {
-        while let Ok(Recorded { batch, counted }) = recorded.recv().await {
-            match counted {
-                Ok(counted) => self.process(&batch, counted).await,
+    async fn run(self, committed: async_channel::Receiver<Recorded>) {
+        while let Ok(Recorded { batch, recorded }) = committed.recv().await {
+            match recorded {
+                Ok(recorded) => self.process(&batch, &recorded).await,
                 Err(error) if is_outage(&error) => {
                     self.note_failure(&error, batch.len());
                     tokio::time::sleep(RETRY_PAUSE).await;
@@ -91,10 +91,10 @@ impl RecordTask {
         }
     }
 
-    /// Adapts limits to outcomes that were recorded, and releases their recipients.
-    async fn process(&self, batch: &[Finished], counted: usize) {
-        if counted < batch.len() {
-            let stale = batch.len() - counted;
+    /// Adapts limits to outcomes, counts those that were recorded, and releases their recipients.
+    async fn process(&self, batch: &[Finished], recorded: &[bool]) {
+        let stale = recorded.iter().filter(|is_recorded| !**is_recorded).count();
+        if stale > 0 {
             METRICS.stale_completions.increment(stale as u64);
             tracing::warn!(
                 event = "stale_outcomes",
@@ -102,7 +102,7 @@ impl RecordTask {
                 "outcomes arrived after their leases had moved to another worker; ignoring them"
             );
         }
-        attempt_metrics::count(&self.cx, batch);
+        attempt_metrics::count(&self.cx, batch, recorded);
         // Before the release, so that the next claim uses the new limits.
         self.limits.adapt(batch).await;
         self.release(batch).await;
@@ -117,7 +117,7 @@ impl RecordTask {
     /// Records one outcome. If it is refused, a separate task retries it, so that no other outcome waits.
     async fn record_one(&self, mut one: [Finished; 1]) {
         match self.commit(&mut one).await {
-            Ok(counted) => self.process(&one, counted).await,
+            Ok(recorded) => self.process(&one, &recorded).await,
             Err(error) => drop(self.tasks.spawn(self.clone().retry(one, error))),
         }
     }
@@ -127,7 +127,7 @@ impl RecordTask {
     async fn retry(self, mut one: [Finished; 1], mut error: DbError) {
         let message = MessageId(one[0].claimed.message_id);
         let mut is_reduced = false;
-        loop {
+        let recorded = loop {
             if error.is_temporary() {
                 tracing::warn!(
                     event = "record_failed",
@@ -161,17 +161,18 @@ impl RecordTask {
             // The semaphore is never closed.
             let _permit = self.retry_permit.acquire().await;
             match self.commit(&mut one).await {
-                Ok(_) => break,
+                Ok(recorded) => break recorded,
                 Err(again) => error = again,
             }
-        }
-        attempt_metrics::count(&self.cx, &one);
+        };
+        attempt_metrics::count(&self.cx, &one, &recorded);
         self.release(&one).await;
     }
 
     /// Tries until the database accepts or refuses the batch. A batch that is too slow counts as refused, because its
-    /// parts may be faster, and so does a batch with a locked row, which must not delay other outcomes.
-    async fn commit(&self, batch: &mut [Finished]) -> Result<usize, DbError> {
+    /// parts may be faster, and so does a batch with a locked row, which must not delay other outcomes. Returns whether
+    /// each outcome was recorded.
+    async fn commit(&self, batch: &mut [Finished]) -> Result<Vec<bool>, DbError> {
         loop {
             for finished in batch.iter_mut() {
                 self.cx.leases.in_flight.adopt_claim(&mut finished.claimed);

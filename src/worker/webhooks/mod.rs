@@ -154,7 +154,6 @@ impl Sessions {
             Err(error) => {
                 tracing::error!(
                     event = "webhook_session_panicked",
-                    %error,
                     "the session of a webhook endpoint panicked; starting a new one"
                 );
                 (error.id(), None)

@@ -25,7 +25,9 @@ async fn api_shows_metrics_to_allowed_addresses_and_with_the_token() {
     assert_eq!(admitted.status(), 200);
     assert!(admitted.text().await.unwrap().contains("postrider_build_info"));
 
-    let open = TestApp::start().await;
+    let default = TestApp::start().await;
+    assert_eq!(default.anonymous(Method::GET, "/metrics").send().await.unwrap().status(), 401, "from this machine");
+    let open = TestApp::builder().config(|config| config.metrics.allow = vec!["127.0.0.0/8".into()]).start().await;
     assert_eq!(open.anonymous(Method::GET, "/metrics").send().await.unwrap().status(), 200, "from this machine");
     let forwarded = open.anonymous(Method::GET, "/metrics").header("X-Forwarded-For", "198.51.100.1");
     assert_eq!(forwarded.send().await.unwrap().status(), 401, "through a proxy on this machine");

@@ -1,10 +1,12 @@
 //! The metrics of running services, and the page that documents them.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::json;
+use tokio::process::Command;
 
 use crate::support::client::Api;
 use crate::support::postgres::Database;
@@ -15,6 +17,13 @@ use crate::support::until::until;
 const PAGE: &str = include_str!("../../../docs/metrics.md");
 /// Time limit of a wait for metrics that are computed periodically.
 const LIMIT: Duration = Duration::from_mins(1);
+
+/// Returns the command `serve` with metrics at the API's listener for this machine.
+pub(super) fn serve_with_metrics(database: &str, smtp: SocketAddr, arguments: &[&str]) -> Command {
+    let mut command = serve(database, smtp, arguments);
+    command.env("POSTRIDER_METRICS__ALLOW", "127.0.0.0/8");
+    command
+}
 
 /// Returns the metrics of a service.
 pub(super) async fn metrics(base: &str) -> String {
@@ -44,7 +53,7 @@ fn names(page: &str) -> BTreeSet<&str> {
 #[tokio::test]
 async fn metrics_and_their_documentation_name_the_same() {
     let (database, smtp) = (Database::new(), SmtpServer::start().await);
-    let service = Service::start(serve(&database.url, smtp.address(), &[])).await;
+    let service = Service::start(serve_with_metrics(&database.url, smtp.address(), &[])).await;
     let base = service.address.clone().unwrap();
     Api::new(&base, key(&database.url).await).send(json!({})).await;
     smtp.received(1).await;
@@ -64,7 +73,7 @@ async fn metrics_and_their_documentation_name_the_same() {
 async fn outcomes_are_counted_by_stream_and_route() {
     let (database, smtp) = (Database::new(), SmtpServer::start().await);
     smtp.rcpt("bo@example.test").replies(["550 5.1.1 no such user"]);
-    let service = Service::start(serve(&database.url, smtp.address(), &[])).await;
+    let service = Service::start(serve_with_metrics(&database.url, smtp.address(), &[])).await;
     let base = service.address.clone().unwrap();
     let api = Api::new(&base, key(&database.url).await);
     api.send(json!({"to": ["ann@example.test"]})).await;
@@ -77,7 +86,11 @@ async fn outcomes_are_counted_by_stream_and_route() {
         r#"postrider_queue_wait_seconds_count{stream="bulk"} 1"#,
         r#"postrider_smtp_connects_total{provider="other",result="ok"}"#,
         r#"postrider_http_requests_total{method="POST",route="/v1/messages",status="202"} 2"#,
-        r#"postrider_db_pool_connections{pool="hot",state="used"}"#,
+        r#"postrider_db_pool_connections{role="worker",pool="hot",state="used"}"#,
+        r#"postrider_db_pool_connections{role="dashboard",pool="main",state="idle"}"#,
+        "postrider_db_available 1",
+        r#"postrider_attempts_total{stream="bulk",route="mx",provider="google",outcome="uncertain"} 0"#,
+        r#"postrider_webhook_posts_total{status_class="5xx"} 0"#,
         "postrider_build_info{",
         "postrider_ledger_balanced 1",
     ] {
@@ -87,9 +100,22 @@ async fn outcomes_are_counted_by_stream_and_route() {
 }
 
 #[tokio::test]
+async fn simulated_messages_are_only_counted_as_such() {
+    let (database, smtp) = (Database::new(), SmtpServer::start().await);
+    let service = Service::start(serve_with_metrics(&database.url, smtp.address(), &[])).await;
+    let base = service.address.clone().unwrap();
+    let api = Api::new(&base, key(&database.url).await);
+    api.send(json!({"to": ["bounce@simulator.postrider.test"]})).await;
+    let page = metrics_with(&base, r#"postrider_attempts_total{stream="transactional",route="simulator""#).await;
+    assert!(page.contains("postrider_accepted_recipients_total{stream=\"transactional\"} 0\n"), "{page}");
+    assert!(!page.contains(r#"category="unknown_user""#), "{page}");
+    assert!(service.terminate().await.success());
+}
+
+#[tokio::test]
 async fn no_metric_names_an_address_domain_or_stream_of_a_client() {
     let (database, smtp) = (Database::new(), SmtpServer::start().await);
-    let service = Service::start(serve(&database.url, smtp.address(), &[])).await;
+    let service = Service::start(serve_with_metrics(&database.url, smtp.address(), &[])).await;
     let base = service.address.clone().unwrap();
     let admin = Api::new(&base, key_with_all_scopes(&database.url).await);
     let made = admin.post("/v1/streams", &json!({"name": "canary-stream", "priority": 20})).await;
@@ -109,7 +135,7 @@ async fn every_process_exports_the_metrics_of_the_whole_service() {
     let mut command = serve(&database.url, smtp.address(), &["--only", "worker"]);
     command.env("POSTRIDER_METRICS__LISTEN", "127.0.0.1:0");
     let worker = Service::start(command).await;
-    let api = Service::start(serve(&database.url, smtp.address(), &["--only", "api"])).await;
+    let api = Service::start(serve_with_metrics(&database.url, smtp.address(), &["--only", "api"])).await;
     let started = Instant::now();
     for base in [worker.ops.as_deref().unwrap(), api.address.as_deref().unwrap()] {
         let page = metrics_with(base, r#"postrider_workers{state="alive"} 1"#).await;

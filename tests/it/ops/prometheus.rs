@@ -10,9 +10,10 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use url::Url;
 
+use super::metrics_pages::serve_with_metrics;
 use crate::support::client::Api;
 use crate::support::postgres::Database;
-use crate::support::process::{Service, key, serve};
+use crate::support::process::{Service, key};
 use crate::support::smtp::SmtpServer;
 use crate::support::until::until;
 
@@ -123,7 +124,7 @@ async fn dashboard_and_alerts_work_with_a_running_service() {
         return;
     }
     let (database, smtp) = (Database::new(), SmtpServer::start().await);
-    let service = Service::start(serve(&database.url, smtp.address(), &[])).await;
+    let service = Service::start(serve_with_metrics(&database.url, smtp.address(), &[])).await;
     let base = service.address.clone().unwrap();
     let api = Api::new(&base, key(&database.url).await);
     send(&api, &smtp).await;

@@ -44,13 +44,18 @@ async fn api_and_worker_wait_for_the_migration() {
         command.env("POSTRIDER_METRICS__LISTEN", "127.0.0.1:0");
         command
     };
-    let (mut api, mut worker) = (Service::spawn(with_ops("api")), Service::spawn(with_ops("worker")));
+    let mut with_public = with_ops("api");
+    with_public.env("POSTRIDER_PUBLIC_LISTEN", "127.0.0.1:0");
+    let (mut api, mut worker) = (Service::spawn(with_public), Service::spawn(with_ops("worker")));
     api.wait_until_waiting().await;
     worker.wait_until_waiting().await;
     let address = api.address.clone().unwrap();
     for base in [&address, api.ops.as_ref().unwrap(), worker.ops.as_ref().unwrap()] {
         assert_not_ready(base, "run `postrider migrate`").await;
     }
+    let public = api.public.clone().unwrap();
+    assert_eq!(probe(&public, "/healthz").await.0, 200);
+    assert_eq!(probe(&public, "/u/x").await.0, 503, "links in messages wait as well");
     let early = Api::new(&address, "pr_x").request(Method::POST, "/v1/messages").json(&message(json!({}))).send().await;
     let early = early.unwrap();
     assert_eq!((early.status().as_u16(), early.headers().contains_key("retry-after")), (503, true));
@@ -58,13 +63,25 @@ async fn api_and_worker_wait_for_the_migration() {
     assert!(run(on(&database.url, &["migrate"])).await.status.success());
     api.wait_until_running().await;
     worker.wait_until_running().await;
-    assert_eq!(api.address.as_ref(), Some(&address), "the port stays the same");
+    assert_eq!((&api.address, &api.public), (&Some(address.clone()), &Some(public.clone())), "the ports stay the same");
+    let page = Api::new(&public, "").anonymous(Method::GET, "/u/x").send().await.unwrap();
+    assert_ne!(page.status(), 503);
     for base in [&address, api.ops.as_ref().unwrap(), worker.ops.as_ref().unwrap()] {
         assert_eq!(probe(base, "/readyz").await.0, 200);
     }
     Api::new(&address, key(&database.url).await).send(json!({})).await;
     smtp.received(1).await;
     assert!(api.terminate().await.success() && worker.terminate().await.success());
+}
+
+#[tokio::test]
+async fn process_that_waits_for_the_schema_stops_on_sigterm() {
+    let (database, smtp) = (Database::empty(), SmtpServer::start().await);
+    let mut service = Service::spawn(serve(&database.url, smtp.address(), &[]));
+    service.wait_until_waiting().await;
+    service.send_sigterm().await;
+    service.logged_event("stopped").await;
+    assert_eq!(service.ended().await.code(), Some(0));
 }
 
 #[tokio::test]

@@ -91,6 +91,8 @@ pub struct Service {
     changed: watch::Receiver<()>,
     /// The base URL of the API, if it runs one.
     pub address: Option<String>,
+    /// The base URL of the pages for recipients, if they have a listener of their own.
+    pub public: Option<String>,
     /// The base URL of the listener for metrics and probes, if it has one.
     pub ops: Option<String>,
 }
@@ -117,7 +119,7 @@ impl Service {
 
     fn set_addresses(&mut self, line: &Value) {
         let url = |field: &str| line[field].as_str().map(|address| format!("http://{address}"));
-        (self.address, self.ops) = (url("address"), url("metrics"));
+        (self.address, self.public, self.ops) = (url("address"), url("public"), url("metrics"));
     }
 
     /// Starts the service without waiting.
@@ -135,7 +137,7 @@ impl Service {
                 }
             }
         });
-        Self { child, log, changed, address: None, ops: None }
+        Self { child, log, changed, address: None, public: None, ops: None }
     }
 
     /// Waits for a log line with this text.
@@ -188,6 +190,11 @@ impl Service {
     /// Sends SIGTERM, and waits for the end.
     pub async fn terminate(self) -> ExitStatus {
         stop(self.child).await
+    }
+
+    /// Waits for the end.
+    pub async fn ended(mut self) -> ExitStatus {
+        tokio::time::timeout(LIMIT, self.child.wait()).await.expect("an end").expect("a status")
     }
 
     /// Sends SIGTERM without waiting for the end.

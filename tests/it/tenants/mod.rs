@@ -19,13 +19,13 @@ use crate::support::client::Api;
 const PATH: &str = "/v1/tenants";
 
 /// A tenant, with a client whose key may do everything in it.
-struct Tenant {
-    id: String,
-    api: Api,
+pub struct Tenant {
+    pub id: String,
+    pub api: Api,
 }
 
 /// Creates a tenant with these fields besides its name.
-async fn tenant(app: &TestApp, name: &str, fields: Value) -> Tenant {
+pub async fn tenant(app: &TestApp, name: &str, fields: Value) -> Tenant {
     let mut body = json!({"name": name});
     body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     let created = app.post(PATH, &body).await;
@@ -45,7 +45,7 @@ async fn key(app: &TestApp, tenant: &str, fields: Value) -> String {
 }
 
 /// Calls `POST /v1/tenants/{id}/{action}`, and returns the tenant.
-async fn act(app: &TestApp, id: &str, action: &str) -> Value {
+pub async fn act(app: &TestApp, id: &str, action: &str) -> Value {
     let done = app.post(&format!("{PATH}/{id}/{action}"), &json!({})).await;
     assert_eq!(done.status, 200, "{}", done.body);
     done.body

@@ -29,7 +29,7 @@ async fn with_raw<T: Send + 'static>(
     read: impl FnOnce(&[u8]) -> T + Send + 'static,
 ) -> Result<T, UiError> {
     let raw = visitor.read_bytes(&format!("/v1/messages/{}/raw", segment(id))).await?;
-    tokio::task::spawn_blocking(move || read(&raw)).await.map_err(|error| UiError::unreadable(&error))
+    tokio::task::spawn_blocking(move || read(&raw)).await.map_err(|_| UiError::unreadable(&"a panic"))
 }
 
 /// Reads the content of a message. If it cannot be read, for example because a setting is missing, returns the reason instead.

@@ -28,10 +28,9 @@ impl Session {
             Ok(done) => done,
             Err(error) if error.is_cancelled() => return,
             // The event stays above the cursor, and is posted again by the endpoint's next session.
-            Err(error) => {
+            Err(_) => {
                 tracing::error!(
                     event = "webhook_post_panicked",
-                    %error,
                     "a webhook delivery panicked; repeating it in a new session"
                 );
                 self.is_aborted = true;
