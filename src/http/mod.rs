@@ -59,7 +59,6 @@ use crate::accept::request::Limits;
 use crate::clock::SharedClock;
 use crate::db::Db;
 use crate::dev::inbox::Inbox;
-use crate::domain::id::TenantId;
 use crate::domain::key::Cell;
 use crate::domain::message::unsubscribe::Links;
 use crate::feedback::Feedback;

@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{PageResult, render};
 use crate::mail::content::Content;
 use crate::ui::Ui;
-use crate::ui::call::{Listed, segment};
+use crate::ui::call::{Listed, segment, with_query};
 use crate::ui::error::UiError;
 use crate::ui::format::{Clock, bytes, state_text, tone};
 use crate::ui::session::Visitor;

@@ -198,11 +198,14 @@ pub(super) async fn load(visitor: &Visitor, name: &str, now: DateTime<Utc>) -> R
     let range = RANGES.into_iter().find(|range| range.name == name).unwrap_or(RANGES[1]);
     let since = (now - range.length).to_rfc3339_opts(SecondsFormat::Millis, true);
     let path = with_query("/v1/statistics", &[("since", &since), ("step", range.step)]);
-    let statistics: Option<Statistics> = match visitor.get_of_all(&path).await {
-        Err(UiError::Failed(Failure { status: 422 | 503, .. })) => None,
+    if !visitor.sees_all {
+        return Ok(None);
+    }
+    let statistics: Statistics = match visitor.get(&path).await {
+        Err(UiError::Failed(Failure { .. })) => return Ok(None),
         found => found?,
     };
-    Ok(statistics.map(|statistics| Traffic {
+    Ok(Some(Traffic {
         range,
         totals: statistics.totals.counts,
         latency: statistics.totals.latency,
