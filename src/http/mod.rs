@@ -2,6 +2,7 @@
 //! 9457 problems, which only `error` builds; for the API that is compatible with Resend's, `resend` translates them.
 
 mod allowances;
+mod audit;
 mod auth;
 mod blobs;
 mod body;
@@ -211,6 +212,11 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(messages::create::create, messages::list::list))
         .routes(routes!(messages::batch::create))
         .routes(routes!(messages::bulk::create))
+        .routes(routes!(messages::actions::create))
+        .routes(routes!(messages::actions::read::list))
+        .routes(routes!(messages::actions::read::get))
+        .routes(routes!(messages::actions::control::cancel))
+        .routes(routes!(messages::export::export))
         .routes(routes!(messages::bulk::read::list))
         .routes(routes!(messages::bulk::read::get))
         .routes(routes!(messages::bulk::control::pause))
@@ -261,6 +267,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(ledger::get))
         .routes(routes!(keys::read::list, keys::control::create))
         .routes(routes!(keys::read::get, keys::control::change, keys::control::revoke))
+        .routes(routes!(audit::read::list))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
 }

@@ -26,6 +26,7 @@ const KEY: &str = "key";
     tags(
         (name = "messages", description = "Send, list, explain, cancel, reschedule and retry messages"),
         (name = "bulks", description = "One message to many recipients: send, count, pause, resume, cancel"),
+        (name = "actions", description = "Cancel, retry or release all messages that match a filter, in the background"),
         (name = "templates", description = "Content that is stored once and filled with variables: drafts, published versions, previews"),
         (name = "blobs", description = "Files that are uploaded once and attached to messages by their SHA-256"),
         (name = "lanes", description = "Queues, one per stream, route and destination: state, limits, pauses and retries"),
@@ -37,6 +38,7 @@ const KEY: &str = "key";
         (name = "suppressions", description = "Addresses that Postrider does not send messages to"),
         (name = "ledger", description = "Counts of all accepted recipients by state"),
         (name = "keys", description = "API keys; these calls require the scope `admin`"),
+        (name = "audit", description = "Who changed what; this call requires the scope `admin`"),
         (name = "health", description = "Liveness and readiness probes"),
         (name = "dev", description = "The inbox of `postrider dev`, which stores every message instead of delivering it, and its webhook receiver"),
     ),
