@@ -38,7 +38,9 @@ fn examines_queue(filter: &ActionFilter) -> bool {
 
 /// Returns whether uncertain recipients can match. They are not in the queue, and thus in no lane.
 fn examines_uncertain(kind: ActionKind, filter: &ActionFilter) -> bool {
-    kind == ActionKind::Release && filter.lane.is_none() && filter.status.is_none_or(|status| status == Status::Uncertain)
+    kind == ActionKind::Release
+        && filter.lane.is_none()
+        && filter.status.is_none_or(|status| status == Status::Uncertain)
 }
 
 impl Acceptor {

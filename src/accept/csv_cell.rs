@@ -45,7 +45,9 @@ mod tests {
 
     #[test]
     fn fields_with_separators_are_quoted() {
-        for (value, field) in [("a,b", "\"a,b\""), ("say \"hi\"", "\"say \"\"hi\"\"\""), ("=1,2", "\"'=1,2\""), ("a b", "a b")] {
+        for (value, field) in
+            [("a,b", "\"a,b\""), ("say \"hi\"", "\"say \"\"hi\"\"\""), ("=1,2", "\"'=1,2\""), ("a b", "a b")]
+        {
             assert_eq!(super::field(value.into()), field);
         }
     }

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use clap::Subcommand;
+use serde_json::json;
 
+use super::audit::AuditEntry;
 use crate::app::{self, WithHint as _};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
@@ -80,7 +82,12 @@ pub(super) async fn create(db: &Db, cell: Option<&Cell>, name: &str, scopes: &[S
         created_at: now,
         expires_at: None,
     };
-    keys::insert(db, &key).await?;
+    let entry = AuditEntry::begin(db, "create_key", &key.id.to_string()).await?;
+    let inserted = keys::insert(db, &key).await;
+    let after =
+        json!({"id": key.id, "name": name, "mode": key.mode.as_str(), "scopes": scope_names, "created_at": now});
+    entry.complete(&inserted, None, Some(after)).await?;
+    inserted?;
     let scopes = scope_names.join(" ");
     tracing::info!(event = "api_key_created", by = "cli", key = %key.id, scopes, "created an API key");
     Ok(secret)
@@ -126,7 +133,11 @@ fn line(row: &KeyRow) -> String {
 }
 
 async fn revoke(db: &Db, id: KeyId) -> anyhow::Result<()> {
-    match keys::revoke(db, TenantId::DEFAULT, id, SystemClock.now()).await? {
+    let before = keys::get(db, TenantId::DEFAULT, id).await?.map(|row| json!({"name": row.name, "scopes": row.scopes}));
+    let entry = AuditEntry::begin(db, "revoke_key", &id.to_string()).await?;
+    let revoked = keys::revoke(db, TenantId::DEFAULT, id, SystemClock.now()).await;
+    entry.complete(&revoked, before, None).await?;
+    match revoked? {
         Revocation::Unknown => {
             return Err(anyhow!("there is no API key {id}")).with_hint("`postrider keys list` prints all keys");
         }

@@ -60,6 +60,7 @@ use crate::feedback::Feedback;
 use crate::rendering::Renderer;
 
 pub use allowances::Allowances;
+pub use audit::NOT_AUDITED;
 use auth::KeyCache;
 use body::Bodies;
 use concurrency_limit::ConcurrencyLimit;

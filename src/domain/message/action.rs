@@ -162,8 +162,13 @@ impl ActionFilter {
     /// Returns the time before which no message that matches was accepted. A message of a template, a bulk or an API key
     /// is not older than these; clock differences between replicas of up to a day are allowed.
     pub fn earliest(&self) -> Option<DateTime<Utc>> {
-        let bounds = [self.template.map(TemplateId::created_at), self.bulk.map(BulkId::accepted_at), self.key.map(KeyId::created_at)];
-        let oldest = bounds.into_iter().flatten().map(|at| (at - chrono::TimeDelta::days(1)).max(DateTime::UNIX_EPOCH)).max();
+        let bounds = [
+            self.template.map(TemplateId::created_at),
+            self.bulk.map(BulkId::accepted_at),
+            self.key.map(KeyId::created_at),
+        ];
+        let oldest =
+            bounds.into_iter().flatten().map(|at| (at - chrono::TimeDelta::days(1)).max(DateTime::UNIX_EPOCH)).max();
         oldest.max(self.created_after)
     }
 }

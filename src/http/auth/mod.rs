@@ -12,6 +12,7 @@ use axum::http::HeaderValue;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 
+use super::audit::{AuditRecord, AuditedOperation};
 use super::response::ResponseOwner;
 use super::security_log::{Refusal, SecurityLog};
 use super::{Api, ApiError};
@@ -23,7 +24,7 @@ use cache::Attempt;
 pub(super) use cache::{CachedKey, KeyCache};
 pub(super) use client_address::Peer;
 use request_key::RequestKey;
-pub(super) use request_key::with_request_key;
+pub(super) use request_key::{current_audit, with_request_key};
 
 /// The beginning of the error for a missing scope.
 pub(super) const LACKS_SCOPE: &str = "This key lacks the scope";
@@ -47,7 +48,11 @@ impl Caller {
         let key = api.keys.get_valid(attempt).await?;
         let client = self.request.client;
         api.keys.require_address(&key, client)?;
-        Ok(Self { request: Arc::new(RequestKey::new(key, client)), hash: self.hash, log: self.log.clone() })
+        Ok(Self {
+            request: Arc::new(RequestKey::new(key, client, self.request.audit.clone())),
+            hash: self.hash,
+            log: self.log.clone(),
+        })
     }
 
     /// Returns the caller's tenant.
@@ -64,6 +69,11 @@ impl Caller {
     /// arrived.
     pub(super) fn key(&self) -> &CachedKey {
         self.request.key()
+    }
+
+    /// Returns the row of the request in the audit log; `None` if the request is not audited.
+    pub(super) fn audit(&self) -> Option<&AuditRecord> {
+        self.request.audit.as_deref()
     }
 
     /// Returns whether the key has this scope. `admin` includes every scope, except with `sender_domains`: keys that an
@@ -157,7 +167,14 @@ impl FromRequestParts<Api> for Caller {
             // Boxed, because the future is part of every request.
             Box::pin(api.allowances.admit(&key, owner)).await?;
         }
-        let request = Arc::new(RequestKey::new(key, client));
+        let audit = match parts.extensions.get::<AuditedOperation>() {
+            Some(operation) => {
+                let begun = AuditRecord::begin(api, operation, &key.row, client, &parts.headers);
+                Some(Arc::new(Box::pin(begun).await?))
+            }
+            None => None,
+        };
+        let request = Arc::new(RequestKey::new(key, client, audit));
         request_key::set(request.clone());
         Ok(Self { request, hash, log: log.clone() })
     }

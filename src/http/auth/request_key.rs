@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use super::CachedKey;
+use crate::http::audit::AuditRecord;
 
 tokio::task_local! {
     static CURRENT: OnceCell<Arc<RequestKey>>;
@@ -19,6 +20,8 @@ tokio::task_local! {
 pub(super) struct RequestKey {
     /// The client's address; `None` if it is unknown.
     pub client: Option<IpAddr>,
+    /// The row of the request in the audit log; `None` if the request is not audited.
+    pub audit: Option<Arc<AuditRecord>>,
     /// The key as it was when the headers had arrived.
     admitted: Arc<CachedKey>,
     /// The key as it was when the body had arrived.
@@ -26,8 +29,8 @@ pub(super) struct RequestKey {
 }
 
 impl RequestKey {
-    pub(super) fn new(key: Arc<CachedKey>, client: Option<IpAddr>) -> Self {
-        Self { client, admitted: key, rechecked: OnceLock::new() }
+    pub(super) fn new(key: Arc<CachedKey>, client: Option<IpAddr>, audit: Option<Arc<AuditRecord>>) -> Self {
+        Self { client, audit, admitted: key, rechecked: OnceLock::new() }
     }
 
     /// Returns the key as it was last loaded.
@@ -54,4 +57,9 @@ pub(super) fn set(request: Arc<RequestKey>) {
 /// Returns the key of the current request; `None` outside of a request, and before a key was accepted.
 pub(super) fn current() -> Option<Arc<RequestKey>> {
     CURRENT.try_with(|current| current.get().cloned()).ok().flatten()
+}
+
+/// Returns the row of the current request in the audit log.
+pub(in crate::http) fn current_audit() -> Option<Arc<AuditRecord>> {
+    current().and_then(|request| request.audit.clone())
 }

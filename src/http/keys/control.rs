@@ -11,7 +11,7 @@ use super::read::load;
 use super::view::{CreatedKey, Key, KeyChangeBody, KeyWithUsage, NewKeyBody};
 use crate::accept::request::resources::key::KeyRequest;
 use crate::accept::request::{self, Context};
-use crate::db::keys::{self, NewKey, Revocation};
+use crate::db::keys::{self, KeyChange, NewKey, Revocation};
 use crate::domain::id::KeyId;
 use crate::domain::key::{Scope, Secret};
 use crate::http::auth::Caller;
@@ -83,6 +83,7 @@ pub(in crate::http) async fn insert(api: &Api, caller: &Caller, request: KeyRequ
         last_used_at: None,
         revoked_at: None,
     };
+    caller.note_after(id, &key);
     Ok(CreatedKey { key, secret: secret.expose().to_owned() })
 }
 
@@ -106,12 +107,22 @@ pub async fn change(
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let change = request::resources::key::parse_change(&body.bytes, &Context::new(api.clock.now(), &api.limits, &[]))?;
-    if !keys::change(&api.db, caller.tenant(), id, &change).await? {
-        return Err(ApiError::NotFound("No API key has this id, or it has been revoked."));
+    apply(&api, &caller, id, &change).await?;
+    load(&api, caller.tenant(), id).await.map(Json)
+}
+
+/// Changes an API key; fails if it does not exist or has been revoked.
+pub(in crate::http) async fn apply(api: &Api, caller: &Caller, id: KeyId, change: &KeyChange) -> Result<(), ApiError> {
+    const MISSING: ApiError = ApiError::NotFound("No API key has this id, or it has been revoked.");
+    let before = keys::get(&api.db, caller.tenant(), id).await?.ok_or(MISSING)?;
+    if !keys::change(&api.db, caller.tenant(), id, change).await? {
+        return Err(MISSING);
     }
     api.keys.clear();
+    let after = keys::get(&api.db, caller.tenant(), id).await?.ok_or(MISSING)?;
+    caller.note_change(id, &Key::from_row(before), &Key::from_row(after));
     tracing::info!(event = "api_key_changed", by = %caller.key_id(), key = %id, "changed an API key");
-    load(&api, caller.tenant(), id).await.map(Json)
+    Ok(())
 }
 
 /// Revoke an API key
@@ -124,11 +135,13 @@ pub async fn change(
 )]
 pub async fn revoke(State(api): State<Api>, caller: Caller, PathId(id): PathId<KeyId>) -> Result<StatusCode, ApiError> {
     caller.require(Scope::Admin)?;
+    let before = keys::get(&api.db, caller.tenant(), id).await?.ok_or(NO_KEY)?;
     match keys::revoke(&api.db, caller.tenant(), id, api.clock.now()).await? {
         Revocation::Unknown => return Err(NO_KEY),
         Revocation::AlreadyRevoked => {}
         Revocation::Revoked => {
             api.keys.clear();
+            caller.note_removed(id, &Key::from_row(before));
             tracing::info!(event = "api_key_revoked", by = %caller.key_id(), key = %id, "revoked an API key");
         }
     }

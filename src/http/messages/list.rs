@@ -96,12 +96,7 @@ impl ListQuery {
 }
 
 /// Returns a page of messages.
-pub(super) async fn page(
-    api: &Api,
-    caller: &Caller,
-    filter: &Filter,
-    limit: i64,
-) -> Result<Page<Message>, ApiError> {
+pub(super) async fn page(api: &Api, caller: &Caller, filter: &Filter, limit: i64) -> Result<Page<Message>, ApiError> {
     let _permit = api.slow_queries.acquire(caller.key_id()).await?;
     let horizon = messages::horizon(&api.db, caller.tenant(), filter).await.map_err(too_broad)?;
     let filter = Filter { created_after: horizon.or(filter.created_after), ..filter.clone() };

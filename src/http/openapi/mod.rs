@@ -64,7 +64,7 @@ pub fn document() -> Document {
 }
 
 /// Returns the operations of a path with their methods.
-fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
+pub(super) fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
     let all = [
         ("GET", &mut item.get),
         ("PUT", &mut item.put),

@@ -189,7 +189,9 @@ mod tests {
 
     #[test]
     fn all_recipients_must_be_named_explicitly() {
-        for body in [r#"{"action": "retry"}"#, r#"{"action": "retry", "filter": {}}"#, r#"{"action": "retry", "all": false}"#] {
+        for body in
+            [r#"{"action": "retry"}"#, r#"{"action": "retry", "filter": {}}"#, r#"{"action": "retry", "all": false}"#]
+        {
             assert_eq!(parsed_body(body), Err(vec![("/filter".into(), "required")]), "{body}");
         }
         assert!(parsed_body(r#"{"action": "retry", "all": true}"#).is_ok_and(|request| request.filter.is_empty()));
@@ -220,7 +222,9 @@ mod tests {
 
     #[test]
     fn status_must_fit_the_action() {
-        for (action, status) in [("retry", "scheduled"), ("cancel", "uncertain"), ("release", "sending"), ("cancel", "x")] {
+        for (action, status) in
+            [("retry", "scheduled"), ("cancel", "uncertain"), ("release", "sending"), ("cancel", "x")]
+        {
             let body = format!(r#"{{"action": "{action}", "filter": {{"status": "{status}"}}}}"#);
             assert_eq!(parsed_body(&body), Err(vec![("/filter/status".into(), "invalid_value")]), "{body}");
         }

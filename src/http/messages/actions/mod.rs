@@ -13,8 +13,8 @@ use chrono::{DateTime, Utc};
 
 use super::list::template_id;
 use crate::accept::actions::CLOCK_DIFFERENCE;
-use crate::accept::request::resources::action::{self, ActionRequest};
 use crate::accept::request::Context;
+use crate::accept::request::resources::action::{self, ActionRequest};
 use crate::db::messages::actions::jobs::NewAction;
 use crate::db::messages::actions::select::Selection;
 use crate::domain::id::ActionId;
@@ -58,7 +58,7 @@ pub async fn create(
         return Ok(Json(preview).into_response());
     }
     let view = start(&api, &caller, &request).await?;
-    caller.note_created(view.id, &view);
+    caller.note_after(view.id, &view);
     Ok(with_location(format!("/v1/actions/{}", view.id), (StatusCode::ACCEPTED, Json(view))))
 }
 

@@ -46,7 +46,11 @@ pub(super) fn json(message: &Message) -> String {
 
 /// Returns the recipients of a message as lines of CSV.
 pub(super) fn csv(message: &Message) -> String {
-    message.recipients.iter().map(|recipient| cells(message, recipient).map(csv_cell::field).join(",") + "\r\n").collect()
+    message
+        .recipients
+        .iter()
+        .map(|recipient| cells(message, recipient).map(csv_cell::field).join(",") + "\r\n")
+        .collect()
 }
 
 fn cells(message: &Message, recipient: &Recipient) -> [String; COLUMNS.len()] {
