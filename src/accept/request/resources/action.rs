@@ -12,7 +12,6 @@ use crate::accept::request::message::{schedule, send};
 use crate::accept::request::{Context, Rejection, json};
 use crate::domain::delivery::Status;
 use crate::domain::fault::{Code, Faults};
-use crate::domain::id::LaneId;
 use crate::domain::message::action::{ActionFilter, ActionKind};
 use crate::domain::message::template::TemplateName;
 
@@ -166,6 +165,7 @@ fn time(node: Option<Node<'_, '_>>, faults: &mut Faults) -> Option<DateTime<Utc>
 mod tests {
     use super::*;
     use crate::accept::request::Limits;
+    use crate::domain::id::LaneId;
 
     fn parsed_body(body: &str) -> Result<ActionRequest, Vec<(String, &'static str)>> {
         let (limits, streams) = (Limits::default(), ["bulk".to_owned()]);

@@ -126,13 +126,13 @@ async fn delete_queued(
 ) -> Result<Vec<(Uuid, Uuid)>, sqlx::Error> {
     let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = recipients.iter().copied().unzip();
     let rows = sqlx::query!(
-        "WITH found AS MATERIALIZED (
+        "WITH canceled AS MATERIALIZED (
              SELECT q.place FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, recipient_id)
              CROSS JOIN LATERAL (
                  SELECT ctid AS place FROM queue
                  WHERE message_id = u.message_id AND recipient_id = u.recipient_id AND tenant_id = $1 AND lease IS NULL
                  FOR UPDATE SKIP LOCKED) q)
-         DELETE FROM queue WHERE ctid = ANY (ARRAY(SELECT place FROM found)) RETURNING message_id, recipient_id",
+         DELETE FROM queue WHERE ctid = ANY (ARRAY(SELECT place FROM canceled)) RETURNING message_id, recipient_id",
         tenant.0,
         &messages,
         &ids
@@ -153,7 +153,7 @@ async fn make_due(
     let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = part.recipients.iter().copied().unzip();
     // The row may have changed since it was examined.
     let rows = sqlx::query!(
-        "WITH found AS MATERIALIZED (
+        "WITH waiting AS MATERIALIZED (
              SELECT q.place FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, recipient_id)
              CROSS JOIN LATERAL (
                  SELECT ctid AS place FROM queue
@@ -161,7 +161,7 @@ async fn make_due(
                    AND CASE WHEN $5::boolean THEN held IS NOT NULL AND NOT starts_with(held, $6)
                             ELSE held IS NULL AND crashes = 0 AND (attempts > 0 OR preparation_error IS NOT NULL) END
                  FOR UPDATE SKIP LOCKED) q)
-         UPDATE queue SET due_at = $4, held = NULL, crashes = 0 WHERE ctid = ANY (ARRAY(SELECT place FROM found))
+         UPDATE queue SET due_at = $4, held = NULL, crashes = 0 WHERE ctid = ANY (ARRAY(SELECT place FROM waiting))
          RETURNING message_id, recipient_id, lane_id",
         tenant.0,
         &messages,

@@ -13,7 +13,7 @@ use crate::domain::id::{ActionId, KeyId, MessageId, TenantId};
 use crate::domain::message::action::{ActionFilter, ActionKind};
 
 /// Number of consecutive failures after which an action has failed.
-const MAX_FAILURES: i16 = 10;
+const MAX_FAILURES: i32 = 10;
 
 /// An action.
 #[derive(Debug, Clone)]
