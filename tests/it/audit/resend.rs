@@ -8,7 +8,7 @@ use crate::support::app::TestApp;
 
 #[tokio::test]
 async fn changes_have_the_names_and_ids_of_the_own_api() {
-    let app = TestApp::builder().config(|config| config.resend.enabled = true).start().await;
+    let app = TestApp::start().await;
     let call = async |method: Method, path: &str, body: Value| -> Value {
         let response = app.request(method, path).json(&body).send().await.unwrap();
         assert!(response.status().is_success(), "{path}: {}", response.status());

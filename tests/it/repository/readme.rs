@@ -22,7 +22,7 @@ const LANGUAGE_PAGES: [&str; 6] = [
 ];
 
 /// Pages of `docs/` whose shell blocks call the API of `postrider dev`.
-const PAGES: [&str; 19] = [
+const PAGES: [&str; 22] = [
     "getting-started",
     "sending",
     "attachments",
@@ -41,6 +41,9 @@ const PAGES: [&str; 19] = [
     "suppressions",
     "try-outcomes",
     "lanes-and-limits",
+    "actions",
+    "export",
+    "audit",
     "troubleshooting",
 ];
 
