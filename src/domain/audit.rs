@@ -159,7 +159,8 @@ mod tests {
     proptest! {
         #[test]
         fn recorded_object_has_a_bounded_size(texts in prop::collection::vec(".{0,400}", 0..80)) {
-            prop_assert!(recordable(json!({"list": texts})).to_string().len() <= MAX_STATE);
+            let recorded = recordable(json!({"list": texts}));
+            prop_assert!(recorded.to_string().len() <= MAX_STATE);
         }
     }
 }

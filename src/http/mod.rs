@@ -275,6 +275,7 @@ fn routes() -> OpenApiRouter<Api> {
 
 /// Returns the router of the whole application, with the routes of the development inbox if `inbox` is set.
 pub fn router(api: Api, inbox: Option<Arc<Inbox>>) -> Router {
+    audit::prepare();
     let layer = ApiLayer { responses: api.responses.clone(), resend: api.resend };
     let mut router = Router::from(routes()).merge(unsubscribe::router());
     if api.resend {

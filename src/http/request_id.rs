@@ -69,7 +69,7 @@ impl Service<Request> for ApiService {
         let method = request.method();
         let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), %method, route);
         let policy = Policy::new(request.uri().path());
-        let audited = audit::operation(&request, &id);
+        let audited = audit::operation(&request, route, &id);
         let is_audited = audited.is_some();
         let resend = self.layer.resend.then(|| ErrorFormat::new(&request)).flatten();
         let checked = security::check(&request);

@@ -11,7 +11,7 @@ pub mod read;
 use std::fmt::Display;
 use std::net::IpAddr;
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -26,6 +26,7 @@ use crate::domain::audit::{AuditResult, AuditSource, recordable};
 use crate::domain::id::{AuditId, KeyId, TenantId};
 
 pub use operations::NOT_AUDITED;
+pub(super) use operations::prepare;
 
 /// Maximum length of the recorded `User-Agent`, in characters.
 const MAX_USER_AGENT: usize = 256;
@@ -42,8 +43,7 @@ pub(super) struct AuditedOperation {
 }
 
 /// Returns the operation of a request; `None` if the request is not audited.
-pub(super) fn operation(request: &Request, request_id: &HeaderValue) -> Option<AuditedOperation> {
-    let route = request.extensions().get::<MatchedPath>()?.as_str();
+pub(super) fn operation(request: &Request, route: &str, request_id: &HeaderValue) -> Option<AuditedOperation> {
     let (action, source) = operations::find(request.method(), route)?;
     let object = operations::object(route, request.uri().path()).map(|object| shortened(&object, MAX_OBJECT));
     let request_id = request_id.to_str().unwrap_or_default().to_owned();

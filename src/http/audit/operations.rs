@@ -63,6 +63,11 @@ static OPERATIONS: LazyLock<HashMap<String, Vec<(&'static str, String)>>> = Lazy
     routes
 });
 
+/// Creates the list of operations, so that the first request does not wait for it.
+pub(in crate::http) fn prepare() {
+    LazyLock::force(&OPERATIONS);
+}
+
 /// Returns the audited operation of a route; `None` if it is not audited. Called for every request, so that requests that
 /// send messages must be decided first.
 pub(super) fn find(method: &Method, route: &str) -> Option<(&'static str, AuditSource)> {

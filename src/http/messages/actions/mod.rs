@@ -55,6 +55,7 @@ pub async fn create(
     let request = parse(&api, &caller, &body.bytes).await?;
     if request.is_dry_run {
         let preview = preview(&api, &caller, request).await?;
+        caller.note_result(&preview);
         return Ok(Json(preview).into_response());
     }
     let view = start(&api, &caller, &request).await?;
