@@ -110,18 +110,18 @@ impl AuditRecord {
 /// What handlers note about a change. Does nothing if the request is not audited.
 impl Caller {
     /// Notes an object whose earlier state is not recorded, such as a new one.
-    pub(super) fn note_after(&self, object: impl Display, after: &impl Serialize) {
-        self.note(Some(&object), None, Some(after));
+    pub(super) fn note_after(&self, object: &dyn Display, after: &impl Serialize) {
+        self.note(Some(object), None, Some(after));
     }
 
     /// Notes a changed object.
-    pub(super) fn note_change(&self, object: impl Display, before: &impl Serialize, after: &impl Serialize) {
-        self.note(Some(&object), state(before), Some(after));
+    pub(super) fn note_change(&self, object: &dyn Display, before: &impl Serialize, after: &impl Serialize) {
+        self.note(Some(object), state(before), Some(after));
     }
 
     /// Notes a deleted object.
-    pub(super) fn note_removed(&self, object: impl Display, before: &impl Serialize) {
-        self.note(Some(&object), state(before), None::<&()>);
+    pub(super) fn note_removed(&self, object: &dyn Display, before: &impl Serialize) {
+        self.note(Some(object), state(before), None::<&()>);
     }
 
     /// Notes a change of several objects, or of the object in the path.

@@ -93,7 +93,7 @@ pub(in crate::http) async fn unregister(api: &Api, caller: &Caller, name: &str) 
     if !was_removed {
         return Err(NO_DOMAIN);
     }
-    caller.note_removed(name, &before);
+    caller.note_removed(&name, &before);
     tracing::info!(event = "domain_removed", by = %caller.key_id(), domain = name, "removed a domain");
     Ok(())
 }

@@ -48,6 +48,6 @@ pub(in crate::http) async fn check(api: &Api, caller: &Caller, name: &str) -> Re
         .await?;
     api.domains.senders.forget();
     let after = load_view(api, tenant, name).await?;
-    caller.note_change(name, &before, &after);
+    caller.note_change(&name, &before, &after);
     Ok(after)
 }

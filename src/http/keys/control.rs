@@ -83,7 +83,7 @@ pub(in crate::http) async fn insert(api: &Api, caller: &Caller, request: KeyRequ
         last_used_at: None,
         revoked_at: None,
     };
-    caller.note_after(id, &key);
+    caller.note_after(&id, &key);
     Ok(CreatedKey { key, secret: secret.expose().to_owned() })
 }
 
@@ -120,7 +120,7 @@ pub(in crate::http) async fn apply(api: &Api, caller: &Caller, id: KeyId, change
     }
     api.keys.clear();
     let after = keys::get(&api.db, caller.tenant(), id).await?.ok_or(MISSING)?;
-    caller.note_change(id, &Key::from_row(before), &Key::from_row(after));
+    caller.note_change(&id, &Key::from_row(before), &Key::from_row(after));
     tracing::info!(event = "api_key_changed", by = %caller.key_id(), key = %id, "changed an API key");
     Ok(())
 }
@@ -141,7 +141,7 @@ pub async fn revoke(State(api): State<Api>, caller: Caller, PathId(id): PathId<K
         Revocation::AlreadyRevoked => {}
         Revocation::Revoked => {
             api.keys.clear();
-            caller.note_removed(id, &Key::from_row(before));
+            caller.note_removed(&id, &Key::from_row(before));
             tracing::info!(event = "api_key_revoked", by = %caller.key_id(), key = %id, "revoked an API key");
         }
     }

@@ -94,7 +94,7 @@ pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, bod
     api.acceptor.wake();
     tracing::info!(event = "lane_changed", by = %caller.key_id(), lane = %id, "changed a lane");
     let view = load_settings(&api, caller.tenant(), id).await?;
-    caller.note_after(id, &view);
+    caller.note_after(&id, &view);
     Ok(if is_new {
         with_location(format!("/v1/lanes/{id}"), (StatusCode::CREATED, Json(view)))
     } else {
@@ -238,7 +238,7 @@ pub async fn retry(
     let done = lanes::admin::due_now(&api.db, caller.tenant(), id, filter, api.clock.now()).await?;
     api.acceptor.wake();
     let retried = LaneRetried { retried: done.count, has_more: done.has_more };
-    caller.note_after(id, &retried);
+    caller.note_after(&id, &retried);
     Ok(Json(retried))
 }
 
@@ -256,6 +256,6 @@ async fn respond(
     api.acceptor.wake();
     tracing::info!(event = "lane_changed", by = %caller.key_id(), lane = %id, "changed a lane");
     let after = load_settings(api, caller.tenant(), id).await?;
-    caller.note_change(id, before, &after);
+    caller.note_change(&id, before, &after);
     Ok(Json(after))
 }

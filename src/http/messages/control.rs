@@ -81,7 +81,7 @@ pub(in crate::http) async fn cancel_recipients(
     let result = CancelResult { canceled: addresses(canceled), too_late: addresses(late), message };
     // Without the addresses, which are in the message.
     let counts = json!({"canceled": result.canceled.len(), "too_late": result.too_late.len()});
-    caller.note_after(id, &counts);
+    caller.note_after(&id, &counts);
     Ok(result)
 }
 
@@ -140,7 +140,7 @@ pub(in crate::http) async fn move_to(
         });
     }
     let scheduled = |at: Option<DateTime<Utc>>| json!({"scheduled_at": at});
-    caller.note_change(id, &scheduled(message.scheduled_at), &scheduled(Some(at)));
+    caller.note_change(&id, &scheduled(message.scheduled_at), &scheduled(Some(at)));
     api.acceptor.wake();
     Ok(())
 }
@@ -174,7 +174,7 @@ pub async fn retry(
     if due == 0 {
         return Err(nothing_to_retry(&message));
     }
-    caller.note_after(id, &json!({"due_now": due}));
+    caller.note_after(&id, &json!({"due_now": due}));
     api.acceptor.wake();
     Ok(Json(message))
 }

@@ -158,6 +158,6 @@ async fn respond(
     api.acceptor.wake();
     tracing::info!(event = "stream_changed", by = %caller.key_id(), stream = name, "changed a stream");
     let after = load_view(api, caller.tenant(), name).await?;
-    caller.note_change(name, before, &after);
+    caller.note_change(&name, before, &after);
     Ok(Json(after))
 }

@@ -13,7 +13,7 @@ use crate::accept::request::resources::suppression::{self, stored_stream};
 use crate::db::suppressions::list::Removal;
 use crate::db::suppressions::{self, Existing};
 use crate::domain::key::Scope;
-use crate::domain::suppression::AddressKey;
+use crate::domain::suppression::{AddressKey, Suppression};
 use crate::http::auth::Caller;
 use crate::http::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, JsonErrors, NotFound};
@@ -80,17 +80,25 @@ pub async fn remove(
     caller.require(Scope::Admin)?;
     let stream = params.text("stream").map(|stream| stored_stream(&stream));
     params.finish()?;
-    let before = suppressions::list::for_address(&api.db, caller.tenant(), &address, api.clock.now()).await?;
     let removal = Removal { address, stream };
-    let removed = suppressions::list::remove(&api.db, caller.tenant(), &[removal], api.clock.now()).await?;
+    let before = matching(&api, &caller, &removal).await?;
+    let removals = std::slice::from_ref(&removal);
+    let removed = suppressions::list::remove(&api.db, caller.tenant(), removals, api.clock.now()).await?;
     if removed == 0 {
         return Err(NOT_SUPPRESSED);
     }
-    if let Some(address) = before.first().map(|entry| entry.address.clone()) {
-        caller.note_removed(address, &before.into_iter().map(SuppressionView::from).collect::<Vec<_>>());
-    }
+    caller.note_removed(&removal.address, &before);
     tracing::info!(event = "suppressions_removed", by = %caller.key_id(), entries = removed, "removed suppressions");
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Returns the entries that a removal would delete.
+async fn matching(api: &Api, caller: &Caller, removal: &Removal) -> Result<Vec<SuppressionView>, ApiError> {
+    let entries = suppressions::list::for_address(&api.db, caller.tenant(), &removal.address, api.clock.now()).await?;
+    let stream = removal.stream.as_deref();
+    let is_removed =
+        |entry: &Suppression| stream.is_none_or(|name| entry.stream.as_deref().unwrap_or_default() == name);
+    Ok(entries.into_iter().filter(is_removed).map(SuppressionView::from).collect())
 }
 
 /// Remove suppressions

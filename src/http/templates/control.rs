@@ -70,7 +70,7 @@ pub(in crate::http) async fn store(api: &Api, caller: &Caller, body: &[u8]) -> R
     }
     tracing::info!(event = "template_created", by = %caller.key_id(), template = %id, "created a template");
     let view = TemplateView::from_row(load(api, tenant, &TemplateName::Id(id)).await?);
-    caller.note_after(id, &view);
+    caller.note_after(&id, &view);
     Ok(view)
 }
 
@@ -119,7 +119,7 @@ pub async fn change(
                 }
                 tracing::info!(event = "template_changed", by = %caller.key_id(), template = %id, "changed a template");
                 let after = TemplateView::from_row(load(&api, tenant, &TemplateName::Id(id)).await?);
-                caller.note_change(id, &before, &after);
+                caller.note_change(&id, &before, &after);
                 return Ok(Json(after));
             }
             Changed::AliasTaken => return Err(alias_taken(fields.alias.as_deref())),
@@ -184,7 +184,7 @@ pub async fn remove(
         Removed::LayoutOf(other) => return Err(in_use(format!("This template is the layout of {other}."))),
     }
     api.acceptor.templates().clear_names();
-    caller.note_removed(id, &before);
+    caller.note_removed(&id, &before);
     tracing::info!(event = "template_removed", by = %caller.key_id(), template = %id, "removed a template");
     Ok(StatusCode::NO_CONTENT)
 }

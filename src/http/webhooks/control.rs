@@ -56,7 +56,7 @@ pub(in crate::http) async fn register(api: &Api, caller: &Caller, body: &[u8]) -
     webhooks::insert(&api.db, &endpoint).await?;
     tracing::info!(event = "webhook_created", by = %caller.key_id(), webhook = %id, host = url.host_str(), "created a webhook endpoint");
     let view = load_view(api, tenant, id).await?;
-    caller.note_after(id, &view);
+    caller.note_after(&id, &view);
     Ok(view.with_secret(&secret))
 }
 
@@ -95,7 +95,7 @@ pub async fn change(
         tracing::info!(event = "webhook_changed", by = %caller.key_id(), webhook = %id, host, "changed a webhook endpoint");
     }
     let after = load_view(&api, caller.tenant(), id).await?;
-    caller.note_change(id, &before, &after);
+    caller.note_change(&id, &before, &after);
     Ok(Json(after))
 }
 
@@ -128,7 +128,7 @@ pub async fn remove(
     if !webhooks::remove(&api.db, caller.tenant(), id).await? {
         return Err(NO_WEBHOOK);
     }
-    caller.note_removed(id, &before);
+    caller.note_removed(&id, &before);
     tracing::info!(event = "webhook_removed", by = %caller.key_id(), webhook = %id, "removed a webhook endpoint");
     Ok(StatusCode::NO_CONTENT)
 }

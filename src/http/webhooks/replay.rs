@@ -60,7 +60,7 @@ pub async fn replay(
         tracing::info!(event = "webhook_replayed", by = %caller.key_id(), webhook = %id, after, "replaying events to a webhook endpoint");
     }
     let view = load_view(&api, caller.tenant(), id).await?;
-    caller.note_change(id, &before, &view);
+    caller.note_change(&id, &before, &view);
     Ok(Json(view))
 }
 

@@ -44,6 +44,6 @@ pub(in crate::http) async fn replace(api: &Api, caller: &Caller, id: EndpointId)
     }
     tracing::info!(event = "webhook_secret_rotated", by = %caller.key_id(), webhook = %id, "rotated the secret of a webhook endpoint");
     let view = load_view(api, caller.tenant(), id).await?;
-    caller.note_after(id, &view);
+    caller.note_after(&id, &view);
     Ok(view.with_secret(&secret))
 }

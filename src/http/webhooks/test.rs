@@ -43,7 +43,7 @@ pub async fn test(
     match webhooks::test(&api.db, caller.tenant(), id, api.clock.now()).await? {
         Tested::Written(seq) => {
             let event = TestEvent { seq };
-            caller.note_after(id, &event);
+            caller.note_after(&id, &event);
             Ok((StatusCode::ACCEPTED, Json(event)))
         }
         Tested::Missing => Err(NO_WEBHOOK),

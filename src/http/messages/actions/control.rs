@@ -29,7 +29,7 @@ pub async fn cancel(
     let before = load(&api, &caller, id).await?;
     jobs::cancel(&api.db, caller.tenant(), id, api.clock.now()).await?;
     let after = load(&api, &caller, id).await?;
-    caller.note_change(id, &before, &after);
+    caller.note_change(&id, &before, &after);
     tracing::info!(event = "message_action_canceled", by = %caller.key_id(), action = %id, "canceled an action on messages");
     Ok(Json(after))
 }

@@ -59,7 +59,7 @@ pub async fn create(
         return Ok(Json(preview).into_response());
     }
     let view = start(&api, &caller, &request).await?;
-    caller.note_after(view.id, &view);
+    caller.note_after(&view.id, &view);
     Ok(with_location(format!("/v1/actions/{}", view.id), (StatusCode::ACCEPTED, Json(view))))
 }
 

@@ -93,7 +93,7 @@ pub async fn cancel(
 async fn set_state(api: &Api, caller: &Caller, bulk: &BulkRow, state: BulkState) -> Result<(), ApiError> {
     let id = BulkId(bulk.id);
     if control::set_state(&api.db, caller.tenant(), id, state, api.clock.now()).await? {
-        caller.note_change(id, &json!({"state": bulk.state}), &json!({"state": state.as_str()}));
+        caller.note_change(&id, &json!({"state": bulk.state}), &json!({"state": state.as_str()}));
         return Ok(());
     }
     let detail = "The bulk was canceled. Send the remaining recipients as a new bulk.".into();
