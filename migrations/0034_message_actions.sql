@@ -35,7 +35,7 @@ CREATE TABLE message_actions (
     -- tenants. For the estimated progress.
     examined bigint NOT NULL DEFAULT 0,
     queue_size bigint NOT NULL,
-    -- Number of consecutive failures, and the last error; null: none.
+    -- Number of consecutive failures, without those while the database was unavailable; and the last error, null: none.
     failures smallint NOT NULL DEFAULT 0,
     error text,
     -- When it ended; null: it is running.

@@ -1,6 +1,7 @@
 //! Actions on all messages that match a filter: counts the recipients, and starts the action, which a background task of
 //! every process with the API works off ([`runner`]).
 
+mod parts;
 pub mod runner;
 
 use std::time::Duration;

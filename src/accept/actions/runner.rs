@@ -1,7 +1,7 @@
 //! Works off actions on all messages that match a filter, in the background of every process with the API.
 //!
 //! A process leases an action for a moment, so that several actions take turns, and another process continues if this one
-//! dies. It changes a few hundred recipients per transaction, and pauses for as long as the transaction took, so that
+//! dies. It changes a few hundred recipients per transaction, and pauses after each statement for as long as it took, so that
 //! accepting and sending messages stay fast.
 
 use std::panic::AssertUnwindSafe;
@@ -14,21 +14,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::parts::{self, PART};
 use super::{CLOCK_DIFFERENCE, PAGE, examines_queue, examines_uncertain};
 use crate::accept::{AcceptError, Acceptor};
 use crate::clock::SharedClock;
 use crate::db::DbError;
 use crate::db::messages::actions::Requeued;
 use crate::db::messages::actions::apply::{self, Part};
-use crate::db::messages::actions::jobs::{self, ActionRow, Lease};
+use crate::db::messages::actions::jobs::{self, ActionRow, Failure, Lease};
 use crate::db::messages::actions::select::{self, ExaminedRow, Position, Selection, UncertainRow};
 use crate::domain::id::{ActionId, MessageId, TenantId};
 use crate::domain::message::action::{ActionFilter, ActionKind};
 use crate::telemetry::RateLimitedLog;
 
-/// Maximum number of recipients that one transaction changes. While it appends their events, other transactions of the
-/// tenant wait for the event counter.
-const PART: usize = 500;
 /// How long a process works on an action before another action has its turn.
 const TURN: Duration = Duration::from_secs(1);
 /// How long a lease lasts, longer than a turn and a transaction usually take. After it, another process continues; a
@@ -65,6 +63,17 @@ enum ActionError {
     Unreadable(String),
     #[error("it panicked")]
     Panicked,
+}
+
+impl ActionError {
+    /// Returns whether the database is unavailable or overloaded, so that trying again helps.
+    fn is_temporary(&self) -> bool {
+        match self {
+            Self::Db(error) => error.trouble().is_some(),
+            Self::Accept(AcceptError::Db(error)) => error.trouble().is_some(),
+            Self::Accept(_) | Self::Unreadable(_) | Self::Panicked => false,
+        }
+    }
 }
 
 /// What follows a turn.
@@ -167,7 +176,8 @@ impl ActionRunner {
             Ok(Next::Lost) => {}
             Err(error) => {
                 let text = error.to_string();
-                if jobs::fail(db, lease, &text, now, now + RETRY_INTERVAL).await? {
+                let failure = Failure { error: &text, is_temporary: error.is_temporary() };
+                if jobs::fail(db, lease, failure, now, now + RETRY_INTERVAL).await? {
                     tracing::error!(
                         event = "message_action_failed",
                         action = %lease.id,
@@ -222,9 +232,11 @@ impl ActionRunner {
         let db = &self.acceptor.db;
         let mut unrecorded = 0;
         loop {
+            let started = Instant::now();
             let rows = select::queued(db, &job.selection(), job.position, PAGE, self.clock.now()).await?;
+            pause(started, stop).await;
             let is_last = i64::try_from(rows.len()).is_ok_and(|length| length < PAGE);
-            for part in parts(&rows) {
+            for part in parts::split(&rows) {
                 job.position = part.position;
                 unrecorded += part.examined;
                 if part.recipients.is_empty() && !is_last && !job.is_over() {
@@ -235,9 +247,8 @@ impl ActionRunner {
                 let done = job.part(&part.recipients, part.position, unrecorded);
                 let Some(changed) = apply::apply(db, &done, self.clock.now()).await? else { return Ok(Next::Lost) };
                 unrecorded = 0;
-                if changed > 0 {
-                    self.wake_and_pause(job.kind, started, stop).await;
-                }
+                self.wake(job.kind, changed);
+                pause(started, stop).await;
                 if stop.is_cancelled() || (job.is_over() && !(is_last && is_at_end(&rows, job.position))) {
                     return Ok(Next::AtOnce);
                 }
@@ -261,9 +272,8 @@ impl ActionRunner {
             let requeued = apply::requeue(db, &done, &messages, self.clock.now()).await?;
             let Some(changed) = requeued else { return Ok(Next::Lost) };
             job.position = position;
-            if changed > 0 {
-                self.wake_and_pause(job.kind, started, stop).await;
-            }
+            self.wake(job.kind, changed);
+            pause(started, stop).await;
             if is_last {
                 return Ok(Next::Done);
             }
@@ -293,17 +303,19 @@ impl ActionRunner {
         Ok(messages)
     }
 
-    /// Tells the workers about messages that are due, and pauses for as long as the transaction took that began at
-    /// `started`.
-    async fn wake_and_pause(&self, kind: ActionKind, started: Instant, stop: &CancellationToken) {
-        if kind != ActionKind::Cancel {
+    /// Tells the workers about recipients that are due.
+    fn wake(&self, kind: ActionKind, changed: usize) {
+        if kind != ActionKind::Cancel && changed > 0 {
             self.acceptor.wake();
         }
-        let pause = tokio::time::sleep(started.elapsed());
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = pause => {}
-        }
+    }
+}
+
+/// Pauses for as long as the work took that began at `started`.
+async fn pause(started: Instant, stop: &CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(started.elapsed()) => {}
     }
 }
 
@@ -321,60 +333,4 @@ fn warn_of(failed: &RateLimitedLog, action: Option<ActionId>, error: &dyn std::f
 
 fn is_at_end(rows: &[ExaminedRow], position: Position) -> bool {
     rows.last().is_none_or(|last| last.position() == position)
-}
-
-/// Consecutive examined rows, of which at most [`PART`] match.
-#[derive(Debug, PartialEq, Eq)]
-struct ExaminedPart {
-    recipients: Vec<(Uuid, Uuid)>,
-    position: Position,
-    examined: usize,
-}
-
-/// Splits a page. Every row belongs to one part.
-fn parts(rows: &[ExaminedRow]) -> Vec<ExaminedPart> {
-    let mut parts = Vec::new();
-    let mut part = ExaminedPart { recipients: Vec::new(), position: Position::default(), examined: 0 };
-    for row in rows {
-        part.position = row.position();
-        part.examined += 1;
-        if row.is_match {
-            part.recipients.push((row.message_id, row.recipient_id));
-        }
-        if part.recipients.len() >= PART {
-            let next = ExaminedPart { recipients: Vec::new(), position: part.position, examined: 0 };
-            parts.push(std::mem::replace(&mut part, next));
-        }
-    }
-    if part.examined > 0 {
-        parts.push(part);
-    }
-    parts
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn every_matching_row_is_in_one_part(matches in prop::collection::vec(any::<bool>(), 0..2_000)) {
-            let row = |(n, is_match): (usize, &bool)| ExaminedRow {
-                message_id: Uuid::from_u128(n as u128),
-                recipient_id: Uuid::nil(),
-                is_match: *is_match,
-            };
-            let rows: Vec<ExaminedRow> = matches.iter().enumerate().map(row).collect();
-            let parts = parts(&rows);
-            let found: Vec<(Uuid, Uuid)> = parts.iter().flat_map(|part| part.recipients.clone()).collect();
-            let expected: Vec<(Uuid, Uuid)> =
-                rows.iter().filter(|row| row.is_match).map(|row| (row.message_id, row.recipient_id)).collect();
-            prop_assert_eq!(found, expected);
-            prop_assert_eq!(parts.iter().map(|part| part.examined).sum::<usize>(), rows.len());
-            prop_assert!(parts.iter().all(|part| part.recipients.len() <= PART && part.examined > 0));
-            prop_assert_eq!(parts.last().map(|part| part.position), rows.last().map(ExaminedRow::position));
-        }
-    }
 }

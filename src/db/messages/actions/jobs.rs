@@ -12,8 +12,8 @@ use crate::db::{Db, DbError};
 use crate::domain::id::{ActionId, KeyId, MessageId, TenantId};
 use crate::domain::message::action::{ActionFilter, ActionKind};
 
-/// Number of consecutive failures after which an action has failed.
-const MAX_FAILURES: i32 = 10;
+/// Number of consecutive failures, except temporary ones, after which an action has failed.
+const MAX_FAILURES: i16 = 10;
 
 /// An action.
 #[derive(Debug, Clone)]
@@ -198,28 +198,38 @@ pub async fn release(db: &Db, lease: Lease, from: DateTime<Utc>) -> Result<(), D
     db.timed("actions.release", query.execute(&db.pool)).await.map(drop)
 }
 
+/// Why a turn has failed.
+#[derive(Debug, Clone, Copy)]
+pub struct Failure<'a> {
+    /// The error.
+    pub error: &'a str,
+    /// Whether the action is tried again regardless of the number of failures.
+    pub is_temporary: bool,
+}
+
 /// Releases an action after a failure. Returns whether it has failed too often, and has ended.
 pub async fn fail(
     db: &Db,
     lease: Lease,
-    error: &str,
+    failure: Failure<'_>,
     now: DateTime<Utc>,
     from: DateTime<Utc>,
 ) -> Result<bool, DbError> {
     let query = sqlx::query_scalar!(
         r#"UPDATE message_actions
-           SET leased_until = $4, failures = failures + 1, error = $5,
-               status = CASE WHEN failures + 1 >= $6 THEN 'failed' ELSE status END,
-               finished_at = CASE WHEN failures + 1 >= $6 THEN $7::timestamptz END
+           SET leased_until = $4, failures = failures + $8, error = $5,
+               status = CASE WHEN failures + $8 >= $6 THEN 'failed' ELSE status END,
+               finished_at = CASE WHEN failures + $8 >= $6 THEN $7::timestamptz END
            WHERE tenant_id = $1 AND id = $2 AND leased_until = $3 AND status = 'running'
            RETURNING status = 'failed' AS "has_failed!""#,
         lease.tenant.0,
         lease.id.0,
         lease.until,
         from,
-        error,
+        failure.error,
         MAX_FAILURES,
-        now
+        now,
+        i16::from(!failure.is_temporary)
     );
     Ok(db.timed("actions.fail", query.fetch_optional(&db.pool)).await?.unwrap_or(false))
 }
