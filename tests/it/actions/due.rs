@@ -12,7 +12,7 @@ async fn deferred_messages_of_a_lane_are_retried_now() {
     let app = TestApp::start().await;
     let mut ids = Vec::new();
     for n in 0..3 {
-        app.smtp.rcpt(&format!("u{n}@example.test")).replies(["451 4.7.1 later"]);
+        app.smtp.rcpt(&format!("u{n}@example.test")).replies(["451 4.2.0 later"]);
         ids.push(app.send(json!({"to": format!("u{n}@example.test")})).await.id);
     }
     let scheduled = app.send(json!({"scheduled_at": app.clock.text_in(TimeDelta::hours(9))})).await.id;
