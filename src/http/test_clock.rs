@@ -68,12 +68,14 @@ pub async fn advance(
     let moved = test_clock::advance(&api.db, caller.tenant(), by, api.clock.now()).await?.ok_or_else(too_many)?;
     api.acceptor.wake();
     api.acceptor.wake_expander();
-    Ok(Json(TestClockAdvanced {
+    let advanced = TestClockAdvanced {
         advanced: by.num_seconds(),
         recipients: moved.recipients,
         followups: moved.followups,
         webhook_deliveries: moved.webhook_deliveries,
-    }))
+    };
+    caller.note_result(&advanced);
+    Ok(Json(advanced))
 }
 
 fn too_many() -> ApiError {

@@ -81,7 +81,10 @@ impl Visitor {
     }
 
     /// Makes a call, and returns the response if it is a success.
-    pub(super) async fn run(&self, request: Request) -> Result<Response, UiError> {
+    pub(super) async fn run(&self, mut request: Request) -> Result<Response, UiError> {
+        if let Some(browser) = self.user_agent.clone() {
+            request.headers_mut().insert(header::USER_AGENT, browser);
+        }
         let response = self.api().call(self.key, request).await;
         if response.status().is_success() {
             return Ok(response);

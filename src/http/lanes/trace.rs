@@ -59,5 +59,7 @@ pub async fn trace(
         return Err(NO_LANE);
     }
     tracing::info!(event = "lane_traced", by = %caller.key_id(), lane = %id, attempts, "tracing a lane");
-    Ok(Json(LaneTrace { id, attempts }))
+    let trace = LaneTrace { id, attempts };
+    caller.note_after(&id, &trace);
+    Ok(Json(trace))
 }

@@ -55,10 +55,13 @@ pub async fn replay(
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let after = start_seq(&api, caller.tenant(), request::resources::replay::parse(&body.bytes)?).await?;
+    let before = load_view(&api, caller.tenant(), id).await?;
     if webhooks::replay(&api.db, caller.tenant(), id, after).await? {
         tracing::info!(event = "webhook_replayed", by = %caller.key_id(), webhook = %id, after, "replaying events to a webhook endpoint");
     }
-    load_view(&api, caller.tenant(), id).await.map(Json)
+    let view = load_view(&api, caller.tenant(), id).await?;
+    caller.note_change(&id, &before, &view);
+    Ok(Json(view))
 }
 
 /// Returns the `seq` to start after. Refuses a `seq` above that of the last event, which must come from another

@@ -43,6 +43,9 @@ const PAGES: [&str; 21] = [
     "try-outcomes",
     "lanes-and-limits",
     "statistics",
+    "actions",
+    "export",
+    "audit",
     "troubleshooting",
 ];
 

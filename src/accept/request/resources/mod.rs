@@ -1,5 +1,6 @@
 //! Parses the bodies of requests that create or change resources other than messages.
 
+pub mod action;
 pub mod domain;
 pub mod key;
 pub mod lane;

@@ -108,6 +108,7 @@ pub(in crate::http::resend) async fn replay(
     let (key, event) = find(&api, &caller, path).await?;
     rows::replay(&api.db, key, &event, api.clock.now()).await?;
     let (by, webhook, seq) = (caller.key_id(), key.1, event.seq);
+    caller.note_after(&webhook, &json!({"seq": seq}));
     tracing::info!(event = "webhook_event_replayed", %by, %webhook, seq, "posting an event to a webhook endpoint again");
     Ok(Json(Object::new(EVENT, event.id)))
 }
