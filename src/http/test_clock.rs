@@ -63,7 +63,7 @@ pub async fn advance(
     caller.require_test_key("Only the clock of test messages can be advanced.")?;
     caller.require_all_domains("The clock is shared by all sender domains.")?;
     let body = api.bodies.json(&headers, body).await?;
-    let by = request::resources::test_clock::parse(&body.bytes)?;
+    let by = request::resources::operations::test_clock::parse(&body.bytes)?;
     let _permit = api.slow_queries.acquire(caller.key_id()).await?;
     let moved = test_clock::advance(&api.db, caller.tenant(), by, api.clock.now()).await?.ok_or_else(too_many)?;
     api.acceptor.wake();

@@ -145,7 +145,7 @@ pub async fn pause(
 ) -> Result<Json<LaneSettingsView>, ApiError> {
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let reason = request::resources::pause::parse(&body.bytes)?;
+    let reason = request::resources::operations::pause::parse(&body.bytes)?;
     let before = load_settings(&api, caller.tenant(), id).await?;
     let found = lanes::admin::pause(&api.db, caller.tenant(), id, reason.as_deref(), api.clock.now()).await?;
     respond(&api, &caller, id, &before, found).await

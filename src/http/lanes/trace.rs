@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 
 use super::NO_LANE;
-use crate::accept::request::resources::trace;
+use crate::accept::request::resources::operations::trace;
 use crate::db::lanes::traces;
 use crate::domain::id::LaneId;
 use crate::domain::key::Scope;

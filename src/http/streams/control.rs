@@ -103,7 +103,7 @@ pub async fn pause(
 ) -> Result<Json<StreamView>, ApiError> {
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let reason = request::resources::pause::parse(&body.bytes)?;
+    let reason = request::resources::operations::pause::parse(&body.bytes)?;
     let now = api.clock.now();
     let before = load_view(&api, caller.tenant(), &name).await?;
     let found = streams::pause(&api.db, caller.tenant(), &name, reason.as_deref(), now).await?;

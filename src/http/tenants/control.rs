@@ -9,7 +9,8 @@ use axum::response::{IntoResponse as _, Response};
 use super::NO_TENANT;
 use super::read::load;
 use super::view::{NewTenantBody, TenantChangeBody, TenantView, TenantWithUsage};
-use crate::accept::request::resources::{pause, tenant};
+use crate::accept::request::resources::operations::pause;
+use crate::accept::request::resources::tenant;
 use crate::db::tenants::{self, Changed, deletion};
 use crate::domain::id::TenantId;
 use crate::http::auth::{Caller, Operator};
@@ -47,6 +48,7 @@ pub async fn create(
     tracing::info!(event = "tenant_created", by = %caller.key_id(), tenant = %id, name = new.name, "created a tenant");
     let view = load(&api, id).await?;
     caller.note_after(&id, &view.tenant);
+    caller.note_tenant(id);
     Ok(with_location(format!("/v1/tenants/{id}"), (StatusCode::CREATED, Json(view))))
 }
 
@@ -176,6 +178,7 @@ pub async fn remove(
 async fn respond(api: &Api, caller: &Caller, before: &TenantView) -> Result<Json<TenantWithUsage>, ApiError> {
     let after = load(api, before.id).await?;
     caller.note_change(&before.id, before, &after.tenant);
+    caller.note_tenant(before.id);
     Ok(Json(after))
 }
 

@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use super::list::template_id;
 use crate::accept::actions::CLOCK_DIFFERENCE;
 use crate::accept::request::Context;
-use crate::accept::request::resources::action::{self, ActionRequest};
+use crate::accept::request::resources::operations::action::{self, ActionRequest};
 use crate::db::messages::actions::jobs::NewAction;
 use crate::db::messages::actions::select::Selection;
 use crate::domain::id::ActionId;
