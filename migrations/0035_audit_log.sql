@@ -23,9 +23,10 @@ CREATE TABLE audit_log (
     request_id text,
     -- The operation's id in the OpenAPI document, such as revoke_key.
     action text NOT NULL,
-    -- The id, name or address of the object; null: several, or none was created. It may belong to another tenant than the API
-    -- key of an operator, or to the test tenant.
+    -- The id, name or address of the object; null: several, or none was created.
     object text,
+    -- The tenant that an operator changed, or whose API key an operator changed; null: the one of tenant_id.
+    object_tenant_id uuid,
     -- The object before and after the change, without secrets, at most 8 KiB each; null: it did not exist, or is not recorded.
     before jsonb,
     after jsonb,

@@ -18,11 +18,13 @@ const USER_VARIABLES: [&str; 3] = ["SUDO_USER", "USER", "LOGNAME"];
 pub(super) struct AuditEntry<'a> {
     db: &'a Db,
     id: AuditId,
+    /// The tenant of the object.
+    tenant: TenantId,
 }
 
 impl<'a> AuditEntry<'a> {
-    /// Records that a command is about to change an object. `action` is the id of the same operation of the API.
-    pub(super) async fn begin(db: &'a Db, action: &str, object: &str) -> Result<Self, DbError> {
+    /// Records that a command is about to change an object of a tenant. `action` is the id of the same operation of the API.
+    pub(super) async fn begin(db: &'a Db, tenant: TenantId, action: &str, object: &str) -> Result<Self, DbError> {
         let now = SystemClock.now();
         let id = AuditId::new(now);
         let name = USER_VARIABLES.into_iter().find_map(|variable| std::env::var(variable).ok());
@@ -37,7 +39,7 @@ impl<'a> AuditEntry<'a> {
             request_id: None,
         };
         audit::begin(db, id, &actor, (action, Some(object)), now).await?;
-        Ok(Self { db, id })
+        Ok(Self { db, id, tenant })
     }
 
     /// Records what became of the change.
@@ -48,7 +50,12 @@ impl<'a> AuditEntry<'a> {
         after: Option<Value>,
     ) -> Result<(), DbError> {
         let word = if result.is_ok() { AuditResult::Done } else { AuditResult::Failed };
-        let outcome = Outcome { object: None, before: before.map(recordable), after: after.map(recordable) };
+        let outcome = Outcome {
+            object: None,
+            before: before.map(recordable),
+            after: after.map(recordable),
+            tenant: Some(self.tenant).filter(|tenant| *tenant != TenantId::DEFAULT),
+        };
         audit::complete(self.db, (TenantId::DEFAULT, self.id), &outcome, word, None).await
     }
 }

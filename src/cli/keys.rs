@@ -127,7 +127,7 @@ pub(super) async fn create(db: &Db, cell: Option<&Cell>, key: KeyToCreate<'_>) -
         created_at: now,
         expires_at: None,
     };
-    let entry = AuditEntry::begin(db, "create_key", &key.id.to_string()).await?;
+    let entry = AuditEntry::begin(db, tenant, "create_key", &key.id.to_string()).await?;
     let inserted = keys::insert(db, &key).await;
     let after = json!({"id": key.id, "name": name, "tenant": tenant, "mode": mode.as_str(), "scopes": scope_names,
                        "created_at": now});
@@ -182,7 +182,7 @@ fn line(row: &KeyRow) -> String {
 async fn revoke(db: &Db, tenant: TenantId, id: KeyId) -> anyhow::Result<()> {
     let before = keys::get(db, tenant, id).await?;
     let before = before.map(|row| json!({"name": row.name, "tenant": tenant, "mode": row.mode, "scopes": row.scopes}));
-    let entry = AuditEntry::begin(db, "revoke_key", &id.to_string()).await?;
+    let entry = AuditEntry::begin(db, tenant, "revoke_key", &id.to_string()).await?;
     let revoked = keys::revoke(db, tenant, id, SystemClock.now()).await;
     entry.complete(&revoked, before, None).await?;
     match revoked? {

@@ -69,6 +69,8 @@ pub struct Outcome {
     pub before: Option<Value>,
     /// The object after the change.
     pub after: Option<Value>,
+    /// The tenant of the object, if it is not that of the row.
+    pub tenant: Option<TenantId>,
 }
 
 /// Completes a row. `status` is the HTTP status of the response.
@@ -80,7 +82,8 @@ pub async fn complete(
     status: Option<u16>,
 ) -> Result<(), DbError> {
     let query = sqlx::query!(
-        "UPDATE audit_log SET result = $3, status = $4, object = coalesce($5, object), before = $6, after = $7
+        "UPDATE audit_log
+         SET result = $3, status = $4, object = coalesce($5, object), before = $6, after = $7, object_tenant_id = $8
          WHERE tenant_id = $1 AND id = $2",
         tenant.0,
         id.0,
@@ -88,7 +91,8 @@ pub async fn complete(
         status.and_then(|status| i16::try_from(status).ok()),
         outcome.object,
         outcome.before,
-        outcome.after
+        outcome.after,
+        outcome.tenant.map(|tenant| tenant.0)
     );
     db.timed("audit.complete", query.execute(&db.pool)).await.map(drop)
 }
@@ -118,6 +122,8 @@ pub struct AuditRow {
     pub action: String,
     /// The id, name or address of the object.
     pub object: Option<String>,
+    /// The tenant of the object, if it is not that of the row.
+    pub object_tenant_id: Option<Uuid>,
     /// The object before the change.
     pub before: Option<Value>,
     /// The object after the change.
@@ -141,6 +147,8 @@ pub struct AuditFilter {
     pub object: Option<String>,
     /// Only changes with API keys of these modes. Commands count as live.
     pub modes: Vec<KeyMode>,
+    /// Whether changes of other tenants by operators are included.
+    pub other_tenants: bool,
     /// Only changes at or after this time.
     pub since: Option<DateTime<Utc>>,
     /// Only changes before this time.
@@ -155,18 +163,19 @@ pub async fn page(db: &Db, tenant: TenantId, filter: &AuditFilter, limit: i64) -
     let query = sqlx::query_as!(
         AuditRow,
         "SELECT id, created_at, source, mode, key_id, actor_name, remote_address, user_agent, request_id, action, object,
-                before, after, result, status
+                object_tenant_id, before, after, result, status
          FROM audit_log
-         WHERE tenant_id = $1
-           AND ($2::uuid IS NULL OR id < $2)
-           AND ($3::uuid IS NULL OR key_id = $3)
-           AND ($4::text IS NULL OR actor_name = $4)
-           AND ($5::text IS NULL OR action = $5)
-           AND ($6::text IS NULL OR object = $6)
-           AND mode = ANY ($7)
-           AND ($8::timestamptz IS NULL OR id >= uuid_floor($8))
-           AND ($9::timestamptz IS NULL OR id < uuid_floor($9))
-         ORDER BY id DESC LIMIT $10",
+         WHERE tenant_id = $1 /* tenant */
+           AND ($2::uuid /* after */ IS NULL OR id < $2)
+           AND ($3::uuid /* key */ IS NULL OR key_id = $3)
+           AND ($4::text /* name */ IS NULL OR actor_name = $4)
+           AND ($5::text /* action */ IS NULL OR action = $5)
+           AND ($6::text /* object */ IS NULL OR object = $6)
+           AND mode = ANY ($7 /* modes */)
+           AND (object_tenant_id IS NULL OR $8 /* other_tenants */)
+           AND ($9::timestamptz /* since */ IS NULL OR id >= uuid_floor($9))
+           AND ($10::timestamptz /* until */ IS NULL OR id < uuid_floor($10))
+         ORDER BY id DESC LIMIT $11 /* limit */",
         tenant.0,
         filter.after.map(|id| id.0),
         filter.key.map(|key| key.0),
@@ -174,6 +183,7 @@ pub async fn page(db: &Db, tenant: TenantId, filter: &AuditFilter, limit: i64) -
         filter.action,
         filter.object,
         &modes,
+        filter.other_tenants,
         filter.since,
         filter.until,
         limit

@@ -90,16 +90,7 @@ impl Service<Request> for ApiService {
         // The handler does not run before this future is polled.
         let (request, unread) = unread::track(request);
         let handled = AssertUnwindSafe(self.route.call(request)).catch_unwind();
-        let work = with_request_key(async move {
-            let response = match handled.await {
-                Ok(Ok(response)) => response,
-                Err(panic) => error::panicked(panic),
-            };
-            if is_audited && let Some(record) = current_audit() {
-                Box::pin(record.complete(response.status())).await;
-            }
-            response
-        });
+        let work = with_request_key(completed(handled, is_audited));
         Box::pin(async move {
             let mut response = match checked {
                 Ok(()) => {
@@ -134,6 +125,21 @@ impl Service<Request> for ApiService {
             Ok(response)
         })
     }
+}
+
+/// Returns the response of a handler, once the row of its request in the audit log is complete.
+async fn completed(
+    handled: impl Future<Output = std::thread::Result<Result<Response, Infallible>>>,
+    is_audited: bool,
+) -> Response {
+    let response = match handled.await {
+        Ok(Ok(response)) => response,
+        Err(panic) => error::panicked(panic),
+    };
+    if is_audited && let Some(record) = current_audit() {
+        Box::pin(record.complete(response.status())).await;
+    }
+    response
 }
 
 fn new_id() -> HeaderValue {

@@ -134,6 +134,13 @@ impl Caller {
         self.note(None, None, Some(after));
     }
 
+    /// Notes the tenant of the object. A change of another tenant's object is in the operator's audit log.
+    pub(super) fn note_tenant(&self, tenant: TenantId) {
+        if let Some(record) = self.audit() {
+            record.noted.lock().tenant = Some(tenant).filter(|tenant| *tenant != record.tenant);
+        }
+    }
+
     fn note(&self, object: Option<&dyn Display>, before: Option<Value>, after: Option<&impl Serialize>) {
         let Some(record) = self.audit() else { return };
         let mut noted = record.noted.lock();

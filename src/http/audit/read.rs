@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::db::DbError;
 use crate::db::audit::{self, AuditFilter, AuditRow};
 use crate::domain::audit::{AuditResult, AuditSource};
-use crate::domain::id::{AuditId, KeyId};
+use crate::domain::id::{AuditId, KeyId, TenantId};
 use crate::domain::key::{KeyMode, Scope};
 use crate::domain::open_object::AuditedState;
 use crate::http::auth::Caller;
@@ -40,6 +40,10 @@ pub struct AuditEntry {
     /// The id, name or address of the object; null for changes of several objects.
     #[schema(example = "key_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub object: Option<String>,
+    /// The tenant of the object, if it is another one than that of the API key: an operator's change. Only keys with the scope
+    /// `operator` see such entries.
+    #[schema(value_type = Option<String>, example = "ten_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
+    pub tenant: Option<TenantId>,
     /// The object as it was read before the change, without secrets; null if it did not exist, or is not recorded.
     #[schema(value_type = Option<AuditedState>)]
     pub before: Option<Value>,
@@ -52,7 +56,7 @@ pub struct AuditEntry {
     /// The HTTP status of the response; null if it is unknown, and for commands.
     #[schema(example = 200)]
     pub status: Option<i16>,
-    /// The `X-Request-Id` of the response; null for commands.
+    /// The `X-Request-Id` of the response, or of the call that the dashboard made; null for commands.
     #[schema(example = "req_5b1d3c0e9f2a4d6c8e7f0a1b2c3d4e5f")]
     pub request_id: Option<String>,
 }
@@ -90,6 +94,7 @@ impl AuditEntry {
             actor,
             action: row.action,
             object: row.object,
+            tenant: row.object_tenant_id.map(TenantId),
             before: row.before,
             after: row.after,
             result: row.result,
@@ -103,7 +108,7 @@ impl AuditEntry {
 ///
 /// Returns who changed what, newest first: every request that changes something, also if it was refused, and every command
 /// that does. Sending messages is not audited; see the events. An entry must match all filters. A test key sees only the
-/// changes with test keys.
+/// changes with test keys. Changes of other tenants by operators are shown to keys with the scope `operator`.
 #[utoipa::path(
     get, path = "/v1/audit", tag = "audit", operation_id = "list_audit",
     params(
@@ -145,6 +150,7 @@ fn filter(caller: &Caller, params: &mut Params) -> AuditFilter {
         action: params.text("action"),
         object: params.text("object"),
         modes,
+        other_tenants: caller.has_scope(Scope::Operator),
         since: params.timestamp("since"),
         until: params.timestamp("until"),
         after: params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok()),

@@ -99,6 +99,7 @@ pub(in crate::http) async fn insert(api: &Api, caller: &Caller, request: KeyRequ
         revoked_at: None,
     };
     caller.note_after(&id, &key);
+    caller.note_tenant(tenant);
     Ok(CreatedKey { key, secret: secret.expose().to_owned() })
 }
 
@@ -158,6 +159,7 @@ pub(in crate::http) async fn apply(
     api.keys.clear();
     let after = keys::get(&api.db, tenant, id).await?.ok_or(MISSING)?;
     caller.note_change(&id, &Key::from_row(before), &Key::from_row(after));
+    caller.note_tenant(tenant);
     tracing::info!(event = "api_key_changed", by = %caller.key_id(), key = %id, "changed an API key");
     Ok(())
 }
@@ -210,6 +212,7 @@ pub(in crate::http) async fn revoke_key(
         Revocation::Revoked => {
             api.keys.clear();
             caller.note_removed(&id, &Key::from_row(before));
+            caller.note_tenant(tenant);
             tracing::info!(event = "api_key_revoked", by = %caller.key_id(), key = %id, "revoked an API key");
         }
     }

@@ -21,7 +21,7 @@ async fn send_bulk(app: &TestApp, count: usize, tag: &str) -> String {
 }
 
 /// Waits until all recipients of bulks have become messages.
-async fn expanded(app: &TestApp) {
+pub(super) async fn expanded(app: &TestApp) {
     let mut connection = app.database.connect().await;
     until("recipients without a message", LIMIT, async || {
         let waiting: i64 =

@@ -5,6 +5,7 @@ mod due;
 mod jobs;
 mod plans;
 mod requests;
+mod tenants;
 
 use std::time::Duration;
 

@@ -16,7 +16,7 @@ async fn change_is_recorded_with_its_actor_and_both_states() {
         app.request(Method::PATCH, "/v1/streams/bulk").header(USER_AGENT, "ops-tool/1").json(&json!({"rate": 5}));
     let response = ApiResponse::to(request).await;
     assert_eq!(response.status, 200, "{}", response.body);
-    let entry = entry(&app, "action=change_stream").await;
+    let entry = entry(&app, "action=update_stream").await;
     assert_eq!((&entry["before"]["rate"], &entry["after"]["rate"]), (&Value::Null, &response.body["rate"]), "{entry}");
     assert_eq!((&entry["object"], &entry["result"], &entry["status"]), (&json!("bulk"), &json!("done"), &json!(200)));
     assert_eq!(entry["request_id"], response.headers["x-request-id"].to_str().unwrap());

@@ -4,6 +4,7 @@ mod command_line;
 mod entries;
 mod operations;
 mod resend;
+mod tenants;
 
 use serde_json::Value;
 

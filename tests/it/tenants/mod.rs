@@ -19,13 +19,13 @@ use crate::support::client::Api;
 const PATH: &str = "/v1/tenants";
 
 /// A tenant, with a client whose key may do everything in it.
-struct Tenant {
-    id: String,
-    api: Api,
+pub struct Tenant {
+    pub id: String,
+    pub api: Api,
 }
 
 /// Creates a tenant with these fields besides its name.
-async fn tenant(app: &TestApp, name: &str, fields: Value) -> Tenant {
+pub async fn tenant(app: &TestApp, name: &str, fields: Value) -> Tenant {
     let mut body = json!({"name": name});
     body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     let created = app.post(PATH, &body).await;
