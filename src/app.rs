@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::accept::actions::runner::ActionRunner;
 use crate::accept::bulk::expander::Expander;
 use crate::accept::request::Limits;
 use crate::accept::{Acceptor, WakeNotifier};
@@ -150,6 +151,8 @@ impl App {
                 let acceptor = Arc::new(acceptor);
                 let expander = Expander::new(acceptor.clone(), renderer.clone(), clock.clone());
                 accepting.spawn(expander.run(stop.clone()));
+                let runner = ActionRunner::new(acceptor.clone(), clock.clone());
+                accepting.spawn(runner.run(stop.clone()));
                 let settings = api_settings(config, &db, &clock, renderer, readiness.clone())?;
                 let api = Api::new(db.clone(), clock.clone(), acceptor, feedback, settings, stop.clone());
                 allowances = Some(api.allowances());

@@ -14,6 +14,12 @@ pub fn neutralise(value: String) -> String {
     if is_formula(&value) { format!("'{value}") } else { value }
 }
 
+/// Returns the field of a CSV file (RFC 4180) for a value: neutralised, and quoted if necessary.
+pub fn field(value: String) -> String {
+    let cell = neutralise(value);
+    if cell.contains(['"', ',', '\r', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell }
+}
+
 /// Returns the value of a cell that [`neutralise`] wrote.
 pub fn restore(cell: String) -> String {
     match cell.strip_prefix('\'') {
@@ -34,6 +40,15 @@ mod tests {
             [("=1+1", "'=1+1"), ("+a@b.test", "'+a@b.test"), ("'=1", "''=1"), ("a=1", "a=1"), ("'", "'")]
         {
             assert_eq!(neutralise(value.into()), cell);
+        }
+    }
+
+    #[test]
+    fn fields_with_separators_are_quoted() {
+        for (value, field) in
+            [("a,b", "\"a,b\""), ("say \"hi\"", "\"say \"\"hi\"\"\""), ("=1,2", "\"'=1,2\""), ("a b", "a b")]
+        {
+            assert_eq!(super::field(value.into()), field);
         }
     }
 

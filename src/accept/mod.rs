@@ -5,6 +5,7 @@
 //! messages of the same moment ([`GroupCommit`]). A request with an `Idempotency-Key` creates at most one message, no
 //! matter how many replicas receive it.
 
+pub mod actions;
 pub mod batch;
 mod blobs;
 pub mod bulk;
@@ -107,6 +108,8 @@ pub struct Acceptor {
     wake: WakeNotifier,
     /// Notifies the expander of this process of a new bulk.
     bulk_wake: Notify,
+    /// Notifies the task of this process that works on actions of a new one.
+    action_wake: Notify,
 }
 
 impl Acceptor {
@@ -129,6 +132,7 @@ impl Acceptor {
             db,
             wake,
             bulk_wake: Notify::new(),
+            action_wake: Notify::new(),
         }
     }
 

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use clap::Subcommand;
+use serde_json::json;
 
+use super::audit::AuditEntry;
 use super::tenant::find_tenant;
 use crate::app::{self, WithHint as _};
 use crate::clock::{Clock as _, SystemClock};
@@ -125,7 +127,12 @@ pub(super) async fn create(db: &Db, cell: Option<&Cell>, key: KeyToCreate<'_>) -
         created_at: now,
         expires_at: None,
     };
-    if !keys::insert(db, &key).await? {
+    let entry = AuditEntry::begin(db, tenant, "create_key", &key.id.to_string()).await?;
+    let inserted = keys::insert(db, &key).await;
+    let after = json!({"id": key.id, "name": name, "tenant": tenant, "mode": mode.as_str(), "scopes": scope_names,
+                       "created_at": now});
+    entry.complete(&inserted, None, Some(after)).await?;
+    if !inserted? {
         return Err(anyhow!("there is no tenant {tenant}, or it is being deleted"));
     }
     let scopes = scope_names.join(" ");
@@ -175,7 +182,12 @@ fn line(row: &KeyRow) -> String {
 }
 
 async fn revoke(db: &Db, tenant: TenantId, id: KeyId) -> anyhow::Result<()> {
-    match keys::revoke(db, tenant, id, SystemClock.now()).await? {
+    let before = keys::get(db, tenant, id).await?;
+    let before = before.map(|row| json!({"name": row.name, "tenant": tenant, "mode": row.mode, "scopes": row.scopes}));
+    let entry = AuditEntry::begin(db, tenant, "revoke_key", &id.to_string()).await?;
+    let revoked = keys::revoke(db, tenant, id, SystemClock.now()).await;
+    entry.complete(&revoked, before, None).await?;
+    match revoked? {
         Revocation::Unknown => {
             return Err(anyhow!("there is no API key {id}")).with_hint("`postrider keys list` prints all keys");
         }

@@ -1,5 +1,6 @@
 //! The command line, with one file per command.
 
+mod audit;
 mod bench;
 mod client;
 mod dev;

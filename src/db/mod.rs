@@ -7,6 +7,7 @@
 //! Each function is one statement or one transaction, with [`Db`]'s time limit (sqlx has none for a connection that no
 //! longer responds) and a tracing span with its name. No transaction waits for SMTP or HTTP.
 
+pub mod audit;
 pub mod bench;
 pub mod delivery_reports;
 pub mod domains;

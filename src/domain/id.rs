@@ -101,6 +101,14 @@ id!(
     /// meet. The id of a test tenant follows from that of its live tenant, so no lookup is needed.
     TenantId, "ten"
 );
+id!(
+    /// The id of an action on all messages that match a filter.
+    ActionId, "act"
+);
+id!(
+    /// The id of an entry of the audit log.
+    AuditId, "aud"
+);
 
 /// The id of a lane. It is a number in the database and is formatted with a prefix like every other id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -129,6 +137,13 @@ impl FromStr for LaneId {
 impl serde::Serialize for LaneId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for LaneId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(|()| serde::de::Error::custom("must be a lane's id, such as lane_42"))
     }
 }
 

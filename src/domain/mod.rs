@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod attachment_link;
+pub mod audit;
 pub mod binary;
 pub mod bounce;
 pub mod conversation;

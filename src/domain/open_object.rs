@@ -17,3 +17,8 @@ pub struct MessageHeaders(pub BTreeMap<String, String>);
 #[derive(Debug, utoipa::ToSchema)]
 #[schema(example = json!({"name": "Ann", "number": 42}))]
 pub struct TemplateValues(pub serde_json::Map<String, serde_json::Value>);
+
+/// An object as the audit log recorded it. Its fields are those of the API's responses.
+#[derive(Debug, utoipa::ToSchema)]
+#[schema(example = json!({"name": "shop", "scopes": ["send"]}))]
+pub struct AuditedState(pub serde_json::Map<String, serde_json::Value>);

@@ -2,6 +2,7 @@
 //! 9457 problems, which only `error` builds; for the API that is compatible with Resend's, `resend` translates them.
 
 mod allowances;
+mod audit;
 mod auth;
 mod blobs;
 mod body;
@@ -66,6 +67,7 @@ use crate::fetch::Fetcher;
 use crate::rendering::Renderer;
 
 pub use allowances::Allowances;
+pub use audit::NOT_AUDITED;
 use auth::KeyCache;
 use body::Bodies;
 use concurrency_limit::ConcurrencyLimit;
@@ -242,6 +244,11 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(messages::create::create, messages::list::list))
         .routes(routes!(messages::batch::create))
         .routes(routes!(messages::bulk::create))
+        .routes(routes!(messages::actions::create))
+        .routes(routes!(messages::actions::read::list))
+        .routes(routes!(messages::actions::read::get))
+        .routes(routes!(messages::actions::control::cancel))
+        .routes(routes!(messages::export::export))
         .routes(routes!(messages::bulk::read::list))
         .routes(routes!(messages::bulk::read::get))
         .routes(routes!(messages::bulk::control::pause))
@@ -300,6 +307,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(tenants::control::suspend))
         .routes(routes!(tenants::control::resume))
         .routes(routes!(test_clock::advance))
+        .routes(routes!(audit::read::list))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
 }
@@ -311,6 +319,7 @@ pub fn router(api: Api, inbox: Option<Arc<Inbox>>) -> Router {
 
 /// Returns the router of the whole application, with these `pages`.
 pub fn router_with(api: Api, inbox: Option<Arc<Inbox>>, pages: Router) -> Router {
+    audit::prepare();
     let layer = ApiLayer { responses: api.responses.clone(), resend: api.resend };
     let mut router = Router::from(routes()).merge(unsubscribe::router()).merge(ops::metrics_route());
     if api.resend {

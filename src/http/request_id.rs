@@ -17,11 +17,11 @@ use futures_util::future::BoxFuture;
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use super::auth::with_request_key;
+use super::auth::{current_audit, with_request_key};
 use super::resend::ErrorFormat;
 use super::response::{ResponseMemory, ResponseOwner};
 use super::security::{self, Policy};
-use super::{Problem, error, unread};
+use super::{Problem, audit, error, unread};
 use crate::metrics::http::RouteSeries;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -83,22 +83,24 @@ impl Service<Request> for ApiService {
         let (method, started) = (request.method().clone(), Instant::now());
         let span = tracing::info_span!("request", request_id = id.to_str().unwrap_or_default(), %method, route);
         let policy = Policy::new(request.uri().path());
+        let audited = audit::operation(&request, route, &id);
+        let is_audited = audited.is_some();
         let resend = self.layer.resend.then(|| ErrorFormat::new(&request)).flatten();
         let checked = security::check(&request);
         let owner = ResponseOwner::default();
         request.extensions_mut().insert(owner.clone());
+        if let Some(operation) = audited {
+            request.extensions_mut().insert(operation);
+        }
         let (responses, series) = (self.layer.responses.clone(), self.series.clone());
         // The handler does not run before this future is polled.
         let (request, unread) = unread::track(request);
-        let work = with_request_key(AssertUnwindSafe(self.route.call(request)).catch_unwind());
+        let handled = AssertUnwindSafe(self.route.call(request)).catch_unwind();
+        let work = with_request_key(completed(handled, is_audited));
         Box::pin(async move {
             let mut response = match checked {
                 Ok(()) => {
-                    let response = work.map(|result| match result {
-                        Ok(Ok(response)) => response,
-                        Err(_) => error::panicked(),
-                    });
-                    let mut response = response.instrument(span).await;
+                    let mut response = work.instrument(span).await;
                     if let Some(unread) = unread {
                         unread.discard_or_close(&mut response);
                     }
@@ -129,6 +131,21 @@ impl Service<Request> for ApiService {
             Ok(response)
         })
     }
+}
+
+/// Returns the response of a handler, once the row of its request in the audit log is complete.
+async fn completed(
+    handled: impl Future<Output = std::thread::Result<Result<Response, Infallible>>>,
+    is_audited: bool,
+) -> Response {
+    let response = match handled.await {
+        Ok(Ok(response)) => response,
+        Err(panic) => error::panicked(panic),
+    };
+    if is_audited && let Some(record) = current_audit() {
+        Box::pin(record.complete(response.status())).await;
+    }
+    response
 }
 
 fn new_id() -> HeaderValue {

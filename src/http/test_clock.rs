@@ -63,17 +63,19 @@ pub async fn advance(
     caller.require_test_key("Only the clock of test messages can be advanced.")?;
     caller.require_all_domains("The clock is shared by all sender domains.")?;
     let body = api.bodies.json(&headers, body).await?;
-    let by = request::resources::test_clock::parse(&body.bytes)?;
+    let by = request::resources::operations::test_clock::parse(&body.bytes)?;
     let _permit = api.slow_queries.acquire(caller.requester()).await?;
     let moved = test_clock::advance(&api.db, caller.tenant(), by, api.clock.now()).await?.ok_or_else(too_many)?;
     api.acceptor.wake();
     api.acceptor.wake_expander();
-    Ok(Json(TestClockAdvanced {
+    let advanced = TestClockAdvanced {
         advanced: by.num_seconds(),
         recipients: moved.recipients,
         followups: moved.followups,
         webhook_deliveries: moved.webhook_deliveries,
-    }))
+    };
+    caller.note_result(&advanced);
+    Ok(Json(advanced))
 }
 
 fn too_many() -> ApiError {

@@ -122,6 +122,9 @@ impl Visitor {
         if let Some(id) = &self.request_id {
             request.headers_mut().insert(X_REQUEST_ID, id.clone());
         }
+        if let Some(browser) = self.user_agent.clone() {
+            request.headers_mut().insert(header::USER_AGENT, browser);
+        }
         let response = self.api().call(self.key, request).await;
         if response.status().is_success() {
             return Ok(response);

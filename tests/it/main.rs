@@ -1,7 +1,9 @@
 //! All integration tests, in one binary. A file is named after its scenario; `support` is the harness.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot continue should fail at that line")]
 
+mod actions;
 mod api;
+mod audit;
 mod auth;
 mod batch;
 mod bounces;

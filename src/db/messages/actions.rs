@@ -1,5 +1,9 @@
-//! Actions on a queued message: cancel, reschedule, retry now. They do not change leased recipients, so each action is
-//! safe while a worker sends the message.
+//! Actions on a queued message: cancel, reschedule, retry now; and on all messages that match a filter ([`jobs`]). They do
+//! not change leased recipients, so each action is safe while a worker sends the message.
+
+pub mod apply;
+pub mod jobs;
+pub mod select;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -22,16 +26,8 @@ pub async fn cancel(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>
         .fetch_all(&mut *tx)
         .await?;
         if !canceled.is_empty() {
-            sqlx::query!(
-                "UPDATE recipients SET status = 'canceled', finished_at = $4
-                 WHERE tenant_id = $1 AND message_id = $2 AND id = ANY ($3)",
-                tenant.0,
-                id.0,
-                &canceled,
-                now
-            )
-            .execute(&mut *tx)
-            .await?;
+            let rows: Vec<(Uuid, Uuid)> = canceled.iter().map(|recipient| (id.0, *recipient)).collect();
+            set_canceled(&mut tx, tenant, &rows, now).await?;
             append_events(&mut tx, (tenant, id), canceled.iter().copied(), NewEvent::canceled, now).await?;
         }
         tx.commit().await?;
@@ -116,30 +112,9 @@ pub async fn requeue_uncertain(
     recipients: &[Requeued],
     now: DateTime<Utc>,
 ) -> Result<Vec<Uuid>, DbError> {
-    // `claims` starts at a random number. If it could equal that of the earlier queue row, the fence would accept a
-    // late outcome of the earlier attempt for the new row.
-    let (ids, lane_ids): (Vec<Uuid>, Vec<i64>) = recipients.iter().map(|r| (r.recipient_id, r.lane_id)).unzip();
     db.timed("messages.actions.requeue_uncertain", async {
         let mut tx = db.pool.begin().await?;
-        let requeued = sqlx::query!(
-            "WITH back AS (
-                 UPDATE recipients r SET status = 'deferred', finished_at = NULL
-                 FROM unnest($3::uuid[], $4::bigint[]) AS u (id, lane_id)
-                 WHERE r.tenant_id = $1 AND r.message_id = $2 AND r.id = u.id AND r.status = 'uncertain'
-                 RETURNING r.id, u.lane_id, r.attempts)
-             INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at, expires_at, attempts,
-                                claims)
-             SELECT $2, id, $1, lane_id, $5, $5, (SELECT expires_at FROM messages WHERE tenant_id = $1 AND id = $2),
-                    attempts, floor(random() * 1e9)::integer FROM back
-             RETURNING recipient_id, lane_id",
-            tenant.0,
-            id.0,
-            &ids,
-            &lane_ids,
-            now
-        )
-        .fetch_all(&mut *tx)
-        .await?;
+        let requeued = insert_requeued(&mut tx, tenant, id, recipients, now).await?;
         if !requeued.is_empty() {
             mark_due_now(&mut tx, requeued.iter().map(|row| row.lane_id), now).await?;
             let recipients = requeued.iter().map(|row| row.recipient_id);
@@ -149,6 +124,64 @@ pub async fn requeue_uncertain(
         Ok(requeued.into_iter().map(|row| row.recipient_id).collect())
     })
     .await
+}
+
+/// Inserts queue rows for uncertain recipients of a message, without events. Returns those that were still uncertain.
+async fn insert_requeued(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    id: MessageId,
+    recipients: &[Requeued],
+    now: DateTime<Utc>,
+) -> Result<Vec<Requeued>, sqlx::Error> {
+    // `claims` starts at a random number. If it could equal that of the earlier queue row, the fence would accept a
+    // late outcome of the earlier attempt for the new row.
+    let (ids, lane_ids): (Vec<Uuid>, Vec<i64>) = recipients.iter().map(|r| (r.recipient_id, r.lane_id)).unzip();
+    sqlx::query_as!(
+        Requeued,
+        "WITH back AS (
+             UPDATE recipients r SET status = 'deferred', finished_at = NULL
+             FROM unnest($3::uuid[], $4::bigint[]) AS u (id, lane_id)
+             WHERE r.tenant_id = $1 AND r.message_id = $2 AND r.id = u.id AND r.status = 'uncertain'
+             RETURNING r.id, u.lane_id, r.attempts)
+         INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at, expires_at, attempts,
+                            claims)
+         SELECT $2, id, $1, lane_id, $5, $5, (SELECT expires_at FROM messages WHERE tenant_id = $1 AND id = $2),
+                attempts, floor(random() * 1e9)::integer FROM back
+         RETURNING recipient_id, lane_id",
+        tenant.0,
+        id.0,
+        &ids,
+        &lane_ids,
+        now
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// Sets the status of recipients, given by message and id, whose queue rows the transaction has deleted. The caller
+/// appends their events.
+pub(super) async fn set_canceled(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    recipients: &[(Uuid, Uuid)],
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = recipients.iter().copied().unzip();
+    sqlx::query!(
+        "UPDATE recipients r SET status = 'canceled', finished_at = $4
+         FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, id)
+         WHERE r.tenant_id = $1 AND r.message_id = u.message_id AND r.id = u.id AND r.message_id BETWEEN $5 AND $6",
+        tenant.0,
+        &messages,
+        &ids,
+        now,
+        messages.iter().min(),
+        messages.iter().max()
+    )
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
 /// Appends one event for each of these recipients.

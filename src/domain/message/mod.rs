@@ -1,5 +1,6 @@
 //! Validated messages.
 
+pub mod action;
 pub mod bulk;
 pub mod header_syntax;
 pub mod message_id;

@@ -13,6 +13,7 @@ use axum::http::HeaderValue;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 
+use super::audit::{AuditRecord, AuditedOperation};
 use super::in_process::KnownKey;
 use super::response::ResponseOwner;
 use super::security_log::{Refusal, SecurityLog};
@@ -25,8 +26,8 @@ use crate::domain::network::contains;
 use cache::Attempt;
 pub(super) use cache::{CachedKey, KeyCache};
 pub(super) use client_address::{Peer, client as client_of};
-pub(super) use request_key::with_request_key;
 use request_key::{Access, RequestKey};
+pub(super) use request_key::{current_audit, with_request_key};
 
 /// The beginning of the error for a missing scope.
 pub(super) const LACKS_SCOPE: &str = "This key lacks the scope";
@@ -51,7 +52,8 @@ impl Caller {
         let RequestKey { client, access, .. } = *self.request;
         api.keys.require_address(&key, client)?;
         access.check(&key)?;
-        Ok(Self { request: Arc::new(RequestKey::new(key, client, access)), hash: self.hash, log: self.log.clone() })
+        let request = RequestKey::new(key, client, access, self.request.audit.clone());
+        Ok(Self { request: Arc::new(request), hash: self.hash, log: self.log.clone() })
     }
 
     /// Returns the tenant of the data that the caller sends and reads: messages, events, streams, lanes, suppressions,
@@ -98,6 +100,11 @@ impl Caller {
     /// arrived.
     pub(super) fn key(&self) -> &CachedKey {
         self.request.key()
+    }
+
+    /// Returns the row of the request in the audit log; `None` if the request is not audited.
+    pub(super) fn audit(&self) -> Option<&AuditRecord> {
+        self.request.audit.as_deref()
     }
 
     /// Returns whether the key has this scope. `admin` includes `send` and `read`. With `sender_domains`, it only includes
@@ -241,9 +248,17 @@ impl Caller {
             // Boxed, because the future is part of every request.
             Box::pin(api.allowances.admit(&key, owner)).await?;
         }
-        access.check(&key)?;
-        let request = Arc::new(RequestKey::new(key, client, access));
+        let audit = match parts.extensions.get::<AuditedOperation>() {
+            Some(operation) => {
+                let begun = AuditRecord::begin(api, operation, &key, client, parts);
+                Some(Arc::new(Box::pin(begun).await?))
+            }
+            None => None,
+        };
+        let request = Arc::new(RequestKey::new(key, client, access, audit));
         request_key::set(request.clone());
+        // After the row of the audit log, which also records requests that are refused.
+        access.check(request.key())?;
         Ok(Self { request, hash, log: log.clone() })
     }
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::CachedKey;
 use crate::http::ApiError;
+use crate::http::audit::AuditRecord;
 
 tokio::task_local! {
     static CURRENT: OnceCell<Arc<RequestKey>>;
@@ -40,6 +41,8 @@ pub(super) struct RequestKey {
     /// The client's address; `None` if it is unknown.
     pub client: Option<IpAddr>,
     pub access: Access,
+    /// The row of the request in the audit log; `None` if the request is not audited.
+    pub audit: Option<Arc<AuditRecord>>,
     /// The key as it was when the headers had arrived.
     admitted: Arc<CachedKey>,
     /// The key as it was when the body had arrived.
@@ -47,8 +50,13 @@ pub(super) struct RequestKey {
 }
 
 impl RequestKey {
-    pub(super) fn new(key: Arc<CachedKey>, client: Option<IpAddr>, access: Access) -> Self {
-        Self { client, access, admitted: key, rechecked: OnceLock::new() }
+    pub(super) fn new(
+        key: Arc<CachedKey>,
+        client: Option<IpAddr>,
+        access: Access,
+        audit: Option<Arc<AuditRecord>>,
+    ) -> Self {
+        Self { client, access, audit, admitted: key, rechecked: OnceLock::new() }
     }
 
     /// Returns the key as it was last loaded.
@@ -75,4 +83,9 @@ pub(super) fn set(request: Arc<RequestKey>) {
 /// Returns the key of the current request; `None` outside of a request, and before a key was accepted.
 pub(super) fn current() -> Option<Arc<RequestKey>> {
     CURRENT.try_with(|current| current.get().cloned()).ok().flatten()
+}
+
+/// Returns the row of the current request in the audit log.
+pub(in crate::http) fn current_audit() -> Option<Arc<AuditRecord>> {
+    current().and_then(|request| request.audit.clone())
 }

@@ -60,7 +60,9 @@ pub(in crate::http) async fn register(api: &Api, caller: &Caller, name: String) 
     }
     api.domains.senders.forget();
     tracing::info!(event = "domain_created", by = %caller.key_id(), domain = name, "registered a domain");
-    load_view(api, tenant, &name).await
+    let view = load_view(api, tenant, &name).await?;
+    caller.note_after(&name, &view);
+    Ok(view)
 }
 
 /// Remove a domain
@@ -84,11 +86,13 @@ pub async fn remove(
 
 /// Removes a domain; fails if it does not exist.
 pub(in crate::http) async fn unregister(api: &Api, caller: &Caller, name: &str) -> Result<(), ApiError> {
+    let before = load_view(api, caller.live_tenant(), name).await?;
     let was_removed = domains::remove(&api.db, caller.live_tenant(), name).await?;
     api.domains.senders.forget();
     if !was_removed {
         return Err(NO_DOMAIN);
     }
+    caller.note_removed(&name, &before);
     tracing::info!(event = "domain_removed", by = %caller.key_id(), domain = name, "removed a domain");
     Ok(())
 }

@@ -29,12 +29,14 @@ pub async fn rotate(
 ) -> Result<Json<DomainView>, ApiError> {
     caller.require_live_admin("domains")?;
     let tenant = caller.live_tenant();
-    domains::get(&api.db, tenant, &name).await?.ok_or(NO_DOMAIN)?;
+    let before = load_view(&api, tenant, &name).await?;
     let keys = new_keys(&api, tenant, &name).await?;
     match domains::rotate(&api.db, tenant, &name, &keys, &api.domains.dns_settings.algorithms, api.clock.now()).await? {
         Rotated::Pending => {
             tracing::info!(event = "domain_keys_rotated", by = %caller.key_id(), domain = name, "created DKIM keys");
-            load_view(&api, tenant, &name).await.map(Json)
+            let after = load_view(&api, tenant, &name).await?;
+            caller.note_change(&name, &before, &after);
+            Ok(Json(after))
         }
         Rotated::Missing => Err(NO_DOMAIN),
         Rotated::Already => Err(ApiError::Conflict {

@@ -4,10 +4,9 @@ use axum::Json;
 use axum::extract::State;
 
 use super::view::DomainView;
-use super::{DomainName, NO_DOMAIN, load_view};
+use super::{DomainName, load_view};
 use crate::db::domains::{self, KeyRow};
 use crate::dns;
-use crate::domain::id::TenantId;
 use crate::domain::sender_domain::dns_records::{PublishedKey, Verdict, records};
 use crate::http::auth::Caller;
 use crate::http::{Api, ApiError, AuthErrors, NotFound};
@@ -31,12 +30,13 @@ pub async fn verify(
     DomainName(name): DomainName,
 ) -> Result<Json<DomainView>, ApiError> {
     caller.require_live_admin("domains")?;
-    check(&api, caller.live_tenant(), &name).await.map(Json)
+    check(&api, &caller, &name).await.map(Json)
 }
 
 /// Looks up the records of a domain, and stores the result.
-pub(in crate::http) async fn check(api: &Api, tenant: TenantId, name: &str) -> Result<DomainView, ApiError> {
-    domains::get(&api.db, tenant, name).await?.ok_or(NO_DOMAIN)?;
+pub(in crate::http) async fn check(api: &Api, caller: &Caller, name: &str) -> Result<DomainView, ApiError> {
+    let tenant = caller.live_tenant();
+    let before = load_view(api, tenant, name).await?;
     let rows = domains::keys(&api.db, tenant, &[name.to_owned()]).await?;
     let keys: Vec<PublishedKey> = rows.iter().filter_map(KeyRow::published).collect();
     let dns_settings = &api.domains.dns_settings;
@@ -46,5 +46,7 @@ pub(in crate::http) async fn check(api: &Api, tenant: TenantId, name: &str) -> R
     domains::checked(&api.db, tenant, name, &verdict, &keys, now, now + verdict.next_check(dns_settings, &keys))
         .await?;
     api.domains.senders.forget();
-    load_view(api, tenant, name).await
+    let after = load_view(api, tenant, name).await?;
+    caller.note_change(&name, &before, &after);
+    Ok(after)
 }

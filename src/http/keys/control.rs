@@ -11,7 +11,7 @@ use super::view::{CreatedKey, Key, KeyChangeBody, KeyWithUsage, NewKeyBody};
 use super::{NO_KEY, TenantParam, changed_tenant, tenant_param};
 use crate::accept::request::resources::key::{KeyRequest, NO_QUOTA, UNKNOWN_TENANT};
 use crate::accept::request::{self, Context};
-use crate::db::keys::{self, KeyChange, NewKey, Revocation};
+use crate::db::keys::{self, KeyChange, KeyRow, NewKey, Revocation};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{KeyMode, Scope, Secret};
@@ -96,6 +96,8 @@ pub(in crate::http) async fn insert(api: &Api, caller: &Caller, request: KeyRequ
         last_used_at: None,
         revoked_at: None,
     };
+    caller.note_after(&id, &key);
+    caller.note_tenant(tenant);
     Ok(CreatedKey { key, secret: secret.expose().to_owned() })
 }
 
@@ -130,34 +132,40 @@ pub async fn change(
     params.finish()?;
     let body = api.bodies.json(&headers, body).await?;
     let change = request::resources::key::parse_change(&body.bytes, &Context::new(api.clock.now(), &api.limits, &[]))?;
-    require_changeable(&api, &caller, tenant, id, &change).await?;
-    if !keys::change(&api.db, tenant, id, &change).await? {
-        return Err(ApiError::NotFound("No API key has this id, or it has been revoked."));
-    }
-    api.keys.clear();
-    tracing::info!(event = "api_key_changed", by = %caller.key_id(), key = %id, "changed an API key");
+    apply(&api, &caller, tenant, id, &change).await?;
     load(&api, tenant, id).await.map(Json)
 }
 
-/// Fails if the change sets a quota of a test key, or if the key has the scope `operator` and the caller has not: an admin
-/// must not loosen the limits of an operator's key.
-async fn require_changeable(
+/// Changes a key of a tenant that the caller may manage; fails if it does not exist or has been revoked.
+pub(in crate::http) async fn apply(
     api: &Api,
     caller: &Caller,
     tenant: TenantId,
     id: KeyId,
     change: &KeyChange,
 ) -> Result<(), ApiError> {
-    let sets_quota = change.quota.value().is_some();
-    if caller.has_scope(Scope::Operator) && !sets_quota {
-        return Ok(());
+    const MISSING: ApiError = ApiError::NotFound("No API key has this id, or it has been revoked.");
+    let before = keys::get(&api.db, tenant, id).await?.ok_or(MISSING)?;
+    require_changeable(caller, &before, change)?;
+    if !keys::change(&api.db, tenant, id, change).await? {
+        return Err(MISSING);
     }
+    api.keys.clear();
+    let after = keys::get(&api.db, tenant, id).await?.ok_or(MISSING)?;
+    caller.note_change(&id, &Key::from_row(before), &Key::from_row(after));
+    caller.note_tenant(tenant);
+    tracing::info!(event = "api_key_changed", by = %caller.key_id(), key = %id, "changed an API key");
+    Ok(())
+}
+
+/// Fails if the key has the scope `operator` and the caller has not, because an admin must not loosen the limits of an
+/// operator's key; or if the change sets a quota of a test key.
+fn require_changeable(caller: &Caller, key: &KeyRow, change: &KeyChange) -> Result<(), ApiError> {
     // The mode and the scopes of a key never change.
-    let Some(key) = keys::get(&api.db, tenant, id).await? else { return Ok(()) };
     if key.scopes.iter().any(|scope| scope == Scope::Operator.as_str()) {
         caller.require(Scope::Operator)?;
     }
-    if sets_quota && key.mode() == KeyMode::Test {
+    if change.quota.value().is_some() && key.mode() == KeyMode::Test {
         let fault = Fault { pointer: "/quota".into(), code: Code::InvalidValue.as_str(), message: NO_QUOTA.into() };
         return Err(ApiError::Invalid(vec![fault]));
     }
@@ -191,11 +199,14 @@ pub(in crate::http) async fn revoke_key(
     tenant: TenantId,
     id: KeyId,
 ) -> Result<(), ApiError> {
+    let before = keys::get(&api.db, tenant, id).await?.ok_or(NO_KEY)?;
     match keys::revoke(&api.db, tenant, id, api.clock.now()).await? {
         Revocation::Unknown => return Err(NO_KEY),
         Revocation::AlreadyRevoked => {}
         Revocation::Revoked => {
             api.keys.clear();
+            caller.note_removed(&id, &Key::from_row(before));
+            caller.note_tenant(tenant);
             tracing::info!(event = "api_key_revoked", by = %caller.key_id(), key = %id, "revoked an API key");
         }
     }

@@ -94,6 +94,7 @@ pub async fn put(State(api): State<Api>, caller: Caller, headers: HeaderMap, bod
     api.acceptor.wake();
     tracing::info!(event = "lane_changed", by = %caller.key_id(), lane = %id, "changed a lane");
     let view = load_settings(&api, caller.tenant(), id).await?;
+    caller.note_after(&id, &view);
     Ok(if is_new {
         with_location(format!("/v1/lanes/{id}"), (StatusCode::CREATED, Json(view)))
     } else {
@@ -120,8 +121,9 @@ pub async fn change(
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let change = request::resources::lane::parse_change(&body.bytes)?;
+    let before = load_settings(&api, caller.tenant(), id).await?;
     let found = lanes::admin::change(&api.db, caller.tenant(), id, &change, api.clock.now()).await?;
-    respond(&api, &caller, id, found).await
+    respond(&api, &caller, id, &before, found).await
 }
 
 /// Pause a lane
@@ -143,9 +145,10 @@ pub async fn pause(
 ) -> Result<Json<LaneSettingsView>, ApiError> {
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let reason = request::resources::pause::parse(&body.bytes)?;
+    let reason = request::resources::operations::pause::parse(&body.bytes)?;
+    let before = load_settings(&api, caller.tenant(), id).await?;
     let found = lanes::admin::pause(&api.db, caller.tenant(), id, reason.as_deref(), api.clock.now()).await?;
-    respond(&api, &caller, id, found).await
+    respond(&api, &caller, id, &before, found).await
 }
 
 /// Resume a lane
@@ -163,8 +166,9 @@ pub async fn resume(
     PathId(id): PathId<LaneId>,
 ) -> Result<Json<LaneSettingsView>, ApiError> {
     caller.require(Scope::Admin)?;
+    let before = load_settings(&api, caller.tenant(), id).await?;
     let found = pauses::resume_lane(&api.db, caller.tenant(), id, api.clock.now()).await?;
-    respond(&api, &caller, id, found).await
+    respond(&api, &caller, id, &before, found).await
 }
 
 /// Reset a lane
@@ -184,12 +188,13 @@ pub async fn reset(
 ) -> Result<Json<LaneSettingsView>, ApiError> {
     caller.require(Scope::Admin)?;
     let now = api.clock.now();
+    let before = load_settings(&api, caller.tenant(), id).await?;
     let found = lanes::admin::reset(&api.db, caller.tenant(), id, now).await?;
     if found {
         let filter = RetryFilter { unprepared: true, ..RetryFilter::default() };
         lanes::admin::due_now(&api.db, caller.tenant(), id, filter, now).await?;
     }
-    respond(&api, &caller, id, found).await
+    respond(&api, &caller, id, &before, found).await
 }
 
 /// The result of retrying a lane.
@@ -232,15 +237,25 @@ pub async fn retry(
     let filter = RetryFilter { domain: domain.as_deref(), unprepared: false };
     let done = lanes::admin::due_now(&api.db, caller.tenant(), id, filter, api.clock.now()).await?;
     api.acceptor.wake();
-    Ok(Json(LaneRetried { retried: done.count, has_more: done.has_more }))
+    let retried = LaneRetried { retried: done.count, has_more: done.has_more };
+    caller.note_after(&id, &retried);
+    Ok(Json(retried))
 }
 
-/// Wakes the workers and returns the updated lane.
-async fn respond(api: &Api, caller: &Caller, id: LaneId, found: bool) -> Result<Json<LaneSettingsView>, ApiError> {
+/// Wakes the workers and returns the updated lane, which was `before`.
+async fn respond(
+    api: &Api,
+    caller: &Caller,
+    id: LaneId,
+    before: &LaneSettingsView,
+    found: bool,
+) -> Result<Json<LaneSettingsView>, ApiError> {
     if !found {
         return Err(NO_LANE);
     }
     api.acceptor.wake();
     tracing::info!(event = "lane_changed", by = %caller.key_id(), lane = %id, "changed a lane");
-    load_settings(api, caller.tenant(), id).await.map(Json)
+    let after = load_settings(api, caller.tenant(), id).await?;
+    caller.note_change(&id, before, &after);
+    Ok(Json(after))
 }

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 
 use super::NO_LANE;
-use crate::accept::request::resources::trace;
+use crate::accept::request::resources::operations::trace;
 use crate::db::lanes::traces;
 use crate::domain::id::LaneId;
 use crate::domain::key::Scope;
@@ -59,5 +59,7 @@ pub async fn trace(
         return Err(NO_LANE);
     }
     tracing::info!(event = "lane_traced", by = %caller.key_id(), lane = %id, attempts, "tracing a lane");
-    Ok(Json(LaneTrace { id, attempts }))
+    let trace = LaneTrace { id, attempts };
+    caller.note_after(&id, &trace);
+    Ok(Json(trace))
 }

@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::json;
 use uuid::Uuid;
 
 use super::read::load_view;
@@ -77,7 +78,11 @@ pub(in crate::http) async fn cancel_recipients(
         |recipients: Vec<&RecipientState>| recipients.into_iter().map(|recipient| recipient.address.clone()).collect();
     // A recipient canceled by an earlier call is not too late.
     let late = rest.into_iter().filter(|recipient| recipient.status != Status::Canceled).collect();
-    Ok(CancelResult { canceled: addresses(canceled), too_late: addresses(late), message })
+    let result = CancelResult { canceled: addresses(canceled), too_late: addresses(late), message };
+    // Without the addresses, which are in the message.
+    let counts = json!({"canceled": result.canceled.len(), "too_late": result.too_late.len()});
+    caller.note_after(&id, &counts);
+    Ok(result)
 }
 
 /// The new time of a scheduled message.
@@ -134,6 +139,8 @@ pub(in crate::http) async fn move_to(
             retry_after: None,
         });
     }
+    let scheduled = |at: Option<DateTime<Utc>>| json!({"scheduled_at": at});
+    caller.note_change(&id, &scheduled(message.scheduled_at), &scheduled(Some(at)));
     api.acceptor.wake();
     Ok(())
 }
@@ -167,6 +174,7 @@ pub async fn retry(
     if due == 0 {
         return Err(nothing_to_retry(&message));
     }
+    caller.note_after(&id, &json!({"due_now": due}));
     api.acceptor.wake();
     Ok(Json(message))
 }

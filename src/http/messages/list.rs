@@ -13,7 +13,7 @@ use crate::db::messages::{self, Filter, MessageRow, RecipientRow, message_ids};
 use crate::db::{DbError, templates};
 use crate::domain::delivery::MessageStatus;
 use crate::domain::fault::{Code, Fault};
-use crate::domain::id::{LaneId, MessageId};
+use crate::domain::id::{LaneId, MessageId, TemplateId};
 use crate::domain::key::Scope;
 use crate::domain::message::template::TemplateName;
 use crate::http::auth::Caller;
@@ -51,34 +51,64 @@ use crate::http::{Api, ApiError, AuthErrors, InvalidParameter};
 pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) -> Result<Json<Page<Message>>, ApiError> {
     caller.require(Scope::Read)?;
     let limit = params.limit();
-    let mut filter = Filter { sender_domains: caller.sender_domains().map(<[String]>::to_vec), ..filter(&mut params) };
-    let message_id = params.text("message_id");
-    let template = params.read("template", "Pass a template's id or alias.", |text| text.parse::<TemplateName>().ok());
+    let query = ListQuery::read(&caller, &mut params);
     params.finish()?;
-    if let Some(name) = template {
-        select_template(&api, &caller, &mut filter, &name).await?;
+    let filter = query.resolve(&api, &caller).await?;
+    page(&api, &caller, &filter, limit).await.map(Json)
+}
+
+/// The filters of a list, as given.
+pub(super) struct ListQuery {
+    filter: Filter,
+    message_id: Option<String>,
+    template: Option<TemplateName>,
+}
+
+impl ListQuery {
+    /// Reads the parameters.
+    pub(super) fn read(caller: &Caller, params: &mut Params) -> Self {
+        let sender_domains = caller.sender_domains().map(<[String]>::to_vec);
+        let filter = Filter { sender_domains, ..filter(params) };
+        let message_id = params.text("message_id");
+        let template =
+            params.read("template", "Pass a template's id or alias.", |text| text.parse::<TemplateName>().ok());
+        Self { filter, message_id, template }
     }
-    if let Some(bulk) = filter.bulk {
-        filter.created_after = filter.created_after.max(Some(earliest(bulk.accepted_at())));
+
+    /// Looks up the names in the filters.
+    pub(super) async fn resolve(self, api: &Api, caller: &Caller) -> Result<Filter, ApiError> {
+        let Self { mut filter, message_id, template } = self;
+        if let Some(name) = template {
+            select_template(api, caller, &mut filter, &name).await?;
+        }
+        if let Some(bulk) = filter.bulk {
+            filter.created_after = filter.created_after.max(Some(earliest(bulk.accepted_at())));
+        }
+        if let Some(key) = filter.key {
+            filter.created_after = filter.created_after.max(Some(earliest(key.created_at())));
+        }
+        if let Some(message_id) = message_id {
+            let _permit = api.slow_queries.acquire(caller.requester()).await?;
+            filter.ids = Some(message_ids::find(&api.db, caller.tenant(), &message_id).await?);
+        }
+        Ok(filter)
     }
-    if let Some(key) = filter.key {
-        filter.created_after = filter.created_after.max(Some(earliest(key.created_at())));
-    }
+}
+
+/// Returns a page of messages.
+pub(super) async fn page(api: &Api, caller: &Caller, filter: &Filter, limit: i64) -> Result<Page<Message>, ApiError> {
     let _permit = api.slow_queries.acquire(caller.requester()).await?;
+    let horizon = messages::horizon(&api.db, caller.tenant(), filter).await.map_err(too_broad)?;
+    let filter = Filter { created_after: horizon.or(filter.created_after), ..filter.clone() };
     let now = api.clock.now();
-    if let Some(message_id) = message_id {
-        filter.ids = Some(message_ids::find(&api.db, caller.tenant(), &message_id).await?);
-    }
-    let horizon = messages::horizon(&api.db, caller.tenant(), &filter).await.map_err(too_broad)?;
-    filter.created_after = horizon.or(filter.created_after);
     let rows = messages::page(&api.db, caller.tenant(), &filter, limit + 1, now).await.map_err(too_broad)?;
     let cursor = |message: &Message| message.id.to_string();
-    let mut page = Page::new(with_recipients(&api, &caller, rows).await?, limit, cursor, |message| message);
+    let mut page = Page::new(with_recipients(api, caller, rows).await?, limit, cursor, |message| message);
     if let (None, Some(horizon)) = (&page.next, horizon) {
         // There are older messages, which this request did not scan.
         (page.has_more, page.next) = (true, Some(MessageId::first_at(horizon).to_string()));
     }
-    Ok(Json(page))
+    Ok(page)
 }
 
 /// Returns messages with their recipients, in the order of the rows.
@@ -135,20 +165,30 @@ fn earliest(created_at: DateTime<Utc>) -> DateTime<Utc> {
 
 /// Sets the filter for messages of a template. Messages of a template are not older than the template.
 async fn select_template(api: &Api, caller: &Caller, filter: &mut Filter, name: &TemplateName) -> Result<(), ApiError> {
-    let id = match name {
-        // The id is not looked up, because the template may have been deleted.
-        TemplateName::Id(id) => *id,
-        TemplateName::Alias(_) => templates::find(&api.db, caller.live_tenant(), name).await?.ok_or_else(|| {
-            ApiError::Invalid(vec![Fault {
-                pointer: "template".into(),
-                code: Code::UnknownTemplate.as_str(),
-                message: "No template has this alias. Pass the id of a template that was deleted.".into(),
-            }])
-        })?,
-    };
+    let id = template_id(api, caller, name, "template").await?;
     filter.created_after = filter.created_after.max(Some(earliest(id.created_at())));
     filter.template = Some(id);
     Ok(())
+}
+
+/// Returns the id of the template that a filter names. `pointer` leads to the name.
+pub(super) async fn template_id(
+    api: &Api,
+    caller: &Caller,
+    name: &TemplateName,
+    pointer: &str,
+) -> Result<TemplateId, ApiError> {
+    match name {
+        // The id is not looked up, because the template may have been deleted.
+        TemplateName::Id(id) => Ok(*id),
+        TemplateName::Alias(_) => templates::find(&api.db, caller.live_tenant(), name).await?.ok_or_else(|| {
+            ApiError::Invalid(vec![Fault {
+                pointer: pointer.into(),
+                code: Code::UnknownTemplate.as_str(),
+                message: "No template has this alias. Pass the id of a template that was deleted.".into(),
+            }])
+        }),
+    }
 }
 
 fn too_broad(error: DbError) -> ApiError {

@@ -1,11 +1,13 @@
-//! `/v1/messages`: accepts, lists, returns, explains, cancels, reschedules and retries messages.
+//! `/v1/messages`: accepts, lists, exports, returns, explains, cancels, reschedules and retries messages.
 
+pub(super) mod actions;
 pub(super) mod attempts;
 pub(super) mod batch;
 pub(super) mod bulk;
 pub(super) mod control;
 pub(super) mod create;
 pub(super) mod explain;
+pub(super) mod export;
 mod finished;
 pub(super) mod list;
 mod plan;

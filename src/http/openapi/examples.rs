@@ -98,6 +98,9 @@ fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
                 {"to": {"email": "bo@example.test", "name": "Bo Å"}, "idempotency_key": "news-7-customer-42"},
             ],
         }),
+        ("POST", "/v1/messages/actions", _) => {
+            json!({"action": "cancel", "filter": {"stream": "bulk", "tag": "campaign:spring"}, "dry_run": true})
+        }
         ("POST", "/v1/templates", _) => json!({
             "name": "Receipt",
             "alias": "receipt",

@@ -27,6 +27,7 @@ const KEY: &str = "key";
     tags(
         (name = "messages", description = "Send, list, explain, cancel, reschedule and retry messages"),
         (name = "bulks", description = "One message to many recipients: send, count, pause, resume, cancel"),
+        (name = "actions", description = "Cancel, retry or release all messages that match a filter, in the background"),
         (name = "templates", description = "Content that is stored once and filled with variables: drafts, published versions, previews"),
         (name = "blobs", description = "Files that are uploaded once and attached to messages by their SHA-256"),
         (name = "lanes", description = "Queues, one per stream, route and destination: state, limits, pauses and retries"),
@@ -41,6 +42,7 @@ const KEY: &str = "key";
         (name = "statistics", description = "Figures over time, by stream, mailbox provider and category of bounces"),
         (name = "keys", description = "API keys; these calls require the scope `admin`, or `operator` for keys of other tenants"),
         (name = "tenants", description = "Tenants, which never see each other's data; these calls require the scope `operator`"),
+        (name = "audit", description = "Who changed what; this call requires the scope `admin`"),
         (name = "test", description = "The clock of test messages; these calls require a test key"),
         (name = "health", description = "Liveness and readiness probes"),
         (name = "dev", description = "The inbox of `postrider dev`, which stores every message instead of delivering it, and its webhook receiver"),
@@ -67,7 +69,7 @@ pub fn document() -> Document {
 }
 
 /// Returns the operations of a path with their methods.
-fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
+pub(super) fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
     let all = [
         ("GET", &mut item.get),
         ("PUT", &mut item.put),

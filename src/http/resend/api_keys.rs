@@ -28,7 +28,6 @@ use crate::http::keys::control as keys;
 use crate::http::params::Params;
 use crate::http::{Api, ApiError};
 
-const NO_KEY: ApiError = ApiError::NotFound("No API key has this id.");
 /// Maximum number of keys that a list pages through.
 const MAX_KEYS: i64 = 10_000;
 
@@ -125,11 +124,7 @@ pub(super) async fn change(
     let context = Context::new(api.clock.now(), &api.limits, &[]);
     let name = native::resources::key::parse(native_body.as_bytes(), &context)?.name;
     let change = KeyChange { name: Some(name), ..KeyChange::default() };
-    if !rows::change(&api.db, caller.live_tenant(), id, &change).await? {
-        return Err(NO_KEY);
-    }
-    api.keys.clear();
-    tracing::info!(event = "api_key_changed", by = %caller.key_id(), key = %id, "changed an API key");
+    keys::apply(&api, &caller, caller.live_tenant(), id, &change).await?;
     Ok(Json(Object::new("api_key", id.0)))
 }
 

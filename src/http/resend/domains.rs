@@ -282,7 +282,7 @@ pub(super) async fn change(
 pub(super) async fn verify(State(api): State<Api>, caller: Caller, path: DomainPath) -> Result<Json<Object>, ApiError> {
     caller.require_live_admin("domains")?;
     let name = find(&api, &caller, path).await?;
-    Box::pin(verify::check(&api, caller.live_tenant(), &name)).await?;
+    Box::pin(verify::check(&api, &caller, &name)).await?;
     Ok(Json(Object::new("domain", id(caller.live_tenant(), &name))))
 }
 

@@ -297,7 +297,7 @@ pub(super) async fn remove(State(api): State<Api>, caller: Caller, path: EntryPa
     let Path(text) = path.map_err(|_| NO_ENTRY)?;
     let entry = find_one(&api, &caller, text.clone()).await?;
     let (id, removal) = removal(&caller, &text, entry);
-    remove_all(&api, &caller, vec![removal]).await?;
+    control::remove_all(&api, &caller, &[removal]).await?;
     Ok(Json(Deleted::new("suppression", id.0)))
 }
 
@@ -308,12 +308,6 @@ fn removal(caller: &Caller, text: &str, entry: Suppression) -> (EntryId, Removal
     let is_id = text.parse::<Uuid>().is_ok();
     let stream = is_id.then(|| entry.stream.unwrap_or_default());
     (id, Removal { address: entry.address, stream })
-}
-
-async fn remove_all(api: &Api, caller: &Caller, removals: Vec<Removal>) -> Result<(), ApiError> {
-    let removed = rows::remove(&api.db, caller.tenant(), &removals, api.clock.now()).await?;
-    tracing::info!(event = "suppressions_removed", by = %caller.key_id(), entries = removed, "removed suppressions");
-    Ok(())
 }
 
 /// Removes up to 100 entries. Those that do not exist are ignored.
@@ -339,7 +333,7 @@ pub(super) async fn remove_many(
             removals.push(removal);
         }
     }
-    remove_all(&api, &caller, removals).await?;
+    control::remove_all(&api, &caller, &removals).await?;
     Ok(Json(json!({"data": data})))
 }
 

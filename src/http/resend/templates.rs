@@ -209,6 +209,8 @@ pub(super) async fn duplicate(State(api): State<Api>, caller: Caller, path: Name
         // Only a duplicate alias is refused, and this template has no alias.
         return Err(ApiError::Internal);
     }
+    let view = TemplateView::from_row(load(&api, caller.live_tenant(), &TemplateName::Id(id)).await?);
+    caller.note_after(&id, &view);
     tracing::info!(event = "template_created", by = %caller.key_id(), template = %id, "created a template");
     Ok((StatusCode::CREATED, Json(Object::new("template", id.0))).into_response())
 }

@@ -54,6 +54,7 @@ pub async fn create(
     api.acceptor.clear_stream_cache();
     tracing::info!(event = "stream_created", by = %caller.key_id(), stream = name, "created a stream");
     let view = load_view(&api, caller.tenant(), &name).await?;
+    caller.note_after(&name, &view);
     Ok(with_location(format!("/v1/streams/{name}"), (StatusCode::CREATED, Json(view))))
 }
 
@@ -78,8 +79,9 @@ pub async fn change(
     let body = api.bodies.json(&headers, body).await?;
     let change = request::resources::stream::parse_change(&body.bytes)?;
     check_links(&api, &change)?;
+    let before = load_view(&api, caller.tenant(), &name).await?;
     let found = streams::change(&api.db, caller.tenant(), &name, change, api.clock.now()).await?;
-    respond(&api, &caller, &name, found).await
+    respond(&api, &caller, &name, &before, found).await
 }
 
 /// Pause a stream
@@ -101,10 +103,11 @@ pub async fn pause(
 ) -> Result<Json<StreamView>, ApiError> {
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let reason = request::resources::pause::parse(&body.bytes)?;
+    let reason = request::resources::operations::pause::parse(&body.bytes)?;
     let now = api.clock.now();
+    let before = load_view(&api, caller.tenant(), &name).await?;
     let found = streams::pause(&api.db, caller.tenant(), &name, reason.as_deref(), now).await?;
-    respond(&api, &caller, &name, found).await
+    respond(&api, &caller, &name, &before, found).await
 }
 
 /// Resume a stream
@@ -121,8 +124,9 @@ pub async fn resume(
     StreamName(name): StreamName,
 ) -> Result<Json<StreamView>, ApiError> {
     caller.require(Scope::Admin)?;
+    let before = load_view(&api, caller.tenant(), &name).await?;
     let found = pauses::resume_stream(&api.db, caller.tenant(), &name, api.clock.now()).await?;
-    respond(&api, &caller, &name, found).await
+    respond(&api, &caller, &name, &before, found).await
 }
 
 /// Fails if `unsubscribe` is set but links are not configured: messages would wait until they are.
@@ -140,12 +144,20 @@ fn check_links(api: &Api, change: &StreamChange) -> Result<(), ApiError> {
     }]))
 }
 
-/// Wakes the workers and returns the updated stream.
-async fn respond(api: &Api, caller: &Caller, name: &str, found: bool) -> Result<Json<StreamView>, ApiError> {
+/// Wakes the workers and returns the updated stream, which was `before`.
+async fn respond(
+    api: &Api,
+    caller: &Caller,
+    name: &str,
+    before: &StreamView,
+    found: bool,
+) -> Result<Json<StreamView>, ApiError> {
     if !found {
         return Err(NO_STREAM);
     }
     api.acceptor.wake();
     tracing::info!(event = "stream_changed", by = %caller.key_id(), stream = name, "changed a stream");
-    load_view(api, caller.tenant(), name).await.map(Json)
+    let after = load_view(api, caller.tenant(), name).await?;
+    caller.note_change(&name, before, &after);
+    Ok(Json(after))
 }

@@ -4,14 +4,16 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use serde_json::json;
 
-use super::view::{AddedView, RemovalsInput, RemovedView, SuppressionsInput};
+use super::view::{AddedView, RemovalsInput, RemovedView, SuppressionView, SuppressionsInput};
 use super::{NOT_SUPPRESSED, PathAddress};
 use crate::accept::request::Context;
 use crate::accept::request::resources::suppression::{self, stored_stream};
 use crate::db::suppressions::list::Removal;
 use crate::db::suppressions::{self, Existing};
 use crate::domain::key::Scope;
+use crate::domain::suppression::{AddressKey, Suppression};
 use crate::http::auth::Caller;
 use crate::http::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, JsonErrors, NotFound};
@@ -48,9 +50,11 @@ pub(in crate::http) async fn put(api: &Api, caller: &Caller, body: &[u8]) -> Res
     let context = Context::new(now, &api.limits, &streams);
     let entries = suppression::parse(body, &context)?;
     let count = entries.len();
+    let addresses = addresses(entries.iter().map(|entry| &entry.address));
     let existing = if caller.has_scope(Scope::Admin) { Existing::Replaced } else { Existing::KeptUnlessShorter };
     let added = suppressions::put(&api.db, caller.tenant(), entries, existing, now).await?;
     let view = AddedView::from(added);
+    caller.note_result(&json!({"addresses": addresses, "result": view}));
     tracing::info!(event = "suppressions_added", by = %caller.key_id(), entries = count, "added suppressions");
     Ok(view)
 }
@@ -77,12 +81,24 @@ pub async fn remove(
     let stream = params.text("stream").map(|stream| stored_stream(&stream));
     params.finish()?;
     let removal = Removal { address, stream };
-    let removed = suppressions::list::remove(&api.db, caller.tenant(), &[removal], api.clock.now()).await?;
+    let before = matching(&api, &caller, &removal).await?;
+    let removals = std::slice::from_ref(&removal);
+    let removed = suppressions::list::remove(&api.db, caller.tenant(), removals, api.clock.now()).await?;
     if removed == 0 {
         return Err(NOT_SUPPRESSED);
     }
+    caller.note_removed(&removal.address, &before);
     tracing::info!(event = "suppressions_removed", by = %caller.key_id(), entries = removed, "removed suppressions");
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Returns the entries that a removal would delete.
+async fn matching(api: &Api, caller: &Caller, removal: &Removal) -> Result<Vec<SuppressionView>, ApiError> {
+    let entries = suppressions::list::for_address(&api.db, caller.tenant(), &removal.address, api.clock.now()).await?;
+    let stream = removal.stream.as_deref();
+    let is_removed =
+        |entry: &Suppression| stream.is_none_or(|name| entry.stream.as_deref().unwrap_or_default() == name);
+    Ok(entries.into_iter().filter(is_removed).map(SuppressionView::from).collect())
 }
 
 /// Remove suppressions
@@ -105,7 +121,27 @@ pub async fn remove_many(
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let removals = suppression::parse_removal(&body.bytes)?;
-    let removed = suppressions::list::remove(&api.db, caller.tenant(), &removals, api.clock.now()).await?;
+    remove_all(&api, &caller, &removals).await.map(Json)
+}
+
+/// Removes entries.
+pub(in crate::http) async fn remove_all(
+    api: &Api,
+    caller: &Caller,
+    removals: &[Removal],
+) -> Result<RemovedView, ApiError> {
+    let removed = suppressions::list::remove(&api.db, caller.tenant(), removals, api.clock.now()).await?;
+    let view = RemovedView { removed };
+    let addresses = addresses(removals.iter().map(|removal| &removal.address));
+    caller.note_result(&json!({"addresses": addresses, "result": view}));
     tracing::info!(event = "suppressions_removed", by = %caller.key_id(), entries = removed, "removed suppressions");
-    Ok(Json(RemovedView { removed }))
+    Ok(view)
+}
+
+/// Maximum number of addresses of one request that the audit log records.
+const MAX_RECORDED: usize = 100;
+
+/// Returns the addresses that the audit log records.
+fn addresses<'a>(all: impl Iterator<Item = &'a AddressKey>) -> Vec<String> {
+    all.take(MAX_RECORDED).map(ToString::to_string).collect()
 }

@@ -40,7 +40,7 @@ const PAGE_SIZE: i64 = 1_000;
 pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) -> Result<Response, ApiError> {
     caller.require(Scope::Read)?;
     caller.require_all_domains("The suppression list applies to all sender domains.")?;
-    let format = format(&headers);
+    let format = accepted_format(&headers);
     let permit = api.long_requests.acquire(caller.requester()).await?;
     let mut export = Export {
         _permit: permit,
@@ -71,7 +71,7 @@ pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) 
 }
 
 /// Returns the first format in the `Accept` header that is supported; NDJSON if there is none.
-fn format(headers: &HeaderMap) -> Format {
+pub(in crate::http) fn accepted_format(headers: &HeaderMap) -> Format {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut types =
         accepted.flat_map(|value| value.split(',')).map(|one| one.split(';').next().unwrap_or_default().trim());
@@ -131,12 +131,7 @@ fn line(entry: Suppression, format: Format) -> String {
         view.message_id.map_or_else(String::new, |id| id.to_string()),
         view.recipient_id.map_or_else(String::new, |id| id.to_string()),
     ];
-    fields.map(csv_cell::neutralise).map(quoted).join(",") + "\r\n"
-}
-
-/// Quotes a CSV field (RFC 4180) if necessary.
-fn quoted(field: String) -> String {
-    if field.contains(['"', ',', '\r', '\n']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
+    fields.map(csv_cell::field).join(",") + "\r\n"
 }
 
 #[cfg(test)]

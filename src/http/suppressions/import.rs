@@ -116,6 +116,7 @@ pub async fn import(
         import.take(&record, &context)?;
     }
     import.write(&api, &caller, now).await?;
+    caller.note_result(&import.view);
     tracing::info!(event = "suppressions_imported", by = %caller.key_id(), "imported suppressions");
     Ok(Json(import.view))
 }

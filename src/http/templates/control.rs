@@ -68,7 +68,9 @@ pub(in crate::http) async fn store(api: &Api, caller: &Caller, body: &[u8]) -> R
         return Err(alias_taken(fields.alias.as_deref()));
     }
     tracing::info!(event = "template_created", by = %caller.key_id(), template = %id, "created a template");
-    Ok(TemplateView::from_row(load(api, tenant, &TemplateName::Id(id)).await?))
+    let view = TemplateView::from_row(load(api, tenant, &TemplateName::Id(id)).await?);
+    caller.note_after(&id, &view);
+    Ok(view)
 }
 
 /// Update a template
@@ -101,6 +103,7 @@ pub async fn change(
         Change::Keep => Change::Keep,
         Change::Clear => Change::Clear,
     };
+    let before = TemplateView::from_row(load(&api, tenant, &name).await?);
     for _ in 0..MAX_ATTEMPTS {
         let row = load(&api, tenant, &name).await?;
         let (id, revision, alias) = (TemplateId(row.id), row.revision, row.alias.clone());
@@ -114,7 +117,9 @@ pub async fn change(
                     api.acceptor.templates().clear_names();
                 }
                 tracing::info!(event = "template_changed", by = %caller.key_id(), template = %id, "changed a template");
-                return Ok(Json(TemplateView::from_row(load(&api, tenant, &TemplateName::Id(id)).await?)));
+                let after = TemplateView::from_row(load(&api, tenant, &TemplateName::Id(id)).await?);
+                caller.note_change(&id, &before, &after);
+                return Ok(Json(after));
             }
             Changed::AliasTaken => return Err(alias_taken(fields.alias.as_deref())),
             Changed::Outdated => {}
@@ -165,8 +170,10 @@ pub async fn remove(
     TemplatePath(name): TemplatePath,
 ) -> Result<StatusCode, ApiError> {
     caller.require_live_admin("templates")?;
-    let id = templates::find(&api.db, caller.live_tenant(), &name).await?.ok_or(NO_TEMPLATE)?;
-    match templates::remove(&api.db, caller.live_tenant(), id, api.clock.now()).await? {
+    let tenant = caller.live_tenant();
+    let before = TemplateView::from_row(load(&api, tenant, &name).await?);
+    let id = before.id;
+    match templates::remove(&api.db, tenant, id, api.clock.now()).await? {
         Removed::Done => {}
         Removed::Missing => return Err(NO_TEMPLATE),
         Removed::UsedByMessages => {
@@ -177,6 +184,7 @@ pub async fn remove(
         Removed::LayoutOf(other) => return Err(in_use(format!("This template is the layout of {other}."))),
     }
     api.acceptor.templates().clear_names();
+    caller.note_removed(&id, &before);
     tracing::info!(event = "template_removed", by = %caller.key_id(), template = %id, "removed a template");
     Ok(StatusCode::NO_CONTENT)
 }

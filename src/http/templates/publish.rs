@@ -61,6 +61,7 @@ pub async fn publish(
         let path = format!("/v1/templates/{template}/versions/{version}");
         let row = VersionRow { version, published_at, source: row.draft, compiled };
         let view = VersionView::from_row(template.0, row);
+        caller.note_after(&template, &view);
         return Ok(with_location(path, (StatusCode::CREATED, Json(view))));
     }
     Err(BUSY)

@@ -8,11 +8,12 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::NO_TENANT;
 use super::read::load;
-use super::view::{NewTenantBody, TenantChangeBody, TenantWithUsage};
-use crate::accept::request::resources::{pause, tenant};
+use super::view::{NewTenantBody, TenantChangeBody, TenantView, TenantWithUsage};
+use crate::accept::request::resources::operations::pause;
+use crate::accept::request::resources::tenant;
 use crate::db::tenants::{self, Changed, deletion};
 use crate::domain::id::TenantId;
-use crate::http::auth::Operator;
+use crate::http::auth::{Caller, Operator};
 use crate::http::lanes::control::PauseBody;
 use crate::http::located::with_location;
 use crate::http::params::PathId;
@@ -46,6 +47,8 @@ pub async fn create(
     }
     tracing::info!(event = "tenant_created", by = %caller.key_id(), tenant = %id, name = new.name, "created a tenant");
     let view = load(&api, id).await?;
+    caller.note_after(&id, &view.tenant);
+    caller.note_tenant(id);
     Ok(with_location(format!("/v1/tenants/{id}"), (StatusCode::CREATED, Json(view))))
 }
 
@@ -71,13 +74,14 @@ pub async fn change(
 ) -> Result<Json<TenantWithUsage>, ApiError> {
     let body = api.bodies.json(&headers, body).await?;
     let change = tenant::parse_change(&body.bytes)?;
+    let before = load(&api, id).await?.tenant;
     match tenants::change(&api.db, id, &change).await? {
         Changed::NameTaken => return Err(name_taken(change.name.as_deref().unwrap_or_default())),
         changed => require_changed(changed)?,
     }
     api.keys.clear();
     tracing::info!(event = "tenant_changed", by = %caller.key_id(), tenant = %id, "changed a tenant");
-    load(&api, id).await.map(Json)
+    respond(&api, &caller, &before).await
 }
 
 /// Suspend a tenant
@@ -104,10 +108,11 @@ pub async fn suspend(
 ) -> Result<Json<TenantWithUsage>, ApiError> {
     let body = api.bodies.json(&headers, body).await?;
     let reason = pause::parse(&body.bytes)?;
+    let before = load(&api, id).await?.tenant;
     require_changed(tenants::suspend(&api.db, id, reason.as_deref(), api.clock.now()).await?)?;
     api.keys.clear();
     tracing::info!(event = "tenant_suspended", by = %caller.key_id(), tenant = %id, reason, "suspended a tenant");
-    load(&api, id).await.map(Json)
+    respond(&api, &caller, &before).await
 }
 
 /// Resume a tenant
@@ -127,11 +132,12 @@ pub async fn resume(
     Operator(caller): Operator,
     PathId(id): PathId<TenantId>,
 ) -> Result<Json<TenantWithUsage>, ApiError> {
+    let before = load(&api, id).await?.tenant;
     require_changed(tenants::resume(&api.db, id, api.clock.now()).await?)?;
     api.keys.clear();
     api.acceptor.wake();
     tracing::info!(event = "tenant_resumed", by = %caller.key_id(), tenant = %id, "resumed a tenant");
-    load(&api, id).await.map(Json)
+    respond(&api, &caller, &before).await
 }
 
 /// Delete a tenant
@@ -156,6 +162,7 @@ pub async fn remove(
     if id == TenantId::DEFAULT {
         return Err(not_changeable("The default tenant cannot be deleted."));
     }
+    let before = load(&api, id).await?.tenant;
     require_changed(deletion::start(&api.db, id, api.clock.now()).await?)?;
     api.keys.clear();
     tracing::info!(
@@ -164,7 +171,15 @@ pub async fn remove(
         tenant = %id,
         "revoked the API keys of a tenant; deleting its data"
     );
-    Ok((StatusCode::ACCEPTED, Json(load(&api, id).await?)).into_response())
+    Ok((StatusCode::ACCEPTED, respond(&api, &caller, &before).await?).into_response())
+}
+
+/// Returns the changed tenant, which was `before`.
+async fn respond(api: &Api, caller: &Caller, before: &TenantView) -> Result<Json<TenantWithUsage>, ApiError> {
+    let after = load(api, before.id).await?;
+    caller.note_change(&before.id, before, &after.tenant);
+    caller.note_tenant(before.id);
+    Ok(Json(after))
 }
 
 /// Fails unless a tenant was changed.

@@ -55,7 +55,9 @@ pub(in crate::http) async fn register(api: &Api, caller: &Caller, body: &[u8]) -
     let endpoint = NewEndpoint { id, tenant, url: &url, secret: &stored, settings: &settings, created_at: now };
     webhooks::insert(&api.db, &endpoint).await?;
     tracing::info!(event = "webhook_created", by = %caller.key_id(), webhook = %id, host = url.host_str(), "created a webhook endpoint");
-    Ok(load_view(api, tenant, id).await?.with_secret(&secret))
+    let view = load_view(api, tenant, id).await?;
+    caller.note_after(&id, &view);
+    Ok(view.with_secret(&secret))
 }
 
 /// Update a webhook endpoint
@@ -88,10 +90,13 @@ pub async fn change(
         api.check_target.admit(url).await?;
     }
     let host = change.url.as_ref().and_then(|url| url.host_str().map(str::to_owned));
+    let before = load_view(&api, caller.tenant(), id).await?;
     if webhooks::change(&api.db, caller.tenant(), id, change, api.clock.now()).await? {
         tracing::info!(event = "webhook_changed", by = %caller.key_id(), webhook = %id, host, "changed a webhook endpoint");
     }
-    load_view(&api, caller.tenant(), id).await.map(Json)
+    let after = load_view(&api, caller.tenant(), id).await?;
+    caller.note_change(&id, &before, &after);
+    Ok(Json(after))
 }
 
 /// Fails if the changed endpoint would receive batches in Resend's format.
@@ -119,9 +124,11 @@ pub async fn remove(
     PathId(id): PathId<EndpointId>,
 ) -> Result<StatusCode, ApiError> {
     caller.require(Scope::Admin)?;
+    let before = load_view(&api, caller.tenant(), id).await?;
     if !webhooks::remove(&api.db, caller.tenant(), id).await? {
         return Err(NO_WEBHOOK);
     }
+    caller.note_removed(&id, &before);
     tracing::info!(event = "webhook_removed", by = %caller.key_id(), webhook = %id, "removed a webhook endpoint");
     Ok(StatusCode::NO_CONTENT)
 }

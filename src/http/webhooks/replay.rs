@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::load_view;
 use super::view::WebhookView;
 use crate::accept::request;
-use crate::accept::request::resources::replay::ReplayStart;
+use crate::accept::request::resources::operations::replay::ReplayStart;
 use crate::db::{events, webhooks};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::{EndpointId, TenantId};
@@ -54,11 +54,14 @@ pub async fn replay(
 ) -> Result<Json<WebhookView>, ApiError> {
     caller.require(Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
-    let after = start_seq(&api, caller.tenant(), request::resources::replay::parse(&body.bytes)?).await?;
+    let after = start_seq(&api, caller.tenant(), request::resources::operations::replay::parse(&body.bytes)?).await?;
+    let before = load_view(&api, caller.tenant(), id).await?;
     if webhooks::replay(&api.db, caller.tenant(), id, after).await? {
         tracing::info!(event = "webhook_replayed", by = %caller.key_id(), webhook = %id, after, "replaying events to a webhook endpoint");
     }
-    load_view(&api, caller.tenant(), id).await.map(Json)
+    let view = load_view(&api, caller.tenant(), id).await?;
+    caller.note_change(&id, &before, &view);
+    Ok(Json(view))
 }
 
 /// Returns the `seq` to start after. Refuses a `seq` above that of the last event, which must come from another

@@ -43,5 +43,7 @@ pub(in crate::http) async fn replace(api: &Api, caller: &Caller, id: EndpointId)
         return Err(NO_WEBHOOK);
     }
     tracing::info!(event = "webhook_secret_rotated", by = %caller.key_id(), webhook = %id, "rotated the secret of a webhook endpoint");
-    Ok(load_view(api, caller.tenant(), id).await?.with_secret(&secret))
+    let view = load_view(api, caller.tenant(), id).await?;
+    caller.note_after(&id, &view);
+    Ok(view.with_secret(&secret))
 }

@@ -41,7 +41,11 @@ pub async fn test(
 ) -> Result<(StatusCode, Json<TestEvent>), ApiError> {
     caller.require(Scope::Admin)?;
     match webhooks::test(&api.db, caller.tenant(), id, api.clock.now()).await? {
-        Tested::Written(seq) => Ok((StatusCode::ACCEPTED, Json(TestEvent { seq }))),
+        Tested::Written(seq) => {
+            let event = TestEvent { seq };
+            caller.note_after(&id, &event);
+            Ok((StatusCode::ACCEPTED, Json(event)))
+        }
         Tested::Missing => Err(NO_WEBHOOK),
         Tested::Disabled => Err(ApiError::Conflict {
             code: ProblemCode::WebhookDisabled,

@@ -11,7 +11,7 @@ mod pages;
 use axum::Router;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::routing::{get, post};
 use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest as _, Sha256};
@@ -64,6 +64,8 @@ pub(super) struct Suspended {
 pub(super) struct Visitor {
     /// The key that the user signed in with.
     pub key: KnownKey,
+    /// The browser, which the audit log names.
+    pub user_agent: Option<HeaderValue>,
     /// The key's id.
     pub key_id: KeyId,
     /// The key's name.
@@ -134,6 +136,7 @@ impl Visitor {
         let is_limited = row.sender_domains.is_some();
         Some(Self {
             key: KnownKey { hash: row.key_hash.try_into().ok()?, client: ui.api.client(parts) },
+            user_agent: parts.headers.get(header::USER_AGENT).cloned(),
             key_id: KeyId(row.key_id),
             key_name: row.key_name,
             role: match (has(Scope::Admin), has(Scope::Send)) {

@@ -6,6 +6,7 @@ mod domains;
 mod dry_run;
 mod event_feed;
 mod explain;
+mod export;
 mod generated_client;
 mod idempotency;
 mod ledger;

@@ -22,7 +22,7 @@ const LANGUAGE_PAGES: [&str; 6] = [
 ];
 
 /// Pages of `docs/` whose shell blocks call the API of `postrider dev`.
-const PAGES: [&str; 21] = [
+const PAGES: [&str; 24] = [
     "getting-started",
     "sending",
     "attachments",
@@ -43,6 +43,9 @@ const PAGES: [&str; 21] = [
     "try-outcomes",
     "lanes-and-limits",
     "statistics",
+    "actions",
+    "export",
+    "audit",
     "troubleshooting",
 ];
 

@@ -52,6 +52,8 @@ async fn fill(app: &TestApp, Tenant { api, .. }: &Tenant) {
     for action in ["pause", "resume"] {
         assert_eq!(api.post(&format!("/v1/streams/bulk/{action}"), &json!({})).await.status, 200);
     }
+    let action = json!({"action": "retry", "filter": {"stream": "bulk"}});
+    assert_eq!(api.post("/v1/messages/actions", &action).await.status, 202);
 }
 
 /// Returns the number of rows in a table.

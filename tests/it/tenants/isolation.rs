@@ -67,10 +67,18 @@ impl Victim {
             if listed == 1 { Ok(()) } else { Err(listed) }
         })
         .await;
+        let filter = json!({"action": "retry", "filter": {"stream": MARK, "subject": MARK}});
+        let action = id(&api.post("/v1/messages/actions", &filter).await);
+        until("the action has ended", Duration::from_secs(20), async || {
+            let action = api.get(&format!("/v1/actions/{action}")).await.body;
+            if action["status"] == "done" { Ok(()) } else { Err(action) }
+        })
+        .await;
         let lane = api.get("/v1/lanes").await.body["data"][0]["id"].as_str().unwrap().to_owned();
         let ids = BTreeMap::from([
             ("messages", sent.id.clone()),
             ("bulks", bulk),
+            ("actions", action),
             ("webhooks", webhook),
             ("templates", template),
             ("keys", id(&key)),
@@ -91,6 +99,8 @@ impl Victim {
         let lists = [
             "messages",
             "bulks",
+            "actions",
+            "audit",
             "webhooks",
             "templates",
             "lanes",
@@ -151,8 +161,13 @@ fn operations() -> Vec<(String, Method, String, Value)> {
             found.push((name, method.to_uppercase().parse().unwrap(), path.clone(), example));
         }
     }
-    // The last one, because it gives the other tenant the same file.
-    found.sort_by_key(|(name, ..)| name == "upload_blob");
+    found.sort_by_key(|(name, ..)| match name.as_str() {
+        // The other tenant's log names the objects of its refused requests.
+        "list_audit" => 0,
+        // It gives the other tenant the same file.
+        "upload_blob" => 2,
+        _ => 1,
+    });
     found
 }
 
@@ -217,6 +232,11 @@ async fn lists_with_filters_show_nothing_of_other_tenants() {
         format!("/v1/suppressions?address=ann@{}", ids["domains"]),
         format!("/v1/suppressions/export?stream={MARK}"),
         "/v1/suppressions/export".into(),
+        format!("/v1/messages/export?stream={MARK}"),
+        format!("/v1/messages/export?after={message}&format=csv"),
+        "/v1/actions".into(),
+        format!("/v1/audit?object={}", ids["webhooks"]),
+        "/v1/audit?action=create_webhook".into(),
         format!("/v1/keys?after={}", ids["keys"]),
         format!("/v1/webhooks/{}/deliveries", ids["webhooks"]),
     ] {
@@ -259,6 +279,13 @@ async fn requests_cannot_use_objects_of_other_tenants() {
     assert_eq!(file.faults(), [("/attachments/0/sha256", "unknown_blob")]);
     let stream = send(json!({"stream": MARK})).await;
     assert_eq!(stream.faults(), [("/stream", "unknown_stream")]);
+    let action = |filter: Value| json!({"action": "cancel", "filter": filter, "dry_run": true});
+    for filter in [json!({"lane": victim.ids["lanes"]}), json!({"bulk": victim.ids["bulks"]})] {
+        let preview = other.api.post("/v1/messages/actions", &action(filter)).await;
+        assert_eq!((preview.status, &preview.body["matched"]), (200, &json!(0)), "{}", preview.body);
+    }
+    let preview = other.api.post("/v1/messages/actions", &action(json!({"template": MARK}))).await;
+    assert_eq!(preview.faults(), [("/filter/template", "unknown_template")]);
     let reply = send(json!({"in_reply_to": victim.message})).await;
     assert_eq!(reply.status, 422, "{}", reply.body);
     let layout = other.api.post("/v1/templates", &json!({"name": "x", "layout": victim.ids["templates"]})).await;
@@ -368,7 +395,7 @@ async fn operators_see_no_messages_of_other_tenants() {
     let app = start().await;
     let victim = Victim::new(&app).await;
     assert_eq!(app.get(&format!("{PATH}/{}", victim.tenant.id)).await.status, 200, "the key has the scope operator");
-    for path in ["messages", "bulks", "webhooks", "templates", "lanes"] {
+    for path in ["messages", "bulks", "actions", "webhooks", "templates", "lanes"] {
         let response = app.get(&format!("/v1/{path}/{}", victim.ids[path])).await;
         assert!(response.status == 404 && !victim.is_in(&response), "{path}: {}", response.body);
     }

@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use postrider::domain::key::Scope;
 use serde_json::{Value, json};
 
-use super::browser::Browser;
+use super::browser::{Browser, Page};
 use crate::support::app::TestApp;
 
 async fn admin() -> (TestApp, Browser) {
@@ -122,6 +122,20 @@ async fn stream_is_paused_and_resumed() {
     assert_ne!(app.get("/v1/streams/bulk").await.body["paused"], Value::Null);
     browser.submit("/ui/streams/bulk/resume", &[]).await;
     assert_eq!(app.get("/v1/streams/bulk").await.body["paused"], Value::Null);
+}
+
+#[tokio::test]
+async fn change_is_in_the_audit_log_with_the_browser() {
+    let (app, browser) = admin().await;
+    let form = browser.form("/ui/streams/bulk/pause", &[("reason", "a test")]);
+    let page = Page::to(form.header("sec-fetch-site", "same-origin").header("user-agent", "a browser")).await;
+    assert_eq!(page.status, 303, "{}", page.text);
+    let entry = first(&app, "/v1/audit?action=pause_stream").await;
+    assert_eq!((&entry["source"], &entry["object"]), (&json!("dashboard"), &json!("bulk")), "{entry}");
+    assert_eq!((&entry["result"], &entry["after"]["paused"]["reason"]), (&json!("done"), &json!("a test")), "{entry}");
+    let actor = &entry["actor"];
+    assert_eq!((&actor["name"], &actor["user_agent"]), (&json!("test"), &json!("a browser")), "{entry}");
+    assert_eq!(actor["remote_address"], "127.0.0.1");
 }
 
 #[tokio::test]

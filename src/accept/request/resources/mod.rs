@@ -3,12 +3,9 @@
 pub mod domain;
 pub mod key;
 pub mod lane;
-pub mod pause;
-pub mod replay;
+pub mod operations;
 pub mod stream;
 pub mod suppression;
 pub mod template;
 pub mod tenant;
-pub mod test_clock;
-pub mod trace;
 pub mod webhook;

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::BulkRow;
 use crate::db::events::{self, NewEvent};
+use crate::db::messages::actions::set_canceled;
 use crate::db::queue::ready_at::{DueRow, lower};
 use crate::db::{Db, DbError};
 use crate::domain::id::{BulkId, MessageId, RecipientId, RecipientKey, TenantId};
@@ -13,6 +14,9 @@ use crate::domain::message::bulk::BulkState;
 
 /// Maximum number of recipients that one transaction changes, so that it holds its locks only for a short time.
 const PART: i64 = 200;
+
+/// The beginning of `queue.held` of recipients that are held because their bulk is paused.
+pub(in crate::db::messages) const PAUSED_PREFIX: &str = "held: the bulk ";
 
 /// Sets the state of a bulk. A canceled bulk stays canceled. Returns whether the bulk is in the new state now.
 pub async fn set_state(
@@ -39,7 +43,7 @@ pub async fn set_state(
 /// Returns why recipients of a paused bulk are held (`queue.held`).
 fn pause_reason(bulk: &BulkRow) -> String {
     let id = BulkId(bulk.id);
-    format!("held: the bulk {id} is paused; resume it with POST /v1/bulks/{id}/resume")
+    format!("{PAUSED_PREFIX}{id} is paused; resume it with POST /v1/bulks/{id}/resume")
 }
 
 /// Holds the queued recipients of a bulk while it is paused. Each statement locks the bulk, so that resuming it waits.
@@ -141,22 +145,9 @@ async fn cancel_part(db: &Db, bulk: &BulkRow, now: DateTime<Utc>) -> Result<usiz
         .fetch_all(&mut *tx)
         .await?;
         if !canceled.is_empty() {
-            let (messages, recipients): (Vec<Uuid>, Vec<Uuid>) =
-                canceled.iter().map(|row| (row.message_id, row.recipient_id)).unzip();
-            sqlx::query!(
-                "UPDATE recipients r SET status = 'canceled', finished_at = $4
-                 FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, id)
-                 WHERE r.tenant_id = $1 AND r.message_id = u.message_id AND r.id = u.id AND r.message_id BETWEEN $5 AND $6",
-                bulk.tenant_id,
-                &messages,
-                &recipients,
-                now,
-                messages.iter().min(),
-                messages.iter().max()
-            )
-            .execute(&mut *tx)
-            .await?;
+            let rows: Vec<(Uuid, Uuid)> = canceled.iter().map(|row| (row.message_id, row.recipient_id)).collect();
             let tenant = TenantId(bulk.tenant_id);
+            set_canceled(&mut tx, tenant, &rows, now).await?;
             let keys = canceled.iter().map(|row| RecipientKey {
                 tenant,
                 message: MessageId(row.message_id),

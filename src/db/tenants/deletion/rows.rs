@@ -182,6 +182,8 @@ pub(super) async fn others(connection: &mut PgConnection, tenant: TenantId) -> R
     delete_in_order!(
         connection,
         tenant,
+        "message_actions",
+        "audit_log",
         "suppressions",
         "idempotency_keys",
         "simulator_followups",

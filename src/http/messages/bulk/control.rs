@@ -2,10 +2,11 @@
 
 use axum::Json;
 use axum::extract::State;
+use serde_json::json;
 
 use super::read::{load, view};
 use super::view::BulkView;
-use crate::db::messages::bulks::control;
+use crate::db::messages::bulks::{BulkRow, control};
 use crate::domain::id::BulkId;
 use crate::domain::key::Scope;
 use crate::domain::message::bulk::BulkState;
@@ -32,8 +33,8 @@ pub async fn pause(
     PathId(id): PathId<BulkId>,
 ) -> Result<Json<BulkView>, ApiError> {
     caller.require(Scope::Send)?;
-    load(&api, &caller, id).await?;
-    set_state(&api, &caller, id, BulkState::Paused).await?;
+    let bulk = load(&api, &caller, id).await?;
+    set_state(&api, &caller, &bulk, BulkState::Paused).await?;
     control::hold(&api.db, &load(&api, &caller, id).await?).await?;
     tracing::info!(event = "bulk_paused", by = %caller.key_id(), bulk = %id, "paused a bulk");
     Ok(Json(view(&api, &caller, id).await?))
@@ -57,8 +58,8 @@ pub async fn resume(
     PathId(id): PathId<BulkId>,
 ) -> Result<Json<BulkView>, ApiError> {
     caller.require(Scope::Send)?;
-    load(&api, &caller, id).await?;
-    set_state(&api, &caller, id, BulkState::Active).await?;
+    let bulk = load(&api, &caller, id).await?;
+    set_state(&api, &caller, &bulk, BulkState::Active).await?;
     control::release_held(&api.db, &load(&api, &caller, id).await?, api.clock.now()).await?;
     api.acceptor.wake();
     api.acceptor.wake_expander();
@@ -82,15 +83,17 @@ pub async fn cancel(
 ) -> Result<Json<BulkView>, ApiError> {
     caller.require(Scope::Send)?;
     let bulk = load(&api, &caller, id).await?;
-    set_state(&api, &caller, id, BulkState::Canceled).await?;
+    set_state(&api, &caller, &bulk, BulkState::Canceled).await?;
     control::cancel_queued(&api.db, &bulk, api.clock.now()).await?;
     api.acceptor.wake_expander();
     tracing::info!(event = "bulk_canceled", by = %caller.key_id(), bulk = %id, "canceled a bulk");
     Ok(Json(view(&api, &caller, id).await?))
 }
 
-async fn set_state(api: &Api, caller: &Caller, id: BulkId, state: BulkState) -> Result<(), ApiError> {
+async fn set_state(api: &Api, caller: &Caller, bulk: &BulkRow, state: BulkState) -> Result<(), ApiError> {
+    let id = BulkId(bulk.id);
     if control::set_state(&api.db, caller.tenant(), id, state, api.clock.now()).await? {
+        caller.note_change(&id, &json!({"state": bulk.state}), &json!({"state": state.as_str()}));
         return Ok(());
     }
     let detail = "The bulk was canceled. Send the remaining recipients as a new bulk.".into();

@@ -129,6 +129,7 @@ pub(in crate::http::resend) async fn replay(
         return Err(NO_WEBHOOK);
     }
     let (by, webhook, seq) = (caller.key_id(), key.1, event.seq);
+    caller.note_after(&webhook, &json!({"seq": seq}));
     tracing::info!(
         event = "webhook_event_replayed",
         %by,

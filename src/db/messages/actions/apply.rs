@@ -1,0 +1,208 @@
+//! Changes some of the recipients that an action has found, and moves the action's position, in one transaction: after a
+//! crash, the next process continues where the last transaction ended. The changes are those of the actions on a single
+//! message.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::jobs::Lease;
+use super::select::Position;
+use super::{Requeued, insert_requeued, set_canceled};
+use crate::db::events::{self, NewEvent};
+use crate::db::messages::bulks::control::PAUSED_PREFIX;
+use crate::db::queue::ready_at::mark_due_now;
+use crate::db::{Db, DbError};
+use crate::domain::id::{MessageId, RecipientId, RecipientKey, TenantId};
+use crate::domain::message::action::ActionKind;
+
+/// A part of the recipients that an action has found.
+#[derive(Debug)]
+pub struct Part<'a> {
+    /// The action.
+    pub lease: Lease,
+    /// What to do.
+    pub kind: ActionKind,
+    /// The message and the id of each recipient that matched.
+    pub recipients: &'a [(Uuid, Uuid)],
+    /// The position after this part.
+    pub position: Position,
+    /// Number of rows of the queue that were examined for this part.
+    pub examined: i64,
+}
+
+/// Changes queued recipients. Those that are leased now do not change. Returns the number of changed recipients; `None` if
+/// nothing was changed because the action is not running, or not leased by this process any more.
+pub async fn apply(db: &Db, part: &Part<'_>, now: DateTime<Utc>) -> Result<Option<usize>, DbError> {
+    db.timed("actions.apply", async {
+        let mut tx = db.pool.begin().await?;
+        if !lock(&mut tx, part.lease).await? {
+            return Ok(None);
+        }
+        let tenant = part.lease.tenant;
+        let changed = if part.recipients.is_empty() {
+            Vec::new()
+        } else if part.kind == ActionKind::Cancel {
+            delete_queued(&mut tx, tenant, part.recipients).await?
+        } else {
+            make_due(&mut tx, tenant, part, now).await?
+        };
+        if part.kind == ActionKind::Cancel && !changed.is_empty() {
+            set_canceled(&mut tx, tenant, &changed, now).await?;
+        }
+        advance(&mut tx, part, part.recipients.len(), changed.len()).await?;
+        if part.kind == ActionKind::Cancel && !changed.is_empty() {
+            let keys = changed.iter().map(|(message, recipient)| key(tenant, *message, *recipient));
+            events::append(&mut tx, now, keys.map(NewEvent::canceled).collect()).await?;
+        }
+        tx.commit().await?;
+        Ok(Some(changed.len()))
+    })
+    .await
+}
+
+/// Requeues uncertain recipients, given by their messages. Returns the number of changed recipients; `None` as in
+/// [`apply`].
+pub async fn requeue(
+    db: &Db,
+    part: &Part<'_>,
+    messages: &[(MessageId, Vec<Requeued>)],
+    now: DateTime<Utc>,
+) -> Result<Option<usize>, DbError> {
+    db.timed("actions.requeue", async {
+        let mut tx = db.pool.begin().await?;
+        if !lock(&mut tx, part.lease).await? {
+            return Ok(None);
+        }
+        let tenant = part.lease.tenant;
+        let (mut lanes, mut keys) = (Vec::new(), Vec::new());
+        for (message, recipients) in messages {
+            let requeued = insert_requeued(&mut tx, tenant, *message, recipients, now).await?;
+            lanes.extend(requeued.iter().map(|row| row.lane_id));
+            keys.extend(requeued.iter().map(|row| key(tenant, message.0, row.recipient_id)));
+        }
+        if !lanes.is_empty() {
+            mark_due_now(&mut tx, lanes.into_iter(), now).await?;
+        }
+        let (matched, changed) = (messages.iter().map(|(_, recipients)| recipients.len()).sum(), keys.len());
+        advance(&mut tx, part, matched, changed).await?;
+        if changed > 0 {
+            let events = keys.into_iter().map(|key| NewEvent::requeued(key, now)).collect();
+            events::append(&mut tx, now, events).await?;
+        }
+        tx.commit().await?;
+        Ok(Some(changed))
+    })
+    .await
+}
+
+fn key(tenant: TenantId, message: Uuid, recipient: Uuid) -> RecipientKey {
+    RecipientKey { tenant, message: MessageId(message), recipient: RecipientId(recipient) }
+}
+
+/// Locks the action; returns `false` if it is not running, or not leased by this process any more. From here on, the
+/// transaction looks up rows by their keys: a new partition has no statistics, and Postgres might scan it to find some
+/// hundred rows.
+async fn lock(connection: &mut PgConnection, lease: Lease) -> Result<bool, sqlx::Error> {
+    let locked = sqlx::query!(
+        "SELECT set_config('enable_seqscan', 'off', true) AS seqscan, set_config('enable_hashjoin', 'off', true) AS hashjoin,
+                set_config('enable_mergejoin', 'off', true) AS mergejoin
+         FROM message_actions
+         WHERE tenant_id = $1 AND id = $2 AND leased_until = $3 AND status = 'running' FOR UPDATE",
+        lease.tenant.0,
+        lease.id.0,
+        lease.until
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(locked.is_some())
+}
+
+/// Deletes the queue rows of recipients that are not leased. Returns these recipients.
+async fn delete_queued(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    recipients: &[(Uuid, Uuid)],
+) -> Result<Vec<(Uuid, Uuid)>, sqlx::Error> {
+    let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = recipients.iter().copied().unzip();
+    let rows = sqlx::query!(
+        "WITH canceled AS MATERIALIZED (
+             SELECT q.place FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, recipient_id)
+             CROSS JOIN LATERAL (
+                 SELECT ctid AS place FROM queue
+                 WHERE message_id = u.message_id AND recipient_id = u.recipient_id AND tenant_id = $1 AND lease IS NULL
+                 FOR UPDATE SKIP LOCKED) q)
+         DELETE FROM queue WHERE ctid = ANY (ARRAY(SELECT place FROM canceled)) RETURNING message_id, recipient_id",
+        tenant.0,
+        &messages,
+        &ids
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.message_id, row.recipient_id)).collect())
+}
+
+/// Makes recipients due now that are deferred, could not be prepared or are held, as the kind of action says. Returns the
+/// changed recipients.
+async fn make_due(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    part: &Part<'_>,
+    now: DateTime<Utc>,
+) -> Result<Vec<(Uuid, Uuid)>, sqlx::Error> {
+    let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = part.recipients.iter().copied().unzip();
+    // The row may have changed since it was examined.
+    let rows = sqlx::query!(
+        "WITH waiting AS MATERIALIZED (
+             SELECT q.place FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, recipient_id)
+             CROSS JOIN LATERAL (
+                 SELECT ctid AS place FROM queue
+                 WHERE message_id = u.message_id AND recipient_id = u.recipient_id AND tenant_id = $1 AND lease IS NULL
+                   AND CASE WHEN $5::boolean THEN held IS NOT NULL AND NOT starts_with(held, $6)
+                            ELSE held IS NULL AND crashes = 0 AND (attempts > 0 OR preparation_error IS NOT NULL) END
+                 FOR UPDATE SKIP LOCKED) q)
+         UPDATE queue SET due_at = $4, held = NULL, crashes = 0 WHERE ctid = ANY (ARRAY(SELECT place FROM waiting))
+         RETURNING message_id, recipient_id, lane_id",
+        tenant.0,
+        &messages,
+        &ids,
+        now,
+        part.kind == ActionKind::Release,
+        PAUSED_PREFIX
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut lanes: Vec<i64> = rows.iter().map(|row| row.lane_id).collect();
+    lanes.sort_unstable();
+    lanes.dedup();
+    if !lanes.is_empty() {
+        mark_due_now(connection, lanes.into_iter(), now).await?;
+    }
+    Ok(rows.into_iter().map(|row| (row.message_id, row.recipient_id)).collect())
+}
+
+/// Moves the action's position, and adds to its counts.
+async fn advance(
+    connection: &mut PgConnection,
+    part: &Part<'_>,
+    matched: usize,
+    changed: usize,
+) -> Result<(), sqlx::Error> {
+    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    sqlx::query!(
+        "UPDATE message_actions
+         SET last_message = $3, last_recipient = $4, matched = matched + $5, changed = changed + $6,
+             skipped = skipped + $5 - $6, examined = examined + $7
+         WHERE tenant_id = $1 AND id = $2",
+        part.lease.tenant.0,
+        part.lease.id.0,
+        part.position.message,
+        part.position.recipient,
+        number(matched),
+        number(changed),
+        part.examined
+    )
+    .execute(connection)
+    .await
+    .map(drop)
+}

@@ -1,0 +1,91 @@
+//! The plans of the statements that find and change recipients do not depend on the size of the tables.
+
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Row as _};
+
+use crate::support::app::TestApp;
+use crate::support::postgres::statement;
+
+/// Returns the plan of a prepared statement with these arguments.
+async fn plan(app: &TestApp, settings: &str, sql: &str, arguments: &str) -> String {
+    let mut connection = app.database.connect().await;
+    let prepare = format!("SET plan_cache_mode = force_custom_plan; {settings} PREPARE planned AS {sql}");
+    sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut connection).await.unwrap();
+    let explain = format!("BEGIN; EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE planned({arguments}); ROLLBACK");
+    let rows = sqlx::raw_sql(AssertSqlSafe(explain)).fetch_all(&mut connection).await.unwrap();
+    rows.iter().map(|row| row.get::<String, _>(0)).collect::<Vec<_>>().join("\n")
+}
+
+/// Adds 20,000 messages, all of them queued, without statistics.
+async fn seed(app: &TestApp) {
+    app.send(json!({})).await;
+    app.sql(
+        "CREATE TABLE seeded AS
+             SELECT uuid_floor(m.created_at + n * interval '1 ms') AS id, gen_random_uuid() AS recipient
+             FROM messages m, generate_series(1, 20000) n;
+         INSERT INTO messages (tenant_id, id, content_id, created_at, stream, from_address, reply_to, subject, tags, metadata,
+                               on_uncertain, size)
+             SELECT tenant_id, s.id, content_id, created_at, stream, from_address, reply_to, 'seeded', tags, metadata,
+                    on_uncertain, size
+             FROM messages, seeded s;
+         INSERT INTO recipients (message_id, id, tenant_id, position, kind, address, status)
+             SELECT s.id, s.recipient, t.id, 0, 'to', 'a@b.test', 'queued' FROM seeded s, tenants t;
+         INSERT INTO queue (message_id, recipient_id, tenant_id, lane_id, due_at, first_due_at)
+             SELECT r.message_id, r.id, r.tenant_id, q.lane_id, q.due_at, q.first_due_at
+             FROM recipients r, (SELECT * FROM queue LIMIT 1) q WHERE r.address = 'a@b.test'",
+    )
+    .await;
+}
+
+/// Returns the messages and the recipients of 500 of them as arrays, and the first and the last message.
+async fn first_seeded(app: &TestApp) -> (String, String, String, String) {
+    let query = "SELECT array_agg(id ORDER BY id)::text, array_agg(recipient ORDER BY id)::text, (array_agg(id ORDER BY id))[1]::text,
+                        (array_agg(id ORDER BY id DESC))[1]::text
+                 FROM (SELECT * FROM seeded ORDER BY id LIMIT 500) s";
+    sqlx::query_as(query).fetch_one(&mut app.database.connect().await).await.unwrap()
+}
+
+async fn remove_seeded(app: &TestApp) {
+    app.sql(
+        "DELETE FROM queue WHERE message_id IN (SELECT id FROM seeded);
+         DELETE FROM recipients WHERE message_id IN (SELECT id FROM seeded);
+         DELETE FROM messages WHERE id IN (SELECT id FROM seeded);
+         DROP TABLE seeded",
+    )
+    .await;
+}
+
+const TENANT: &str = "'00000000-0000-0000-0000-000000000000'";
+
+#[tokio::test]
+async fn finding_recipients_examines_a_bounded_number_of_rows() {
+    let app = TestApp::start().await;
+    seed(&app).await;
+    let sql = statement("WITH examined AS MATERIALIZED (");
+    let arguments = format!(
+        "{TENANT}, {TENANT}, {TENANT}, NULL, 2000, true, 'cancel', 'held: the bulk ', NULL, now() + interval '10 years', NULL,
+         'transactional', NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'a@b.test', NULL, NULL, now()"
+    );
+    let plan = plan(&app, "", &sql, &arguments).await;
+    assert!(plan.contains("queue_pkey") && !plan.contains("Seq Scan"), "{plan}");
+    assert!(plan.contains("Limit (actual rows=2000 loops=1)"), "{plan}");
+    assert!(!plan.contains("Hash Join") && !plan.contains("Merge Join"), "{plan}");
+    remove_seeded(&app).await;
+}
+
+#[tokio::test]
+async fn canceling_recipients_looks_each_of_them_up() {
+    let app = TestApp::start().await;
+    seed(&app).await;
+    let settings = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;";
+    let (messages, recipients, first, last) = first_seeded(&app).await;
+    let delete = statement("WITH canceled AS MATERIALIZED (");
+    let deleted = plan(&app, settings, &delete, &format!("{TENANT}, '{messages}', '{recipients}'")).await;
+    assert!(deleted.contains("queue_pkey") && deleted.contains("Tid Scan"), "{deleted}");
+    assert!(!deleted.contains("Seq Scan"), "{deleted}");
+    let update = statement("UPDATE recipients r SET status = 'canceled', finished_at = $4");
+    let arguments = format!("{TENANT}, '{messages}', '{recipients}', now(), '{first}', '{last}'");
+    let updated = plan(&app, settings, &update, &arguments).await;
+    assert!(!updated.contains("Seq Scan") && updated.contains("_pkey"), "{updated}");
+    remove_seeded(&app).await;
+}
