@@ -140,7 +140,7 @@ async fn completed(
 ) -> Response {
     let response = match handled.await {
         Ok(Ok(response)) => response,
-        Err(panic) => error::panicked(panic),
+        Err(_) => error::panicked(),
     };
     if is_audited && let Some(record) = current_audit() {
         Box::pin(record.complete(response.status())).await;
