@@ -118,7 +118,9 @@ mod tests {
         #[test]
         fn percentile_is_in_the_bucket_of_the_exact_one(mut list in prop::collection::vec(0_i64..300_000_000, 1..200)) {
             let mut histogram = Histogram::default();
-            list.iter().for_each(|ms| histogram.add(bucket(*ms), 1));
+            for ms in &list {
+                histogram.add(bucket(*ms), 1);
+            }
             list.sort_unstable();
             let mut last = 0;
             for percent in [1, 50, 95, 99, 100] {
@@ -140,7 +142,9 @@ mod tests {
         ) {
             let histogram = |list: &[usize]| {
                 let mut histogram = Histogram::default();
-                list.iter().for_each(|bucket| histogram.add(*bucket, 1));
+                for bucket in list {
+                    histogram.add(*bucket, 1);
+                }
                 histogram
             };
             let mut merged = histogram(&left);

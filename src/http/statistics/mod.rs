@@ -142,5 +142,5 @@ fn too_slow(error: DbError) -> ApiError {
 }
 
 fn fault(pointer: &str, code: Code, message: String) -> ApiError {
-    ApiError::Invalid(vec![Fault { pointer: pointer.into(), code: code.as_str(), message: message.into() }])
+    ApiError::Invalid(vec![Fault { pointer: pointer.into(), code: code.as_str(), message }])
 }

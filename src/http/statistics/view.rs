@@ -213,7 +213,9 @@ impl StatisticsSeries {
     ) -> Self {
         let (is_by_category, nothing) = (selection.group_by == Some(GroupBy::Category), Figures::default());
         let mut totals = Figures::default();
-        by_start.values().for_each(|figures| totals.merge(figures));
+        for figures in by_start.values() {
+            totals.merge(figures);
+        }
         let points = selection.range.starts().map(|at| {
             let figures = by_start.get(&at).unwrap_or(&nothing);
             StatisticsPoint {

@@ -164,7 +164,7 @@ impl<'a> Transaction<'a> {
         let transcript = &self.session.wire.transcript;
         match stopped {
             Err(Stop::ServerClosed(reply) | Stop::Judge(_, reply)) if reply.code.is_none() => {
-                transcript.note(&reply.text)
+                transcript.note(&reply.text);
             }
             Err(Stop::OutOfSync) => transcript.note("the server sent an unexpected reply"),
             _ => {}
