@@ -44,7 +44,9 @@ pub(super) async fn validate(
     // The downloads may take long; until then, the templates would take memory, and the permit to render them.
     let mut files = std::mem::take(&mut body.references).files;
     if let Some(parts) = &mut files.parts {
-        downloads.iter().for_each(|download| drop(parts.remove(&download.part)));
+        for download in downloads {
+            parts.remove(&download.part);
+        }
     }
     body.references = References::new(files);
     Ok(())
