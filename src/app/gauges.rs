@@ -44,7 +44,9 @@ async fn run_upkeep(pools: Pools) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        pools.iter().for_each(|(role, db)| set_pools(*role, db));
+        for (role, db) in &pools {
+            set_pools(*role, db);
+        }
         crate::metrics::run_upkeep();
     }
 }
