@@ -5,7 +5,7 @@
 //! `Origin`. A change is allowed only if one of them says that it comes from a page of this host. A request with neither
 //! does not come from a browser, and is refused: programs use the API.
 
-use std::error::Error as _;
+use std::error::Error;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
@@ -59,7 +59,7 @@ async fn check(ui: &Ui, request: Request) -> Result<Request, UiError> {
     }
     let form = match tokio::time::timeout(FORM_TIMEOUT, to_bytes(body, MAX_FORM)).await {
         Ok(Ok(form)) => form,
-        Ok(Err(error)) if error.source().is_some_and(|cause| cause.is::<LengthLimitError>()) => {
+        Ok(Err(error)) if error.source().is_some_and(<dyn Error>::is::<LengthLimitError>) => {
             return Err(UiError::new(413, "The form is larger than 2 MiB."));
         }
         Ok(Err(_)) => return Err(UiError::new(400, "The form did not arrive completely.")),

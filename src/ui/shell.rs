@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::call::with_query;
 use super::session::{Role, Visitor};
+use crate::domain::key::KeyMode;
 
 /// The name of the cookie with the colour scheme.
 const THEME_COOKIE: &str = "postrider_theme";
@@ -124,7 +125,8 @@ pub(super) struct Shell {
     pub has_inbox: bool,
     pub may_send: bool,
     pub may_admin: bool,
-    pub may_admin_live: bool,
+    /// Whether the key sees live or test data.
+    pub mode: KeyMode,
     pub banners: Vec<Banner>,
     /// What was just done: its colour and its text.
     pub done: Option<(&'static str, &'static str)>,
@@ -154,11 +156,16 @@ impl Shell {
             has_inbox: visitor.has_inbox(),
             may_send: visitor.may_send(),
             may_admin: visitor.may_admin(),
-            may_admin_live: visitor.may_admin_live(),
+            mode: visitor.mode,
             banners: banners(visitor),
             base: visitor.base.clone(),
             example_key: visitor.example_key().map(str::to_owned),
         }
+    }
+
+    /// Returns whether the key may change now what test and live keys share: domains, templates and keys.
+    pub(super) fn may_admin_live(&self) -> bool {
+        self.may_admin && self.mode == KeyMode::Live
     }
 
     /// Sets the path of the page, for a page that is the response to a form with another path.
@@ -196,8 +203,8 @@ fn banners(visitor: &Visitor) -> Vec<Banner> {
         let text = format!("This tenant is suspended since {since}{reason}{end} Nothing is accepted or sent.");
         Banner { tone: "bad", text }
     });
-    let test =
-        visitor.is_test.then(|| Banner { tone: "info", text: "Test data. Nothing leaves this machine.".to_owned() });
+    let test = (visitor.mode == KeyMode::Test)
+        .then(|| Banner { tone: "info", text: "Test data. Nothing leaves this machine.".to_owned() });
     suspended.into_iter().chain(test).collect()
 }
 

@@ -252,9 +252,8 @@ struct MessagePage<'a> {
     sections: Vec<RecipientSection<'a>>,
     /// Events that are about no single recipient.
     common: Vec<&'a Event>,
-    has_more_events: bool,
-    /// What could not be read.
-    faults: Vec<String>,
+    /// What is not shown, and why.
+    gaps: Vec<String>,
     tab: Tab,
     /// Whether the preview loads remote images.
     has_images: bool,
@@ -286,16 +285,19 @@ impl MessagePage<'_> {
 async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<ShowQuery>) -> PageResult {
     let path = format!("/v1/messages/{}", segment(&id));
     let message: Message = visitor.get(&path).await?;
-    let mut faults = Vec::new();
+    let mut gaps = Vec::new();
     let explained: Explained = match visitor.get(&format!("{path}/explain")).await {
         Err(UiError::Failed(failure)) => {
-            faults.push(format!("The explanation could not be read: {}", failure.text()));
+            gaps.push(format!("The explanation could not be read: {}", failure.text()));
             Explained { recipients: Vec::new() }
         }
         found => found?,
     };
     let mut events: Listed<Event> = visitor.get_list(&format!("{path}/events"), &[], MAX_EVENTS).await?;
-    faults.extend(events.fault.as_ref().map(|fault| format!("The events could not be read: {fault}")));
+    gaps.extend(events.fault.as_ref().map(|fault| format!("The events could not be read: {fault}")));
+    if events.has_more {
+        gaps.push("Only the first 1,000 events are shown.".to_owned());
+    }
     attempts::add_conversations(&visitor, &path, &mut events.data).await?;
     let tab = Tab::ALL.into_iter().find(|(_, name, _)| *name == query.tab).map_or(Tab::Preview, |(tab, ..)| tab);
     let (content, content_fault) = match tab {
@@ -318,8 +320,7 @@ async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<Show
         clock: Clock(visitor.api().now()),
         sections: sections.collect(),
         common: events.data.iter().filter(|event| event.data.recipient_id.is_none()).collect(),
-        has_more_events: events.has_more,
-        faults,
+        gaps,
         tab,
         has_images: query.images == "1",
         content: &content,

@@ -82,8 +82,8 @@ pub(super) struct Visitor {
     pub theme: Option<&'static str>,
     /// The id of the request.
     pub request_id: Option<HeaderValue>,
-    /// Whether the key is a test key, which sees test data.
-    pub is_test: bool,
+    /// Whether the key sees live or test data.
+    pub mode: KeyMode,
     /// Set while the key's tenant is suspended.
     pub suspension: Option<Suspended>,
     /// Where the API is reached, such as `https://mail.acme.test`.
@@ -111,7 +111,7 @@ impl Visitor {
 
     /// Returns whether the key may change now what test and live keys share: domains, templates and keys.
     pub(super) fn may_admin_live(&self) -> bool {
-        self.may_admin() && !self.is_test
+        self.may_admin() && self.mode == KeyMode::Live
     }
 
     /// Returns the API key for examples: that of `postrider dev`, if the visitor could create such a key.
@@ -149,7 +149,8 @@ impl Visitor {
             path: parts.uri.path_and_query().map_or_else(|| "/ui".to_owned(), ToString::to_string),
             theme: super::shell::theme(&parts.headers),
             request_id: parts.headers.get(X_REQUEST_ID).cloned(),
-            is_test: row.mode != KeyMode::Live.as_str(),
+            // As for requests: a mode of a later version sees test data.
+            mode: row.mode.parse().unwrap_or(KeyMode::Test),
             suspension: row.suspended_at.map(|at| Suspended { at, reason: row.suspend_reason }),
             base: base(ui, parts),
             tenant: TenantId(row.tenant_id),
