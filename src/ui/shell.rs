@@ -175,6 +175,11 @@ impl Shell {
 }
 
 impl Shell {
+    /// Returns whether the visitor may open this section.
+    pub(super) fn links_to(&self, path: &str) -> bool {
+        self.groups.iter().flatten().any(|link| link.path == path)
+    }
+
     /// Returns the path of the page without the note about what was done: where its forms lead back to.
     pub(super) fn here(&self) -> String {
         without(&self.path, &["done"])

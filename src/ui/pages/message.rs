@@ -262,8 +262,6 @@ struct MessagePage<'a> {
     content_fault: Option<String>,
     may_cancel: bool,
     may_retry: bool,
-    /// Whether the visitor may open the page of the lanes.
-    has_lanes: bool,
 }
 
 impl MessagePage<'_> {
@@ -328,7 +326,6 @@ async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<Show
         may_cancel: visitor.may_send() && message.recipients.iter().any(|one| waits(one) && one.status != "sending"),
         may_retry: visitor.may_send()
             && message.recipients.iter().any(|one| waits(one) && (one.status == "deferred" || one.held.is_some())),
-        has_lanes: visitor.sees_all,
         message: &message,
     })
 }
