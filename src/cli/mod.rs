@@ -100,7 +100,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     if let Command::Client(command) = cli.command {
         return client::run(command);
     }
-    let config = Config::from_environment(cli.config.as_deref())?;
+    let mut config = Config::from_environment(cli.config.as_deref())?;
+    if matches!(cli.command, Command::Dev(_)) {
+        // Nothing leaves this machine, and the log shows what happens to which address.
+        config.log.personal_data = true;
+    }
     telemetry::start(&config.log);
     let target = app::database_target(&config);
     crate::app::descriptors::raise();

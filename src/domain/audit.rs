@@ -1,5 +1,7 @@
 //! The audit log: what may be recorded of an object, and the words of a record.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 
 use super::words::words;
@@ -113,7 +115,7 @@ fn cut(value: &mut Value) {
             let bytes = text.len();
             if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
                 text.truncate(end);
-                *text += &format!("… ({bytes} bytes)");
+                let _ = write!(text, "… ({bytes} bytes)");
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}

@@ -40,13 +40,13 @@ words! {
         Yandex = "yandex",
         /// Mail.ru.
         MailRu = "mail_ru",
-        /// QQ Mail and Tencent `Exmail`.
+        /// QQ Mail and Tencent Exmail.
         Tencent = "tencent",
-        /// `NetEase`: 163.com, 126.com and yeah.net.
+        /// NetEase: 163.com, 126.com and yeah.net.
         Netease = "netease",
-        /// `OVHcloud`.
+        /// OVHcloud.
         Ovh = "ovh",
-        /// Mail hosting of `GoDaddy`.
+        /// Mail hosting of GoDaddy.
         Godaddy = "godaddy",
         /// Filters of Proofpoint.
         Proofpoint = "proofpoint",
@@ -54,7 +54,7 @@ words! {
         Mimecast = "mimecast",
         /// Filters of Barracuda.
         Barracuda = "barracuda",
-        /// Filters of Cisco (`IronPort`).
+        /// Filters of Cisco (IronPort).
         Cisco = "cisco",
         /// Any other, or unknown.
         Other = "other",

@@ -208,6 +208,7 @@ impl Site {
             "webhooks" if is_read => ids["webhook"].clone(),
             "webhooks" => format!("wh_{none}"),
             "tenants" => format!("ten_{none}"),
+            "actions" => format!("act_{none}"),
             _ => format!("key_{none}"),
         };
         let name = match (path, is_read) {

@@ -33,6 +33,6 @@ async fn panic_is_logged_without_its_message() {
     let line = worker.logged_event("panic").await;
     assert!(line["location"].as_str().is_some_and(|location| location.contains(".rs:")), "{line}");
     assert!(line["payload"].is_null() && line["message"] == "a task panicked", "{line}");
-    assert!(worker.lines().iter().all(|line| line.is_object()), "the default hook prints text");
+    assert!(worker.lines().iter().all(serde_json::Value::is_object), "the default hook prints text");
     assert!(worker.terminate().await.success() && api.terminate().await.success());
 }

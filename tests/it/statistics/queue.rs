@@ -45,7 +45,7 @@ async fn span_without_a_sample_has_no_queue() {
     let found = statistics(&app, "step=minute&since=2026-11-23T12:04:00Z").await;
     let points = found["series"][0]["points"].as_array().unwrap();
     let queues: Vec<&Value> = points.iter().map(|point| &point["queue"]).collect();
-    assert_eq!(queues, [&Value::Null, &empty, &Value::Null]);
+    assert_eq!(queues, [&Value::Null, &empty, &Value::Null, &Value::Null]);
     assert_eq!(
         statistics(&app, "step=hour&since=2026-11-23T12:00:00Z").await["series"][0]["points"][0]["queue"],
         empty

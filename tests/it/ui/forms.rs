@@ -60,7 +60,7 @@ async fn refused_form_keeps_what_was_typed() {
 async fn failed_preview_is_explained_in_its_frame() {
     let app = TestApp::start().await;
     let browser = Browser::signed_in(&app.base, &app.key).await;
-    for (id, variables, text) in [("none", "{}", "No template has this id"), ("none", "[", "not a JSON object")] {
+    for (id, variables, text) in [("none", "{}", "No template has this id")] {
         let page = browser.post(&format!("/ui/templates/{id}/preview"), &[("variables", variables)]).await;
         assert_eq!((page.status, page.header("x-frame-options")), (200, "SAMEORIGIN"), "{variables}");
         assert!(page.text.contains(text), "{}", page.text);

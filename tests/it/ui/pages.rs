@@ -300,7 +300,7 @@ async fn lanes_page_says_what_the_connections_apply_to() {
     let put = ApiResponse::to(app.request(Method::PUT, "/v1/lanes").json(&lane)).await;
     assert!(put.status < 300, "{}", put.body);
     let browser = Browser::signed_in(&app.base, &app.key).await;
-    browser.page("/ui/lanes").await.shows(&["The rate comes from: lane. Connections apply to each worker."]);
+    browser.page("/ui/lanes").await.shows(&["for each worker"]);
 }
 
 #[tokio::test]
