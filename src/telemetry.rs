@@ -1,6 +1,6 @@
 //! Logging to standard error. Standard output is for the output of commands.
 //!
-//! No line has an address, unless the configuration asks for it: [`masked`] replaces them. No line has the message of a
+//! No line has an address, unless the configuration asks for it: `masked` replaces them. No line has the message of a
 //! panic, which may quote any data.
 
 use std::io::IsTerminal as _;

@@ -76,7 +76,7 @@ impl Simulator {
     }
 
     /// Plays an attempt by the script of the recipient's address. A test message to an address outside of the simulator's
-    /// domain is delivered after [`TEST_DELIVERY`]. An address without a script is refused as unknown.
+    /// domain is delivered after `TEST_DELIVERY`. An address without a script is refused as unknown.
     /// Like [`Sender::send_if`](crate::smtp::Sender::send_if), returns an error if `guard` withdraws the message.
     pub async fn send(&self, attempt: &Attempt<'_>, guard: &dyn SendGuard) -> Result<Outcome, NotAttempted> {
         let started = Instant::now();

@@ -84,7 +84,7 @@ async fn idle_replica_notices_a_revocation_too() {
     let idle_since = Instant::now();
     until("the replicas are idle", Duration::from_secs(5), async || {
         let elapsed = idle_since.elapsed();
-        if elapsed > Duration::from_secs(1) { Ok(()) } else { Err(format!("{elapsed:?}")) }
+        if elapsed > Duration::from_secs(3) { Ok(()) } else { Err(format!("{elapsed:?}")) }
     })
     .await;
     assert_eq!(app.delete(&path).await.status, 204);
