@@ -9,6 +9,7 @@ use libfuzzer_sys::fuzz_target;
 mod domain {
     pub mod bounce;
     pub mod outcome;
+    pub mod provider;
     pub mod words;
 }
 #[path = "../../src/mail"]

@@ -9,6 +9,8 @@ use libfuzzer_sys::fuzz_target;
 #[path = "../../src/domain"]
 mod domain {
     pub mod outcome;
+    pub mod provider;
+    pub mod words;
 }
 #[path = "../../src/smtp/client/connection"]
 mod smtp {
