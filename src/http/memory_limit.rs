@@ -4,7 +4,7 @@
 //! - No deadlock: memory is granted only if all holders can still get the rest of their need in some order (the
 //!   banker's algorithm). So an upload that has just started blocks only requests that need all of the memory.
 //! - No monopoly: a key may have several bodies at once only if together they fit into three quarters of the memory, and
-//!   all keys of a tenant together only if their bodies fit into seven eighths. All callers without a key share one quarter in the same way. A single body may have any size.
+//!   all callers without a key share one quarter in the same way. A single body may have any size.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -194,10 +194,8 @@ impl State {
         let quarter = capacity / 4;
         let fits = match new.owner {
             None => self.fits(new, quarter, |owner| owner.is_none()),
-            Some(Requester { tenant, key }) => {
+            Some(Requester { key, .. }) => {
                 self.fits(new, capacity - quarter, |owner| owner.is_some_and(|other| other.key == key))
-                    && self
-                        .fits(new, capacity - capacity / 8, |owner| owner.is_some_and(|other| other.tenant == tenant))
             }
         };
         let earlier = self.holders.range(..number);
@@ -254,17 +252,6 @@ mod tests {
         assert_eq!(active, [true, true, false, false]);
         assert!(limit.begin(key(2), 20).try_grow(1));
         assert!(limit.begin(None, 64).try_grow(1) || limit.begin(None, 16).try_grow(1));
-    }
-
-    #[test]
-    fn keys_of_one_tenant_leave_an_eighth_to_others() {
-        let limit = MemoryLimit::new(64);
-        let all: Vec<Reservation> = (0..4).map(|n| limit.begin(key_of(1, n), 16)).collect();
-        let active: Vec<bool> = all.iter().map(|reservation| reservation.try_grow(16)).collect();
-        assert_eq!(active, [true, true, true, false]);
-        assert!(limit.begin(key_of(1, 9), 8).try_grow(8));
-        assert!(!limit.begin(key_of(1, 9), 9).try_grow(1));
-        assert!(limit.begin(key_of(2, 10), 8).try_grow(8));
     }
 
     #[test]

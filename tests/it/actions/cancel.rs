@@ -67,7 +67,7 @@ async fn each_field_selects_only_its_recipients() {
     let lanes = app.get("/v1/lanes?stream=bulk").await.body;
     let key = app.message(&first).await["key_id"].clone();
     for (filter, expected) in [
-        (json!({"to": "ANN@example.test"}), 1),
+        (json!({"to": "ANN@example.test"}), 2),
         (json!({"to_domain": "other.test"}), 1),
         (json!({"to_domain": "example.test"}), 2),
         (json!({"from": "me@acme.test"}), 1),

@@ -43,7 +43,7 @@ async fn stalled_uploads_do_not_block_others() {
 #[tokio::test]
 async fn clients_that_do_not_read_do_not_block_others() {
     let app = TestApp::builder()
-        .config(|config| (config.accept.max_body_mib, config.accept.body_memory_mib) = (8, 32))
+        .config(|config| (config.accept.max_body_mib, config.accept.body_memory_mib) = (8, 8))
         .start()
         .await;
     let content = STANDARD.encode(vec![7; 2 << 20]);

@@ -119,7 +119,9 @@ async fn documentation_examples_work_when_pasted() {
     }
     let dir = directory();
     // With port 0, the address is not known early enough for links in messages.
-    let public_url = |command: &mut Command| drop(command.env("POSTRIDER_PUBLIC_URL", "http://127.0.0.1:9"));
+    let public_url = |command: &mut Command| {
+        command.env("POSTRIDER_PUBLIC_URL", "http://127.0.0.1:9");
+    };
     let dev = Dev::start_with(dir.path(), public_url).await;
     for page in PAGES {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/{page}.md"));
