@@ -168,8 +168,8 @@ impl ServerDelivery<'_> {
         }
     }
 
-    /// Passes the conversation to the send guard, if it keeps it, without the token of the return path: whoever knows it
-    /// can forge a bounce.
+    /// Passes the conversation to the send guard, if it keeps it, without the token of the return path, with which
+    /// a reader could forge a bounce.
     fn keep_conversation(&self, session: &Session, ending: &Ending, was_idle: bool) {
         let guard = self.options.guard;
         let is_kept = match ending {

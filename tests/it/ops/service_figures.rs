@@ -14,7 +14,7 @@ use crate::tenants::{act, tenant};
 const LIMIT: Duration = Duration::from_secs(30);
 const LEASE: Duration = Duration::from_secs(30);
 
-/// Computes the figures anew.
+/// Computes the figures again.
 async fn figures(app: &TestApp) -> Figures {
     // The service computes them when it starts.
     until("the first figures", LIMIT, async || match service_metrics::load(&app.db).await.unwrap() {

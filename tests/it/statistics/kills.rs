@@ -154,7 +154,7 @@ const MANY_MESSAGES: &str = "
 
 /// Prints how many events are counted per second, if one recipient has all of them and if each has one.
 #[tokio::test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement: cargo test --release --test it rate_of_counting -- --ignored --nocapture"]
 async fn rate_of_counting() {
     let app = TestApp::start().await;
     app.smtp.rcpt("ann@example.test").replies(["451 4.3.0 later"]);

@@ -121,7 +121,7 @@ async fn failed_webhook_delivery_is_repeated_on_the_test_clock() {
 }
 
 #[tokio::test]
-async fn failing_test_endpoint_is_disabled_after_five_days_on_the_clock() {
+async fn failing_test_endpoint_is_disabled_after_five_days() {
     let (app, receiver) = (hooks::start().await, Receiver::start().await);
     let test = app.with_test_key().await;
     let hook = test.post("/v1/webhooks", &json!({"url": receiver.url("/hook")})).await.body;
