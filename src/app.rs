@@ -1,7 +1,10 @@
 //! Builds the service from the configuration, runs its roles, and stops them in an order that loses no messages: it
 //! first refuses new requests, then commits accepted messages, then finishes messages in flight.
 
+mod api_settings;
+mod background;
 mod bounce_intake;
+pub mod connections;
 mod dashboard;
 mod delivery;
 pub mod descriptors;
@@ -9,14 +12,21 @@ pub(crate) mod domains;
 pub mod fingerprints;
 mod gauges;
 mod hint;
+mod hostname;
 mod listeners;
+mod message_limits;
 mod outbound_http;
+mod partitions;
+mod read_only;
+pub mod restore_guard;
 mod routes;
+pub mod self_checks;
 mod server_watch;
+mod smtp_listener;
 mod startup;
+mod submission;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,32 +36,34 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::accept::actions::runner::ActionRunner;
-use crate::accept::bulk::expander::Expander;
-use crate::accept::request::Limits;
+use self::background::Background;
+use self::hostname::hostname;
 use crate::accept::{Acceptor, WakeNotifier};
 use crate::clock::SharedClock;
 use crate::config::{Config, SecretUrl};
-use crate::db::{self, Db, DbOptions};
+use crate::db::{Db, DbOptions, RestoreGate};
 use crate::dev::inbox::Inbox;
 use crate::domain::event::resend::Mapping;
-use crate::domain::key::Secret;
+use crate::domain::retention::Periods;
 use crate::group_commit::{self, GroupCommit, Outcomes};
 pub use crate::http::Server;
-use crate::http::{self, Allowances, Api, MetricsAccess, Readiness};
+use crate::http::{self, Allowances, Api, Readiness};
 use crate::rendering::Renderer;
 use crate::simulator::Simulator;
 use crate::smtp;
 use crate::ui::Dashboard;
 use crate::webhook::Poster;
 use crate::worker::{self, Worker};
-use bounce_intake::InboundServer;
 pub use domains::settings as domain_settings;
 pub use hint::{Hinted, WithHint};
 pub use listeners::listen;
-pub use outbound_http::guard;
+pub use outbound_http::{guard, objects};
+use restore_guard::RestoreGuard;
 use server_watch::ServerWatch;
+use smtp_listener::SmtpListener;
 use startup::Startup;
+pub use startup::poll_database;
+use submission::SubmissionServers;
 
 /// The roles that a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +74,8 @@ pub enum Roles {
     Api,
     /// Only a worker.
     Worker,
+    /// Only reads, from a database that may be a hot standby.
+    ReadOnlyApi,
 }
 
 /// A running service.
@@ -77,8 +91,10 @@ pub struct App {
     readiness: Arc<Readiness>,
     /// How long requests are still accepted after a stop was requested.
     drain_delay: Duration,
-    /// Receives bounces and complaints.
-    inbound: Option<InboundServer>,
+    /// Receives bounces, complaints and messages for inbound routes.
+    inbound: Option<SmtpListener>,
+    /// Receives messages from applications over SMTP.
+    submission: SubmissionServers,
     /// The acceptor's tasks; they end with the last request.
     accepting: TaskTracker,
     /// The limits of API keys, if the API is served.
@@ -90,6 +106,8 @@ pub struct App {
     stop: CancellationToken,
     /// Updates the metrics until the end.
     _gauges: [AbortOnDropHandle<()>; 2],
+    /// Checks what other servers see of this service until the end.
+    _self_checks: Vec<AbortOnDropHandle<()>>,
 }
 
 /// How long requests in progress may take when the service stops.
@@ -103,32 +121,35 @@ impl App {
         clock: SharedClock,
         inbox: Option<Arc<Inbox>>,
     ) -> anyhow::Result<Self> {
+        if roles == Roles::ReadOnlyApi {
+            return Box::pin(read_only::start(config, clock)).await;
+        }
+        let restore_gate = restore_guard::gate(config);
         let Startup { db, listeners, limits, readiness, ops } =
-            startup::prepare(config, roles, inbox.is_some()).await?;
+            startup::prepare(config, roles, inbox.is_some(), &restore_gate).await?;
         // A separate pool: requests that wait for a connection must never delay a heartbeat.
-        let worker_db = if roles == Roles::Api { None } else { Some(open(config, true)?) };
+        let worker_db = if roles == Roles::Api { None } else { Some(open(config, Some(&restore_gate))?) };
         // This sets the clock, so it must come before everything that depends on the time.
         let watch = ServerWatch::start(config, clock.clone(), db.clone(), worker_db.clone()).await?;
-        warn_about_duplicates(config);
-        if let Err(error) = db::schema::partitions::ensure(&db, clock.now()).await {
-            tracing::warn!(
-                event = "partitions_failed",
-                %error,
-                "failed to create partitions ahead of time; trying again in an hour"
-            );
-        }
+        partitions::create(&db, &clock).await;
         let wake = Arc::new(Notify::new());
+        // Before anything is accepted, and before the worker registers, which would hide that the database was unused.
+        let guarded = worker_db.clone().unwrap_or_else(|| db.clone());
+        let guard = RestoreGuard::start(config, guarded, clock.clone(), restore_gate.clone(), wake.clone()).await?;
         let accepting = TaskTracker::new();
         let stop = CancellationToken::new();
         let worker_pools = worker_db.clone();
-        tokio::spawn(stop.clone().run_until_cancelled_owned(create_partitions_periodically(db.clone(), clock.clone())));
+        tokio::spawn(
+            stop.clone().run_until_cancelled_owned(partitions::create_periodically(db.clone(), clock.clone())),
+        );
         let (outcomes, pending) = group_commit::outcomes();
         let renderer = Arc::new(Renderer::default());
         let worker = match worker_db {
             None => None,
             // Boxed, because the future is large.
             Some(worker_db) => {
-                let worker = worker(config, worker_db, clock.clone(), wake.clone(), outcomes, renderer.clone());
+                let shared = Shared { outcomes, renderer: renderer.clone(), restore_gate: restore_gate.clone() };
+                let worker = worker(config, worker_db, clock.clone(), wake.clone(), shared);
                 Some(Box::pin(worker).await?)
             }
         };
@@ -141,23 +162,30 @@ impl App {
             tokio::spawn(async move { worker.run(stop).await })
         });
         tokio::spawn(stop.clone().run_until_cancelled_owned(watch.run()));
+        if let Some(guard) = guard {
+            tokio::spawn(stop.clone().run_until_cancelled_owned(guard.run()));
+        }
         let (mut inbound, mut allowances, mut dashboard) = (None, None, None);
+        let mut submission = SubmissionServers::default();
         let (server, public) = match listeners.api.zip(notifier) {
             Some((listener, notifier)) => {
                 let feedback = bounce_intake::feedback(config, db.clone(), clock.clone())?;
-                inbound = InboundServer::start(config, feedback.clone()).await?;
+                let receiver = bounce_intake::receiver(config, db.clone(), clock.clone())?;
+                inbound = bounce_intake::start_server(config, feedback.clone(), receiver.clone()).await?;
                 let table = routes::table(config);
                 let acceptor = Acceptor::new(db.clone(), clock.clone(), table, group_commit, notifier, &accepting);
-                let acceptor = Arc::new(acceptor);
-                let expander = Expander::new(acceptor.clone(), renderer.clone(), clock.clone());
-                accepting.spawn(expander.run(stop.clone()));
-                let runner = ActionRunner::new(acceptor.clone(), clock.clone());
-                accepting.spawn(runner.run(stop.clone()));
-                let settings = api_settings(config, &db, &clock, renderer, readiness.clone())?;
-                let api = Api::new(db.clone(), clock.clone(), acceptor, feedback, settings, stop.clone());
+                let relay_wake = receiver.relay_wake();
+                let (acceptor, gate) = (Arc::new(acceptor), &restore_gate);
+                Background { config, acceptor: &acceptor, renderer: &renderer, clock: &clock, gate, relay_wake }
+                    .start(&accepting, &stop)?;
+                let settings = api_settings::new(config, &db, &clock, renderer, readiness.clone(), restore_gate)?;
+                let received = http::Received { feedback, receiver };
+                let api = Api::new(db.clone(), clock.clone(), acceptor, received, settings, stop.clone());
                 allowances = Some(api.allowances());
-                dashboard = dashboard::build(config, &api, clock.clone(), inbox.is_some())?;
-                let pages = dashboard.as_ref().map(Dashboard::router).unwrap_or_default();
+                // Boxed to keep the future of this function small.
+                submission = Box::pin(SubmissionServers::start(config, &api, inbox.is_some())).await?;
+                dashboard = dashboard::build(config, &api, clock.clone(), inbox.clone())?;
+                let pages = dashboard.as_ref().map(Dashboard::router);
                 let public =
                     listeners.public.map(|listener| Server::start(listener, http::public(api.clone()), limits.public));
                 (Some(Server::start(listener, http::router_with(api, inbox, pages), limits.api)?), public.transpose()?)
@@ -168,6 +196,7 @@ impl App {
         let dashboard_pools = dashboard.as_ref().map(|dashboard| dashboard.db().clone());
         let pools = gauges::Pools { api: db.clone(), worker: worker_pools, dashboard: dashboard_pools };
         let gauges = gauges::start(pools, &clock, config.delivery.lease);
+        let self_checks = self_checks::start(config, roles)?;
         readiness.set_running();
         let drain_delay = config.http.drain_delay;
         Ok(Self {
@@ -179,12 +208,14 @@ impl App {
             readiness,
             drain_delay,
             inbound,
+            submission,
             accepting,
             allowances,
             dashboard,
             worker,
             stop,
             _gauges: gauges,
+            _self_checks: self_checks,
         })
     }
 
@@ -206,6 +237,16 @@ impl App {
     /// Returns the address on which bounces and complaints are received.
     pub fn inbound_address(&self) -> Option<SocketAddr> {
         self.inbound.as_ref().map(|inbound| inbound.address)
+    }
+
+    /// Returns the address on which applications send messages over SMTP, with STARTTLS.
+    pub fn submission_address(&self) -> Option<SocketAddr> {
+        self.submission.address()
+    }
+
+    /// Returns the address on which applications send messages over SMTP, with TLS from the start.
+    pub fn submission_tls_address(&self) -> Option<SocketAddr> {
+        self.submission.tls_address()
     }
 
     /// Returns a path that signs in to the dashboard with this API key, once and within ten minutes. `None` without a
@@ -243,7 +284,9 @@ impl App {
                 server.stop(REQUEST_GRACE).await;
             }
         };
-        tokio::join!(stop_inbound, serve(self.server), serve(self.public));
+        tokio::join!(stop_inbound, self.submission.stop(), serve(self.server), serve(self.public));
+        // The dashboard has the API, and with it the acceptor, whose tasks end once nothing has it.
+        let dashboard_db = self.dashboard.map(|dashboard| dashboard.db().clone());
         // A client that does not read keeps its connection's task alive; it must not delay the stop.
         if tokio::time::timeout(REQUEST_GRACE, self.accepting.wait()).await.is_err() {
             tracing::warn!(
@@ -263,8 +306,8 @@ impl App {
                 "worker panicked; other workers rescue its leases when they expire"
             );
         }
-        if let Some(dashboard) = self.dashboard {
-            dashboard.db().close().await;
+        if let Some(db) = dashboard_db {
+            db.close().await;
         }
         serve(self.ops).await;
         self.db.close().await;
@@ -282,35 +325,6 @@ impl App {
     }
 }
 
-/// Warns about settings that can send messages twice when the service stops.
-fn warn_about_duplicates(config: &Config) {
-    let (grace, final_dot) = (config.delivery.shutdown_grace, config.timeouts.final_dot);
-    if grace < final_dot {
-        tracing::warn!(
-            event = "shutdown_grace_short",
-            shutdown_grace_seconds = grace.as_secs(),
-            final_dot_seconds = final_dot.as_secs(),
-            "a stop may send messages twice: set delivery.shutdown_grace above timeouts.final_dot"
-        );
-    }
-}
-
-/// Interval of the check that partitions exist; they are created two weeks ahead.
-const PARTITION_INTERVAL: Duration = Duration::from_hours(1);
-
-async fn create_partitions_periodically(db: Db, clock: SharedClock) {
-    loop {
-        tokio::time::sleep(PARTITION_INTERVAL).await;
-        if let Err(error) = db::schema::partitions::ensure(&db, clock.now()).await {
-            tracing::warn!(
-                event = "partitions_failed",
-                %error,
-                "failed to create partitions ahead of time; trying again in an hour"
-            );
-        }
-    }
-}
-
 /// Returns the database's address, without credentials, for error messages.
 pub fn database_target(config: &Config) -> String {
     config.database.url.as_ref().map_or_else(|| "no database".into(), ToString::to_string)
@@ -318,36 +332,58 @@ pub fn database_target(config: &Config) -> String {
 
 /// Opens the connection pool for a command.
 pub fn database(config: &Config) -> anyhow::Result<Db> {
-    open(config, false)
+    open(config, None)
 }
 
-fn open(config: &Config, is_service: bool) -> anyhow::Result<Db> {
+/// Opens a connection pool; that of a service has a gate.
+fn open(config: &Config, gate: Option<&Arc<RestoreGate>>) -> anyhow::Result<Db> {
     let database = &config.database;
-    open_pool(config, database.max_connections, database.timeout, is_service)
+    open_pool(config, database.max_connections, database.timeout, gate.is_some(), gate)
+}
+
+/// Opens the connection pool of a service without a gate.
+fn open_service(config: &Config) -> anyhow::Result<Db> {
+    open_pool(config, config.database.max_connections, config.database.timeout, true, None)
 }
 
 /// Opens a connection pool of this size, whose calls have this time limit.
-fn open_pool(config: &Config, max_connections: u32, timeout: Duration, is_service: bool) -> anyhow::Result<Db> {
+fn open_pool(
+    config: &Config,
+    max_connections: u32,
+    timeout: Duration,
+    is_service: bool,
+    gate: Option<&Arc<RestoreGate>>,
+) -> anyhow::Result<Db> {
     let database = &config.database;
     let url = database.url.as_ref().context("no database is configured").with_hint(
         "set DATABASE_URL (such as postgres://user:password@host/postrider), or try `postrider dev`, which starts its own",
     )?;
-    Ok(Db::open(&DbOptions {
+    let db = Db::open(&DbOptions {
         url: url.expose(),
         direct_url: database.direct_url.as_ref().map(SecretUrl::expose),
         max_connections,
         timeout,
         is_service,
-    })?)
+        restore_gate: gate,
+    })?;
+    Ok(db.with_objects(outbound_http::objects(config)?))
 }
 
 /// Registers a worker in a process without an API. The worker does not run yet.
 pub async fn build_worker(config: &Config, db: Db, clock: SharedClock, wake: Arc<Notify>) -> anyhow::Result<Worker> {
     let (outcomes, pending) = group_commit::outcomes();
-    let worker = worker(config, db.clone(), clock.clone(), wake, outcomes, Arc::default()).await?;
+    let shared = Shared { outcomes, renderer: Arc::default(), restore_gate: Arc::new(RestoreGate::always_open()) };
+    let worker = worker(config, db.clone(), clock.clone(), wake, shared).await?;
     // The writers run until the worker is dropped.
     drop(GroupCommit::start(&db, &clock, Vec::new(), Some(worker.local(pending))));
     Ok(worker)
+}
+
+/// What a worker shares with the other parts of its process.
+struct Shared {
+    outcomes: Arc<Outcomes>,
+    renderer: Arc<Renderer>,
+    restore_gate: Arc<RestoreGate>,
 }
 
 async fn worker(
@@ -355,9 +391,9 @@ async fn worker(
     db: Db,
     clock: SharedClock,
     wake: Arc<Notify>,
-    outcomes: Arc<Outcomes>,
-    renderer: Arc<Renderer>,
+    shared: Shared,
 ) -> anyhow::Result<Worker> {
+    let db = if db.objects().is_some() { db } else { db.with_objects(outbound_http::objects(config)?) };
     let delivery = &config.delivery;
     let settings = worker::Settings {
         concurrency: delivery.concurrency as usize,
@@ -374,6 +410,7 @@ async fn worker(
         keyring: config.keyring(),
         unused_blobs: config.retention.unused_blobs,
         conversations: config.retention.conversations,
+        periods: retention_periods(config),
         resend_events: Mapping { relayed_as_delivered: config.resend.relayed_as_delivered },
     };
     let feedback = bounce_intake::feedback(config, db.clone(), clock.clone())?;
@@ -384,10 +421,17 @@ async fn worker(
         poster: Arc::new(Poster::new(outbound_http::guard(config)?, config.webhooks.timeout)?),
         senders: domains::senders(config, db.clone(), clock.clone()),
         dns: domains::uncached_resolver(config)?,
-        outcomes,
-        renderer,
+        outcomes: shared.outcomes,
+        renderer: shared.renderer,
+        restore_gate: shared.restore_gate,
     };
     Ok(Worker::start(db, clock, dependencies, settings, wake).await?)
+}
+
+/// Returns how long data is kept.
+pub fn retention_periods(config: &Config) -> Periods {
+    let has_return_paths = config.return_path.domain.is_some();
+    config.retention.periods(if has_return_paths { config.return_path.lifetime } else { Duration::ZERO })
 }
 
 /// Returns the settings of the SMTP client.
@@ -415,6 +459,7 @@ pub fn sender_settings(config: &Config) -> anyhow::Result<smtp::Settings> {
         },
         allow_loopback_mx: config.delivery.allow_loopback_mx,
         allow_private_mx: config.delivery.private_mx(),
+        allow_private_relays: config.inbound.allowed_relays(),
         mta_sts: smtp::MtaSts {
             enabled: config.delivery.mta_sts,
             ca_file: config.delivery.mx_ca_file.clone(),
@@ -422,55 +467,4 @@ pub fn sender_settings(config: &Config) -> anyhow::Result<smtp::Settings> {
         },
         ..smtp::Settings::default()
     })
-}
-
-/// Returns the name given in EHLO.
-fn hostname(config: &Config) -> String {
-    config.hostname.clone().unwrap_or_else(machine_name)
-}
-
-fn api_settings(
-    config: &Config,
-    db: &Db,
-    clock: &SharedClock,
-    renderer: Arc<Renderer>,
-    readiness: Arc<Readiness>,
-) -> anyhow::Result<http::Settings> {
-    Ok(http::Settings {
-        max_body: u64::from(config.accept.max_body_mib) << 20,
-        max_inbound: config.inbound.max_message(),
-        max_upload: u64::from(config.accept.max_upload_mib) << 20,
-        body_memory: u64::from(config.accept.body_memory_mib) << 20,
-        limits: Limits {
-            recipients: config.accept.max_recipients as usize,
-            attachments: config.accept.max_attachments as usize,
-            attachment_bytes: u64::from(config.accept.max_upload_mib.max(config.accept.max_body_mib)) << 20,
-            simulator: config.simulator.enabled,
-            ..Limits::default()
-        },
-        delivery: delivery::delivery_info(config)?,
-        check_target: outbound_http::target_check(config)?,
-        domains: domains::settings(config, db, clock)?,
-        links: config.unsubscribe_links(),
-        renderer,
-        trusted_proxies: config.http.proxies(),
-        auth_failures_per_minute: config.http.auth_failures_per_minute,
-        cell: config.cell(),
-        resend: config.resend.enabled,
-        relayed_as_delivered: config.resend.relayed_as_delivered,
-        fetcher: outbound_http::fetcher(config)?.map(Arc::new),
-        readiness,
-        metrics_access: MetricsAccess {
-            networks: config.metrics.networks(),
-            token: config.metrics.token.as_ref().map(|token| Secret::hash(token.expose())),
-        },
-    })
-}
-
-/// Returns the machine's name, if it is known and valid in EHLO, and `localhost` otherwise.
-fn machine_name() -> String {
-    let name = std::fs::read_to_string(PathBuf::from("/proc/sys/kernel/hostname")).unwrap_or_default();
-    let name = name.trim();
-    let is_valid = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
-    if is_valid { name.to_owned() } else { "localhost".into() }
 }

@@ -1,5 +1,5 @@
 //! HTTP/1.1 client for untrusted servers: webhook endpoints, publishers of MTA-STS policies, and servers of files to
-//! attach.
+//! attach. Also used for the object store of attachments, and for traces.
 //!
 //! It follows no redirects and uses no proxies; the caller's lookup resolves names. At most
 //! [`response_limit`](Settings::response_limit) bytes are read in response to a request, which also bounds

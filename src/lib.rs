@@ -22,6 +22,7 @@
 //! - [`metrics`] counts what this process does, for Prometheus;
 //! - [`http_client`] sends requests to untrusted servers, for webhooks, MTA-STS policies and files to attach, which
 //!   [`fetch`] downloads; [`url_guard`] decides which addresses the URLs of API users may have;
+//! - [`object_storage`] stores and reads large attachments in a bucket, if one is configured;
 //! - [`cache`] is a bounded cache, [`batcher`] combines concurrent requests into one call, [`limiter`] limits
 //!   concurrency;
 //! - [`domain`] contains the shared types and rules, without I/O.
@@ -50,6 +51,7 @@ pub mod http_client;
 pub mod limiter;
 pub mod mail;
 pub mod metrics;
+pub mod object_storage;
 pub mod rendering;
 pub mod simulator;
 pub mod smtp;

@@ -17,6 +17,7 @@ mod json_lines;
 mod keyed_log_limit;
 mod masked;
 mod rate_limited_log;
+pub mod traces;
 
 use json_lines::JsonLines;
 pub use keyed_log_limit::KeyedLogLimit;
@@ -24,8 +25,8 @@ use masked::MaskedStderr;
 pub use rate_limited_log::RateLimitedLog;
 
 /// Directives before those of the configuration, which may replace them. Notices of Postgres ("relation already exists")
-/// do not help an operator.
-const QUIET: &str = "sqlx::postgres::notice=warn";
+/// do not help an operator, and neither do retries of requests to the object store: the last failure is logged.
+const QUIET: &str = "sqlx::postgres::notice=warn,object_store=warn";
 /// Directives after those of the configuration: these libraries log the content of messages.
 const SECRET: &str = "html5ever=off,html2text=off";
 

@@ -8,11 +8,14 @@ use libfuzzer_sys::fuzz_target;
 /// Modules of Postrider, at the same paths as in its crate, because they import each other by these paths.
 #[path = "../../src/smtp/inbound"]
 mod inbound {
+    mod chunk;
     mod command;
     mod data;
     mod line;
+    mod login;
     mod path;
 
+    use chunk::ChunkReader;
     use data::DataReader;
     use line::{LineFault, LineReader};
 
@@ -45,7 +48,47 @@ mod inbound {
         None
     }
 
+    /// Returns the bytes of a message that arrives in chunks.
+    fn chunks(bytes: &[u8], size: usize) -> Result<Vec<u8>, data::DataFault> {
+        let mut reader = ChunkReader::new(LIMIT, LIMIT);
+        for piece in bytes.chunks(size) {
+            reader.push(piece);
+        }
+        reader.finish()
+    }
+
+    /// Checks that no message in chunks has a bare line break, and that where chunks end does not matter.
+    fn check_chunks(bytes: &[u8], size: usize) {
+        let whole = chunks(bytes, bytes.len().max(1));
+        let is_bare = |at: usize| match bytes[at] {
+            b'\n' => at == 0 || bytes[at - 1] != b'\r',
+            b'\r' => bytes.get(at + 1) != Some(&b'\n'),
+            _ => false,
+        };
+        match (whole, chunks(bytes, size)) {
+            (Ok(message), split) => {
+                assert_eq!(split.as_ref(), Ok(&message));
+                assert!(message.starts_with(bytes) && message.len() <= LIMIT);
+                assert!(!(0..bytes.len()).any(is_bare));
+            }
+            // Of several faults, which one is found first depends on the split.
+            (Err(_), split) => assert!(split.is_err()),
+        }
+    }
+
+    /// Checks the parser of the credentials of AUTH.
+    fn check_login(line: &[u8]) {
+        let decoded = login::decode(line);
+        for bytes in [Some(line.to_vec()), decoded].into_iter().flatten() {
+            if let Some((user, password)) = login::plain(&bytes) {
+                assert!(!user.contains('\0') && !password.contains('\0') && user.len() + password.len() < bytes.len());
+            }
+            assert!(login::text(bytes).is_none_or(|text| !text.contains('\0')));
+        }
+    }
+
     pub fn check(bytes: &[u8], size: usize) {
+        check_chunks(bytes, size);
         let all = lines(bytes, bytes.len().max(1));
         // The position at which an endless line is refused depends on the split, but the valid lines do not.
         let good = |lines: &[Result<Vec<u8>, LineFault>]| {
@@ -54,8 +97,11 @@ mod inbound {
         assert_eq!(good(&all), good(&lines(bytes, size)));
         for line in good(&all) {
             assert!(!line.contains(&b'\n') && line.len() <= line::LINE_LIMIT);
-            if let Ok(command::Command::Mail(command::MailCommand { from: path, .. }) | command::Command::Rcpt(path)) =
-                command::parse(&line)
+            check_login(&line);
+            if let Ok(
+                command::Command::Mail(command::MailCommand { from: path, .. })
+                | command::Command::Rcpt(command::RcptCommand { to: path, .. }),
+            ) = command::parse(&line)
             {
                 assert!(!path.chars().any(char::is_control) && path.len() <= 256);
             }

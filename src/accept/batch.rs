@@ -186,7 +186,7 @@ impl Acceptor {
         let mut results = Vec::new();
         if !new.is_empty() {
             let call_key = key.clone().zip(response).map(|(key, response)| CallKey { key, response });
-            let batch = self.prepare((tenant, owner), new, call_key).await?;
+            let batch = self.prepare((tenant, Some(owner)), new, call_key).await?;
             match self.group_commit.accept_batch(batch).await.map_err(AcceptError::Db)? {
                 BatchCommitted::Inserted(committed) => results = committed,
                 BatchCommitted::NotInserted => return self.key_used(tenant, owner, key).await,
@@ -205,10 +205,11 @@ impl Acceptor {
         Ok(BatchAccepted::Accepted { messages: indexes.into_iter().filter_map(result).collect(), refused })
     }
 
-    /// Stores the attachments of new messages, and finds their lanes.
-    async fn prepare(
+    /// Stores the attachments of new messages, and finds their lanes. `owner` is the API key of the call; `None` if there is
+    /// no call.
+    pub(super) async fn prepare(
         &self,
-        (tenant, owner): (TenantId, KeyId),
+        (tenant, owner): (TenantId, Option<KeyId>),
         new: Vec<(NewMessage, Option<IdempotencyKey>)>,
         call: Option<CallKey>,
     ) -> Result<BatchInsert, AcceptError> {
@@ -222,7 +223,7 @@ impl Acceptor {
             attachments.extend(message.attachments.iter_mut().map(|attachment| (id, attachment)));
         }
         let keep_small = is_small && self.group_commit.has_consumer();
-        self.blobs.store_all(tenant, attachments, keep_small).await.map_err(AcceptError::Db)?;
+        self.blobs.store_all(tenant, attachments, keep_small).await?;
         let lanes = self.lanes.for_messages(tenant, &messages.iter().collect::<Vec<_>>()).await;
         let lanes = lanes.map_err(AcceptError::Db)?;
         let inserts = messages.into_iter().zip(lanes).zip(keys);
@@ -230,11 +231,11 @@ impl Acceptor {
             tenant,
             message,
             lanes,
-            key: Some(owner),
+            key: owner,
             idempotency,
             direct_consumer: None,
         };
-        Ok(BatchInsert { messages: inserts.map(insert).collect(), call, bulk: None })
+        Ok(BatchInsert { messages: inserts.map(insert).collect(), call, bulk: None, enqueued: None, relay: None })
     }
 
     /// Returns the result of a call that was not committed because a concurrent request of another replica used one of

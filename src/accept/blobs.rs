@@ -3,23 +3,27 @@
 //! Small attachments that arrive while a statement runs are stored together by the next statement: a separate
 //! statement, with its plan, round trip and `fsync`, costs more than the bytes. Large attachments are stored
 //! individually, chunk by chunk, so that they delay no other request. A query first finds out which of them the
-//! database already has, because most large attachments are sent repeatedly.
+//! database already has, because most large attachments are sent repeatedly. If an object store is configured, the
+//! bytes of those above its threshold go there, before the message is committed.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::batcher::{BatchLimit, Batcher, Reply, Requests, reply_all};
 use crate::clock::SharedClock;
+use crate::db::messages::blobs::objects::{self, NewObject};
 use crate::db::messages::blobs::{self, CHUNK_BYTES, SmallBlob};
 use crate::db::messages::uploads::{Completed, Upload};
 use crate::db::{Db, DbError};
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::message::NewAttachment;
+use crate::object_storage::{ObjectError, ObjectStorage};
 
 /// Size in bytes up to which sending a blob costs less than asking whether the database already has it.
 pub(super) const SMALL_BLOB_BYTES: usize = 128 << 10;
@@ -34,7 +38,26 @@ const COMPLETE_TRIES: usize = 3;
 const PART: usize = 64;
 
 type Key = (TenantId, String);
-type Stored = Result<(), Arc<DbError>>;
+/// The result of storing small attachments.
+type StoredSmall = Result<(), Arc<DbError>>;
+type Stored = Result<(), StoreError>;
+
+/// Why attachments were not stored.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum StoreError {
+    /// The database failed.
+    #[error(transparent)]
+    Db(#[from] Arc<DbError>),
+    /// The object store failed.
+    #[error(transparent)]
+    Objects(#[from] ObjectError),
+}
+
+impl From<DbError> for StoreError {
+    fn from(error: DbError) -> Self {
+        Self::Db(Arc::new(error))
+    }
+}
 
 /// A small attachment that waits for the writer.
 #[derive(Debug)]
@@ -51,7 +74,7 @@ struct Blob {
 pub(super) struct Blobs {
     pub(super) db: Db,
     pub(super) clock: SharedClock,
-    small: Batcher<Blob, Stored>,
+    small: Batcher<Blob, StoredSmall>,
 }
 
 impl Blobs {
@@ -82,8 +105,11 @@ impl Blobs {
         let digests: BTreeSet<String> = others.iter().map(|a| a.description.sha256.clone()).collect();
         let large = others.into_iter().filter(|attachment| !attachment.is_stored());
         let large = large.map(|a| (a.description.sha256.clone(), std::mem::take(&mut a.data)));
-        self.store_large(tenant, large.collect()).await?;
+        let has_waited = self.store_large(tenant, large.collect()).await?;
         let digests: Vec<String> = digests.into_iter().collect();
+        if has_waited {
+            self.find_all(tenant, &digests).await?;
+        }
         Ok(blobs::refer(&self.db, tenant, message.0, &digests).await?)
     }
 
@@ -112,9 +138,13 @@ impl Blobs {
             }
         }
         self.store_all_small(tenant, small.into_iter().collect()).await?;
-        self.store_large(tenant, large.into_iter().collect()).await?;
+        let has_waited = self.store_large(tenant, large.into_iter().collect()).await?;
         if references.is_empty() {
             return Ok(());
+        }
+        if has_waited {
+            let digests: BTreeSet<&String> = references.iter().map(|(digest, _)| digest).collect();
+            self.find_all(tenant, &digests.into_iter().cloned().collect::<Vec<_>>()).await?;
         }
         Ok(blobs::refer_all(&self.db, tenant, references).await?)
     }
@@ -123,7 +153,14 @@ impl Blobs {
     pub(super) async fn store_files(&self, tenant: TenantId, files: Vec<(String, Vec<u8>)>) -> Stored {
         let (small, large): (Vec<_>, Vec<_>) = files.into_iter().partition(|(_, data)| data.len() <= SMALL_BLOB_BYTES);
         self.store_all_small(tenant, small).await?;
-        self.store_large(tenant, large).await
+        self.store_large(tenant, large).await.map(drop)
+    }
+
+    /// Marks attachments as used, after others of the message have been stored in the object store. That may have taken so long
+    /// that a redaction of another message has let the cleanup delete some meanwhile: then, the request is to be repeated.
+    async fn find_all(&self, tenant: TenantId, digests: &[String]) -> Stored {
+        let found = blobs::find(&self.db, tenant, digests, self.clock.now()).await?;
+        if found.len() == digests.len() { Ok(()) } else { Err(ObjectError::Unavailable.into()) }
     }
 
     /// Stores blobs of at most [`SMALL_BLOB_BYTES`] each.
@@ -163,20 +200,32 @@ impl Blobs {
         digest: String,
         data: Arc<Vec<u8>>,
         content: Option<Uuid>,
-    ) -> Stored {
+    ) -> StoredSmall {
         let stored = self.small.submit(Blob { tenant, digest, data, content }).await;
         stored.ok_or_else(|| Arc::new(DbError::closed("blobs.insert_group")))?
     }
 
-    async fn store_large(&self, tenant: TenantId, large: Vec<(String, Vec<u8>)>) -> Stored {
+    /// Stores blobs of more than [`SMALL_BLOB_BYTES`] each. Returns whether it has waited for the object store.
+    pub(super) async fn store_large(
+        &self,
+        tenant: TenantId,
+        large: Vec<(String, Vec<u8>)>,
+    ) -> Result<bool, StoreError> {
         if large.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
+        let mut has_waited = false;
         let now = self.clock.now();
         let digests: Vec<String> = large.iter().map(|(digest, _)| digest.clone()).collect();
         let existing = blobs::find_and_touch(&self.db, tenant, &digests, now).await?;
         for (digest, data) in large {
             if existing.contains_key(&digest) {
+                continue;
+            }
+            if let Some(objects) = self.db.objects().filter(|objects| objects.is_above_threshold(data.len() as u64)) {
+                // Boxed, because the future is large.
+                Box::pin(self.store_object(objects, tenant, &digest, data)).await?;
+                has_waited = true;
                 continue;
             }
             if data.len() <= CHUNK_BYTES {
@@ -188,10 +237,83 @@ impl Blobs {
                 upload.add(&self.db, chunk, self.clock.now()).await?;
             }
             if !self.complete(tenant, upload, &digest).await? {
-                return Err(Arc::new(DbError::not_found("uploads.complete")));
+                return Err(DbError::not_found("uploads.complete").into());
             }
         }
-        Ok(())
+        Ok(has_waited)
+    }
+
+    /// Stores a blob in the object store. If anything fails, or this process ends, a worker deletes the object a day
+    /// later: it is entered before it is stored.
+    async fn store_object(&self, storage: &ObjectStorage, tenant: TenantId, sha256: &str, data: Vec<u8>) -> Stored {
+        let (started_at, size) = (self.clock.now(), data.len() as u64);
+        let key = storage.new_key(sha256, started_at);
+        objects::begin(&self.db, &key, started_at).await?;
+        storage.put(&key, Bytes::from(data)).await?;
+        if self.complete_object(NewObject { tenant, sha256, size, key: &key }).await? {
+            return Ok(());
+        }
+        // Not an error of the database, which would refuse a message sent from SQL for good: another try succeeds.
+        Err(ObjectError::Unavailable.into())
+    }
+
+    /// Inserts the blob of a stored object, or discards the object if the blob is already stored. Returns `false` if the
+    /// upload has expired, or if all tries failed.
+    async fn complete_object(&self, object: NewObject<'_>) -> Result<bool, DbError> {
+        let digests = [object.sha256.to_owned()];
+        for _ in 0..COMPLETE_TRIES {
+            let now = self.clock.now();
+            match objects::complete(&self.db, object, now).await? {
+                Completed::New => return Ok(true),
+                Completed::Expired => return Ok(false),
+                Completed::Existing => {}
+            }
+            if blobs::find(&self.db, object.tenant, &digests, now).await?.contains_key(object.sha256) {
+                objects::discard(&self.db, object.key).await?;
+                return Ok(true);
+            }
+            // Another transaction has deleted the blob meanwhile.
+        }
+        Ok(false)
+    }
+
+    /// Completes an upload in the object store: moves its bytes there, unless the blob is already stored. Returns `false` if
+    /// the upload has expired, or if all tries failed.
+    pub(super) async fn move_to_object(
+        &self,
+        storage: &ObjectStorage,
+        tenant: TenantId,
+        upload: Upload,
+        sha256: &str,
+    ) -> Result<bool, StoreError> {
+        let (started_at, digests) = (self.clock.now(), [sha256.to_owned()]);
+        if blobs::find(&self.db, tenant, &digests, started_at).await?.contains_key(sha256) {
+            upload.discard(&self.db, started_at).await?;
+            return Ok(true);
+        }
+        let moved = self.copy_to_object(storage, tenant, &upload, sha256).await;
+        if let Ok(false) = moved {
+            return Ok(false);
+        }
+        // Its chunks are not needed any more, or the request fails.
+        let discarded = upload.discard(&self.db, self.clock.now()).await;
+        Ok(moved? && discarded.map(|()| true)?)
+    }
+
+    async fn copy_to_object(
+        &self,
+        storage: &ObjectStorage,
+        tenant: TenantId,
+        upload: &Upload,
+        sha256: &str,
+    ) -> Result<bool, StoreError> {
+        let (started_at, size) = (self.clock.now(), upload.size());
+        let _memory = storage.reserve_memory(size).await;
+        let Some(data) = upload.read(&self.db).await? else { return Ok(false) };
+        let key = storage.new_key(sha256, started_at);
+        objects::begin(&self.db, &key, started_at).await?;
+        storage.put(&key, Bytes::from(data)).await?;
+        Ok(self.complete_object(NewObject { tenant, sha256, size, key: &key }).await?)
     }
 
     /// Completes an upload, or discards it if the blob is already stored. Returns `false` if the upload has expired, or
@@ -218,7 +340,7 @@ impl Blobs {
 struct Writer {
     db: Db,
     clock: SharedClock,
-    requests: Requests<Blob, Stored>,
+    requests: Requests<Blob, StoredSmall>,
 }
 
 impl Writer {
@@ -243,7 +365,7 @@ impl Writer {
     }
 
     /// Stores each blob individually, so that one blob that Postgres refuses does not fail the rest of its group.
-    async fn one_by_one(&self, group: blobs::Group, replies: Vec<(Key, Reply<Stored>)>) {
+    async fn one_by_one(&self, group: blobs::Group, replies: Vec<(Key, Reply<StoredSmall>)>) {
         let mut results = BTreeMap::new();
         for (key, blob) in group {
             let single = blobs::Group::from([(key.clone(), blob)]);

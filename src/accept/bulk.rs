@@ -153,7 +153,7 @@ impl Acceptor {
     async fn store_content(&self, call: &mut BulkCall) -> Result<BulkContent, AcceptError> {
         let (tenant, message) = (call.tenant, &mut call.bulk.message);
         let id = MessageId::new(call.now);
-        self.blobs.store(tenant, id, &mut message.attachments, false).await.map_err(AcceptError::Db)?;
+        self.blobs.store(tenant, id, &mut message.attachments, false).await?;
         let template = match &message.template {
             None => None,
             Some(PinnedTemplate { which, variables, .. }) => {

@@ -14,9 +14,9 @@ use crate::batcher::{BatchLimit, Batcher, Reply, Requests, reply_all};
 use crate::db::lanes::dedicated::DedicatedLanes;
 use crate::db::lanes::{self, LaneName, NamedLane};
 use crate::db::{Db, DbError};
-use crate::domain::id::TenantId;
+use crate::domain::id::{InboundRouteId, TenantId};
 use crate::domain::message::NewMessage;
-use crate::domain::routing::{RouteName, RouteTable};
+use crate::domain::routing::{RouteName, RouteTable, is_simulated};
 
 /// Maximum number of cached lanes.
 const MAX_CACHED_LANES: usize = 200_000;
@@ -54,9 +54,7 @@ impl Lanes {
         tenant: TenantId,
         message: &NewMessage,
     ) -> Result<Vec<NamedLane>, Arc<DbError>> {
-        let from = message.from.address.domain();
-        let lane = |domain| self.for_domain(tenant, &message.stream, from, domain);
-        try_join_all(message.recipients.iter().map(|recipient| lane(recipient.mailbox.address.domain()))).await
+        try_join_all(places(message).map(|place| self.for_place(tenant, place))).await
     }
 
     /// Returns the lanes of several messages' recipients, each list in the order of the recipients. Each lane is looked
@@ -71,11 +69,26 @@ impl Lanes {
         let mut lanes = HashMap::with_capacity(distinct.len());
         // Not all at once: the lookups of other requests would wait behind them.
         for part in distinct.chunks(BATCH_LIMIT.items) {
-            let lookups = part.iter().map(|(stream, from, domain)| self.for_domain(tenant, stream, from, domain));
+            let lookups = part.iter().map(|place| self.for_place(tenant, *place));
             lanes.extend(part.iter().copied().zip(try_join_all(lookups).await?));
         }
         let lanes_of = |message: &NewMessage| places(message).filter_map(|place| lanes.get(&place).cloned()).collect();
         Ok(messages.iter().map(|message| lanes_of(message)).collect())
+    }
+
+    async fn for_place(&self, tenant: TenantId, place: Place<'_>) -> Result<NamedLane, Arc<DbError>> {
+        let (stream, from, domain, inbound) = place;
+        match inbound.filter(|_| !is_simulated(tenant, domain)) {
+            Some(id) => self.find_shared(tenant, stream, &RouteName::Inbound(id)).await,
+            None => self.for_domain(tenant, stream, from, domain).await,
+        }
+    }
+
+    /// Returns the lane of messages that are passed on to the server of an inbound route: each route has a separate lane, so that an
+    /// unreachable server delays no other messages.
+    async fn find_shared(&self, tenant: TenantId, stream: &str, route: &RouteName) -> Result<NamedLane, Arc<DbError>> {
+        let name = LaneName { tenant, stream: stream.to_owned(), route: route.to_string(), domain: "*".to_owned() };
+        self.find(name).await
     }
 
     /// Returns the lane of messages from `sender_domain` to `domain` in a stream. A route through relays has one lane
@@ -135,13 +148,15 @@ impl Lanes {
 
 const LOOKUP: &str = "lanes.find";
 
-/// What a lane depends on: the stream, the sender's domain and the recipient's domain.
-type Place<'a> = (&'a str, &'a str, &'a str);
+/// What a lane depends on: the stream, the sender's domain, the recipient's domain, and the inbound route of a message that is passed
+/// on.
+type Place<'a> = (&'a str, &'a str, &'a str, Option<InboundRouteId>);
 
 /// Returns the places of a message's recipients, in the order of the recipients.
 fn places(message: &NewMessage) -> impl Iterator<Item = Place<'_>> {
     let (stream, from) = (message.stream.as_str(), message.from.address.domain());
-    message.recipients.iter().map(move |recipient| (stream, from, recipient.mailbox.address.domain()))
+    let inbound = message.relay.and_then(|relay| relay.route);
+    message.recipients.iter().map(move |recipient| (stream, from, recipient.mailbox.address.domain(), inbound))
 }
 
 /// Pending lookups by lane.

@@ -10,16 +10,21 @@ pub mod batch;
 mod blobs;
 pub mod bulk;
 pub mod csv_cell;
+pub mod erasures;
 pub mod import;
 mod lanes;
+mod leased_jobs;
 pub mod record_splitter;
+pub mod relays;
 pub mod request;
 mod reserved_keys;
+pub mod sql_inbox;
 mod streams;
 pub mod templates;
 mod thread;
 pub mod upload;
 mod wake_notifier;
+pub mod work_poll;
 
 use std::sync::Arc;
 
@@ -35,8 +40,9 @@ use crate::domain::id::{KeyId, MessageId, RecipientId, TenantId};
 use crate::domain::message::NewMessage;
 use crate::domain::routing::RouteTable;
 use crate::group_commit::GroupCommit;
+use crate::object_storage::ObjectError;
 
-use blobs::Blobs;
+use blobs::{Blobs, StoreError};
 use lanes::Lanes;
 use reserved_keys::ReservedKeys;
 use streams::Streams;
@@ -59,6 +65,9 @@ pub enum AcceptError {
     /// The database failed.
     #[error(transparent)]
     Db(Arc<DbError>),
+    /// The object store for attachments failed. Nothing was committed.
+    #[error(transparent)]
+    Objects(#[from] ObjectError),
 }
 
 impl AcceptError {
@@ -71,6 +80,15 @@ impl AcceptError {
 impl From<DbError> for AcceptError {
     fn from(error: DbError) -> Self {
         Self::Db(Arc::new(error))
+    }
+}
+
+impl From<StoreError> for AcceptError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Db(error) => Self::Db(error),
+            StoreError::Objects(error) => Self::Objects(error),
+        }
     }
 }
 
@@ -110,6 +128,10 @@ pub struct Acceptor {
     bulk_wake: Notify,
     /// Notifies the task of this process that works on actions of a new one.
     action_wake: Notify,
+    /// Notifies the task of this process that works on erasures of a new one.
+    erasure_wake: Notify,
+    /// Notifies the task of this process that accepts messages sent from SQL that there are some.
+    sql_inbox_wake: Notify,
 }
 
 impl Acceptor {
@@ -133,6 +155,8 @@ impl Acceptor {
             wake,
             bulk_wake: Notify::new(),
             action_wake: Notify::new(),
+            erasure_wake: Notify::new(),
+            sql_inbox_wake: Notify::new(),
         }
     }
 
@@ -201,7 +225,7 @@ impl Acceptor {
 
     /// Stores files that have been received, given by their digests and their bytes.
     pub async fn store_files(&self, tenant: TenantId, files: Vec<(String, Vec<u8>)>) -> Result<(), AcceptError> {
-        self.blobs.store_files(tenant, files).await.map_err(AcceptError::Db)
+        Ok(self.blobs.store_files(tenant, files).await?)
     }
 
     /// Sets the headers of a message that replies to an earlier one (`in_reply_to`). Returns `false` if there is no such
@@ -238,7 +262,7 @@ impl Acceptor {
         };
         let keep_small = db::messages::stored::fits_inline(message.size()) && self.group_commit.has_consumer();
         let id = message.id;
-        self.blobs.store(tenant, id, &mut message.attachments, keep_small).await.map_err(AcceptError::Db)?;
+        self.blobs.store(tenant, id, &mut message.attachments, keep_small).await?;
         let lanes = self.lanes.for_message(tenant, &message).await.map_err(AcceptError::Db)?;
         let requested = idempotency.clone();
         let insert = MessageInsert { tenant, message, lanes, key: Some(key), idempotency, direct_consumer: None };

@@ -1,15 +1,18 @@
-//! Receives a file piece by piece, computes its digest, and stores it as a blob. At most one chunk is in memory.
+//! Receives a file piece by piece, computes its digest, and stores it as a blob. At most one chunk is in memory
+//! while it arrives. The key of an object has the digest of the file, so a large file for the object store is in the
+//! database until all of it has arrived.
 
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use super::blobs::{Blobs, SMALL_BLOB_BYTES};
+use super::blobs::{Blobs, SMALL_BLOB_BYTES, StoreError};
 use crate::db::DbError;
 use crate::db::messages::blobs::{self, CHUNK_BYTES};
 use crate::db::messages::uploads;
 use crate::domain::id::TenantId;
 use crate::domain::key::hex;
+use crate::object_storage::ObjectError;
 
 /// A file that is being received.
 pub struct Upload<'a> {
@@ -48,6 +51,18 @@ pub enum UploadError {
     /// The database failed.
     #[error(transparent)]
     Db(Arc<DbError>),
+    /// The object store failed.
+    #[error(transparent)]
+    Objects(ObjectError),
+}
+
+impl From<StoreError> for UploadError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Db(error) => Self::Db(error),
+            StoreError::Objects(error) => Self::Objects(error),
+        }
+    }
 }
 
 impl From<DbError> for UploadError {
@@ -110,7 +125,11 @@ impl<'a> Upload<'a> {
         }
         let Self { blobs: store, tenant, buffer, stored, .. } = self;
         if let Some(upload) = stored {
-            let is_complete = store.complete(tenant, upload, &uploaded.sha256).await?;
+            let is_complete = match store.db.objects().filter(|objects| objects.is_above_threshold(uploaded.size)) {
+                // Boxed, because the future is large.
+                Some(objects) => Box::pin(store.move_to_object(objects, tenant, upload, &uploaded.sha256)).await?,
+                None => store.complete(tenant, upload, &uploaded.sha256).await?,
+            };
             return if is_complete { Ok(uploaded) } else { Err(UploadError::Expired) };
         }
         if keep.is_some_and(|keep| buffer.len() <= keep) {
@@ -119,6 +138,8 @@ impl<'a> Upload<'a> {
         if buffer.len() <= SMALL_BLOB_BYTES {
             let stored = store.store_small(tenant, uploaded.sha256.clone(), Arc::new(buffer), None);
             stored.await.map_err(UploadError::Db)?;
+        } else if store.db.objects().is_some_and(|objects| objects.is_above_threshold(uploaded.size)) {
+            store.store_large(tenant, vec![(uploaded.sha256.clone(), buffer)]).await?;
         } else {
             blobs::insert(&store.db, tenant, &uploaded.sha256, &buffer, store.clock.now()).await?;
         }

@@ -12,6 +12,7 @@ use super::Roles;
 use super::hint::WithHint as _;
 use crate::config::Config;
 use crate::http::ServerLimits;
+use crate::object_storage::CONCURRENCY;
 
 /// Upper bound for the raised soft limit. Some systems allow a billion, which is slow for programs that iterate over
 /// all descriptors.
@@ -98,16 +99,19 @@ pub(super) fn http_limits(config: &Config, roles: Roles, has_inbox: bool) -> any
 /// Returns the number of descriptors reserved for the database, SMTP and webhooks.
 fn reserved(config: &Config, roles: Roles, has_inbox: bool) -> u64 {
     let database = u64::from(config.database.max_connections);
-    let (api, worker) = (roles != Roles::Worker, roles != Roles::Api);
+    let (api, worker) = (roles != Roles::Worker, matches!(roles, Roles::All | Roles::Worker));
+    let objects = config.attachments.bucket.as_ref().map_or(0, |_| CONCURRENCY as u64);
     let mut reserved = BASE + FETCHES + DATABASE_EXTRA + config.metrics.listen.map_or(0, |_| OPS as u64);
     if api {
-        reserved += database;
+        reserved += database + objects;
         reserved += if config.dashboard.enabled { u64::from(config.dashboard.pool_size) } else { 0 };
         reserved += config.inbound.listen.map_or(0, |_| u64::from(config.inbound.connections));
+        reserved += config.submission.all_connections();
     }
     if worker {
         // Each message in flight may use one connection, and idle ones are kept for reuse.
-        reserved += database + u64::from(config.delivery.concurrency) + u64::from(config.delivery.connections);
+        reserved +=
+            database + objects + u64::from(config.delivery.concurrency) + u64::from(config.delivery.connections);
     }
     reserved + if has_inbox { INBOX } else { 0 }
 }
@@ -134,6 +138,13 @@ mod tests {
         let all = reserved(&config, Roles::All, false);
         assert!(all >= 2 * 16 + 256, "{all}");
         assert!(reserved(&config, Roles::Api, false) < all && reserved(&config, Roles::Worker, false) < all);
+        let mut config = config;
+        config.attachments.bucket = Some("files".into());
+        assert_eq!(
+            reserved(&config, Roles::All, false),
+            all + 2 * 32,
+            "the API and the worker have clients of their own"
+        );
     }
 
     #[test]

@@ -21,15 +21,25 @@ pub fn from_config(config: &Config) -> Fingerprints {
         ("routes", text_fingerprint(&routes.collect::<Vec<_>>().join("\n"))),
         ("public_url", text_fingerprint(config.public_url.as_ref().map_or("", |url| url.as_str()))),
         ("return_path", text_fingerprint(&format!("{:?} {}", config.return_path.domain, config.return_path.verp))),
+        ("inbound.srs_domain", text_fingerprint(&config.inbound.srs_domain_ascii().unwrap_or_default())),
         ("delivery.retry_schedule", text_fingerprint(&format!("{:?}", delivery.retry_schedule))),
         ("delivery.retry_window", text_fingerprint(&format!("{:?}", delivery.retry_window))),
         ("delivery.tls", text_fingerprint(&format!("{:?}", delivery.tls_ascii()))),
         ("resend.relayed_as_delivered", text_fingerprint(&config.resend.relayed_as_delivered.to_string())),
+        ("attachments.bucket", text_fingerprint(&bucket(config))),
+        ("retention", text_fingerprint(&format!("{:?}", config.retention.periods(config.return_path.lifetime)))),
         ("domains.unverified", text_fingerprint(&format!("{:?}", config.domains.unverified))),
     ]
     .into_iter()
     .map(|(name, fingerprint)| (name.to_owned(), fingerprint))
     .collect()
+}
+
+/// Returns where large attachments are.
+fn bucket(config: &Config) -> String {
+    let section = &config.attachments;
+    let endpoint = section.endpoint.as_ref().map_or("", |url| url.as_str());
+    section.bucket.as_ref().map(|bucket| format!("{endpoint} {bucket}")).unwrap_or_default()
 }
 
 /// A worker with a different configuration.

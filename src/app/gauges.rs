@@ -9,7 +9,9 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::clock::SharedClock;
 use crate::db::service_metrics::{self, Figures};
 use crate::db::{Db, DbError};
-use crate::metrics::labels::{EndpointState, LaneState, PoolRole, PoolState, QueueState, Stream, Table, WorkerState};
+use crate::metrics::labels::{
+    EndpointState, EnqueuedState, LaneState, PoolRole, PoolState, QueueState, Stream, Table, WorkerState,
+};
 use crate::metrics::{METRICS, SERVICE};
 
 /// Interval of the upkeep of this process's metrics.
@@ -82,7 +84,9 @@ async fn run_service(db: Db, clock: SharedClock, lease: Duration) {
 
 /// Returns the age of the metrics, if they have been computed.
 async fn update(db: &Db, clock: &SharedClock, lease: Duration) -> Result<Option<Duration>, DbError> {
-    if let Err(error) = service_metrics::refresh(db, lease, clock.now()).await {
+    if !db.is_read_only()
+        && let Err(error) = service_metrics::refresh(db, lease, clock.now()).await
+    {
         tracing::debug!(%error, "failed to compute the metrics of the service; trying again later");
     }
     // Another process may have computed them.
@@ -103,6 +107,8 @@ fn set(figures: &Figures) {
         service.webhook_endpoints.get((state,))
     });
     set_all(Table::ALL.into_iter().zip(figures.dead_tuples), |table| service.db_dead_tuples.get((table,)));
+    set_all(EnqueuedState::ALL.into_iter().zip(figures.sql_inbox), |state| service.sql_inbox.get((state,)));
+    service.sql_inbox_oldest_age.set(figures.sql_inbox_oldest_age);
     set_all(WorkerState::ALL.into_iter().zip(figures.workers), |state| service.workers.get((state,)));
     service.webhook_lag_events.set(number(figures.webhook_lag_events));
     service.webhook_lag.set(figures.webhook_lag);

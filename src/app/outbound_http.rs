@@ -1,5 +1,5 @@
-//! Builds what concerns HTTP requests to URLs of API users: the check of the addresses of webhook endpoints, for the API
-//! and for the workers, and the fetcher of attachments.
+//! Builds what concerns HTTP requests to other servers: the check of the addresses of webhook endpoints, for the API and
+//! for the workers; the fetcher of attachments; and the client of the object store.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::dns;
 use crate::fetch::Fetcher;
 use crate::http::TargetCheck;
+use crate::object_storage::{ObjectStorage, Objects, Settings};
 use crate::url_guard::{Guard, Purpose};
 
 /// Creates the guard that decides to which addresses events may be posted.
@@ -37,4 +38,26 @@ pub(super) fn fetcher(config: &Config) -> anyhow::Result<Option<Fetcher>> {
     let guard = Guard::new(dns, resend.allowed(), Purpose::Attachment);
     let max = u64::from(config.accept.max_upload_mib) << 20;
     Ok(Some(Fetcher::new(guard, resend.fetch_timeout, max).context("cannot set up TLS")?))
+}
+
+/// Creates the client of the object store for large attachments; `None` if none is configured.
+pub fn objects(config: &Config) -> anyhow::Result<Objects> {
+    let section = &config.attachments;
+    // A bucket without a key was refused when the configuration was read.
+    let (Some(bucket), Some(id), Some(secret)) = (&section.bucket, &section.access_key_id, &section.secret_access_key)
+    else {
+        return Ok(None);
+    };
+    let settings = Settings {
+        bucket: bucket.clone(),
+        endpoint: section.endpoint.clone(),
+        region: section.region.clone(),
+        access_key_id: id.clone(),
+        secret_access_key: secret.expose().to_owned().into(),
+        prefix: section.prefix.clone().unwrap_or_default(),
+        path_style: section.path_style,
+        threshold: u64::from(section.threshold_kib) << 10,
+        timeout: section.timeout,
+    };
+    Ok(Some(Arc::new(ObjectStorage::new(settings).context("cannot set up the object store of attachments")?)))
 }

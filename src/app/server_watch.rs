@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 
-use super::fingerprints;
+use super::{connections, fingerprints};
 use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::db::pool::server::{self, ServerState};
-use crate::db::pool::session::{self, SessionError};
 use crate::db::{Db, DbError, Trouble};
 use crate::domain::limits::connection_share::Share;
 
@@ -24,8 +23,6 @@ const ENOUGH_FREE: u32 = 10;
 const COMPARE_INTERVAL: Duration = Duration::from_mins(1);
 /// Minimum clock skew that is reported, and minimum change of the skew that is reported again.
 const SKEW: TimeDelta = TimeDelta::seconds(2);
-/// How long the service waits for free database connections at its start.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The watch and the results of its last poll.
 #[derive(Debug)]
@@ -43,22 +40,6 @@ pub(super) struct ServerWatch {
     /// The skew last reported.
     reported_skew: TimeDelta,
     compared_at: Option<Instant>,
-}
-
-/// Waits up to [`CONNECT_TIMEOUT`] until the server accepts a connection, and checks the settings of sessions.
-pub(super) async fn wait_until_ready(db: &Db) -> Result<(), SessionError> {
-    let started = Instant::now();
-    loop {
-        match session::check(db).await {
-            Err(SessionError::Db(error))
-                if error.trouble() == Some(Trouble::Full) && started.elapsed() < CONNECT_TIMEOUT =>
-            {
-                tracing::warn!(event = "connections_refused", %error, "database refuses connections; waiting");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            checked => return checked,
-        }
-    }
 }
 
 impl ServerWatch {
@@ -85,7 +66,9 @@ impl ServerWatch {
         let state = server::state(&watch.api).await?;
         let fit = wanted.fit(state.connections.available, state.connections.processes);
         // A starting process uses at most its share, even if more connections are free.
-        if fit != wanted && config.database.direct_url.is_none() {
+        if config.database.direct_url.is_some() {
+            watch.warn_if_direct_short(&state);
+        } else if fit != wanted {
             watch.warn_short(fit, &state);
             watch.set_share(fit);
         }
@@ -153,6 +136,21 @@ impl ServerWatch {
             "database server allows fewer connections than the replicas need; using a share; raise max_connections of \
              the server, or lower database.max_connections"
         );
+    }
+
+    /// Warns if the server allows fewer connections beside those of the pooler than the replicas may open.
+    fn warn_if_direct_short(&self, state: &ServerState) {
+        let wanted = connections::direct(&self.config, self.worker.is_some());
+        if wanted.fit(state.connections.available, state.connections.processes) != wanted {
+            tracing::warn!(
+                event = "direct_connections_short",
+                wanted = wanted.total(),
+                available = state.connections.available,
+                processes = state.connections.processes,
+                "database server allows fewer direct connections than the replicas need; opening them anyway, so some may be refused; raise max_connections of the \
+                 server, or lower the pooler's pool size"
+            );
+        }
     }
 
     /// Halves the API's pool when no connection was available even for the poll. Any process may use the freed

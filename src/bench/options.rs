@@ -78,6 +78,12 @@ pub struct Options {
     /// Processes of the service, each with API and worker; the connections are distributed over them
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
     pub replicas: u16,
+    /// Send with this many API keys in turn
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub keys: u32,
+    /// Distribute the API keys over this many tenants besides the default one; at least one key each
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(..=10_000))]
+    pub tenants: u32,
     /// Hold a separate transaction open during the run, as a backup does
     #[arg(long)]
     pub held_transaction: bool,
@@ -176,6 +182,10 @@ impl Options {
         if self.bulk.is_some() && self.attachment > 0 && !self.same_attachment {
             return BenchError::refused("all messages of --bulk have the same attachment", "add --same-attachment");
         }
+        if self.tenants > 0 && (self.template || self.dkim != Dkim::None) {
+            let hint = "leave out --template and --dkim, or use --keys alone";
+            return BenchError::refused("the template and the DKIM keys are those of the default tenant", hint);
+        }
         if self.template && self.size > MAX_TEMPLATE_SIZE {
             return BenchError::refused(format!("--template allows --size up to {MAX_TEMPLATE_SIZE}"), None);
         }
@@ -198,6 +208,11 @@ impl Options {
     pub(super) fn max_messages(&self) -> u64 {
         let messages = self.messages.unwrap_or(if self.duration.is_some() { MAX_MESSAGES } else { 50_000 });
         messages.next_multiple_of(self.messages_per_request())
+    }
+
+    /// Returns the number of API keys that the load is sent with.
+    pub(super) fn key_count(&self) -> u32 {
+        self.keys.max(self.tenants)
     }
 
     /// Returns the form of the requests.
@@ -259,6 +274,7 @@ mod tests {
             ("--bulk 10 --attachment 1", "the same attachment"),
             ("--bulk 10 --attachment 29000000 --same-attachment --size 4000000", "40 MiB"),
             ("--template --size 500001", "up to 500000"),
+            ("--template --tenants 2", "the default tenant"),
         ] {
             let error = options(line).check().unwrap_err();
             assert!(error.to_string().contains(expected), "{line}: {error}");
@@ -267,6 +283,12 @@ mod tests {
             assert!(options(line).check().is_ok(), "{line}");
         }
         assert!(Line::try_parse_from(["bench", "--bulk", "2", "--batch", "2"]).is_err());
+    }
+
+    #[test]
+    fn each_tenant_has_a_key() {
+        let counts = ["", "--keys 10", "--tenants 3", "--tenants 3 --keys 10"].map(|line| options(line).key_count());
+        assert_eq!(counts, [1, 10, 3, 10]);
     }
 
     #[test]

@@ -43,9 +43,9 @@ impl<'a> AuditEntry<'a> {
     }
 
     /// Records what became of the change.
-    pub(super) async fn complete<T>(
+    pub(super) async fn complete<T, E>(
         self,
-        result: &Result<T, DbError>,
+        result: &Result<T, E>,
         before: Option<Value>,
         after: Option<Value>,
     ) -> Result<(), DbError> {

@@ -87,10 +87,11 @@ async fn with_postgres(config: &mut Config, dir: &Path, postgres: &Postgres) -> 
     let next_message = inbox.last() + 1;
     let app = App::start(config, Roles::All, Arc::new(DatabaseClock::default()), Some(inbox.clone())).await?;
     let api = format!("http://{}", reachable(app.api_address().context("the API does not listen")?));
+    let submission_smtp = app.submission_address().context("submission does not listen")?.to_string();
     let bounces_smtp = app.inbound_address().context("the server for bounces does not listen")?.to_string();
     let inbox_smtp = catcher.address.to_string();
     let Keys { api: api_key, admin: admin_key, test: test_key } = keys;
-    let facts = Facts { api, api_key, admin_key, test_key, database_url, inbox_smtp, bounces_smtp };
+    let facts = Facts { api, api_key, admin_key, test_key, database_url, inbox_smtp, bounces_smtp, submission_smtp };
     let signals = Signals::listen()?;
     facts.write(dir)?;
     app.show_in_dashboard(&facts.api_key);
@@ -106,11 +107,14 @@ async fn with_postgres(config: &mut Config, dir: &Path, postgres: &Postgres) -> 
 
 /// Starts the inbox on the preferred port if it is free, and otherwise on any free port.
 async fn start_catcher(inbox: Arc<Inbox>) -> anyhow::Result<Catcher> {
-    let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    match Catcher::start(at(INBOX_PORT), inbox.clone()).await {
+    match Catcher::start(at_loopback(INBOX_PORT), inbox.clone()).await {
         Ok(catcher) => Ok(catcher),
-        Err(_) => Catcher::start(at(0), inbox).await,
+        Err(_) => Catcher::start(at_loopback(0), inbox).await,
     }
+}
+
+fn at_loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
 /// The API keys of `dev`.

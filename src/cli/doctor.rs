@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use super::error::with_fix;
 use crate::app;
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::db::pool::durability;
+use crate::db::pool::session::{self, SessionError};
 use crate::db::{Db, schema, streams};
 use crate::domain::outcome::{Peer, Reply, Stage};
 use crate::smtp::{Checked, Sender, Settings, Timeouts};
@@ -22,6 +24,8 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let mut report = Report::default();
     database(config, &mut report).await;
     relays(config, &mut report).await;
+    submission(config);
+    attachments(config, &mut report).await;
     domains::check(config, &mut report).await;
     Ok(if report.is_healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -58,10 +62,19 @@ async fn database(config: &Config, report: &mut Report) {
         Ok(db) => db,
         Err(error) => return report.bad("database", with_fix(error.as_ref())),
     };
+    let sessions = session::check(&db).await;
     if let Err(error) = db.ping().await {
-        return report.bad("database", format!("{error} ({})", app::database_target(config)));
+        return match sessions {
+            // A pooler that refuses the settings of a session can be reached.
+            Err(problem) if !matches!(problem, SessionError::Db(_)) => report.bad("sessions", with_fix(&problem)),
+            _ => report.bad("database", format!("{error} ({})", app::database_target(config))),
+        };
     }
     Report::ok("database", "reachable");
+    match sessions {
+        Ok(()) => Report::ok("sessions", "have the settings that Postrider needs"),
+        Err(error) => report.bad("sessions", with_fix(&error)),
+    }
     match schema::check(&db).await {
         Ok(()) => Report::ok("schema", "up to date"),
         Err(error) => report.bad("schema", with_fix(&error)),
@@ -101,6 +114,43 @@ async fn links(config: &Config, db: &Db, report: &mut Report) {
         Ok(names) => report.bad(
             "streams",
             format!("messages of {} wait for unsubscribe links: set {}", names.join(", "), missing.join(" and ")),
+        ),
+    }
+}
+
+/// Says who can sign in to submission, if it is configured.
+fn submission(config: &Config) {
+    let section = &config.submission;
+    let has_certificate = section.cert_file.is_some() && section.key_file.is_some();
+    match (section.listen, section.tls_listen) {
+        (None, None) => {}
+        (Some(listen), _) if !has_certificate && !listen.ip().is_loopback() => Report::warn(
+            "submission",
+            format!(
+                "listens on {listen} without a certificate, so only programs on this machine can sign in: set \
+                 submission.cert_file and submission.key_file"
+            ),
+        ),
+        (None, Some(_)) | (Some(_), _) if has_certificate => Report::ok("submission", "accepts API keys over TLS"),
+        _ => Report::ok("submission", "accepts API keys from this machine only"),
+    }
+}
+
+/// Stores, reads and deletes an object, if an object store is configured.
+async fn attachments(config: &Config, report: &mut Report) {
+    let storage = match app::objects(config) {
+        Ok(None) => return,
+        Ok(Some(storage)) => storage,
+        Err(error) => return report.bad("attachments", format!("{error:#}")),
+    };
+    let bucket = config.attachments.bucket.as_deref().unwrap_or_default();
+    match storage.probe(SystemClock.now()).await {
+        Ok(()) => Report::ok("attachments", format!("bucket {bucket} stores, returns and deletes objects")),
+        Err(why) => report.bad(
+            "attachments",
+            format!(
+                "bucket {bucket}: {why} (check [attachments], and that the access key may put, get, delete and list)"
+            ),
         ),
     }
 }

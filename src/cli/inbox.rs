@@ -54,7 +54,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn router(inbox: Arc<Inbox>) -> Router {
     let routes =
         Router::new().route("/healthz", get(http::healthz)).route("/", get(|| async { Redirect::to("/inbox") }));
-    http::finish(dev::complete(routes, inbox))
+    http::finish(dev::complete(routes, inbox, false))
 }
 
 /// Writes a `.gitignore` into the directory that excludes the whole directory from a surrounding repository. The
@@ -83,7 +83,11 @@ impl Catcher {
     pub(super) async fn start(address: SocketAddr, inbox: Arc<Inbox>) -> anyhow::Result<Self> {
         let server = inbound::Server::bind(
             address,
-            inbound::Settings { accepts_any_login: true, ..inbound::Settings::default() },
+            inbound::Settings {
+                section: "inbox",
+                authentication: inbound::Authentication::AcceptsAny,
+                ..inbound::Settings::default()
+            },
             inbox,
         )
         .await

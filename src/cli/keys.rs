@@ -29,7 +29,7 @@ enum Command {
         /// Name of the key
         #[arg(long, value_parser = name)]
         name: String,
-        /// Scope: send, read, admin or operator; may be repeated [default: send and read]
+        /// Scope: send, read, metadata, admin or operator; may be repeated [default: send and read]
         #[arg(long)]
         scope: Vec<Scope>,
         /// Create a test key, with which nothing is sent

@@ -4,11 +4,13 @@ use std::process::ExitCode;
 
 use crate::app;
 use crate::config::Config;
-use crate::db::pool::server;
+use crate::db::pool::{server, session};
 use crate::db::schema::{self, partitions};
 
 pub(super) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let db = app::database(config)?;
+    // Behind a pooler in transaction mode, migrations would not exclude each other.
+    session::check_direct(&db).await?;
     let ran = schema::migrate(&db).await?;
     partitions::ensure(&db, server::time(&db).await?).await?;
     match ran {

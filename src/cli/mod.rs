@@ -10,9 +10,13 @@ mod healthcheck;
 mod inbox;
 mod keys;
 mod migrate;
+mod release;
+mod retention;
 mod serve;
 mod signals;
+mod sql_grant;
 mod statistics;
+mod systemd;
 mod tenant;
 
 use std::path::PathBuf;
@@ -31,7 +35,7 @@ use crate::telemetry;
 #[command(
     name = "postrider",
     version,
-    about = "Accepts messages over HTTP, stores them in Postgres, delivers them over SMTP"
+    about = "Accepts messages over HTTP and SMTP, stores them in Postgres, delivers them over SMTP"
 )]
 struct Cli {
     /// Configuration file [default: ./postrider.toml, if it exists]
@@ -49,10 +53,18 @@ enum Command {
     Serve(serve::Args),
     /// Bring the database schema up to date
     Migrate,
+    /// After a restore or a copy of the database: show what waits, and let workers and webhooks send again
+    Release(release::Args),
     /// Manage API keys
     Keys(keys::Args),
+    /// Let a role of the database server send messages from SQL; without a role, print those that may
+    SqlGrant(sql_grant::Args),
+    /// Move a tenant to another cell: export it to a file, or import it from one
+    Tenant(tenant::Args),
     /// Manage the statistics
     Statistics(statistics::Args),
+    /// Show what is deleted because of its age, and what is protected; or delete it now
+    Retention(retention::Args),
     #[command(flatten)]
     Client(client::Command),
     /// Print the OpenAPI document
@@ -114,8 +126,12 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Dev(args) => dev::run(config, args).await,
             Command::Serve(args) => serve::run(config, args).await,
             Command::Migrate => migrate::run(&config).await,
+            Command::Release(args) => release::run(&config, args).await,
             Command::Keys(args) => keys::run(&config, args).await,
+            Command::SqlGrant(args) => sql_grant::run(&config, args).await,
+            Command::Tenant(args) => tenant::run(&config, args).await,
             Command::Statistics(args) => statistics::run(&config, args).await,
+            Command::Retention(args) => retention::run(&config, args).await,
             Command::Doctor => doctor::run(&config).await,
             Command::Inbox(args) => inbox::run(args).await,
             Command::Healthcheck => healthcheck::run(&config).await,

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use clap::ValueEnum;
 
 use super::signals::Signals;
-use crate::app::{self, App, Roles};
+use super::systemd;
+use crate::app::{self, App, Roles, WithHint as _};
 use crate::clock::DatabaseClock;
 use crate::config::{Config, Route, SecretUrl};
+use crate::db::pool::session;
 use crate::db::schema;
+use crate::telemetry::traces;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -25,6 +28,7 @@ pub(super) struct Args {
 enum Role {
     Api,
     Worker,
+    ReadOnlyApi,
 }
 
 pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<ExitCode> {
@@ -34,7 +38,11 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<ExitCode> 
         None => Roles::All,
         Some(Role::Api) => Roles::Api,
         Some(Role::Worker) => Roles::Worker,
+        Some(Role::ReadOnlyApi) => Roles::ReadOnlyApi,
     };
+    let traces = start_traces();
+    // From here on, because the start may wait for the schema.
+    let _watchdog = systemd::watchdog();
     let app = tokio::select! {
         app = Box::pin(start(&config, roles, args.migrate)) => app?,
         () = signals.next() => {
@@ -45,6 +53,8 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<ExitCode> 
     let address = app.api_address().map(tracing::field::display);
     let public = app.public_address().map(tracing::field::display);
     let inbound = app.inbound_address().map(tracing::field::display);
+    let submission = app.submission_address().map(tracing::field::display);
+    let submission_tls = app.submission_tls_address().map(tracing::field::display);
     let metrics = app.ops_address().map(tracing::field::display);
     let sends = outgoing_routes(&config);
     let version = env!("CARGO_PKG_VERSION");
@@ -53,24 +63,57 @@ pub(super) async fn run(config: Config, args: Args) -> anyhow::Result<ExitCode> 
         address,
         public,
         inbound,
+        submission,
+        submission_tls,
         metrics,
         ?roles,
         sends,
         version,
         "postrider is running"
     );
+    systemd::notify(systemd::READY);
     signals.stop_requested().await;
+    systemd::notify(systemd::STOPPING);
     app.stop().await;
+    if let Some(traces) = traces {
+        traces.stop().await;
+    }
     tracing::info!(event = "stopped", "stopped");
     Ok(ExitCode::SUCCESS)
 }
 
+/// Starts to export traces, if the environment asks for it. The service runs without them if they cannot be exported.
+fn start_traces() -> Option<traces::Exporter> {
+    traces::start().unwrap_or_else(|error| {
+        tracing::error!(event = "traces_off", %error, "cannot export traces; running without them; correct the OTEL_* variable and restart");
+        None
+    })
+}
+
 async fn start(config: &Config, roles: Roles, migrate: bool) -> anyhow::Result<App> {
+    if migrate && roles == Roles::ReadOnlyApi {
+        return Err(anyhow::anyhow!("a process that only reads cannot migrate the database"))
+            .with_hint("leave out --migrate, and run `postrider migrate` on the primary");
+    }
     if migrate {
         let db = app::database(config)?;
+        let check = || session::check_direct(&db);
+        match check().await {
+            Err(error) if error.is_outage() => {
+                tracing::warn!(event = "waiting_for_database", %error, "the database is not available; waiting until it is");
+                app::poll_database(check).await?;
+            }
+            checked => checked?,
+        }
         let ran = schema::migrate(&db).await?;
         tracing::info!(event = "schema_up_to_date", ran, "schema is up to date");
         db.close().await;
+    }
+    if !config.restore_guard.enabled {
+        tracing::warn!(
+            event = "restore_guard_off",
+            "the restore guard is switched off: a restored or copied database sends again what was sent already"
+        );
     }
     App::start(config, roles, Arc::new(DatabaseClock::default()), None).await
 }

@@ -29,24 +29,28 @@ use crate::domain::keyring::Keyring;
 use crate::domain::message::unsubscribe::Links;
 
 pub use sections::accept::Accept;
+pub use sections::attachments::Attachments;
 pub use sections::dashboard::Dashboard;
 pub use sections::database::Database;
-pub use sections::delivery::Delivery;
+pub use sections::delivery::{Delivery, PrivateMx};
 pub use sections::dkim::Dkim;
 pub use sections::domains::{Domains, Unverified};
 pub use sections::http::Http;
-pub use sections::inbound::Inbound;
+pub use sections::inbound::{DmarcAction, Inbound};
 pub use sections::log::{Format, Log};
 pub use sections::metrics::Metrics;
 pub use sections::resend::Resend;
+pub use sections::restore_guard::RestoreGuard;
 pub use sections::retention::Retention;
 pub use sections::return_path::ReturnPath;
 pub use sections::routes::Route;
 pub use sections::simulator::Simulator;
+pub use sections::submission::Submission;
 pub use sections::timeouts::Timeouts;
 pub use sections::webhooks::Webhooks;
 pub use sources::problem::{ConfigErrors, Origin, Problem};
 pub use values::duration::{duration, duration_text};
+pub use values::period::period_text;
 pub use values::secret_key::SecretKey;
 pub use values::secret_url::SecretUrl;
 
@@ -92,14 +96,20 @@ pub struct Config {
     pub resend: Resend,
     /// Limits on requests.
     pub accept: Accept,
+    /// The object store for large attachments.
+    pub attachments: Attachments,
+    /// The restore guard.
+    pub restore_guard: RestoreGuard,
     /// How long data is kept.
     pub retention: Retention,
     /// Delivery and retries.
     pub delivery: Delivery,
     /// The return path of messages.
     pub return_path: ReturnPath,
-    /// The SMTP server for bounces and complaints.
+    /// The SMTP server for bounces, complaints and inbound routes.
     pub inbound: Inbound,
+    /// The SMTP server to which applications send messages.
+    pub submission: Submission,
     /// Timeouts of the SMTP client.
     pub timeouts: Timeouts,
     /// Sender domains and their DNS records.
@@ -171,10 +181,13 @@ impl Config {
         self.dashboard.check()?;
         self.resend.check()?;
         self.accept.check()?;
+        self.attachments.check()?;
+        self.restore_guard.check()?;
         self.retention.check()?;
         self.delivery.check()?;
         self.return_path.check()?;
         self.inbound.check()?;
+        self.submission.check()?;
         self.timeouts.check()?;
         self.domains.check()?;
         self.dkim.check()?;

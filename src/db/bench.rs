@@ -1,9 +1,11 @@
 //! The queries of `postrider bench`, and the transaction that it keeps open. Only the benchmark uses them.
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use super::{Db, DbError};
-use crate::domain::id::{MessageId, TenantId};
+use crate::domain::id::{KeyId, MessageId, TenantId};
 
 /// The database server's configuration and sizes.
 #[derive(Debug, Clone)]
@@ -76,6 +78,60 @@ pub async fn bulks_are_expanded(db: &Db, since: MessageId) -> Result<bool, DbErr
         since.0
     );
     db.timed("bench.bulks_are_expanded", query.fetch_one(&db.pool)).await
+}
+
+/// An API key to create, which may send.
+#[derive(Debug, Clone)]
+pub struct KeyRow {
+    /// `keys.id`.
+    pub id: KeyId,
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Its hash.
+    pub hash: [u8; 32],
+}
+
+/// Creates tenants, as [`super::tenants::create`] does, and API keys.
+pub async fn insert_keys(db: &Db, tenants: &[TenantId], keys: &[KeyRow], now: DateTime<Utc>) -> Result<(), DbError> {
+    let tenants: Vec<Uuid> = tenants.iter().map(|tenant| tenant.0).collect();
+    let ids: Vec<Uuid> = keys.iter().map(|key| key.id.0).collect();
+    let owners: Vec<Uuid> = keys.iter().map(|key| key.tenant.0).collect();
+    let hashes: Vec<&[u8]> = keys.iter().map(|key| &key.hash[..]).collect();
+    db.timed("bench.insert_keys", async {
+        let mut tx = db.pool.begin().await?;
+        sqlx::query!(
+            "INSERT INTO tenants (id, name, created_at) SELECT id, 'bench ' || id, $2 FROM unnest($1::uuid[]) AS u (id)",
+            &tenants,
+            now
+        )
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query!("INSERT INTO event_counters (tenant_id) SELECT unnest($1::uuid[])", &tenants)
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query!(
+            "INSERT INTO streams (tenant_id, name, priority, created_at)
+             SELECT id, name, priority, $2 FROM unnest($1::uuid[]) AS u (id),
+                 (VALUES ('transactional', 10::smallint), ('bulk', 50::smallint)) AS v (name, priority)",
+            &tenants,
+            now
+        )
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query!(
+            "INSERT INTO keys (id, tenant_id, name, hash, scopes, created_at)
+             SELECT id, tenant_id, 'bench', hash, ARRAY['send'], $4
+             FROM unnest($1::uuid[], $2::uuid[], $3::bytea[]) AS u (id, tenant_id, hash)",
+            &ids,
+            &owners,
+            &hashes as _,
+            now
+        )
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await
+    })
+    .await
 }
 
 /// Runs a checkpoint, so that the cost of earlier writes is not part of the measurement. Returns `false` if the role is

@@ -6,6 +6,7 @@
 //! effect is therefore `Leased`, and the caller can apply the report again later. Leases are read first, because a
 //! recipient loses its lease and reaches its end state in one transaction.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::events::{self, NewEvent};
+use super::messages::actions::redact::REDACTED;
 use super::{Db, DbError, suppressions};
 use crate::domain::address::Address;
 use crate::domain::bounce::report::Action;
@@ -106,6 +108,9 @@ pub async fn apply(
         let leased = leased(&mut tx, tenant, message).await?;
         let mut ended = lock(&mut tx, tenant, message, reports).await?;
         let waiting = lock_waiting(&mut tx, tenant, message, reports).await?;
+        // After the locks, because redacting locks the recipients, too.
+        let shown = without_texts(&mut tx, tenant, message, reports).await?;
+        let reports = shown.as_ref();
         ended.extend(waiting);
         let effect = |report: &RecipientReport| match ended.get(&report.recipient) {
             Some(row) => {
@@ -131,6 +136,28 @@ pub async fn apply(
         Ok(all)
     })
     .await
+}
+
+/// Returns the reports; if the message was redacted, without the texts that they quote, which often contain the address.
+async fn without_texts<'a>(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    message: MessageId,
+    reports: &'a [RecipientReport],
+) -> Result<Cow<'a, [RecipientReport]>, sqlx::Error> {
+    let is_redacted = sqlx::query_scalar!(
+        r#"SELECT redacted_at IS NOT NULL AS "is_redacted!" FROM messages WHERE tenant_id = $1 AND id = $2"#,
+        tenant.0,
+        message.0
+    );
+    if is_redacted.fetch_optional(connection).await? != Some(true) {
+        return Ok(Cow::Borrowed(reports));
+    }
+    let mut reports = reports.to_vec();
+    for report in &mut reports {
+        REDACTED.clone_into(&mut report.reply.text);
+    }
+    Ok(Cow::Owned(reports))
 }
 
 /// Returns the recipients of a message that are leased.

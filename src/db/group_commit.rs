@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 
 use super::messages::insert::batch::{self, BatchCommitted, BatchInsert};
 use super::messages::insert::{self, Committed, MessageInsert};
+use super::pool::restore_gate::Witness;
 use super::queue::{self, Finished};
 use super::{Db, DbError, events};
 
@@ -86,7 +87,32 @@ pub async fn commit(
         Ok(Done { accepted: stored.results, recorded: ended.is_recorded, waited })
     })
     .await
+    .inspect(|done| {
+        if let (Some(gate), Some(witness)) = (&db.restore_gate, witness(accepted, outcomes, done)) {
+            gate.note_commit(witness);
+        }
+    })
     .map_err(|error| CommitError { may_be_done: is_committing.load(Ordering::Relaxed) && error.may_be_done(), error })
+}
+
+/// Returns an event by which the restore guard recognises the transaction.
+fn witness(accepted: &[MessageInsert], outcomes: &[Finished], done: &Done) -> Option<Witness> {
+    let recorded = outcomes.iter().zip(&done.recorded).rev().filter(|(_, is_recorded)| **is_recorded);
+    let attempt = recorded.map(|(finished, _)| finished).find_map(|finished| {
+        let claimed = &finished.claimed;
+        Some(Witness {
+            tenant: claimed.tenant_id,
+            message: claimed.message_id,
+            recipient: Some(claimed.recipient_id),
+            attempt: Some(finished.attempt_number()?),
+        })
+    });
+    attempt.or_else(|| {
+        let inserted = accepted.iter().zip(&done.accepted).rev();
+        let mut inserted = inserted.filter(|(_, result)| matches!(result, Committed::New { .. }));
+        let (insert, _) = inserted.next()?;
+        Some(Witness { tenant: insert.tenant.0, message: insert.message.id.0, recipient: None, attempt: None })
+    })
 }
 
 /// Commits the batches whose idempotency keys are free, each as a whole. If this fails, none of them is committed.

@@ -8,11 +8,14 @@
 //! longer responds) and a tracing span with its name. No transaction waits for SMTP or HTTP.
 
 pub mod audit;
+pub mod background_work;
 pub mod bench;
 pub mod delivery_reports;
 pub mod domains;
+pub mod erasures;
 pub mod events;
 pub mod group_commit;
+pub mod installation;
 pub mod keys;
 pub mod lanes;
 pub mod ledger;
@@ -20,6 +23,8 @@ pub mod messages;
 pub mod overview;
 pub mod pool;
 pub mod queue;
+pub mod receiving;
+pub mod retention;
 pub mod schema;
 pub mod service_metrics;
 pub mod simulator_followups;
@@ -43,8 +48,10 @@ use tracing::Instrument as _;
 pub use pool::PoolConnections;
 pub use pool::error::DbError;
 pub use pool::outage::{Outage, Trouble};
+pub use pool::restore_gate::{RestoreGate, ServerRun};
 
 use crate::metrics;
+use crate::object_storage::{ObjectStorage, Objects};
 use pool::Pool;
 use pool::circuit_breaker::{CallAborted, CircuitBreaker};
 
@@ -54,6 +61,12 @@ pub struct Db {
     pool: Pool,
     timeout: Duration,
     breaker: Arc<CircuitBreaker>,
+    /// The gate of a service.
+    restore_gate: Option<Arc<RestoreGate>>,
+    /// Whether the process only reads, so that the server may be a hot standby.
+    is_read_only: bool,
+    /// Where the bytes of large attachments are, if it is not the database.
+    objects: Objects,
 }
 
 /// Options for opening a database.
@@ -70,17 +83,26 @@ pub struct DbOptions<'a> {
     /// Whether this process is a service and not a command. Services count each other by their application names, to
     /// divide the server's connections.
     pub is_service: bool,
+    /// Notices connections to another server. `None` for commands.
+    pub restore_gate: Option<&'a Arc<RestoreGate>>,
 }
 
 impl Db {
     /// Creates a pool without connecting yet. `url` is a `postgres://` URL.
     pub fn new(url: &str, max_connections: u32, timeout: Duration) -> Result<Self, DbError> {
-        Self::open(&DbOptions { url, direct_url: None, max_connections, timeout, is_service: false })
+        Self::open(&DbOptions {
+            url,
+            direct_url: None,
+            max_connections,
+            timeout,
+            is_service: false,
+            restore_gate: None,
+        })
     }
 
     /// Creates a pool without connecting yet.
     pub fn open(opening: &DbOptions<'_>) -> Result<Self, DbError> {
-        let &DbOptions { url, direct_url, max_connections, timeout, is_service } = opening;
+        let &DbOptions { url, direct_url, max_connections, timeout, is_service, restore_gate } = opening;
         let name = if is_service { service() } else { PROGRAM };
         let direct = with_session_settings(options(direct_url.unwrap_or(url), name)?, timeout);
         // A pooler refuses or drops session settings, so they are set on the role instead. The pooler's connections to
@@ -92,8 +114,32 @@ impl Db {
             .acquire_timeout(timeout.mul_f64(CircuitBreaker::ACQUIRE_TIMEOUT))
             .idle_timeout(Duration::from_mins(5))
             .max_lifetime(Duration::from_hours(1));
-        let pool = Pool::new(direct, pooled, pool);
-        Ok(Self { breaker: CircuitBreaker::new(pool.clone(), timeout), pool, timeout })
+        let restore_gate = restore_gate.cloned();
+        let pool = Pool::new(direct, pooled, pool, restore_gate.clone());
+        let breaker = CircuitBreaker::new(pool.clone(), timeout);
+        Ok(Self { breaker, pool, timeout, restore_gate, is_read_only: false, objects: None })
+    }
+
+    /// Returns the pool of a process that only reads: a server that refuses writes is available.
+    #[must_use]
+    pub fn read_only(self) -> Self {
+        Self { is_read_only: true, ..self }
+    }
+
+    /// Returns the pool of a process that stores large attachments in this object store.
+    #[must_use]
+    pub fn with_objects(self, objects: Objects) -> Self {
+        Self { objects, ..self }
+    }
+
+    /// Returns the object store for large attachments, if one is configured.
+    pub fn objects(&self) -> Option<&ObjectStorage> {
+        self.objects.as_deref()
+    }
+
+    /// Returns whether the process only reads. It must not write, and nothing that it does in the background may.
+    pub fn is_read_only(&self) -> bool {
+        self.is_read_only
     }
 
     /// Changes the maximum number of connections. Running calls are not interrupted.
@@ -111,12 +157,12 @@ impl Db {
         self.timeout
     }
 
-    /// Checks whether the database responds and accepts writes.
+    /// Checks whether the database responds and accepts writes; of a process that only reads, whether it responds.
     pub async fn ping(&self) -> Result<(), DbError> {
         let query = "db.ping";
         let ping = sqlx::query_scalar!(r#"SELECT current_setting('transaction_read_only') = 'on' AS "read_only!""#)
             .fetch_one(&self.pool);
-        if self.timed(query, ping).await? {
+        if self.timed(query, ping).await? && !self.is_read_only {
             self.pool.renew_unless_recent();
             let outage = Outage::new(Trouble::ReadOnly, "it is read-only");
             return Err(DbError::KnownOutage { query, outage, may_be_sent: false });
@@ -171,7 +217,7 @@ impl Db {
     }
 
     fn failed(&self, query: &'static str, source: sqlx::Error) -> DbError {
-        if pool::error::is_read_only(&source) {
+        if pool::error::is_read_only(&source) && !self.is_read_only {
             // After a failover, the old primary still responds; new connections may reach the new primary.
             self.pool.renew_unless_recent();
         }

@@ -10,6 +10,7 @@ use sqlx::PgConnection;
 use super::pool::scan::{SCAN_LIMIT, allow_scan};
 use super::schema::partitions;
 use super::{Db, DbError};
+use crate::domain::restore::SKIPPED_EVENT_NUMBERS;
 
 /// Minimum time between two computations.
 pub const INTERVAL: Duration = Duration::from_secs(15);
@@ -64,6 +65,10 @@ pub struct Figures {
     pub event_seq: i64,
     /// Sender domains that are not verified.
     pub domains_unverified: i64,
+    /// Messages sent from SQL that wait to be accepted, and that were refused.
+    pub sql_inbox: [i64; 2],
+    /// Age in seconds of the oldest message sent from SQL that waits for nothing.
+    pub sql_inbox_oldest_age: f64,
     /// Workers that are alive and dead.
     pub workers: [i64; 2],
 }
@@ -280,7 +285,7 @@ async fn add_webhooks(connection: &mut PgConnection, figures: &mut Figures) -> R
         r#"SELECT count(*) FILTER (WHERE e.disabled_at IS NULL AND e.failing_since IS NULL) AS "healthy!",
                   count(*) FILTER (WHERE e.disabled_at IS NULL AND e.failing_since IS NOT NULL) AS "failing!",
                   count(*) FILTER (WHERE e.disabled_at IS NOT NULL) AS "disabled!",
-                  coalesce(max(c.last_seq - e.cursor) FILTER (WHERE e.disabled_at IS NULL), 0) AS "lag_events!",
+                  coalesce(max((c.last_seq - e.cursor) % $1) FILTER (WHERE e.disabled_at IS NULL), 0) AS "lag_events!",
                   coalesce(extract(epoch FROM clock_timestamp() - min(next.recorded_at)), 0)::double precision AS "lag!"
            FROM webhook_endpoints e
            JOIN tenants t ON t.id = e.tenant_id AND t.test_of IS NULL AND t.deleting_at IS NULL
@@ -288,7 +293,8 @@ async fn add_webhooks(connection: &mut PgConnection, figures: &mut Figures) -> R
            LEFT JOIN LATERAL (SELECT recorded_at FROM events
                               WHERE tenant_id = e.tenant_id AND seq > e.cursor AND e.cursor < c.last_seq
                                 AND e.disabled_at IS NULL
-                              ORDER BY seq LIMIT 1) next ON true"#
+                              ORDER BY seq LIMIT 1) next ON true"#,
+        SKIPPED_EVENT_NUMBERS
     )
     .fetch_one(connection)
     .await?;
@@ -338,17 +344,23 @@ async fn add_counts(
                   (SELECT coalesce(min(week) - 1, $2::integer /* max_weeks */) FROM generate_series(1, $2::integer) AS week, unnest($3::text[] /* tables */) AS name
                    WHERE to_regclass(format('%s_%s', name, to_char(date_trunc('week', $4::timestamptz + week * interval '7 days', 'UTC') AT TIME ZONE 'UTC', 'YYYYMMDD'))) IS NULL)
                       AS "weeks!",
-                  (SELECT coalesce(sum(last_seq), 0)::bigint FROM event_counters) AS "event_seq!",
+                  (SELECT coalesce(sum(last_seq % $6::bigint /* skipped */), 0)::bigint FROM event_counters) AS "event_seq!",
                   (SELECT count(*) FROM domains WHERE verified_at IS NULL) AS "domains_unverified!",
                   (SELECT count(*) FROM workers
                    WHERE heartbeat_at >= clock_timestamp() - make_interval(secs => coalesce(lease_seconds, $5 /* lease */)))
                       AS "alive!",
-                  (SELECT count(*) FROM workers) AS "workers!""#,
+                  (SELECT count(*) FROM workers) AS "workers!",
+                  (SELECT count(*) FROM sql_inbox WHERE refused_at IS NULL) AS "enqueued!",
+                  (SELECT count(*) FROM sql_inbox WHERE refused_at IS NOT NULL) AS "refused!",
+                  (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(i.created_at)), 0)::double precision
+                   FROM sql_inbox i JOIN tenants t ON t.id = i.tenant_id AND t.suspended_at IS NULL
+                   WHERE i.refused_at IS NULL AND i.waits_for IS NULL) AS "oldest_enqueued!""#,
         MAX_UNCERTAIN,
         MAX_WEEKS,
         &tables,
         now,
-        lease.as_secs_f64()
+        lease.as_secs_f64(),
+        SKIPPED_EVENT_NUMBERS
     )
     .fetch_one(connection)
     .await?;
@@ -356,6 +368,8 @@ async fn add_counts(
     figures.partition_weeks_ahead = row.weeks.into();
     figures.event_seq = row.event_seq;
     figures.domains_unverified = row.domains_unverified;
+    figures.sql_inbox = [row.enqueued, row.refused];
+    figures.sql_inbox_oldest_age = row.oldest_enqueued.max(0.0);
     figures.workers = [row.alive, (row.workers - row.alive).max(0)];
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The table `workers`: live workers, and the rescue of dead workers' leases.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -77,6 +78,58 @@ pub async fn live(db: &Db, lease: Duration) -> Result<Vec<LiveWorker>, DbError> 
         settings: serde_json::from_value(row.settings).unwrap_or_default(),
     });
     Ok(live.collect())
+}
+
+/// A registered worker, alive or dead.
+#[derive(Debug, Clone)]
+pub struct WorkerRow {
+    /// Worker id, used as the lease.
+    pub id: Uuid,
+    /// Host name.
+    pub host: String,
+    /// Process id.
+    pub pid: i32,
+    /// Version; `None` for versions that did not record it.
+    pub version: Option<String>,
+    /// When it started.
+    pub started_at: DateTime<Utc>,
+    /// Its last heartbeat.
+    pub heartbeat_at: DateTime<Utc>,
+    /// When its lease ends without another heartbeat; `None` for versions that did not record their lease time.
+    pub lease_until: Option<DateTime<Utc>>,
+    /// Whether its lease has not ended.
+    pub is_alive: bool,
+    /// Fingerprints of its settings; empty for versions that had none.
+    pub settings: serde_json::Value,
+}
+
+/// Returns at most `limit` workers after this one, by id, so in the order of their starts.
+pub async fn page(db: &Db, after: Option<Uuid>, limit: i64) -> Result<Vec<WorkerRow>, DbError> {
+    let query = sqlx::query_as!(
+        WorkerRow,
+        r#"SELECT id, host, pid, version, started_at, heartbeat_at, settings,
+                  heartbeat_at + make_interval(secs => lease_seconds) AS lease_until,
+                  coalesce(heartbeat_at + make_interval(secs => lease_seconds) >= clock_timestamp(), true) AS "is_alive!"
+           FROM workers WHERE $1::uuid IS NULL OR id > $1 ORDER BY id LIMIT $2"#,
+        after,
+        limit
+    );
+    db.timed("workers.page", query.fetch_all(&db.pool)).await
+}
+
+/// Maximum length of the queue in which leases are counted, because there is no index on them.
+pub const MAX_COUNTED_QUEUE: i64 = 10_000;
+
+/// Returns the number of recipients leased to each worker; `None` if the queue is too long to count them.
+pub async fn leased(db: &Db) -> Result<Option<HashMap<Uuid, i64>>, DbError> {
+    let query = sqlx::query!(
+        r#"SELECT lease, count(*) AS "recipients!" FROM (SELECT lease FROM queue LIMIT $1::bigint + 1) q GROUP BY lease"#,
+        MAX_COUNTED_QUEUE
+    );
+    let rows = db.timed("workers.leased", query.fetch_all(&db.pool)).await?;
+    let queued: i64 = rows.iter().map(|row| row.recipients).sum();
+    let leased = rows.into_iter().filter_map(|row| Some((row.lease?, row.recipients))).collect();
+    Ok((queued <= MAX_COUNTED_QUEUE).then_some(leased))
 }
 
 /// Records a heartbeat, over a connection that no long table scan can occupy. Returns `false` if the worker was
@@ -238,6 +291,7 @@ async fn interrupted(
         transition: Transition::End(Status::Uncertain),
         started_at: now,
         is_alone: false,
+        may_be_relayed: true,
         conversation: None,
     });
     Ok(ended.collect())

@@ -49,6 +49,12 @@ pub struct Inbox {
     stop: CancellationToken,
 }
 
+impl std::fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inbox").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
 struct Index {
     next: u64,
     /// The numbers of messages that are being stored.
@@ -244,11 +250,13 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Handler for Inbox {
-    async fn rcpt(&self, _from: &str, _to: &str) -> Result<(), SmtpRefusal> {
+    type Identity = ();
+
+    async fn rcpt(&self, _identity: Option<&()>, _from: &str, _to: &str) -> Result<(), SmtpRefusal> {
         Ok(())
     }
 
-    async fn message(&self, message: ReceivedMessage) -> Result<String, SmtpRefusal> {
+    async fn message(&self, _identity: Option<&()>, message: ReceivedMessage) -> Result<String, SmtpRefusal> {
         let to = message.to.join(", ");
         match self.store(message).await {
             Ok(n) => {
@@ -283,7 +291,8 @@ mod tests {
     fn message(subject: &str) -> ReceivedMessage {
         let peer = ([127, 0, 0, 1], 25).into();
         let data = format!("Subject: {subject}\r\n\r\nbody\r\n").into_bytes();
-        ReceivedMessage { helo: "h".into(), from: "a@b.test".into(), to: vec!["c@d.test".into()], peer, data }
+        let (helo, from, to) = ("h".into(), "a@b.test".into(), vec!["c@d.test".into()]);
+        ReceivedMessage { helo, from, to, peer, is_secure: false, smtputf8: false, data }
     }
 
     fn numbers(page: &Page) -> Vec<u64> {

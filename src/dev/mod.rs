@@ -13,10 +13,12 @@ pub mod page;
 pub mod postgres;
 pub mod routes;
 
-/// Adds the routes of the inbox and of the webhook receiver, and refuses requests from other sites' pages.
-pub fn complete(router: Router, inbox: Arc<inbox::Inbox>) -> Router {
+/// Adds the routes of the inbox and of the webhook receiver, and refuses requests from other sites' pages. If there is a
+/// dashboard, the inbox's pages are part of it.
+pub fn complete(router: Router, inbox: Arc<inbox::Inbox>, has_dashboard: bool) -> Router {
     let hooks = Arc::new(hooks::Hooks::new(inbox.clock(), inbox.stopping()));
-    let all = router.merge(routes::router(inbox.clone())).merge(page::router(inbox)).merge(hooks::router(hooks));
+    let pages = if has_dashboard { page::moved() } else { page::router(inbox.clone()) };
+    let all = router.merge(routes::router(inbox)).merge(pages).merge(hooks::router(hooks));
     all.layer(middleware::from_fn(local_only::check))
 }
 

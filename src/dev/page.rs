@@ -34,16 +34,34 @@ const MESSAGE_POLICY: &str = "sandbox; default-src 'none'; style-src 'unsafe-inl
 
 /// Returns the routes of the pages.
 pub fn router(inbox: Arc<Inbox>) -> Router {
-    let text = |kind, text: &'static str| get(([(header::CONTENT_TYPE, kind), NO_SNIFFING], text));
-    Router::new()
+    let pages = Router::new()
         .route("/inbox", get(list))
         .route("/inbox/clear", post(clear))
         .route("/inbox/{n}", get(show))
         .route("/inbox/{n}/html", get(frame))
         .route("/inbox/{n}/delete", post(delete))
+        .with_state(inbox);
+    pages.merge(files())
+}
+
+/// Returns the routes of the pages if they are part of the dashboard: they lead there.
+pub fn moved() -> Router {
+    let message = async |Path(n): Path<String>| match number(&n) {
+        Ok(n) => Redirect::to(&format!("/ui/inbox/{n}")).into_response(),
+        Err(error) => error.into_response(),
+    };
+    Router::new()
+        .route("/inbox", get(|| async { Redirect::to("/ui/inbox") }))
+        .route("/inbox/{n}", get(message))
+        .merge(files())
+}
+
+/// Returns the routes of the style sheet and the script, which the page of the webhook receiver uses, too.
+fn files() -> Router {
+    let text = |kind, text: &'static str| get(([(header::CONTENT_TYPE, kind), NO_SNIFFING], text));
+    Router::new()
         .route("/inbox/style.css", text("text/css", include_str!("page/style.css")))
         .route("/inbox/live.js", text("text/javascript", include_str!("page/live.js")))
-        .with_state(inbox)
 }
 
 /// The query of the list.

@@ -69,6 +69,9 @@ struct ListQuery {
     /// Only messages whose subject contains this; letter case does not matter.
     #[param(example = "invoice")]
     subject: Option<String>,
+    /// Only messages whose subject, `From` header or recipients contain this; letter case does not matter.
+    #[param(example = "acme")]
+    q: Option<String>,
     /// Only messages with a number above this one.
     #[param(example = 1)]
     after: Option<u64>,
@@ -125,12 +128,12 @@ async fn list(
     State(inbox): State<Arc<Inbox>>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<Page>, InboxError> {
-    let ListQuery { limit, before, to, from, subject, after, wait } = read(query)?;
+    let ListQuery { limit, before, to, from, subject, q, after, wait } = read(query)?;
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(invalid("limit", format!("Pass a number from 1 to {MAX_LIMIT}.")));
     }
-    let filter = Filter { to, from, subject, after, any: None };
+    let filter = Filter { to, from, subject, after, any: q };
     let wait = wait_time(wait)?;
     // No new message can appear on a page of older messages, so there is nothing to wait for.
     if before.is_none() {

@@ -1,6 +1,7 @@
 //! The DNS resolver (configured, or the system's), and the checks of the operator's DNS records.
 
 mod ask;
+mod blocklist;
 mod check;
 mod counted;
 mod own;
@@ -15,6 +16,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{ResolverBuilder, TokioResolver};
 
 pub use ask::UncachedResolver;
+pub use blocklist::is_listed;
 pub use check::check;
 pub use counted::counted;
 pub use own::is_local_address;

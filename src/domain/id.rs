@@ -106,6 +106,22 @@ id!(
     ActionId, "act"
 );
 id!(
+    /// The id of an erasure of everything about one address.
+    ErasureId, "era"
+);
+id!(
+    /// The id of a worker: a process that delivers messages. It is new at each start.
+    WorkerId, "wrk"
+);
+id!(
+    /// The id of an inbound route.
+    InboundRouteId, "irt"
+);
+id!(
+    /// The id of a received message.
+    ReceivedId, "rcv"
+);
+id!(
     /// The id of an entry of the audit log.
     AuditId, "aud"
 );
@@ -191,6 +207,13 @@ impl EndpointId {
     pub fn webhook_id(self, seq: i64, events: usize) -> String {
         let id = format!("evt_{}_{seq}", self.0.simple());
         if events > 1 { format!("{id}_{events}") } else { id }
+    }
+}
+
+impl ReceivedId {
+    /// Returns the time at which the message was received, in milliseconds, from the id's time part.
+    pub fn time(self) -> DateTime<Utc> {
+        PostId(self.0).time()
     }
 }
 

@@ -6,9 +6,10 @@
 //! another.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
-use aws_lc_rs::{constant_time, hmac};
+use aws_lc_rs::{constant_time, hmac, pbkdf2};
 
 /// The purpose of a derived key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,14 @@ pub enum Purpose {
     WebhookSecret,
     /// Links to attachments.
     AttachmentLink,
+    /// Files with exported tenants.
+    TenantFile,
+    /// URLs of the servers of inbound routes at rest.
+    RelayUrl,
+    /// Rewritten senders of messages that are passed on (SRS).
+    Srs,
+    /// Keys of greylisting.
+    Greylist,
 }
 
 impl Purpose {
@@ -34,6 +43,10 @@ impl Purpose {
             Self::Unsubscribe => b"postrider unsubscribe 1",
             Self::WebhookSecret => b"postrider webhook secret at rest 1",
             Self::AttachmentLink => b"postrider attachment link 1",
+            Self::TenantFile => b"postrider tenant file 1",
+            Self::RelayUrl => b"postrider relay url at rest 1",
+            Self::Srs => b"postrider srs 1",
+            Self::Greylist => b"postrider greylist 1",
         }
     }
 }
@@ -42,6 +55,11 @@ impl Purpose {
 const NONCE_BYTES: usize = 12;
 /// The length of a derived key, in bytes.
 const KEY_BYTES: usize = 32;
+/// Rounds of PBKDF2: OWASP recommends 600,000 for HMAC-SHA-256.
+const PASSPHRASE_ROUNDS: NonZeroU32 = match NonZeroU32::new(600_000) {
+    Some(rounds) => rounds,
+    None => NonZeroU32::MIN,
+};
 
 /// The reason why a text cannot be encrypted or decrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -70,10 +88,24 @@ impl Keyring {
         Self(std::iter::once(secret).chain(previous).map(|secret| secret.as_bytes().to_vec()).collect())
     }
 
+    /// Creates a keyring whose secret is derived from a passphrase and a random salt with PBKDF2 (RFC 8018). Takes tenths of a
+    /// second, so that passphrases cannot be guessed quickly.
+    pub fn from_passphrase(passphrase: &str, salt: &[u8]) -> Self {
+        let mut secret = vec![0; KEY_BYTES];
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, PASSPHRASE_ROUNDS, salt, passphrase.as_bytes(), &mut secret);
+        Self(vec![secret])
+    }
+
     /// Returns the HMAC-SHA-256 of `data` with the current secret; callers may truncate it to 10 bytes (80 bits) or
     /// more.
     pub fn mac(&self, purpose: Purpose, data: &[u8]) -> [u8; 32] {
         self.keys(purpose).next().map(|key| mac(&key, data)).unwrap_or_default()
+    }
+
+    /// Returns the HMACs of `data` with each of the secrets, for a value that is truncated to less than 10 bytes because it has to
+    /// be short. The caller compares in constant time, and must limit what a guess achieves.
+    pub fn macs(&self, purpose: Purpose, data: &[u8]) -> impl Iterator<Item = [u8; 32]> {
+        self.keys(purpose).map(move |key| mac(&key, data))
     }
 
     /// Returns whether `given` is the HMAC of `data` with one of the secrets, possibly truncated to 10 bytes or more.
@@ -143,6 +175,18 @@ mod tests {
             assert_eq!(ring.open(Purpose::DkimKey, b"acme.test", &encrypted[..cut]), Err(KeyringError::OtherSecret));
         }
         assert_ne!(encrypted, ring.seal(Purpose::DkimKey, b"acme.test", b"a key").unwrap(), "a new nonce each time");
+    }
+
+    #[test]
+    fn passphrase_decrypts_only_with_its_salt() {
+        let ring = Keyring::from_passphrase("correct horse battery", b"salt");
+        let encrypted = ring.seal(Purpose::TenantFile, b"1", b"a row").unwrap();
+        let open = |passphrase, salt: &[u8]| {
+            Keyring::from_passphrase(passphrase, salt).open(Purpose::TenantFile, b"1", &encrypted)
+        };
+        assert_eq!(open("correct horse battery", b"salt").unwrap(), b"a row");
+        assert_eq!(open("correct horse batterz", b"salt"), Err(KeyringError::OtherSecret));
+        assert_eq!(open("correct horse battery", b"other"), Err(KeyringError::OtherSecret));
     }
 
     #[test]

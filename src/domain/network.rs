@@ -130,6 +130,12 @@ impl Allowed {
         class == IpClass::Public || (self.private && class.is_private()) || self.names(host, ip)
     }
 
+    /// Returns whether this address of `host` may be that of a server which users of the API chose. Addresses of this machine need
+    /// a rule, or `private` if they are private.
+    pub fn admits_server(&self, host: &str, ip: IpAddr) -> bool {
+        if self.this_machine_only { ip.is_loopback() } else { self.admits(host, ip) }
+    }
+
     /// Returns whether a rule names the host or the address.
     pub fn names(&self, host: &str, ip: IpAddr) -> bool {
         self.rules.iter().any(|rule| match rule {

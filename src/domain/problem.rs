@@ -39,26 +39,42 @@ words! {
         NotConfigured = "not_configured",
         /// The message that the report is about is still being sent.
         StillSending = "still_sending",
+        /// The message was sent from SQL, and is not accepted yet; `detail` says what it waits for.
+        NotAccepted = "not_accepted",
+        /// The message was sent from SQL, and was rejected; `detail` has the reason. Nothing was sent.
+        MessageRejected = "message_rejected",
         /// No recipient of the message waits for its `scheduled_at`.
         NotScheduled = "not_scheduled",
         /// An attempt for this message is in progress.
         InFlight = "in_flight",
         /// No recipient of the message is deferred or held.
         NothingToRetry = "nothing_to_retry",
+        /// Recipients of the message are still to be sent to.
+        NotEnded = "not_ended",
         /// A stream of this name already exists.
         StreamExists = "stream_exists",
         /// A tenant with this name already exists.
         TenantExists = "tenant_exists",
         /// The tenant is being deleted, or it is the default tenant, which cannot be.
         TenantNotChangeable = "tenant_not_changeable",
+        /// An inbound route with this match already exists.
+        InboundRouteExists = "inbound_route_exists",
+        /// The domain cannot have inbound routes here, because it belongs to somebody else.
+        InboundDomainTaken = "inbound_domain_taken",
         /// A template with this alias already exists.
         TemplateExists = "template_exists",
+        /// The template was changed after the `revision` that the request names.
+        TemplateChanged = "template_changed",
         /// Scheduled messages, or other templates, use the template.
         TemplateInUse = "template_in_use",
         /// The webhook endpoint is disabled.
         WebhookDisabled = "webhook_disabled",
         /// More test messages are waiting than one call can advance the clock for.
         TooManyWaiting = "too_many_waiting",
+        /// The content of the message was deleted, because of its age or by request.
+        ContentDeleted = "content_deleted",
+        /// Events after this cursor were deleted because of their age.
+        CursorExpired = "cursor_expired",
         /// The request body is larger than allowed.
         TooLarge = "too_large",
         /// The endpoint does not support the body's media type or content coding.
@@ -82,6 +98,8 @@ words! {
         Unavailable = "unavailable",
         /// This process of Postrider is starting or shutting down, or waits for a migration of the database.
         NotReady = "not_ready",
+        /// This process of Postrider serves only reads, from a copy of the database.
+        ReadOnly = "read_only",
     }
 }
 
@@ -102,23 +120,30 @@ impl ProblemCode {
             | Self::RotationPending
             | Self::NotConfigured
             | Self::StillSending
+            | Self::NotAccepted
+            | Self::MessageRejected
             | Self::NotScheduled
             | Self::InFlight
             | Self::NothingToRetry
+            | Self::NotEnded
             | Self::StreamExists
             | Self::TenantExists
             | Self::TenantNotChangeable
+            | Self::InboundRouteExists
+            | Self::InboundDomainTaken
             | Self::TemplateExists
+            | Self::TemplateChanged
             | Self::TemplateInUse
             | Self::WebhookDisabled
             | Self::TooManyWaiting => 409,
+            Self::ContentDeleted | Self::CursorExpired => 410,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::MisdirectedRequest => 421,
             Self::InvalidRequest | Self::IdempotencyKeyReused => 422,
             Self::RateLimitExceeded | Self::DailyQuotaExceeded | Self::TooManyAuthFailures => 429,
             Self::InternalError => 500,
-            Self::Unavailable | Self::NotReady => 503,
+            Self::Unavailable | Self::NotReady | Self::ReadOnly => 503,
         }
     }
 
@@ -140,18 +165,32 @@ impl ProblemCode {
             Self::NoSecretKey => "Set `secret_key` and restart.",
             Self::RotationPending => "Publish the records that `GET /v1/domains/{name}` shows, then verify.",
             Self::NotConfigured => "Set `public_url` and `secret_key`.",
+            Self::NotAccepted => "Repeat the request later, or end what the message waits for.",
+            Self::MessageRejected => "Read `GET /v1/messages/rejected`, and send a corrected message.",
             Self::NotScheduled => "None: the message was sent or canceled, or has expired.",
             Self::InFlight => "Wait until the attempt has ended.",
             Self::NothingToRetry => "Read what blocks the message with `GET /v1/messages/{id}/explain`.",
+            Self::NotEnded => "Cancel the message with `POST /v1/messages/{id}/cancel`, or wait until it has ended.",
             Self::StreamExists => "Change the stream with `PATCH /v1/streams/{name}`.",
             Self::TenantExists => "Use another name, or change the tenant with `PATCH /v1/tenants/{id}`.",
             Self::TenantNotChangeable => "None.",
+            Self::InboundRouteExists => "Change the route with `PATCH /v1/inbound-routes/{id}`.",
+            Self::InboundDomainTaken => {
+                "Use another domain; if it is yours, register it with `POST /v1/domains` and verify it, or ask the operator."
+            }
             Self::TemplateExists => "Change the template with `PATCH /v1/templates/{id}`, or use another alias.",
+            Self::TemplateChanged => {
+                "Read the template with `GET /v1/templates/{id}`, and repeat the change with its `revision`."
+            }
             Self::TemplateInUse => {
                 "Wait until the messages have been sent, or cancel them; give the templates that use it another layout."
             }
             Self::WebhookDisabled => "Enable the endpoint with `PATCH /v1/webhooks/{id}` and `{\"disabled\": false}`.",
             Self::TooManyWaiting => "Cancel test messages that are no longer needed.",
+            Self::ContentDeleted => {
+                "None: only the state of the message is left. Keep content for longer: `[retention]`."
+            }
+            Self::CursorExpired => "Continue with the cursor that `detail` names; the events before it are lost.",
             Self::TooLarge => "Send a smaller body: `detail` has the limit.",
             Self::UnsupportedMediaType => "Send the media type that `detail` names, without a `Content-Encoding`.",
             Self::MisdirectedRequest => "Use 127.0.0.1, localhost or a name without dots.",
@@ -164,6 +203,7 @@ impl ProblemCode {
             Self::TooManyAuthFailures => "Send a valid key; requests succeed again after `Retry-After`.",
             Self::Unavailable => "Repeat the request after `Retry-After`, preferably with an `Idempotency-Key`.",
             Self::NotReady => "Repeat the request after `Retry-After`; if it lasts, read `detail`.",
+            Self::ReadOnly => "Send the request to a process that runs the API on the primary.",
             Self::InternalError => "Search the log for the `request_id`.",
         }
     }

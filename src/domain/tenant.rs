@@ -80,6 +80,8 @@ pub struct NewTenant {
     pub name: String,
     /// The weight.
     pub weight: i16,
+    /// The most urgent priority of its streams.
+    pub min_priority: Option<i16>,
     /// The rate limit.
     pub rate: Option<KeyRate>,
     /// The quota.
@@ -93,6 +95,8 @@ pub struct TenantChange {
     pub name: Option<String>,
     /// The weight.
     pub weight: Option<i16>,
+    /// The most urgent priority of its streams.
+    pub min_priority: Change<i16>,
     /// The rate limit.
     pub rate: Change<KeyRate>,
     /// The quota.

@@ -22,6 +22,7 @@
 
 mod message_lookup;
 mod outcome;
+pub mod receiving;
 mod recipient_match;
 
 use std::sync::Arc;
@@ -173,7 +174,7 @@ impl Feedback {
         let kind = outcome.report.kind;
         // A complaint that is repeated, or that anybody could have sent, must not cause an alert.
         if !outcome.is_simulated && (kind != ReportKind::Complaint || outcome.applied() > 0) {
-            METRICS.inbound_mails.get((inbound_kind(kind),)).increment(1);
+            METRICS.inbound_messages.get((inbound_kind(kind),)).increment(1);
         }
         let count = self.counts.get(kind as usize).map_or(0, |count| count.fetch_add(1, Ordering::Relaxed) + 1);
         tracing::info!(

@@ -30,9 +30,10 @@ use crate::db::messages::insert::batch::{BatchCommitted, BatchInsert};
 use crate::db::messages::insert::{Committed, MessageInsert};
 use crate::db::queue::{Claimed, Finished};
 use crate::db::{Db, DbError};
-use crate::domain::id::RecipientId;
+use crate::domain::id::{MessageId, RecipientId};
 use crate::metrics::METRICS;
 use crate::metrics::labels::{Route, Stream, Writer};
+use crate::telemetry::traces;
 
 /// Capacity of the channel of messages that wait for a writer.
 const QUEUE_CAPACITY: usize = 1_024;
@@ -205,18 +206,34 @@ impl GroupCommit {
 
     /// Commits a message. Returns when it is committed or the transaction has failed.
     pub async fn accept(&self, insert: MessageInsert) -> Result<Committed, Arc<DbError>> {
-        let started = Instant::now();
+        let (started, id) = (Instant::now(), insert.message.id);
+        let mut span = traces::child("commit");
         let committed = self.accepted.submit(insert).await;
         METRICS.accept_to_commit.record(started.elapsed());
-        committed.ok_or_else(|| Arc::new(DbError::closed("group_commit.messages")))?
+        let committed = committed.ok_or_else(|| Arc::new(DbError::closed("group_commit.messages"))).flatten();
+        match &committed {
+            Ok(Committed::New { .. }) => traces::message(id.0, || id.to_string()),
+            Ok(Committed::KeyUsed(_)) => {}
+            Err(_) => span.fail("database"),
+        }
+        committed
     }
 
     /// Commits a batch. Returns when it is committed or the transaction has failed.
     pub async fn accept_batch(&self, batch: BatchInsert) -> Result<BatchCommitted, Arc<DbError>> {
         let started = Instant::now();
+        let ids: Vec<MessageId> =
+            if traces::are_on() { batch.messages.iter().map(|insert| insert.message.id).collect() } else { Vec::new() };
+        let mut span = traces::child("commit");
         let committed = self.batches.submit(batch).await;
         METRICS.accept_to_commit.record(started.elapsed());
-        committed.ok_or_else(|| Arc::new(DbError::closed("group_commit.batches")))?
+        let committed = committed.ok_or_else(|| Arc::new(DbError::closed("group_commit.batches"))).flatten();
+        match &committed {
+            Ok(BatchCommitted::Inserted(_)) => ids.iter().for_each(|id| traces::message(id.0, || id.to_string())),
+            Ok(BatchCommitted::NotInserted) => {}
+            Err(_) => span.fail("database"),
+        }
+        committed
     }
 }
 

@@ -119,6 +119,10 @@ pub async fn head(
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     caller.require(Scope::Send)?;
+    if api.db.is_read_only() {
+        // The use of the file could not be recorded.
+        return Err(ApiError::ReadOnly);
+    }
     let sha256 = path.ok().and_then(|Path(text)| files::digest(&text)).ok_or(NO_BLOB)?;
     let found = api.acceptor.find_blobs(caller.tenant(), std::slice::from_ref(&sha256)).await?;
     let size = *found.get(&sha256).ok_or(NO_BLOB)?;

@@ -138,8 +138,16 @@ impl Bodies {
 
     /// Reads a message that is finished MIME.
     pub(super) async fn finished(&self, owner: Owner, headers: &HeaderMap, body: Body) -> Result<ReadBody, ApiError> {
-        // Its copy with CRLF line ends is in memory at the same time.
-        self.read(owner, headers, body, self.max, |length| length * 9 / 4).await
+        self.read(owner, headers, body, self.max, finished_need).await
+    }
+
+    /// Reserves memory to process a finished MIME message that has arrived in another way; `None` if it is small.
+    pub(super) async fn reserve_finished(&self, owner: Owner, length: u64) -> Result<Option<Reservation>, ApiError> {
+        if length <= SMALL_BODY_BYTES {
+            return Ok(None);
+        }
+        let reserved = self.memory.reserve(owner, finished_need(length), MAX_WAIT).await;
+        reserved.map(Some).map_err(|_| out_of_memory())
     }
 
     /// Returns the maximum size of a body that sends messages, in bytes.
@@ -317,6 +325,11 @@ fn out_of_memory() -> ApiError {
 
 fn length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
+}
+
+/// Returns the memory that finished MIME takes: its copy with CRLF line ends is in memory at the same time.
+fn finished_need(length: u64) -> u64 {
+    length * 9 / 4
 }
 
 /// Returns the memory that a body takes while it is parsed: attachments exist both in base64 and decoded.

@@ -2,6 +2,7 @@
 //! ([`ProblemCode::status`]).
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
@@ -15,6 +16,7 @@ use crate::db::messages::stored::StoredMessageError;
 use crate::db::{DbError, Trouble};
 use crate::domain::fault::{Code, Fault};
 pub use crate::domain::problem::{Problem, ProblemCode};
+use crate::object_storage::ObjectError;
 
 /// Why a request failed.
 #[derive(Debug)]
@@ -44,6 +46,13 @@ pub enum ApiError {
         /// When to retry, if that can help.
         retry_after: Option<Duration>,
     },
+    /// 410: the data was deleted.
+    Gone {
+        /// Machine-readable code.
+        code: ProblemCode,
+        /// What was deleted, and what is still there.
+        detail: String,
+    },
     /// 413, with the limit in bytes.
     TooLarge(u64),
     /// 413: a part of the body, described by the text, is larger than this limit in bytes.
@@ -69,6 +78,8 @@ pub enum ApiError {
     Unavailable(&'static str),
     /// 503: the process is starting or shutting down, for this reason.
     NotReady(String),
+    /// 503: the process serves only reads.
+    ReadOnly,
     /// 500: internal error. The cause is in the log.
     Internal,
 }
@@ -83,13 +94,14 @@ impl ApiError {
             Self::NotFound(_) => ProblemCode::NotFound,
             Self::MethodNotAllowed => ProblemCode::MethodNotAllowed,
             Self::BodyTimeout => ProblemCode::BodyTimeout,
-            Self::Conflict { code, .. } | Self::LimitExceeded { code, .. } => *code,
+            Self::Conflict { code, .. } | Self::Gone { code, .. } | Self::LimitExceeded { code, .. } => *code,
             Self::TooLarge(_) | Self::PartTooLarge(..) => ProblemCode::TooLarge,
             Self::UnsupportedMediaType(_) | Self::UnsupportedCoding => ProblemCode::UnsupportedMediaType,
             Self::Invalid(_) => ProblemCode::InvalidRequest,
             Self::KeyReused => ProblemCode::IdempotencyKeyReused,
             Self::Unavailable(_) => ProblemCode::Unavailable,
             Self::NotReady(_) => ProblemCode::NotReady,
+            Self::ReadOnly => ProblemCode::ReadOnly,
             Self::Internal => ProblemCode::InternalError,
         }
     }
@@ -101,6 +113,7 @@ impl ApiError {
             | Self::NotReady(detail)
             | Self::TenantSuspended(detail)
             | Self::Conflict { detail, .. }
+            | Self::Gone { detail, .. }
             | Self::LimitExceeded { detail, .. } => detail.clone().into(),
             Self::ForbiddenFields(faults) => match faults.as_slice() {
                 [one] => one.sentence().into(),
@@ -124,17 +137,39 @@ impl ApiError {
             Self::KeyReused => {
                 "This `Idempotency-Key` was used with a different request. Use another key for another message.".into()
             }
+            Self::ReadOnly => {
+                "This process serves only reads (`serve --only read-only-api`). Send the request to a process that runs the API on \
+                 the primary."
+                    .into()
+            }
             Self::Internal => "Internal error. The log has the cause under this `request_id`.".into(),
         }
     }
 
-    fn retry_after(&self) -> Option<Duration> {
+    /// Returns when to retry, if that can help.
+    pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Conflict { retry_after, .. } => *retry_after,
             Self::LimitExceeded { retry_after, .. } => Some(*retry_after),
             Self::Unavailable(_) | Self::NotReady(_) => Some(RETRY_AFTER),
             _ => None,
         }
+    }
+}
+
+impl ApiError {
+    fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.code().status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// Returns the error as a problem, without the id of a request.
+    pub fn into_problem(self) -> Problem {
+        let (code, title, detail) = (self.code(), self.status().canonical_reason().unwrap_or("Error"), self.detail());
+        let errors = match self {
+            Self::Invalid(faults) | Self::ForbiddenFields(faults) => faults,
+            _ => Vec::new(),
+        };
+        Problem::new(code, title, detail, errors)
     }
 }
 
@@ -146,9 +181,7 @@ fn whole_seconds(wait: Duration) -> u64 {
 impl IntoResponse for ApiError {
     /// `request_id::ApiService` writes the body, because it knows the request's id.
     fn into_response(self) -> Response {
-        let code = self.code();
-        let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = status.into_response();
+        let mut response = self.status().into_response();
         if let Some(wait) = self.retry_after() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
@@ -158,12 +191,7 @@ impl IntoResponse for ApiError {
         if matches!(self, Self::UnsupportedCoding) {
             response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
-        let (title, detail) = (status.canonical_reason().unwrap_or("Error"), self.detail());
-        let errors = match self {
-            Self::Invalid(faults) | Self::ForbiddenFields(faults) => faults,
-            _ => Vec::new(),
-        };
-        response.extensions_mut().insert(Problem::new(code, title, detail, errors));
+        response.extensions_mut().insert(self.into_problem());
         response
     }
 }
@@ -179,9 +207,37 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    /// Returns the error of a message whose content was deleted.
+    pub(super) fn content_deleted() -> Self {
+        Self::Gone {
+            code: ProblemCode::ContentDeleted,
+            detail: "The content of this message was deleted; `GET /v1/messages/{id}` still has its state.".into(),
+        }
+    }
+
+    /// Returns the error of a cursor behind the first stored event; `deleted` is the `seq` of the last deleted one.
+    pub(super) fn cursor_expired(cursor: i64, deleted: i64) -> Self {
+        Self::Gone {
+            code: ProblemCode::CursorExpired,
+            detail: format!(
+                "Events {} to {deleted} were deleted because of their age. To continue with the first stored event, pass \
+                 {deleted} instead of {cursor}.",
+                cursor + 1
+            ),
+        }
+    }
+}
+
 impl From<DbError> for ApiError {
     fn from(error: DbError) -> Self {
         Self::from(&error)
+    }
+}
+
+impl From<Arc<DbError>> for ApiError {
+    fn from(error: Arc<DbError>) -> Self {
+        Self::from(&*error)
     }
 }
 
@@ -230,6 +286,7 @@ impl From<AcceptError> for ApiError {
                 message: "the template was deleted".into(),
             }]),
             AcceptError::Db(error) => Self::from(error.as_ref()),
+            AcceptError::Objects(error) => error.into(),
         }
     }
 }
@@ -244,6 +301,26 @@ impl From<UploadError> for ApiError {
             }]),
             UploadError::Expired => Self::BodyTimeout,
             UploadError::Db(error) => Self::from(error.as_ref()),
+            UploadError::Objects(error) => error.into(),
+        }
+    }
+}
+
+/// The cause is in the log; [`ObjectStorage`](crate::object_storage::ObjectStorage) has written it.
+impl From<ObjectError> for ApiError {
+    fn from(error: ObjectError) -> Self {
+        match error {
+            ObjectError::Unavailable => Self::Unavailable(
+                "The object store for large attachments is not available. Nothing was changed; retry the request after \
+                 `Retry-After`.",
+            ),
+            ObjectError::NotConfigured => Self::Unavailable(
+                "The attachment is in an object store, which is not configured in this process (`attachments.bucket`).",
+            ),
+            ObjectError::Missing { .. } | ObjectError::Damaged { .. } => {
+                tracing::error!(event = "object_missing", %error, "an attachment is missing in the object store; returned 404");
+                Self::NotFound("The attachment is missing in the object store; the log has the name of the object.")
+            }
         }
     }
 }
@@ -275,6 +352,8 @@ impl From<StoredMessageError> for ApiError {
     fn from(error: StoredMessageError) -> Self {
         match error {
             StoredMessageError::Db(error) => error.into(),
+            StoredMessageError::ContentDeleted => Self::content_deleted(),
+            StoredMessageError::Objects(error) => error.into(),
             StoredMessageError::NoUnsubscribeLinks => Self::Conflict {
                 code: ProblemCode::NotConfigured,
                 detail: format!("The message cannot be shown: {error}."),

@@ -32,7 +32,8 @@ pub async fn healthz() -> Json<Health> {
 
 /// Readiness probe
 ///
-/// Checks that the database is available and has the schema of this version, and that the process is not about to stop.
+/// Checks that the database is available and has the schema of this version, and that the process is not about to stop. A
+/// process that only sends is not ready either while the restore guard holds.
 #[utoipa::path(
     get, path = "/readyz", tag = "health", operation_id = "readyz",
     responses(

@@ -20,8 +20,10 @@ use super::concurrency_limit::{self, ConcurrencyLimit};
 use super::request_id::ApiLayer;
 use super::{Api, ApiError, Shared, auth, routes, with_layer};
 use crate::db::{Db, DbError};
+use crate::dev::inbox::Inbox;
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::Scope;
+use crate::domain::restore::Hold;
 
 /// An API key that was authenticated before the call. As an extension of a request it stands for the `Authorization`
 /// header.
@@ -40,8 +42,8 @@ pub struct SignedIn {
     pub tenant: TenantId,
     /// The key.
     pub key: KeyId,
-    /// Whether the key may read.
-    pub may_read: bool,
+    /// Whether the key may look at anything: at a tenant's data, or at all tenants.
+    pub may_look: bool,
 }
 
 /// The API, to be called within this process. Its routers are built at the first call.
@@ -50,19 +52,23 @@ pub struct InProcessApi {
     api: Api,
     /// The same API with a pool of its own.
     reading_api: Api,
+    /// The inbox of `postrider dev`, whose routes are part of the API there.
+    inbox: Option<Arc<Inbox>>,
     reads: OnceLock<Router>,
     writes: OnceLock<Router>,
 }
 
 impl InProcessApi {
     /// Creates the API with a separate pool for reads.
-    pub fn new(api: &Api, db: Db) -> Self {
+    pub fn new(api: &Api, db: Db, inbox: Option<Arc<Inbox>>) -> Self {
         let reading_api = Api(Arc::new(Shared {
             db,
             slow_queries: ConcurrencyLimit::new(concurrency_limit::SLOW_QUERIES),
+            // Each open page has an event stream, which must not count against those of applications.
+            long_requests: ConcurrencyLimit::new(concurrency_limit::LONG_REQUESTS),
             ..(*api.0).clone()
         }));
-        Self { api: api.clone(), reading_api, reads: OnceLock::new(), writes: OnceLock::new() }
+        Self { api: api.clone(), reading_api, inbox, reads: OnceLock::new(), writes: OnceLock::new() }
     }
 
     /// Calls a route. Errors have the same bodies as those of the API.
@@ -73,16 +79,16 @@ impl InProcessApi {
             Method::GET => (&self.reads, &self.reading_api),
             _ => (&self.writes, &self.api),
         };
-        let router = cell.get_or_init(|| router(api.clone()));
+        let router = cell.get_or_init(|| router(api.clone(), self.inbox.clone()));
         router.clone().oneshot(request).await.unwrap_or_else(|never: Infallible| match never {})
     }
 
     /// Checks the secret of an API key. A failure counts against the client's address, as with every request.
     pub async fn sign_in(&self, secret: &str, parts: &Parts) -> Result<SignedIn, ApiError> {
         let key = auth::check_secret(&self.api, secret, parts).await?;
-        let has = |scope: Scope| key.row.scopes.iter().any(|name| name == scope.as_str());
-        let may_read = has(Scope::Read) || has(Scope::Admin);
-        Ok(SignedIn { tenant: TenantId(key.row.tenant_id), key: KeyId(key.row.id), may_read })
+        let has = |scope: &Scope| key.row.scopes.iter().any(|name| name == scope.as_str());
+        let may_look = Scope::Metadata.granted_by().iter().chain(Scope::Operator.granted_by()).any(has);
+        Ok(SignedIn { tenant: TenantId(key.row.tenant_id), key: KeyId(key.row.id), may_look })
     }
 
     /// Returns the address of the client that sent a request.
@@ -110,9 +116,19 @@ impl InProcessApi {
         self.api.keys.find_counted(self.client(parts), query).await
     }
 
+    /// Returns whether the inbox of `postrider dev` is served.
+    pub fn has_inbox(&self) -> bool {
+        self.inbox.is_some()
+    }
+
     /// Returns the pool for reads.
     pub fn db(&self) -> &Db {
         &self.reading_api.db
+    }
+
+    /// Returns the hold of the restore guard, if it holds.
+    pub fn restore_hold(&self) -> Option<Hold> {
+        self.api.restore_gate.hold()
     }
 
     /// Returns the current time.
@@ -121,7 +137,8 @@ impl InProcessApi {
     }
 }
 
-fn router(api: Api) -> Router {
-    let layer = ApiLayer { responses: api.responses.clone(), resend: false };
-    with_layer(Router::from(routes()).with_state(api), layer)
+fn router(api: Api, inbox: Option<Arc<Inbox>>) -> Router {
+    let layer = ApiLayer { responses: api.responses.clone(), resend: false, is_read_only: api.db.is_read_only() };
+    let inbox = inbox.map(crate::dev::routes::router).unwrap_or_default();
+    with_layer(Router::from(routes()).with_state(api).merge(inbox), layer)
 }

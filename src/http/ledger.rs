@@ -112,7 +112,7 @@ pub struct WaitingCounts {
     ),
 )]
 pub async fn get(State(api): State<Api>, caller: Caller, mut params: Params) -> Result<Json<Ledger>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     caller.require_all_domains("The ledger counts the messages of all sender domains.")?;
     let (since, until) = (params.timestamp("since"), params.timestamp("until"));
     params.finish()?;

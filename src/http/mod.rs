@@ -16,6 +16,7 @@ mod health;
 mod idempotency;
 mod in_process;
 mod inbound;
+mod inbound_routes;
 mod keys;
 mod lanes;
 mod ledger;
@@ -26,7 +27,9 @@ mod openapi;
 mod ops;
 mod page;
 mod params;
+mod privacy;
 mod readiness;
+mod received;
 mod references;
 mod request_id;
 mod resend;
@@ -35,8 +38,10 @@ mod security;
 mod security_log;
 mod send_body;
 mod server;
+mod service;
 mod statistics;
 mod streams;
+mod submission;
 mod suppressions;
 mod templates;
 mod tenants;
@@ -58,11 +63,13 @@ use utoipa_axum::routes;
 use crate::accept::Acceptor;
 use crate::accept::request::Limits;
 use crate::clock::SharedClock;
-use crate::db::Db;
+use crate::db::{Db, RestoreGate};
 use crate::dev::inbox::Inbox;
 use crate::domain::key::Cell;
 use crate::domain::message::unsubscribe::Links;
+use crate::domain::retention::Periods;
 use crate::feedback::Feedback;
+use crate::feedback::receiving::Receiver;
 use crate::fetch::Fetcher;
 use crate::rendering::Renderer;
 
@@ -84,6 +91,7 @@ pub use readiness::Readiness;
 use request_id::ApiLayer;
 use response::ResponseMemory;
 pub use server::{Limits as ServerLimits, Server, bind};
+pub use submission::{Receipt, ReceivedMime, Submission, SubmissionError, Submitter, field_of};
 pub use webhooks::TargetCheck;
 
 /// The state that all handlers share; cloned for each request.
@@ -105,6 +113,7 @@ pub struct Shared {
     clock: SharedClock,
     acceptor: Arc<Acceptor>,
     feedback: Arc<Feedback>,
+    receiver: Arc<Receiver>,
     /// Maximum size in bytes of an inbound report.
     max_inbound: u64,
     /// Maximum size in bytes of an uploaded file.
@@ -130,6 +139,8 @@ pub struct Shared {
     /// Downloads attachments; `None` if that is switched off.
     fetcher: Option<Arc<Fetcher>>,
     delivery: Arc<Delivery>,
+    /// How long data is kept.
+    periods: Periods,
     check_target: TargetCheck,
     domains: Arc<Domains>,
     event_notifier: Arc<EventNotifier>,
@@ -140,6 +151,7 @@ pub struct Shared {
     /// Whether the API of Resend is served.
     resend: bool,
     readiness: Arc<Readiness>,
+    restore_gate: Arc<RestoreGate>,
     metrics_access: MetricsAccess,
     /// Whether that API shows `relayed` messages as `delivered`.
     relayed_as_delivered: bool,
@@ -160,6 +172,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The delivery configuration of the workers.
     pub delivery: Delivery,
+    /// How long data is kept.
+    pub periods: Periods,
     /// Checks which URLs webhook endpoints may have.
     pub check_target: TargetCheck,
     /// Sender domains.
@@ -178,6 +192,8 @@ pub struct Settings {
     pub resend: bool,
     /// What the readiness probe reports.
     pub readiness: Arc<Readiness>,
+    /// Whether the restore guard lets this process send.
+    pub restore_gate: Arc<RestoreGate>,
     /// Who may read the metrics.
     pub metrics_access: MetricsAccess,
     /// Whether that API shows `relayed` messages as `delivered`.
@@ -186,13 +202,22 @@ pub struct Settings {
     pub fetcher: Option<Arc<Fetcher>>,
 }
 
+/// What processes received messages.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// Applies bounces and complaints.
+    pub feedback: Arc<Feedback>,
+    /// Has the inbound routes.
+    pub receiver: Arc<Receiver>,
+}
+
 impl Api {
     /// Creates the API. When `stop` is cancelled, requests that wait for events return at once.
     pub fn new(
         db: Db,
         clock: SharedClock,
         acceptor: Arc<Acceptor>,
-        feedback: Arc<Feedback>,
+        Received { feedback, receiver }: Received,
         settings: Settings,
         stop: CancellationToken,
     ) -> Self {
@@ -215,18 +240,21 @@ impl Api {
             downloads: ConcurrencyLimit::new(concurrency_limit::DOWNLOADS),
             fetcher: settings.fetcher,
             delivery: Arc::new(settings.delivery),
+            periods: settings.periods,
             check_target: settings.check_target,
             domains: Arc::new(settings.domains),
             links: settings.links,
             renderer: settings.renderer,
             resend: settings.resend,
             readiness: settings.readiness,
+            restore_gate: settings.restore_gate,
             metrics_access: settings.metrics_access,
             relayed_as_delivered: settings.relayed_as_delivered,
             db,
             clock,
             acceptor,
             feedback,
+            receiver,
             max_inbound: settings.max_inbound,
             max_upload: settings.max_upload,
         }))
@@ -249,6 +277,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(messages::actions::read::get))
         .routes(routes!(messages::actions::control::cancel))
         .routes(routes!(messages::export::export))
+        .routes(routes!(messages::rejected::list))
         .routes(routes!(messages::bulk::read::list))
         .routes(routes!(messages::bulk::read::get))
         .routes(routes!(messages::bulk::control::pause))
@@ -262,6 +291,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(messages::raw::attachment))
         .routes(routes!(messages::control::cancel))
         .routes(routes!(messages::control::retry))
+        .routes(routes!(messages::redact::redact))
         .routes(routes!(templates::read::list, templates::control::create))
         .routes(routes!(templates::validate::validate))
         .routes(routes!(templates::read::get, templates::control::change, templates::control::remove))
@@ -293,15 +323,26 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(domains::verify::verify))
         .routes(routes!(domains::rotate::rotate))
         .routes(routes!(inbound::submit))
+        .routes(routes!(inbound_routes::list, inbound_routes::create))
+        .routes(routes!(inbound_routes::get, inbound_routes::change, inbound_routes::remove))
+        .routes(routes!(received::list))
+        .routes(routes!(received::get, received::remove))
+        .routes(routes!(received::content::raw))
+        .routes(routes!(received::content::attachment))
         .routes(routes!(suppressions::list::list, suppressions::control::add))
         .routes(routes!(suppressions::control::remove_many))
         .routes(routes!(suppressions::import::import))
         .routes(routes!(suppressions::export::export))
         .routes(routes!(suppressions::list::get, suppressions::control::remove))
+        .routes(routes!(privacy::erase))
+        .routes(routes!(privacy::list))
+        .routes(routes!(privacy::get))
         .routes(routes!(ledger::get))
         .routes(routes!(statistics::get))
         .routes(routes!(keys::read::list, keys::control::create))
         .routes(routes!(keys::read::get, keys::control::change, keys::control::revoke))
+        .routes(routes!(service::workers::list))
+        .routes(routes!(service::get))
         .routes(routes!(tenants::read::list, tenants::control::create))
         .routes(routes!(tenants::read::get, tenants::control::change, tenants::control::remove))
         .routes(routes!(tenants::control::suspend))
@@ -314,20 +355,21 @@ fn routes() -> OpenApiRouter<Api> {
 
 /// Returns the router of the whole application, with the routes of the development inbox if `inbox` is set.
 pub fn router(api: Api, inbox: Option<Arc<Inbox>>) -> Router {
-    router_with(api, inbox, Router::new())
+    router_with(api, inbox, None)
 }
 
-/// Returns the router of the whole application, with these `pages`.
-pub fn router_with(api: Api, inbox: Option<Arc<Inbox>>, pages: Router) -> Router {
+/// Returns the router of the whole application, with the dashboard if there is one. It has the pages of the inbox, too.
+pub fn router_with(api: Api, inbox: Option<Arc<Inbox>>, dashboard: Option<Router>) -> Router {
     audit::prepare();
-    let layer = ApiLayer { responses: api.responses.clone(), resend: api.resend };
+    let layer = ApiLayer { responses: api.responses.clone(), resend: api.resend, is_read_only: api.db.is_read_only() };
     let mut router = Router::from(routes()).merge(unsubscribe::router()).merge(ops::metrics_route());
     if api.resend {
         router = router.merge(resend::router());
     }
-    let mut router = router.with_state(api).merge(pages);
+    let has_dashboard = dashboard.is_some();
+    let mut router = router.with_state(api).merge(dashboard.unwrap_or_default());
     if let Some(inbox) = inbox {
-        router = crate::dev::complete(router.merge(openapi::router()), inbox);
+        router = crate::dev::complete(router.merge(openapi::router()), inbox, has_dashboard);
     } else {
         router = router.merge(openapi::router());
     }
@@ -339,13 +381,13 @@ pub fn public(api: Api) -> Router {
     // Unlike `healthz`, does not reveal the version.
     let health = || async { axum::Json(serde_json::json!({"status": "ok"})) };
     let health = Router::new().route("/healthz", axum::routing::get(health));
-    let layer = ApiLayer { responses: api.responses.clone(), resend: false };
+    let layer = ApiLayer { responses: api.responses.clone(), resend: false, is_read_only: api.db.is_read_only() };
     with_layer(health.merge(unsubscribe::router().with_state(api)), layer)
 }
 
 /// Adds the fallbacks and the API layer to the router of the standalone inbox.
 pub fn finish(router: Router) -> Router {
-    with_layer(router, ApiLayer { responses: ResponseMemory::new(INBOX_MEMORY), resend: false })
+    with_layer(router, ApiLayer { responses: ResponseMemory::new(INBOX_MEMORY), resend: false, is_read_only: false })
 }
 
 /// Memory for large responses of the standalone inbox, in bytes.

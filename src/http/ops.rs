@@ -102,7 +102,7 @@ pub fn ops_router(readiness: Arc<Readiness>, db: Db) -> Router {
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(readyz))
         .with_state(Ops { readiness, db });
-    with_layer(router, ApiLayer { responses: ResponseMemory::new(MEMORY), resend: false })
+    with_layer(router, ApiLayer { responses: ResponseMemory::new(MEMORY), resend: false, is_read_only: false })
 }
 
 /// Returns the router of an API that cannot serve requests yet: it answers 503 with the reason, also if the process has
@@ -112,10 +112,11 @@ pub fn starting_router(readiness: Arc<Readiness>, resend: bool) -> Router {
         let refused = readiness.check_phase().err().unwrap_or_else(|| ApiError::NotReady(STARTING.into()));
         async move { Err::<Json<Health>, _>(refused) }
     };
-    Router::new()
-        .route("/healthz", get(health::healthz))
-        .fallback(refuse)
-        .layer(ApiLayer { responses: ResponseMemory::new(MEMORY), resend })
+    Router::new().route("/healthz", get(health::healthz)).fallback(refuse).layer(ApiLayer {
+        responses: ResponseMemory::new(MEMORY),
+        resend,
+        is_read_only: false,
+    })
 }
 
 #[cfg(test)]

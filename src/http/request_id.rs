@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -21,8 +22,9 @@ use super::auth::{current_audit, with_request_key};
 use super::resend::ErrorFormat;
 use super::response::{ResponseMemory, ResponseOwner};
 use super::security::{self, Policy};
-use super::{Problem, audit, error, unread};
+use super::{ApiError, Problem, audit, error, unread};
 use crate::metrics::http::RouteSeries;
+use crate::telemetry::traces::{self, Scope};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The beginning of the dashboard's paths.
@@ -40,6 +42,8 @@ pub(super) struct ApiLayer {
     pub responses: ResponseMemory,
     /// Whether the API of Resend is served, whose errors have another form.
     pub resend: bool,
+    /// Whether only reads are served.
+    pub is_read_only: bool,
 }
 
 /// A route with the layer around it.
@@ -82,11 +86,14 @@ impl Service<Request> for ApiService {
         let route = matched.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
         let (method, started) = (request.method().clone(), Instant::now());
         let span = tracing::info_span!("request", request_id = id.to_str().unwrap_or_default(), %method, route);
+        let trace =
+            if is_probe(route) { Scope::default() } else { traces::request(request.headers(), method.as_str(), route) };
         let policy = Policy::new(request.uri().path());
         let audited = audit::operation(&request, route, &id);
         let is_audited = audited.is_some();
         let resend = self.layer.resend.then(|| ErrorFormat::new(&request)).flatten();
-        let checked = security::check(&request);
+        let is_refused = self.layer.is_read_only && !request.method().is_safe();
+        let checked = security::check(&request).and(if is_refused { Err(ApiError::ReadOnly) } else { Ok(()) });
         let owner = ResponseOwner::default();
         request.extensions_mut().insert(owner.clone());
         if let Some(operation) = audited {
@@ -100,7 +107,8 @@ impl Service<Request> for ApiService {
         Box::pin(async move {
             let mut response = match checked {
                 Ok(()) => {
-                    let mut response = work.instrument(span).await;
+                    let work = pin!(work.instrument(span));
+                    let mut response = trace.run(work).await;
                     if let Some(unread) = unread {
                         unread.discard_or_close(&mut response);
                     }
@@ -127,6 +135,12 @@ impl Service<Request> for ApiService {
             }
             response.headers_mut().insert(X_REQUEST_ID, id);
             let route = matched.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
+            if trace.is_recorded() {
+                trace.set("http.response.status_code", i64::from(response.status().as_u16()));
+                if response.status().is_server_error() {
+                    trace.fail(response.status().as_u16().to_string());
+                }
+            }
             series.record(method.as_str(), route, response.status().as_u16(), started.elapsed());
             Ok(response)
         })
@@ -146,6 +160,11 @@ async fn completed(
         Box::pin(record.complete(response.status())).await;
     }
     response
+}
+
+/// Returns whether the route is called periodically by machines, which would fill a store of traces.
+fn is_probe(route: &str) -> bool {
+    matches!(route, "/healthz" | "/readyz" | "/metrics")
 }
 
 fn new_id() -> HeaderValue {

@@ -28,8 +28,12 @@ pub(super) const SIGNATURE_CAPACITY: usize = 2 << 10;
 /// Renders a message as it is sent after `DATA`, without dot-stuffing.
 ///
 /// Allocates one buffer of the message's size. Custom headers that this module writes itself, `Bcc`, and invalid header
-/// names are left out; the API already refuses a message with such headers. Finished MIME is only completed.
+/// names are left out; the API already refuses a message with such headers. Finished MIME is only completed, and a message
+/// that is passed on is not changed.
 pub fn build(draft: &Draft) -> Vec<u8> {
+    if let Some(relayed) = draft.relayed() {
+        return relayed.to_vec();
+    }
     if let Some(mime) = draft.mime() {
         return raw::complete(draft, mime);
     }

@@ -53,7 +53,8 @@ fn first(parsed: &Message<'_>, ids: &[u32], pick: impl Fn(&PartType<'_>) -> Opti
     ids.iter().filter_map(|id| parsed.part(*id)).find_map(|part| pick(&part.body))
 }
 
-fn decoded(raw: &[u8], header: &Header<'_>) -> String {
+/// Returns the value of a header field, unfolded and with encoded words decoded.
+pub(super) fn decoded(raw: &[u8], header: &Header<'_>) -> String {
     let bytes = raw.get(header.offset_start as usize..header.offset_end as usize).unwrap_or_default();
     MessageStream::new(bytes).parse_unstructured().as_text().unwrap_or_default().trim().to_owned()
 }

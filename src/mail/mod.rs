@@ -9,7 +9,7 @@
 //! - an RFC 5322/2045 parser returns the values that the sender passed, with CRLF line ends in bodies.
 //!
 //! A message that the application passed as finished MIME ([`raw`]) is not rendered: only the fields that it lacks are
-//! added.
+//! added. A received message that is passed on is not changed at all.
 
 pub mod body;
 mod build;
@@ -17,8 +17,10 @@ pub mod cid;
 pub mod content;
 pub mod dkim;
 mod encoding;
+pub mod failure_report;
 mod header;
 pub mod raw;
+pub mod received;
 pub mod report;
 
 #[cfg(test)]

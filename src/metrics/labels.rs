@@ -5,6 +5,7 @@ use super::family::{Label, label};
 use crate::domain::bounce::Category;
 use crate::domain::delivery::Status;
 use crate::domain::provider::Provider;
+use crate::domain::retention::Class;
 
 /// The streams that every installation has. Others have names that clients choose, and are counted together.
 const STREAMS: [(&str, Stream); 2] = [("transactional", Stream::Transactional), ("bulk", Stream::Bulk)];
@@ -91,6 +92,19 @@ impl Outcome {
 
 impl Label for Provider {
     const NAME: &'static str = "provider";
+    const VALUES: &'static [Self] = &Self::ALL;
+
+    fn index(self) -> usize {
+        self as usize
+    }
+
+    fn word(self) -> &'static str {
+        self.as_str()
+    }
+}
+
+impl Label for Class {
+    const NAME: &'static str = "class";
     const VALUES: &'static [Self] = &Self::ALL;
 
     fn index(self) -> usize {
@@ -253,7 +267,7 @@ impl StatusClass {
 }
 
 label! {
-    /// A message that was received for a return path, the complaint address or postmaster.
+    /// A message that was received for a return path, the complaint address, postmaster or an inbound route.
     pub enum InboundKind as "kind" {
         /// A delivery status notification.
         Dsn = "dsn",
@@ -263,8 +277,38 @@ label! {
         AutoReply = "auto_reply",
         /// Anything else.
         Unknown = "unknown",
+        /// Stored for an inbound route.
+        Received = "received",
         /// Refused at RCPT.
         Refused = "refused",
+    }
+}
+
+label! {
+    /// How the transfer of a message over SMTP submission ended.
+    pub enum SubmissionResult as "result" {
+        /// The message is committed.
+        Accepted = "accepted",
+        /// The message had been accepted earlier, with the same `Idempotency-Key`.
+        Replayed = "replayed",
+        /// Refused for good.
+        Refused = "refused",
+        /// Refused for now, for example because of a rate or an outage of the database.
+        Deferred = "deferred",
+    }
+}
+
+label! {
+    /// How a sign-in over SMTP submission ended.
+    pub enum LoginResult as "result" {
+        /// The API key is valid and may send.
+        Accepted = "accepted",
+        /// The API key is invalid, or may not send.
+        Refused = "refused",
+        /// The address has sent too many invalid keys.
+        Limited = "limited",
+        /// The key could not be checked.
+        Unavailable = "unavailable",
     }
 }
 
@@ -311,12 +355,62 @@ label! {
 }
 
 label! {
+    /// What became of a span.
+    pub enum SpanResult as "result" {
+        /// The collector accepted it.
+        Exported = "exported",
+        /// The collector refused it, or could not be reached.
+        Failed = "failed",
+        /// The queue was full.
+        Dropped = "dropped",
+    }
+}
+
+label! {
+    /// A request to the object store of attachments.
+    pub enum ObjectOperation as "operation" {
+        /// An object is stored.
+        Put = "put",
+        /// An object is read.
+        Get = "get",
+        /// It is looked up whether an object exists.
+        Head = "head",
+        /// An object is deleted.
+        Delete = "delete",
+    }
+}
+
+label! {
+    /// How a request to the object store ended.
+    pub enum ObjectResult as "result" {
+        /// It succeeded.
+        Ok = "ok",
+        /// The object does not exist, or has other bytes than were stored.
+        Missing = "missing",
+        /// The store could not be reached, or refused the request.
+        Failed = "failed",
+        /// It was not sent, because others had just failed.
+        Skipped = "skipped",
+    }
+}
+
+label! {
     /// The state of a worker.
     pub enum WorkerState as "state" {
         /// It has sent a heartbeat in time.
         Alive = "alive",
         /// It has sent none in time; others rescue its leases.
         Dead = "dead",
+    }
+}
+
+label! {
+    /// The state of a message that was sent from SQL and is not accepted.
+    pub enum EnqueuedState as "state" {
+        /// It waits.
+        Waiting = "waiting",
+        /// It was refused, and waits for an operator.
+        Refused = "refused",
     }
 }
 

@@ -19,10 +19,11 @@ use metrics::{Counter, Gauge, Histogram};
 
 use crate::domain::bounce::Category;
 use crate::domain::provider::Provider;
+use crate::domain::retention::Class;
 use family::Family;
 use labels::{
-    ConnectResult, DnsKind, DnsResult, InboundKind, Outcome, PoolName, PoolRole, PoolState, Route, StatusClass, Stream,
-    TlsPolicy, TlsVersion, Writer,
+    ConnectResult, DnsKind, DnsResult, InboundKind, LoginResult, ObjectOperation, ObjectResult, Outcome, PoolName,
+    PoolRole, PoolState, Route, SpanResult, StatusClass, Stream, SubmissionResult, TlsPolicy, TlsVersion, Writer,
 };
 use registry::{Instrument as _, instruments};
 pub use service::{SERVICE, ServiceMetrics};
@@ -87,12 +88,36 @@ instruments! {
         db_outages: Counter = "postrider_db_outages_total";
         /// 0 while the database is unavailable to this process, otherwise 1.
         db_available: Gauge = "postrider_db_available";
+        /// 1 while the restore guard keeps this process from sending, otherwise 0.
+        restore_guard_holding: Gauge = "postrider_restore_guard_holding";
         /// Posts to webhook endpoints by class of the response.
         webhook_posts: Family<(StatusClass,), Counter> = "postrider_webhook_posts_total", (StatusClass::Success,);
         /// Time of a post to a webhook endpoint.
         webhook_post: Histogram = "postrider_webhook_post_seconds";
+        /// Entries of the configured blocklists that name an address of this host.
+        blocklist_listed: Gauge = "postrider_blocklist_listed";
+        /// When the first certificate of the SMTP servers expires, in Unix time; 0 without a certificate.
+        certificate_expiry: Gauge = "postrider_certificate_expiry_timestamp_seconds";
+        /// Ended spans of traces, if traces are exported.
+        trace_spans: Family<(SpanResult,), Counter> = "postrider_trace_spans_total", (SpanResult::Exported,);
         /// Received bounces, complaints that had an effect, and other messages; not about messages of the simulator.
-        inbound_mails: Family<(InboundKind,), Counter> = "postrider_inbound_mails_total", (InboundKind::Dsn,);
+        inbound_messages: Family<(InboundKind,), Counter> = "postrider_inbound_messages_total", (InboundKind::Dsn,);
+        /// Messages that applications sent over SMTP: accepted and refused ones.
+        submission_messages: Family<(SubmissionResult,), Counter> =
+            "postrider_submission_messages_total", (SubmissionResult::Accepted,);
+        /// Sign-ins of applications over SMTP.
+        submission_logins: Family<(LoginResult,), Counter> =
+            "postrider_submission_logins_total", (LoginResult::Accepted,);
+        /// Requests to the object store of attachments.
+        object_requests: Family<(ObjectOperation, ObjectResult), Counter> =
+            "postrider_object_requests_total", (ObjectOperation::Put, ObjectResult::Ok);
+        /// Time of a request to the object store of attachments, with its retries.
+        object_request: Family<(ObjectOperation,), Histogram> =
+            "postrider_object_request_seconds", (ObjectOperation::Put,);
+        /// Weeks that this process dropped, because their retention period had passed.
+        retention_weeks: Family<(Class,), Counter> = "postrider_retention_weeks_total", (Class::Content,);
+        /// Contents and other rows that this process deleted one by one, for the same reason.
+        retention_rows: Counter = "postrider_retention_rows_total";
     }
 }
 

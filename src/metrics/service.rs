@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use metrics::Gauge;
 
 use super::family::Family;
-use super::labels::{EndpointState, LaneState, QueueState, Stream, Table, WorkerState};
+use super::labels::{EndpointState, EnqueuedState, LaneState, QueueState, Stream, Table, WorkerState};
 use super::registry::instruments;
 
 instruments! {
@@ -45,6 +45,10 @@ instruments! {
         event_seq: Gauge = "postrider_event_seq";
         /// Sender domains that are not verified.
         domains_unverified: Gauge = "postrider_domains_unverified";
+        /// Messages sent from SQL that are not accepted yet, or were refused.
+        sql_inbox: Family<(EnqueuedState,), Gauge> = "postrider_sql_inbox", (EnqueuedState::Waiting,);
+        /// Age of the oldest message sent from SQL that is to be accepted and waits for nothing.
+        sql_inbox_oldest_age: Gauge = "postrider_sql_inbox_oldest_age_seconds";
         /// Registered workers by state.
         workers: Family<(WorkerState,), Gauge> = "postrider_workers", (WorkerState::Alive,);
     }

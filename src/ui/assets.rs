@@ -1,4 +1,4 @@
-//! The files of the dashboard: style sheet, script, icon, and htmx. They are part of the program, compressed once, and
+//! The files of the dashboard: style sheet, scripts, icon, and htmx. They are part of the program, compressed once, and
 //! served under a name with their hash, so that browsers keep them for ever and get new ones after an update.
 
 use std::io::Write as _;
@@ -36,10 +36,11 @@ impl Asset {
     }
 }
 
-static ASSETS: LazyLock<[Asset; 4]> = LazyLock::new(|| {
+static ASSETS: LazyLock<[Asset; 5]> = LazyLock::new(|| {
     [
         Asset::new("app.css", "text/css; charset=utf-8", include_bytes!("assets/app.css")),
         Asset::new("app.js", "text/javascript; charset=utf-8", include_bytes!("assets/app.js")),
+        Asset::new("live.js", "text/javascript; charset=utf-8", include_bytes!("assets/live.js")),
         Asset::new("htmx.js", "text/javascript; charset=utf-8", include_bytes!("assets/vendor/htmx-2.0.10.min.js")),
         Asset::new("icon.svg", "image/svg+xml", include_bytes!("assets/icon.svg")),
     ]
@@ -87,6 +88,7 @@ async fn serve(Path((version, name)): Path<(String, String)>, headers: HeaderMap
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::event::EventType;
 
     /// The vendored files, as `assets/vendor/VENDORED.md` lists them.
     const VENDORED: &str = include_str!("assets/vendor/VENDORED.md");
@@ -96,6 +98,17 @@ mod tests {
         let content = include_bytes!("assets/vendor/htmx-2.0.10.min.js");
         let row = VENDORED.lines().find(|line| line.contains("htmx-2.0.10.min.js")).unwrap();
         assert!(row.contains(&hex(&Sha256::digest(content))), "{row}");
+    }
+
+    /// An event that the script does not listen to would not update the list of messages.
+    #[test]
+    fn script_listens_to_every_event_of_messages() {
+        let script = include_str!("assets/live.js");
+        // Received messages are not in the list.
+        let of_list = EventType::ALL.iter().filter(|event| **event != EventType::Received).map(ToString::to_string);
+        for event in of_list.filter(|name| name.starts_with("message.")) {
+            assert!(script.contains(&format!("\"{event}\"")), "{event}");
+        }
     }
 
     #[test]

@@ -106,6 +106,11 @@ impl Visitor {
         read(self.send(method, path, body).await?).await
     }
 
+    /// Makes a call, and reads the response if it is a success.
+    pub(super) async fn read_reply(&self, request: Request) -> Result<Bytes, UiError> {
+        read(self.run(request).await?).await
+    }
+
     /// Calls the API, and returns the response if it is a success.
     pub(super) async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response, UiError> {
         let mut request = Request::builder().method(method).uri(path);

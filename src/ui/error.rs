@@ -61,6 +61,15 @@ impl UiError {
         Self::Failed(Failure { status, detail: detail.into(), errors: Vec::new() })
     }
 
+    /// Returns why the input of a form was refused, to show the form again with what was typed. Other errors are returned as they
+    /// are: the key may not do this, there is no such object, or the service failed.
+    pub(super) fn refusal(self) -> Result<Failure, Self> {
+        match self {
+            Self::Failed(failure) if matches!(failure.status, 400 | 409..=499) => Ok(failure),
+            error => Err(error),
+        }
+    }
+
     pub(super) fn not_found(detail: &str) -> Self {
         Self::new(404, detail)
     }

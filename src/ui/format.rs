@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use askama::filters::HtmlSafe;
+use askama::filters::{Escaper as _, Html, HtmlSafe};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 /// A time as `<time>`: relative for people, with the absolute time on hover. `app.js` keeps the text current.
@@ -27,6 +27,45 @@ impl fmt::Display for Stamp {
 // Digits and fixed words only.
 impl HtmlSafe for Stamp {}
 
+/// A text of the API. Its times, which are in ISO 8601, become `<time>` with the time of day, and the date if it is another
+/// day. `app.js` leaves them as they are, because relative times do not fit into every sentence.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Prose<'a> {
+    text: &'a str,
+    now: DateTime<Utc>,
+}
+
+impl fmt::Display for Prose<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.text;
+        while let Some((before, at, after)) = split_at_time(rest) {
+            Html.write_escaped_str(&mut *f, before)?;
+            let stamp = at.to_rfc3339_opts(SecondsFormat::Secs, true);
+            let day = if at.date_naive() == self.now.date_naive() { "" } else { "%-d %b " };
+            let text = at.format(&format!("{day}%H:%M:%S")).to_string();
+            write!(
+                f,
+                "<time datetime=\"{stamp}\" data-absolute title=\"{}\">{text} UTC</time>",
+                relative(at, self.now)
+            )?;
+            rest = after;
+        }
+        Html.write_escaped_str(f, rest)
+    }
+}
+
+// The text is escaped when it is written.
+impl HtmlSafe for Prose<'_> {}
+
+/// Returns the first time in the text (`2026-11-30T07:11:40Z`), with what is before and after it.
+fn split_at_time(text: &str) -> Option<(&str, DateTime<Utc>, &str)> {
+    text.match_indices('Z').find_map(|(end, _)| {
+        let start = end.checked_sub("2026-11-30T07:11:40".len())?;
+        let at = DateTime::parse_from_rfc3339(text.get(start..=end)?).ok()?;
+        Some((text.get(..start)?, at.to_utc(), text.get(end + 1..)?))
+    })
+}
+
 /// The clock of a page.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock(pub DateTime<Utc>);
@@ -35,6 +74,11 @@ impl Clock {
     /// Shows a time relative to the page's time.
     pub(super) fn show(self, at: &DateTime<Utc>) -> Stamp {
         Stamp { at: *at, now: self.0 }
+    }
+
+    /// Shows a text of the API, with its times for people.
+    pub(super) fn prose(self, text: &str) -> Prose<'_> {
+        Prose { text, now: self.0 }
     }
 }
 
@@ -99,16 +143,17 @@ pub(super) fn bytes(size: i64) -> String {
     }
 }
 
-/// Returns the colour of a state, as the end of a CSS class. Every state of messages, lanes, webhooks, domains and records
-/// has its own line here, so that a colour means the same on every page.
+/// Returns the colour of a state, as the end of a CSS class. Every state of messages, lanes, webhooks, domains and records, and
+/// every verdict about a received message, has its own line here, so that a colour means the same on every page.
 pub(super) fn tone(state: &str) -> &'static str {
     match state {
-        "delivered" | "relayed" | "open" | "active" | "verified" | "ok" | "completed" | "published" => "good",
+        "delivered" | "relayed" | "open" | "active" | "verified" | "ok" | "completed" | "published" | "done"
+        | "alive" | "pass" => "good",
         "bounced" | "blocked" | "failing" | "disabled" | "wrong" | "missing" | "complained" | "failed"
-        | "unverified" | "held" => "bad",
+        | "unverified" | "held" | "suspended" | "refused" | "dead" | "bad" | "fail" => "bad",
         "deferred" | "throttled" | "paused" | "uncertain" | "partial" | "pending" | "unanswered" | "expired"
-        | "retiring" => "warn",
-        "sending" | "queued" | "scheduled" | "accepted" => "info",
+        | "retiring" | "deleting" | "warn" | "softfail" | "temperror" | "permerror" => "warn",
+        "sending" | "queued" | "scheduled" | "accepted" | "running" | "started" => "info",
         _ => "neutral",
     }
 }
@@ -135,6 +180,20 @@ mod tests {
             (-90, "in 1 min"),
         ] {
             assert_eq!(relative(now - TimeDelta::seconds(seconds), now), text);
+        }
+    }
+
+    #[test]
+    fn times_in_texts_are_marked_and_the_rest_is_escaped() {
+        let now = DateTime::parse_from_rfc3339("2026-11-30T07:12:00Z").unwrap().to_utc();
+        let show = |text| Clock(now).prose(text).to_string();
+        assert_eq!(
+            show("<b> at 2026-11-30T07:11:00Z, ends 2026-12-03T07:11:40Z."),
+            "&#60;b&#62; at <time datetime=\"2026-11-30T07:11:00Z\" data-absolute title=\"1 min ago\">07:11:00 UTC</time>, \
+             ends <time datetime=\"2026-12-03T07:11:40Z\" data-absolute title=\"in 2 d\">3 Dec 07:11:40 UTC</time>."
+        );
+        for text in ["", "Z", "2026-11-30", "2026-13-30T07:11:40Z", "ööööööööööööööööööZ"] {
+            assert_eq!(show(text), text);
         }
     }
 

@@ -42,8 +42,6 @@ struct Ui(Arc<Shared>);
 struct Shared {
     api: InProcessApi,
     links: SignInLinks,
-    /// Whether the inbox of `postrider dev` is served too.
-    has_inbox: bool,
     /// The URL at which others reach the API, if it is configured; without a slash at its end.
     public_url: Option<String>,
     /// The API key that examples show, with `postrider dev`.
@@ -59,12 +57,11 @@ impl Deref for Ui {
 }
 
 impl Dashboard {
-    /// Creates the dashboard. Its pages link to the inbox if there is one, and show `public_url` in examples if their own
-    /// URL is unknown.
-    pub fn new(api: InProcessApi, clock: SharedClock, has_inbox: bool, public_url: Option<&str>) -> Self {
+    /// Creates the dashboard. Its pages show `public_url` in examples if their own URL is unknown.
+    pub fn new(api: InProcessApi, clock: SharedClock, public_url: Option<&str>) -> Self {
         let public_url = public_url.map(|url| url.trim_end_matches('/').to_owned());
         let links = SignInLinks::new(clock);
-        Self(Ui(Arc::new(Shared { api, links, has_inbox, public_url, example_key: OnceLock::new() })))
+        Self(Ui(Arc::new(Shared { api, links, public_url, example_key: OnceLock::new() })))
     }
 
     /// Shows this API key of the default tenant in examples, to visitors who could create one.

@@ -18,14 +18,20 @@ const THEME_COOKIE: &str = "postrider_theme";
 pub(super) enum Section {
     Overview,
     Messages,
+    Received,
     Bulks,
     Templates,
     Lanes,
     Streams,
     Suppressions,
     Domains,
+    InboundRoutes,
     Webhooks,
     Keys,
+    Audit,
+    Tenants,
+    Service,
+    Inbox,
 }
 
 /// A link of the navigation.
@@ -40,17 +46,28 @@ pub(super) struct NavLink {
 
 impl Section {
     /// The navigation, in groups.
-    const GROUPS: [&'static [Self]; 3] = [
-        &[Self::Overview, Self::Messages, Self::Bulks, Self::Templates],
+    const GROUPS: [&'static [Self]; 5] = [
+        &[Self::Overview, Self::Messages, Self::Received, Self::Bulks, Self::Templates],
         &[Self::Lanes, Self::Streams, Self::Suppressions],
-        &[Self::Domains, Self::Webhooks, Self::Keys],
+        &[Self::Domains, Self::InboundRoutes, Self::Webhooks, Self::Keys, Self::Audit],
+        &[Self::Tenants, Self::Service],
+        &[Self::Inbox],
     ];
 
     /// Returns whether the visitor's key can open the section.
     fn is_open_to(self, visitor: &Visitor) -> bool {
         match self {
-            Self::Lanes | Self::Suppressions | Self::Webhooks | Self::Templates => visitor.sees_all,
-            Self::Keys => visitor.role >= Role::Admin,
+            Self::Tenants | Self::Service => visitor.is_operator,
+            _ if !visitor.may_look => false,
+            // What is received belongs to no sender domain, either.
+            Self::Lanes
+            | Self::Suppressions
+            | Self::Webhooks
+            | Self::Templates
+            | Self::Received
+            | Self::InboundRoutes => visitor.sees_all,
+            Self::Keys | Self::Audit => visitor.role >= Role::Admin,
+            Self::Inbox => visitor.has_inbox() && visitor.sees_all && visitor.may_read,
             _ => true,
         }
     }
@@ -59,14 +76,20 @@ impl Section {
         let (path, title, key) = match self {
             Self::Overview => ("/ui", "Overview", "o"),
             Self::Messages => ("/ui/messages", "Messages", "m"),
+            Self::Received => ("/ui/received", "Received", "e"),
             Self::Bulks => ("/ui/bulks", "Bulks", "b"),
             Self::Templates => ("/ui/templates", "Templates", "t"),
             Self::Lanes => ("/ui/lanes", "Lanes", "l"),
             Self::Streams => ("/ui/streams", "Streams", "r"),
             Self::Suppressions => ("/ui/suppressions", "Suppressions", "s"),
             Self::Domains => ("/ui/domains", "Domains", "d"),
+            Self::InboundRoutes => ("/ui/inbound-routes", "Inbound routes", "u"),
             Self::Webhooks => ("/ui/webhooks", "Webhooks", "w"),
             Self::Keys => ("/ui/keys", "API keys", "k"),
+            Self::Audit => ("/ui/audit", "Audit log", "a"),
+            Self::Tenants => ("/ui/tenants", "Tenants", "n"),
+            Self::Service => ("/ui/service", "Workers and database", "p"),
+            Self::Inbox => ("/ui/inbox", "Inbox", "i"),
         };
         NavLink { path, title, key, is_current: self == current }
     }
@@ -90,6 +113,21 @@ const DONE: &[(&str, &str)] = &[
     ("verified", "The records were looked up."),
     ("rotated", "New keys were created. Publish their records; until then the current keys sign."),
     ("revoked", "The key was revoked. It stops working on every replica within a second."),
+    ("changed", "Changed."),
+    ("limits-changed", "The limits were changed. They take effect on every replica within a second."),
+    ("lane-limits", "The limits of the lane were changed."),
+    ("suspended", "The tenant was suspended. None of its messages are accepted or sent until it is resumed."),
+    ("tenant-resumed", "The tenant was resumed. Its messages that wait are sent."),
+    ("tenant-deleted", "The API keys of the tenant were revoked. Its data is being deleted."),
+    ("redacted", "The content of the message was erased. Its addresses, states and events are kept."),
+    ("action-started", "The action has started. It continues if this page is closed."),
+    ("action-canceled", "The action was canceled. What it has changed stays changed."),
+    ("saved", "The draft was saved. Publish it to use it."),
+    ("created", "Created."),
+    ("test-sent", "The test message was accepted."),
+    ("deleted", "Deleted."),
+    ("bounced", "The bounce was received."),
+    ("complained", "The complaint was received."),
     ("bulk-canceled", "The bulk was canceled: nothing more is sent."),
     ("published", "The draft was published. New messages use it."),
 ];
@@ -98,6 +136,10 @@ const DONE: &[(&str, &str)] = &[
 const NOT_DONE: &[(&str, &str)] = &[
     ("canceled-partly", "Canceled for some recipients; the others were already being sent, or finished before."),
     ("cancel-too-late", "Too late to cancel: the message is already being sent, or finished before."),
+    (
+        "report-unused",
+        "The report changed nothing: it was received before, or the message was not sent by this service.",
+    ),
     ("lane-retried-none", "The lane has no deferred recipients. Nothing was changed."),
     ("lane-retried-part", "Many deferred recipients are due now, and there are more. Retry again to continue."),
 ];
@@ -122,7 +164,8 @@ pub(super) struct Shell {
     pub role: &'static str,
     pub theme: Option<&'static str>,
     pub path: String,
-    pub has_inbox: bool,
+    /// Whether the key may read the content of messages.
+    pub may_read: bool,
     pub may_send: bool,
     pub may_admin: bool,
     /// Whether the key sees live or test data.
@@ -139,21 +182,24 @@ pub(super) struct Shell {
 impl Shell {
     pub(super) fn new(visitor: &Visitor, section: Section, title: impl Into<String>) -> Self {
         let open = |group: &'static [Section]| group.iter().filter(|one| one.is_open_to(visitor));
-        let groups = Section::GROUPS.map(|group| open(group).map(|one| one.link(section)).collect());
+        let groups = Section::GROUPS.map(|group| open(group).map(|one| one.link(section)).collect::<Vec<_>>());
+        let groups = groups.into_iter().filter(|group| !group.is_empty()).collect();
         Self {
             title: title.into(),
             section: section.link(section).title,
-            groups: groups.into(),
+            groups,
             key_name: visitor.key_name.clone(),
             role: match visitor.role {
+                _ if !visitor.may_look => "operator",
                 Role::Admin => "admin",
                 Role::Sender => "send and read",
-                Role::Reader => "read only",
+                Role::Reader if visitor.may_read => "read only",
+                Role::Reader => "read only, without content",
             },
             theme: visitor.theme,
             done: done(&visitor.path),
             path: visitor.path.clone(),
-            has_inbox: visitor.has_inbox(),
+            may_read: visitor.may_read,
             may_send: visitor.may_send(),
             may_admin: visitor.may_admin(),
             mode: visitor.mode,
@@ -295,6 +341,13 @@ mod tests {
             assert_eq!(without(path, &["done"]), here);
             assert_eq!(without(path, &["done", "after"]), first);
         }
+    }
+
+    #[test]
+    fn sections_have_keys_of_their_own() {
+        let links = || Section::GROUPS.into_iter().flatten().map(|one| one.link(Section::Overview));
+        let keys: std::collections::BTreeSet<&str> = links().map(|link| link.key).collect();
+        assert_eq!(keys.len(), links().count());
     }
 
     #[test]

@@ -116,7 +116,9 @@ impl ClaimLoop {
     async fn claim_once(&mut self) -> Result<ClaimResult, DbError> {
         let leases = self.claim.leases.clone();
         let Some(worker) = leases.worker() else {
-            // This worker's lease may have expired. The next heartbeat confirms its id or registers a new one.
+            // This worker's lease may have expired, and the next heartbeat confirms its id or registers a new one; or the
+            // restore guard holds, and what waits meanwhile is older than new messages.
+            self.gate.set_open(false);
             return Ok(ClaimResult::Nothing);
         };
         leases.return_permits(|lane| self.claim.sender.open_connections(lane)).await?;

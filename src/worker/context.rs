@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::deliver::envelopes::Returns;
+use crate::db::RestoreGate;
 use crate::db::domains::cache::SenderCache;
 use crate::dns::UncachedResolver;
 use crate::domain::delivery::retry::Policy;
@@ -13,6 +14,7 @@ use crate::domain::event::resend::Mapping;
 use crate::domain::fingerprint::Fingerprints;
 use crate::domain::keyring::Keyring;
 use crate::domain::message::unsubscribe::Links;
+use crate::domain::retention::Periods;
 use crate::domain::routing::RouteTable;
 use crate::domain::sender_domain::dns_records::DnsSettings;
 use crate::group_commit::Outcomes;
@@ -52,6 +54,8 @@ pub struct Settings {
     pub unused_blobs: Duration,
     /// How long SMTP conversations are kept.
     pub conversations: Duration,
+    /// How long other data is kept.
+    pub periods: Periods,
     /// Which events are posted to webhook endpoints with Resend's format.
     pub resend_events: Mapping,
 }
@@ -73,4 +77,6 @@ pub struct Dependencies {
     pub outcomes: Arc<Outcomes>,
     /// Renders the bodies of messages of bulks.
     pub renderer: Arc<Renderer>,
+    /// Closed while the restore guard holds: nothing is claimed, handed off or posted.
+    pub restore_gate: Arc<RestoreGate>,
 }

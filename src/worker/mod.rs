@@ -52,6 +52,7 @@ use claim_loop::ClaimLoop;
 pub use context::{Dependencies, Settings};
 use deliver::DeliverContext;
 pub use deliver::envelopes::Returns;
+use deliver::inbound_relays::InboundRelays;
 use deliver::memory_budget::MessageMemory;
 use deliver::signing::Signing;
 use deliver::traced_lanes::TracedLanes;
@@ -68,6 +69,8 @@ use maintenance::cleanup::{self, Cleanup};
 use maintenance::domain_checks::{self, DomainChecks};
 use maintenance::expire_closed_lanes::{self, ClosedLaneExpiry};
 use maintenance::expired_suppressions;
+use maintenance::retention;
+pub use maintenance::retention::{Decision, Deleted, PlannedWeek, Retention};
 use maintenance::statistics::{self, Statistics};
 use maintenance::tenant_deletion;
 use maintenance::webhook_secrets::{self, WebhookSecrets};
@@ -100,6 +103,7 @@ struct Inner {
     domain_checks: Arc<DomainChecks>,
     webhook_secrets: Arc<WebhookSecrets>,
     cleanup: Arc<Cleanup>,
+    retention: Arc<Retention>,
     statistics: Arc<Statistics>,
     sender: Arc<smtp::Sender>,
     grace: Duration,
@@ -114,13 +118,14 @@ impl Worker {
         settings: Settings,
         wake: Arc<Notify>,
     ) -> Result<Self, DbError> {
-        let Dependencies { sender, simulator, poster, senders, dns, outcomes, renderer } = dependencies;
+        let Dependencies { sender, simulator, poster, senders, dns, outcomes, renderer, restore_gate } = dependencies;
         let retry_policies = RetryPolicyCache::load(&db, settings.policy, clock.now()).await?;
         let leases = Arc::new(Leases {
             identity: Identity::register(&db, settings.lease, settings.fingerprints).await?,
             in_flight: InFlight::new(settings.concurrency.saturating_mul(IN_FLIGHT_PER_TRANSACTION)),
             permits: Permits::default(),
             suspended_tenants: SuspendedTenants::default(),
+            restore_gate,
             duration: settings.lease,
             claim_lost: Notify::new(),
             db: db.clone(),
@@ -161,6 +166,7 @@ impl Worker {
             dedicated_lanes,
             traced_lanes: Arc::new(TracedLanes::new(db.clone())),
             routes: settings.routes,
+            inbound_relays: InboundRelays::new(db.clone(), settings.keyring.clone()),
             returns: settings.returns,
             links: settings.links,
             renderer,
@@ -178,7 +184,15 @@ impl Worker {
         let secrets = WebhookSecrets { db: db.clone(), clock: clock.clone(), keyring: settings.keyring };
         let gate = Arc::new(HandoffGate::default());
         let handoff = DirectHandoff { claim: claim.clone(), deliver: deliver.clone(), gate: gate.clone() };
-        let cleanup = Cleanup::new(db.clone(), clock.clone(), settings.unused_blobs, settings.conversations);
+        let cleanup = Cleanup::new(
+            db.clone(),
+            clock.clone(),
+            settings.unused_blobs,
+            settings.conversations,
+            settings.periods.idempotency,
+            leases.restore_gate.clone(),
+        );
+        let retention = Retention::new(db.clone(), clock.clone(), settings.periods, leases.restore_gate.clone());
         let statistics = Statistics::new(db.clone(), clock.clone(), sender.clone());
         let inner = Inner {
             leases,
@@ -190,6 +204,7 @@ impl Worker {
             domain_checks: Arc::new(DomainChecks { db, clock, dns, dns_settings: settings.dns_settings }),
             webhook_secrets: Arc::new(secrets),
             cleanup: Arc::new(cleanup),
+            retention: Arc::new(retention),
             statistics: Arc::new(statistics),
             deliver,
             sender,
@@ -241,11 +256,14 @@ impl Worker {
         tasks.spawn(
             until_stop().run_until_cancelled_owned(expired_suppressions::run(leases.db.clone(), leases.clock.clone())),
         );
-        tasks.spawn(
-            until_stop().run_until_cancelled_owned(tenant_deletion::run(leases.db.clone(), leases.clock.clone())),
-        );
+        tasks.spawn(until_stop().run_until_cancelled_owned(tenant_deletion::run(
+            leases.db.clone(),
+            leases.clock.clone(),
+            leases.restore_gate.clone(),
+        )));
         tasks.spawn(until_stop().run_until_cancelled_owned(webhook_secrets::run(self.inner.webhook_secrets.clone())));
         tasks.spawn(until_stop().run_until_cancelled_owned(cleanup::run(self.inner.cleanup.clone())));
+        tasks.spawn(retention::run(self.inner.retention.clone(), until_stop()));
         tasks.spawn(until_stop().run_until_cancelled_owned(statistics::run(self.inner.statistics.clone())));
         tasks.spawn(until_stop().run_until_cancelled_owned(statistics::sample(self.inner.statistics.clone())));
         tasks.spawn(until_stop().run_until_cancelled_owned(statistics::delete_old(self.inner.statistics.clone())));
@@ -340,6 +358,12 @@ impl Worker {
         }
     }
 
+    /// Deletes everything whose retention period has passed, as a running worker does periodically. Returns `None` if another process
+    /// deletes, or the restore guard forbids deletion.
+    pub async fn delete_old_data(&self) -> Result<Option<Deleted>, DbError> {
+        self.inner.retention.once(true).await
+    }
+
     /// Counts all events that the statistics do not include yet, as a running worker does periodically. Returns how
     /// many.
     pub async fn count_events(&self) -> Result<i64, DbError> {
@@ -358,8 +382,8 @@ impl Worker {
 
     /// Deletes data of tenants until none can be deleted now, as a running worker does periodically.
     pub async fn delete_tenants(&self) -> Result<(), DbError> {
-        let Leases { db, clock, .. } = &*self.inner.leases;
-        tenant_deletion::once(db, clock).await
+        let Leases { db, clock, restore_gate, .. } = &*self.inner.leases;
+        tenant_deletion::once(db, clock, restore_gate).await
     }
 
     /// Loads the suspended tenants once, as a running worker does periodically.

@@ -91,7 +91,7 @@ fn bytes_are_not_arrays_of_integers() {
             bytes += 1;
         }
     });
-    assert_eq!(bytes, 9);
+    assert_eq!(bytes, 11);
 }
 
 #[test]

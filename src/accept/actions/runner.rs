@@ -1,41 +1,30 @@
-//! Works off actions on all messages that match a filter, in the background of every process with the API.
-//!
-//! A process leases an action for a moment, so that several actions take turns, and another process continues if this one
-//! dies. It changes a few hundred recipients per transaction, and pauses after each statement for as long as it took, so that
-//! accepting and sending messages stay fast.
+//! Works off actions on all messages that match a filter, in the background of every process with the API (`leased_jobs`).
+//! A transaction changes a few hundred recipients.
 
-use std::panic::AssertUnwindSafe;
+use std::fmt::Display;
 use std::sync::Arc;
-use std::time::Duration;
 
-use chrono::TimeDelta;
-use futures_util::FutureExt as _;
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::parts::{self, PART};
 use super::{CLOCK_DIFFERENCE, PAGE, examines_queue, examines_uncertain};
+use crate::accept::leased_jobs::{self, FailedTurn, JobError, LeasedJobs, Next, TURN, pause};
 use crate::accept::{AcceptError, Acceptor};
 use crate::clock::SharedClock;
-use crate::db::DbError;
 use crate::db::messages::actions::Requeued;
 use crate::db::messages::actions::apply::{self, Part};
 use crate::db::messages::actions::jobs::{self, ActionRow, Failure, Lease};
 use crate::db::messages::actions::select::{self, ExaminedRow, Position, Selection, UncertainRow};
+use crate::db::{DbError, RestoreGate};
 use crate::domain::id::{ActionId, MessageId, TenantId};
 use crate::domain::message::action::{ActionFilter, ActionKind};
-use crate::telemetry::RateLimitedLog;
 
-/// How long a process works on an action before another action has its turn.
-const TURN: Duration = Duration::from_secs(1);
 /// How long a lease lasts, longer than a turn and a transaction usually take. After it, another process continues; a
 /// transaction of this process then changes nothing.
 const LEASE: TimeDelta = TimeDelta::seconds(10);
-/// How often a process without work looks for actions that other processes started.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Time until an action continues after a failure.
-const RETRY_INTERVAL: TimeDelta = TimeDelta::seconds(5);
 /// Time until the queue is examined again for messages of bulks that were still being created.
 const REPEAT_INTERVAL: TimeDelta = TimeDelta::seconds(1);
 /// How long after its creation, or the end of its tenant's suspension, an action waits for such messages.
@@ -50,43 +39,7 @@ const UNCERTAIN: &str = "uncertain";
 pub struct ActionRunner {
     acceptor: Arc<Acceptor>,
     clock: SharedClock,
-}
-
-/// Why an action cannot continue now.
-#[derive(Debug, thiserror::Error)]
-enum ActionError {
-    #[error(transparent)]
-    Db(#[from] DbError),
-    #[error(transparent)]
-    Accept(#[from] AcceptError),
-    #[error("the stored action cannot be read: {0}")]
-    Unreadable(String),
-    #[error("it panicked")]
-    Panicked,
-}
-
-impl ActionError {
-    /// Returns whether the database is unavailable or overloaded, so that trying again helps.
-    fn is_temporary(&self) -> bool {
-        match self {
-            Self::Db(error) => error.trouble().is_some(),
-            Self::Accept(AcceptError::Db(error)) => error.trouble().is_some(),
-            Self::Accept(_) | Self::Unreadable(_) | Self::Panicked => false,
-        }
-    }
-}
-
-/// What follows a turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
-    /// The action has another turn.
-    AtOnce,
-    /// The queue is examined again later.
-    Later,
-    /// Everything was examined.
-    Done,
-    /// The action was canceled, or another process works on it.
-    Lost,
+    gate: Arc<RestoreGate>,
 }
 
 /// A leased action.
@@ -102,11 +55,13 @@ struct Job {
 }
 
 impl Job {
-    fn new(row: ActionRow, lease: Lease) -> Result<Self, ActionError> {
-        let unreadable = || ActionError::Unreadable(format!("unknown action {}", row.action));
+    fn new(row: ActionRow, lease: Lease) -> Result<Self, JobError> {
+        let unreadable =
+            || JobError::Unreadable(format!("the stored action cannot be read: unknown action {}", row.action));
         let kind = row.action.parse().map_err(|()| unreadable())?;
         let filter = serde_json::from_value(row.filter.clone());
-        let filter = filter.map_err(|error| ActionError::Unreadable(error.to_string()))?;
+        let filter =
+            filter.map_err(|error| JobError::Unreadable(format!("the stored action cannot be read: {error}")))?;
         let position = Position { message: row.last_message, recipient: row.last_recipient };
         Ok(Self { lease, kind, filter, row, position, deadline: Instant::now() + TURN })
     }
@@ -132,85 +87,15 @@ impl Job {
 }
 
 impl ActionRunner {
-    /// Creates the runner of a process.
-    pub fn new(acceptor: Arc<Acceptor>, clock: SharedClock) -> Self {
-        Self { acceptor, clock }
+    /// Creates the runner of a process. While the `gate` is closed, only recipients are canceled: those that others make due
+    /// would count as due after the restore, and be sent again.
+    pub fn new(acceptor: Arc<Acceptor>, clock: SharedClock, gate: Arc<RestoreGate>) -> Self {
+        Self { acceptor, clock, gate }
     }
 
     /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let failed = RateLimitedLog::default();
-        while !stop.is_cancelled() {
-            let error = match Box::pin(self.turn(&stop, &failed)).await {
-                Ok(true) => continue,
-                Ok(false) => None,
-                Err(error) => Some(error),
-            };
-            if let Some(error) = error {
-                warn_of(&failed, None, &error);
-            }
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = self.acceptor.action_wake.notified() => {}
-                () = tokio::time::sleep(POLL_INTERVAL) => {}
-            }
-        }
-    }
-
-    /// Works on one action for a moment. Returns `false` if there is none.
-    async fn turn(&self, stop: &CancellationToken, failed: &RateLimitedLog) -> Result<bool, DbError> {
-        let db = &self.acceptor.db;
-        let now = self.clock.now();
-        let until = now + LEASE;
-        let Some(row) = jobs::lease(db, now, until).await? else { return Ok(false) };
-        let lease = Lease { tenant: TenantId(row.tenant_id), id: ActionId(row.id), until };
-        let worked = AssertUnwindSafe(Box::pin(self.work(row, lease, stop))).catch_unwind().await;
-        let now = self.clock.now();
-        match worked.unwrap_or(Err(ActionError::Panicked)) {
-            Ok(Next::AtOnce) => jobs::release(db, lease, now).await?,
-            Ok(Next::Later) => jobs::release(db, lease, now + REPEAT_INTERVAL).await?,
-            Ok(Next::Done) => {
-                jobs::finish(db, lease, now).await?;
-                tracing::info!(event = "message_action_done", action = %lease.id, "finished an action on messages");
-            }
-            Ok(Next::Lost) => {}
-            Err(error) => {
-                let text = error.to_string();
-                let failure = Failure { error: &text, is_temporary: error.is_temporary() };
-                if jobs::fail(db, lease, failure, now, now + RETRY_INTERVAL).await? {
-                    tracing::error!(
-                        event = "message_action_failed",
-                        action = %lease.id,
-                        error = text,
-                        "gave up an action on messages; start it again once the cause is fixed"
-                    );
-                } else {
-                    warn_of(failed, Some(lease.id), &error);
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    async fn work(&self, row: ActionRow, lease: Lease, stop: &CancellationToken) -> Result<Next, ActionError> {
-        let mut job = Job::new(row, lease)?;
-        if job.row.phase == QUEUE {
-            self.expect_bulks(&mut job).await?;
-            let next = if examines_queue(&job.filter) { self.examine_queue(&mut job, stop).await? } else { Next::Done };
-            if next != Next::Done {
-                return Ok(next);
-            }
-            if job.row.is_repeated && self.may_repeat(&job).await? {
-                jobs::begin_phase(&self.acceptor.db, lease, QUEUE, jobs::start(&job.filter), false).await?;
-                return Ok(Next::Later);
-            }
-            if !examines_uncertain(job.kind, &job.filter) {
-                return Ok(Next::Done);
-            }
-            job.position = jobs::start(&job.filter);
-            jobs::begin_phase(&self.acceptor.db, lease, UNCERTAIN, job.position, false).await?;
-        }
-        self.examine_uncertain(&mut job, stop).await
+        leased_jobs::run(&self, &self.clock, &self.acceptor.action_wake, &stop).await;
     }
 
     /// When the examination of the queue begins: notes whether it must be repeated, because recipients of bulks are still
@@ -234,7 +119,7 @@ impl ActionRunner {
         Ok(job.row.created_at > earliest || jobs::was_resumed(&self.acceptor.db, job.lease.tenant, earliest).await?)
     }
 
-    async fn examine_queue(&self, job: &mut Job, stop: &CancellationToken) -> Result<Next, ActionError> {
+    async fn examine_queue(&self, job: &mut Job, stop: &CancellationToken) -> Result<Next, JobError> {
         let db = &self.acceptor.db;
         let mut unrecorded = 0;
         loop {
@@ -265,7 +150,7 @@ impl ActionRunner {
         }
     }
 
-    async fn examine_uncertain(&self, job: &mut Job, stop: &CancellationToken) -> Result<Next, ActionError> {
+    async fn examine_uncertain(&self, job: &mut Job, stop: &CancellationToken) -> Result<Next, JobError> {
         let db = &self.acceptor.db;
         let limit = i64::try_from(PART).unwrap_or(i64::MAX);
         loop {
@@ -317,19 +202,71 @@ impl ActionRunner {
     }
 }
 
-/// Pauses for as long as the work took that began at `started`.
-async fn pause(started: Instant, stop: &CancellationToken) {
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = tokio::time::sleep(started.elapsed()) => {}
-    }
-}
+impl LeasedJobs for ActionRunner {
+    type Row = ActionRow;
+    type Lease = Lease;
 
-fn warn_of(failed: &RateLimitedLog, action: Option<ActionId>, error: &dyn std::fmt::Display) {
-    if let Some(times) = failed.note(Instant::now()) {
+    async fn lease(&self, now: DateTime<Utc>) -> Result<Option<(ActionRow, Lease)>, DbError> {
+        let until = now + LEASE;
+        let row = jobs::lease(&self.acceptor.db, now, until, !self.gate.is_open()).await?;
+        let Some(row) = row else { return Ok(None) };
+        let lease = Lease { tenant: TenantId(row.tenant_id), id: ActionId(row.id), until };
+        Ok(Some((row, lease)))
+    }
+
+    async fn work(&self, row: ActionRow, lease: Lease, stop: &CancellationToken) -> Result<Next, JobError> {
+        let mut job = Job::new(row, lease)?;
+        if job.row.phase == QUEUE {
+            self.expect_bulks(&mut job).await?;
+            let next = if examines_queue(&job.filter) { self.examine_queue(&mut job, stop).await? } else { Next::Done };
+            if next != Next::Done {
+                return Ok(next);
+            }
+            if job.row.is_repeated && self.may_repeat(&job).await? {
+                jobs::begin_phase(&self.acceptor.db, lease, QUEUE, jobs::start(&job.filter), false).await?;
+                return Ok(Next::Later(REPEAT_INTERVAL));
+            }
+            if !examines_uncertain(job.kind, &job.filter) {
+                return Ok(Next::Done);
+            }
+            job.position = jobs::start(&job.filter);
+            jobs::begin_phase(&self.acceptor.db, lease, UNCERTAIN, job.position, false).await?;
+        }
+        self.examine_uncertain(&mut job, stop).await
+    }
+
+    async fn release(&self, lease: Lease, from: DateTime<Utc>) -> Result<(), DbError> {
+        jobs::release(&self.acceptor.db, lease, from).await
+    }
+
+    async fn repeat(&self, lease: Lease, from: DateTime<Utc>) -> Result<(), DbError> {
+        jobs::release(&self.acceptor.db, lease, from).await
+    }
+
+    async fn finish(&self, lease: Lease, now: DateTime<Utc>) -> Result<(), DbError> {
+        jobs::finish(&self.acceptor.db, lease, now).await?;
+        tracing::info!(event = "message_action_done", action = %lease.id, "finished an action on messages");
+        Ok(())
+    }
+
+    async fn fail(&self, lease: Lease, failed: FailedTurn<'_>) -> Result<bool, DbError> {
+        let FailedTurn { error, is_temporary, now, from } = failed;
+        let has_ended = jobs::fail(&self.acceptor.db, lease, Failure { error, is_temporary }, now, from).await?;
+        if has_ended {
+            tracing::error!(
+                event = "message_action_failed",
+                action = %lease.id,
+                error,
+                "gave up an action on messages; start it again once the cause is fixed"
+            );
+        }
+        Ok(has_ended)
+    }
+
+    fn log_interrupted(lease: Option<Lease>, error: &dyn Display, times: u64) {
         tracing::warn!(
             event = "message_action_interrupted",
-            action = action.map(tracing::field::display),
+            action = lease.map(|lease| tracing::field::display(lease.id)),
             %error,
             times,
             "failed to continue an action on messages; trying again"

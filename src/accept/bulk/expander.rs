@@ -16,12 +16,12 @@ use uuid::Uuid;
 use super::shared::{Shared, Unreadable};
 use crate::accept::{AcceptError, Acceptor};
 use crate::clock::SharedClock;
-use crate::db::DbError;
 use crate::db::messages::bulks::expand::{self, BulkPart, WaitingRow};
 use crate::db::messages::bulks::{BulkRow, control};
 use crate::db::messages::contents;
 use crate::db::messages::insert::MessageInsert;
 use crate::db::messages::insert::batch::{BatchCommitted, BatchInsert};
+use crate::db::{DbError, RestoreGate};
 use crate::domain::id::{BulkId, MessageId, TenantId};
 use crate::domain::message::bulk::BulkState;
 use crate::rendering::Renderer;
@@ -48,6 +48,7 @@ pub struct Expander {
     acceptor: Arc<Acceptor>,
     renderer: Arc<Renderer>,
     clock: SharedClock,
+    gate: Arc<RestoreGate>,
 }
 
 /// Why the messages of a bulk cannot be inserted now.
@@ -69,16 +70,18 @@ enum Next {
 }
 
 impl Expander {
-    /// Creates the expander of a process.
-    pub fn new(acceptor: Arc<Acceptor>, renderer: Arc<Renderer>, clock: SharedClock) -> Self {
-        Self { acceptor, renderer, clock }
+    /// Creates the expander of a process. While the `gate` is closed, no messages are created: in a restored database they
+    /// may have been created, and sent, before.
+    pub fn new(acceptor: Arc<Acceptor>, renderer: Arc<Renderer>, clock: SharedClock, gate: Arc<RestoreGate>) -> Self {
+        Self { acceptor, renderer, clock, gate }
     }
 
     /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let failed = RateLimitedLog::default();
         while !stop.is_cancelled() {
-            let worked = AssertUnwindSafe(Box::pin(self.turn())).catch_unwind().await;
+            let turn = async { if self.gate.is_open() { Box::pin(self.turn()).await } else { Ok(None) } };
+            let worked = AssertUnwindSafe(turn).catch_unwind().await;
             let (bulk, error) = match worked {
                 Ok(Ok(None)) => (None, None),
                 Ok(Ok(Some((_, Ok(()))))) => continue,
@@ -176,7 +179,7 @@ impl Expander {
     }
 
     async fn load(&self, bulk: &BulkRow) -> Result<Shared, ExpandError> {
-        let content = contents(&self.acceptor.db, TenantId(bulk.tenant_id), &[bulk.content_id]).await?.pop();
+        let content = contents(&self.acceptor.db, &(TenantId(bulk.tenant_id), bulk.content_id).into()).await?.pop();
         Ok(Shared::read(bulk, content, &self.renderer).await?)
     }
 
@@ -198,7 +201,7 @@ impl Expander {
         let insert =
             |(message, lanes)| MessageInsert { tenant, message, lanes, key, idempotency: None, direct_consumer: None };
         let messages = messages.into_iter().zip(lanes).map(insert).collect();
-        let batch = BatchInsert { messages, call: None, bulk: Some(part) };
+        let batch = BatchInsert { messages, call: None, bulk: Some(part), enqueued: None, relay: None };
         let committed = self.acceptor.group_commit.accept_batch(batch).await.map_err(AcceptError::Db)?;
         Ok(matches!(committed, BatchCommitted::Inserted(_)))
     }

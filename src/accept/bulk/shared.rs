@@ -150,6 +150,7 @@ impl Shared {
             in_reply_to: None,
             template: self.template.as_ref().map(|(which, _)| *which),
             warnings: Vec::new(),
+            relay: None,
             bulk: Some(Box::new(BulkMember {
                 bulk: self.bulk,
                 content: self.content_id,

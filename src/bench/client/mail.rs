@@ -45,6 +45,10 @@ pub(in crate::bench) struct Request {
     shared: Arc<[u8]>,
     messages: Vec<Places>,
     domain_count: u64,
+    /// The API keys, all of the same length, of which each request has the next one.
+    keys: Arc<[String]>,
+    /// The position of the key in the request.
+    key_at: usize,
 }
 
 /// The positions of a message's number, its domain and the start of its file in the request.
@@ -56,19 +60,19 @@ struct Places {
 }
 
 impl Request {
-    /// Builds a request of this form, for an API at `host` and with this key.
-    pub(in crate::bench) fn new(options: &Options, form: Form, host: &str, key: &str) -> Self {
+    /// Builds a request of this form, for an API at `host` and with these keys in turn.
+    pub(in crate::bench) fn new(options: &Options, form: Form, host: &str, keys: &Arc<[String]>) -> Self {
         let count = usize::from(form.messages());
         let (path, body) = match form {
             Form::Single => ("/v1/messages", message(options)),
             Form::Batch(_) => ("/v1/messages/batch", format!("[{}]", vec![message(options); count].join(","))),
             Form::Bulk(_) => ("/v1/messages/bulk", bulk(options, count)),
         };
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
+        let key = keys.first().map_or("", String::as_str);
+        let before_key = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer ");
+        let key_at = before_key.len();
+        let head =
+            format!("{before_key}{key}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
         let mut own = [head, body].concat().into_bytes();
         let all = |mark: &str| memmem::find_iter(&own, mark).collect::<Vec<_>>();
         let (numbers, domains, files) = (all(NUMBER), all(DOMAIN), all(FILE));
@@ -82,7 +86,8 @@ impl Request {
         if own.len() > last + SHARED_FROM {
             shared = own.split_off(last).into();
         }
-        let mut request = Self { own, shared, messages, domain_count: options.domains.into() };
+        let (domain_count, keys) = (options.domains.into(), keys.clone());
+        let mut request = Self { own, shared, messages, domain_count, keys, key_at };
         request.starting_at(0);
         if options.same_attachment {
             // From now on, the files do not change.
@@ -106,6 +111,10 @@ impl Request {
             if let Some(at) = *file {
                 self.own[at..at + FILE.len()].copy_from_slice(file_start(number).as_bytes());
             }
+        }
+        let request = usize::try_from(first).unwrap_or(0) / self.messages.len().max(1);
+        if let Some(key) = self.keys.get(request % self.keys.len().max(1)) {
+            self.own[self.key_at..self.key_at + key.len()].copy_from_slice(key.as_bytes());
         }
         (&self.own, &self.shared)
     }
@@ -283,7 +292,20 @@ mod tests {
     fn request(line: &str) -> Request {
         let words = std::iter::once("bench").chain(line.split_whitespace());
         let options = Line::try_parse_from(words).unwrap().options;
-        Request::new(&options, options.form(), "127.0.0.1:1", "pr_key")
+        let keys: Arc<[String]> = Arc::new(["pr_key1".to_owned(), "pr_key2".to_owned()]);
+        Request::new(&options, options.form(), "127.0.0.1:1", &keys)
+    }
+
+    #[test]
+    fn requests_have_the_keys_in_turn() {
+        for (line, step) in [("", 1), ("--batch 3", 3)] {
+            let mut request = request(line);
+            for (n, key) in ["pr_key1", "pr_key2", "pr_key1"].into_iter().enumerate() {
+                let (own, _) = request.starting_at(n as u64 * step);
+                let header = format!("Authorization: Bearer {key}\r\n");
+                assert!(memmem::find(own, header.as_bytes()).is_some(), "{line} {n}");
+            }
+        }
     }
 
     /// The JSON of a request.

@@ -69,12 +69,12 @@ struct Shared {
 }
 
 impl Load {
-    /// Starts the load: sends messages numbered from `first` on to these APIs.
+    /// Starts the load: sends messages numbered from `first` on to these APIs, with these keys in turn.
     pub(in crate::bench) fn start(
         options: &Options,
         first: u64,
         apis: &[SocketAddr],
-        key: &str,
+        keys: &Arc<[String]>,
     ) -> Result<Self, BenchError> {
         let (send_result, done) = oneshot::channel();
         let (accepted, stop) = (Arc::<AtomicU64>::default(), CancellationToken::new());
@@ -94,7 +94,7 @@ impl Load {
             .iter()
             .cycle()
             .take(options.connections.into())
-            .map(|api| (*api, Request::new(options, options.form(), &api.to_string(), key)))
+            .map(|api| (*api, Request::new(options, options.form(), &api.to_string(), keys)))
             .collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.doing("create a runtime")?;

@@ -82,7 +82,7 @@ pub(super) async fn measure(options: &Options, stage: &mut Stage) -> Result<Repo
     let before = Sample::take(stage).await?;
     progress::step("measuring");
     let apis: Vec<_> = stage.services.iter().map(|service| service.api).collect();
-    let mut load = Load::start(options, IDLE_MESSAGES, &apis, &stage.key)?;
+    let mut load = Load::start(options, IDLE_MESSAGES, &apis, &stage.keys)?;
     let (result, seconds) = until_arrived(options, stage, &mut load, &before.count).await?;
     if result.count == 0 {
         let why = result.first_error.unwrap_or_else(|| "the time was too short".to_owned());
@@ -114,7 +114,7 @@ async fn idle(options: &Options, stage: &mut Stage) -> Result<Vec<Duration>, Ben
     progress::step("sending single messages while the service is idle");
     let doing = "send a message";
     let mut connection = Connection::open(service.api).await.doing(doing)?;
-    let mut request = Request::new(options, Form::Single, &service.api.to_string(), &stage.key);
+    let mut request = Request::new(options, Form::Single, &service.api.to_string(), &stage.keys);
     let mut waits = Vec::new();
     for number in 0..IDLE_MESSAGES {
         let status = connection.exchange(request.starting_at(number)).await.doing(doing)?;

@@ -27,13 +27,13 @@ pub struct Report {
     end_to_end_per_s: Option<f64>,
     /// CPU time of the service and Postgres per message, in µs. The number of messages includes those of the backlog
     /// that were sent during the run.
-    cpu_us_per_mail: Option<f64>,
+    cpu_us_per_message: Option<f64>,
     cpu_us_service: Option<f64>,
     cpu_us_postgres: Option<f64>,
     cpu_us_sink: Option<f64>,
     cpu_us_generator: Option<f64>,
-    wal_bytes_per_mail: f64,
-    disk_bytes_per_mail: f64,
+    wal_bytes_per_message: f64,
+    disk_bytes_per_message: f64,
     /// Maximum resident memory of the largest process of the service, in MiB.
     service_rss_mib: Option<f64>,
     /// Resident memory of the largest process of the service before the load, in MiB.
@@ -93,13 +93,13 @@ impl Report {
             accept_p99_ms: load.latency.percentile(990),
             accept_max_ms: load.latency.percentile(1_000),
             end_to_end_per_s: (!options.accept_only).then(|| messages / seconds(load.started, end)),
-            cpu_us_per_mail: service.zip(postgres).map(|(service, postgres)| service + postgres),
+            cpu_us_per_message: service.zip(postgres).map(|(service, postgres)| service + postgres),
             cpu_us_service: service,
             cpu_us_postgres: postgres,
             cpu_us_sink: used(|sample| sample.sink),
             cpu_us_generator: used(|sample| sample.generator),
-            wal_bytes_per_mail: growth(before.server.wal, after.server.wal) / figure(all),
-            disk_bytes_per_mail: growth(before.server.size, after.server.size) / figure(all),
+            wal_bytes_per_message: growth(before.server.wal, after.server.wal) / figure(all),
+            disk_bytes_per_message: growth(before.server.size, after.server.size) / figure(all),
             service_rss_mib: measured.memory.1,
             service_rss_idle_mib: measured.memory.0,
             idle_first_byte_p50_ms: measured.idle.get(measured.idle.len() / 2).copied().map(ms),
@@ -143,14 +143,15 @@ impl Report {
             ("end to end", format!("{}/s", whole(self.end_to_end_per_s))),
             ("CPU per message", {
                 let [service, postgres] = [self.cpu_us_service, self.cpu_us_postgres].map(whole);
-                format!("{} µs (service {service}, Postgres {postgres})", whole(self.cpu_us_per_mail))
+                format!("{} µs (service {service}, Postgres {postgres})", whole(self.cpu_us_per_message))
             }),
             ("  bench itself", {
                 let [sink, generator] = [self.cpu_us_sink, self.cpu_us_generator].map(whole);
                 format!("sink {sink} µs, generator {generator} µs")
             }),
             ("WAL / disk per message", {
-                let [wal, disk] = [self.wal_bytes_per_mail, self.disk_bytes_per_mail].map(|bytes| whole(Some(bytes)));
+                let [wal, disk] =
+                    [self.wal_bytes_per_message, self.disk_bytes_per_message].map(|bytes| whole(Some(bytes)));
                 format!("{wal} / {disk} bytes")
             }),
             ("memory of the service", {

@@ -173,6 +173,7 @@ impl Template {
             message_id: None,
             in_reply_to: None,
             bulk: None,
+            relay: None,
             template: None,
             warnings: Vec::new(),
         };

@@ -1,14 +1,15 @@
 //! Starts and stops the parts of the setup: the database, the sink and the service, in this order, because the service
 //! needs the addresses of the others.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::statvfs;
 use uuid::Uuid;
 
-use super::backlog;
 use super::process::{Service, Sink, run_to_end};
 use super::scratch::Scratch;
+use super::{backlog, keys};
 use crate::bench::client::{dkim, mail, template};
 use crate::bench::error::Doing as _;
 use crate::bench::options::{Backlog, Options};
@@ -36,8 +37,8 @@ pub(in crate::bench) struct Stage {
     pub db: Db,
     pub sink: Option<Sink>,
     pub services: Vec<Service>,
-    /// An API key with every scope.
-    pub key: String,
+    /// The API keys that the load is sent with in turn.
+    pub keys: Arc<[String]>,
     /// The number of messages of the backlog.
     pub backlog: u64,
 }
@@ -66,6 +67,7 @@ impl Stage {
         let sink = if options.uses_sink() { Some(Sink::start(options, IDLE_MESSAGES).await?) } else { None };
         let scopes = ["keys", "create", "--name", "bench", "--scope", "send", "--scope", "read", "--scope", "admin"];
         let key = run_to_end(&scopes, scratch.path(), &settings).await?;
+        let keys = keys::create(&db, options, &key).await?;
         let settings = service_settings(options, url, sink.as_ref());
         progress::step("starting the service");
         let mut services = Vec::new();
@@ -73,10 +75,10 @@ impl Stage {
         for _ in 0..options.replicas {
             services.push(Service::start(arguments, scratch.path(), &settings).await?);
         }
-        let stage = Self { scratch, postgres, db, sink, services, key, backlog };
+        let stage = Self { scratch, postgres, db, sink, services, keys, backlog };
         if let Some(first) = stage.services.first() {
-            dkim::register(first.api, &stage.key, mail::SENDER_DOMAIN, options.dkim).await?;
-            template::publish(first.api, &stage.key, options).await?;
+            dkim::register(first.api, &key, mail::SENDER_DOMAIN, options.dkim).await?;
+            template::publish(first.api, &key, options).await?;
         }
         Ok(stage)
     }

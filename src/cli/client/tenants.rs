@@ -33,6 +33,9 @@ enum Command {
         /// Share of the workers' capacity relative to other tenants, 1 to 1000 [default: 100]
         #[arg(long)]
         weight: Option<u16>,
+        /// The most urgent priority of its streams, 0 to 100
+        #[arg(long, value_name = "PRIORITY")]
+        min_priority: Option<u16>,
         /// Maximum recipients per day
         #[arg(long, value_name = "RECIPIENTS")]
         daily: Option<u32>,
@@ -104,9 +107,10 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
 async fn change(api: &Api, command: &Command) -> anyhow::Result<Reply> {
     let action = |tenant: &str, action: &str| format!("/v1/tenants/{}/{action}", segment(tenant));
     let reply = match command {
-        Command::Create { name, weight, daily } => {
+        Command::Create { name, weight, min_priority, daily } => {
             let quota = daily.map(|recipients_per_day| json!({"recipients_per_day": recipients_per_day}));
-            api.post("/v1/tenants", &json!({"name": name, "weight": weight, "quota": quota})).await
+            let tenant = json!({"name": name, "weight": weight, "min_priority": min_priority, "quota": quota});
+            api.post("/v1/tenants", &tenant).await
         }
         Command::Suspend { tenant, reason } => {
             let body = reason.as_ref().map_or_else(|| json!({}), |reason| json!({ "reason": reason }));

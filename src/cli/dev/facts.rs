@@ -30,6 +30,9 @@ pub(in crate::cli) struct Facts {
     /// Address of the SMTP server for bounces. Earlier versions did not write it.
     #[serde(default)]
     pub bounces_smtp: String,
+    /// Address of the SMTP server for submission. Earlier versions did not write it.
+    #[serde(default)]
+    pub submission_smtp: String,
 }
 
 /// A `dev.json` that another user of the machine could have written.
@@ -65,17 +68,17 @@ impl Facts {
 
     /// Returns the content of `DIR/dev.env`. No value contains a character that is special in a shell.
     fn shell(&self) -> String {
-        let Self { api, api_key, admin_key, test_key, inbox_smtp, bounces_smtp, .. } = self;
+        let Self { api, api_key, admin_key, test_key, inbox_smtp, bounces_smtp, submission_smtp, .. } = self;
         format!(
             "API={api}\nKEY={api_key}\nADMIN_KEY={admin_key}\nTEST_KEY={test_key}\nINBOX_SMTP={inbox_smtp}\n\
-             BOUNCES_SMTP={bounces_smtp}\n"
+             BOUNCES_SMTP={bounces_smtp}\nSUBMISSION_SMTP={submission_smtp}\n"
         )
     }
 
     /// Prints the addresses, the keys and first commands. `next` is the number of the next message in the inbox,
     /// `sign_in` the path that signs in to the dashboard.
     pub(super) fn print(&self, dir: &Path, next: u64, sign_in: Option<&str>) {
-        let Self { api, api_key, admin_key, test_key, inbox_smtp, bounces_smtp, .. } = self;
+        let Self { api, api_key, admin_key, test_key, inbox_smtp, bounces_smtp, submission_smtp, .. } = self;
         let dashboard = sign_in.map_or_else(
             || "off (dashboard.enabled)".to_owned(),
             |path| format!("{api}{path}   (signs in once, within 10 minutes; then {api}/ui)"),
@@ -88,6 +91,7 @@ Postrider is running. Every message goes to the inbox; nothing leaves this machi
   API key    {api_key}
   Admin key  {admin_key}
   Test key   {test_key}   (sends nothing; the simulator plays every delivery)
+  SMTP       {submission_smtp}   (send messages: any user, an API key as the password, no TLS)
   Dashboard  {dashboard}
   Inbox      {api}/inbox   (SMTP on {inbox_smtp}, any user and password)
   Webhooks   {api}/dev/hooks   (receives and shows what is posted to it)
@@ -182,6 +186,7 @@ mod tests {
             database_url: String::new(),
             inbox_smtp: String::new(),
             bounces_smtp: String::new(),
+            submission_smtp: String::new(),
         };
         facts.write(dir.path()).unwrap();
         assert!(Facts::read_trusted(dir.path()).unwrap().is_some());

@@ -4,11 +4,13 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::config::{Config, Unverified, Webhooks};
+use crate::config::{Config, PrivateMx, Unverified, Webhooks};
 use crate::dev::local_only::is_local_url;
 
 use super::super::healthcheck::reachable;
 
+/// Preferred port of submission. If it is in use, another one is chosen at the start.
+const SUBMISSION_PORT: u16 = 1587;
 /// The domain of return paths, if none is configured.
 const RETURN_DOMAIN: &str = "return.postrider.test";
 
@@ -41,6 +43,14 @@ pub(super) fn isolate(config: &mut Config, database_url: &str, inbox: SocketAddr
     config.resend.fetch_allow.clear();
     config.resend.this_machine_only = true;
 
+    ignore(!config.delivery.blocklists.is_empty(), "delivery.blocklists");
+    config.delivery.blocklists.clear();
+
+    let is_other_machine = config.attachments.endpoint.as_ref().is_none_or(|url| !is_local_url(url));
+    if is_other_machine {
+        ignore(config.attachments.bucket.take().is_some(), "attachments.bucket");
+    }
+
     // A link in a message in the inbox must not lead to a production server, which might accept its signature.
     let is_other_machine = config.public_url.as_ref().is_some_and(|url| !is_local_url(url));
     ignore(is_other_machine, "public_url");
@@ -56,7 +66,29 @@ pub(super) fn isolate(config: &mut Config, database_url: &str, inbox: SocketAddr
     if is_open || config.inbound.listen.is_none() {
         config.inbound.listen = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     }
+    // So does the one for submission, without TLS, because no certificate is needed there.
+    let submission = &mut config.submission;
+    let is_open = submission.listen.is_some_and(|address| !address.ip().is_loopback());
+    ignore(is_open, "submission.listen");
+    if is_open || submission.listen.is_none() {
+        submission.listen = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, SUBMISSION_PORT)));
+    }
+    ignore(submission.tls_listen.take().is_some(), "submission.tls_listen");
+    let files = [submission.cert_file.take(), submission.key_file.take()];
+    ignore(files.iter().any(Option::is_some), "submission.cert_file, submission.key_file");
+
+    // Received messages are passed on to servers on this machine only.
+    let is_open = !matches!(config.inbound.allow_private_relays, PrivateMx::All(false));
+    ignore(is_open, "inbound.allow_private_relays");
+    config.inbound.allow_private_relays = PrivateMx::All(false);
+    config.inbound.this_machine_only = true;
+
+    // The DNS would be asked about the senders.
+    config.inbound.authenticate = false;
     config.return_path.domain.get_or_insert_with(|| RETURN_DOMAIN.into());
+
+    // Nothing leaves this machine, so a copied or restored directory may send again.
+    config.restore_guard.enabled = false;
 
     // A stop of `dev` is awaited by a person, and by no load balancer.
     config.http.drain_delay = Duration::ZERO;
@@ -93,7 +125,13 @@ mod tests {
         config.webhooks.allow_private = true;
         config.webhooks.allow = vec!["10.0.0.0/8".into()];
         config.resend.fetch_allow = vec!["files.acme.example".into()];
+        config.delivery.blocklists = vec!["bl.example".into()];
+        config.attachments.bucket = Some("acme".into());
         config.inbound.listen = Some("0.0.0.0:25".parse().unwrap());
+        config.inbound.allow_private_relays = PrivateMx::All(true);
+        config.submission.listen = Some("0.0.0.0:587".parse().unwrap());
+        config.submission.tls_listen = Some("0.0.0.0:465".parse().unwrap());
+        config.submission.cert_file = Some("/etc/postrider/submission.pem".into());
         config.domains.unverified = Unverified::Refuse;
         let direct = Route { relays: vec!["mx".to_owned().into()], ..Route::default() };
         config.routes.insert("own".into(), direct);
@@ -108,16 +146,25 @@ mod tests {
                 "webhooks.allow_private",
                 "webhooks.allow",
                 "resend.fetch_allow",
+                "delivery.blocklists",
+                "attachments.bucket",
                 "public_url",
                 "inbound.listen",
+                "submission.listen",
+                "submission.tls_listen",
+                "submission.cert_file, submission.key_file",
+                "inbound.allow_private_relays",
                 "domains.unverified",
             ]
         );
         assert!(config.routes.is_empty() && config.relay_ca_file.is_none() && config.webhooks.this_machine_only);
         assert!(config.resend.this_machine_only && config.resend.fetch_allow.is_empty());
+        assert_eq!(config.attachments.bucket, None);
         assert_eq!(config.relay_url.unwrap().expose(), "smtp://127.0.0.1:1025?tls=none");
         assert_eq!(config.public_url.unwrap().as_str(), "http://127.0.0.1:8080/");
         assert!(config.inbound.listen.unwrap().ip().is_loopback());
+        assert_eq!(config.submission.listen.unwrap().to_string(), "127.0.0.1:1587");
+        assert!(config.submission.all_connections() == u64::from(config.submission.connections));
     }
 
     #[test]

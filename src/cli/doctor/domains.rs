@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use super::Report;
+use crate::app::self_checks::blocklists::Checks;
 use crate::app::{self, domains as settings};
 use crate::config::Config;
 use crate::db::domains::cache::{SenderCache, SenderStatus};
@@ -32,6 +33,7 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
     if terms.is_direct {
         check_hostname(&terms.hostname, &dns, report).await;
     }
+    check_blocklists(config, report).await;
 }
 
 async fn check_registered(config: &Config, db: &Db, dns: &UncachedResolver, rows: Vec<DomainRow>, report: &mut Report) {
@@ -143,6 +145,27 @@ async fn check_hostname(hostname: &str, dns: &UncachedResolver, report: &mut Rep
                 check_ptr(&subject, hostname, address, dns, report).await;
             }
         }
+    }
+}
+
+/// Looks up the addresses of the hostname in the configured blocklists.
+async fn check_blocklists(config: &Config, report: &mut Report) {
+    const SUBJECT: &str = "blocklists";
+    if config.delivery.blocklists.is_empty() {
+        return;
+    }
+    let findings = match Checks::new(config) {
+        Ok(checks) => checks.once().await,
+        Err(error) => return report.bad(SUBJECT, format!("{error:#}")),
+    };
+    for (address, list) in &findings.listed {
+        report.bad(SUBJECT, format!("{list} names {address}: ask its operator why, and for the removal"));
+    }
+    for why in &findings.failures {
+        Report::warn(SUBJECT, why);
+    }
+    if findings.listed.is_empty() && findings.checked > 0 {
+        Report::ok(SUBJECT, "none of them names an address of the hostname");
     }
 }
 

@@ -61,9 +61,11 @@ pub struct Delivery {
     /// Whether success notifications are requested from servers that offer DSN (RFC 3461), so that `relayed` becomes
     /// `delivered`. Needs `return_path.domain`.
     pub dsn_success: bool,
+    /// DNS blocklists in which the addresses of `hostname` are looked up every hour.
+    pub blocklists: Vec<String>,
 }
 
-/// Value of [`Delivery::allow_private_mx`].
+/// Value of [`Delivery::allow_private_mx`] and of `inbound.allow_private_relays`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum PrivateMx {
@@ -76,6 +78,21 @@ pub enum PrivateMx {
 }
 
 impl PrivateMx {
+    /// Returns the value as parsed rules.
+    pub fn allowed(&self) -> Allowed {
+        // Invalid rules were refused when the configuration was read.
+        let rules = self.rules().into_iter().filter_map(|rule| rule.parse().ok()).collect();
+        Allowed { private: matches!(self, Self::All(true)), rules, ..Allowed::default() }
+    }
+
+    /// Returns an error that names the first invalid rule.
+    pub(in crate::config) fn check(&self) -> Result<(), String> {
+        match self.rules().into_iter().find_map(|rule| Some((rule, rule.parse::<Rule>().err()?))) {
+            Some((rule, why)) => Err(format!("{rule:?} {why}")),
+            None => Ok(()),
+        }
+    }
+
     fn rules(&self) -> Vec<&str> {
         match self {
             Self::All(_) => Vec::new(),
@@ -93,9 +110,7 @@ impl Delivery {
 
     /// Returns [`Delivery::allow_private_mx`] as parsed rules.
     pub fn private_mx(&self) -> Allowed {
-        // Invalid rules were refused when the configuration was read.
-        let rules = self.allow_private_mx.rules().into_iter().filter_map(|rule| rule.parse().ok()).collect();
-        Allowed { private: matches!(self.allow_private_mx, PrivateMx::All(true)), rules, ..Allowed::default() }
+        self.allow_private_mx.allowed()
     }
 
     /// Returns [`Delivery::tls`] with domains in the form that addresses use: A-labels, lower case.
@@ -120,9 +135,9 @@ impl Delivery {
         within_time(self.retry_window, second..=30 * day)?;
         within_time(self.greylist, second..=day)?;
         within_time(self.shutdown_grace, Duration::ZERO..=Duration::from_hours(1))?;
-        let rules = self.allow_private_mx.rules();
-        if let Some((rule, why)) = rules.into_iter().find_map(|rule| Some((rule, rule.parse::<Rule>().err()?))) {
-            return Err(format!("{rule:?} {why}"));
+        self.allow_private_mx.check()?;
+        if let Some(list) = self.blocklists.iter().find(|list| !list.contains('.') || ascii(list).is_none()) {
+            return Err(format!("{list:?} is not the domain of a blocklist such as zen.example.net"));
         }
         match self.tls.keys().find(|domain| *domain != "*" && ascii(domain).is_none()) {
             Some(domain) => Err(format!("{domain:?} is not a domain name such as example.net, nor *")),

@@ -58,6 +58,11 @@ pub(in crate::config) fn merge(settings: Vec<Setting>, mut problems: Problems) -
         let message = "must not be less than accept.max_body_mib, or the largest request could never be read";
         problems.push("accept.body_memory_mib", message, Origin::Key);
     }
+    for (key, message) in config.retention.check_whole().into_iter().chain(config.attachments.check_whole()) {
+        if !problems.has_problem(key) {
+            problems.push(key, message, Origin::Key);
+        }
+    }
     for (name, route) in &config.routes {
         let key = format!("routes.{name}.relays");
         if let (Err(message), false) = (route.check_whole(), problems.has_problem(&key)) {

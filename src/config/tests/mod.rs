@@ -295,3 +295,19 @@ fn private_mail_exchangers_are_allowed_by_flag_or_list() {
     let problems = problems("", &[(variable, "10.0.0.0/33")]);
     assert!(problems.iter().any(|line| line.contains("must be an IP address, a network")), "{problems:?}");
 }
+
+#[test]
+fn retention_periods_are_durations_or_forever() {
+    let config = valid_config("[retention]\nmessages = \"forever\"\ncontent = \"400d\"\n", &[]);
+    assert_eq!(config.retention.messages, crate::domain::retention::Period::FOREVER);
+    let short = problems("[retention]\nmessages = \"60d\"\n", &[]);
+    assert_eq!(short.len(), 1, "{short:?}");
+    assert!(short[0].starts_with("retention.events: must not be longer than retention.messages"), "{short:?}");
+    let toml = "[retention]\nevents = \"1d\"\naudit = \"never\"\nmessages = \"30d\"\n";
+    insta::assert_snapshot!(problems(toml, &[("POSTRIDER_RETENTION__WEBHOOK_LOG", "1h")]).join("\n"), @r#"
+    retention.audit: "never" is not a duration such as 45d, or "forever" (in postrider.toml)
+    retention.events: must be between 7d and 3650d, is 1d; or "forever" (in postrider.toml)
+    retention.webhook_log: must be between 1d and 3650d, is 1h; or "forever" (from POSTRIDER_RETENTION__WEBHOOK_LOG)
+    retention.content: must not be longer than retention.messages, because content is deleted with its message: it is 45d, and retention.messages is 30d
+    "#);
+}

@@ -1,7 +1,6 @@
 //! Appends events. Every event is created by a constructor of [`NewEvent`], so only this file decides which columns an
 //! event of each type sets.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -11,7 +10,7 @@ use uuid::Uuid;
 use crate::domain::bounce::Bounce;
 use crate::domain::delivery::Transition;
 use crate::domain::event::EventType;
-use crate::domain::id::{EndpointId, KeyId, MessageId, RecipientKey, TenantId};
+use crate::domain::id::{EndpointId, KeyId, MessageId, ReceivedId, RecipientKey, TenantId};
 use crate::domain::outcome::Outcome;
 
 /// An event to append.
@@ -25,6 +24,8 @@ pub(in crate::db) struct NewEvent<'a> {
     endpoint_id: Option<Uuid>,
     /// The API key, if the event is about one.
     key_id: Option<Uuid>,
+    /// The received message, if the event is about one.
+    received_id: Option<Uuid>,
     attempt: Option<i16>,
     outcome: Option<&'a Outcome>,
     next_attempt_at: Option<DateTime<Utc>>,
@@ -40,6 +41,27 @@ impl NewEvent<'_> {
     pub fn accepted(tenant: TenantId, message: MessageId, scheduled: Option<DateTime<Utc>>) -> Self {
         let kind = if scheduled.is_some() { EventType::Scheduled } else { EventType::Accepted };
         Self { message_id: Some(message.0), next_attempt_at: scheduled, ..Self::new(tenant, kind) }
+    }
+
+    /// An API request erased the content of a message.
+    pub fn redacted(tenant: TenantId, message: MessageId) -> Self {
+        Self { message_id: Some(message.0), ..Self::new(tenant, EventType::Redacted) }
+    }
+}
+
+/// Events of a message that was not accepted.
+impl<'a> NewEvent<'a> {
+    /// A message that was sent from SQL was rejected; `outcome` contains the reason.
+    pub fn rejected(tenant: TenantId, message: MessageId, outcome: &'a Outcome) -> Self {
+        Self { message_id: Some(message.0), outcome: Some(outcome), ..Self::new(tenant, EventType::Rejected) }
+    }
+}
+
+/// Events of a received message.
+impl NewEvent<'_> {
+    /// A message was received for an inbound route.
+    pub fn received(tenant: TenantId, received: ReceivedId) -> Self {
+        Self { received_id: Some(received.0), ..Self::new(tenant, EventType::Received) }
     }
 }
 
@@ -143,6 +165,7 @@ impl NewEvent<'_> {
             recipient_id: None,
             endpoint_id: None,
             key_id: None,
+            received_id: None,
             attempt: None,
             outcome: None,
             next_attempt_at: None,
@@ -157,54 +180,49 @@ impl NewEvent<'_> {
     }
 }
 
-/// Numbers and inserts events, in the order given within each tenant.
+/// Numbers and inserts events, in the order given within each tenant, in one statement for all tenants.
 pub(in crate::db) async fn append(
     connection: &mut PgConnection,
     now: DateTime<Utc>,
-    events: Vec<NewEvent<'_>>,
+    mut events: Vec<NewEvent<'_>>,
 ) -> Result<(), sqlx::Error> {
-    let mut by_tenant = BTreeMap::<Uuid, Vec<NewEvent<'_>>>::new();
-    for event in events {
-        by_tenant.entry(event.tenant.0).or_default().push(event);
+    if events.is_empty() {
+        return Ok(());
     }
-    for (tenant, events) in by_tenant {
-        append_to(connection, now, tenant, &events).await?;
-    }
-    Ok(())
-}
-
-async fn append_to(
-    connection: &mut PgConnection,
-    now: DateTime<Utc>,
-    tenant: Uuid,
-    events: &[NewEvent<'_>],
-) -> Result<(), sqlx::Error> {
-    let count = i64::try_from(events.len()).unwrap_or(i64::MAX);
-    let event = Columns::new(events);
-    // Transactions often wait for the counter row, so the lock timeout does not apply here; the statement timeout does.
+    // In the order of the tenants, so that two transactions never wait for each other's counters. The sort is stable.
+    events.sort_by_key(|event| event.tenant.0);
+    let (counted, event) = (Counted::new(&events), Columns::new(&events));
+    // Transactions often wait for the counter rows, so the lock timeout does not apply here; the statement timeout does.
     let written = sqlx::query!(
         "WITH patient AS MATERIALIZED (SELECT set_config('lock_timeout', '0', true)),
-         counter AS MATERIALIZED (SELECT take_event_numbers($1 /* tenant */, $3 /* count */) AS base FROM patient)
+         counter AS MATERIALIZED (
+             SELECT array_agg(taken.base ORDER BY taken.place) AS bases
+             FROM patient CROSS JOIN LATERAL (
+                 SELECT take_event_numbers(u.tenant_id, u.count) AS base, u.place
+                 FROM unnest($1::uuid[], $2::bigint[]) WITH ORDINALITY AS u (tenant_id, count, place)) taken)
          INSERT INTO events (tenant_id, seq, recorded_at, type, message_id, recipient_id, attempt, response_code,
                              response_enhanced, response_text, mx, ip, tls, duration_ms, next_attempt_at, endpoint_id,
-                             bounce_type, bounce_category, bounce_source, vouched, key_id)
-         SELECT $1, counter.base + e.n, $2 /* now */, e.kind, e.message_id, e.recipient_id, e.attempt, e.response_code,
-                e.response_enhanced, e.response_text, e.mx, e.ip, e.tls, e.duration_ms, e.next_attempt_at,
-                e.endpoint_id, e.bounce_type, e.bounce_category, e.bounce_source, e.vouched, e.key_id
+                             bounce_type, bounce_category, bounce_source, vouched, key_id, received_id)
+         SELECT ($1::uuid[])[e.tenant], counter.bases[e.tenant] + e.n, $3 /* now */, e.kind, e.message_id, e.recipient_id,
+                e.attempt, e.response_code, e.response_enhanced, e.response_text, e.mx, e.ip, e.tls, e.duration_ms,
+                e.next_attempt_at, e.endpoint_id, e.bounce_type, e.bounce_category, e.bounce_source, e.vouched, e.key_id,
+                e.received_id
          FROM counter,
-              unnest($4::text[], $5::uuid[], $6::uuid[], $7::smallint[],
-                     $8::smallint[], $9::text[], $10::text[],
-                     $11::text[], $12::text[], $13::text[], $14::integer[], $15::timestamptz[],
-                     $16::uuid[], $17::text[], $18::text[], $19::text[], $20::boolean[], $21::uuid[])
-              WITH ORDINALITY
-                AS e (kind, message_id, recipient_id, attempt,
+              unnest($4::integer[], $5::bigint[], $6::text[], $7::uuid[], $8::uuid[], $9::smallint[],
+                     $10::smallint[], $11::text[], $12::text[],
+                     $13::text[], $14::text[], $15::text[], $16::integer[], $17::timestamptz[],
+                     $18::uuid[], $19::text[], $20::text[], $21::text[], $22::boolean[], $23::uuid[],
+                     $24::uuid[])
+                AS e (tenant, n, kind, message_id, recipient_id, attempt,
                       response_code, response_enhanced, response_text,
                       mx, ip, tls, duration_ms, next_attempt_at,
-                      endpoint_id, bounce_type, bounce_category, bounce_source, vouched, key_id, n)
-         WHERE counter.base IS NOT NULL",
-        tenant,
+                      endpoint_id, bounce_type, bounce_category, bounce_source, vouched, key_id, received_id)
+         WHERE counter.bases[e.tenant] IS NOT NULL",
+        &counted.tenant_id,
+        &counted.count,
         now,
-        count,
+        &event.tenant,
+        &event.n,
         &event.kind as _,
         &event.message_id as _,
         &event.recipient_id as _,
@@ -222,11 +240,12 @@ async fn append_to(
         &event.bounce_category as _,
         &event.bounce_source as _,
         &event.vouched as _,
-        &event.key_id as _
+        &event.key_id as _,
+        &event.received_id as _
     )
     .execute(connection)
     .await?;
-    // Without a counter row, no event was inserted: fails, so that the tenant's events are not lost silently.
+    // Without a counter row, no event of the tenant was inserted: fails, so that its events are not lost silently.
     if usize::try_from(written.rows_affected()).ok() == Some(events.len()) {
         Ok(())
     } else {
@@ -234,8 +253,28 @@ async fn append_to(
     }
 }
 
-/// The events of one tenant as columns, in the order of the statement's parameters.
+/// The tenants of events, in the order of their ids, with the number of events of each.
+struct Counted {
+    tenant_id: Vec<Uuid>,
+    count: Vec<i64>,
+}
+
+impl Counted {
+    /// Counts the events, which are in the order of their tenants.
+    fn new(events: &[NewEvent<'_>]) -> Self {
+        let groups = events.chunk_by(|event, next| event.tenant == next.tenant);
+        let count = |group: &[NewEvent<'_>]| i64::try_from(group.len()).unwrap_or(i64::MAX);
+        let (tenant_id, count) = groups.filter_map(|group| Some((group.first()?.tenant.0, count(group)))).unzip();
+        Self { tenant_id, count }
+    }
+}
+
+/// Events as columns, in the order of the statement's parameters.
 struct Columns<'a> {
+    /// The position of the event's tenant among the tenants, from 1.
+    tenant: Vec<i32>,
+    /// The position of the event among the events of its tenant, from 1.
+    n: Vec<i64>,
     kind: Vec<&'static str>,
     message_id: Vec<Option<Uuid>>,
     recipient_id: Vec<Option<Uuid>>,
@@ -254,15 +293,23 @@ struct Columns<'a> {
     bounce_source: Vec<Option<&'static str>>,
     vouched: Vec<Option<bool>>,
     key_id: Vec<Option<Uuid>>,
+    received_id: Vec<Option<Uuid>>,
 }
 
 impl<'a> Columns<'a> {
+    /// Converts events, which are in the order of their tenants.
     fn new(events: &'a [NewEvent<'_>]) -> Self {
+        let (tenant, n) = (1..)
+            .zip(events.chunk_by(|event, next| event.tenant == next.tenant))
+            .flat_map(|(tenant, group)| (1..).zip(group).map(move |(n, _)| (tenant, n)))
+            .unzip();
         let outcomes = || events.iter().map(|event| event.outcome);
         let bounces = || events.iter().map(|event| event.bounce);
         // Only an attempt has a duration. Without an attempt, the outcome contains a quoted reply or a reason.
         let duration = |event: &NewEvent<'_>| event.attempt.and(event.outcome).map(|o| milliseconds(o.duration));
         Self {
+            tenant,
+            n,
             kind: events.iter().map(|event| event.kind.as_str()).collect(),
             message_id: events.iter().map(|event| event.message_id).collect(),
             recipient_id: events.iter().map(|event| event.recipient_id).collect(),
@@ -281,6 +328,7 @@ impl<'a> Columns<'a> {
             bounce_source: bounces().map(|b| Some(b?.source.as_str())).collect(),
             vouched: events.iter().map(|event| event.vouched).collect(),
             key_id: events.iter().map(|event| event.key_id).collect(),
+            received_id: events.iter().map(|event| event.received_id).collect(),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Bounce classifications, read from events.
+//! Bounce classifications, read from events. They are looked up message by message (LATERAL, with OFFSET 0): a new
+//! week's partition has no statistics, and Postgres could otherwise read all events of the tenant.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,8 +16,9 @@ pub async fn of_messages(db: &Db, tenant: TenantId, messages: &[Uuid]) -> Result
     }
     let query = sqlx::query!(
         r#"SELECT DISTINCT ON (recipient_id) recipient_id AS "recipient!", bounce_type, bounce_category, bounce_source
-           FROM events
-           WHERE message_id = ANY ($2) AND tenant_id = $1 AND recipient_id IS NOT NULL AND bounce_type IS NOT NULL
+           FROM unnest($2::uuid[]) AS wanted (id)
+           CROSS JOIN LATERAL (SELECT * FROM events WHERE message_id = wanted.id OFFSET 0) e
+           WHERE tenant_id = $1 AND recipient_id IS NOT NULL AND bounce_type IS NOT NULL
            ORDER BY recipient_id, seq DESC"#,
         tenant.0,
         messages
@@ -34,8 +36,10 @@ pub async fn complained(db: &Db, tenant: TenantId, messages: &[Uuid]) -> Result<
         return Ok(HashSet::new());
     }
     let query = sqlx::query_scalar!(
-        r#"SELECT DISTINCT message_id AS "id!" FROM events
-           WHERE message_id = ANY ($2) AND tenant_id = $1 AND type = 'message.complained'"#,
+        r#"SELECT DISTINCT message_id AS "id!"
+           FROM unnest($2::uuid[]) AS wanted (id)
+           CROSS JOIN LATERAL (SELECT * FROM events WHERE message_id = wanted.id OFFSET 0) e
+           WHERE tenant_id = $1 AND type = 'message.complained'"#,
         tenant.0,
         messages
     );

@@ -106,9 +106,13 @@ async fn events(
           WHERE tenant_id = $1 AND seq > $2 AND seq <= $3
             AND ($4::text[] IS NULL OR type = ANY ($4))
             AND ($5::uuid IS NULL OR message_id = $5)
-            AND ($7::text[] IS NULL OR EXISTS (
-                 SELECT FROM messages s WHERE s.tenant_id = $1 AND s.id = events.message_id
-                    AND split_part(s.from_address, '@', -1) = ANY ($7)))
+            AND ($7::text[] IS NULL
+                 OR EXISTS (
+                     SELECT FROM messages s WHERE s.tenant_id = $1 AND s.id = events.message_id
+                        AND split_part(s.from_address, '@', -1) = ANY ($7))
+                 OR type = 'message.rejected' AND EXISTS (
+                     SELECT FROM sql_inbox i WHERE i.tenant_id = $1 AND i.id = events.message_id
+                        AND lower(split_part(sql_send_email(i.payload -> 'from'), '@', -1)) = ANY ($7)))
           ORDER BY seq LIMIT $6) e",
         "ORDER BY e.seq",
         tenant.0,
@@ -122,12 +126,22 @@ async fn events(
     db.timed("feed.events", query.fetch_all(&db.pool)).await
 }
 
-/// Returns the `seq` of each tenant's last event, without tenants that have no events.
+/// Returns the `seq` up to which a tenant's events were deleted because of their age; 0 if none was.
+pub async fn deleted_up_to(db: &Db, tenant: TenantId) -> Result<i64, DbError> {
+    let query = sqlx::query_scalar!("SELECT up_to FROM deleted_events WHERE tenant_id = $1", tenant.0);
+    Ok(db.timed("feed.deleted_up_to", query.fetch_optional(&db.pool)).await?.unwrap_or(0))
+}
+
+/// Returns the `seq` of each tenant's last event, without tenants that have had no events.
 pub async fn last(db: &Db, tenants: &[Uuid]) -> Result<Vec<(Uuid, i64)>, DbError> {
     // Read from `events`, because the counter row may have many versions that a snapshot still sees.
     let query = sqlx::query!(
-        r#"SELECT t.id AS "id!", last.seq FROM unnest($1::uuid[]) AS t (id)
-           CROSS JOIN LATERAL (SELECT seq FROM events WHERE tenant_id = t.id ORDER BY seq DESC LIMIT 1) AS last"#,
+        r#"SELECT t.id AS "id!", last.seq AS "seq!"
+           FROM unnest($1::uuid[]) AS t (id)
+           CROSS JOIN LATERAL (
+               SELECT coalesce((SELECT seq FROM events WHERE tenant_id = t.id ORDER BY seq DESC LIMIT 1),
+                               (SELECT up_to FROM deleted_events WHERE tenant_id = t.id)) AS seq) AS last
+           WHERE last.seq IS NOT NULL"#,
         tenants
     );
     let rows = db.timed("feed.last", query.fetch_all(&db.pool)).await?;
@@ -142,14 +156,16 @@ pub async fn last_before(db: &Db, tenant: TenantId, time: DateTime<Utc>) -> Resu
     let mut high = last(db, &[tenant.0]).await?.first().map_or(0, |(_, seq)| *seq);
     while low < high {
         let middle = high - (high - low) / 2;
-        let query =
-            sqlx::query_scalar!("SELECT recorded_at FROM events WHERE tenant_id = $1 AND seq = $2", tenant.0, middle);
-        let written = db.timed("feed.written", query.fetch_optional(&db.pool)).await?;
-        // Missing events were deleted by retention, so they are older.
-        if written.is_none_or(|at| at < time) {
-            low = middle;
-        } else {
-            high = middle - 1;
+        // Numbers are missing where retention deleted events, and where a restore skipped them.
+        let query = sqlx::query!(
+            "SELECT seq, recorded_at FROM events WHERE tenant_id = $1 AND seq >= $2 AND seq <= $3 ORDER BY seq LIMIT 1",
+            tenant.0,
+            middle,
+            high
+        );
+        match db.timed("feed.written", query.fetch_optional(&db.pool)).await? {
+            Some(event) if event.recorded_at < time => low = event.seq,
+            _ => high = middle - 1,
         }
     }
     Ok(low)

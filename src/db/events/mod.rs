@@ -7,6 +7,7 @@
 mod append;
 pub mod bounces;
 pub mod feed;
+pub(super) mod skip;
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -83,12 +84,35 @@ pub struct EventRow {
     pub internet_message_id: Option<String>,
     /// For an accepted message, all its recipients: `[{"id", "address", "kind"}]`.
     pub recipients: Option<serde_json::Value>,
+    /// For a rejected message, what was sent: `{"from", "subject", "stream", "tags", "metadata"}`.
+    pub rejected: Option<serde_json::Value>,
+    /// The received message ([`EventReceived`](crate::domain::event::EventReceived)), if the event is about one.
+    pub received: Option<serde_json::Value>,
+}
+
+impl EventRow {
+    /// Fills in the fields of a rejected message, which is stored in another table.
+    fn with_rejected(mut self) -> Self {
+        let Some(mut sent) = self.rejected.take() else { return self };
+        let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+        self.from_address = self.from_address.or_else(|| text(&sent["from"]));
+        self.subject = self.subject.or_else(|| text(&sent["subject"]));
+        self.stream = self.stream.or_else(|| text(&sent["stream"]));
+        let mut take = |name: &str| Some(sent[name].take()).filter(|value| !value.is_null());
+        self.tags = self.tags.or_else(|| take("tags"));
+        self.metadata = self.metadata.or_else(|| take("metadata"));
+        self
+    }
 }
 
 impl From<EventRow> for Event {
     fn from(row: EventRow) -> Self {
+        // A rejected message was never given a Message-ID.
+        let is_message = row.from_address.is_some();
+        let row = row.with_rejected();
         let internet_message_id = row
             .message_id
+            .filter(|_| is_message)
             .zip(row.from_address.as_deref())
             .map(|(id, from)| message_id::header_value(MessageId(id), row.internet_message_id.as_deref(), from));
         let is_final = (row.kind == EventType::Uncertain.as_str()).then(|| row.next_attempt_at.is_none());
@@ -116,6 +140,7 @@ impl From<EventRow> for Event {
                 next_attempt_at: row.next_attempt_at,
                 bounce: BounceView::from_row(row.bounce_type, row.bounce_category, row.bounce_source),
                 endpoint_id: row.endpoint_id.map(EndpointId),
+                received: row.received,
                 key_id: row.key_id.map(KeyId),
                 test: TenantId(row.tenant_id).is_test().then_some(true),
                 vouched: row.vouched,
@@ -140,7 +165,23 @@ macro_rules! select_events {
                       CASE WHEN e.recipient_id IS NULL AND e.type IN ('message.accepted', 'message.scheduled') THEN (
                           SELECT jsonb_agg(jsonb_build_object('id', 'rcp_' || replace(t.id::text, '-', ''),
                                                               'address', t.address, 'kind', t.kind) ORDER BY t.position)
-                          FROM recipients t WHERE t.message_id = e.message_id AND t.tenant_id = $1) END AS "recipients?"
+                          FROM recipients t WHERE t.message_id = e.message_id AND t.tenant_id = $1) END AS "recipients?",
+                      CASE WHEN e.type = 'message.rejected' THEN (
+                          SELECT jsonb_build_object('from', sql_send_email(i.payload -> 'from'), 'subject', i.payload -> 'subject',
+                                                    'stream', i.stream, 'tags', i.payload -> 'tags',
+                                                    'metadata', i.payload -> 'metadata')
+                          FROM sql_inbox i WHERE i.tenant_id = $1 AND i.id = e.message_id) END AS "rejected?",
+                      CASE WHEN e.received_id IS NOT NULL THEN (
+                          SELECT jsonb_build_object(
+                              'id', 'rcv_' || replace(e.received_id::text, '-', ''),
+                              'route_id', 'irt_' || replace(v.route_id::text, '-', ''), 'from', v.from_address,
+                              'to', v.envelope_to, 'subject', v.subject,
+                              'internet_message_id', '<' || v.internet_message_id || '>',
+                              'answers', 'msg_' || replace(v.answered_message_id::text, '-', ''),
+                              'is_auto_reply', CASE WHEN v.id IS NOT NULL THEN v.auto_reply IS NOT NULL END,
+                              'attachments', jsonb_array_length(v.attachments), 'size', v.size)
+                          FROM (SELECT) one LEFT JOIN received_messages v
+                               ON v.id = e.received_id AND v.tenant_id = $1) END AS "received?"
                FROM "#
                 + $from
                 + r#"
@@ -164,9 +205,12 @@ pub async fn of_message(
     after: i64,
     limit: i64,
 ) -> Result<Vec<EventRow>, DbError> {
+    // Finds the events by the message alone: in a new week's partition, which has no statistics, Postgres could otherwise
+    // read all events of the tenant in the order of `seq`.
     let query = select_events!(
-        "events e",
-        "WHERE e.tenant_id = $1 AND e.message_id = $2 AND e.seq > $3 AND e.recorded_at >= $5 ORDER BY e.seq LIMIT $4",
+        "(SELECT own.* FROM (SELECT * FROM events WHERE message_id = $2 AND seq > $3 AND recorded_at >= $5 OFFSET 0) own
+          WHERE own.tenant_id = $1 ORDER BY own.seq LIMIT $4) e",
+        "ORDER BY e.seq",
         tenant.0,
         message.0,
         after,

@@ -175,22 +175,28 @@ fn recipients_per_day(quota: KeyQuota) -> Option<i32> {
 
 /// Returns the key with this hash, including revoked and expired keys, and what its tenant allows.
 pub async fn find(db: &Db, hash: [u8; 32]) -> Result<Option<FoundKey>, DbError> {
+    Ok(find_many(db, &[hash]).await?.pop().map(|(_, found)| found))
+}
+
+/// Returns the keys with these hashes, as [`find`] does, each with its hash.
+pub async fn find_many(db: &Db, hashes: &[[u8; 32]]) -> Result<Vec<([u8; 32], FoundKey)>, DbError> {
+    let hashes: Vec<&[u8]> = hashes.iter().map(|hash| &hash[..]).collect();
     let query = sqlx::query!(
-        "SELECT k.id, k.tenant_id, k.name, k.mode, k.scopes, k.sender_domains, k.allowed_ips, k.requests_per_second, k.burst,
-                k.recipients_per_day, k.created_at, k.expires_at, k.last_used_at, k.revoked_at,
+        "SELECT k.hash, k.id, k.tenant_id, k.name, k.mode, k.scopes, k.sender_domains, k.allowed_ips, k.requests_per_second,
+                k.burst, k.recipients_per_day, k.created_at, k.expires_at, k.last_used_at, k.revoked_at,
                 t.requests_per_second AS tenant_requests_per_second, t.burst AS tenant_burst,
                 t.recipients_per_day AS tenant_recipients_per_day, t.suspended_at, t.suspend_reason
-         FROM keys k JOIN tenants t ON t.id = k.tenant_id WHERE k.hash = $1",
-        &hash[..]
+         FROM keys k JOIN tenants t ON t.id = k.tenant_id WHERE k.hash = ANY ($1)",
+        &hashes as _
     );
-    let found = db.timed("keys.find", query.fetch_optional(&db.pool)).await?;
-    Ok(found.map(|row| FoundKey {
-        tenant: TenantTerms {
+    let rows = db.timed("keys.find", query.fetch_all(&db.pool)).await?;
+    let found = rows.into_iter().filter_map(|row| {
+        let terms = TenantTerms {
             rate: KeyRate::from_row(row.tenant_requests_per_second, row.tenant_burst),
             quota: KeyQuota::from_row(row.tenant_recipients_per_day),
             suspension: row.suspended_at.map(|_| Suspension { reason: row.suspend_reason }),
-        },
-        row: KeyRow {
+        };
+        let key = KeyRow {
             id: row.id,
             tenant_id: row.tenant_id,
             name: row.name,
@@ -205,8 +211,10 @@ pub async fn find(db: &Db, hash: [u8; 32]) -> Result<Option<FoundKey>, DbError> 
             expires_at: row.expires_at,
             last_used_at: row.last_used_at,
             revoked_at: row.revoked_at,
-        },
-    }))
+        };
+        Some((row.hash.try_into().ok()?, FoundKey { row: key, tenant: terms }))
+    });
+    Ok(found.collect())
 }
 
 /// Returns a tenant's key, including revoked and expired keys.
@@ -293,12 +301,16 @@ pub async fn revoke(db: &Db, tenant: TenantId, id: KeyId, now: DateTime<Utc>) ->
     Ok(if exists { Revocation::AlreadyRevoked } else { Revocation::Unknown })
 }
 
-/// Records the use of a key; called at most once per minute and key.
-pub async fn touch(db: &Db, id: KeyId, now: DateTime<Utc>) -> Result<(), DbError> {
+/// Records when keys were last used. Skips keys that another process is changing: it records their use, or they are used
+/// again.
+pub async fn touch(db: &Db, ids: &[Uuid], times: &[DateTime<Utc>]) -> Result<(), DbError> {
     let query = sqlx::query!(
-        "UPDATE keys SET last_used_at = $2 WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)",
-        id.0,
-        now
+        "UPDATE keys SET last_used_at = used.at
+         FROM (SELECT k.id, u.at FROM unnest($1::uuid[], $2::timestamptz[]) AS u (id, at) JOIN keys k ON k.id = u.id
+               WHERE k.last_used_at IS NULL OR k.last_used_at < u.at FOR NO KEY UPDATE OF k SKIP LOCKED) used
+         WHERE keys.id = used.id",
+        ids,
+        times
     );
     db.timed("keys.touch", query.execute(&db.pool)).await.map(|_| ())
 }

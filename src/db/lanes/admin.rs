@@ -12,7 +12,7 @@ use crate::domain::limits::{LaneChange, LaneLimits};
 pub struct LaneKey<'a> {
     /// The stream.
     pub stream: &'a str,
-    /// `mx`, `relay`, `relay:NAME` or `simulator`.
+    /// `mx`, `relay`, `relay:NAME`, `inbound:ID` or `simulator`.
     pub route: &'a str,
     /// Destination domain; `*` for all domains of a relay route.
     pub domain: &'a str,

@@ -66,7 +66,7 @@ pub struct Expiring {
     pub lane: i64,
     /// The stream.
     pub stream: String,
-    /// `mx`, `relay`, `relay:NAME` or `simulator`.
+    /// `mx`, `relay`, `relay:NAME`, `inbound:ID` or `simulator`.
     pub route: String,
     /// Destination domain; `*` for all domains of a relay route.
     pub domain: String,

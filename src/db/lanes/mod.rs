@@ -32,7 +32,7 @@ pub struct LaneName {
     pub tenant: TenantId,
     /// The stream.
     pub stream: String,
-    /// `mx`, `relay`, `relay:NAME` or `simulator`.
+    /// `mx`, `relay`, `relay:NAME`, `inbound:ID` or `simulator`.
     pub route: String,
     /// Destination domain; `*` for all domains of a relay route.
     pub domain: String,
@@ -47,11 +47,11 @@ pub struct ReadyLane {
     pub tenant_id: Uuid,
     /// The stream.
     pub stream: String,
-    /// `mx`, `relay`, `relay:NAME` or `simulator`.
+    /// `mx`, `relay`, `relay:NAME`, `inbound:ID` or `simulator`.
     pub route: String,
     /// Destination domain; `*` for all domains of a relay route.
     pub domain: String,
-    /// The stream's priority; lower values are sent first.
+    /// The stream's priority, within the limit of its tenant; lower values are sent first.
     pub priority: i16,
     /// The stream's weight among the tenant's streams of the same priority.
     pub weight: i16,
@@ -191,25 +191,40 @@ impl<'a> Columns<'a> {
 }
 
 /// Returns open lanes of tenants that are not suspended and that may have due recipients, except `skip`: for each stream,
-/// the `limit` lanes that have been ready for the longest time, in order of the streams' priority.
-pub async fn ready(db: &Db, now: DateTime<Utc>, limit: i64, skip: &[i64]) -> Result<Vec<ReadyLane>, DbError> {
+/// the `per_stream` lanes that have been ready for the longest time; for each tenant, `per_tenant` of these: the first 16
+/// of each stream, because the lanes of urgent streams may all be at their limits, and then in order of the streams'
+/// priority. All are in this order.
+pub async fn ready(
+    db: &Db,
+    now: DateTime<Utc>,
+    per_stream: i64,
+    per_tenant: i64,
+    skip: &[i64],
+) -> Result<Vec<ReadyLane>, DbError> {
     // Per stream, so that only the start of the stream's part of the index `lanes_open` is read, and no closed lanes.
     let query = sqlx::query_as!(
         ReadyLane,
-        r#"SELECT l.id, s.tenant_id, s.name AS stream, l.route, l.domain, s.priority, s.weight,
-                t.weight AS tenant_weight, l.ready_at, l.connections,
-                l.mails_per_connection AS messages_per_connection,
-               least(l.rate, l.learned_rate) AS rate, l.learned_rate, l.blocked_since,
-               s.rate AS stream_rate, s.concurrency AS stream_concurrency
-           FROM streams s JOIN tenants t ON t.id = s.tenant_id CROSS JOIN LATERAL (
-               SELECT * FROM lanes
-               WHERE tenant_id = s.tenant_id AND stream = s.name AND paused_at IS NULL
-                 AND greatest(ready_at, open_at) <= $1 AND id <> ALL ($3)
-               ORDER BY greatest(ready_at, open_at) LIMIT $2) l
-           WHERE s.paused_at IS NULL AND s.open_at <= $1 AND t.suspended_at IS NULL
-           ORDER BY s.priority, greatest(l.ready_at, l.open_at)"#,
+        r#"SELECT r.id, r.tenant_id, r.stream, r.route, r.domain, r.priority AS "priority!", r.weight,
+                  t.weight AS tenant_weight, r.ready_at, r.connections, r.messages_per_connection, r.rate, r.learned_rate,
+                  r.blocked_since, r.stream_rate, r.stream_concurrency
+           FROM tenants t CROSS JOIN LATERAL (
+               SELECT l.id, s.tenant_id, s.name AS stream, l.route, l.domain,
+                      greatest(s.priority, t.min_priority) AS priority, s.weight, l.ready_at, l.connections,
+                      l.mails_per_connection AS messages_per_connection, least(l.rate, l.learned_rate) AS rate,
+                      l.learned_rate, l.blocked_since, s.rate AS stream_rate, s.concurrency AS stream_concurrency,
+                      greatest(l.ready_at, l.open_at) AS ready_since
+               FROM streams s CROSS JOIN LATERAL (
+                   SELECT *, row_number() OVER (ORDER BY greatest(ready_at, open_at)) AS position FROM lanes
+                   WHERE tenant_id = s.tenant_id AND stream = s.name AND paused_at IS NULL
+                     AND greatest(ready_at, open_at) <= $1 AND id <> ALL ($4)
+                   ORDER BY greatest(ready_at, open_at) LIMIT $2) l
+               WHERE s.tenant_id = t.id AND s.paused_at IS NULL AND s.open_at <= $1
+               ORDER BY l.position > 16, priority, greatest(l.ready_at, l.open_at) LIMIT $3) r
+           WHERE t.suspended_at IS NULL
+           ORDER BY r.priority, r.ready_since"#,
         now,
-        limit,
+        per_stream,
+        per_tenant,
         skip
     );
     db.timed("lanes.ready", query.fetch_all(&db.pool.hot())).await

@@ -86,7 +86,8 @@ pub async fn lanes(
     // times per second.
     let query = sqlx::query_as!(
         LaneRow,
-        r#"SELECT l.id, l.stream, l.route, l.domain, s.priority, c.state AS "state!", d.is_due AS "is_due!",
+        r#"SELECT l.id, l.stream, l.route, l.domain, greatest(s.priority, t.min_priority) AS "priority!",
+                  c.state AS "state!", d.is_due AS "is_due!",
                   CASE WHEN l.open_at > $1 /* now */ THEN nullif(l.open_at, 'infinity') END AS open_at,
                   l.paused_at, l.pause_reason, l.connections, l.rate, l.mails_per_connection AS messages_per_connection,
                   l.learned_rate,
@@ -150,7 +151,8 @@ pub async fn stream_terms(
     now: DateTime<Utc>,
 ) -> Result<(StreamLimits, i16), DbError> {
     let query = sqlx::query!(
-        r#"SELECT t.suspended_at, t.suspend_reason, s.paused_at, s.pause_reason, s.concurrency, s.rate, s.priority,
+        r#"SELECT t.suspended_at, t.suspend_reason, s.paused_at, s.pause_reason, s.concurrency, s.rate,
+                  greatest(s.priority, t.min_priority) AS "priority!",
                   CASE WHEN s.open_at > $3 THEN nullif(s.open_at, 'infinity') END AS open_at,
                   (SELECT coalesce(sum(p.count), 0) FROM stream_permits p
                    WHERE p.tenant_id = $1 AND p.stream = s.name) AS "in_use!"

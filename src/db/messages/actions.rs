@@ -3,6 +3,7 @@
 
 pub mod apply;
 pub mod jobs;
+pub mod redact;
 pub mod select;
 
 use chrono::{DateTime, Utc};
@@ -126,7 +127,8 @@ pub async fn requeue_uncertain(
     .await
 }
 
-/// Inserts queue rows for uncertain recipients of a message, without events. Returns those that were still uncertain.
+/// Inserts queue rows for uncertain recipients of a message, without events. Returns those that were still uncertain; none if the content
+/// of the message was deleted.
 async fn insert_requeued(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -134,6 +136,15 @@ async fn insert_requeued(
     recipients: &[Requeued],
     now: DateTime<Utc>,
 ) -> Result<Vec<Requeued>, sqlx::Error> {
+    // As for redacting, the message is locked before its recipients: a call that waited for the other one sees what it did.
+    let has_content = sqlx::query_scalar!(
+        r#"SELECT content_deleted_at IS NULL AS "has_content!" FROM messages WHERE tenant_id = $1 AND id = $2 FOR SHARE"#,
+        tenant.0,
+        id.0
+    );
+    if has_content.fetch_optional(&mut *connection).await? != Some(true) {
+        return Ok(Vec::new());
+    }
     // `claims` starts at a random number. If it could equal that of the earlier queue row, the fence would accept a
     // late outcome of the earlier attempt for the new row.
     let (ids, lane_ids): (Vec<Uuid>, Vec<i64>) = recipients.iter().map(|r| (r.recipient_id, r.lane_id)).unzip();
@@ -161,7 +172,7 @@ async fn insert_requeued(
 
 /// Sets the status of recipients, given by message and id, whose queue rows the transaction has deleted. The caller
 /// appends their events.
-pub(super) async fn set_canceled(
+pub(in crate::db) async fn set_canceled(
     connection: &mut PgConnection,
     tenant: TenantId,
     recipients: &[(Uuid, Uuid)],

@@ -5,6 +5,8 @@
 //! before the locks were granted, looks for references. From then on, a request that starts to use such a blob waits
 //! for the lock, and does not find the blob if it was deleted. A request that started earlier has updated `used_at`, so
 //! the blob is kept.
+//!
+//! The object of a deleted blob, if it has one, is left to [`super::blobs::objects`].
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::blobs::objects;
 use crate::db::{Db, DbError};
 use crate::domain::id::uuid_at;
 
@@ -126,7 +129,8 @@ async fn remove_dead_references(tx: &mut PgConnection, keys: &Keys, now: DateTim
                LEFT JOIN LATERAL (
                    SELECT true AS is_stored FROM contents
                    WHERE id = newest.content_id AND tenant_id = k.tenant_id LIMIT 1) content ON true
-               WHERE content.is_stored IS NULL AND newest.content_id < uuid_floor($4)) dead
+               WHERE content.is_stored IS NULL AND newest.content_id < uuid_floor($4)
+                 AND NOT EXISTS (SELECT FROM sql_inbox i WHERE i.tenant_id = k.tenant_id AND i.id = newest.content_id)) dead
            WHERE r.sha256 = dead.sha256 AND r.tenant_id = dead.tenant_id AND r.content_id = dead.content_id
            RETURNING r.tenant_id, r.sha256"#,
         &keys.tenants,
@@ -154,7 +158,7 @@ async fn remove(
         "DELETE FROM blobs b USING unnest($1::uuid[], $2::bytea[]) AS k (tenant_id, sha256)
          WHERE b.tenant_id = k.tenant_id AND b.sha256 = k.sha256 AND b.used_at <= $3
            AND NOT EXISTS (SELECT FROM blob_references r WHERE r.sha256 = b.sha256 AND r.tenant_id = b.tenant_id)
-         RETURNING b.tenant_id, b.sha256, b.size",
+         RETURNING b.tenant_id, b.sha256, b.size, b.object_key",
         &keys.tenants,
         &keys.digests,
         unused_since
@@ -165,6 +169,8 @@ async fn remove(
     }
     let bytes = rows.iter().map(|row| u64::try_from(row.size).unwrap_or(0)).sum();
     let removed = RemovedBlobs { blobs: rows.len() as u64, bytes };
+    let keys: Vec<String> = rows.iter().filter_map(|row| row.object_key.clone()).collect();
+    objects::release(tx, &keys).await?;
     let uploads: Vec<Uuid> = rows.iter().map(|_| uuid_at(now)).collect();
     let (tenants, digests): (Vec<Uuid>, Vec<Vec<u8>>) = rows.into_iter().map(|row| (row.tenant_id, row.sha256)).unzip();
     sqlx::query!(

@@ -1,9 +1,12 @@
 //! The tables `blobs`, `blob_chunks` and `blob_references`: attachments, stored once per tenant. Digests are SHA-256 in
-//! hexadecimal. [`super::uploads`] stores blobs of more than one chunk, [`super::blob_cleanup`] deletes unused ones.
+//! hexadecimal. [`super::uploads`] stores blobs of more than one chunk, [`super::blob_cleanup`] deletes unused ones, and
+//! [`objects`] refers to those in the object store.
 //!
 //! A blob cannot be deleted while a request uses it: a request finds it and updates `used_at` in one statement, or
 //! inserts it, and adds a reference before its message is committed. Only blobs without references whose `used_at` is
 //! longer than a day ago are deleted.
+
+pub mod objects;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

@@ -70,10 +70,15 @@ pub struct CleanupStep {
     pub next: Option<i64>,
 }
 
-/// Deletes the idempotency keys that were stored before `before` and whose messages have all been deleted, in a few
-/// blocks of the table from `first_block` on. There is no index on the time, because it would cost every request with
+/// Deletes the idempotency keys that were stored before `before` and whose messages have all been deleted, and those that
+/// were stored before `expired_before`, in a few blocks of the table from `first_block` on. There is no index on the time, because it would cost every request with
 /// a key; instead, the table is read block by block.
-pub async fn remove_expired(db: &Db, first_block: i64, before: DateTime<Utc>) -> Result<CleanupStep, DbError> {
+pub async fn remove_expired(
+    db: &Db,
+    first_block: i64,
+    before: DateTime<Utc>,
+    expired_before: Option<DateTime<Utc>>,
+) -> Result<CleanupStep, DbError> {
     let next_block = first_block.saturating_add(BLOCKS_PER_STEP);
     db.timed("idempotency.remove_expired", async {
         // Each message is looked up by its key: because of LIMIT, the planner cannot choose another join.
@@ -82,13 +87,16 @@ pub async fn remove_expired(db: &Db, first_block: i64, before: DateTime<Utc>) ->
                  SELECT k.ctid FROM idempotency_keys k
                  WHERE k.ctid >= format('(%s,0)', $1::bigint)::tid AND k.ctid < format('(%s,0)', $2::bigint)::tid
                    AND k.created_at < $3
-                   AND NOT EXISTS (SELECT FROM bulks b WHERE b.tenant_id = k.tenant_id AND b.id = k.bulk_id)
-                   AND NOT EXISTS (SELECT FROM unnest(k.message_ids) AS u (id) CROSS JOIN LATERAL (
-                           SELECT FROM messages m WHERE m.id = u.id AND m.tenant_id = k.tenant_id LIMIT 1) m)
+                   AND (k.created_at < $4::timestamptz
+                        OR NOT EXISTS (SELECT FROM bulks b WHERE b.tenant_id = k.tenant_id AND b.id = k.bulk_id)
+                           AND NOT EXISTS (SELECT FROM sql_inbox i WHERE i.tenant_id = k.tenant_id AND i.id = k.message_ids[1])
+                           AND NOT EXISTS (SELECT FROM unnest(k.message_ids) AS u (id) CROSS JOIN LATERAL (
+                                   SELECT FROM messages m WHERE m.id = u.id AND m.tenant_id = k.tenant_id LIMIT 1) m))
                  FOR UPDATE OF k SKIP LOCKED))",
             first_block,
             next_block,
-            before
+            before,
+            expired_before
         );
         let removed = removed.execute(&db.pool).await?.rows_affected();
         let blocks = sqlx::query_scalar!(

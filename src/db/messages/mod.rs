@@ -8,8 +8,10 @@ pub(super) mod columns;
 pub mod explain;
 pub mod idempotency;
 pub mod insert;
+mod list;
 pub mod message_ids;
-pub mod newer;
+pub mod relays;
+pub mod sql_inbox;
 pub mod stored;
 pub mod uploads;
 
@@ -17,9 +19,10 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Db, DbError, queue};
-use crate::domain::delivery::{MessageStatus, Status};
-use crate::domain::id::{BulkId, KeyId, MessageId, TemplateId, TenantId};
+pub use list::{Filter, narrow, page, paging};
+
+use super::{Db, DbError};
+use crate::domain::id::{MessageId, TenantId};
 
 /// An accepted message.
 #[derive(Debug, Clone)]
@@ -64,8 +67,12 @@ pub struct MessageRow {
     pub template_version: Option<i32>,
     /// The bulk that it belongs to.
     pub bulk_id: Option<Uuid>,
+    /// The received message that it passes on.
+    pub received_id: Option<Uuid>,
     /// The API key that it was sent with.
     pub key_id: Option<Uuid>,
+    /// When its content was deleted.
+    pub content_deleted_at: Option<DateTime<Utc>>,
 }
 
 /// A recipient with its delivery state.
@@ -112,7 +119,11 @@ pub async fn get(db: &Db, tenant: TenantId, id: MessageId) -> Result<Option<Mess
         "SELECT id, tenant_id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata, scheduled_at,
                 expires_at, on_uncertain, ignore_suppression, size, internet_message_id, template_id,
                 (SELECT alias FROM templates t WHERE t.tenant_id = $3 AND t.id = messages.template_id) AS template_alias,
-                template_version, bulk_id, key_id
+                template_version, bulk_id, received_id, key_id,
+                CASE WHEN content_deleted_at IS NOT NULL THEN content_deleted_at
+                     WHEN content_id < (SELECT uuid_floor(max(week) + interval '7 days') FROM retention_weeks
+                                         WHERE class = 'content' AND dropped_at IS NOT NULL)
+                     THEN content_deletion(content_id) END AS content_deleted_at
          FROM messages WHERE tenant_id = $1 AND id = $2",
         tenant.0,
         id.0,
@@ -128,7 +139,11 @@ pub async fn get_all(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<Mess
         "SELECT id, tenant_id, created_at, stream, from_address, from_name, reply_to, subject, tags, metadata, scheduled_at,
                 expires_at, on_uncertain, ignore_suppression, size, internet_message_id, template_id,
                 (SELECT alias FROM templates t WHERE t.tenant_id = $3 AND t.id = messages.template_id) AS template_alias,
-                template_version, bulk_id, key_id
+                template_version, bulk_id, received_id, key_id,
+                CASE WHEN content_deleted_at IS NOT NULL THEN content_deleted_at
+                     WHEN content_id < (SELECT uuid_floor(max(week) + interval '7 days') FROM retention_weeks
+                                         WHERE class = 'content' AND dropped_at IS NOT NULL)
+                     THEN content_deletion(content_id) END AS content_deleted_at
          FROM messages WHERE tenant_id = $1 AND id = ANY ($2)",
         tenant.0,
         ids,
@@ -161,200 +176,35 @@ pub async fn recipients(
     db.timed("messages.recipients", query.fetch_all(&db.pool)).await
 }
 
-/// Filters for messages.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// Only messages with this status.
-    pub status: Option<MessageStatus>,
-    /// Only messages with this recipient.
-    pub to: Option<String>,
-    /// Only messages from this address.
-    pub from: Option<String>,
-    /// Only messages whose subject contains this, ignoring case.
-    pub subject: Option<String>,
-    /// Only messages with this tag: name and value.
-    pub tag: Option<(String, String)>,
-    /// Only messages of this stream.
-    pub stream: Option<String>,
-    /// Only messages accepted at or after this time.
-    pub created_after: Option<DateTime<Utc>>,
-    /// Only messages accepted before this time.
-    pub created_before: Option<DateTime<Utc>>,
-    /// Only messages older than this one.
-    pub after: Option<MessageId>,
-    /// Only messages from senders in these domains.
-    pub sender_domains: Option<Vec<String>>,
-    /// Only messages with a recipient waiting in this lane.
-    pub lane: Option<i64>,
-    /// Only messages with (`true`) or without (`false`) a recipient held for an operator.
-    pub held: Option<bool>,
-    /// Only messages with a recipient at this domain.
-    pub to_domain: Option<String>,
-    /// Only these messages.
-    pub ids: Option<Vec<Uuid>>,
-    /// Only messages rendered from this template.
-    pub template: Option<TemplateId>,
-    /// Only messages of this bulk.
-    pub bulk: Option<BulkId>,
-    /// Only messages sent with this API key.
-    pub key: Option<KeyId>,
-}
-
-/// How the messages with a status are found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Index {
-    /// By the leased rows of the queue, which are always few.
-    Leased,
-    /// By the rows of the queue, unless there is a backlog.
-    Queue,
-    /// By the index `recipients_notable`, because few messages have the status.
-    Notable,
-    /// By examining each message.
-    None,
-}
-
-impl Index {
-    fn new(status: MessageStatus) -> Self {
-        match status {
-            MessageStatus::Recipients(status) => match status {
-                Status::Sending => Self::Leased,
-                Status::Queued | Status::Scheduled => Self::Queue,
-                Status::Deferred
-                | Status::Bounced
-                | Status::Expired
-                | Status::Suppressed
-                | Status::Canceled
-                | Status::Uncertain => Self::Notable,
-                Status::Relayed | Status::Delivered => Self::None,
-            },
-            MessageStatus::Partial => Self::None,
-        }
-    }
-}
-
-/// Maximum number of messages examined per page for a status without an index. Each takes 30 µs.
-pub const MAX_EXAMINED: i64 = 5_000;
-
-/// Returns the acceptance time of the oldest message that a page with this filter examines; `None` if it examines all.
-pub async fn horizon(db: &Db, tenant: TenantId, filter: &Filter) -> Result<Option<DateTime<Utc>>, DbError> {
-    if filter.status.map(Index::new) != Some(Index::None) || filter.bulk.is_some() {
-        return Ok(None);
-    }
-    let query = sqlx::query_scalar!(
-        r#"SELECT id AS "id!" FROM messages
-           WHERE tenant_id = $1 AND ($2::uuid IS NULL OR id < $2) AND ($3::timestamptz IS NULL OR id < uuid_floor($3))
-           ORDER BY id DESC OFFSET $4 LIMIT 1"#,
-        tenant.0,
-        filter.after.map(|id| id.0),
-        filter.created_before,
-        MAX_EXAMINED
-    );
-    let id = db.timed("messages.horizon", query.fetch_optional(&db.pool)).await?;
-    Ok(id.map(|id| MessageId(id).accepted_at()).filter(|at| filter.created_after.is_none_or(|after| after < *at)))
-}
-
-/// Returns a page of messages, newest first.
-pub async fn page(
-    db: &Db,
-    tenant: TenantId,
-    filter: &Filter,
-    limit: i64,
-    now: DateTime<Utc>,
-) -> Result<Vec<MessageRow>, DbError> {
-    let tag = filter.tag.as_ref().map(|(name, value)| serde_json::json!([{"name": name, "value": value}]));
-    // If few messages can match, an index finds them; otherwise the query scans messages from the newest on.
-    let index = filter.status.map(Index::new);
-    let is_notable = index == Some(Index::Notable);
-    let is_in_queue = match index {
-        Some(Index::Leased) => true,
-        Some(Index::Queue) => !queue::has_backlog(db).await?,
-        Some(Index::Notable | Index::None) | None => false,
-    };
-    // With custom plans, the planner removes the conditions of absent filters.
-    let query = sqlx::query_as!(
-        MessageRow,
-        "SELECT m.id, m.tenant_id, m.created_at, m.stream, m.from_address, m.from_name, m.reply_to, m.subject, m.tags, m.metadata,
-                m.scheduled_at, m.expires_at, m.on_uncertain, m.ignore_suppression, m.size, m.internet_message_id,
-                m.template_id,
-                (SELECT t.alias FROM templates t WHERE t.tenant_id = $23 /* tenant.live */ AND t.id = m.template_id) AS template_alias,
-                m.template_version, m.bulk_id, m.key_id
-         FROM messages m
-         WHERE m.tenant_id = $1 /* tenant */
-           AND ($19::uuid[] /* ids */ IS NULL OR m.id = ANY ($19))
-           AND ($2::uuid /* after */ IS NULL OR m.id < $2)
-           AND ($3::timestamptz /* created_after */ IS NULL OR m.id >= uuid_floor($3))
-           AND ($4::timestamptz /* created_before */ IS NULL OR m.id < uuid_floor($4))
-           AND ($5::text /* stream */ IS NULL OR m.stream = $5)
-           AND ($6::text /* from */ IS NULL OR lower(m.from_address) = lower($6))
-           AND ($7::text /* subject */ IS NULL OR position(lower($7) IN lower(m.subject)) > 0)
-           AND ($8::jsonb /* tag */ IS NULL OR m.tags @> $8)
-           AND ($9::text /* to */ IS NULL OR m.id = ANY (ARRAY(
-                SELECT r.message_id FROM recipients r WHERE r.tenant_id = $1 AND lower(r.address) = lower($9)
-                   AND ($2::uuid IS NULL OR r.message_id < $2)
-                   AND ($3::timestamptz IS NULL OR r.message_id >= uuid_floor($3)))))
-           AND ($13::boolean /* is_notable */ IS FALSE OR m.id = ANY (ARRAY(
-                SELECT r.message_id FROM recipients r WHERE r.tenant_id = $1 AND r.status = $10 /* status */
-                   AND r.status NOT IN ('queued', 'relayed', 'delivered')
-                   AND ($2::uuid IS NULL OR r.message_id < $2)
-                   AND ($3::timestamptz IS NULL OR r.message_id >= uuid_floor($3)))))
-           AND ($14::boolean /* is_in_queue */ IS FALSE OR m.id = ANY (ARRAY(
-                SELECT q.message_id FROM queue q WHERE q.tenant_id = $1
-                   AND ($10 <> 'sending' OR q.lease IS NOT NULL))))
-           AND ($15::text[] /* sender_domains */ IS NULL OR split_part(m.from_address, '@', -1) = ANY ($15))
-           AND ($16::bigint /* lane */ IS NULL OR m.id = ANY (ARRAY(
-                SELECT q.message_id FROM queue q
-                WHERE q.lane_id = $16 AND q.tenant_id = $1 AND q.lease IS NULL AND ($2::uuid IS NULL OR q.message_id < $2)
-                  AND ($17::boolean /* held */ IS NOT TRUE OR q.due_at = 'infinity'))))
-           AND ($17::boolean IS NOT TRUE OR $16::bigint IS NOT NULL OR m.id = ANY (ARRAY(
-                SELECT q.message_id FROM lanes l JOIN queue q ON q.lane_id = l.id
-                WHERE l.tenant_id = $1 AND q.lease IS NULL AND q.due_at = 'infinity')))
-           AND ($17::boolean IS NOT FALSE OR m.id <> ALL (ARRAY(
-                SELECT q.message_id FROM lanes l JOIN queue q ON q.lane_id = l.id
-                WHERE l.tenant_id = $1 AND q.lease IS NULL AND q.due_at = 'infinity')))
-           AND ($18::text /* to_domain */ IS NULL OR EXISTS (
-                SELECT FROM recipients r WHERE r.tenant_id = $1 AND r.message_id = m.id
-                   AND lower(substring(r.address FROM '@([^@]+)$')) = lower($18)))
-           AND ($20::uuid /* template */ IS NULL OR m.template_id = $20)
-           AND ($21::uuid /* bulk */ IS NULL OR m.id = ANY (ARRAY(
-                SELECT b.message_id FROM bulk_messages b WHERE b.bulk_id = $21 AND b.tenant_id = $1
-                   AND ($2::uuid IS NULL OR b.message_id < $2))))
-           AND ($22::uuid /* key */ IS NULL OR m.key_id = $22)
-           AND ($10::text IS NULL OR message_status($1, m.id, $11 /* now */) = $10)
-         ORDER BY m.id DESC LIMIT $12 /* limit */",
-        tenant.0,
-        filter.after.map(|id| id.0),
-        filter.created_after,
-        filter.created_before,
-        filter.stream,
-        filter.from,
-        filter.subject,
-        tag,
-        filter.to,
-        filter.status.map(MessageStatus::as_str),
-        now,
-        limit,
-        is_notable,
-        is_in_queue,
-        filter.sender_domains.as_deref(),
-        filter.lane,
-        filter.held,
-        filter.to_domain,
-        filter.ids.as_deref(),
-        filter.template.map(|template| template.0),
-        filter.bulk.map(|bulk| bulk.0),
-        filter.key.map(|key| key.0),
-        tenant.live().0
-    );
-    db.timed("messages.page", query.fetch_all(&db.pool)).await
-}
-
 // The data for sending is looked up id by id (LATERAL, with OFFSET 0 so that the planner does not change the join
 // order): each week's partitions start without statistics, and Postgres would scan the whole week for a list of a
 // hundred ids. The range condition on the ids excludes other weeks.
 
+/// Ids, each with its tenant: one statement looks up messages of any number of tenants.
+#[derive(Debug, Default)]
+pub struct OwnedIds {
+    tenants: Vec<Uuid>,
+    ids: Vec<Uuid>,
+}
+
+impl FromIterator<(TenantId, Uuid)> for OwnedIds {
+    fn from_iter<I: IntoIterator<Item = (TenantId, Uuid)>>(ids: I) -> Self {
+        let (tenants, ids) = ids.into_iter().map(|(tenant, id)| (tenant.0, id)).unzip();
+        Self { tenants, ids }
+    }
+}
+
+impl From<(TenantId, Uuid)> for OwnedIds {
+    fn from((tenant, id): (TenantId, Uuid)) -> Self {
+        Self { tenants: vec![tenant.0], ids: vec![id] }
+    }
+}
+
 /// The content of a message.
 #[derive(Debug, Clone)]
 pub struct ContentRow {
+    /// `contents.tenant_id`.
+    pub tenant_id: Uuid,
     /// `contents.id`.
     pub id: Uuid,
     /// Plain text.
@@ -370,28 +220,29 @@ pub struct ContentRow {
 }
 
 /// Returns the contents with these ids.
-pub async fn contents(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<ContentRow>, DbError> {
+pub async fn contents(db: &Db, ids: &OwnedIds) -> Result<Vec<ContentRow>, DbError> {
     let query = sqlx::query_as!(
         ContentRow,
-        r#"SELECT c.id AS "id!", c.text, c.html, c.headers AS "headers!", c.attachments AS "attachments!", c.template
-           FROM unnest($2::uuid[]) AS wanted (id)
+        r#"SELECT wanted.tenant_id AS "tenant_id!", c.id AS "id!", c.text, c.html, c.headers AS "headers!", c.attachments AS "attachments!", c.template
+           FROM unnest($1::uuid[], $2::uuid[]) AS wanted (tenant_id, id)
            CROSS JOIN LATERAL (
                SELECT id, text, html, headers, attachments, template FROM contents
-               WHERE tenant_id = $1 AND id = wanted.id AND id BETWEEN $3 AND $4 OFFSET 0) c"#,
-        tenant.0,
-        ids,
-        ids.iter().min(),
-        ids.iter().max()
+               WHERE tenant_id = wanted.tenant_id AND id = wanted.id AND id BETWEEN $3 AND $4 OFFSET 0) c"#,
+        &ids.tenants,
+        &ids.ids,
+        ids.ids.iter().min(),
+        ids.ids.iter().max()
     );
     db.timed("messages.contents", query.fetch_all(&db.pool.hot())).await
 }
 
 /// Returns the descriptions of a message's attachments, as in [`ContentRow::attachments`]; `None` if there is no such
-/// message.
+/// message, or its content was deleted.
 pub async fn attachments(db: &Db, tenant: TenantId, id: MessageId) -> Result<Option<Value>, DbError> {
     let query = sqlx::query_scalar!(
         "SELECT attachments FROM contents
-         WHERE tenant_id = $1 AND id = (SELECT content_id FROM messages WHERE tenant_id = $1 AND id = $2)",
+         WHERE tenant_id = $1 AND id = (SELECT content_id FROM messages
+                                            WHERE tenant_id = $1 AND id = $2 AND content_deleted_at IS NULL)",
         tenant.0,
         id.0
     );
@@ -433,25 +284,29 @@ pub struct DeliveryRow {
     pub size: i64,
     /// Its own template variables, an object, if the bodies are rendered when it is sent.
     pub variables: Option<Value>,
+    /// When its content was deleted, if it was deleted by itself.
+    pub content_deleted_at: Option<DateTime<Utc>>,
+    /// The inbound route to whose server it is sent.
+    pub inbound_route_id: Option<Uuid>,
 }
 
 /// Returns the messages with these ids, as needed for sending.
-pub async fn for_delivery(db: &Db, tenant: TenantId, ids: &[Uuid]) -> Result<Vec<DeliveryRow>, DbError> {
+pub async fn for_delivery(db: &Db, ids: &OwnedIds) -> Result<Vec<DeliveryRow>, DbError> {
     let query = sqlx::query_as!(
         DeliveryRow,
         r#"SELECT m.tenant_id AS "tenant_id!", m.id AS "id!", m.content_id AS "content_id!", m.created_at AS "created_at!",
                   m.stream AS "stream!", m.from_address AS "from_address!", m.from_name, m.reply_to AS "reply_to!",
                   m.subject AS "subject!", m.scheduled_at, m.expires_at, m.on_uncertain AS "on_uncertain!",
                   m.ignore_suppression AS "ignore_suppression!", m.unsubscribe AS "unsubscribe!", m.size AS "size!",
-                  m.variables
-           FROM unnest($2::uuid[]) AS wanted (id)
+                  m.variables, m.content_deleted_at, m.inbound_route_id
+           FROM unnest($1::uuid[], $2::uuid[]) AS wanted (tenant_id, id)
            CROSS JOIN LATERAL (
                SELECT * FROM messages
-               WHERE tenant_id = $1 AND id = wanted.id AND id BETWEEN $3 AND $4 OFFSET 0) m"#,
-        tenant.0,
-        ids,
-        ids.iter().min(),
-        ids.iter().max()
+               WHERE tenant_id = wanted.tenant_id AND id = wanted.id AND id BETWEEN $3 AND $4 OFFSET 0) m"#,
+        &ids.tenants,
+        &ids.ids,
+        ids.ids.iter().min(),
+        ids.ids.iter().max()
     );
     db.timed("messages.for_delivery", query.fetch_all(&db.pool.hot())).await
 }
@@ -472,19 +327,19 @@ pub struct AddresseeRow {
 }
 
 /// Returns all recipients of these messages, sorted by message id and then in the order of the request.
-pub async fn addressees(db: &Db, tenant: TenantId, messages: &[Uuid]) -> Result<Vec<AddresseeRow>, DbError> {
+pub async fn addressees(db: &Db, messages: &OwnedIds) -> Result<Vec<AddresseeRow>, DbError> {
     let query = sqlx::query_as!(
         AddresseeRow,
         r#"SELECT r.message_id AS "message_id!", r.id AS "id!", r.kind AS "kind!", r.address AS "address!", r.name
-           FROM unnest($2::uuid[]) AS wanted (id)
+           FROM unnest($1::uuid[], $2::uuid[]) AS wanted (tenant_id, id)
            CROSS JOIN LATERAL (
                SELECT message_id, id, kind, address, name, position FROM recipients
-               WHERE tenant_id = $1 AND message_id = wanted.id AND message_id BETWEEN $3 AND $4 OFFSET 0) r
+               WHERE tenant_id = wanted.tenant_id AND message_id = wanted.id AND message_id BETWEEN $3 AND $4 OFFSET 0) r
            ORDER BY r.message_id, r.position"#,
-        tenant.0,
-        messages,
-        messages.iter().min(),
-        messages.iter().max()
+        &messages.tenants,
+        &messages.ids,
+        messages.ids.iter().min(),
+        messages.ids.iter().max()
     );
     db.timed("messages.addressees", query.fetch_all(&db.pool.hot())).await
 }

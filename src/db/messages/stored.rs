@@ -8,12 +8,14 @@ use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{AddresseeRow, ContentRow, DeliveryRow, blobs, columns};
+use super::blobs::objects;
+use super::{AddresseeRow, ContentRow, DeliveryRow, OwnedIds, columns};
 use crate::db::{Db, DbError, messages};
 use crate::domain::address::{Address, Mailbox};
 use crate::domain::id::{MessageId, RecipientId, TenantId};
 use crate::domain::message::unsubscribe::{Links, Ticket};
 use crate::domain::message::{Attachment, Content, Draft, Header, NewMessage, NewRecipient};
+use crate::object_storage::ObjectError;
 
 /// Messages with more bytes than this are loaded without their content, which is fetched when memory is available.
 const INLINE_LIMIT: i64 = 256 << 10;
@@ -27,6 +29,9 @@ pub enum StoredMessageError {
     /// The message's bodies cannot be rendered from the template of its bulk.
     #[error("the template of the message's bulk cannot be rendered: {0}")]
     NotRendered(String),
+    /// The message's content was deleted, because of its age or by request.
+    #[error("the message's content was deleted")]
+    ContentDeleted,
     /// The bytes of an attachment are missing.
     #[error("the attachment {0} is not in the database")]
     MissingBlob(String),
@@ -39,6 +44,12 @@ pub enum StoredMessageError {
          (POSTRIDER_SECRET_KEY) in this process"
     )]
     NoUnsubscribeLinks,
+    /// The server of the inbound route to which the message is to be passed on is unknown.
+    #[error("{0}")]
+    NoRelay(String),
+    /// An attachment cannot be read from the object store.
+    #[error(transparent)]
+    Objects(#[from] ObjectError),
     /// The database failed.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -83,25 +94,23 @@ pub fn fits_inline(size: u64) -> bool {
     size <= INLINE_LIMIT.unsigned_abs()
 }
 
-/// Loads messages of one tenant. The content of a small message is loaded too, if `keeps_content` returns true for it.
+/// Loads messages. The content of a small message is loaded too, if `keeps_content` returns true for it.
 /// Missing messages are left out.
 pub async fn load(
     db: &Db,
-    tenant: TenantId,
-    ids: &[Uuid],
+    ids: &OwnedIds,
     mut keeps_content: impl FnMut(&DeliveryRow) -> bool + Send,
 ) -> Result<Vec<StoredMessage>, DbError> {
-    let (rows, addressees) =
-        tokio::try_join!(messages::for_delivery(db, tenant, ids), messages::addressees(db, tenant, ids))?;
-    let kept: HashMap<Uuid, Uuid> = rows
+    let (rows, addressees) = tokio::try_join!(messages::for_delivery(db, ids), messages::addressees(db, ids))?;
+    let kept: HashMap<(Uuid, Uuid), (TenantId, Uuid)> = rows
         .iter()
-        .filter(|row| row.size <= INLINE_LIMIT && keeps_content(row))
-        .map(|row| (row.id, row.content_id))
+        .filter(|row| row.size <= INLINE_LIMIT && row.content_deleted_at.is_none() && keeps_content(row))
+        .map(|row| ((row.tenant_id, row.id), (TenantId(row.tenant_id), row.content_id)))
         .collect();
-    let content_ids: BTreeSet<Uuid> = kept.values().copied().collect();
-    let contents = messages::contents(db, tenant, &content_ids.into_iter().collect::<Vec<_>>()).await?;
-    let contents: HashMap<Uuid, Arc<ContentRow>> =
-        contents.into_iter().map(|content| (content.id, Arc::new(content))).collect();
+    let content_ids: BTreeSet<(TenantId, Uuid)> = kept.values().copied().collect();
+    let contents = messages::contents(db, &content_ids.into_iter().collect()).await?;
+    let contents: HashMap<(TenantId, Uuid), Arc<ContentRow>> =
+        contents.into_iter().map(|content| ((TenantId(content.tenant_id), content.id), Arc::new(content))).collect();
     let mut addressed = HashMap::<Uuid, Vec<AddresseeRow>>::new();
     for addressee in addressees {
         addressed.entry(addressee.message_id).or_default().push(addressee);
@@ -109,7 +118,7 @@ pub async fn load(
     let stored = rows.into_iter().map(|row| StoredMessage {
         addressees: addressed.remove(&row.id).unwrap_or_default(),
         // Shared, because several messages may refer to one content.
-        content: kept.get(&row.id).and_then(|content_id| contents.get(content_id)).cloned(),
+        content: kept.get(&(row.tenant_id, row.id)).and_then(|content| contents.get(content)).cloned(),
         files: HashMap::new(),
         row,
     });
@@ -129,7 +138,8 @@ impl StoredMessage {
         let content_id = bulk.as_ref().map_or(id, |member| member.content);
         // Messages of a bulk have no bodies of their own.
         let is_in_memory = size <= INLINE_LIMIT && bulk.is_none();
-        let content = ContentRow { id: content_id, text, html, headers, attachments, template: None };
+        let content =
+            ContentRow { tenant_id: tenant.0, id: content_id, text, html, headers, attachments, template: None };
         let addressee = |recipient: NewRecipient| AddresseeRow {
             message_id: id,
             id: recipient.id.0,
@@ -155,6 +165,8 @@ impl StoredMessage {
                 unsubscribe,
                 size,
                 variables: bulk.and_then(|member| member.variables),
+                content_deleted_at: None,
+                inbound_route_id: message.relay.and_then(|relay| Some(relay.route?.0)),
             },
             addressees: message.recipients.into_iter().map(addressee).collect(),
             content: is_in_memory.then(|| Arc::new(content)),
@@ -224,8 +236,11 @@ impl StoredMessage {
         if let Some(content) = self.content.take() {
             return Ok(content);
         }
-        let content = messages::contents(db, TenantId(self.row.tenant_id), &[self.row.content_id]).await?.pop();
-        Ok(Arc::new(content.ok_or_else(|| StoredMessageError::Unreadable("its content is missing".into()))?))
+        if self.row.content_deleted_at.is_some() {
+            return Err(StoredMessageError::ContentDeleted);
+        }
+        let content = messages::contents(db, &(TenantId(self.row.tenant_id), self.row.content_id).into()).await?.pop();
+        Ok(Arc::new(content.ok_or(StoredMessageError::ContentDeleted)?))
     }
 
     /// Returns the unsubscribe ticket of its only recipient.
@@ -269,10 +284,9 @@ async fn attachments(
     let mut attachments = Vec::with_capacity(descriptions.len());
     for description in descriptions {
         let data = match in_memory.remove(&description.sha256) {
-            Some(data) => Some(data),
-            None => blobs::get(db, tenant, &description.sha256, description.size).await?,
+            Some(data) => data,
+            None => objects::load(db, tenant, &description.sha256, description.size).await?,
         };
-        let data = data.ok_or_else(|| StoredMessageError::MissingBlob(description.sha256.clone()))?;
         attachments.push((description, data));
     }
     Ok(attachments)

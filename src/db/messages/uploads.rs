@@ -75,6 +75,28 @@ impl Upload {
         Ok(stored.rows_affected() == 1)
     }
 
+    /// Returns the number of bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Returns all bytes; `None` if the upload has expired and its chunks are being deleted.
+    pub async fn read(&self, db: &Db) -> Result<Option<Vec<u8>>, DbError> {
+        let size = usize::try_from(self.size).unwrap_or(usize::MAX);
+        let mut data = Vec::with_capacity(size);
+        for n in 0..self.chunks {
+            let query = sqlx::query_scalar!(
+                "SELECT data FROM blob_chunks WHERE tenant_id = $1 AND sha256 = uuid_send($2) AND n = $3",
+                self.tenant.0,
+                self.id,
+                n
+            );
+            let Some(chunk) = db.timed("uploads.read", query.fetch_optional(&db.pool)).await? else { return Ok(None) };
+            data.extend_from_slice(&chunk);
+        }
+        Ok((data.len() == size).then_some(data))
+    }
+
     /// Makes the chunks a blob with this digest, unless it is already stored.
     pub async fn complete(&self, db: &Db, sha256: &str, now: DateTime<Utc>) -> Result<Completed, DbError> {
         db.timed("uploads.complete", async {

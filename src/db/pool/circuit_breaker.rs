@@ -260,7 +260,7 @@ mod tests {
     #[tokio::test]
     async fn replaced_pool_is_not_a_response() {
         let limit = Duration::from_secs(10);
-        let breaker = CircuitBreaker::new(Pool::new(PgConnectOptions::new(), None, PgPoolOptions::new()), limit);
+        let breaker = CircuitBreaker::new(Pool::new(PgConnectOptions::new(), None, PgPoolOptions::new(), None), limit);
         let closed = breaker.run(limit, ready(Err::<(), _>(sqlx::Error::PoolClosed))).await;
         assert!(matches!(closed, Ok(Err(sqlx::Error::PoolClosed))));
         assert_eq!(breaker.responses(), 0);

@@ -1,6 +1,7 @@
 //! Database errors, by what the caller can do about them.
 
 use std::borrow::Cow;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use super::outage::{DISK_FULL, LOCK_NOT_AVAILABLE, Outage, QUERY_CANCELED, READ_ONLY, Trouble};
@@ -78,6 +79,18 @@ impl DbError {
     /// Returns whether the same call may succeed later.
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::KnownOutage { .. } | Self::Timeout { .. })
+    }
+
+    /// Returns whether the database is unavailable. Returns false if its reply says that the configuration is wrong: the role, its
+    /// password, the name of the database, or what TLS needs.
+    pub fn is_outage(&self) -> bool {
+        let is_refused_by_client = match self {
+            Self::Unavailable { source: sqlx::Error::Tls(_) | sqlx::Error::Configuration(_), .. } => true,
+            // A certificate that is not valid.
+            Self::Unavailable { source: sqlx::Error::Io(error), .. } => error.kind() == ErrorKind::InvalidData,
+            _ => false,
+        };
+        self.is_temporary() && !is_refused_by_client && self.trouble() != Some(Trouble::Denied)
     }
 
     /// Returns whether Postgres may have executed the call, or may still execute it, and only the response is missing.

@@ -11,6 +11,7 @@ pub mod durability;
 pub(super) mod error;
 pub(super) mod outage;
 pub mod pg_notify;
+pub mod restore_gate;
 pub(super) mod scan;
 pub mod server;
 pub mod session;
@@ -30,6 +31,7 @@ use sqlx::{
 
 use crate::metrics::METRICS;
 use crate::metrics::labels::PoolName;
+use restore_gate::RestoreGate;
 use session::HOT_SETTINGS;
 
 /// Minimum interval between replacements of the pool, so that a server that stays read-only does not cause one per
@@ -56,6 +58,8 @@ struct ConnectionOptions {
     /// Options of connections that may go through a connection pooler in transaction mode.
     pooled: Option<PgConnectOptions>,
     pool: PgPoolOptions,
+    /// The gate that checks each new connection to the server itself. A pooler may use another server for each transaction.
+    gate: Option<Arc<RestoreGate>>,
     /// Current maximum number of connections.
     size: AtomicU32,
 }
@@ -64,6 +68,14 @@ impl ConnectionOptions {
     /// Returns the options of connections that need no session.
     fn sessionless(&self) -> &PgConnectOptions {
         self.pooled.as_ref().unwrap_or(&self.direct)
+    }
+
+    /// Returns the options of a pool of connections to the server itself.
+    fn direct_pool(&self) -> PgPoolOptions {
+        match &self.gate {
+            Some(gate) => restore_gate::guarded(self.pool.clone(), gate.clone()),
+            None => self.pool.clone(),
+        }
     }
 
     /// Returns the options of connections with cached plans.
@@ -84,15 +96,21 @@ struct Current {
 /// small attachments use one for a single statement.
 const HOT_CONNECTIONS: u32 = 5;
 
+/// Returns how many of a pool's connections are those of the hot path, which always lead to the server itself.
+pub fn hot_connections(all: u32) -> u32 {
+    HOT_CONNECTIONS.min(all / 2).max(1)
+}
+
 impl Current {
     /// Creates the pools without connecting yet.
     fn new(options: &ConnectionOptions) -> Self {
         let all = options.size.load(Ordering::Relaxed);
-        let hot = HOT_CONNECTIONS.min(all / 2).max(1);
-        let pool = |size: u32| options.pool.clone().max_connections(size.max(1));
+        let hot = hot_connections(all);
+        let main = if options.pooled.is_some() { options.pool.clone() } else { options.direct_pool() };
+        let main = main.max_connections(all.saturating_sub(hot).max(1));
         Self {
-            pool: pool(all.saturating_sub(hot)).connect_lazy_with(options.sessionless().clone()),
-            hot: pool(hot).connect_lazy_with(options.hot()),
+            pool: main.connect_lazy_with(options.sessionless().clone()),
+            hot: options.direct_pool().max_connections(hot).connect_lazy_with(options.hot()),
             opened_at: Instant::now(),
         }
     }
@@ -129,9 +147,14 @@ const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = on";
 
 impl Pool {
     /// Creates the pool without connecting yet. `pooled` may go through a connection pooler in transaction mode.
-    pub(super) fn new(direct: PgConnectOptions, pooled: Option<PgConnectOptions>, pool: PgPoolOptions) -> Self {
+    pub(super) fn new(
+        direct: PgConnectOptions,
+        pooled: Option<PgConnectOptions>,
+        pool: PgPoolOptions,
+        gate: Option<Arc<RestoreGate>>,
+    ) -> Self {
         let size = AtomicU32::new(pool.get_max_connections());
-        let options = ConnectionOptions { direct, pooled, pool, size };
+        let options = ConnectionOptions { direct, pooled, pool, gate, size };
         let current = RwLock::new(Current::new(&options));
         Self(Arc::new(Inner { options, current }))
     }
@@ -317,7 +340,7 @@ mod tests {
 
     #[tokio::test]
     async fn failure_of_an_older_call_keeps_new_connections() {
-        let pool = Pool::new(PgConnectOptions::new(), None, PgPoolOptions::new());
+        let pool = Pool::new(PgConnectOptions::new(), None, PgPoolOptions::new(), None);
         let opened_at = || pool.0.current.read().opened_at;
         let (started, created) = (Instant::now(), opened_at());
         pool.renew_older_than(started);

@@ -5,6 +5,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::clock::{Clock, Reading, Uptime};
 use crate::db::{Db, DbError, service};
 
+/// A larger difference between a machine's clock and the server's is reported.
+pub const MAX_SKEW: TimeDelta = TimeDelta::seconds(2);
+
 /// State of the server at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct ServerState {

@@ -92,6 +92,11 @@ pub enum SessionError {
 }
 
 impl SessionError {
+    /// Returns whether the database is unavailable, so that waiting may help.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Db(error) if error.is_outage())
+    }
+
     /// Returns what the operator can do about it.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -143,6 +148,12 @@ fn fix(key: &str, user: &str, dropped: &[Difference]) -> String {
 const POOLED: &str = "database.url beside database.direct_url";
 const DIRECT: &str = "database.direct_url";
 const ONLY: &str = "database.url";
+
+/// Checks only the connections to the server itself: whether each has a session, and the settings that it needs.
+pub async fn check_direct(db: &Db) -> Result<(), SessionError> {
+    let key = if db.pool.pooled().is_some() { DIRECT } else { ONLY };
+    check_one(db, key, db.pool.direct(), &settings(db.timeout), false).await
+}
 
 /// Opens a new connection to each configured URL, and compares the session's settings with the required ones.
 pub async fn check(db: &Db) -> Result<(), SessionError> {

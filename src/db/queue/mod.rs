@@ -6,6 +6,7 @@ mod claim;
 pub mod conversations;
 mod fence;
 pub(super) mod ready_at;
+mod relayed;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -92,6 +93,9 @@ pub struct Finished {
     pub started_at: DateTime<Utc>,
     /// Whether it was the only recipient of its envelope, so that a reply about the message is about this recipient.
     pub is_alone: bool,
+    /// Whether its message passes a received message on, or may do so: then the sender gets a report of a failure, and a missing
+    /// mailbox is not suppressed.
+    pub may_be_relayed: bool,
     /// The SMTP conversation of the attempt, if it is kept.
     pub conversation: Option<Arc<Conversation>>,
 }
@@ -115,11 +119,17 @@ impl Finished {
             Stage::Data | Stage::FinalDot => self.is_alone,
             Stage::Connect | Stage::Session | Stage::Mail => false,
         };
-        (is_about_recipient && self.bounce()?.judgement.suppresses()).then(|| self.claimed.recipient())
+        let is_own = is_about_recipient && !self.may_be_relayed;
+        (is_own && self.bounce()?.judgement.suppresses()).then(|| self.claimed.recipient())
+    }
+
+    /// Returns the number of the attempt, if one was made.
+    pub(super) fn attempt_number(&self) -> Option<i16> {
+        self.attempt().map(|_| self.attempts())
     }
 
     fn event(&self) -> NewEvent<'_> {
-        let attempt = self.attempt().map(|_| self.attempts());
+        let attempt = self.attempt_number();
         let outcome = self.outcome.as_ref();
         NewEvent::transition(self.claimed.recipient(), self.transition, attempt, outcome, self.bounce())
     }
@@ -184,6 +194,7 @@ pub(super) async fn end<'a>(
     let recorded = batch.iter().zip(&is_recorded).filter(|(_, is_recorded)| **is_recorded);
     let recorded: Vec<&Finished> = recorded.map(|(finished, _)| finished).collect();
     conversations::insert(connection, &recorded, now).await?;
+    relayed::mark_failed(connection, &recorded, now).await?;
     let missing: Vec<RecipientKey> = recorded.iter().filter_map(|finished| finished.missing_mailbox()).collect();
     suppressions::add_recipients(connection, Reason::HardBounce, &missing, now).await?;
     Ok(Ended { recorded, is_recorded })

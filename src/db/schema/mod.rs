@@ -113,8 +113,25 @@ pub async fn migrate(db: &Db) -> Result<usize, SchemaError> {
             .await
             .map_err(|source| DbError::Unavailable { query: "schema.migrate", source })?;
     }
+    stay_in_schema(&mut connection).await?;
     MIGRATOR.run(&mut connection).await?;
     Ok(missing)
+}
+
+/// Lets migrations create tables where the tables are, or in a new database where the first ones will be. For a role named
+/// `postrider`, the first schema of the default `search_path` is `postrider` as soon as a migration has created it for the
+/// function `postrider.send`.
+async fn stay_in_schema(connection: &mut sqlx::PgConnection) -> Result<(), DbError> {
+    sqlx::query_scalar!(
+        "SELECT set_config('search_path', concat_ws(', ', quote_ident(coalesce(
+             (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+              WHERE c.oid = to_regclass('_sqlx_migrations')),
+             current_schema())), current_setting('search_path')), false)"
+    )
+    .fetch_optional(connection)
+    .await
+    .map(drop)
+    .map_err(|source| DbError::Unavailable { query: "schema.stay_in_schema", source })
 }
 
 /// Checks before the first migration that the role can create tables and that the schema is empty, apart from tables of
@@ -145,6 +162,11 @@ pub async fn check(db: &Db) -> Result<(), SchemaError> {
         0 => Ok(()),
         missing => Err(SchemaError::Behind { missing }),
     }
+}
+
+/// Returns the version of the schema of this binary: that of its last migration.
+pub fn version() -> i64 {
+    MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 
 /// Returns how many migrations of this binary have not run, given those that have, in order.

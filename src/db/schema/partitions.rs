@@ -10,7 +10,7 @@ use crate::db::{Db, DbError};
 pub(in crate::db) const TABLES: [&str; 7] =
     ["contents", "messages", "custom_message_ids", "recipients", "events", "webhook_attempts", "blob_references"];
 /// How far ahead partitions are created.
-const WEEKS_AHEAD: i32 = 2;
+const WEEKS_AHEAD: i32 = 4;
 /// Maximum number of tries per partition. A try fails if another transaction has locked the table, or creates the
 /// partition.
 const TRIES: usize = 5;
@@ -20,20 +20,34 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Creates missing partitions of this week and the coming ones, each in a separate transaction with a short lock
 /// timeout, so that other transactions do not wait for long. Fails if a partition cannot be created after all tries.
 pub async fn ensure(db: &Db, now: DateTime<Utc>) -> Result<(), DbError> {
-    for week in 0..=WEEKS_AHEAD {
-        for table in TABLES {
-            let moment = now + TimeDelta::weeks(week.into());
-            let mut tries = 1;
-            while let Err(error) = ensure_one(db, table, moment).await {
-                if !error.is_locked_out() || tries == TRIES {
-                    return Err(error);
-                }
-                tries += 1;
-                tokio::time::sleep(PAUSE).await;
+    for (table, moment) in missing(db, now).await? {
+        let mut tries = 1;
+        while let Err(error) = ensure_one(db, &table, moment).await {
+            if !error.is_locked_out() || tries == TRIES {
+                return Err(error);
             }
+            tries += 1;
+            tokio::time::sleep(PAUSE).await;
         }
     }
     Ok(())
+}
+
+/// Returns the tables and moments of missing partitions, this week first.
+async fn missing(db: &Db, now: DateTime<Utc>) -> Result<Vec<(String, DateTime<Utc>)>, DbError> {
+    let tables = TABLES.map(str::to_owned);
+    let moments: Vec<DateTime<Utc>> = (0..=WEEKS_AHEAD).map(|week| now + TimeDelta::weeks(week.into())).collect();
+    let query = sqlx::query!(
+        r#"SELECT t.name AS "name!", w.moment AS "moment!"
+           FROM unnest($1::text[]) WITH ORDINALITY AS t (name, position), unnest($2::timestamptz[]) AS w (moment)
+           WHERE to_regclass(format('%s_%s', t.name, to_char(date_trunc('week', w.moment, 'UTC') AT TIME ZONE 'UTC', 'YYYYMMDD')))
+                 IS NULL
+           ORDER BY w.moment, t.position"#,
+        &tables,
+        &moments
+    );
+    let rows = db.timed("partitions.missing", query.fetch_all(&db.pool)).await?;
+    Ok(rows.into_iter().map(|row| (row.name, row.moment)).collect())
 }
 
 async fn ensure_one(db: &Db, table: &str, moment: DateTime<Utc>) -> Result<(), DbError> {

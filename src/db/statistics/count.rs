@@ -84,6 +84,14 @@ pub async fn advance(
             return Ok(None);
         }
         let rows = events_between(&mut tx, tenant, cursor.seq, up_to).await?;
+        if rows.is_empty() && up_to < cursor.last_seq {
+            // A restore skipped many numbers.
+            let next = next_event(&mut tx, tenant, up_to).await?;
+            let up_to = next.map_or(cursor.last_seq, |seq| seq - 1);
+            advance_cursor(&mut tx, tenant, up_to, None).await?;
+            tx.commit().await?;
+            return Ok(Some(Advanced { events: 0, has_more: up_to < cursor.last_seq }));
+        }
         let until = rows.iter().map(|row| row.last_at).max();
         let groups: Vec<EventGroup> = rows.into_iter().map(Row::into_group).collect();
         increment::add(&mut tx, tenant, &increments(&groups, now, is_relay)).await?;
@@ -123,6 +131,17 @@ async fn lock(tx: &mut PgConnection, tenant: TenantId) -> Result<Option<Cursor>,
                             ORDER BY tenant_id DESC LIMIT 1), 0) AS "last_seq!"
            FROM statistics_cursors s WHERE s.tenant_id = $1 FOR UPDATE OF s SKIP LOCKED"#,
         tenant.0
+    )
+    .fetch_optional(tx)
+    .await
+}
+
+/// Returns the number of the first event after `after`.
+async fn next_event(tx: &mut PgConnection, tenant: TenantId, after: i64) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "SELECT seq FROM events WHERE tenant_id = $1 AND seq > $2 ORDER BY seq LIMIT 1",
+        tenant.0,
+        after
     )
     .fetch_optional(tx)
     .await

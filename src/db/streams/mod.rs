@@ -26,6 +26,8 @@ pub struct StreamRow {
     pub retry: OwnPolicy,
     /// Whether its messages carry an unsubscribe link.
     pub unsubscribe: bool,
+    /// How long its messages keep their content, in seconds; 0: as long as the messages; `None`: as configured.
+    pub content_retention: Option<i32>,
     /// When an operator paused it.
     pub paused_at: Option<DateTime<Utc>>,
     /// Reason for the pause.
@@ -54,7 +56,7 @@ pub async fn with_unsubscribe_links(db: &Db, limit: i64) -> Result<Vec<String>, 
 async fn read(db: &Db, tenant: TenantId, name: Option<&str>) -> Result<Vec<StreamRow>, DbError> {
     let query = sqlx::query!(
         "SELECT name, priority, weight, concurrency, rate, retry_schedule, retry_window, greylist, unsubscribe,
-                paused_at, pause_reason, created_at
+                content_retention, paused_at, pause_reason, created_at
          FROM streams WHERE tenant_id = $1 AND ($2::text IS NULL OR name = $2) ORDER BY priority, name",
         tenant.0,
         name
@@ -68,6 +70,7 @@ async fn read(db: &Db, tenant: TenantId, name: Option<&str>) -> Result<Vec<Strea
         rate: row.rate,
         retry: OwnPolicy { schedule: row.retry_schedule, window: row.retry_window, greylist: row.greylist },
         unsubscribe: row.unsubscribe,
+        content_retention: row.content_retention,
         paused_at: row.paused_at,
         pause_reason: row.pause_reason,
         created_at: row.created_at,
@@ -86,10 +89,11 @@ pub async fn create(
     let schedule = settings.retry_schedule.value();
     let query = sqlx::query!(
         "INSERT INTO streams (tenant_id, name, priority, weight, concurrency, rate, retry_schedule, retry_window, greylist,
-                              created_at, unsubscribe)
+                              created_at, unsubscribe, content_retention)
          VALUES ($1 /* tenant */, $2 /* name */, coalesce($3::smallint /* priority */, 50),
                  coalesce($4::smallint /* weight */, 10), $5 /* concurrency */, $6 /* rate */, $7 /* schedule */,
-                 $8 /* retry_window */, $9 /* greylist */, $10 /* now */, coalesce($11::boolean /* unsubscribe */, false))
+                 $8 /* retry_window */, $9 /* greylist */, $10 /* now */, coalesce($11::boolean /* unsubscribe */, false),
+                 $12 /* content_retention */)
          ON CONFLICT DO NOTHING",
         tenant.0,
         name,
@@ -101,7 +105,8 @@ pub async fn create(
         settings.retry_window.value(),
         settings.greylist.value(),
         now,
-        settings.unsubscribe
+        settings.unsubscribe,
+        settings.content_retention.value()
     );
     db.timed("streams.create", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }
@@ -131,6 +136,8 @@ pub async fn change(
                             ELSE retry_window END,
              greylist = CASE WHEN $13 /* greylist.is_change */ THEN $14 /* greylist.value */ ELSE greylist END,
              unsubscribe = coalesce($15 /* unsubscribe */, unsubscribe),
+             content_retention = CASE WHEN $17 /* content_retention.is_change */ THEN $18 /* content_retention.value */
+                                 ELSE content_retention END,
              open_at = CASE WHEN $7 AND rate IS DISTINCT FROM $8 THEN '-infinity' ELSE open_at END,
              next_turn_at = CASE WHEN $7 AND rate IS DISTINCT FROM $8 THEN least(next_turn_at, $16 /* now */)
                             ELSE next_turn_at END
@@ -150,7 +157,9 @@ pub async fn change(
         change.greylist.is_change(),
         change.greylist.value(),
         change.unsubscribe,
-        now
+        now,
+        change.content_retention.is_change(),
+        change.content_retention.value()
     );
     db.timed("streams.change", query.execute(&db.pool)).await.map(|done| done.rows_affected() > 0)
 }

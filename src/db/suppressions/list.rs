@@ -39,7 +39,8 @@ pub async fn page(
         Row,
         "SELECT address, stream, reason, message_id, recipient_id, note, created_at, expires_at FROM suppressions
          WHERE tenant_id = $1 /* tenant */ AND (expires_at IS NULL OR expires_at > $2 /* now */)
-           AND ($3::text /* filter.address */ IS NULL OR address = $3)
+           AND ($3::text /* filter.address */ IS NULL
+                OR address = ANY (ARRAY[$3, (SELECT erased_address(key, $3) FROM erasure_keys WHERE tenant_id = $1)]))
            AND ($4::text /* filter.stream */ IS NULL OR stream = $4)
            AND ($5::text[] /* reasons.as_deref */ IS NULL OR reason = ANY ($5))
            AND ($6::timestamptz /* created_after */ IS NULL OR created_at >= $6)
@@ -63,7 +64,7 @@ pub async fn page(
     Ok(rows.into_iter().map(Suppression::from).collect())
 }
 
-/// Returns the active entries for one address, the entry for all streams first.
+/// Returns the active entries for one address, also those with its pseudonym, the entry for all streams first.
 pub async fn for_address(
     db: &Db,
     tenant: TenantId,
@@ -73,7 +74,9 @@ pub async fn for_address(
     let query = sqlx::query_as!(
         Row,
         "SELECT address, stream, reason, message_id, recipient_id, note, created_at, expires_at FROM suppressions
-         WHERE tenant_id = $1 AND address = $2 AND (expires_at IS NULL OR expires_at > $3) ORDER BY stream",
+         WHERE tenant_id = $1 AND (expires_at IS NULL OR expires_at > $3)
+           AND address = ANY (ARRAY[$2, (SELECT erased_address(key, $2) FROM erasure_keys WHERE tenant_id = $1)])
+         ORDER BY stream",
         tenant.0,
         address.as_str(),
         now
@@ -116,10 +119,22 @@ pub struct Removal {
 
 /// Removes entries. Returns how many of them were active.
 pub async fn remove(db: &Db, tenant: TenantId, removals: &[Removal], now: DateTime<Utc>) -> Result<u64, DbError> {
-    let addresses: Vec<&str> = removals.iter().map(|removal| removal.address.as_str()).collect();
-    let streams: Vec<Option<&str>> = removals.iter().map(|removal| removal.stream.as_deref()).collect();
+    let plain: Vec<&str> = removals.iter().map(|removal| removal.address.as_str()).collect();
+    let mut streams: Vec<Option<&str>> = removals.iter().map(|removal| removal.stream.as_deref()).collect();
     db.timed("suppressions.remove", async {
         let mut tx = db.pool.begin().await?;
+        // An entry of an address that was erased has its pseudonym.
+        let erased = sqlx::query_scalar!(
+            r#"SELECT erased_address(k.key, u.address) AS "pseudonym!"
+               FROM erasure_keys k CROSS JOIN unnest($2::text[]) WITH ORDINALITY AS u (address, n)
+               WHERE k.tenant_id = $1 ORDER BY u.n"#,
+            tenant.0,
+            &plain as _
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        let addresses: Vec<&str> = plain.iter().copied().chain(erased.iter().map(String::as_str)).collect();
+        streams.extend_from_within(..erased.len());
         // Locks the rows in key order and waits for concurrent changes, which the next statement then sees.
         sqlx::query!(
             "SELECT FROM suppressions s JOIN unnest($2::text[], $3::text[]) AS u (address, stream)

@@ -83,7 +83,8 @@ pub(super) async fn find(
     let streams: Vec<&str> = addressed.iter().map(|one| one.stream).collect();
     let times: Vec<DateTime<Utc>> = addressed.iter().map(|one| one.at).collect();
     // One index lookup per address, independent of the table's statistics: because of LIMIT, the planner cannot choose
-    // another join.
+    // another join. A tenant for which an address was erased has a key, and its entries may have pseudonyms. The condition on
+    // the stream is one that the index does not serve: it would cost an index descent for each of two streams.
     let rows = sqlx::query!(
         r#"SELECT u.n AS "n!", s.address AS "address!", s.stream AS "stream!", s.reason AS "reason!", s.message_id,
                   s.recipient_id, s.note, s.created_at AS "created_at!", s.expires_at
@@ -91,7 +92,10 @@ pub(super) async fn find(
                 WITH ORDINALITY AS u (tenant_id, address, stream, at, n)
            CROSS JOIN LATERAL (
                SELECT * FROM suppressions s
-               WHERE s.tenant_id = u.tenant_id AND s.address = u.address AND s.stream IN ('', u.stream)
+               WHERE s.tenant_id = u.tenant_id
+                 AND s.address = ANY (ARRAY[u.address, (SELECT erased_address(k.key, u.address) FROM erasure_keys k
+                                                        WHERE k.tenant_id = u.tenant_id)])
+                 AND coalesce(nullif(s.stream, ''), u.stream) = u.stream
                  AND (s.expires_at IS NULL OR s.expires_at > u.at)
                ORDER BY s.stream LIMIT 1) s"#,
         &tenants,
@@ -303,6 +307,25 @@ pub(super) async fn add_recipients(
         })
         .collect();
     add(connection, &entries, Existing::KeptUnlessShorter, now).await.map(|_| ())
+}
+
+/// Returns the address, or its pseudonym if it was erased: what is added from a message that the person still has does not store the
+/// address again.
+async fn pseudonym(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    address: AddressKey,
+) -> Result<AddressKey, sqlx::Error> {
+    let erased = sqlx::query_scalar!(
+        "SELECT e.pseudonym FROM erasure_keys k
+         JOIN erasures e ON e.tenant_id = k.tenant_id AND e.pseudonym = erased_address(k.key, $2)
+         WHERE k.tenant_id = $1 LIMIT 1",
+        tenant.0,
+        address.as_str()
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(erased.map_or(address, AddressKey::from_column))
 }
 
 /// Maximum number of entries removed per statement.

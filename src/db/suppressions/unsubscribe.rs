@@ -14,7 +14,7 @@ use crate::domain::suppression::{AddressKey, Reason, Suppression};
 /// appended if the address was not suppressed before, or if there is no event yet for the message whose link was used.
 /// Changes nothing if the tenant is being deleted, since it sends nothing any more.
 pub async fn unsubscribe(db: &Db, ticket: &Ticket, now: DateTime<Utc>) -> Result<(), DbError> {
-    let entry = Suppression {
+    let mut entry = Suppression {
         address: AddressKey::from(&ticket.address),
         stream: Some(ticket.stream.clone()),
         reason: Reason::Unsubscribe,
@@ -29,6 +29,7 @@ pub async fn unsubscribe(db: &Db, ticket: &Ticket, now: DateTime<Utc>) -> Result
         if !has_tenant(&mut tx, ticket).await? {
             return Ok(());
         }
+        entry.address = suppressions::pseudonym(&mut tx, ticket.tenant, entry.address).await?;
         let done = suppressions::add(&mut tx, &[(ticket.tenant, entry)], Existing::KeptUnlessShorter, now).await?;
         // `add` has locked the entry's row, so the query for the event sees the result of concurrent unsubscribes.
         if done != (Added { unchanged: 1, ..Added::default() }) || !has_event(&mut tx, ticket).await? {

@@ -2,6 +2,7 @@
 //! tenants (`create_test_tenant`, `copy_tenant_to_test_tenant`).
 
 pub mod deletion;
+pub mod moving;
 
 use std::collections::HashSet;
 
@@ -24,6 +25,8 @@ pub struct TenantRow {
     pub created_at: DateTime<Utc>,
     /// Share of the workers' capacity.
     pub weight: i16,
+    /// The most urgent priority of its streams.
+    pub min_priority: Option<i16>,
     /// Maximum requests per second.
     pub requests_per_second: Option<i32>,
     /// Maximum requests at once.
@@ -80,15 +83,16 @@ pub async fn create(db: &Db, id: TenantId, tenant: &NewTenant, now: DateTime<Utc
     db.timed("tenants.create", async {
         let mut tx = db.pool.begin().await?;
         let query = sqlx::query!(
-            "INSERT INTO tenants (id, name, created_at, weight, requests_per_second, burst, recipients_per_day)
-             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (name) DO NOTHING",
+            "INSERT INTO tenants (id, name, created_at, weight, requests_per_second, burst, recipients_per_day, min_priority)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (name) DO NOTHING",
             id.0,
             tenant.name,
             now,
             tenant.weight,
             tenant.rate.and_then(requests_per_second),
             tenant.rate.and_then(burst),
-            tenant.quota.and_then(recipients_per_day)
+            tenant.quota.and_then(recipients_per_day),
+            tenant.min_priority
         );
         if query.execute(&mut *tx).await?.rows_affected() == 0 {
             return Ok(false);
@@ -126,8 +130,9 @@ fn recipients_per_day(quota: KeyQuota) -> Option<i32> {
 pub async fn get(db: &Db, id: TenantId) -> Result<Option<TenantRow>, DbError> {
     let query = sqlx::query_as!(
         TenantRow,
-        r#"SELECT t.id, t.name, t.created_at, t.weight, t.requests_per_second, t.burst, t.recipients_per_day, t.suspended_at,
-                  t.suspend_reason, t.deleting_at, t.deleted_at, d.messages AS "deleted_messages?", d.rows AS "deleted_rows?"
+        r#"SELECT t.id, t.name, t.created_at, t.weight, t.min_priority, t.requests_per_second, t.burst, t.recipients_per_day,
+                  t.suspended_at, t.suspend_reason, t.deleting_at, t.deleted_at, d.messages AS "deleted_messages?",
+                  d.rows AS "deleted_rows?"
            FROM tenants t LEFT JOIN tenant_deletions d ON d.tenant_id = t.id
            WHERE t.id = $1 AND t.test_of IS NULL"#,
         id.0
@@ -152,8 +157,9 @@ pub async fn page(
 ) -> Result<Vec<TenantRow>, DbError> {
     let query = sqlx::query_as!(
         TenantRow,
-        r#"SELECT t.id, t.name, t.created_at, t.weight, t.requests_per_second, t.burst, t.recipients_per_day, t.suspended_at,
-                  t.suspend_reason, t.deleting_at, t.deleted_at, d.messages AS "deleted_messages?", d.rows AS "deleted_rows?"
+        r#"SELECT t.id, t.name, t.created_at, t.weight, t.min_priority, t.requests_per_second, t.burst, t.recipients_per_day,
+                  t.suspended_at, t.suspend_reason, t.deleting_at, t.deleted_at, d.messages AS "deleted_messages?",
+                  d.rows AS "deleted_rows?"
            FROM tenants t LEFT JOIN tenant_deletions d ON d.tenant_id = t.id
            WHERE t.test_of IS NULL AND ($1::uuid IS NULL OR t.id < $1)
              AND ($2::text IS NULL OR $2 = CASE
@@ -181,7 +187,8 @@ pub async fn change(db: &Db, id: TenantId, change: &TenantChange) -> Result<Chan
                  weight = coalesce($3, weight),
                  requests_per_second = CASE WHEN $4 THEN $5::integer ELSE requests_per_second END,
                  burst = CASE WHEN $4 THEN $6::integer ELSE burst END,
-                 recipients_per_day = CASE WHEN $7 THEN $8::integer ELSE recipients_per_day END
+                 recipients_per_day = CASE WHEN $7 THEN $8::integer ELSE recipients_per_day END,
+                 min_priority = CASE WHEN $9 THEN $10::smallint ELSE min_priority END
              WHERE id = $1 AND deleting_at IS NULL AND test_of IS NULL",
             id.0,
             change.name,
@@ -190,7 +197,9 @@ pub async fn change(db: &Db, id: TenantId, change: &TenantChange) -> Result<Chan
             rate.and_then(requests_per_second),
             rate.and_then(burst),
             change.quota.is_change(),
-            quota.and_then(recipients_per_day)
+            quota.and_then(recipients_per_day),
+            change.min_priority.is_change(),
+            change.min_priority.value()
         );
         match query.execute(&db.pool).await {
             Ok(done) if done.rows_affected() > 0 => Ok(Changed::Done),

@@ -109,19 +109,28 @@ pub async fn lease(
     limit: i64,
     now: DateTime<Utc>,
 ) -> Result<Vec<Endpoint>, DbError> {
+    // Compares the cursors with the counters, whose newest version is at the end of the index (`take_event_numbers`), and
+    // reads other tables only for the endpoints that are due: this is the same for hundreds of endpoints without posts.
+    // The events after a cursor may have been deleted, or their numbers skipped: then there is nothing to post.
     let query = sqlx::query_as!(
         Row,
         r#"WITH claimer AS MATERIALIZED (SELECT id FROM workers WHERE id = $1 FOR KEY SHARE),
+               due AS MATERIALIZED (
+                   SELECT e.id FROM webhook_endpoints e CROSS JOIN LATERAL (
+                       SELECT last_seq FROM event_counters WHERE tenant_id >= e.tenant_id AND tenant_id <= e.tenant_id
+                       ORDER BY tenant_id DESC LIMIT 1) c
+                   WHERE e.disabled_at IS NULL AND e.open_at <= $4 AND e.id <> ALL ($2)
+                     AND (CASE WHEN e.cursor < c.last_seq
+                               THEN (SELECT count(*) FROM webhook_retries WHERE endpoint_id = e.id) < $6
+                                    AND (SELECT seq FROM events WHERE tenant_id = e.tenant_id AND seq > e.cursor
+                                         ORDER BY seq LIMIT 1) IS NOT NULL
+                               ELSE false END
+                          OR (SELECT due_at FROM webhook_retries WHERE endpoint_id = e.id ORDER BY due_at LIMIT 1)
+                             <= CASE WHEN e.failures >= $5 THEN 'infinity' ELSE $4::timestamptz END)),
                free AS MATERIALIZED (
-                   SELECT e.id FROM claimer, tenants t
-                   LEFT JOIN LATERAL (SELECT seq FROM events WHERE tenant_id = t.id ORDER BY seq DESC LIMIT 1) last ON true
-                   JOIN webhook_endpoints e ON e.tenant_id = t.id
-                   LEFT JOIN LATERAL (SELECT count(*) AS count, min(due_at) AS due_at FROM webhook_retries
-                                      WHERE endpoint_id = e.id) r ON true
-                   WHERE t.deleting_at IS NULL AND e.disabled_at IS NULL AND e.open_at <= $4 AND e.id <> ALL ($2)
+                   SELECT e.id FROM claimer, due JOIN webhook_endpoints e ON e.id = due.id JOIN tenants t ON t.id = e.tenant_id
+                   WHERE t.deleting_at IS NULL AND e.disabled_at IS NULL AND e.open_at <= $4
                      AND (e.lease IS NULL OR e.lease = $1 OR NOT EXISTS (SELECT FROM workers w WHERE w.id = e.lease))
-                     AND (r.due_at <= CASE WHEN e.failures >= $5 THEN 'infinity' ELSE $4::timestamptz END
-                          OR e.cursor < last.seq AND r.count < $6)
                    ORDER BY e.open_at, e.id LIMIT $3 FOR UPDATE OF e SKIP LOCKED)
            UPDATE webhook_endpoints e SET lease = $1 FROM free WHERE e.id = free.id
            RETURNING e.id, tenant_id, url, events, secret, old_secret, old_secret_until, concurrency, rate, batch, format,

@@ -44,6 +44,15 @@ impl EventType {
                 let uncertain = attempt(uncertain, 250, "2.0.0", "");
                 with_reply(uncertain, None, None, "The connection dropped after the final dot.")
             }
+            Self::Redacted => {
+                let from = base.from.map(|from| EventSender { name: None, ..from });
+                EventData { from, subject: Some(String::new()), tags: json!([]), metadata: json!({}), ..base }
+            }
+            Self::Rejected => {
+                let sent = EventData { internet_message_id: None, key_id: None, ..base };
+                with_reply(sent, None, None, "/template/id: there is no such template")
+            }
+            Self::Received => EventData { received: Some(received()), ..EventData::empty() },
             Self::Complained => EventData { vouched: Some(true), ..base },
             Self::WebhookTest => EventData { endpoint_id: Some(ENDPOINT), ..EventData::empty() },
             Self::WebhookDisabled => with_reply(
@@ -55,6 +64,10 @@ impl EventType {
             Self::KeyQuotaWarning => key("40000 of the 50000 recipients of 2026-11-24 (UTC) are used."),
             Self::KeyQuotaReached => key("All 50000 recipients of 2026-11-24 (UTC) are used."),
             Self::TenantQuotaWarning => tenant("800000 of the 1000000 recipients of 2026-11-24 (UTC) are used."),
+            Self::FeedRestored => tenant(
+                "The database was restored to an earlier state. Events after number 122 that were read before the restore do not \
+                 exist any more, and their numbers are not used again.",
+            ),
             Self::TenantQuotaReached => tenant("All 1000000 recipients of 2026-11-24 (UTC) are used."),
         }
     }
@@ -88,6 +101,15 @@ fn recipient() -> EventData {
 
 fn recipients() -> Value {
     json!([{"id": RECIPIENT, "address": "ann@example.test", "kind": "to"}])
+}
+
+fn received() -> Value {
+    json!({
+        "id": "rcv_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7e", "route_id": "irt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7f",
+        "from": "ann@example.test", "to": ["support@reply.acme.test"], "subject": "Re: Your invoice",
+        "internet_message_id": "<CAF-42@mail.example.test>", "answers": MESSAGE, "is_auto_reply": false,
+        "attachments": 1, "size": 2048,
+    })
 }
 
 fn with_reply(data: EventData, code: Option<i16>, enhanced: Option<&str>, text: &str) -> EventData {

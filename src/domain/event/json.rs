@@ -22,7 +22,7 @@ pub struct Event {
     /// The time at which it happened.
     #[schema(example = "2026-11-24T09:00:00Z")]
     pub timestamp: DateTime<Utc>,
-    /// The message, recipient, webhook endpoint or API key that the event is about.
+    /// The message, recipient, received message, webhook endpoint or API key that the event is about.
     pub data: EventData,
 }
 
@@ -85,6 +85,10 @@ pub struct EventData {
     /// The webhook endpoint's id; null if the event is not about a webhook endpoint.
     #[schema(value_type = Option<String>, example = "wh_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7c")]
     pub endpoint_id: Option<EndpointId>,
+    /// The received message. Only in `message.received`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<EventReceived>)]
+    pub received: Option<Value>,
     /// The API key that the message was sent with, or that the event is about; null if it is unknown.
     #[schema(value_type = Option<String>, example = "key_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7d")]
     pub key_id: Option<KeyId>,
@@ -128,6 +132,7 @@ impl EventData {
             next_attempt_at: None,
             bounce: None,
             endpoint_id: None,
+            received: None,
             key_id: None,
             test: None,
             vouched: None,
@@ -159,6 +164,41 @@ pub struct EventRecipient {
     /// The header that names the recipient: `to`, `cc` or `bcc`.
     #[schema(value_type = crate::domain::message::RecipientKind, example = "to")]
     pub kind: String,
+}
+
+/// A received message, without its content. All fields but `id` are null once it was deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct EventReceived {
+    /// The id of the received message.
+    #[schema(example = "rcv_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7e")]
+    pub id: String,
+    /// The inbound route.
+    #[schema(example = "irt_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7f")]
+    pub route_id: Option<String>,
+    /// The address in `From`; null if there is none.
+    #[schema(example = "ann@example.test")]
+    pub from: Option<String>,
+    /// The envelope recipients that the route matched.
+    #[schema(example = json!(["support@reply.acme.test"]))]
+    pub to: Option<Vec<String>>,
+    /// The decoded subject.
+    #[schema(example = "Re: Your invoice")]
+    pub subject: Option<String>,
+    /// The value of the `Message-ID` header, in angle brackets; null if there is none.
+    #[schema(example = "<CAF-42@mail.example.test>")]
+    pub internet_message_id: Option<String>,
+    /// The id of the message that it answers; null if it is unknown.
+    #[schema(example = "msg_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7a")]
+    pub answers: Option<String>,
+    /// Whether it is an automatic reply.
+    #[schema(example = false)]
+    pub is_auto_reply: Option<bool>,
+    /// The number of attachments.
+    #[schema(example = 1)]
+    pub attachments: Option<i64>,
+    /// The size in bytes.
+    #[schema(example = 2048)]
+    pub size: Option<i64>,
 }
 
 /// The classification of a permanent refusal.

@@ -8,7 +8,7 @@ mod truncate;
 use std::fmt;
 use std::str::FromStr;
 
-pub use json::{BounceView, Event, EventData, EventRecipient, EventSender};
+pub use json::{BounceView, Event, EventData, EventReceived, EventRecipient, EventSender};
 
 use super::delivery::Status;
 use super::words::words;
@@ -43,6 +43,13 @@ words! {
         Complained = "message.complained",
         /// The recipient used the unsubscribe link.
         Unsubscribed = "message.unsubscribed",
+        /// The content of the message was erased by request. Its states and events are kept, without the texts of replies.
+        Redacted = "message.redacted",
+        /// A message that was sent from SQL could not be accepted after `postrider.send` had returned its id. Nothing was
+        /// sent; `response.text` has the reason.
+        Rejected = "message.rejected",
+        /// A message was received for an inbound route. `received` describes it; `GET /v1/received/{id}` returns its content.
+        Received = "message.received",
         /// A test of a webhook endpoint (`POST /v1/webhooks/{id}/test`). Only that endpoint receives it.
         WebhookTest = "webhook.test",
         /// A webhook endpoint was disabled, because its posts failed for five days or it returned 410.
@@ -55,6 +62,9 @@ words! {
         TenantQuotaWarning = "tenant.quota_warning",
         /// All API keys together have used all of the tenant's recipients of the day. `response.text` has the numbers.
         TenantQuotaReached = "tenant.quota_reached",
+        /// The database was restored to an earlier state. The numbers before this event were skipped, and events that were
+        /// read before the restore may not exist any more; `response.text` has the number of the last one that does.
+        FeedRestored = "feed.restored",
     }
 }
 
@@ -76,36 +86,42 @@ impl EventType {
 }
 
 impl EventType {
-    /// Returns whether events of this type are about one recipient, and not about a whole message, a webhook endpoint,
-    /// an API key or the tenant.
+    /// Returns whether events of this type are about one recipient, and not about a whole message, a received message, a
+    /// webhook endpoint, an API key, the tenant or the feed.
     pub fn has_recipient(self) -> bool {
         !matches!(
             self,
             Self::Accepted
                 | Self::Scheduled
+                | Self::Redacted
+                | Self::Rejected
+                | Self::Received
                 | Self::WebhookTest
                 | Self::WebhookDisabled
                 | Self::KeyQuotaWarning
                 | Self::KeyQuotaReached
                 | Self::TenantQuotaWarning
                 | Self::TenantQuotaReached
+                | Self::FeedRestored
         )
     }
 
     /// Returns the fields of `data` that are never null in events of this type.
     pub fn required_fields(self) -> Vec<&'static str> {
         let always: &[&str] = match self {
+            Self::Received => return vec!["received"],
+            Self::Rejected => return vec!["message_id", "response"],
             Self::WebhookTest => return vec!["endpoint_id"],
             Self::WebhookDisabled => return vec!["endpoint_id", "response"],
             Self::KeyQuotaWarning | Self::KeyQuotaReached => return vec!["key_id", "response"],
-            Self::TenantQuotaWarning | Self::TenantQuotaReached => return vec!["response"],
+            Self::TenantQuotaWarning | Self::TenantQuotaReached | Self::FeedRestored => return vec!["response"],
             Self::Accepted => &["recipients"],
             Self::Scheduled | Self::Deferred => &["next_attempt_at"],
             Self::Relayed | Self::Delivered | Self::Suppressed => &["response"],
             Self::Bounced => &["response", "bounce"],
             Self::Uncertain => &["response", "final"],
             Self::Complained => &["vouched"],
-            Self::Canceled | Self::Expired | Self::Unsubscribed => &[],
+            Self::Canceled | Self::Expired | Self::Unsubscribed | Self::Redacted => &[],
         };
         let recipient: &[&str] = if self.has_recipient() { &["recipient_id", "recipient"] } else { &[] };
         [&["message_id", "internet_message_id", "from", "subject", "stream"], recipient, always].concat()

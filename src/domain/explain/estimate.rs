@@ -88,6 +88,7 @@ fn by_kind(kind: Kind, entry: &QueueEntry, now: DateTime<Utc>) -> Estimate {
         Kind::InFlight => unknown("An attempt is in progress."),
         Kind::WorkerGone => unknown("The next attempt starts once another worker has released the lease."),
         Kind::Held => unknown("It waits until an operator retries it."),
+        Kind::RestoreGuard => unknown("It waits until an operator ends the hold of the restore guard."),
         Kind::TenantSuspended => unknown("It waits until an operator resumes the tenant."),
         Kind::LanePaused | Kind::StreamPaused => unknown("It waits until an operator resumes the lane or stream."),
         Kind::NoWorker => unknown("It waits until a worker is running."),

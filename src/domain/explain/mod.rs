@@ -162,6 +162,8 @@ pub struct QueueEntry {
     pub throughput: Option<Throughput>,
     /// Whether any worker sent a heartbeat recently.
     pub has_workers: bool,
+    /// Since when the restore guard lets nothing be sent; `None` if it does not.
+    pub guarded_since: Option<DateTime<Utc>>,
 }
 
 /// Why a recipient cannot be prepared for sending. The cause is in the configuration of this installation.
@@ -184,6 +186,9 @@ pub enum Kind {
     RetryWait,
     /// The message cannot be prepared for sending, because a key or a setting is missing. No attempt is counted.
     Unprepared,
+    /// The restore guard holds, because the database may have been restored or copied: nothing is sent until an operator
+    /// decides.
+    RestoreGuard,
     /// An operator has paused the lane.
     LanePaused,
     /// An operator has paused the stream.
@@ -281,6 +286,10 @@ fn kind(recipient: &Recipient, entry: &QueueEntry, now: DateTime<Utc>) -> Kind {
         };
     }
     let Some(due) = entry.due_at.filter(|_| entry.held.is_none()) else { return Kind::Held };
+    if entry.guarded_since.is_some() {
+        // Nothing expires either.
+        return Kind::RestoreGuard;
+    }
     let is_later = due > now;
     if due.max(now) >= entry.gives_up_at {
         // The deadline applies regardless of other blockers.

@@ -64,6 +64,9 @@ fn for_kind(kind: Kind, recipient: &Recipient, entry: &QueueEntry, now: DateTime
                 "Ask the operator of this service to resume the tenant: `POST /v1/tenants/{id}/resume`.",
             )]
         }
+        Kind::RestoreGuard => {
+            vec![Remedy::advice("Ask the operator of this service to run `postrider release`.")]
+        }
         Kind::StreamPaused => {
             let mut remedies =
                 vec![Remedy::call("Resume the stream.", format!("POST /v1/streams/{}/resume", lane.stream))];

@@ -32,6 +32,7 @@ fn entry() -> QueueEntry {
         ahead: Some(Count::default()),
         throughput: None,
         has_workers: true,
+        guarded_since: None,
     }
 }
 
@@ -108,6 +109,7 @@ fn each_blocker_has_its_kind() {
     assert_eq!(kind_of(|p| p.due_at = Some(at(11))), Kind::Scheduled);
     assert_eq!(kind_of(|p| p.lease = Some(lease(1.0))), Kind::InFlight);
     assert_eq!(kind_of(|p| p.has_workers = false), Kind::NoWorker);
+    assert_eq!(kind_of(|p| (p.guarded_since, p.gives_up_at) = (Some(at(1)), at(2))), Kind::RestoreGuard);
     assert_eq!(kind_of(|p| p.lane.paused = Some(paused(1))), Kind::LanePaused);
     assert_eq!(kind_of(|p| p.lane.stream_limits.paused = Some(paused(1))), Kind::StreamPaused);
     assert_eq!(kind_of(|p| p.lane.unreachable = Some(unreachable())), Kind::LaneBlocked);

@@ -27,6 +27,10 @@ fn main(kind: Kind, recipient: &Recipient, entry: &QueueEntry, now: DateTime<Utc
         Kind::RetryWait => retry_wait(recipient, entry),
         Kind::Unprepared => not_prepared(entry),
         Kind::Held => format!("It waits for an operator: {}.", reason(entry.held.as_deref())),
+        Kind::RestoreGuard => format!(
+            "Nothing has been sent since {}: the restore guard holds, or cannot check the database. Run `postrider doctor`.",
+            entry.guarded_since.map_or_else(String::new, time)
+        ),
         Kind::Quarantined => quarantined(entry, &due, now),
         Kind::Expiring if entry.gives_up_at <= now => {
             format!(
@@ -240,6 +244,7 @@ pub(super) fn blocker(kind: Kind, recipient: &Recipient, entry: &QueueEntry, now
             (lane.learned.as_ref().map(|learned| learned.at), lane.opens_at(), due.max(lane.opens_at()))
         }
         Kind::RateLimited => (due, lane.opens_at(), due.max(lane.opens_at())),
+        Kind::RestoreGuard => (entry.guarded_since, None, None),
         Kind::Expiring => (recipient.last_attempt_at, Some(entry.gives_up_at), None),
         Kind::Unprepared => (entry.unprepared.as_ref().map(|why| why.since), due, due),
         Kind::Quarantined => (None, due, due),
@@ -272,6 +277,7 @@ fn rule(kind: Kind, recipient: &Recipient, entry: &QueueEntry) -> Option<String>
         },
         Kind::ConnectionsFull => full(entry),
         Kind::Held => entry.held.clone()?,
+        Kind::RestoreGuard => "the restore guard".into(),
         Kind::Queued => "order of the lane: the message with the earliest due time is sent first".into(),
         Kind::Expiring if recipient.expires_at == Some(entry.gives_up_at) => "the message's expires_at".into(),
         Kind::Expiring => format!("retry_window of stream {}", lane.stream),

@@ -142,7 +142,7 @@ pub struct Lane {
     pub id: LaneId,
     /// The lane's stream.
     pub stream: String,
-    /// The route: `mx`, `relay`, `relay:NAME` or `simulator`.
+    /// The route: `mx`, `relay`, `relay:NAME`, `inbound:ID` or `simulator`.
     pub route: String,
     /// The destination domain; `*` if messages for all domains are sent through a relay.
     pub domain: String,

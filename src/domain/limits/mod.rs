@@ -2,6 +2,7 @@
 //! clearing a setting.
 
 pub mod connection_share;
+pub mod fair_queue;
 pub mod fair_share;
 pub mod gcra;
 
@@ -107,4 +108,6 @@ pub struct StreamChange {
     pub greylist: Change<i32>,
     /// Whether its messages have an unsubscribe link.
     pub unsubscribe: Option<bool>,
+    /// How long its messages keep their content, in seconds; 0: as long as the messages.
+    pub content_retention: Change<i32>,
 }

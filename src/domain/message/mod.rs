@@ -11,7 +11,7 @@ pub mod unsubscribe;
 use chrono::{DateTime, Utc};
 
 use super::address::{Address, Mailbox};
-use super::id::{MessageId, RecipientId};
+use super::id::{InboundRouteId, MessageId, ReceivedId, RecipientId};
 use super::outcome::OnUncertain;
 use bulk::BulkMember;
 use template::TemplateVersion;
@@ -89,6 +89,9 @@ pub enum AttachmentRole {
     /// The whole message as finished MIME, which is sent as it is, with the fields that it lacks. It is the message's
     /// only attachment.
     Mime,
+    /// The whole message as another server passed it to this one. It is passed on byte for byte, without a signature. It is
+    /// the message's only attachment.
+    Relayed,
 }
 
 impl AttachmentRole {
@@ -122,7 +125,7 @@ impl Attachment {
         match self.role {
             AttachmentRole::File => true,
             AttachmentRole::Alternative => !self.filename.is_empty(),
-            AttachmentRole::Mime => false,
+            AttachmentRole::Mime | AttachmentRole::Relayed => false,
         }
     }
 }
@@ -182,6 +185,8 @@ pub struct NewMessage {
     pub template: Option<TemplateVersion>,
     /// The bulk that the message belongs to. Such a message has the content of the bulk.
     pub bulk: Option<Box<BulkMember>>,
+    /// The received message that the message passes on.
+    pub relay: Option<RelayOf>,
     /// Problems to report in the response.
     pub warnings: Vec<Warning>,
 }
@@ -200,7 +205,22 @@ pub struct Warning {
     pub message: String,
 }
 
+/// The received message that a message passes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayOf {
+    /// The received message.
+    pub received: ReceivedId,
+    /// The inbound route to whose server it is sent; `None` if it is sent like other messages, because it is a bounce to a rewritten
+    /// sender ([`srs`](super::srs)).
+    pub route: Option<InboundRouteId>,
+}
+
 impl NewMessage {
+    /// Returns whether the null sender is in the envelope, as for reports of failed deliveries (RFC 5321 §4.5.5).
+    pub fn has_null_sender(&self) -> bool {
+        self.content.headers.iter().any(|header| header.name == ENVELOPE_SENDER && header.value.is_empty())
+    }
+
     /// Returns the size of text, html and attachments, in bytes.
     pub fn size(&self) -> u64 {
         let stored = self.bulk.as_ref().map_or(0, |member| member.stored_size);
@@ -249,8 +269,9 @@ pub struct Draft {
     pub attachments: Vec<(Attachment, Vec<u8>)>,
 }
 
-/// The header in which a message with finished MIME keeps the envelope sender that the application passed. It is never
-/// sent: only the receiving server writes it (RFC 5321 §4.4).
+/// The header in which a message with finished MIME keeps the envelope sender that the application passed, and a message
+/// that is passed on the one with which it is; empty for the null sender. It is never sent: only the receiving server writes
+/// it (RFC 5321 §4.4).
 pub const ENVELOPE_SENDER: &str = "Return-Path";
 
 impl Draft {
@@ -260,11 +281,32 @@ impl Draft {
         mime.map(|(_, data)| data.as_slice())
     }
 
+    /// Returns the message that is passed on as it was received, if this is one.
+    pub fn relayed(&self) -> Option<&[u8]> {
+        let relayed = self.attachments.iter().find(|(file, _)| file.role == AttachmentRole::Relayed);
+        relayed.map(|(_, data)| data.as_slice())
+    }
+
+    /// Returns the envelope sender that must not be replaced by a return path: that of a message that is passed on, and the
+    /// null sender (`Some(None)`) of a report.
+    pub fn fixed_envelope_sender(&self) -> Option<Option<Address>> {
+        let given = self.given_envelope_sender()?;
+        if given.is_empty() {
+            return Some(None);
+        }
+        self.relayed()?;
+        // Only addresses are stored. The null sender is the safe one for anything else: no bounce follows.
+        Some(given.parse().ok())
+    }
+
     /// Returns the envelope sender for when no return path is configured: the address in `From`, unless the application
     /// passed finished MIME with another one.
     pub fn envelope_sender(&self) -> Address {
-        let given = self.content.headers.iter().find(|header| header.name == ENVELOPE_SENDER);
-        let given = given.filter(|_| self.mime().is_some()).and_then(|header| header.value.parse().ok());
-        given.unwrap_or_else(|| self.from.address.clone())
+        let given = self.given_envelope_sender().filter(|_| self.mime().is_some());
+        given.and_then(|given| given.parse().ok()).unwrap_or_else(|| self.from.address.clone())
+    }
+
+    fn given_envelope_sender(&self) -> Option<&str> {
+        self.content.headers.iter().find(|header| header.name == ENVELOPE_SENDER).map(|header| header.value.as_str())
     }
 }

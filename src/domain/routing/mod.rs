@@ -5,11 +5,11 @@ pub mod relay;
 
 use std::fmt;
 
-use super::id::TenantId;
+use super::id::{InboundRouteId, TenantId};
 use super::simulator;
 
 /// The name of a route, as stored in lanes: `mx`, `relay` (the relay of `relay_url`), `relay:NAME` for `[routes.NAME]`,
-/// or `simulator`.
+/// `inbound:ID` for the server of an inbound route, or `simulator`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RouteName {
     /// Directly to the mail exchangers of the recipients' domains.
@@ -18,6 +18,8 @@ pub enum RouteName {
     Relay,
     /// Through the relays of the route with this name, in their order.
     Named(String),
+    /// To the server to which an inbound route passes received messages on.
+    Inbound(InboundRouteId),
     /// To the simulator, which plays the script of the recipient's address. Nothing leaves the process.
     Simulator,
 }
@@ -34,7 +36,10 @@ impl RouteName {
             "mx" => Some(Self::Mx),
             "relay" => Some(Self::Relay),
             "simulator" => Some(Self::Simulator),
-            _ => text.strip_prefix("relay:").map(|name| Self::Named(name.to_owned())),
+            _ => match text.strip_prefix("inbound:") {
+                Some(id) => id.parse().ok().map(Self::Inbound),
+                None => text.strip_prefix("relay:").map(|name| Self::Named(name.to_owned())),
+            },
         }
     }
 }
@@ -45,6 +50,7 @@ impl fmt::Display for RouteName {
             Self::Mx => f.write_str("mx"),
             Self::Relay => f.write_str("relay"),
             Self::Named(name) => write!(f, "relay:{name}"),
+            Self::Inbound(id) => write!(f, "inbound:{id}"),
             Self::Simulator => f.write_str("simulator"),
         }
     }
@@ -138,9 +144,11 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for name in [RouteName::Mx, RouteName::Relay, RouteName::Named("news-1".into()), RouteName::Simulator] {
+        let inbound = RouteName::Inbound(InboundRouteId(uuid::Uuid::from_u128(7)));
+        for name in [RouteName::Mx, RouteName::Relay, RouteName::Named("news-1".into()), inbound, RouteName::Simulator]
+        {
             assert_eq!(RouteName::parse(&name.to_string()), Some(name));
         }
-        assert_eq!(RouteName::parse("smtp"), None);
+        assert_eq!((RouteName::parse("smtp"), RouteName::parse("inbound:x")), (None, None));
     }
 }

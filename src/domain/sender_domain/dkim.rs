@@ -151,8 +151,30 @@ impl NewKey {
         domain: &str,
         selector: &str,
     ) -> Result<Vec<u8>, KeyringError> {
-        ring.seal(Purpose::DkimKey, &context(tenant, domain, selector), &self.private)
+        seal_private(ring, tenant, domain, selector, &self.private)
     }
+}
+
+/// Encrypts a private key (PKCS #8) for storage.
+pub fn seal_private(
+    ring: &Keyring,
+    tenant: TenantId,
+    domain: &str,
+    selector: &str,
+    private: &[u8],
+) -> Result<Vec<u8>, KeyringError> {
+    ring.seal(Purpose::DkimKey, &context(tenant, domain, selector), private)
+}
+
+/// Decrypts a stored private key (PKCS #8).
+pub fn open_private(
+    ring: &Keyring,
+    tenant: TenantId,
+    domain: &str,
+    selector: &str,
+    encrypted: &[u8],
+) -> Result<Vec<u8>, KeyringError> {
+    ring.open(Purpose::DkimKey, &context(tenant, domain, selector), encrypted)
 }
 
 /// Returns the context that an encrypted key is bound to. Domains and selectors contain no slash.
@@ -203,7 +225,7 @@ impl SigningKey {
         encrypted: &[u8],
     ) -> Result<Self, KeyError> {
         let ring = ring.ok_or(KeyError::NoSecret)?;
-        let private = ring.open(Purpose::DkimKey, &context(tenant, domain, selector), encrypted)?;
+        let private = open_private(ring, tenant, domain, selector, encrypted)?;
         Self::parse(selector, algorithm, private)
     }
 

@@ -12,16 +12,18 @@ use std::time::{Duration, Instant};
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use ipnet::IpNet;
 use quick_cache::sync::Cache;
 
 use super::failures::{AuthFailures, Lookup};
+use super::key_lookup::KeyLookups;
+use super::key_use::{KeyUses, LastUse};
 use super::{Requester, request_key, secret};
 use crate::cache::{Timestamp, TtlCache};
 use crate::clock::SharedClock;
+use crate::db::Db;
 use crate::db::keys::{self, FoundKey, KeyRow};
-use crate::db::{Db, DbError};
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{KeyMode, KeyQuota, KeyRate, Secret};
 use crate::domain::network::{contains, parse_network};
@@ -33,12 +35,10 @@ use crate::http::{ApiError, ProblemCode};
 const MAX_UNCONFIRMED: Duration = Duration::from_millis(900);
 /// Poll interval of the version.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
-/// Maximum time for which a key is cached. The key's last use is recorded each time it is loaded.
-const MAX_AGE: Duration = Duration::from_secs(5);
+/// Maximum time for which a key is cached.
+const MAX_AGE: Duration = Duration::from_hours(1);
 /// Maximum number of cached keys.
-const MAX_CACHED_KEYS: usize = 10_000;
-/// Minimum interval between updates of `last_used_at`.
-const MIN_TOUCH_INTERVAL: TimeDelta = TimeDelta::minutes(1);
+const MAX_CACHED_KEYS: usize = 20_000;
 
 const UNKNOWN: &str = "Invalid API key.";
 
@@ -55,6 +55,8 @@ pub(in crate::http) struct CachedKey {
     pub quota: Option<KeyQuota>,
     /// What the key's tenant allows. Without a quota for a test key, too.
     pub tenant: TenantTerms,
+    /// When the key was last used.
+    last_use: LastUse,
 }
 
 impl From<FoundKey> for CachedKey {
@@ -67,8 +69,8 @@ impl From<FoundKey> for CachedKey {
             KeyMode::Live => (live, row.quota(), tenant),
             KeyMode::Test => (live.test(), None, TenantTerms { quota: None, ..tenant }),
         };
-        let rate = row.rate();
-        Self { row, data_tenant, allowed_ips, rate, quota, tenant }
+        let (rate, last_use) = (row.rate(), LastUse::new(row.last_used_at));
+        Self { row, data_tenant, allowed_ips, rate, quota, tenant, last_use }
     }
 }
 
@@ -130,7 +132,9 @@ pub struct KeyCache {
     cache: TtlCache<[u8; 32], Arc<CachedKey>, Moment>,
     /// Hashes of keys that were accepted lately.
     accepted: Cache<[u8; 32], ()>,
+    lookups: KeyLookups,
     failures: AuthFailures,
+    uses: KeyUses,
     started: Instant,
     /// When the version was last found unchanged, in microseconds since `started`; 0: never.
     confirmed_at: AtomicU64,
@@ -142,11 +146,13 @@ pub struct KeyCache {
 impl KeyCache {
     pub(in crate::http) fn new(db: Db, clock: SharedClock, auth_failures_per_minute: u32) -> Self {
         Self {
+            lookups: KeyLookups::start(&db),
             db,
             clock,
             cache: TtlCache::new(MAX_CACHED_KEYS, MAX_UNCONFIRMED),
             accepted: Cache::new(MAX_CACHED_KEYS),
             failures: AuthFailures::new(auth_failures_per_minute),
+            uses: KeyUses::default(),
             started: Instant::now(),
             confirmed_at: AtomicU64::new(0),
             is_in_use: AtomicBool::new(false),
@@ -159,24 +165,29 @@ impl KeyCache {
         self.cache.clear();
     }
 
-    /// Polls the version of all keys while keys are used.
+    /// Polls the version of all keys while keys are used, and records their use.
     pub(in crate::http) async fn follow_changes(self: Arc<Self>) {
         let mut known = None;
         loop {
             tokio::time::sleep(POLL_INTERVAL).await;
-            if !self.is_in_use.swap(false, Ordering::Relaxed) {
-                continue;
+            // Together, so that a slow write does not delay the confirmation that no key has changed.
+            tokio::join!(self.uses.write(&self.db), self.poll_version(&mut known));
+        }
+    }
+
+    async fn poll_version(&self, known: &mut Option<i64>) {
+        if !self.is_in_use.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let asked_at = Instant::now();
+        match keys::version(&self.db).await {
+            Ok(version) if *known == Some(version) => self.confirm(asked_at),
+            Ok(version) => {
+                *known = Some(version);
+                self.cache.clear();
             }
-            let asked_at = Instant::now();
-            match keys::version(&self.db).await {
-                Ok(version) if known == Some(version) => self.confirm(asked_at),
-                Ok(version) => {
-                    known = Some(version);
-                    self.cache.clear();
-                }
-                // Without a confirmation, cached keys expire and are loaded again.
-                Err(error) => tracing::debug!(%error, "failed to poll for changes of API keys"),
-            }
+            // Without a confirmation, cached keys expire and are loaded again.
+            Err(error) => tracing::debug!(%error, "failed to poll for changes of API keys"),
         }
     }
 
@@ -198,12 +209,11 @@ impl KeyCache {
         let is_accepted = self.accepted.get(&attempt.hash).is_some();
         let found = match attempt.text {
             Some(text) if !is_accepted => self.look_up(text, attempt).await?,
-            _ => keys::find(&self.db, attempt.hash).await?.ok_or_else(|| self.unknown(attempt))?,
+            _ => self.lookups.find(attempt.hash).await?.ok_or_else(|| self.unknown(attempt))?,
         };
         if found.row.revoked_at.is_none() && !is_accepted {
             self.accepted.insert(attempt.hash, ());
         }
-        self.touch(&found.row);
         Ok(Arc::new(CachedKey::from(found)))
     }
 
@@ -213,7 +223,7 @@ impl KeyCache {
         if !Secret::is_possible(text) {
             return Err(self.unknown(attempt));
         }
-        let found = self.find_counted(attempt.client, keys::find(&self.db, attempt.hash)).await?;
+        let found = self.find_counted(attempt.client, self.lookups.find(attempt.hash)).await?;
         found.ok_or_else(|| {
             self.log.refused(Refusal::UnknownKey, None, UNKNOWN);
             ApiError::Unauthorized(UNKNOWN)
@@ -222,10 +232,10 @@ impl KeyCache {
 
     /// Looks up what a secret belongs to. It counts as a failure of the client's address until it is found; the query does
     /// not run if the address has failed too often.
-    pub(in crate::http) async fn find_counted<T>(
+    pub(in crate::http) async fn find_counted<T, E: Into<ApiError>>(
         &self,
         client: Option<IpAddr>,
-        query: impl Future<Output = Result<Option<T>, DbError>>,
+        query: impl Future<Output = Result<Option<T>, E>>,
     ) -> Result<Option<T>, ApiError> {
         let now = self.clock.now();
         let lookup = self.failures.begin_lookup(client, now).map_err(|until| self.limited(client, until, now))?;
@@ -233,7 +243,7 @@ impl KeyCache {
         if !matches!(found, Ok(None)) {
             self.failures.give_back(lookup, client, now);
         }
-        match (found?, lookup) {
+        match (found.map_err(Into::into)?, lookup) {
             (None, Lookup::Shared(until)) => Err(self.limited(client, until, now)),
             (found, _) => Ok(found),
         }
@@ -249,10 +259,12 @@ impl KeyCache {
             self.log.refused(Refusal::RevokedKey, Some(&key.row), "revoked");
             return Err(self.invalid(attempt, "This API key has been revoked."));
         }
-        if key.row.expires_at.is_some_and(|at| at <= self.clock.now()) {
+        let now = self.clock.now();
+        if key.row.expires_at.is_some_and(|at| at <= now) {
             self.log.refused(Refusal::ExpiredKey, Some(&key.row), "expired");
             return Err(self.invalid(attempt, "This API key has expired."));
         }
+        self.uses.note(key.row.id, &key.last_use, now);
         Ok(key)
     }
 
@@ -313,19 +325,6 @@ impl KeyCache {
             retry_after: (until - now).to_std().unwrap_or_default(),
         }
     }
-
-    /// Records the use of a key in the background.
-    fn touch(&self, key: &KeyRow) {
-        let now = self.clock.now();
-        if key.last_used_at.is_none_or(|at| now - at >= MIN_TOUCH_INTERVAL) {
-            let (db, id) = (self.db.clone(), KeyId(key.id));
-            tokio::spawn(async move {
-                if let Err(error) = keys::touch(&db, id, now).await {
-                    tracing::debug!(%error, "failed to record the use of an API key");
-                }
-            });
-        }
-    }
 }
 
 /// Returns the client's address for an error message.
@@ -348,6 +347,6 @@ mod tests {
         assert!(is_fresh(999, None) && !is_fresh(1_000, None));
         assert!(!is_fresh(1_000, Some(50)), "confirmed before it was loaded");
         assert!(is_fresh(2_000, Some(1_500)) && !is_fresh(2_400, Some(1_500)));
-        assert!(is_fresh(5_099, Some(5_000)) && !is_fresh(5_100, Some(5_000)));
+        assert!(is_fresh(3_600_099, Some(3_600_000)) && !is_fresh(3_600_100, Some(3_600_000)), "too old");
     }
 }

@@ -3,6 +3,8 @@
 mod cache;
 mod client_address;
 mod failures;
+mod key_lookup;
+mod key_use;
 mod request_key;
 
 use std::net::IpAddr;
@@ -22,6 +24,7 @@ use crate::domain::fault::Fault;
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{Scope, Secret};
 use crate::domain::network::contains;
+use crate::telemetry::traces;
 
 use cache::Attempt;
 pub(super) use cache::{CachedKey, KeyCache};
@@ -107,17 +110,16 @@ impl Caller {
         self.request.audit.as_deref()
     }
 
-    /// Returns whether the key has this scope. `admin` includes `send` and `read`. With `sender_domains`, it only includes
+    /// Returns whether the key has this scope. `admin` includes `send` and `read`, and `read` includes `metadata`. With `sender_domains`, it only includes
     /// these: keys that an earlier version created with both may send and read within their domains. Test keys never have
     /// the scope `operator`.
     pub fn has_scope(&self, scope: Scope) -> bool {
-        let has = |scope: Scope| self.key().row.scopes.iter().any(|name| name == scope.as_str());
-        if scope == Scope::Operator {
-            return has(scope) && self.sender_domains().is_none() && !self.tenant().is_test();
-        }
-        match self.sender_domains() {
-            Some(_) => scope != Scope::Admin && (has(scope) || has(Scope::Admin)),
-            None => has(scope) || has(Scope::Admin),
+        let has = |scope: &Scope| self.key().row.scopes.iter().any(|name| name == scope.as_str());
+        let is_granted = scope.granted_by().iter().any(has);
+        match scope {
+            Scope::Operator => is_granted && self.sender_domains().is_none() && !self.tenant().is_test(),
+            Scope::Admin => is_granted && self.sender_domains().is_none(),
+            Scope::Send | Scope::Read | Scope::Metadata => is_granted,
         }
     }
 
@@ -126,7 +128,8 @@ impl Caller {
         if self.has_scope(scope) {
             return Ok(());
         }
-        let scope = scope.as_str();
+        // The scope that such keys usually have.
+        let scope = if scope == Scope::Metadata { Scope::Read } else { scope }.as_str();
         Err(self.forbidden(format!("{LACKS_SCOPE} `{scope}`.")))
     }
 
@@ -237,6 +240,7 @@ impl Caller {
         };
         let Attempt { hash, client, .. } = attempt;
         let key = api.keys.get_valid(attempt).await?;
+        traces::authenticated();
         let owner = parts.extensions.get::<ResponseOwner>();
         if let Some(owner) = owner {
             owner.set(key.requester());
@@ -244,7 +248,8 @@ impl Caller {
         api.keys.require_address(&key, client)?;
         // Looking at the dashboard does not take requests from the application that shares its key.
         let is_looking = attempt.is_known() && parts.method.is_safe();
-        if key.has_limits() && !is_looking {
+        // A process that only reads cannot take requests from the limits that all processes share.
+        if key.has_limits() && !is_looking && !api.db.is_read_only() {
             // Boxed, because the future is part of every request.
             Box::pin(api.allowances.admit(&key, owner)).await?;
         }
@@ -260,6 +265,20 @@ impl Caller {
         // After the row of the audit log, which also records requests that are refused.
         access.check(request.key())?;
         Ok(Self { request, hash, log: log.clone() })
+    }
+}
+
+impl Caller {
+    /// Returns the caller of a client that has sent its key in another way than with a request, such as SMTP. A failure
+    /// counts against the client's address. [`Caller::refresh`] returns the key's state for later uses.
+    pub(super) async fn sign_in(api: &Api, text: &str, client: IpAddr) -> Result<Self, ApiError> {
+        let client = Some(client.to_canonical());
+        let attempt = Attempt { hash: Secret::hash(text), text: Some(text), client };
+        let key = api.keys.get_valid(attempt).await?;
+        api.keys.require_address(&key, client)?;
+        Access::WhileActive.check(&key)?;
+        let request = RequestKey::new(key, client, Access::WhileActive, None);
+        Ok(Self { request: Arc::new(request), hash: attempt.hash, log: api.keys.log.clone() })
     }
 }
 

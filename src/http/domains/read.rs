@@ -28,7 +28,7 @@ pub async fn list(
     caller: Caller,
     mut params: Params,
 ) -> Result<Json<Page<DomainView>>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     let limit = params.limit();
     let after = params.text("after");
     params.finish()?;
@@ -60,7 +60,7 @@ pub async fn get(
     caller: Caller,
     DomainName(name): DomainName,
 ) -> Result<Json<DomainView>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     if visible(&caller).is_some_and(|only| !only.contains(&name)) {
         return Err(NO_DOMAIN);
     }

@@ -71,6 +71,7 @@ enum StartPosition {
         (status = 200, description = "A page of events, or a stream of them", content(
             (Page = "application/json"), (String = "text/event-stream"))),
         AuthErrors, InvalidParameter,
+        (status = 410, description = "Events after `after` were deleted because of their age (`cursor_expired`)"),
         (status = 503, description = "Too many concurrent event streams and long polls; retry after `Retry-After`"),
     ),
 )]
@@ -80,7 +81,7 @@ pub async fn list(
     headers: HeaderMap,
     mut params: Params,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     let (start, filter) = (start(&mut params), filter(&mut params, &caller));
     let limit = params.read("limit", "Pass a number from 1 to 1000.", |text| {
         text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
@@ -102,6 +103,7 @@ pub async fn list(
     };
     let until = Instant::now() + Duration::from_secs(wait.unwrap_or(0));
     let page = wait_for_events(&api, &caller, &filter, after, limit.unwrap_or(DEFAULT_LIMIT), until).await?;
+    check_gap(&api, tenant, after, &page).await?;
     Ok(Json(Page::new(page)).into_response())
 }
 
@@ -126,7 +128,7 @@ async fn wait_for_events(
             let soon = (Instant::now() + stream::KEY_CHECK).min(until);
             has_new = timeout_at(soon, api.event_notifier.wait_beyond(tenant, after)).await.ok();
             // The key may have been revoked in the meantime.
-            caller.refresh(api).await?.require(Scope::Read)?;
+            caller.refresh(api).await?.require(Scope::Metadata)?;
         }
         if has_new != Some(true) {
             return Ok(page);
@@ -135,20 +137,37 @@ async fn wait_for_events(
 }
 
 /// Returns the `seq` to start after. Refuses a `seq` above the last event: it comes from another database, and the
-/// request would wait forever.
+/// request would wait forever. Refuses one whose next event was deleted, so that no reader misses events unnoticed.
 async fn resolve_start(api: &Api, tenant: TenantId, start: StartPosition) -> Result<i64, ApiError> {
     let after = match start {
         StartPosition::After(after) => after,
         StartPosition::Latest => return last_seq(api, tenant).await,
     };
+    let deleted = events::feed::deleted_up_to(&api.db, tenant).await?;
     if after > 0 {
         let last = last_seq(api, tenant).await?;
         if after > last {
             let message = format!("Event {after} does not exist; the last event is {last}. Was the database restored?");
             return Err(fault("after", message));
         }
+        if after < deleted {
+            return Err(ApiError::cursor_expired(after, deleted));
+        }
     }
-    Ok(after)
+    // 0 is the start of what is stored.
+    Ok(after.max(deleted))
+}
+
+/// Refuses a page that may lack events which were deleted after the start was checked.
+pub(super) async fn check_gap(api: &Api, tenant: TenantId, after: i64, page: &FeedPage) -> Result<(), ApiError> {
+    let is_complete = i64::try_from(page.events.len()).is_ok_and(|count| page.next == after + count);
+    if is_complete || after == 0 {
+        return Ok(());
+    }
+    match events::feed::deleted_up_to(&api.db, tenant).await? {
+        deleted if after < deleted => Err(ApiError::cursor_expired(after, deleted)),
+        _ => Ok(()),
+    }
 }
 
 /// Returns the `seq` of the tenant's last event; 0 if there is none.

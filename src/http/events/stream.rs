@@ -9,6 +9,7 @@ use axum::response::sse::{self, KeepAlive, Sse};
 use futures_util::stream;
 use tokio::time::{Instant, timeout_at};
 
+use super::feed::check_gap;
 use crate::db::events;
 use crate::db::events::feed::Filter;
 use crate::domain::event::Event;
@@ -89,6 +90,10 @@ impl EventStream {
             }
             match events::feed::page(&self.api.db, self.tenant, &self.filter, self.after, PAGE_SIZE).await {
                 Ok(page) => {
+                    // A slow reader's next events may have been deleted. When it reconnects, it gets 410 with the next number.
+                    if check_gap(&self.api, self.tenant, self.after, &page).await.is_err() {
+                        return None;
+                    }
                     self.after = page.next;
                     self.read.extend(page.events.into_iter().map(Event::from));
                     if self.read.is_empty() && !page.has_more && !self.wait_for_more().await {
@@ -125,6 +130,6 @@ impl EventStream {
         if let Err(error) = &caller {
             tracing::info!(event = "event_stream_ended", ?error, "ended event stream; its API key is no longer valid");
         }
-        caller.is_ok_and(|caller| caller.require(Scope::Read).is_ok())
+        caller.is_ok_and(|caller| caller.require(Scope::Metadata).is_ok())
     }
 }

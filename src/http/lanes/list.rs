@@ -26,7 +26,7 @@ use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
     get, path = "/v1/lanes", tag = "lanes", operation_id = "list_lanes",
     params(
         ("stream" = Option<String>, Query, description = "The name of the stream"),
-        ("route" = Option<String>, Query, description = "The route: `mx`, `relay`, `relay:NAME` or `simulator`"),
+        ("route" = Option<String>, Query, description = "The route: `mx`, `relay`, `relay:NAME`, `inbound:ID` or `simulator`"),
         ("domain" = Option<String>, Query, description = "The destination domain; `*` for the lanes of relays that serve all domains without a separate lane"),
         ("state" = Option<LaneState>, Query, description = "The state of the lane"),
         ("waiting" = Option<bool>, Query, description = "`true`: only lanes with waiting recipients, due now or later; `false`: only lanes without"),
@@ -39,7 +39,7 @@ pub async fn list(
     caller: Caller,
     mut params: Params,
 ) -> Result<Json<Page<LaneView>>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     caller.require_all_domains("Lanes hold the messages of all sender domains.")?;
     let limit = params.limit();
     let filter = filter(&mut params);
@@ -65,7 +65,7 @@ pub async fn get(
     caller: Caller,
     PathId(id): PathId<LaneId>,
 ) -> Result<Json<LaneView>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     caller.require_all_domains("Lanes hold the messages of all sender domains.")?;
     load_one(&api, caller.tenant(), id).await.map(Json)
 }
@@ -74,7 +74,7 @@ fn filter(params: &mut Params) -> Filter {
     Filter {
         ids: None,
         stream: params.text("stream"),
-        route: params.read("route", "Pass `mx`, `relay`, `relay:NAME` or `simulator`.", |text| {
+        route: params.read("route", "Pass `mx`, `relay`, `relay:NAME`, `inbound:ID` or `simulator`.", |text| {
             RouteName::parse(text).map(|_| text.to_owned())
         }),
         domains: params.text("domain").map(|domain| vec![a_label(&domain)]),

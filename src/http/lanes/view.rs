@@ -43,7 +43,8 @@ pub struct LaneSettingsView {
     /// The lane's stream.
     #[schema(example = "bulk")]
     pub stream: String,
-    /// The route: `mx` (the recipients' own servers), `relay`, `relay:NAME` for a configured route, or `simulator`.
+    /// The route: `mx` (the recipients' own servers), `relay`, `relay:NAME` for a configured route, `inbound:ID` for the
+    /// server of an inbound route, or `simulator`.
     #[schema(example = "relay")]
     pub route: String,
     /// The destination domain; `*` for all domains of a relay that have no separate lane.
@@ -68,6 +69,8 @@ pub struct LaneSettingsView {
     pub blocked: Option<BlockedView>,
     /// The pause of the lane or its stream by an operator; null if there is none.
     pub paused: Option<PausedView>,
+    /// The lane's own pause, which stays in effect when its stream is resumed; null if the lane itself is not paused.
+    pub own_pause: Option<PausedView>,
 }
 
 /// The limits of a lane.
@@ -222,6 +225,7 @@ impl LaneSettingsView {
         let next_probe_at = lane.open_at;
         let suspension = lane.stream_limits.suspended.map(|suspended| PausedView::new(suspended, "tenant"));
         let stream_pause = lane.stream_limits.paused.map(|paused| PausedView::new(paused, "stream"));
+        let own_pause = lane.paused.clone().map(|paused| PausedView::new(paused, "lane"));
         let lane_pause = lane.paused.map(|paused| PausedView::new(paused, "lane"));
         Self {
             id: lane.id,
@@ -249,6 +253,7 @@ impl LaneSettingsView {
                 host: unreachable.host,
             }),
             paused: suspension.or(stream_pause).or(lane_pause),
+            own_pause,
         }
     }
 }

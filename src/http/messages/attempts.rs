@@ -107,6 +107,7 @@ pub struct LineView {
     responses(
         (status = 200, description = "A page of attempts", body = Page<AttemptView>),
         AuthErrors, NotFound, InvalidParameter,
+        (status = 409, description = "The message was sent from SQL, and is not accepted yet or was rejected"),
     ),
 )]
 pub async fn list(
@@ -115,7 +116,7 @@ pub async fn list(
     PathId(id): PathId<MessageId>,
     mut params: Params,
 ) -> Result<Json<Page<AttemptView>>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     let limit = params.limit();
     let after = params.read("after", "Pass the `next` value of the previous page.", |text| {
         text.parse().ok().filter(|seq: &i64| *seq >= 0)

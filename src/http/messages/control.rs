@@ -168,21 +168,24 @@ pub async fn retry(
     caller.require(Scope::Send)?;
     let now = api.clock.now();
     let message = load_view(&api, &caller, id).await?;
+    let is_deleted = message.content_deleted_at.is_some();
     let mut due = messages::actions::retry(&api.db, caller.tenant(), id, now).await?.len();
     due += requeue_uncertain(&api, &caller, id, &message).await?;
     let message = state(&api, &caller, id).await?;
     if due == 0 {
-        return Err(nothing_to_retry(&message));
+        return Err(nothing_to_retry(&message, is_deleted));
     }
     caller.note_after(&id, &json!({"due_now": due}));
     api.acceptor.wake();
     Ok(Json(message))
 }
 
-fn nothing_to_retry(message: &MessageState) -> ApiError {
+fn nothing_to_retry(message: &MessageState, is_deleted: bool) -> ApiError {
     let in_flight = message.recipients.iter().any(|recipient| recipient.status == Status::Sending);
     let (code, detail) = if in_flight {
         (ProblemCode::InFlight, "An attempt of this message is in progress.")
+    } else if is_deleted {
+        (ProblemCode::NothingToRetry, "The content of this message was deleted, so it cannot be sent again.")
     } else {
         (
             ProblemCode::NothingToRetry,
@@ -194,7 +197,7 @@ fn nothing_to_retry(message: &MessageState) -> ApiError {
 
 /// Queues `uncertain` recipients again if the message has `on_uncertain: hold`. Returns their number.
 async fn requeue_uncertain(api: &Api, caller: &Caller, id: MessageId, message: &Message) -> Result<usize, ApiError> {
-    if message.on_uncertain != "hold" {
+    if message.on_uncertain != "hold" || message.content_deleted_at.is_some() {
         return Ok(0);
     }
     let mut requeued = Vec::new();

@@ -97,7 +97,7 @@ pub struct LaneRef {
     /// The lane's stream.
     #[schema(example = "transactional")]
     pub stream: String,
-    /// The route: `mx`, `relay`, `relay:NAME` or `simulator`.
+    /// The route: `mx`, `relay`, `relay:NAME`, `inbound:ID` or `simulator`.
     #[schema(example = "relay")]
     pub route: String,
     /// The destination domain; `*` for all domains of a relay that have no separate lane.
@@ -126,14 +126,18 @@ impl LaneRef {
 #[utoipa::path(
     get, path = "/v1/messages/{id}/explain", tag = "messages", operation_id = "explain_message",
     params(("id" = String, Path, description = "The id of the message")),
-    responses((status = 200, description = "The explanation", body = ExplainedMessage), AuthErrors, NotFound),
+    responses(
+        (status = 200, description = "The explanation", body = ExplainedMessage),
+        AuthErrors, NotFound,
+        (status = 409, description = "The message was sent from SQL, and is not accepted yet or was rejected"),
+    ),
 )]
 pub async fn get(
     State(api): State<Api>,
     caller: Caller,
     PathId(id): PathId<MessageId>,
 ) -> Result<Json<ExplainedMessage>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     let tenant = caller.tenant();
     let message = super::read::load_row(&api, &caller, id).await?;
     let _permit = api.slow_queries.acquire(caller.requester()).await?;
@@ -213,6 +217,7 @@ struct ExplainContext {
     pauses: Pauses,
     policy: Policy,
     has_workers: bool,
+    guarded_since: Option<DateTime<Utc>>,
     /// Seconds without a heartbeat after which a worker counts as dead.
     lease_seconds: f64,
 }
@@ -236,6 +241,7 @@ impl ExplainContext {
             pauses: Pauses::default(),
             policy: stream.map_or_else(|| api.delivery.policy.clone(), |row| api.delivery.policy.with(&row.retry)),
             has_workers: true,
+            guarded_since: api.restore_gate.blocked_since(),
             lease_seconds: api.delivery.lease.as_secs_f64(),
         };
         if ids.is_empty() {
@@ -339,6 +345,7 @@ impl ExplainContext {
             ahead: self.ahead.get(&row.id).copied(),
             throughput: self.throughputs.get(&lane.id.0).copied(),
             has_workers: self.has_workers,
+            guarded_since: self.guarded_since,
         })
     }
 }

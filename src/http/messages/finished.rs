@@ -9,6 +9,7 @@ use super::plan;
 use crate::accept::request::mime::{self, MimeRequest, PARAMETERS, Parameters};
 use crate::accept::request::{Context, RequestHashes};
 use crate::db::messages::insert::IdempotencyKey;
+use crate::domain::message::NewMessage;
 use crate::http::auth::Caller;
 use crate::http::params::Params;
 use crate::http::send_body::LARGE_BODY_BYTES;
@@ -45,22 +46,34 @@ pub(super) async fn create(
         let RequestHashes { fingerprint, digest } = hashes;
         idempotency = Some(IdempotencyKey { key: key.to_owned(), owner: caller.key_id(), fingerprint, digest });
     }
-    let streams = api.acceptor.streams(caller.tenant()).await?;
-    let (now, limits, max) = (api.clock.now(), api.limits.clone(), api.bodies.max_message());
-    let parse = move |bytes| mime::parse(bytes, max, &parameters, &Context::new(now, &limits, &streams));
-    let MimeRequest { message, sender_domains } = process(bytes, parse).await??;
-    create::require_permission(&caller, &message)?;
-    for domain in &sender_domains {
-        caller.require_sender_domain(domain)?;
-    }
+    let message = parse(&api, &caller, bytes, parameters, api.bodies.max_message()).await?;
     if is_dry_run {
         return plan::respond(&api, &caller, message, read.reservation).await;
     }
     create::commit(&api, &caller, message, idempotency, [read.reservation, None]).await
 }
 
+/// Returns a valid message that the caller may send. It has at most `max` bytes.
+pub(in crate::http) async fn parse(
+    api: &Api,
+    caller: &Caller,
+    bytes: Vec<u8>,
+    parameters: Parameters,
+    max: u64,
+) -> Result<NewMessage, ApiError> {
+    let streams = api.acceptor.streams(caller.tenant()).await?;
+    let (now, limits) = (api.clock.now(), api.limits.clone());
+    let parse = move |bytes| mime::parse(bytes, max, &parameters, &Context::new(now, &limits, &streams));
+    let MimeRequest { message, sender_domains } = process(bytes, parse).await??;
+    create::require_permission(caller, &message)?;
+    for domain in &sender_domains {
+        caller.require_sender_domain(domain)?;
+    }
+    Ok(message)
+}
+
 /// Processes a message; a large one on a blocking thread.
-async fn process<T: Send + 'static>(
+pub(in crate::http) async fn process<T: Send + 'static>(
     bytes: Vec<u8>,
     work: impl FnOnce(Vec<u8>) -> T + Send + 'static,
 ) -> Result<T, ApiError> {

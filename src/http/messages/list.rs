@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::read::load_bounces;
 use super::view::Message;
-use crate::db::messages::{self, Filter, MessageRow, RecipientRow, message_ids};
+use crate::db::messages::{self, Filter, MessageRow, RecipientRow, message_ids, paging};
 use crate::db::{DbError, templates};
 use crate::domain::delivery::MessageStatus;
 use crate::domain::fault::{Code, Fault};
@@ -49,7 +49,7 @@ use crate::http::{Api, ApiError, AuthErrors, InvalidParameter};
     responses((status = 200, description = "A page of messages", body = Page<Message>), AuthErrors, InvalidParameter),
 )]
 pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) -> Result<Json<Page<Message>>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     let limit = params.limit();
     let query = ListQuery::read(&caller, &mut params);
     params.finish()?;
@@ -98,8 +98,9 @@ impl ListQuery {
 /// Returns a page of messages.
 pub(super) async fn page(api: &Api, caller: &Caller, filter: &Filter, limit: i64) -> Result<Page<Message>, ApiError> {
     let _permit = api.slow_queries.acquire(caller.requester()).await?;
-    let horizon = messages::horizon(&api.db, caller.tenant(), filter).await.map_err(too_broad)?;
-    let filter = Filter { created_after: horizon.or(filter.created_after), ..filter.clone() };
+    let filter = messages::narrow(&api.db, caller.tenant(), filter.clone()).await.map_err(too_broad)?;
+    let horizon = paging::horizon(&api.db, caller.tenant(), &filter).await.map_err(too_broad)?;
+    let filter = Filter { created_after: horizon.or(filter.created_after), ..filter };
     let now = api.clock.now();
     let rows = messages::page(&api.db, caller.tenant(), &filter, limit + 1, now).await.map_err(too_broad)?;
     let cursor = |message: &Message| message.id.to_string();

@@ -1,4 +1,4 @@
-//! `/v1/messages`: accepts, lists, exports, returns, explains, cancels, reschedules and retries messages.
+//! `/v1/messages`: accepts, lists, exports, returns, explains, cancels, reschedules, retries and redacts messages.
 
 pub(super) mod actions;
 pub(super) mod attempts;
@@ -8,11 +8,13 @@ pub(super) mod control;
 pub(super) mod create;
 pub(super) mod explain;
 pub(super) mod export;
-mod finished;
+pub(super) mod finished;
 pub(super) mod list;
 mod plan;
 pub(super) mod raw;
 pub(super) mod read;
+pub(super) mod redact;
+pub(super) mod rejected;
 mod reply;
 mod sender;
 pub(super) mod view;

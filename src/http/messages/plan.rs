@@ -14,8 +14,9 @@ use serde::Serialize;
 use super::explain::{LaneRef, without_origin, without_replies_and_reasons};
 use super::sender::{self, PlannedSignature, Warning};
 use crate::db::lanes::overview::Filter;
+use crate::db::messages::blobs::objects;
+use crate::db::messages::explain as queue_state;
 use crate::db::messages::stored::StoredMessageError;
-use crate::db::messages::{blobs, explain as queue_state};
 use crate::db::suppressions::{Addressed, check};
 use crate::db::{lanes, streams};
 use crate::domain::delivery::Status;
@@ -195,8 +196,7 @@ fn stored_bytes(message: &NewMessage) -> u64 {
 async fn load_stored(api: &Api, caller: &Caller, message: &mut NewMessage) -> Result<(), ApiError> {
     for file in message.attachments.iter_mut().filter(|file| file.is_stored()) {
         let Attachment { sha256, size, .. } = &file.description;
-        let missing = || ApiError::from(StoredMessageError::MissingBlob(sha256.clone()));
-        file.data = blobs::get(&api.db, caller.tenant(), sha256, *size).await?.ok_or_else(missing)?;
+        file.data = objects::load(&api.db, caller.tenant(), sha256, *size).await?;
     }
     Ok(())
 }
@@ -205,7 +205,8 @@ async fn load_stored(api: &Api, caller: &Caller, message: &mut NewMessage) -> Re
 /// defer it.
 pub(super) fn build_mime(draft: &Draft, signer: Option<&Signer>) -> Vec<u8> {
     let mut mime = mail::build(draft);
-    if let Some(signer) = signer
+    // A message that is passed on is not signed.
+    if let Some(signer) = signer.filter(|_| draft.relayed().is_none())
         && let Err(error) = mail::dkim::sign(&mut mime, signer, draft.date)
     {
         tracing::debug!(%error, "cannot sign message; returning it without signatures");
@@ -282,6 +283,8 @@ struct Lanes {
     /// Whether the stream adds unsubscribe links.
     unsubscribe: bool,
     has_workers: bool,
+    /// Since when the restore guard holds, or cannot check the database.
+    guarded_since: Option<DateTime<Utc>>,
     can_read: bool,
 }
 
@@ -325,6 +328,7 @@ impl Lanes {
             unsubscribe: stream.as_ref().is_some_and(|row| row.unsubscribe),
             retry_policy: stream.map_or_else(|| configured.clone(), |row| configured.with(&row.retry)),
             has_workers: queue_state::has_workers(&api.db, api.delivery.lease).await?,
+            guarded_since: api.restore_gate.blocked_since(),
             can_read,
         })
     }
@@ -387,6 +391,7 @@ impl Lanes {
             ahead,
             throughput: None,
             has_workers: self.has_workers,
+            guarded_since: self.guarded_since,
             lane,
         };
         let Explanation { summary, blocker, estimate, .. } =

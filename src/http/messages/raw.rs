@@ -11,15 +11,17 @@ use futures_util::{StreamExt as _, stream};
 
 use super::plan;
 use crate::db::DbError;
-use crate::db::messages::{self, blobs};
+use crate::db::messages;
+use crate::db::messages::blobs::{self, objects};
 use crate::domain::binary::Binary;
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::key::Scope;
 use crate::domain::message::Attachment;
 use crate::http::auth::Caller;
-use crate::http::memory_limit::Owner;
+use crate::http::memory_limit::{Owner, Reservation};
 use crate::http::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, NotFound, response};
+use crate::object_storage::ObjectError;
 
 const NO_MESSAGE: ApiError = ApiError::NotFound("No message has this id.");
 const SIGNATURES: HeaderName = HeaderName::from_static("postrider-signatures");
@@ -38,13 +40,14 @@ const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachmen
         (status = 200, description = "The MIME message", body = inline(Binary), content_type = "message/rfc822",
          headers(("Postrider-Signatures" = String, description = "`current` if the message has been attempted: the signatures are from the current keys and may differ from those of the attempts"))),
         AuthErrors, NotFound,
+        (status = 410, description = "The content was deleted, because of its age or by request"),
         (status = 409, description = "The message has an unsubscribe link, which this process cannot create without `public_url` and `secret_key`"),
     ),
 )]
 pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<MessageId>) -> Result<Response, ApiError> {
     caller.require(Scope::Read)?;
     let mut stored =
-        messages::stored::load(&api.db, caller.tenant(), &[id.0], |_| true).await?.pop().ok_or(NO_MESSAGE)?;
+        messages::stored::load(&api.db, &(caller.tenant(), id.0).into(), |_| true).await?.pop().ok_or(NO_MESSAGE)?;
     if !caller.can_see(&stored.row.from_address) {
         return Err(NO_MESSAGE);
     }
@@ -88,6 +91,8 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
     responses(
         (status = 200, description = "The attachment", body = inline(Binary), content_type = "application/octet-stream"),
         AuthErrors, NotFound,
+        (status = 409, description = "The message was sent from SQL, and is not accepted yet or was rejected"),
+        (status = 410, description = "The content was deleted, because of its age or by request"),
     ),
 )]
 pub async fn attachment(
@@ -111,20 +116,25 @@ pub(in crate::http) async fn download(
     id: MessageId,
     n: usize,
 ) -> Result<Response, ApiError> {
-    let stored = messages::attachments(&api.db, tenant, id).await?.ok_or(NO_MESSAGE)?;
+    // The callers have found the message.
+    let stored = messages::attachments(&api.db, tenant, id).await?.ok_or_else(ApiError::content_deleted)?;
     let attachments: Vec<Attachment> = serde_json::from_value(stored).map_err(|_| ApiError::Internal)?;
     let attachment = attachments.get(n).filter(|file| file.is_listed()).ok_or(NO_ATTACHMENT)?;
     let content = content(api, tenant, owner, attachment).await?;
-    let name = encode_filename(&attachment.filename);
+    let size = [(header::CONTENT_LENGTH, HeaderValue::from(attachment.size))];
+    Ok((download_headers(&attachment.filename), size, content).into_response())
+}
+
+/// Returns the headers of the download of a file with this name.
+pub(in crate::http) fn download_headers(filename: &str) -> [(HeaderName, HeaderValue); 3] {
+    let name = encode_filename(filename);
     let disposition = HeaderValue::try_from(format!("attachment; filename*=UTF-8''{name}"));
-    let headers = [
+    [
         // Never the sender's type: the response must not run in a browser.
         (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (header::CONTENT_DISPOSITION, disposition.unwrap_or(HeaderValue::from_static("attachment"))),
-        (header::CONTENT_LENGTH, HeaderValue::from(attachment.size)),
-    ];
-    Ok((headers, content).into_response())
+    ]
 }
 
 /// Maximum chunks of an attachment in memory: one is read while another is sent.
@@ -139,7 +149,8 @@ async fn content(api: &Api, tenant: TenantId, owner: Owner, attachment: &Attachm
     // error.
     let first = blobs::chunk(&db, tenant, &attachment.sha256, 0).await?.unwrap_or_default();
     if first.is_empty() && size > 0 {
-        return Err(NO_ATTACHMENT);
+        let key = objects::find(&db, tenant, &attachment.sha256).await?.ok_or(NO_ATTACHMENT)?;
+        return object(api, &key, size, reservation).await;
     }
     let sha256 = attachment.sha256.clone();
     let chunks = i32::try_from(size.div_ceil(blobs::CHUNK_BYTES as u64)).unwrap_or(i32::MAX);
@@ -153,6 +164,16 @@ async fn content(api: &Api, tenant: TenantId, owner: Owner, attachment: &Attachm
         }
     });
     Ok(Body::from_stream(stream::iter([Ok(first)]).chain(rest)))
+}
+
+/// Streams an object's bytes as the client reads them.
+async fn object(api: &Api, key: &str, size: u64, reservation: Arc<Reservation>) -> Result<Body, ApiError> {
+    let objects = api.db.objects().ok_or(ObjectError::NotConfigured)?;
+    // Boxed, because the future is large.
+    let chunks = Box::pin(objects.stream(key, size)).await?;
+    Ok(Body::from_stream(
+        chunks.map(move |chunk| chunk.map(|chunk| response::with_reservation(chunk, reservation.clone()))),
+    ))
 }
 
 /// Encodes a file name for `filename*` (RFC 8187).

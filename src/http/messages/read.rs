@@ -28,23 +28,34 @@ const NO_MESSAGE: ApiError = ApiError::NotFound("No message has this id.");
 #[utoipa::path(
     get, path = "/v1/messages/{id}", tag = "messages", operation_id = "get_message",
     params(("id" = String, Path, description = "The id of the message")),
-    responses((status = 200, description = "The message", body = Message), AuthErrors, NotFound),
+    responses(
+        (status = 200, description = "The message", body = Message),
+        AuthErrors, NotFound,
+        (status = 409, description = "The message was sent from SQL, and is not accepted yet or was rejected"),
+    ),
 )]
 pub async fn get(
     State(api): State<Api>,
     caller: Caller,
     PathId(id): PathId<MessageId>,
 ) -> Result<Json<Message>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     let message = load_view(&api, &caller, id).await?;
     let attachments = messages::attachments(&api.db, caller.tenant(), id).await?.unwrap_or_default();
     // Omits the attachments if this version cannot parse them.
     Ok(Json(message.with_attachments(serde_json::from_value(attachments).unwrap_or_default())))
 }
 
-/// Reads a message's row; fails if it does not exist for the caller.
+/// Reads a message's row; fails if it does not exist for the caller, and says so if it was sent from SQL and is not accepted.
 pub(in crate::http) async fn load_row(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageRow, ApiError> {
-    let row = messages::get(&api.db, caller.tenant(), id).await?;
+    let mut row = messages::get(&api.db, caller.tenant(), id).await?;
+    if row.is_none() {
+        if let Some(error) = super::rejected::find(api, caller, id).await? {
+            return Err(error);
+        }
+        // It may have been accepted meanwhile.
+        row = messages::get(&api.db, caller.tenant(), id).await?;
+    }
     row.filter(|row| caller.can_see(&row.from_address)).ok_or(NO_MESSAGE)
 }
 
@@ -80,6 +91,7 @@ pub(super) async fn load_bounces(
     responses(
         (status = 200, description = "A page of events", body = Page<Event>),
         AuthErrors, NotFound, InvalidParameter,
+        (status = 409, description = "The message was sent from SQL, and is not accepted yet or was rejected"),
     ),
 )]
 pub async fn events(
@@ -88,7 +100,7 @@ pub async fn events(
     PathId(id): PathId<MessageId>,
     mut params: Params,
 ) -> Result<Json<Page<Event>>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     let limit = params.limit();
     let after = params.read("after", "Pass the `next` value of the previous page.", |text| {
         text.parse().ok().filter(|seq: &i64| *seq >= 0)

@@ -13,7 +13,7 @@ use crate::db::messages::{MessageRow, RecipientRow};
 use crate::domain::delivery::{MessageStatus, Status};
 use crate::domain::event::BounceView;
 use crate::domain::explain::SmtpReply;
-use crate::domain::id::{BulkId, KeyId, MessageId, RecipientId, TemplateId, TenantId};
+use crate::domain::id::{BulkId, KeyId, MessageId, ReceivedId, RecipientId, TemplateId, TenantId};
 use crate::domain::message::{Attachment, AttachmentRole, NewMessage, message_id};
 
 /// The response to an accepted message.
@@ -176,12 +176,19 @@ pub struct Message {
     /// The bulk that the message belongs to; null if it was sent in another way.
     #[schema(value_type = Option<String>, example = "blk_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub bulk_id: Option<BulkId>,
-    /// The API key that the message was sent with; null if an earlier version accepted it.
+    /// The received message (`GET /v1/received/{id}`) that the message passes on; null for other messages.
+    #[schema(value_type = Option<String>, example = json!(null))]
+    pub received_id: Option<ReceivedId>,
+    /// The API key that the message was sent with; null if an earlier version accepted it, or if no key sent it.
     #[schema(value_type = Option<String>, example = "key_019a8f3c2b7d7c4e8a1b2c3d4e5f6a7b")]
     pub key_id: Option<KeyId>,
     /// Whether the message was sent with a test key, so that its last hop is simulated.
     #[schema(example = false)]
     pub test: bool,
+    /// When the message's content was deleted, because of its age or by request; null if it is stored. Without content, the
+    /// message cannot be read, downloaded or sent again.
+    #[schema(example = json!(null))]
+    pub content_deleted_at: Option<DateTime<Utc>>,
     /// The recipients, in the order of the request.
     pub recipients: Vec<Recipient>,
     /// The attachments, in the order of the request; omitted in lists. Empty if the message was passed as finished MIME.
@@ -393,8 +400,10 @@ impl Message {
                 version,
             }),
             bulk_id: row.bulk_id.map(BulkId),
+            received_id: row.received_id.map(ReceivedId),
             key_id: row.key_id.map(KeyId),
             test: TenantId(row.tenant_id).is_test(),
+            content_deleted_at: row.content_deleted_at,
             recipients,
             attachments: None,
             alternatives: None,

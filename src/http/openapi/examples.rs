@@ -101,6 +101,7 @@ fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
         ("POST", "/v1/messages/actions", _) => {
             json!({"action": "cancel", "filter": {"stream": "bulk", "tag": "campaign:spring"}, "dry_run": true})
         }
+        ("POST", "/v1/privacy/erase", _) => json!({"address": "ann@example.test", "dry_run": true}),
         ("POST", "/v1/templates", _) => json!({
             "name": "Receipt",
             "alias": "receipt",
@@ -131,7 +132,9 @@ fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
         ("POST", "/v1/tenants", _) => {
             json!({"name": "Acme", "weight": 100, "quota": {"recipients_per_day": 1_000_000}})
         }
-        ("PATCH", "/v1/tenants/{id}", _) => json!({"weight": 200, "rate": {"requests_per_second": 100, "burst": 200}}),
+        ("PATCH", "/v1/tenants/{id}", _) => {
+            json!({"weight": 200, "min_priority": 20, "rate": {"requests_per_second": 100, "burst": 200}})
+        }
         ("POST", "/v1/tenants/{id}/suspend", _) => json!({"reason": "The invoice is overdue."}),
         ("POST", "/v1/lanes/{id}/pause" | "/v1/streams/{name}/pause", _) => {
             json!({"reason": "The relay is being moved."})
@@ -145,6 +148,8 @@ fn example(method: &str, path: &str, content_type: &str) -> Option<Value> {
         }),
         ("PATCH", "/v1/webhooks/{id}", _) => json!({"events": ["message.bounced"], "batch": 10}),
         ("POST", "/v1/webhooks/{id}/replay", _) => json!({"after_seq": 0}),
+        ("POST", "/v1/inbound-routes", _) => json!({"match": "reply+*@reply.acme.test", "action": {"type": "webhook"}}),
+        ("PATCH", "/v1/inbound-routes/{id}", _) => json!({"action": {"type": "store"}}),
         ("POST", "/v1/domains", _) => json!({"name": "acme.test"}),
         ("POST", "/v1/keys", _) => json!({
             "name": "shop", "scopes": ["send", "read"], "sender_domains": ["acme.test"],

@@ -49,13 +49,16 @@ impl ErrorFormat {
             ProblemCode::Unauthorized => (401, "missing_api_key"),
             ProblemCode::Forbidden if problem.detail.starts_with(LACKS_SCOPE) => (401, "restricted_api_key"),
             ProblemCode::Forbidden => (403, "validation_error"),
-            ProblemCode::NotFound => (404, "not_found"),
+            ProblemCode::NotFound
+            | ProblemCode::ContentDeleted
+            | ProblemCode::NotAccepted
+            | ProblemCode::MessageRejected => (404, "not_found"),
             ProblemCode::MethodNotAllowed => (405, "method_not_allowed"),
             ProblemCode::IdempotencyKeyInFlight => (409, "concurrent_idempotent_requests"),
             ProblemCode::IdempotencyKeyReused => (409, "invalid_idempotent_request"),
             ProblemCode::TooLarge => (422, "invalid_attachment"),
             // Several SDKs do not know 503; all of them retry after 500.
-            ProblemCode::Unavailable | ProblemCode::NotReady => (500, "internal_server_error"),
+            ProblemCode::Unavailable | ProblemCode::NotReady | ProblemCode::ReadOnly => (500, "internal_server_error"),
             ProblemCode::InternalError => (500, "application_error"),
             _ => match problem.status {
                 429 if problem.code.as_str().contains("quota") => (429, "daily_quota_exceeded"),

@@ -45,7 +45,7 @@ use view::StatisticsView;
     ),
 )]
 pub async fn get(State(api): State<Api>, caller: Caller, params: Params) -> Result<Json<StatisticsView>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     caller.require_all_domains("Statistics count the messages of all sender domains.")?;
     let now = api.clock.now();
     let selection = selection(params, now)?;

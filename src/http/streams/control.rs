@@ -10,6 +10,7 @@ use super::read::load_view;
 use super::view::{NewStreamBody, StreamChangeBody, StreamView};
 use super::{NO_STREAM, StreamName};
 use crate::accept::request;
+use crate::config::period_text;
 use crate::db::lanes::pauses;
 use crate::db::streams;
 use crate::domain::fault::{Code, Fault};
@@ -44,6 +45,7 @@ pub async fn create(
     let body = api.bodies.json(&headers, body).await?;
     let (name, settings) = request::resources::stream::parse(&body.bytes)?;
     check_links(&api, &settings)?;
+    check_retention(&api, &settings)?;
     if !streams::create(&api.db, caller.tenant(), &name, settings, api.clock.now()).await? {
         return Err(ApiError::Conflict {
             code: ProblemCode::StreamExists,
@@ -79,6 +81,7 @@ pub async fn change(
     let body = api.bodies.json(&headers, body).await?;
     let change = request::resources::stream::parse_change(&body.bytes)?;
     check_links(&api, &change)?;
+    check_retention(&api, &change)?;
     let before = load_view(&api, caller.tenant(), &name).await?;
     let found = streams::change(&api.db, caller.tenant(), &name, change, api.clock.now()).await?;
     respond(&api, &caller, &name, &before, found).await
@@ -127,6 +130,23 @@ pub async fn resume(
     let before = load_view(&api, caller.tenant(), &name).await?;
     let found = pauses::resume_stream(&api.db, caller.tenant(), &name, api.clock.now()).await?;
     respond(&api, &caller, &name, &before, found).await
+}
+
+/// Refuses a period for content that is longer than that of messages, with which it is deleted.
+fn check_retention(api: &Api, settings: &StreamChange) -> Result<(), ApiError> {
+    let (content, messages) = (settings.content_retention.value(), api.periods.messages);
+    let is_longer = content.is_some_and(|seconds| f64::from(seconds) > messages.seconds());
+    if !is_longer {
+        return Ok(());
+    }
+    let messages = period_text(messages);
+    let message =
+        format!("must not be longer than messages are kept (`retention.messages`, {messages}); or use `forever`");
+    Err(ApiError::Invalid(vec![Fault {
+        pointer: "/content_retention".into(),
+        code: Code::InvalidValue.as_str(),
+        message,
+    }]))
 }
 
 /// Fails if `unsubscribe` is set but links are not configured: messages would wait until they are.

@@ -21,7 +21,7 @@ use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
     responses((status = 200, description = "All streams", body = Page<StreamView>), AuthErrors, InvalidParameter),
 )]
 pub async fn list(State(api): State<Api>, caller: Caller, params: Params) -> Result<Json<Page<StreamView>>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     params.finish()?;
     let rows = streams::all(&api.db, caller.tenant()).await?;
     let data =
@@ -42,7 +42,7 @@ pub async fn get(
     caller: Caller,
     StreamName(name): StreamName,
 ) -> Result<Json<StreamView>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     let stream = load_view(&api, caller.tenant(), &name).await?;
     Ok(Json(for_caller(&caller, stream)))
 }

@@ -40,6 +40,10 @@ pub struct StreamView {
     /// Whether messages to a single recipient get `List-Unsubscribe` and `List-Unsubscribe-Post` headers (RFC 8058).
     #[schema(example = false)]
     pub unsubscribe: bool,
+    /// How long the stream's messages keep their content: a duration, or `forever` (as long as the messages themselves); null
+    /// means the configured default (`retention.content`).
+    #[schema(example = "7d")]
+    pub content_retention: Option<String>,
     /// The retry policy that applies.
     pub effective: RetryView,
     /// The pause of the stream by an operator; null if there is none.
@@ -95,6 +99,10 @@ pub struct NewStreamBody {
     /// `public_url` and `secret_key` in the configuration. Defaults to false.
     #[schema(example = false)]
     pub unsubscribe: Option<bool>,
+    /// How long the stream's messages keep their content (bodies, headers, attachments and variables): from 1d to 3650d, at most
+    /// as long as messages are kept (`retention.messages`), or `forever`: as long as the messages. Defaults to the
+    /// configuration.
+    pub content_retention: Option<DurationInput>,
 }
 
 /// Changes to a stream. `null` resets a setting to its configured default (not allowed for `priority`, `weight` and
@@ -125,6 +133,10 @@ pub struct StreamChangeBody {
     /// `public_url` and `secret_key` in the configuration. Applies to messages accepted from now on. Not null.
     #[schema(nullable = false, example = false)]
     pub unsubscribe: Option<bool>,
+    /// How long the stream's messages keep their content (bodies, headers, attachments and variables): from 1d to 3650d, at most
+    /// as long as messages are kept (`retention.messages`), or `forever`: as long as the messages. Applies to stored
+    /// messages too.
+    pub content_retention: Option<DurationInput>,
 }
 
 /// A duration, as text or in seconds.
@@ -162,6 +174,9 @@ impl StreamView {
             retry_window: window,
             greylist,
             unsubscribe: row.unsubscribe,
+            content_retention: row
+                .content_retention
+                .map(|seconds| if seconds == 0 { "forever".into() } else { text(seconds) }),
             effective,
             paused: paused.map(|paused| PausedView::new(paused, "stream")),
             created_at: row.created_at,

@@ -38,7 +38,7 @@ const PAGE_SIZE: i64 = 1_000;
     ),
 )]
 pub async fn export(State(api): State<Api>, caller: Caller, headers: HeaderMap) -> Result<Response, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     caller.require_all_domains("The suppression list applies to all sender domains.")?;
     let format = accepted_format(&headers);
     let permit = api.long_requests.acquire(caller.requester()).await?;

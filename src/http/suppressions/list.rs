@@ -42,7 +42,7 @@ pub async fn list(
     caller: Caller,
     mut params: Params,
 ) -> Result<Json<Page<SuppressionView>>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     caller.require_all_domains("The suppression list applies to all sender domains.")?;
     let limit = params.limit();
     let filter = filter(&mut params);
@@ -105,7 +105,7 @@ pub async fn get(
     caller: Caller,
     PathAddress(address): PathAddress,
 ) -> Result<Json<SuppressedAddress>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     caller.require_all_domains("The suppression list applies to all sender domains.")?;
     let entries = suppressions::list::for_address(&api.db, caller.tenant(), &address, api.clock.now()).await?;
     if entries.is_empty() {

@@ -69,6 +69,10 @@ content_body! {
         /// A name by which requests may refer to the template, unique among the templates.
         #[schema(example = "invoice", pattern = "^[A-Za-z][A-Za-z0-9._-]{0,99}$")]
         pub alias: Option<String>,
+        /// The `revision` that the changes were made for. If the template has another one now, nothing is changed (409). Not
+        /// null; without it, the changes apply to whatever the template is now.
+        #[schema(minimum = 1, nullable = false)]
+        pub revision: Option<i32>,
     }
 }
 
@@ -148,7 +152,7 @@ mod tests {
     #[test]
     fn documented_fields_are_the_parsed_ones() {
         assert!(has_fields::<NewTemplateBody>(template::FIELDS));
-        assert!(has_fields::<TemplateChangeBody>(template::FIELDS));
+        assert!(has_fields::<TemplateChangeBody>(template::CHANGED));
         assert!(has_fields::<ValidateBody>(template::VALIDATED));
         assert!(has_fields::<VariableInput>(template::VARIABLE));
         assert!(has_fields::<PreviewBody>(template::PREVIEW));

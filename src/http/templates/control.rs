@@ -84,7 +84,7 @@ pub(in crate::http) async fn store(api: &Api, caller: &Caller, body: &[u8]) -> R
     responses(
         (status = 200, description = "The updated template", body = TemplateView),
         AuthErrors, NotFound, JsonErrors,
-        (status = 409, description = "Another template has this alias"),
+        (status = 409, description = "Another template has this alias, or the template has another `revision`"),
     ),
 )]
 pub async fn change(
@@ -107,6 +107,9 @@ pub async fn change(
     for _ in 0..MAX_ATTEMPTS {
         let row = load(&api, tenant, &name).await?;
         let (id, revision, alias) = (TemplateId(row.id), row.revision, row.alias.clone());
+        if let Some(expected) = change.revision.filter(|expected| *expected != revision) {
+            return Err(template_changed(expected, revision));
+        }
         if layout == Change::Set(id) {
             return Err(invalid("/layout", Code::InvalidValue, "a template cannot be its own layout".into()));
         }
@@ -139,6 +142,17 @@ fn changed(row: TemplateRow, change: TemplateChange, layout: Change<TemplateId>)
         alias: change.alias.apply(row.alias),
         name: change.name.unwrap_or(row.name),
         draft: changed_row(row.draft, change.content, layout),
+    }
+}
+
+/// The error if the template was changed after the revision that a request was made for.
+fn template_changed(expected: i32, revision: i32) -> ApiError {
+    ApiError::Conflict {
+        code: ProblemCode::TemplateChanged,
+        detail: format!(
+            "The template was changed in the meantime: it has revision {revision}, not {expected}. Nothing was changed."
+        ),
+        retry_after: None,
     }
 }
 

@@ -38,7 +38,7 @@ impl<S: Send + Sync> FromRequestParts<S> for TemplatePath {
 
 /// Fails if the caller may not read templates.
 pub(super) fn require_read(caller: &Caller) -> Result<(), ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     caller.require_all_domains("Templates are shared by all sender domains.")
 }
 

@@ -30,6 +30,10 @@ pub struct TemplateView {
     /// When the draft, the alias or the name was last changed.
     #[schema(example = "2026-11-23T12:00:00Z")]
     pub updated_at: DateTime<Utc>,
+    /// The number of changes of the draft, the alias and the name. A change that names it is refused if the template was changed
+    /// in the meantime.
+    #[schema(example = 4)]
+    pub revision: i32,
     /// The latest published version; null if none is published.
     #[schema(example = 3)]
     pub version: Option<i32>,
@@ -251,6 +255,7 @@ impl TemplateView {
             name: row.name,
             created_at: row.created_at,
             updated_at: row.updated_at,
+            revision: row.revision,
             version: row.version,
             published_at: row.published_at,
             has_unpublished_changes: row.version_revision.is_some_and(|revision| revision != row.revision),

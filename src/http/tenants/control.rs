@@ -54,7 +54,8 @@ pub async fn create(
 
 /// Update a tenant
 ///
-/// Changes the name, the weight or the limits. Limits take effect on every replica within a second.
+/// Changes the name, the weight or the limits. Limits take effect on every replica within a second; `min_priority` also
+/// applies to waiting messages.
 #[utoipa::path(
     patch, path = "/v1/tenants/{id}", tag = "tenants", operation_id = "update_tenant",
     params(("id" = String, Path, description = "The id of the tenant")),

@@ -20,6 +20,10 @@ pub struct NewTenantBody {
     /// The tenant's share of the workers' capacity relative to other tenants; defaults to 100.
     #[schema(minimum = 1, maximum = 1_000, example = 100)]
     pub weight: Option<i16>,
+    /// The most urgent priority of the tenant's streams: those with a lower number are sent as if they had this one.
+    /// Defaults to no limit.
+    #[schema(minimum = 0, maximum = 100, example = 50)]
+    pub min_priority: Option<i16>,
     /// Limits the requests of all API keys together; defaults to no limit.
     pub rate: Option<KeyRateBody>,
     /// Limits the recipients that all API keys together send to; defaults to no limit.
@@ -37,6 +41,9 @@ pub struct TenantChangeBody {
     /// The share of the workers' capacity relative to other tenants; cannot be null.
     #[schema(minimum = 1, maximum = 1_000, example = 200)]
     pub weight: Option<i16>,
+    /// The most urgent priority of the tenant's streams; null removes the limit.
+    #[schema(minimum = 0, maximum = 100, example = 50)]
+    pub min_priority: Option<i16>,
     /// The limit of the requests of all API keys together; null removes it.
     pub rate: Option<KeyRateBody>,
     /// The limit of the recipients of all API keys together; null removes it.
@@ -59,6 +66,10 @@ pub struct TenantView {
     /// The tenant's share of the workers' capacity relative to other tenants.
     #[schema(example = 100)]
     pub weight: i16,
+    /// The most urgent priority of the tenant's streams: those with a lower number are sent as if they had this one; null
+    /// means no limit.
+    #[schema(example = 50)]
+    pub min_priority: Option<i16>,
     /// The limit of the requests of all API keys together, over all replicas; null means none.
     pub rate: Option<KeyRate>,
     /// The limit of the recipients of all API keys together, over all replicas; null means none.
@@ -123,6 +134,7 @@ impl TenantView {
             name: row.name,
             status,
             weight: row.weight,
+            min_priority: row.min_priority,
             rate,
             quota,
             suspension: suspended_at.map(|at| SuspensionView { at, reason: row.suspend_reason }),

@@ -96,7 +96,7 @@ pub async fn list(
     PathId(id): PathId<EndpointId>,
     mut params: Params,
 ) -> Result<Json<Page<WebhookDelivery>>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     caller.require_all_domains("Webhooks receive the events of all sender domains.")?;
     let limit = params.limit();
     let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());

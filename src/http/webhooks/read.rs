@@ -29,7 +29,7 @@ pub async fn list(
     caller: Caller,
     mut params: Params,
 ) -> Result<Json<Page<WebhookView>>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     caller.require_all_domains("Webhooks receive the events of all sender domains.")?;
     let limit = params.limit();
     let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());
@@ -52,7 +52,7 @@ pub async fn get(
     caller: Caller,
     PathId(id): PathId<EndpointId>,
 ) -> Result<Json<WebhookView>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     caller.require_all_domains("Webhooks receive the events of all sender domains.")?;
     load_view(&api, caller.tenant(), id).await.map(Json)
 }

@@ -26,7 +26,7 @@ pub struct ReplayBody {
     /// Replay every event with a higher `seq`; 0 means all stored events.
     #[schema(minimum = 0, example = 1200)]
     pub after_seq: Option<i64>,
-    /// Replay every event from this time on.
+    /// Replay every event from this time on that is still stored.
     #[schema(example = "2026-12-01T09:00:00Z")]
     pub since: Option<DateTime<Utc>>,
 }
@@ -43,6 +43,7 @@ pub struct ReplayBody {
     responses(
         (status = 200, description = "The updated webhook endpoint", body = WebhookView),
         AuthErrors, NotFound, JsonErrors,
+        (status = 410, description = "Events after `after_seq` were deleted because of their age (`cursor_expired`)"),
     ),
 )]
 pub async fn replay(
@@ -65,7 +66,7 @@ pub async fn replay(
 }
 
 /// Returns the `seq` to start after. Refuses a `seq` above that of the last event, which must come from another
-/// database.
+/// database, and one whose next event was deleted. A time starts with the first event that is still stored.
 async fn start_seq(api: &Api, tenant: TenantId, start: ReplayStart) -> Result<i64, ApiError> {
     let after = match start {
         ReplayStart::Since(time) => return Ok(events::feed::last_before(&api.db, tenant, time).await?),
@@ -77,5 +78,9 @@ async fn start_seq(api: &Api, tenant: TenantId, start: ReplayStart) -> Result<i6
         let fault = Fault { pointer: "/after_seq".into(), code: Code::InvalidValue.as_str(), message };
         return Err(ApiError::Invalid(vec![fault]));
     }
-    Ok(after)
+    let deleted = events::feed::deleted_up_to(&api.db, tenant).await?;
+    if after > 0 && after < deleted {
+        return Err(ApiError::cursor_expired(after, deleted));
+    }
+    Ok(after.max(deleted))
 }

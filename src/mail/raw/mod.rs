@@ -1,7 +1,7 @@
 //! Finished MIME: messages that the application has already rendered.
 //!
 //! [`RawMessage::read`] checks that a message can be sent as it is: a header of valid fields in ASCII (UTF-8 is allowed
-//! in fields of addresses), each field at most as often as RFC 5322 §3.6 allows, and lines of at most 998 bytes without
+//! in fields of addresses, and in others if an address needs SMTPUTF8), each field at most as often as RFC 5322 §3.6 allows, and lines of at most 998 bytes without
 //! NUL and without CR in them. Line ends become CRLF. Nothing else of the body is changed, so that signatures inside it
 //! (S/MIME, PGP) stay valid, and bytes above 127 stay.
 //!
@@ -10,6 +10,7 @@
 
 mod complete;
 mod fields;
+mod instructions;
 mod lines;
 mod values;
 
@@ -18,6 +19,7 @@ use std::ops::Range;
 use crate::domain::fault::{Code, Faults};
 
 pub(super) use complete::complete;
+pub use instructions::{Instructed, comparable, take};
 pub use values::{Sender, addresses, sender, text};
 
 /// A finished message with CRLF line ends.
@@ -27,6 +29,7 @@ pub struct RawMessage {
     fields: Vec<FieldRange>,
     /// Where the empty line after the header begins, or the end of the message if it has none.
     header_end: usize,
+    needs_smtputf8: bool,
 }
 
 /// The position of a header field.
@@ -42,18 +45,27 @@ struct FieldRange {
 pub struct Field<'a> {
     /// The name, printable ASCII.
     pub name: &'a str,
-    /// The value on one line, without white space at its ends. It is ASCII, except in fields of addresses.
+    /// The value on one line, without white space at its ends. It is ASCII, except in fields of addresses, and if the message needs
+    /// SMTPUTF8.
     pub value: String,
 }
 
 impl RawMessage {
     /// Reads a message. Adds a fault for everything that prevents it from being sent: the pointer is the name of the
     /// field, or empty for a fault in a line. Returns `None` if the message or its header is too large to be examined.
-    /// With CRLF line ends, the message may have at most `max` bytes.
-    pub fn read(message: Vec<u8>, max: u64, faults: &mut Faults) -> Option<Self> {
+    /// With CRLF line ends, the message may have at most `max` bytes. `is_utf8` says whether an address of the envelope
+    /// needs SMTPUTF8.
+    pub fn read(message: Vec<u8>, max: u64, is_utf8: bool, faults: &mut Faults) -> Option<Self> {
         let bytes = lines::normalise(message, max, faults)?;
         let (fields, header_end) = fields::read(&bytes, faults)?;
-        Some(Self { bytes, fields, header_end })
+        let needs_smtputf8 = is_utf8 || fields::need_smtputf8(&bytes, &fields);
+        fields::check_text(&bytes, &fields, needs_smtputf8, faults);
+        Some(Self { bytes, fields, header_end, needs_smtputf8 })
+    }
+
+    /// Returns whether an address of the envelope or the header needs SMTPUTF8, so that the header may be UTF-8 (RFC 6532).
+    pub fn needs_smtputf8(&self) -> bool {
+        self.needs_smtputf8
     }
 
     /// Returns the header fields, in their order.
@@ -74,6 +86,16 @@ impl RawMessage {
 
     /// Returns the message as it is stored: without the fields that must not be sent, and with a line end at its end.
     pub fn into_sendable(mut self) -> Vec<u8> {
+        self.remove_fields(is_removed);
+        if self.header_end == self.bytes.len() {
+            self.bytes.extend_from_slice(b"\r\n");
+        }
+        self.bytes
+    }
+
+    /// Removes fields by their names, and the lines of the header that belong to no field. The positions of the other fields
+    /// are no longer valid.
+    fn remove_fields(&mut self, is_removed: impl Fn(&str) -> bool) {
         let kept: Vec<&FieldRange> = self.fields.iter().filter(|field| !is_removed(self.name(field))).collect();
         if kept.len() < self.fields.len() {
             let mut header = Vec::with_capacity(self.header_end);
@@ -84,10 +106,6 @@ impl RawMessage {
             self.header_end = header.len();
             self.bytes.splice(..end, header);
         }
-        if self.header_end == self.bytes.len() {
-            self.bytes.extend_from_slice(b"\r\n");
-        }
-        self.bytes
     }
 
     fn name(&self, field: &FieldRange) -> &str {
@@ -95,9 +113,14 @@ impl RawMessage {
     }
 
     fn value(&self, field: &FieldRange) -> String {
-        let value = self.bytes.get(field.name.end + 1..field.end).unwrap_or_default();
-        String::from_utf8_lossy(value).replace("\r\n", "").trim().to_owned()
+        value(&self.bytes, field)
     }
+}
+
+/// Returns the value of a field on one line.
+fn value(message: &[u8], field: &FieldRange) -> String {
+    let value = message.get(field.name.end + 1..field.end).unwrap_or_default();
+    String::from_utf8_lossy(value).replace("\r\n", "").trim().to_owned()
 }
 
 /// Returns whether a field is removed: it reveals recipients, belongs to the receiving server, or is for Postrider.

@@ -17,9 +17,6 @@ pub fn sender(value: &str) -> Sender {
     }
     let (name, address) = split(value);
     let address: Address = address.parse().map_err(|error| format!("must be `Name <address>`: {error}"))?;
-    if !value.is_ascii() && !address.needs_smtputf8() {
-        return Err("must be ASCII; write the name as encoded-words (RFC 2047)".into());
-    }
     Mailbox::new(address, &display_name(name)?).map_err(|error| error.to_string())
 }
 

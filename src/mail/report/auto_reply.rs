@@ -68,6 +68,11 @@ pub(super) fn is_vacation(subject: &str) -> bool {
 
 /// Parses an automatic reply.
 pub(super) fn read(message: &ReceivedMessage<'_>) -> Option<Report> {
+    rule(message).map(|rule| silent(ReportKind::AutoReply, rule, message))
+}
+
+/// Returns the rule by which a message is an automatic reply.
+pub(in crate::mail) fn rule(message: &ReceivedMessage<'_>) -> Option<&'static str> {
     let field = |name: &str| message.fields.get(name).map(|value| value.trim().to_ascii_lowercase());
     let is_yes = |name: &str| field(name).is_some_and(|value| value != "no");
     let is_reply = message.fields.get("in-reply-to").is_some() || message.fields.get("references").is_some();
@@ -89,6 +94,5 @@ pub(super) fn read(message: &ReceivedMessage<'_>) -> Option<Report> {
         ),
         ("vacation-subject", is_vacation(&message.subject)),
     ];
-    let (rule, _) = rules.into_iter().find(|(_, fits)| *fits)?;
-    Some(silent(ReportKind::AutoReply, rule, message))
+    rules.into_iter().find(|(_, fits)| *fits).map(|(rule, _)| rule)
 }

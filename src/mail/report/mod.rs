@@ -9,12 +9,12 @@
 //! bounce.
 
 mod arf;
-mod auto_reply;
+pub(in crate::mail) mod auto_reply;
 mod challenge;
 mod dsn;
 mod notice;
 mod provider;
-mod received;
+pub(in crate::mail) mod received;
 mod returned;
 #[cfg(test)]
 mod tests;

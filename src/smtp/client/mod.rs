@@ -1,6 +1,7 @@
 //! Sends messages to other servers over pooled sessions. Each recipient gets one outcome.
 
 pub(super) mod check;
+mod chosen_servers;
 mod connection;
 pub(super) mod failover;
 pub(super) mod mx;

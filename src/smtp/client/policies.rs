@@ -16,6 +16,7 @@ use super::mx::mx_guard::MxGuard;
 use super::pool::Destination;
 use super::settings::{Settings, SetupError};
 use crate::dns::resolver;
+use crate::domain::network::Allowed;
 use crate::domain::routing::RouteName;
 use crate::domain::routing::relay::{Relay, TlsMode};
 use crate::smtp::sts;
@@ -65,12 +66,23 @@ impl Policies {
         Ok(routes)
     }
 
+    /// Returns a server that users of the API chose. It is connected to at admitted addresses only.
+    pub fn chosen_server(&mut self, relay: &Relay) -> Result<Server, SetupError> {
+        let allowed = Some(self.settings.allow_private_relays.clone());
+        self.server(relay, allowed)
+    }
+
     fn relay(&mut self, relay: &Relay) -> Result<Server, SetupError> {
+        self.server(relay, None)
+    }
+
+    fn server(&mut self, relay: &Relay, allowed: Option<Allowed>) -> Result<Server, SetupError> {
         let policy = Policy {
             implicit_tls: relay.implicit_tls,
             credentials: relay.credentials.clone(),
             is_final: false,
             guard: None,
+            allowed,
             idle: self.settings.relay_idle,
             ..self.policy(relay.tls, relay.ca_file.as_deref())?
         };
@@ -104,6 +116,7 @@ impl Policies {
             is_final: true,
             dns: self.dns.clone(),
             guard: Some(self.guard.clone()),
+            allowed: None,
             connections: self.settings.connections,
             max_messages: self.settings.messages_per_connection,
             age: self.settings.connection_age,

@@ -1,13 +1,23 @@
 //! Where a message goes, and its envelope.
 
+use std::sync::Arc;
+
 use crate::domain::address::Address;
 use crate::domain::routing::RouteName;
+use crate::domain::routing::relay::Relay;
 
 /// Next hop of a message.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     /// The relays of the route with this name, which is not `mx`.
     Relay(RouteName),
+    /// A server that is not in the configuration: users of the API chose it.
+    Server {
+        /// The route, which has one server at a time.
+        name: RouteName,
+        /// The server.
+        relay: Arc<Relay>,
+    },
     /// The domain's mail exchangers.
     Mx {
         /// A domain as in [`Address::domain`], or an address literal such as `[192.0.2.1]`.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
+use super::chosen_servers::ChosenServers;
 use super::connection::handshake::Refusal;
 use super::failover::{self, Server};
 use super::mx::Resolver;
@@ -20,6 +21,7 @@ use super::server_delivery::{NotAttempted, ServerDelivery};
 use super::settings::{Settings, SetupError};
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 use crate::domain::routing::RouteName;
+use crate::domain::routing::relay::Relay;
 
 /// Sends messages. Shared by reference or in an `Arc`; calls may run concurrently.
 ///
@@ -28,6 +30,7 @@ pub struct Sender {
     pub(in crate::smtp) relays: HashMap<RouteName, Vec<Arc<Server>>>,
     /// Direct delivery, or why it is unavailable. Only a sender with a relay can be created without direct delivery.
     direct: Result<Direct, String>,
+    chosen: ChosenServers,
     pools: Arc<Pools>,
     /// How long a message waits for a free connection.
     acquire_timeout: Duration,
@@ -64,7 +67,8 @@ impl Sender {
             Err(error) if settings.relay.is_some() => Err(error.to_string()),
             Err(error) => return Err(SetupError::Dns(error.to_string())),
         };
-        Ok(Self { relays, direct, pools: Arc::default(), acquire_timeout, failover_timeout })
+        let chosen = ChosenServers::new(policies);
+        Ok(Self { relays, direct, chosen, pools: Arc::default(), acquire_timeout, failover_timeout })
     }
 
     /// Sends one message to all recipients of the envelope, which must share the route. Returns one outcome per
@@ -104,10 +108,12 @@ impl Sender {
         let is_relay = |mx: &String| {
             self.relays.get(route).is_some_and(|relays| relays.iter().any(|relay| relay.destination.host == *mx))
         };
-        if route.is_mx() { peer.is_final } else { !peer.is_final && peer.mx.as_ref().is_none_or(is_relay) }
+        let is_server = |mx: &String| is_relay(mx) || self.chosen.has_host(route, mx);
+        if route.is_mx() { peer.is_final } else { !peer.is_final && peer.mx.as_ref().is_none_or(is_server) }
     }
 
-    /// Returns whether a relay of any route has this host name.
+    /// Returns whether a relay of any configured route has this host name. What users of the API chose does not count: it would change
+    /// the statistics of other tenants.
     pub fn is_relay(&self, host: &str) -> bool {
         self.relays.values().flatten().any(|relay| relay.destination.host.eq_ignore_ascii_case(host))
     }
@@ -149,6 +155,7 @@ impl Sender {
             ServerDelivery { pools, message, options, lane, acquire_deadline, failover_timeout, started, sts: None };
         match route {
             Route::Relay(name) => self.send_to_relays(name, &call).await,
+            Route::Server { name, relay } => self.send_to_chosen(name, relay, &call).await,
             Route::Mx { domain } => self.send_to_mx(domain, &call).await,
         }
     }
@@ -162,6 +169,20 @@ impl Sender {
         }
         let relays = relays.iter().map(|relay| relay.candidate()).collect();
         Ok(failover::deliver(relays, call).await?.unwrap_or_else(|refusal| call.refused(refusal)))
+    }
+
+    /// Sends to the server that users of the API chose for a route.
+    async fn send_to_chosen(
+        &self,
+        name: &RouteName,
+        relay: &Arc<Relay>,
+        call: &ServerDelivery<'_>,
+    ) -> Result<Delivered, NotAttempted> {
+        let server = match self.chosen.get(name, relay) {
+            Ok(server) => server,
+            Err(error) => return Ok(call.same_for_all(Peer::default(), unavailable(error.to_string()))),
+        };
+        Ok(failover::deliver(vec![server.candidate()], call).await?.unwrap_or_else(|refusal| call.refused(refusal)))
     }
 
     /// Sends to the first of a domain's mail exchangers that accepts the transaction.

@@ -42,6 +42,8 @@ pub struct Settings {
     pub allow_loopback_mx: bool,
     /// Non-public networks, and host names, that mail exchangers are allowed to have.
     pub allow_private_mx: Allowed,
+    /// Non-public networks, and host names, that the servers of inbound routes are allowed to have.
+    pub allow_private_relays: Allowed,
     /// Settings for MTA-STS policies.
     pub mta_sts: MtaSts,
 }
@@ -83,6 +85,7 @@ impl Default for Settings {
             timeouts: Timeouts::default(),
             allow_loopback_mx: false,
             allow_private_mx: Allowed::default(),
+            allow_private_relays: Allowed::default(),
             mta_sts: MtaSts::default(),
         }
     }

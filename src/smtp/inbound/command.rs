@@ -1,7 +1,11 @@
 //! Parses a line into a command (RFC 5321 §4.1.1). Any bytes yield either a command or a fault, which is sent as the
 //! reply.
 
+use std::fmt;
+
 use super::path;
+
+mod parameters;
 
 /// A client's command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,10 +16,12 @@ pub(super) enum Command {
     Helo(String),
     /// `MAIL FROM:<from> …`
     Mail(MailCommand),
-    /// `RCPT TO:<to>`
-    Rcpt(String),
+    /// `RCPT TO:<to> …`
+    Rcpt(RcptCommand),
     /// `DATA`
     Data,
+    /// `BDAT size [LAST]`
+    Bdat(BdatCommand),
     /// `RSET`
     Rset,
     /// `NOOP`
@@ -33,12 +39,19 @@ pub(super) enum Command {
 }
 
 /// An AUTH command (RFC 4954).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct AuthCommand {
     /// The mechanism, in upper case.
     pub(super) mechanism: String,
-    /// Whether the command contained the initial response, which is discarded because credentials are not checked.
-    pub(super) has_initial_response: bool,
+    /// The initial response in base64, if the command contained one.
+    pub(super) initial_response: Option<String>,
+}
+
+impl fmt::Debug for AuthCommand {
+    /// Leaves out the response, which may contain a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthCommand").field("mechanism", &self.mechanism).finish_non_exhaustive()
+    }
 }
 
 /// A MAIL command.
@@ -50,6 +63,26 @@ pub(super) struct MailCommand {
     pub(super) size: Option<u64>,
     /// Whether addresses and headers may be UTF-8 (RFC 6531).
     pub(super) smtputf8: bool,
+    /// Whether the command has parameters of DSN (RFC 3461).
+    pub(super) has_dsn: bool,
+}
+
+/// An RCPT command.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct RcptCommand {
+    /// The forward path.
+    pub(super) to: String,
+    /// Whether the command has parameters of DSN (RFC 3461).
+    pub(super) has_dsn: bool,
+}
+
+/// A BDAT command (RFC 3030).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BdatCommand {
+    /// The size of the chunk that follows the command, in bytes.
+    pub(super) size: u64,
+    /// Whether it is the last chunk of the message.
+    pub(super) is_last: bool,
 }
 
 /// The reply to a line that is not a valid command.
@@ -73,15 +106,20 @@ const NO_NAME: CommandFault = fault(501, "5.5.4 The client's name is missing");
 const BAD_MAIL: CommandFault = fault(501, "5.1.7 Bad sender: write MAIL FROM:<address>");
 const BAD_RCPT: CommandFault = fault(501, "5.1.3 Bad recipient: write RCPT TO:<address>");
 const BAD_PARAMETER: CommandFault = fault(501, "5.5.4 A parameter is malformed or given twice");
-const UNKNOWN_PARAMETER: CommandFault = fault(555, "5.5.4 A parameter is not supported here");
+/// The reply to a parameter of an extension that is not offered.
+pub(super) const UNKNOWN_PARAMETER: CommandFault = fault(555, "5.5.4 A parameter is not supported here");
+/// The reply to a BDAT command whose chunk has no known end. The session must end: the bytes of the chunk are no commands.
+pub(super) const BAD_CHUNK: CommandFault = fault(501, "5.5.4 Write BDAT SIZE or BDAT SIZE LAST");
 
 /// Parses a line, which must not include its CRLF.
 pub(super) fn parse(line: &[u8]) -> Result<Command, CommandFault> {
+    // A chunk follows, whatever is wrong with the line.
+    let malformed = |text| if begins_with_bdat(line) { BAD_CHUNK } else { fault(500, text) };
     let Ok(line) = std::str::from_utf8(line) else {
-        return Err(fault(500, "5.5.2 The command is not UTF-8"));
+        return Err(malformed("5.5.2 The command is not UTF-8"));
     };
     if line.chars().any(char::is_control) {
-        return Err(fault(500, "5.5.2 The command contains a control character"));
+        return Err(malformed("5.5.2 The command contains a control character"));
     }
     let (verb, argument) = line.split_once(' ').unwrap_or((line, ""));
     let argument = argument.trim();
@@ -99,7 +137,8 @@ pub(super) fn parse(line: &[u8]) -> Result<Command, CommandFault> {
         "HELP" => Ok(Command::Help),
         "STARTTLS" => without_argument(argument, Command::StartTls),
         "AUTH" => auth(argument),
-        "BDAT" | "EXPN" => Err(NOT_OFFERED),
+        "BDAT" => bdat(argument).map(Command::Bdat).ok_or(BAD_CHUNK),
+        "EXPN" => Err(NOT_OFFERED),
         _ => Err(fault(500, "5.5.1 Unknown command")),
     }
 }
@@ -118,8 +157,25 @@ fn auth(argument: &str) -> Result<Command, CommandFault> {
     if mechanism.is_empty() {
         return Err(fault(501, "5.5.4 The mechanism is missing"));
     }
-    let has_initial_response = !response.trim().is_empty();
-    Ok(Command::Auth(AuthCommand { mechanism: mechanism.to_ascii_uppercase(), has_initial_response }))
+    let initial_response = Some(response.trim()).filter(|response| !response.is_empty()).map(str::to_owned);
+    Ok(Command::Auth(AuthCommand { mechanism: mechanism.to_ascii_uppercase(), initial_response }))
+}
+
+/// Returns whether a line is a BDAT command, which may be malformed.
+pub(super) fn begins_with_bdat(line: &[u8]) -> bool {
+    let Some((verb, rest)) = line.split_at_checked(4) else { return false };
+    verb.eq_ignore_ascii_case(b"BDAT") && !rest.first().is_some_and(u8::is_ascii_graphic)
+}
+
+/// Parses the size of a chunk, and `LAST`.
+fn bdat(argument: &str) -> Option<BdatCommand> {
+    let (size, rest) = argument.split_once(' ').unwrap_or((argument, ""));
+    let is_last = match rest.trim() {
+        "" => false,
+        last if last.eq_ignore_ascii_case("LAST") => true,
+        _ => return None,
+    };
+    Some(BdatCommand { size: parameters::number(size)?, is_last })
 }
 
 /// Splits `KEYWORD:<path> parameters`; a space after the colon is invalid but common.
@@ -135,46 +191,19 @@ fn keyword_and_path<'a>(argument: &'a str, keyword: &str) -> Option<(&'a str, &'
 fn mail(argument: &str) -> Result<MailCommand, CommandFault> {
     let (path, parameters) = keyword_and_path(argument, "FROM").ok_or(BAD_MAIL)?;
     let from = if path.is_empty() { "" } else { path::address(path).ok_or(BAD_MAIL)? };
-    let mut mail = MailCommand { from: from.to_owned(), ..MailCommand::default() };
-    let (mut body, mut auth) = (false, false);
-    for parameter in parameters.split(' ').filter(|word| !word.is_empty()) {
-        let (key, value) = parameter.split_once('=').map_or((parameter, None), |(key, value)| (key, Some(value)));
-        match (key.to_ascii_uppercase().as_str(), value) {
-            ("SIZE", Some(value)) if mail.size.is_none() => mail.size = Some(size(value)?),
-            ("BODY", Some(value)) if !body => {
-                body = true;
-                if !["7BIT", "8BITMIME"].iter().any(|supported| supported.eq_ignore_ascii_case(value)) {
-                    return Err(UNKNOWN_PARAMETER);
-                }
-            }
-            // RFC 4954 §5: the original submitter. It is ignored: it only matters from trusted clients.
-            ("AUTH", Some(_)) if !auth => auth = true,
-            ("SMTPUTF8", None) if !mail.smtputf8 => mail.smtputf8 = true,
-            ("SIZE" | "BODY" | "SMTPUTF8" | "AUTH", _) => return Err(BAD_PARAMETER),
-            _ => return Err(UNKNOWN_PARAMETER),
-        }
-    }
-    Ok(mail)
+    let mail = MailCommand { from: from.to_owned(), ..MailCommand::default() };
+    parameters::mail(mail, parameters)
 }
 
-/// Parses up to 20 digits (RFC 1870 §3); a number too large for `u64` becomes `u64::MAX`.
-fn size(value: &str) -> Result<u64, CommandFault> {
-    if !(1..=20).contains(&value.len()) || !value.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(BAD_PARAMETER);
-    }
-    Ok(value.parse().unwrap_or(u64::MAX))
-}
-
-fn rcpt(argument: &str) -> Result<String, CommandFault> {
+fn rcpt(argument: &str) -> Result<RcptCommand, CommandFault> {
     let (path, parameters) = keyword_and_path(argument, "TO").ok_or(BAD_RCPT)?;
-    if !parameters.trim().is_empty() {
-        return Err(UNKNOWN_PARAMETER);
-    }
+    let has_dsn = parameters::rcpt(parameters)?;
     // RFC 5321 §4.5.1: postmaster needs no domain.
     if path.eq_ignore_ascii_case("postmaster") {
-        return Ok(path.to_owned());
+        return Ok(RcptCommand { to: path.to_owned(), has_dsn });
     }
-    path::address(path).map(str::to_owned).ok_or(BAD_RCPT)
+    let to = path::address(path).map(str::to_owned).ok_or(BAD_RCPT)?;
+    Ok(RcptCommand { to, has_dsn })
 }
 
 #[cfg(test)]
@@ -190,17 +219,36 @@ mod tests {
     #[test]
     fn commands_are_case_insensitive() {
         assert_eq!(parse(b"ehlo  client.test"), Ok(Command::Ehlo("client.test".into())));
-        assert_eq!(parse(b"rcpt to:<A@b.test>"), Ok(Command::Rcpt("A@b.test".into())));
-        assert_eq!(parse(b"RCPT TO: <Postmaster>"), Ok(Command::Rcpt("Postmaster".into())));
+        let rcpt = |to: &str| Ok(Command::Rcpt(RcptCommand { to: to.into(), has_dsn: false }));
+        assert_eq!(parse(b"rcpt to:<A@b.test>"), rcpt("A@b.test"));
+        assert_eq!(parse(b"RCPT TO: <Postmaster>"), rcpt("Postmaster"));
         assert_eq!(parse(b"data "), Ok(Command::Data));
         assert_eq!(parse(b"NOOP what ever"), Ok(Command::Noop));
         assert_eq!((parse(b"help mail"), parse(b"VRFY ann")), (Ok(Command::Help), Ok(Command::Vrfy)));
-        assert_eq!(parse(b"RCPT TO:<@one.test,@two.test:A@b.test>"), Ok(Command::Rcpt("A@b.test".into())));
+        assert_eq!(parse(b"RCPT TO:<@one.test,@two.test:A@b.test>"), rcpt("A@b.test"));
+        let auth = AuthCommand { mechanism: "PLAIN".into(), initial_response: Some("AGEAYg==".into()) };
+        assert!(!format!("{auth:?}").contains("AGEA"));
+        assert_eq!(parse(b"auth plain AGEAYg=="), Ok(Command::Auth(auth)));
+    }
+
+    #[test]
+    fn chunk_sizes_are_parsed() {
+        let bdat = |size, is_last| Ok(Command::Bdat(BdatCommand { size, is_last }));
+        assert_eq!(parse(b"BDAT 0 LAST"), bdat(0, true));
+        assert_eq!(parse(b"bdat 1000  last"), bdat(1_000, true));
+        assert_eq!(parse(b"BDAT 99999999999999999999"), bdat(u64::MAX, false));
+        for line in ["BDAT", "BDAT LAST", "BDAT -1", "BDAT +1", "BDAT 1 FIRST", "BDAT 1 LAST LAST", "BDAT 0x1"] {
+            assert_eq!(parse(line.as_bytes()), Err(BAD_CHUNK), "{line}");
+        }
+        for line in [b"BDAT\t9".as_slice(), b"bdat 9\tLAST", b"BDAT 9 LAST\r", b"BDAT 9 \xff", b"BDAT\0 9"] {
+            assert_eq!(parse(line), Err(BAD_CHUNK), "{line:?}");
+        }
+        assert_eq!(parse(b"BDATA\t9").map_err(|fault| fault.code), Err(500));
     }
 
     #[test]
     fn mail_parameters_are_parsed() {
-        let mail = MailCommand { from: "é@b.test".into(), size: Some(12), smtputf8: true };
+        let mail = MailCommand { from: "é@b.test".into(), size: Some(12), smtputf8: true, has_dsn: false };
         assert_eq!(parse("MAIL FROM:<é@b.test> size=12 BODY=8bitmime SMTPUTF8".as_bytes()), Ok(Command::Mail(mail)));
         assert_eq!(parse(b"MAIL FROM:<>"), Ok(Command::Mail(MailCommand::default())));
         let Ok(Command::Mail(huge)) = parse(b"MAIL FROM:<> SIZE=99999999999999999999") else { panic!("a command") };
@@ -231,8 +279,8 @@ mod tests {
         ] {
             assert_eq!(code(line), 501, "{line:?}");
         }
-        assert_eq!(code("BDAT 3 LAST"), 502);
-        for line in ["MAIL FROM:<> BODY=BINARYMIME", "MAIL FROM:<> RET=FULL", "RCPT TO:<a@b.test> NOTIFY=NEVER"] {
+        assert_eq!(code("EXPN staff"), 502);
+        for line in ["MAIL FROM:<> BODY=BINARYMIME", "MAIL FROM:<> BY=5;R", "RCPT TO:<a@b.test> X=1"] {
             assert_eq!(code(line), 555, "{line:?}");
         }
     }
@@ -244,7 +292,9 @@ mod tests {
             rest in prop::collection::vec(any::<u8>(), 0..60),
         ) {
             let line = [verb.as_bytes(), &rest].concat();
-            if let Ok(Command::Mail(MailCommand { from: path, .. }) | Command::Rcpt(path)) = parse(&line) {
+            if let Ok(Command::Mail(MailCommand { from: path, .. }) | Command::Rcpt(RcptCommand { to: path, .. })) =
+                parse(&line)
+            {
                 prop_assert!(!path.chars().any(char::is_control));
             }
         }

@@ -12,6 +12,57 @@ pub(super) enum DataFault {
     BareLineBreak,
     /// It has more bytes than allowed.
     TooBig,
+    /// There was no memory for it in time.
+    NoMemory,
+}
+
+/// The stored bytes of a message, up to its limits.
+#[derive(Debug)]
+pub(super) struct Stored {
+    data: Vec<u8>,
+    /// Bytes of the message so far, including those that are not stored.
+    size: usize,
+    limit: usize,
+    /// Maximum bytes to store.
+    capacity: usize,
+    fault: Option<DataFault>,
+}
+
+impl Stored {
+    pub(super) fn new(limit: usize, max_stored: usize) -> Self {
+        Self { data: Vec::new(), size: 0, limit, capacity: max_stored, fault: None }
+    }
+
+    pub(super) fn append(&mut self, bytes: &[u8]) {
+        if self.fault.is_some() {
+            return;
+        }
+        self.size += bytes.len();
+        if self.size > self.limit {
+            self.refuse(DataFault::TooBig);
+        } else {
+            let space = self.capacity - self.data.len();
+            self.data.extend_from_slice(bytes.get(..space).unwrap_or(bytes));
+        }
+    }
+
+    /// Records the first fault and frees the memory; the rest is skipped.
+    pub(super) fn refuse(&mut self, fault: DataFault) {
+        self.fault.get_or_insert(fault);
+        self.data = Vec::new();
+    }
+
+    pub(super) fn fault(&self) -> Option<DataFault> {
+        self.fault
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.data.capacity()
+    }
+
+    pub(super) fn finish(self) -> Result<Vec<u8>, DataFault> {
+        self.fault.map_or(Ok(self.data), Err)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,18 +83,13 @@ enum Position {
 #[derive(Debug)]
 pub(super) struct DataReader {
     position: Position,
-    data: Vec<u8>,
-    /// Bytes of the message so far, including those that are not stored.
-    size: usize,
-    limit: usize,
-    max_stored: usize,
-    fault: Option<DataFault>,
+    stored: Stored,
 }
 
 impl DataReader {
     /// Creates a reader for a message of at most `limit` bytes, which stores the first `max_stored` of them.
     pub(super) fn new(limit: usize, max_stored: usize) -> Self {
-        Self { position: Position::LineStart, data: Vec::new(), size: 0, limit, max_stored, fault: None }
+        Self { position: Position::LineStart, stored: Stored::new(limit, max_stored) }
     }
 
     /// Consumes the bytes that belong to the message; returns how many, and whether its end was reached.
@@ -53,12 +99,12 @@ impl DataReader {
             match (self.position, byte) {
                 (Position::DotReturn, b'\n') => return (next + 1, true),
                 (Position::Return, b'\n') => {
-                    self.append(b"\r\n");
+                    self.stored.append(b"\r\n");
                     self.position = Position::LineStart;
                 }
                 // The same byte is processed again, as text.
                 (Position::DotReturn | Position::Return, _) => {
-                    self.refuse(DataFault::BareLineBreak);
+                    self.stored.refuse(DataFault::BareLineBreak);
                     self.position = Position::Text;
                     continue;
                 }
@@ -66,13 +112,13 @@ impl DataReader {
                 (Position::Dot, b'\r') => self.position = Position::DotReturn,
                 (Position::LineStart | Position::Text, b'\r') => self.position = Position::Return,
                 (_, b'\n') => {
-                    self.refuse(DataFault::BareLineBreak);
+                    self.stored.refuse(DataFault::BareLineBreak);
                     self.position = Position::Text;
                 }
                 (_, _) => {
                     let rest = input.get(next..).unwrap_or_default();
                     let run = rest.iter().position(|b| matches!(b, b'\r' | b'\n')).unwrap_or(rest.len());
-                    self.append(rest.get(..run).unwrap_or_default());
+                    self.stored.append(rest.get(..run).unwrap_or_default());
                     self.position = Position::Text;
                     next += run;
                     continue;
@@ -83,28 +129,19 @@ impl DataReader {
         (next, false)
     }
 
+    /// Returns the bytes of memory that the message takes.
+    pub(super) fn capacity(&self) -> usize {
+        self.stored.capacity()
+    }
+
+    /// Refuses the message, and frees its memory.
+    pub(super) fn refuse(&mut self, fault: DataFault) {
+        self.stored.refuse(fault);
+    }
+
     /// Returns the stored bytes of the message. Called once the end of the message was reached.
     pub(super) fn finish(self) -> Result<Vec<u8>, DataFault> {
-        self.fault.map_or(Ok(self.data), Err)
-    }
-
-    fn append(&mut self, bytes: &[u8]) {
-        if self.fault.is_some() {
-            return;
-        }
-        self.size += bytes.len();
-        if self.size > self.limit {
-            self.refuse(DataFault::TooBig);
-        } else {
-            let space = self.max_stored - self.data.len();
-            self.data.extend_from_slice(bytes.get(..space).unwrap_or(bytes));
-        }
-    }
-
-    /// Records the first fault and frees the memory; the rest is skipped.
-    fn refuse(&mut self, fault: DataFault) {
-        self.fault.get_or_insert(fault);
-        self.data = Vec::new();
+        self.stored.finish()
     }
 }
 

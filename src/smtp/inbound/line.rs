@@ -1,5 +1,7 @@
 //! Splits bytes into command lines (RFC 5321 §2.3.8): only CRLF ends one.
 
+use super::command;
+
 /// Maximum bytes of a command line with its CRLF: the 512 of RFC 5321 §4.5.3.1.4, and ample space for extensions.
 pub(super) const LINE_LIMIT: usize = 2_048;
 
@@ -15,6 +17,8 @@ pub(super) enum LineFault {
     Endless,
     /// Ended by LF alone.
     BareLineFeed,
+    /// A BDAT command with one of these faults. The session must end: the bytes of its chunk are no commands.
+    BadChunk,
 }
 
 /// Removes lines from the front of a buffer.
@@ -37,10 +41,10 @@ impl LineReader {
                 continue;
             }
             if line.len() > LINE_LIMIT {
-                return Some(Err(LineFault::TooLong));
+                return Some(Err(fault(LineFault::TooLong, &line)));
             }
             if !line.ends_with(b"\r\n") {
-                return Some(Err(LineFault::BareLineFeed));
+                return Some(Err(fault(LineFault::BareLineFeed, &line)));
             }
             line.truncate(line.len() - 2);
             return Some(Ok(line));
@@ -56,11 +60,17 @@ impl LineReader {
         }
         if input.len() >= LINE_LIMIT {
             self.skipped = Some(0);
+            let fault = fault(LineFault::TooLong, input);
             input.clear();
-            return Some(Err(LineFault::TooLong));
+            return Some(Err(fault));
         }
         None
     }
+}
+
+/// Returns the fault of a line.
+fn fault(fault: LineFault, line: &[u8]) -> LineFault {
+    if command::begins_with_bdat(line) { LineFault::BadChunk } else { fault }
 }
 
 #[cfg(test)]
@@ -88,6 +98,15 @@ mod tests {
     #[test]
     fn a_line_ended_by_lf_alone_is_refused_and_the_next_is_read() {
         assert_eq!(all(&[b"RSET\nNOOP\r\n"]), [Err(LineFault::BareLineFeed), Ok("NOOP".into())]);
+    }
+
+    #[test]
+    fn a_faulty_line_that_announces_a_chunk_is_told_apart() {
+        let long = [b"BDAT ".as_slice(), &[b'1'; LINE_LIMIT]].concat();
+        for chunks in [[b"bdat 6 LAST\nRSET\r\n".as_slice(), b""], [&long, b""], [&long, b"\r\n"], [b"BDAT\n", b""]] {
+            assert_eq!(all(&chunks).first(), Some(&Err(LineFault::BadChunk)), "{chunks:?}");
+        }
+        assert_eq!(all(&[b"BDATA 6\n"]), [Err(LineFault::BareLineFeed)]);
     }
 
     #[test]

@@ -8,11 +8,12 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::client_limits::{ClientConnection, ClientLimits, EXCESS_DIVISOR};
+use super::limits::clients::{ClientConnection, ClientLimits, EXCESS_DIVISOR};
+use super::limits::eviction::{ActiveSession, Sessions};
 use super::session::Session;
-use super::session_eviction::{ActiveSession, Sessions};
 use super::{Handler, Settings};
 
 /// Pause after an accept error such as too many open files.
@@ -134,15 +135,33 @@ async fn run_session<H: Handler>(
     handler: &H,
     stop: CancellationToken,
 ) {
+    if settings.implicit_tls {
+        if let Some(stream) = secured(stream, peer, active, settings).await {
+            Session::new(stream, peer, (client, active), handler, settings, stop).run_with_implicit_tls().await;
+        }
+        return;
+    }
     let plain = Session::new(stream, peer, (client, active), handler, settings, stop.clone());
-    let (Some(stream), Some(certificate)) = (plain.run().await, &settings.certificate) else { return };
-    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, certificate.accept(stream));
-    let Some(handshake) = active.evicted.run_until_cancelled(handshake).await else { return };
-    match handshake {
-        Ok(Ok(stream)) => Session::new(stream, peer, (client, active), handler, settings, stop).run_secure().await,
+    let Some(stream) = plain.run().await else { return };
+    if let Some(stream) = secured(stream, peer, active, settings).await {
+        Session::new(stream, peer, (client, active), handler, settings, stop).run_secure().await;
+    }
+}
+
+/// Performs the TLS handshake. `None` if it fails, or if the session has to end for another one.
+async fn secured(
+    stream: TcpStream,
+    peer: SocketAddr,
+    active: &ActiveSession,
+    settings: &Settings,
+) -> Option<TlsStream<TcpStream>> {
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, settings.certificate.as_ref()?.accept(stream));
+    match active.evicted.run_until_cancelled(handshake).await? {
+        Ok(Ok(stream)) => return Some(stream),
         Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake with an SMTP client failed"),
         Err(_) => tracing::debug!(%peer, "TLS handshake with an SMTP client timed out"),
     }
+    None
 }
 
 /// Refuses a client without waiting: the buffer of a new socket has space for one line.

@@ -2,11 +2,27 @@
 
 use std::time::Duration;
 
+use super::limits::memory::MessageMemory;
 use super::tls::Certificate;
+
+/// What a listener does with AUTH (RFC 4954).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authentication {
+    /// AUTH is not offered.
+    None,
+    /// AUTH is offered and accepts every user and password, without TLS too: for the development inbox, so that an
+    /// application's production settings can be tried. Credentials are discarded.
+    AcceptsAny,
+    /// AUTH is required before MAIL, and [`Handler::sign_in`](super::Handler::sign_in) checks the credentials. They are
+    /// accepted over TLS, or from this machine.
+    Required,
+}
 
 /// Settings of a [`Server`](super::Server).
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// The configuration section of the listener, for the log.
+    pub section: &'static str,
     /// Name in the greeting and in the reply to EHLO.
     pub hostname: String,
     /// Maximum bytes of a message, announced as SIZE; a larger one gets 552.
@@ -22,11 +38,17 @@ pub struct Settings {
     pub max_per_peer: usize,
     /// Maximum messages per minute from one address, or from one /64 of IPv6; further ones get 450.
     pub messages_per_minute: Option<u32>,
-    /// Certificate for STARTTLS; without one STARTTLS is not offered.
+    /// Memory that the messages in transfer share, so that many large ones at once do not exhaust the memory of the
+    /// process; `None` if `max_stored` and `max_connections` are limit enough.
+    pub memory: Option<MessageMemory>,
+    /// Certificate for TLS; without one STARTTLS is not offered.
     pub certificate: Option<Certificate>,
-    /// Whether AUTH is offered and accepts every user and password: for the development inbox, so that an application's
-    /// production settings can be tried. Credentials are not stored.
-    pub accepts_any_login: bool,
+    /// Whether a session begins with the TLS handshake (RFC 8314 §3.3), which needs a certificate.
+    pub implicit_tls: bool,
+    /// What the listener does with AUTH.
+    pub authentication: Authentication,
+    /// Whether the parameters of DSN (RFC 3461) are offered: they are checked, and have no effect.
+    pub accepts_dsn: bool,
     /// Maximum refused commands of one session since its last accepted message; one more closes it with 421.
     pub max_errors: u32,
     /// Maximum commands of one session since its last accepted recipient; one more closes it with 421.
@@ -38,7 +60,7 @@ pub struct Settings {
     pub idle_grace: Duration,
     /// Time limit from one command to the end of the next, and for one write.
     pub command_timeout: Duration,
-    /// Time limit from 354 to the final dot.
+    /// Time limit from 354 to the final dot, and for each chunk of BDAT.
     pub data_timeout: Duration,
     /// How long a stop waits for sessions in the middle of a message.
     pub grace: Duration,
@@ -47,6 +69,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            section: "inbound",
             hostname: "localhost".into(),
             max_message: 64 << 20,
             max_stored: usize::MAX,
@@ -54,8 +77,11 @@ impl Default for Settings {
             max_connections: 256,
             max_per_peer: 256,
             messages_per_minute: None,
+            memory: None,
             certificate: None,
-            accepts_any_login: false,
+            implicit_tls: false,
+            authentication: Authentication::None,
+            accepts_dsn: false,
             max_errors: 20,
             max_commands: 100,
             idle_timeout: Duration::from_mins(10),

@@ -1,5 +1,5 @@
-// The dashboard works without this file. It keeps relative times current, refreshes what has changed, completes search
-// terms, and adds keyboard shortcuts.
+// The dashboard works without this file. It keeps relative times current, completes search terms, adds keyboard shortcuts,
+// and asks before unsaved edits are lost. `live.js` refreshes what has changed.
 "use strict";
 
 // Times: the same rules as `relative` in src/ui/format.rs.
@@ -18,146 +18,9 @@ function relative(at, now) {
 
 function showTimes() {
   const now = Date.now();
-  for (const time of document.querySelectorAll("time[datetime]")) {
+  for (const time of document.querySelectorAll("time[datetime]:not([data-absolute])")) {
     const text = relative(Date.parse(time.dateTime), now);
     if (time.textContent !== text) time.textContent = text;
-  }
-}
-
-// Refreshing. Nothing is refreshed in a hidden tab, nor what has the focus, is being confirmed, or has selected text. htmx
-// gives the focus back to elements with an id.
-function isBusy(element) {
-  const focused = document.activeElement;
-  const isFocused = focused !== null && focused !== document.body && focused.id === "" && element.contains(focused);
-  const selection = document.getSelection();
-  const isSelecting = selection && !selection.isCollapsed && element.contains(selection.anchorNode);
-  return document.hidden || isFocused || isSelecting || element.querySelector("details.confirm[open]") !== null;
-}
-
-// Refreshes the element and what is refreshed with it, unless one of them is busy. Returns whether it did.
-function refresh(element) {
-  const parts = (element.getAttribute("hx-select-oob") || "").split(",").filter(Boolean);
-  const elements = [element, ...parts.map((part) => document.querySelector(part))].filter(Boolean);
-  if (elements.some(isBusy)) return false;
-  htmx.trigger(element, "refresh");
-  return true;
-}
-
-const loadedAt = Date.now();
-const lastPoll = new Map();
-
-function poll() {
-  for (const element of document.querySelectorAll("[data-poll]")) {
-    const period = Number(element.dataset.poll) * 1000;
-    if (Date.now() - (lastPoll.get(element.id) || loadedAt) >= period) {
-      lastPoll.set(element.id, Date.now());
-      refresh(element);
-    }
-  }
-}
-
-// What is open and selected stays so when it is replaced.
-const wasOpen = new Map();
-let selectedId = null;
-
-function keepState(event) {
-  wasOpen.clear();
-  for (const details of event.detail.target.querySelectorAll("details[id]")) wasOpen.set(details.id, details.open);
-  const selected = event.detail.target.querySelector(".is-selected");
-  selectedId = selected ? selected.id : null;
-}
-
-function restoreState() {
-  for (const [id, isOpen] of wasOpen) {
-    const details = document.getElementById(id);
-    if (details) details.open = isOpen;
-  }
-  wasOpen.clear();
-  const selected = selectedId && document.getElementById(selectedId);
-  if (selected) selected.classList.add("is-selected");
-}
-
-// Live events. Ids of changed messages are collected, and handled together. A later connection continues after the last
-// event.
-const LIVE_KINDS = ["accepted", "scheduled", "canceled", "deferred", "relayed", "delivered", "bounced", "expired", "suppressed",
-  "uncertain", "complained", "unsubscribed"];
-const RECONNECT_MS = 5000;
-let source = null;
-let reconnect = null;
-let lastId = null;
-const changed = new Set();
-const accepted = new Set();
-
-function connect() {
-  const isWanted = !document.hidden && document.querySelector("[data-live]") !== null;
-  if (isWanted && source === null) {
-    clearTimeout(reconnect);
-    source = new EventSource(lastId === null ? "/ui/live" : `/ui/live?after=${encodeURIComponent(lastId)}`);
-    for (const kind of LIVE_KINDS) source.addEventListener(`message.${kind}`, note);
-    source.onerror = onLiveError;
-  } else if (!isWanted && source !== null) {
-    source.close();
-    source = null;
-  }
-}
-
-// The browser itself reconnects after a lost connection, but not after a response other than 200.
-function onLiveError() {
-  if (source === null || source.readyState !== EventSource.CLOSED) return;
-  source = null;
-  reconnect = setTimeout(connect, RECONNECT_MS);
-}
-
-function note(event) {
-  if (event.lastEventId) lastId = event.lastEventId;
-  const data = JSON.parse(event.data).data;
-  if (!data.message_id) return;
-  (event.type === "message.accepted" ? accepted : changed).add(data.message_id);
-}
-
-// Rows refreshed at once; the others follow a second later.
-const MAX_ROWS = 10;
-
-function applyEvents() {
-  if (changed.size === 0 && accepted.size === 0) return;
-  const live = document.querySelector("[data-live]");
-  if (!live || document.hidden) return;
-  if (live.dataset.live === "message") {
-    const isDone = !changed.has(live.dataset.id) || refresh(live);
-    changed.clear();
-    accepted.clear();
-    if (!isDone) changed.add(live.dataset.id);
-    return;
-  }
-  refreshRows(live);
-  showNewCount(live);
-}
-
-function refreshRows(live) {
-  const rows = [...live.querySelectorAll("tr[data-id]")].filter((row) => changed.has(row.dataset.id));
-  changed.clear();
-  for (const row of rows.slice(MAX_ROWS)) changed.add(row.dataset.id);
-  for (const row of rows.slice(0, MAX_ROWS)) {
-    const isSelected = row.classList.contains("is-selected");
-    const isFocused = row.contains(document.activeElement);
-    htmx.ajax("GET", `/ui/messages/${row.dataset.id}/row`, { target: row, swap: "outerHTML" }).then(() => {
-      const fresh = live.querySelector(`tr[data-id="${CSS.escape(row.dataset.id)}"]`);
-      if (!fresh) return;
-      fresh.classList.add("is-new", ...(isSelected ? ["is-selected"] : []));
-      if (isFocused) fresh.querySelector("a.row-link").focus({ preventScroll: true });
-    });
-  }
-}
-
-function showNewCount(live) {
-  const fresh = live.querySelector(".new-rows");
-  const query = new URLSearchParams(location.search);
-  // Whether a new message matches a search is unknown here.
-  const isNewest = !query.get("after") && !query.get("q");
-  if (fresh && isNewest && accepted.size > 0) {
-    fresh.hidden = false;
-    fresh.querySelector("[data-new-count]").textContent = accepted.size > 99 ? "99+" : String(accepted.size);
-    fresh.querySelector("a").href = location.href;
   }
 }
 
@@ -195,11 +58,39 @@ function suggest() {
   list.replaceChildren(...found.map((term) => new Option("", before + term)));
 }
 
+// Charts: the figures of the time span under the pointer, at once. Without this file, the browser shows them after a while.
+let tip = null;
+
+function showTip(event) {
+  const title = event.target.matches(".hit") && event.target.querySelector("title");
+  if (title) {
+    event.target.dataset.tip = title.textContent;
+    title.remove();
+  }
+  const text = event.target.dataset && event.target.dataset.tip;
+  if (!text) {
+    if (tip) tip.hidden = true;
+    return;
+  }
+  if (!tip || !tip.isConnected) {
+    tip = document.createElement("div");
+    tip.className = "chart-tip";
+    tip.setAttribute("aria-hidden", "true");
+    document.body.append(tip);
+  }
+  tip.hidden = false;
+  tip.textContent = text;
+  const left = event.clientX + 16 + tip.offsetWidth > window.innerWidth ? event.clientX - 16 - tip.offsetWidth : event.clientX + 16;
+  tip.style.left = `${Math.max(8, left)}px`;
+  tip.style.top = `${Math.max(8, event.clientY - tip.offsetHeight - 12)}px`;
+}
+
 // Keyboard.
 let afterG = false;
 
 function select(step) {
-  const rows = [...document.querySelectorAll("main tbody tr, main [data-row]")];
+  // Not the rows of tables within a row that opens.
+  const rows = [...document.querySelectorAll("main tbody tr, main [data-row]")].filter((row) => !row.closest(".lane-body"));
   if (rows.length === 0) return;
   const current = rows.findIndex((row) => row.classList.contains("is-selected"));
   const next = Math.min(Math.max(current + step, 0), rows.length - 1);
@@ -279,6 +170,51 @@ function onClick(event) {
   }
 }
 
+// The preview of a template follows what is typed.
+const PREVIEW_MS = 600;
+let previewTimer = null;
+
+function previewSoon(form) {
+  clearTimeout(previewTimer);
+  previewTimer = setTimeout(() => {
+    const button = document.getElementById(form.dataset.preview);
+    const frame = button && document.querySelector(`iframe[name="${button.formTarget}"]`);
+    if (!frame || document.hidden) return;
+    // The first page of a new frame is not in the history, so "Back" still leads to the previous page.
+    frame.replaceWith(frame.cloneNode());
+    form.requestSubmit(button);
+  }, PREVIEW_MS);
+}
+
+// The text of a chosen file goes into a field of the form.
+function readFile(input) {
+  const [file] = input.files;
+  const field = document.getElementById(input.dataset.into);
+  if (file && field) file.text().then((text) => { field.value = text; });
+}
+
+function onInput(event) {
+  if (event.target.id === "search") suggest();
+  const form = event.target.closest("form[data-preview]");
+  if (form) previewSoon(form);
+}
+
+// Edits that were not saved. Submitting their form, or deleting what they are about, is no loss. Previews are shown in a
+// frame, and their values are not saved.
+let isSubmitting = false;
+
+function warnOfLoss(event) {
+  const form = document.querySelector("form[data-preview]");
+  if (!form || isSubmitting) return;
+  const fields = [...form.elements].filter((field) => field.matches(FIELDS) && field.name !== "variables");
+  if (form.dataset.unsaved !== undefined || fields.some(isChanged)) event.preventDefault();
+}
+
+function onSubmit(event) {
+  const isPreview = event.target.target || (event.submitter && event.submitter.formTarget);
+  if (!isPreview && (event.target.matches("form[data-preview]") || event.target.action.endsWith("/delete"))) isSubmitting = true;
+}
+
 // A link to a lane opens it.
 function openTarget() {
   const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
@@ -288,20 +224,17 @@ function openTarget() {
 
 document.addEventListener("keydown", onKey);
 document.addEventListener("click", onClick);
-document.addEventListener("input", (event) => { if (event.target.id === "search") suggest(); });
-document.addEventListener("visibilitychange", () => {
-  connect();
-  showTimes();
-});
-document.addEventListener("htmx:beforeSwap", keepState);
-document.addEventListener("htmx:afterSwap", restoreState);
+document.addEventListener("pointermove", showTip, { passive: true });
+document.addEventListener("input", onInput);
+document.addEventListener("submit", onSubmit);
+window.addEventListener("beforeunload", warnOfLoss);
+document.addEventListener("change", (event) => { if (event.target.matches("[data-into]")) readFile(event.target); });
+document.addEventListener("visibilitychange", showTimes);
 document.addEventListener("htmx:responseError", showFailure);
 document.addEventListener("htmx:sendError", showFailure);
 document.addEventListener("htmx:afterSettle", showTimes);
 window.addEventListener("hashchange", openTarget);
 setInterval(showTimes, 10000);
-setInterval(poll, 1000);
-setInterval(applyEvents, 1000);
 openTarget();
-connect();
+for (const form of document.querySelectorAll("form[data-preview]")) previewSoon(form);
 showTimes();

@@ -50,6 +50,13 @@ impl Bulk {
         counts.filter_map(|(state, count)| Some((state.as_str(), count.as_i64().filter(|count| *count > 0)?))).collect()
     }
 
+    /// Returns the number of recipients that have no outcome yet, in words.
+    fn waiting(&self) -> String {
+        let waits = |state: &str| matches!(state, "queued" | "scheduled" | "deferred" | "sending");
+        let count: i64 = self.states().iter().filter(|(state, _)| waits(state)).map(|(_, count)| count).sum();
+        format!("{} of its {} recipients", number(count), number(self.accepted))
+    }
+
     fn messages_path(&self) -> String {
         with_query("/ui/messages", &[("q", &format!("bulk:{}", self.id))])
     }

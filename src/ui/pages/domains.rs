@@ -2,6 +2,7 @@
 
 use askama::Template;
 use axum::extract::{Path, Query};
+use axum::http::Method;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Form, Router};
@@ -12,7 +13,7 @@ use serde_json::json;
 use super::{ListQuery, PageResult, add, refused, render};
 use crate::ui::Ui;
 use crate::ui::call::{Page, segment, with_query};
-use crate::ui::error::{Failure, UiError};
+use crate::ui::error::UiError;
 use crate::ui::format::{Clock, tone};
 use crate::ui::session::Visitor;
 use crate::ui::shell::{Section, Shell, redirect_done};
@@ -71,6 +72,12 @@ impl Domain {
 }
 
 impl Record {
+    /// Returns how to fix the record. The name and the value are on the page already.
+    fn fix_text(&self) -> Option<&str> {
+        let fix = self.fix.as_deref()?;
+        Some(if self.status == "missing" && fix.contains(&self.value) { "Publish this record." } else { fix })
+    }
+
     fn purpose_text(&self) -> &str {
         match self.purpose.as_str() {
             "dkim" => "DKIM: verifies the signatures",
@@ -143,14 +150,18 @@ async fn register(visitor: Visitor, Form(form): Form<NewDomain>) -> Result<Respo
             let domain: Domain = serde_json::from_slice(&created).map_err(|error| UiError::unreadable(&error))?;
             Ok(redirect_done(&format!("/ui/domains/{}", domain.segment()), "added").into_response())
         }
-        Err(UiError::Failed(failure @ Failure { status: 422, .. })) => {
-            refused(show_list(&visitor, "", Some((form.name, failure.text()))).await)
+        Err(error) => {
+            let fault = error.refusal()?.text();
+            refused(show_list(&visitor, "", Some((form.name, fault))).await)
         }
-        Err(error) => Err(error),
     }
 }
 
 async fn act(visitor: Visitor, Path((name, action)): Path<(String, String)>) -> Result<Redirect, UiError> {
+    if action == "remove" {
+        visitor.change(Method::DELETE, &format!("/v1/domains/{}", segment(&name)), None).await?;
+        return Ok(redirect_done("/ui/domains", "removed"));
+    }
     let done = match action.as_str() {
         "verify" => "verified",
         "rotate" => "rotated",

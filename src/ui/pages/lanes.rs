@@ -2,14 +2,15 @@
 
 use askama::Template;
 use axum::extract::{Path, Query};
-use axum::response::Redirect;
+use axum::http::Method;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Form, Router};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use super::{ListQuery, PageResult, add, given, render};
+use super::{ListQuery, PageResult, add, add_changed, given, present, refused, render};
 use crate::ui::Ui;
 use crate::ui::call::{Page, segment, with_query};
 use crate::ui::error::UiError;
@@ -34,6 +35,7 @@ struct Lane {
     learned: Option<Learned>,
     blocked: Option<Blocked>,
     paused: Option<Paused>,
+    own_pause: Option<Paused>,
     waiting: Count,
     due: Count,
     in_flight: Option<i64>,
@@ -58,16 +60,19 @@ impl Count {
 struct Limits {
     connections: WholeLimit,
     rate: RateLimit,
+    messages_per_connection: WholeLimit,
 }
 
 #[derive(Debug, Deserialize)]
 struct WholeLimit {
+    own: Option<i64>,
     effective: i64,
     scope: String,
 }
 
 #[derive(Debug, Deserialize)]
 struct RateLimit {
+    own: Option<f64>,
     effective: Option<f64>,
     from: Option<String>,
 }
@@ -77,6 +82,7 @@ struct Learned {
     rate: f64,
     ceiling: f64,
     since: DateTime<Utc>,
+    raised_at: Option<DateTime<Utc>>,
     reply: Option<String>,
 }
 
@@ -112,8 +118,10 @@ impl Lane {
         state_text(&self.state)
     }
 
-    fn is_lane_paused(&self) -> bool {
-        self.paused.as_ref().is_some_and(|paused| paused.what == "lane")
+    /// Returns the lane's own pause, if another pause hides it.
+    fn hidden_pause(&self) -> Option<&Paused> {
+        let is_hidden = self.paused.as_ref().is_some_and(|paused| paused.what != "lane");
+        self.own_pause.as_ref().filter(|_| is_hidden)
     }
 
     /// Returns whether resetting the lane changes anything.
@@ -133,9 +141,34 @@ struct LanesPage {
     clock: Clock,
     q: String,
     state: String,
+    fault: Option<String>,
+    /// A refused form as it was typed, with its action; the lane is the only one then.
+    refused: Option<(String, ActionForm)>,
     lanes: Vec<Lane>,
     is_first: bool,
     next: Option<String>,
+}
+
+impl LanesPage {
+    /// Returns the refused form of an action.
+    fn refused_form(&self, action: &str) -> Option<&ActionForm> {
+        self.refused.as_ref().filter(|(refused, _)| refused == action).map(|(_, form)| form)
+    }
+
+    /// Returns whether the form of an action was refused, and is open.
+    fn is_refused(&self, action: &str) -> bool {
+        self.refused_form(action).is_some()
+    }
+
+    /// Returns a lane's own limits as they are, or as they were typed.
+    fn limits(&self, lane: &Lane) -> ActionForm {
+        self.refused_form("limits").cloned().unwrap_or_else(|| ActionForm::new(lane))
+    }
+
+    /// Returns the reason of a pause, if it was typed and refused.
+    fn reason(&self) -> &str {
+        self.refused_form("pause").map_or("", |form| &form.reason)
+    }
 }
 
 async fn list(visitor: Visitor, Query(query): Query<ListQuery>) -> PageResult {
@@ -157,16 +190,90 @@ async fn list(visitor: Visitor, Query(query): Query<ListQuery>) -> PageResult {
         }),
         q: query.q,
         state: query.filter,
+        fault: None,
+        refused: None,
     })
 }
 
-/// The form of an action. Only *Pause* has a reason.
-#[derive(Debug, Deserialize)]
+/// Returns the lane with a refused form and the reason.
+async fn show_refused(visitor: &Visitor, id: &str, (action, form): (String, ActionForm), fault: String) -> PageResult {
+    let lane: Lane = visitor.get(&format!("/v1/lanes/{}", segment(id))).await?;
+    let next = back(&form.next, "/ui/lanes");
+    let path = next.split('#').next().unwrap_or_default().to_owned();
+    render(&LanesPage {
+        shell: Shell::new(visitor, Section::Lanes, "Lanes").at(path),
+        clock: Clock(visitor.api().now()),
+        q: lane.domain.clone(),
+        state: String::new(),
+        fault: Some(fault),
+        refused: Some((action, form)),
+        lanes: vec![lane],
+        is_first: true,
+        next: None,
+    })
+}
+
+/// The form of an action. *Pause* has a reason, *Limits* the limits; an empty one is removed.
+#[derive(Debug, Clone, Default, Deserialize)]
 struct ActionForm {
+    #[serde(default)]
+    connections: String,
+    #[serde(default)]
+    rate: String,
+    #[serde(default)]
+    messages_per_connection: String,
+    /// The limits that the form was opened with.
+    was_connections: Option<String>,
+    was_rate: Option<String>,
+    was_messages_per_connection: Option<String>,
     #[serde(default)]
     reason: String,
     #[serde(default)]
     next: String,
+}
+
+impl ActionForm {
+    /// Creates the form of a lane's own limits; a field is empty without one.
+    fn new(lane: &Lane) -> Self {
+        let whole = |limit: &WholeLimit| limit.own.map_or_else(String::new, |own| own.to_string());
+        let rate = lane.limits.rate.own.map_or_else(String::new, |own| own.to_string());
+        let connections = whole(&lane.limits.connections);
+        let messages_per_connection = whole(&lane.limits.messages_per_connection);
+        Self {
+            was_connections: Some(connections.clone()),
+            was_rate: Some(rate.clone()),
+            was_messages_per_connection: Some(messages_per_connection.clone()),
+            connections,
+            rate,
+            messages_per_connection,
+            ..Self::default()
+        }
+    }
+
+    /// Returns the texts that the form was opened with, for its hidden fields.
+    fn opened_with(&self) -> Vec<(&'static str, &str)> {
+        present([
+            ("was_rate", &self.was_rate),
+            ("was_connections", &self.was_connections),
+            ("was_messages_per_connection", &self.was_messages_per_connection),
+        ])
+    }
+
+    /// Returns the body of a change of the limits.
+    fn limits(&self) -> Map<String, Value> {
+        let mut body = Map::new();
+        let fields = [
+            ("connections", self.connections.as_str(), self.was_connections.as_deref()),
+            ("rate", self.rate.as_str(), self.was_rate.as_deref()),
+            (
+                "messages_per_connection",
+                self.messages_per_connection.as_str(),
+                self.was_messages_per_connection.as_deref(),
+            ),
+        ];
+        add_changed(&mut body, &fields);
+        body
+    }
 }
 
 /// Attempts whose conversations *Trace* records.
@@ -176,23 +283,37 @@ async fn act(
     visitor: Visitor,
     Path((id, action)): Path<(String, String)>,
     Form(form): Form<ActionForm>,
-) -> Result<Redirect, UiError> {
+) -> Result<Response, UiError> {
+    let path = format!("/v1/lanes/{}", segment(&id));
+    let body = match action.as_str() {
+        "pause" => given(&form.reason).map(|reason| json!({"reason": reason})),
+        "trace" => Some(json!({"attempts": TRACED_ATTEMPTS})),
+        "limits" => Some(Value::Object(form.limits())),
+        _ => None,
+    };
     let done = match action.as_str() {
         "pause" => "paused",
         "resume" => "resumed",
         "reset" => "reset",
         "retry" => "lane-retried",
         "trace" => "traced",
+        "limits" => "lane-limits",
         _ => return Err(UiError::not_found("There is no such action.")),
     };
-    let body = match action.as_str() {
-        "pause" => given(&form.reason).map(|reason| json!({"reason": reason})),
-        "trace" => Some(json!({"attempts": TRACED_ATTEMPTS})),
-        _ => None,
+    let changed = match action.as_str() {
+        "limits" => visitor.change(Method::PATCH, &path, body.as_ref()).await,
+        _ => visitor.post(&format!("{path}/{action}"), body.as_ref()).await,
     };
-    let reply = visitor.post(&format!("/v1/lanes/{}/{action}", segment(&id)), body.as_ref()).await?;
-    let done = if action == "retry" { retried(&reply)? } else { done };
-    Ok(redirect_done(back(&form.next, "/ui/lanes"), done))
+    match changed {
+        Ok(reply) => {
+            let done = if action == "retry" { retried(&reply)? } else { done };
+            Ok(redirect_done(back(&form.next, "/ui/lanes"), done).into_response())
+        }
+        Err(error) => {
+            let fault = error.refusal()?.text();
+            refused(show_refused(&visitor, &id, (action, form), fault).await)
+        }
+    }
 }
 
 /// The reply to a retry.

@@ -1,7 +1,7 @@
 //! *Message*: why each recipient is in its state, what happened to it, and the content.
 
 mod attempts;
-mod content;
+pub(super) mod content;
 
 use askama::Template;
 use axum::Router;
@@ -10,18 +10,21 @@ use axum::response::Redirect;
 use axum::routing::{get, post};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::{PageResult, render};
 use crate::mail::content::Content;
 use crate::ui::Ui;
-use crate::ui::call::{Listed, segment, with_query};
+use crate::ui::call::{Listed, Page, segment, with_query};
 use crate::ui::error::UiError;
 use crate::ui::format::{Clock, bytes, state_text, tone};
 use crate::ui::session::Visitor;
 use crate::ui::shell::{Section, Shell, redirect_done};
 use attempts::Conversation;
 
+/// Why the content is hidden from a key with the scope `metadata`.
+pub(super) const NO_CONTENT: &str = "This key sees messages without their content: that needs the scope `read`.";
 /// Maximum number of events that the page shows.
 const MAX_EVENTS: usize = 1_000;
 
@@ -167,6 +170,12 @@ struct Bounce {
     source: String,
 }
 
+impl Attachment {
+    fn name(&self) -> &str {
+        if self.filename.is_empty() { "(no name)" } else { &self.filename }
+    }
+}
+
 impl Message {
     /// Returns the status, or that the message waits for an operator.
     fn state(&self) -> &str {
@@ -245,6 +254,7 @@ struct ShowQuery {
 
 #[derive(Template)]
 #[template(path = "message.html")]
+#[allow(clippy::struct_excessive_bools, reason = "one for each button")]
 struct MessagePage<'a> {
     shell: Shell,
     clock: Clock,
@@ -262,6 +272,9 @@ struct MessagePage<'a> {
     content_fault: Option<String>,
     may_cancel: bool,
     may_retry: bool,
+    may_redact: bool,
+    /// How many answers to it were received, in words; `None` if there are none.
+    answers: Option<String>,
 }
 
 impl MessagePage<'_> {
@@ -270,14 +283,24 @@ impl MessagePage<'_> {
         Tab::ALL.map(|(tab, name, title)| (name, title, tab == self.tab))
     }
 
-    /// Returns the class of the preview's height, for which the length of the HTML is a guess.
     fn preview_class(&self) -> &'static str {
-        match self.content.html.as_ref().map_or(0, String::len) {
-            ..800 => " preview-short",
-            800..4_000 => " preview-medium",
-            _ => "",
-        }
+        content::preview_class(self.content.html.as_deref())
     }
+}
+
+/// Maximum number of answers that are counted.
+const MAX_ANSWERS: usize = 100;
+
+/// Returns how many answers to a message were received, in words. They are a convenience: what cannot be read is left out.
+async fn answers(visitor: &Visitor, id: &str) -> Option<String> {
+    if !visitor.sees_all {
+        return None;
+    }
+    let limit = MAX_ANSWERS.to_string();
+    let path = with_query("/v1/received", &[("answers", id), ("limit", &limit)]);
+    let page: Page<IgnoredAny> = visitor.get(&path).await.ok()?;
+    let least = if page.next.is_some() { "more than " } else { "" };
+    Some(format!("{least}{} received", page.data.len())).filter(|_| !page.data.is_empty())
 }
 
 async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<ShowQuery>) -> PageResult {
@@ -301,14 +324,20 @@ async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<Show
     let (content, content_fault) = match tab {
         // The attachments are known without the content.
         Tab::Attachments => (Content::default(), None),
+        _ if !visitor.may_read => (Content::default(), Some(NO_CONTENT.to_owned())),
         _ => match content::load(&visitor, &id).await? {
             Ok(content) => (content, None),
             Err(fault) => (Content::default(), Some(fault)),
         },
     };
+    // Events of the whole message are in the timeline of an only recipient.
+    let is_only = message.recipients.len() == 1;
+    let is_about = |event: &Event, recipient: &Recipient| {
+        event.data.recipient_id.as_ref().map_or(is_only, |id| *id == recipient.id)
+    };
     let sections = message.recipients.iter().map(|recipient| RecipientSection {
         explained: explained.recipients.iter().find(|explained| explained.id == recipient.id),
-        events: events.data.iter().filter(|event| event.data.recipient_id.as_ref() == Some(&recipient.id)).collect(),
+        events: events.data.iter().filter(|event| is_about(event, recipient)).collect(),
         recipient,
     });
     let title = if message.subject.is_empty() { "(no subject)" } else { &message.subject };
@@ -317,7 +346,7 @@ async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<Show
         shell: Shell::new(&visitor, Section::Messages, title),
         clock: Clock(visitor.api().now()),
         sections: sections.collect(),
-        common: events.data.iter().filter(|event| event.data.recipient_id.is_none()).collect(),
+        common: events.data.iter().filter(|event| !is_only && event.data.recipient_id.is_none()).collect(),
         gaps,
         tab,
         has_images: query.images == "1",
@@ -326,6 +355,10 @@ async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<Show
         may_cancel: visitor.may_send() && message.recipients.iter().any(|one| waits(one) && one.status != "sending"),
         may_retry: visitor.may_send()
             && message.recipients.iter().any(|one| waits(one) && (one.status == "deferred" || one.held.is_some())),
+        may_redact: visitor.may_admin()
+            && !message.recipients.iter().any(waits)
+            && !events.data.iter().any(|event| event.kind == "message.redacted"),
+        answers: answers(&visitor, &message.id).await,
         message: &message,
     })
 }
@@ -336,6 +369,10 @@ async fn act(visitor: Visitor, Path((id, action)): Path<(String, String)>) -> Re
         "retry" => {
             visitor.post(&format!("/v1/messages/{id}/retry"), None).await?;
             "retried"
+        }
+        "redact" => {
+            visitor.post(&format!("/v1/messages/{id}/redact"), None).await?;
+            "redacted"
         }
         "cancel" => canceled(&visitor.post(&format!("/v1/messages/{id}/cancel"), None).await?)?,
         _ => return Err(UiError::not_found("There is no such action.")),

@@ -39,7 +39,7 @@ pub(super) fn router() -> Router<Ui> {
         .route("/ui/logout/all", post(pages::sign_out_everywhere))
 }
 
-/// What a key may do, each including what is before it.
+/// What a key may do to the data of its tenant, each including what is before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Role {
     /// Look at everything.
@@ -61,6 +61,7 @@ pub(super) struct Suspended {
 
 /// The user of a session.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "the rights of the key do not depend on each other")]
 pub(super) struct Visitor {
     /// The key that the user signed in with.
     pub key: KnownKey,
@@ -72,6 +73,12 @@ pub(super) struct Visitor {
     pub key_name: String,
     /// What the key may do.
     pub role: Role,
+    /// Whether the key may look at the data of its tenant. An operator's key alone may not.
+    pub may_look: bool,
+    /// Whether the key may read the content of messages.
+    pub may_read: bool,
+    /// Whether the key manages tenants, and sees the workers and the database.
+    pub is_operator: bool,
     /// Whether the key sees what is about all sender domains, such as lanes.
     pub sees_all: bool,
     /// Whether htmx has sent the request, to replace a part of a page.
@@ -128,12 +135,17 @@ impl Visitor {
 
     /// Returns whether the inbox of `postrider dev` is served too.
     pub(super) fn has_inbox(&self) -> bool {
-        self.ui.has_inbox
+        self.ui.api.has_inbox()
     }
 
     fn new(ui: &Ui, parts: &Parts, token_hash: [u8; 32], row: SessionRow) -> Option<Self> {
-        let has = |scope: Scope| row.scopes.iter().any(|name| name == scope.as_str());
+        let has = |scope: Scope| {
+            let granting = scope.granted_by();
+            row.scopes.iter().any(|name| granting.iter().any(|granting| name == granting.as_str()))
+        };
         let is_limited = row.sender_domains.is_some();
+        // As for requests: a mode of a later version sees test data.
+        let mode = row.mode.parse().unwrap_or(KeyMode::Test);
         Some(Self {
             key: KnownKey { hash: row.key_hash.try_into().ok()?, client: ui.api.client(parts) },
             user_agent: parts.headers.get(header::USER_AGENT).cloned(),
@@ -144,13 +156,15 @@ impl Visitor {
                 (true, _) | (_, true) => Role::Sender,
                 (false, false) => Role::Reader,
             },
+            may_look: has(Scope::Metadata),
+            may_read: has(Scope::Read),
+            is_operator: has(Scope::Operator) && !is_limited && mode == KeyMode::Live,
             sees_all: !is_limited,
             is_part: is_part(&parts.headers),
             path: parts.uri.path_and_query().map_or_else(|| "/ui".to_owned(), ToString::to_string),
             theme: super::shell::theme(&parts.headers),
             request_id: parts.headers.get(X_REQUEST_ID).cloned(),
-            // As for requests: a mode of a later version sees test data.
-            mode: row.mode.parse().unwrap_or(KeyMode::Test),
+            mode,
             suspension: row.suspended_at.map(|at| Suspended { at, reason: row.suspend_reason }),
             base: base(ui, parts),
             tenant: TenantId(row.tenant_id),

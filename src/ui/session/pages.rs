@@ -43,6 +43,8 @@ struct LoginPage<'a> {
     theme: Option<&'static str>,
     next: &'a str,
     fault: Option<&'a str>,
+    /// Whether this is `postrider dev`, which has written its keys to a file.
+    is_dev: bool,
 }
 
 impl LoginPage<'_> {
@@ -51,9 +53,14 @@ impl LoginPage<'_> {
     }
 }
 
-pub(super) async fn show(headers: HeaderMap, query: Result<Query<LoginQuery>, QueryRejection>) -> Response {
+pub(super) async fn show(
+    State(ui): State<Ui>,
+    headers: HeaderMap,
+    query: Result<Query<LoginQuery>, QueryRejection>,
+) -> Response {
     let LoginQuery { next } = query.map(|Query(query)| query).unwrap_or_default();
-    LoginPage { theme: shell::theme(&headers), next: &next, fault: None }.respond(StatusCode::OK)
+    LoginPage { theme: shell::theme(&headers), next: &next, fault: None, is_dev: ui.api.has_inbox() }
+        .respond(StatusCode::OK)
 }
 
 /// Starts a session with an API key that may read.
@@ -64,7 +71,13 @@ pub(super) async fn sign_in(
 ) -> Result<Response, UiError> {
     let refuse = |status: u16, fault: &str| {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::UNAUTHORIZED);
-        LoginPage { theme: shell::theme(&parts.headers), next: &form.next, fault: Some(fault) }.respond(status)
+        LoginPage {
+            theme: shell::theme(&parts.headers),
+            next: &form.next,
+            fault: Some(fault),
+            is_dev: ui.api.has_inbox(),
+        }
+        .respond(status)
     };
     if cookie::is_refused(&parts.headers) {
         return Ok(refuse(400, NEEDS_HTTPS));
@@ -78,7 +91,7 @@ pub(super) async fn sign_in(
             };
         }
     };
-    if !signed_in.may_read {
+    if !signed_in.may_look {
         return Ok(refuse(403, "This key lacks the scope `read`."));
     }
     let token = start(&ui, &parts, signed_in.tenant, signed_in.key).await?;
@@ -96,7 +109,8 @@ pub(super) async fn follow_link(
 ) -> Result<Response, UiError> {
     let Some((tenant, key)) = ui.links.take(&query.code) else {
         let fault = "This link has been used or has expired. Sign in with an API key.";
-        let page = LoginPage { theme: shell::theme(&parts.headers), next: "", fault: Some(fault) };
+        let theme = shell::theme(&parts.headers);
+        let page = LoginPage { theme, next: "", fault: Some(fault), is_dev: ui.api.has_inbox() };
         return Ok(page.respond(StatusCode::UNAUTHORIZED));
     };
     let token = start(&ui, &parts, tenant, key).await?;

@@ -2,7 +2,8 @@
 //!
 //! The most urgent priority comes first. Within one priority the free capacity is divided in four levels: among the
 //! tenants by weight, among each tenant's routes, among each route's streams by weight, among each stream's lanes; on each
-//! level by weighted max-min fairness, so that claimants with little in flight come first ([`routes`]).
+//! level by weighted max-min fairness, so that claimants with little in flight come first ([`routes`]). Tenants take
+//! turns, so that each of them is served even if there are more tenants than free capacity ([`super::turns`]).
 //!
 //! The capacity is a number of SMTP transactions. A destination uses at most as much of it as its connections need;
 //! further recipients in flight only wait for these connections, and use nothing but memory. These waiting recipients
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::lane_stats::RecentStats;
+use super::turns::{Sharer, Turns};
 use crate::db::lanes::ReadyLane;
 use crate::db::lanes::limits::PIPELINE_DEPTH;
 use crate::worker::lease::in_flight::LaneUsage;
@@ -47,6 +49,17 @@ pub(crate) struct Capacity<'a> {
     pub in_flight: &'a HashMap<i64, LaneUsage>,
     /// Recent statistics of the lanes.
     pub recent: &'a HashMap<i64, RecentStats>,
+    /// Whose turn it is.
+    pub turns: &'a Turns,
+}
+
+/// The result of an allocation.
+#[derive(Debug, Default)]
+pub(crate) struct Allocation {
+    /// The lanes that get something.
+    pub quotas: Vec<LaneQuota>,
+    /// The tenants that share a resource, for [`Turns::record`]; none if all lanes are of one tenant.
+    pub sharers: Vec<Sharer>,
 }
 
 /// The number of recipients of a lane that may be claimed.
@@ -56,21 +69,21 @@ pub(crate) struct LaneQuota {
     pub recipients: usize,
 }
 
-/// Allocates the free capacity among these lanes. Lanes that get nothing are left out.
-pub(crate) fn allocate(ready: &[Arc<ReadyLane>], capacity: &Capacity) -> Vec<LaneQuota> {
+/// Allocates the free capacity among these lanes.
+pub(crate) fn allocate(ready: &[Arc<ReadyLane>], capacity: &Capacity) -> Allocation {
     let mut by_priority = BTreeMap::<i16, Vec<&Arc<ReadyLane>>>::new();
     for lane in ready {
         by_priority.entry(lane.priority).or_default().push(lane);
     }
     let (mut free_slots, mut free) = (capacity.free_slots(), capacity.free);
-    let mut quotas = Vec::new();
+    let mut allocation = Allocation::default();
     for (priority, lanes) in by_priority {
         // The last quarter is for urgent lanes; the last eighth for destinations that have nothing in flight yet.
         let mut usable =
             usable_by(priority, capacity.total, free_slots).min(usable_by(priority, capacity.recipients, free));
         let for_idle = usable.min(capacity.total / 8);
         usable -= for_idle;
-        let routes = Routes::new(priority, &lanes, capacity);
+        let mut routes = Routes::new(priority, &lanes, capacity);
         let slots = capacity.slots_per_destination();
         let mut allocated = routes.divide(usable, &Allocated::new(), |route| slots.saturating_sub(route.in_flight));
         let left = usable - sum(&allocated) + for_idle;
@@ -89,13 +102,14 @@ pub(crate) fn allocate(ready: &[Arc<ReadyLane>], capacity: &Capacity) -> Vec<Lan
         for (lane, recipients) in more {
             *allocated.entry(lane).or_default() += recipients;
         }
-        quotas.extend(
+        allocation.sharers.extend(routes.sharers());
+        allocation.quotas.extend(
             lanes
                 .into_iter()
                 .filter_map(|lane| Some(LaneQuota { lane: lane.clone(), recipients: *allocated.get(&lane.id)? })),
         );
     }
-    quotas
+    allocation
 }
 
 /// Returns how much of the `free` capacity all of these lanes may use.

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::ClaimContext;
 use super::allocation::{self, LaneQuota};
+use super::turns::Turns;
 use crate::db::DbError;
 use crate::db::lanes::limits::{Request, StreamKey};
 use crate::db::lanes::{self, ReadyLane};
@@ -19,14 +20,18 @@ use crate::worker::lease::permits::stream_message_count;
 
 /// Maximum number of lanes of a stream that are considered in one claim.
 const MAX_LANES_PER_STREAM: i64 = 512;
+/// Maximum number of lanes of a tenant that are considered in one claim, the most urgent ones first, so that a tenant with
+/// very many streams and domains does not make the claims of all others slow.
+const MAX_LANES_PER_TENANT: i64 = 2_048;
 /// How long this worker skips a lane whose connections other workers use up.
 const FULL_LANE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Claims, and remembers between claims which limited lanes to skip.
+/// Claims, and remembers between claims which limited lanes to skip, and whose turn it is.
 #[derive(Debug)]
 pub(crate) struct Claimer {
     cx: Arc<ClaimContext>,
     limited: LimitedLanes,
+    turns: Turns,
 }
 
 #[derive(Debug, Default)]
@@ -82,7 +87,7 @@ struct Leased {
 
 impl Claimer {
     pub(crate) fn new(cx: Arc<ClaimContext>) -> Self {
-        Self { cx, limited: LimitedLanes::default() }
+        Self { cx, limited: LimitedLanes::default(), turns: Turns::default() }
     }
 
     /// Returns the time until the first throttled lane may send again.
@@ -110,28 +115,32 @@ impl Claimer {
         // Counted before the lanes are read. A failure that closes a lane is committed before its recipient is released,
         // so capacity that is free now never leads to another claim from a lane that was just closed.
         let (in_flight, free) = (leases.in_flight.usage(), leases.in_flight.free());
-        let ready = lanes::ready(&cx.db, now, MAX_LANES_PER_STREAM, skip).await?;
+        let ready = lanes::ready(&cx.db, now, MAX_LANES_PER_STREAM, MAX_LANES_PER_TENANT, skip).await?;
         let ready: Vec<Arc<ReadyLane>> = ready.into_iter().map(Arc::new).collect();
         let recent = cx.recent(&ready, &in_flight, now);
-        let quotas = allocation::allocate(&ready, &cx.capacity(free, &in_flight, &recent));
+        let allocation = allocation::allocate(&ready, &cx.capacity(free, &in_flight, &recent, &self.turns));
+        let quotas = &allocation.quotas;
         if quotas.is_empty() {
             return Ok(Claim { claimed_all_due: ready.is_empty(), ..Claim::default() });
         }
-        let leased = self.lease(worker, &quotas, now).await.inspect_err(|error| leases.note_failed_claim(error))?;
+        let leased = self.lease(worker, quotas, now).await.inspect_err(|error| leases.note_failed_claim(error))?;
         let count = |lane: i64| leased.by_lane.get(&lane).copied().unwrap_or(0);
+        self.turns.record(&allocation, count);
         let below_quota: Vec<i64> =
             quotas.iter().filter(|quota| count(quota.lane.id) < quota.recipients).map(|quota| quota.lane.id).collect();
-        let claimed_all_due = below_quota.len() == ready.len() && !ready.iter().any(|lane| lane.is_limited());
+        let is_all = below_quota.len() == ready.len() && !ready.iter().any(|lane| lane.is_limited());
+        let claimed_all_due = is_all && !is_cut_off(&ready);
         let has_quota = |lane: &ReadyLane| quotas.iter().any(|quota| quota.lane.id == lane.id);
         let others: Vec<Arc<ReadyLane>> = ready.iter().filter(|lane| !has_quota(lane)).cloned().collect();
         let (in_flight, free) = (leases.in_flight.usage(), leases.in_flight.free());
-        let left = cx.capacity(free, &in_flight, &recent);
+        let left = cx.capacity(free, &in_flight, &recent, &self.turns);
+        let has_unserved_lanes = !allocation::allocate(&others, &left).quotas.is_empty();
         Ok(Claim {
             recipients: leased.by_lane.values().sum(),
-            lanes: self.lane_claims(&quotas, count),
+            lanes: self.lane_claims(quotas, count),
             new: leased.new,
             below_quota,
-            has_unserved_lanes: !allocation::allocate(&others, &left).is_empty(),
+            has_unserved_lanes,
             claimed_all_due,
             ready,
         })
@@ -221,6 +230,21 @@ impl Leased {
         }
         self.new.extend(cx.leases.in_flight.insert(claimed, lanes));
     }
+}
+
+/// Returns whether a stream or a tenant may have more ready lanes than these.
+fn is_cut_off(ready: &[Arc<ReadyLane>]) -> bool {
+    let is_full = |count: usize, limit: i64| i64::try_from(count).is_ok_and(|count| count >= limit);
+    if !is_full(ready.len(), MAX_LANES_PER_STREAM) {
+        return false;
+    }
+    let (mut by_stream, mut by_tenant) = (HashMap::<(Uuid, &str), usize>::new(), HashMap::<Uuid, usize>::new());
+    for lane in ready {
+        *by_stream.entry((lane.tenant_id, lane.stream.as_str())).or_default() += 1;
+        *by_tenant.entry(lane.tenant_id).or_default() += 1;
+    }
+    by_stream.into_values().any(|count| is_full(count, MAX_LANES_PER_STREAM))
+        || by_tenant.into_values().any(|count| is_full(count, MAX_LANES_PER_TENANT))
 }
 
 fn claim_quota(quota: &LaneQuota) -> ClaimQuota {

@@ -4,6 +4,7 @@
 pub(crate) mod allocation;
 pub(crate) mod claimer;
 pub(crate) mod lane_stats;
+pub(crate) mod turns;
 pub(crate) mod wake_listener;
 
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use crate::db::lanes::ReadyLane;
 use crate::smtp;
 use allocation::Capacity;
 use lane_stats::{LaneStats, RecentStats};
+use turns::Turns;
 
 /// The dependencies of claims.
 #[derive(Debug)]
@@ -54,8 +56,9 @@ impl ClaimContext {
         free: usize,
         in_flight: &'a HashMap<i64, LaneUsage>,
         recent: &'a HashMap<i64, RecentStats>,
+        turns: &'a Turns,
     ) -> Capacity<'a> {
         let (total, recipients) = (self.concurrency, self.leases.in_flight.capacity());
-        Capacity { total, recipients, free, connections: self.connections, in_flight, recent }
+        Capacity { total, recipients, free, connections: self.connections, in_flight, recent, turns }
     }
 }

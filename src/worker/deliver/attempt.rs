@@ -2,6 +2,7 @@
 //! only this message.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 
 use chrono::TimeDelta;
@@ -13,13 +14,16 @@ use super::envelopes::{Envelope, NextHop, envelopes};
 use super::lease_check::LeaseCheck;
 use super::loaded_message::LoadedMessage;
 use super::transition::{self, AttemptEnd, AttemptStart};
+use crate::db::messages::blobs::objects;
 use crate::db::messages::stored::StoredMessageError;
 use crate::db::queue::{Claimed, Finished, Rescheduled};
 use crate::domain::id::MessageId;
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 use crate::limiter::ReservedPermit;
+use crate::object_storage::ObjectError;
 use crate::simulator;
 use crate::smtp::{self, NotAttempted};
+use crate::telemetry::traces::{self, Scope};
 use crate::worker::lease::release::RETRY_PAUSE;
 
 /// A message that is ready to be sent.
@@ -38,6 +42,8 @@ const NOT_JUDGED_REASON: &str =
 
 /// Delay of a message that cannot be prepared because of the configuration.
 const CONFIGURATION_DELAY: TimeDelta = TimeDelta::minutes(5);
+/// Delay of a message whose attachment cannot be read now.
+const OBJECT_DELAY: TimeDelta = TimeDelta::minutes(1);
 
 /// Delivers a message and completes each of its claimed recipients. A panic counts as a failed attempt of the
 /// recipients that were not completed before.
@@ -69,14 +75,18 @@ pub(crate) async fn run(cx: Arc<DeliverContext>, mut message: LoadedMessage) {
             tracing::error!(event = "message_unreadable", %error, "cannot load a message; failing its attempt");
             return fail(&cx, &message, LOAD_FAILED_REPLY, start).await;
         }
-        // A message that cannot be signed or rendered, or that lacks its unsubscribe link, has no attempt counted
+        // A message that cannot be signed or rendered, or that lacks its unsubscribe link or its server, has no attempt counted
         // either: it is sent once the cause is fixed.
         Ok(Some(Err(
             error @ (StoredMessageError::NotSigned(..)
             | StoredMessageError::NoUnsubscribeLinks
+            | StoredMessageError::NoRelay(_)
             | StoredMessageError::NotRendered(_)),
         ))) => {
-            return reschedule(&cx, message, &error).await;
+            return reschedule(&cx, message, &error, CONFIGURATION_DELAY).await;
+        }
+        Ok(Some(Err(StoredMessageError::Objects(error)))) => {
+            return Box::pin(wait_for_object(&cx, message, error)).await;
         }
         Ok(Some(Err(error))) => return fail(&cx, &message, &error.to_string(), start).await,
         Err(_) => return fail(&cx, &message, PANICKED_REPLY, start).await,
@@ -108,7 +118,13 @@ async fn prepare(cx: &DeliverContext, message: &mut LoadedMessage) -> Result<Pre
         None => Box::pin(cx.reserve_memory(message.stored.row.size, &message.claimed)).await,
     };
     let draft = message.stored.draft(&cx.db, cx.links.as_ref(), &*cx.renderer).await?;
-    let envelopes = envelopes(cx, message, &draft, recipients, cx.clock.now());
+    let now = cx.clock.now();
+    // Boxed, because few messages pass a received message on.
+    let inbound = match message.stored.row.inbound_route_id {
+        Some(_) => Box::pin(cx.inbound_relays.route_of(&message.stored.row, now)).await?,
+        None => None,
+    };
+    let envelopes = envelopes(cx, message, &draft, (recipients, inbound), now);
     let mime = cx.signing.build(&message.stored, &draft).await?;
     Ok(Prepared { mime, envelopes, _memory: memory })
 }
@@ -121,6 +137,8 @@ async fn send(cx: &DeliverContext, message: &LoadedMessage, envelope: Envelope, 
     let is_traced = cx.traced_lanes.take_turn(traceable).await;
     let guard = LeaseCheck::new(cx, message, &claimed, start, is_traced);
     let is_alone = envelope.to.len() == 1;
+    let id = MessageId(message.stored.row.id);
+    let trace = traces::attempt(id.0, || id.to_string());
     let sending = async {
         let outcomes = match next_hop {
             NextHop::Smtp(route) => {
@@ -129,6 +147,9 @@ async fn send(cx: &DeliverContext, message: &LoadedMessage, envelope: Envelope, 
             // Boxed, so that it does not enlarge the future of other messages.
             NextHop::Simulator => Box::pin(simulate(cx, &envelope, &claimed, mime, &guard)).await?,
         };
+        if trace.is_recorded() {
+            describe(&trace, message, &claimed, &outcomes);
+        }
         let end = AttemptEnd::now(cx);
         cx.retry_policies.refresh(&cx.db, end.at).await;
         let finish = |(claimed, outcome): (&Claimed, Outcome)| Finished {
@@ -140,9 +161,11 @@ async fn send(cx: &DeliverContext, message: &LoadedMessage, envelope: Envelope, 
             claimed.iter().zip(outcomes).enumerate().filter(|(position, _)| !guard.has_recorded(*position));
         Ok(unrecorded.map(|(_, one)| finish(one)).collect())
     };
-    match AssertUnwindSafe(sending).catch_unwind().await {
+    let sending = pin!(sending);
+    match AssertUnwindSafe(trace.run(sending)).catch_unwind().await {
         Ok(Ok(finished)) => cx.recorder.record(finished),
         Ok(Err(NotAttempted(why))) => {
+            trace.fail("not_attempted");
             tracing::debug!(event = "message_not_begun", why = why.text, "message was not attempted; releasing it");
             if let Some(lane) = traceable.filter(|_| is_traced) {
                 Box::pin(cx.traced_lanes.return_turn(lane)).await;
@@ -159,6 +182,37 @@ async fn send(cx: &DeliverContext, message: &LoadedMessage, envelope: Envelope, 
             let outcome = Outcome { verdict, stage, ..local_failure(PANICKED_REPLY, start) };
             complete_all(cx, message, guard.unrecorded(), &outcome, start).await;
         }
+    }
+}
+
+/// Sets the attributes of an attempt's span: no address of a person, and no text of a reply.
+fn describe(trace: &Scope, message: &LoadedMessage, claimed: &[Claimed], outcomes: &[Outcome]) {
+    trace.set("postrider.stream", message.stored.row.stream.clone());
+    trace.set("postrider.recipients", i64::try_from(outcomes.len()).unwrap_or(i64::MAX));
+    if let Some(claimed) = claimed.first() {
+        trace.set("postrider.attempt", i64::from(claimed.attempts) + 1);
+    }
+    // Recipients of one transaction have the same server, and nearly always the same outcome.
+    let failed = outcomes.iter().find(|outcome| outcome.verdict != Verdict::Accepted);
+    let Some(outcome) = failed.or(outcomes.first()) else { return };
+    let verdict = match outcome.verdict {
+        Verdict::Accepted => "accepted",
+        Verdict::Temporary => "temporary",
+        Verdict::Permanent => "permanent",
+        Verdict::Uncertain => "uncertain",
+    };
+    trace.set("postrider.verdict", verdict);
+    if let Some(host) = &outcome.peer.mx {
+        trace.set("server.address", host.clone());
+    }
+    if let Some(ip) = outcome.peer.ip {
+        trace.set("network.peer.address", ip.to_string());
+    }
+    if let Some(code) = outcome.reply.code {
+        trace.set("smtp.response.code", i64::from(code));
+    }
+    if failed.is_some() {
+        trace.fail(outcome.reply.code.map_or_else(|| "no_reply".to_owned(), |code| code.to_string()));
     }
 }
 
@@ -191,13 +245,22 @@ async fn release_later(cx: &DeliverContext, claimed: Vec<Claimed>) {
     cx.leases.release(claimed).await;
 }
 
+/// Holds a message whose attachment is missing in the object store; the cleanup releases it when the object is back.
+/// Reschedules it while the store is not available.
+async fn wait_for_object(cx: &DeliverContext, message: LoadedMessage, error: ObjectError) {
+    match objects::hold_reason(&error) {
+        Some(reason) => cx.leases.hold(message.claimed, &reason).await,
+        None => reschedule(cx, message, &error.into(), OBJECT_DELAY).await,
+    }
+}
+
 /// Reschedules a message that cannot be prepared until a cause such as the configuration is fixed. No attempt is
 /// counted. Its deadline does not change.
-async fn reschedule(cx: &DeliverContext, message: LoadedMessage, error: &StoredMessageError) {
+async fn reschedule(cx: &DeliverContext, message: LoadedMessage, error: &StoredMessageError, delay: TimeDelta) {
     let now = cx.clock.now();
     log_preparation_failure(cx, &message, error);
     let end = message.claimed.iter().map(|claimed| cx.deadline(&message, claimed)).min();
-    let until = end.map_or(now + CONFIGURATION_DELAY, |end| end.min(now + CONFIGURATION_DELAY));
+    let until = end.map_or(now + delay, |end| end.min(now + delay));
     let why = error.to_string();
     let to = Rescheduled { until: Some(until), problem: Some((&why, now)) };
     cx.leases.reschedule(message.claimed, to).await;
@@ -207,6 +270,7 @@ async fn reschedule(cx: &DeliverContext, message: LoadedMessage, error: &StoredM
 fn log_preparation_failure(cx: &DeliverContext, message: &LoadedMessage, error: &StoredMessageError) {
     let what = match error {
         StoredMessageError::NotSigned(domain, _) => format!("domain {domain}"),
+        StoredMessageError::Objects(_) => "object store".to_owned(),
         _ => format!("stream {}", message.stored.row.stream),
     };
     if cx.preparation_failures.allows(&what, cx.clock.now()) {
@@ -272,6 +336,6 @@ mod tests {
             size_of::<F>()
         }
         // The future is moved for every message; an unboxed database call in it would add 30 KB.
-        assert!(size(run) <= 14 << 10, "{} bytes", size(run));
+        assert!(size(run) <= 15 << 10, "{} bytes", size(run));
     }
 }

@@ -45,22 +45,24 @@ pub(crate) enum NextHop {
     Simulator,
 }
 
-/// Returns the envelopes of a message by the current route table, regardless of the routes in the recipients' lanes. A
+/// Returns the envelopes of a message by the current route table, regardless of the routes in the recipients' lanes, or along the
+/// given route to the server of an inbound route. A
 /// route through relays has one envelope per lane, because each lane has its own limits; direct delivery has one per
 /// domain, and the simulator one per recipient, because each of its addresses is a destination of its own.
 pub(crate) fn envelopes(
     cx: &DeliverContext,
     message: &LoadedMessage,
     draft: &Draft,
-    mut recipients: Vec<(Claimed, Address)>,
+    (mut recipients, inbound): (Vec<(Claimed, Address)>, Option<Route>),
     now: DateTime<Utc>,
 ) -> Vec<Envelope> {
     let tenant = TenantId(message.stored.row.tenant_id);
     let simulated: Vec<_> = recipients.extract_if(.., |(_, address)| is_simulated(tenant, address.domain())).collect();
     let route = cx.routes.for_sender(&message.stored.row.stream, draft.from.address.domain());
+    let is_mx = inbound.is_none() && route.is_mx();
     let mut groups = BTreeMap::<(i64, String), Vec<(Claimed, Address)>>::new();
     for (claimed, address) in recipients {
-        let group = if route.is_mx() { (0, address.domain().to_owned()) } else { (claimed.lane_id, String::new()) };
+        let group = if is_mx { (0, address.domain().to_owned()) } else { (claimed.lane_id, String::new()) };
         groups.entry(group).or_default().push((claimed, address));
     }
     let returns = cx.returns.as_ref();
@@ -68,25 +70,29 @@ pub(crate) fn envelopes(
     // Recipients can move between a relay's lanes from one attempt to the next. So with a relay, a recipient counts as
     // single only if the whole message has one recipient.
     let is_single = is_verp || message.stored.addressees.len() == 1;
-    let counts = if is_single || !route.is_mx() || returns.is_none() { HashMap::new() } else { domain_counts(message) };
+    let counts = if is_single || !is_mx || returns.is_none() { HashMap::new() } else { domain_counts(message) };
     let mut envelopes = Vec::with_capacity(groups.len() + simulated.len());
     for ((_, domain), recipients) in groups {
         let is_only = is_single || counts.get(&domain) == Some(&1);
-        let route = if route.is_mx() { Route::Mx { domain } } else { Route::Relay(route.clone()) };
+        let route = match &inbound {
+            Some(server) => server.clone(),
+            None if is_mx => Route::Mx { domain },
+            None => Route::Relay(route.clone()),
+        };
         let parts: Vec<Vec<(Claimed, Address)>> =
             if is_verp { recipients.into_iter().map(|one| vec![one]).collect() } else { vec![recipients] };
         for recipients in parts {
             let (claimed, to): (Vec<Claimed>, Vec<Address>) = recipients.into_iter().unzip();
             let position = if is_only { position(message, &claimed) } else { None };
             let (from, dsn) = sender(returns, message, draft, position, now);
-            let smtp = smtp::Envelope { from: Some(from), to, dsn };
+            let smtp = smtp::Envelope { from, to, dsn };
             envelopes.push(Envelope { next_hop: NextHop::Smtp(route.clone()), smtp, claimed });
         }
     }
     for (claimed, address) in simulated {
         let claimed = vec![claimed];
         let (from, dsn) = sender(returns, message, draft, position(message, &claimed), now);
-        let smtp = smtp::Envelope { from: Some(from), to: vec![address], dsn };
+        let smtp = smtp::Envelope { from, to: vec![address], dsn };
         envelopes.push(Envelope { next_hop: NextHop::Simulator, smtp, claimed });
     }
     envelopes
@@ -108,18 +114,22 @@ fn position(message: &LoadedMessage, claimed: &[Claimed]) -> Option<u16> {
 }
 
 /// Returns the envelope sender and the requested notifications. Without a return path, bounces go to the message's
-/// sender, and no notifications are requested, because the sender did not ask for any.
+/// sender, and no notifications are requested, because the sender did not ask for any. A message that is passed on, and a report, keep
+/// the sender that they were stored with.
 fn sender(
     returns: Option<&Returns>,
     message: &LoadedMessage,
     draft: &Draft,
     position: Option<u16>,
     now: DateTime<Utc>,
-) -> (Address, Option<Dsn>) {
-    let plain = || (draft.envelope_sender(), None);
+) -> (Option<Address>, Option<Dsn>) {
+    if let Some(fixed) = draft.fixed_envelope_sender() {
+        return (fixed, None);
+    }
+    let plain = || (Some(draft.envelope_sender()), None);
     let Some(returns) = returns else { return plain() };
     let token = returns.paths.token(Token { message: MessageId(message.stored.row.id), position }, now);
     // This does not fail: an invalid domain is refused at the start.
     let Some(address) = returns.paths.address(&token) else { return plain() };
-    (address, Some(Dsn { envelope_id: token, success: returns.success }))
+    (Some(address), Some(Dsn { envelope_id: token, success: returns.success }))
 }

@@ -108,13 +108,14 @@ impl<'a> LeaseCheck<'a> {
 
 impl SendGuard for LeaseCheck<'_> {
     /// Checks everything again, because much time may have passed since the claim: another worker may have leased the
-    /// recipients while this process was suspended, the deadline may have passed, the tenant may have been suspended, or
-    /// this worker may be stopping.
+    /// recipients while this process was suspended, the deadline may have passed, the tenant may have been suspended, the
+    /// database may have been restored, or this worker may be stopping.
     fn may_start(&self) -> bool {
         let (claims, now, leases) = (self.all(), self.cx.clock.now(), &self.cx.leases);
         let is_in_time = |row: &Claimed| now < self.cx.deadline(self.message, row);
         let is_suspended = |row: &Claimed| leases.suspended_tenants.contains(row.tenant_id);
         !self.cx.closing.is_cancelled()
+            && leases.restore_gate.is_open()
             && leases.are_valid(&claims)
             && claims.iter().all(is_in_time)
             // All recipients of a message have the same tenant.
@@ -135,7 +136,7 @@ impl SendGuard for LeaseCheck<'_> {
     }
 
     fn may_finish(&self) -> bool {
-        self.cx.leases.are_valid(&self.all())
+        self.cx.leases.restore_gate.is_open() && self.cx.leases.are_valid(&self.all())
     }
 
     /// Records outcomes at once, because a further transaction may take long and does not affect these recipients.

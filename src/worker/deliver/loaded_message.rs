@@ -34,26 +34,23 @@ pub(crate) struct Loaded {
 /// Loads the messages that these recipients belong to. Suppressed recipients are completed and left out.
 pub(crate) async fn load(cx: &DeliverContext, claimed: &[Claimed]) -> Result<Loaded, DbError> {
     let mut by_message = HashMap::<Uuid, Vec<Claimed>>::new();
-    let mut by_tenant = HashMap::<Uuid, HashSet<Uuid>>::new();
+    let mut ids = HashSet::new();
     for row in claimed {
-        by_tenant.entry(row.tenant_id).or_default().insert(row.message_id);
+        ids.insert((TenantId(row.tenant_id), row.message_id));
         by_message.entry(row.message_id).or_default().push(row.clone());
     }
-    let mut messages = Vec::with_capacity(by_message.len());
-    for (tenant, ids) in by_tenant {
-        let ids: Vec<Uuid> = ids.into_iter().collect();
-        let mut reserved = HashMap::new();
-        let reserve = |row: &DeliveryRow| {
-            let claimed = by_message.get(&row.id).map_or(&[][..], Vec::as_slice);
-            let memory = cx.try_reserve_memory(row.size, claimed);
-            memory.map(|memory| reserved.insert(row.id, memory)).is_some()
-        };
-        let stored = messages::stored::load(&cx.db, TenantId(tenant), &ids, reserve).await?;
-        messages.extend(stored.into_iter().filter_map(|stored| {
-            let (claimed, memory) = (by_message.remove(&stored.row.id)?, reserved.remove(&stored.row.id));
-            Some(LoadedMessage { stored, claimed, memory })
-        }));
-    }
+    let mut reserved = HashMap::new();
+    let reserve = |row: &DeliveryRow| {
+        let claimed = by_message.get(&row.id).map_or(&[][..], Vec::as_slice);
+        let memory = cx.try_reserve_memory(row.size, claimed);
+        memory.map(|memory| reserved.insert(row.id, memory)).is_some()
+    };
+    let stored = messages::stored::load(&cx.db, &ids.into_iter().collect(), reserve).await?;
+    let loaded = stored.into_iter().filter_map(|stored| {
+        let (claimed, memory) = (by_message.remove(&stored.row.id)?, reserved.remove(&stored.row.id));
+        Some(LoadedMessage { stored, claimed, memory })
+    });
+    let mut messages: Vec<LoadedMessage> = loaded.collect();
     suppression_recheck::end_suppressed(cx, &mut messages).await?;
     Ok(Loaded { messages, orphans: by_message.into_values().flatten().collect() })
 }

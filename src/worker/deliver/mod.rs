@@ -4,6 +4,7 @@
 pub(crate) mod attempt;
 pub(crate) mod dispatch;
 pub(crate) mod envelopes;
+pub(crate) mod inbound_relays;
 pub(crate) mod lease_check;
 pub(crate) mod loaded_message;
 pub(crate) mod memory_budget;
@@ -36,6 +37,7 @@ use crate::simulator::Simulator;
 use crate::smtp;
 use crate::telemetry::KeyedLogLimit;
 use envelopes::Returns;
+use inbound_relays::InboundRelays;
 use memory_budget::MessageMemory;
 use signing::Signing;
 use traced_lanes::TracedLanes;
@@ -58,6 +60,8 @@ pub(crate) struct DeliverContext {
     pub dedicated_lanes: Arc<DedicatedLanes>,
     pub traced_lanes: Arc<TracedLanes>,
     pub routes: RouteTable,
+    /// The servers to which received messages are passed on.
+    pub inbound_relays: InboundRelays,
     pub returns: Option<Returns>,
     pub links: Option<Links>,
     /// Renders the bodies of messages of bulks.

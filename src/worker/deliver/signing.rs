@@ -31,8 +31,11 @@ impl Signing {
         Self { senders, blocking: Semaphore::new(processors) }
     }
 
-    /// Builds a message, and signs it if its sender's domain has keys.
+    /// Builds a message, and signs it if its sender's domain has keys. A message that is passed on is not signed: it is not ours.
     pub(crate) async fn build(&self, message: &StoredMessage, draft: &Draft) -> Result<Vec<u8>, StoredMessageError> {
+        if draft.relayed().is_some() {
+            return Ok(mail::build(draft));
+        }
         let status = self.senders.get(TenantId(message.row.tenant_id), draft.from.address.domain()).await?;
         let mut mime = mail::build(draft);
         let SenderStatus::Registered(sender) = status else { return Ok(mime) };

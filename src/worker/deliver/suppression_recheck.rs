@@ -48,6 +48,7 @@ pub(crate) async fn end_suppressed(cx: &DeliverContext, messages: &mut Vec<Loade
                 transition: Transition::End(Status::Suppressed),
                 started_at: now,
                 is_alone: false,
+                may_be_relayed: false,
                 conversation: None,
             })
         })

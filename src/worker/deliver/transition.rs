@@ -71,6 +71,7 @@ impl DeliverContext {
             transition,
             started_at: start.at,
             is_alone: false,
+            may_be_relayed: message.stored.row.inbound_route_id.is_some(),
             conversation: None,
         }
     }
@@ -96,5 +97,14 @@ impl DeliverContext {
 /// Finishes a recipient whose deadline has passed as `expired`.
 pub(crate) fn expired(claimed: Claimed, started_at: DateTime<Utc>) -> Finished {
     let transition = Transition::End(Status::Expired);
-    Finished { claimed, outcome: None, transition, started_at, is_alone: false, conversation: None }
+    // Recipients in closed lanes expire without their message being read.
+    Finished {
+        claimed,
+        outcome: None,
+        transition,
+        started_at,
+        is_alone: false,
+        may_be_relayed: true,
+        conversation: None,
+    }
 }

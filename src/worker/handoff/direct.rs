@@ -3,7 +3,7 @@
 //!
 //! This happens only while no older recipient is due, because older recipients are sent first, and only within the
 //! capacity of the lanes ([`crate::worker::claim::allocation`]). The priority of the stream must be known from a recent
-//! claim ([`HandoffGate`]), so the first messages after an idle time are claimed.
+//! claim ([`HandoffGate`]), so the first messages after a long idle time are claimed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use crate::domain::id::RecipientId;
 use crate::domain::message::NewRecipient;
 use crate::group_commit::{Confirmed, DirectConsumer};
 use crate::metrics::METRICS;
+use crate::worker::claim::turns::Turns;
 use crate::worker::claim::{ClaimContext, allocation};
 use crate::worker::deliver::loaded_message::{Loaded, LoadedMessage};
 use crate::worker::deliver::{DeliverContext, dispatch, suppression_recheck};
@@ -153,8 +154,10 @@ async fn resolve(cx: Arc<DeliverContext>, mut rows: Vec<Claimed>) {
 fn quotas(cx: &ClaimContext, lanes: &[Arc<ReadyLane>], now: DateTime<Utc>) -> HashMap<i64, usize> {
     let in_flight = cx.leases.in_flight.usage();
     let recent = cx.recent(lanes, &in_flight, now);
-    let capacity = cx.capacity(cx.leases.in_flight.free(), &in_flight, &recent);
-    allocation::allocate(lanes, &capacity).into_iter().map(|quota| (quota.lane.id, quota.recipients)).collect()
+    // There are turns only while recipients wait, and then nothing is handed off.
+    let turns = Turns::default();
+    let capacity = cx.capacity(cx.leases.in_flight.free(), &in_flight, &recent, &turns);
+    allocation::allocate(lanes, &capacity).quotas.into_iter().map(|quota| (quota.lane.id, quota.recipients)).collect()
 }
 
 /// Reserves capacity for all recipients of a message, or for none.

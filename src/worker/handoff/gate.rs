@@ -15,9 +15,13 @@ use crate::db::lanes::{NamedLane, ReadyLane};
 
 /// Maximum number of entries in each map; when it is reached, all of them are removed.
 const MAX_ENTRIES: usize = 8_192;
-/// Cache TTL. After it, a stream's next message is claimed, because the priority may have changed, and a closed lane's
-/// next message may be handed off, because the limits may have been removed.
-const CACHE_TTL: Duration = Duration::from_secs(10);
+/// How long a lane stays closed. After it, the lane's next message may be handed off, because the limits may have been
+/// removed.
+const CLOSED_TTL: Duration = Duration::from_secs(10);
+/// How long a stream's priority and weights are used. After it, the stream's next message is claimed, because they may
+/// have changed. Until then, messages are at most handed off with the old ones, and only while no others are due (`docs/tenants.md`); the
+/// transaction that commits them checks limits, pauses and suspensions itself.
+const STREAM_TTL: Duration = Duration::from_mins(5);
 
 /// Decides which messages may be handed off, from what the latest claims found.
 #[derive(Debug, Default)]
@@ -120,16 +124,12 @@ impl Lanes {
 
     /// Returns the priority of this lane's stream, if its messages may be handed off.
     fn priority(&self, lane: &NamedLane) -> Option<Priority> {
-        if self.closed.get(&lane.id).is_some_and(is_fresh) {
+        if self.closed.get(&lane.id).is_some_and(|since| since.elapsed() < CLOSED_TTL) {
             return None;
         }
         let (since, priority) = self.streams.get(&lane.name.tenant.0)?.get(&lane.name.stream)?;
-        is_fresh(since).then_some(*priority)
+        (since.elapsed() < STREAM_TTL).then_some(*priority)
     }
-}
-
-fn is_fresh(since: &Instant) -> bool {
-    since.elapsed() < CACHE_TTL
 }
 
 /// Inserts an entry into a map of limited size, which is emptied when it is full.

@@ -23,7 +23,7 @@ use uuid::Uuid;
 use crate::clock::SharedClock;
 use crate::db::queue::Claimed;
 use crate::db::workers::RescuedLeases;
-use crate::db::{Db, DbError};
+use crate::db::{Db, DbError, RestoreGate};
 use crate::domain::provider::Provider;
 use crate::group_commit::NewestClaims;
 use crate::metrics::METRICS;
@@ -42,6 +42,8 @@ pub(crate) struct Leases {
     pub in_flight: InFlight,
     pub permits: Permits,
     pub suspended_tenants: SuspendedTenants,
+    /// Closed while the restore guard holds.
+    pub restore_gate: Arc<RestoreGate>,
     /// How long a worker may go without a heartbeat before others release its leases.
     pub duration: Duration,
     /// Starts a claim early.
@@ -63,9 +65,9 @@ impl NewestClaims for Leases {
 }
 
 impl Leases {
-    /// Returns the id to claim under, or `None` while the lease may have expired.
+    /// Returns the id to claim under, or `None` while the lease may have expired, or the restore guard holds.
     pub(crate) fn worker(&self) -> Option<Uuid> {
-        self.identity.current()
+        self.identity.current().filter(|_| self.restore_gate.is_open())
     }
 
     /// Returns whether all of these leases are still valid.

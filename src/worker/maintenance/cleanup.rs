@@ -1,6 +1,6 @@
 //! Deletes data that nothing refers to any more: unused blobs, abandoned uploads, and the idempotency keys of deleted
-//! messages; and old SMTP conversations. Every worker runs it, in small transactions that skip rows which another worker
-//! has locked.
+//! messages; objects of deleted attachments; old SMTP conversations; and expired entries of greylisting. Every worker runs it, in
+//! small transactions that skip rows which another worker has locked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,16 +8,22 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use parking_lot::Mutex;
 
+use super::objects;
 use crate::clock::SharedClock;
 use crate::db::messages::{blob_cleanup, idempotency, uploads};
 use crate::db::queue::conversations;
-use crate::db::{Db, DbError};
+use crate::db::receiving::greylist;
+use crate::db::{Db, DbError, RestoreGate};
+use crate::domain::retention::Period;
 
 const INTERVAL: Duration = Duration::from_mins(10);
 /// Minimum time for which idempotency keys are kept.
 const KEY_LIFETIME: TimeDelta = TimeDelta::hours(24);
 /// Maximum number of steps through the table of idempotency keys in one run; the next run continues.
 const KEY_STEPS: usize = 64;
+
+/// Maximum number of times in one run that expired entries of greylisting are deleted, a thousand each time.
+const GREYLIST_STEPS: usize = 64;
 
 /// Deletes unused data.
 #[derive(Debug)]
@@ -28,6 +34,9 @@ pub(crate) struct Cleanup {
     unused_blobs: Duration,
     /// How long SMTP conversations are kept.
     conversations: Duration,
+    /// How long idempotency keys are kept whose message is stored.
+    idempotency: Period,
+    gate: Arc<RestoreGate>,
     /// The block of the table of idempotency keys with which the next run begins.
     next_block: Mutex<i64>,
 }
@@ -45,6 +54,10 @@ pub struct CleanedUp {
     pub idempotency_keys: u64,
     /// SMTP conversations.
     pub conversations: u64,
+    /// Objects in the object store that no attachment refers to.
+    pub objects: u64,
+    /// Recipients that are no longer held, because the object with their attachment is back.
+    pub released: u64,
 }
 
 pub(crate) async fn run(cleanup: Arc<Cleanup>) {
@@ -73,13 +86,24 @@ pub(crate) async fn run(cleanup: Arc<Cleanup>) {
 }
 
 impl Cleanup {
-    pub(crate) fn new(db: Db, clock: SharedClock, unused_blobs: Duration, conversations: Duration) -> Self {
-        Self { db, clock, unused_blobs, conversations, next_block: Mutex::default() }
+    pub(crate) fn new(
+        db: Db,
+        clock: SharedClock,
+        unused_blobs: Duration,
+        conversations: Duration,
+        idempotency: Period,
+        gate: Arc<RestoreGate>,
+    ) -> Self {
+        Self { db, clock, unused_blobs, conversations, idempotency, gate, next_block: Mutex::default() }
     }
 
-    /// Runs all tasks. A failed one does not prevent the others; returns the last error.
+    /// Runs all tasks, unless the restore guard forbids deletion. A failed one does not prevent the others; returns
+    /// the last error.
     pub(crate) async fn once(&self) -> (CleanedUp, Option<DbError>) {
         let (mut done, mut failed) = (CleanedUp::default(), None);
+        if !self.gate.is_open() {
+            return (done, failed);
+        }
         match blob_cleanup::remove_unused(&self.db, self.unused_blobs, self.clock.now()).await {
             Ok(removed) => (done.blobs, done.bytes) = (removed.blobs, removed.bytes),
             Err(error) => failed = Some(error),
@@ -87,6 +111,10 @@ impl Cleanup {
         match uploads::remove_expired(&self.db, self.clock.now()).await {
             Ok(removed) => done.uploads = removed,
             Err(error) => failed = Some(error),
+        }
+        if let Some(storage) = self.db.objects() {
+            // Boxed, because most services have none.
+            failed = Box::pin(objects::run(&self.db, storage, &self.clock, &mut done)).await.err().or(failed);
         }
         match self.remove_idempotency_keys().await {
             Ok(removed) => done.idempotency_keys = removed,
@@ -97,14 +125,25 @@ impl Cleanup {
             Ok(removed) => done.conversations = removed,
             Err(error) => failed = Some(error),
         }
+        for _ in 0..GREYLIST_STEPS {
+            match greylist::remove_expired(&self.db, self.clock.now()).await {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
         (done, failed)
     }
 
     async fn remove_idempotency_keys(&self) -> Result<u64, DbError> {
         let (before, mut removed) = (self.clock.now() - KEY_LIFETIME, 0);
+        let expired_before = self.idempotency.cutoff(self.clock.now());
         for _ in 0..KEY_STEPS {
             let block = *self.next_block.lock();
-            let step = idempotency::remove_expired(&self.db, block, before).await?;
+            let step = idempotency::remove_expired(&self.db, block, before, expired_before).await?;
             removed += step.removed;
             *self.next_block.lock() = step.next.unwrap_or(0);
             if step.next.is_none() {

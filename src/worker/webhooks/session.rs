@@ -110,6 +110,7 @@ impl Session {
             && !self.is_disabled
             && !self.endpoint.health.is_closed(self.cx.clock.now())
             && self.cx.leases.identity.is_valid(self.worker)
+            && self.cx.leases.restore_gate.is_open()
     }
 
     /// Runs a query once one of the limited database calls of all sessions is free.

@@ -4,6 +4,7 @@ mod cancel;
 mod due;
 mod jobs;
 mod plans;
+mod rate;
 mod requests;
 mod tenants;
 

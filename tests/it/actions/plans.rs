@@ -1,10 +1,10 @@
 //! The plans of the statements that find and change recipients do not depend on the size of the tables.
 
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::AssertSqlSafe;
 
 use crate::support::app::TestApp;
-use crate::support::postgres::statement;
+use crate::support::postgres::{plan_text, statement};
 
 /// Returns the plan of a prepared statement with these arguments.
 async fn plan(app: &TestApp, settings: &str, sql: &str, arguments: &str) -> String {
@@ -13,7 +13,7 @@ async fn plan(app: &TestApp, settings: &str, sql: &str, arguments: &str) -> Stri
     sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut connection).await.unwrap();
     let explain = format!("BEGIN; EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE planned({arguments}); ROLLBACK");
     let rows = sqlx::raw_sql(AssertSqlSafe(explain)).fetch_all(&mut connection).await.unwrap();
-    rows.iter().map(|row| row.get::<String, _>(0)).collect::<Vec<_>>().join("\n")
+    plan_text(&rows)
 }
 
 /// Adds 20,000 messages, all of them queued, without statistics.
@@ -87,5 +87,15 @@ async fn canceling_recipients_looks_each_of_them_up() {
     let arguments = format!("{TENANT}, '{messages}', '{recipients}', now(), '{first}', '{last}'");
     let updated = plan(&app, settings, &update, &arguments).await;
     assert!(!updated.contains("Seq Scan") && updated.contains("_pkey"), "{updated}");
+    remove_seeded(&app).await;
+}
+
+#[tokio::test]
+async fn held_recipients_are_counted_without_the_backlog() {
+    let app = TestApp::start().await;
+    seed(&app).await;
+    app.sql("ANALYZE queue").await;
+    let plan = plan(&app, "", &statement("SELECT count(*) AS \"held!\" FROM ("), "1000").await;
+    assert!(plan.contains("queue_due") && !plan.contains("Seq Scan on queue"), "{plan}");
     remove_seeded(&app).await;
 }

@@ -22,7 +22,7 @@ async fn leased_until(app: &TestApp, api: &Api, statement: &'static str) -> Stri
 /// Leases the action whose turn it is, at a later time than that of the app.
 async fn lease_next(app: &TestApp, hour: i64) -> Option<String> {
     let now: DateTime<Utc> = "2026-12-02T00:00:00Z".parse().unwrap();
-    let row = jobs::lease(&app.db, now, now + TimeDelta::days(1) + TimeDelta::hours(hour)).await.unwrap();
+    let row = jobs::lease(&app.db, now, now + TimeDelta::days(1) + TimeDelta::hours(hour), false).await.unwrap();
     row.map(|row| ActionId(row.id).to_string())
 }
 

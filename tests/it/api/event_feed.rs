@@ -160,6 +160,25 @@ async fn event_stream_resumes_after_last_event_id() {
 }
 
 #[tokio::test]
+async fn event_stream_ends_where_events_were_deleted() {
+    let app = TestApp::start().await;
+    app.send(json!({})).await;
+    let mut stream = Stream::open(&app, None).await;
+    assert_eq!(stream.next().await.unwrap().0, "1");
+    app.sql(
+        "DELETE FROM events; UPDATE event_counters SET last_seq = 6;
+         INSERT INTO deleted_events (tenant_id, up_to) SELECT tenant_id, last_seq FROM event_counters",
+    )
+    .await;
+    app.send(json!({})).await;
+    assert_eq!(stream.next().await, None, "event 7 would hide that 2 to 6 are missing");
+    let request = app.request(Method::GET, "/v1/events").header("accept", "text/event-stream");
+    let expired = ApiResponse::to(request.header("last-event-id", "1")).await;
+    assert_eq!(expired.problem(), (410, "cursor_expired"), "{}", expired.body);
+    assert_eq!(Stream::open(&app, Some("6")).await.next().await.unwrap().0, "7");
+}
+
+#[tokio::test]
 async fn concurrent_writers_produce_each_seq_once() {
     const WRITERS: usize = 4;
     const EACH: usize = 25;

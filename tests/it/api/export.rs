@@ -23,6 +23,7 @@ async fn export(app: &TestApp, query: &str, accept: Option<&str>) -> (String, St
 
 /// Adds messages with the recipients of the newest one, without queue rows.
 async fn seed(app: &TestApp) {
+    app.delete_first_event().await;
     app.sql(
         "CREATE TABLE seeded AS
              SELECT uuid_floor(m.created_at + n * interval '1 ms') AS id FROM messages m, generate_series(1, 20000) n;

@@ -197,6 +197,7 @@ async fn each_page_examines_a_bounded_number_of_messages() {
     let app = TestApp::start().await;
     app.send(json!({"subject": "old"})).await;
     app.run_until_idle().await;
+    app.delete_first_event().await;
     app.sql(
         "INSERT INTO messages (tenant_id, id, content_id, created_at, stream, from_address, reply_to, subject, tags, metadata,
                                on_uncertain, size)

@@ -62,7 +62,7 @@ async fn every_request_example_is_accepted() {
         let request = api.request(method.clone(), &path).header(CONTENT_TYPE, &content_type).body(body);
         let response = ApiResponse::to(request).await;
         assert!((200..300).contains(&response.status), "{method} {path} {content_type}: {}", response.body);
-        for created in ["/v1/keys", "/v1/lanes", "/v1/templates", "/v1/tenants", "/v1/webhooks"] {
+        for created in ["/v1/inbound-routes", "/v1/keys", "/v1/lanes", "/v1/templates", "/v1/tenants", "/v1/webhooks"] {
             if template == created {
                 ids.insert(created, response.body["id"].clone());
             }

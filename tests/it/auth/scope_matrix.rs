@@ -17,7 +17,7 @@ use crate::support::clock::hours;
 /// The kinds of keys; those with `@` are limited to the sender domain acme.test. Keys with `admin` and domains can no
 /// longer be created, but may exist. `test` is a test key with the scope `admin`, and `other tenant` is a key of another
 /// tenant with this scope.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "none",
     "wrong",
     "revoked",
@@ -31,6 +31,7 @@ const KEYS: [&str; 13] = [
     "operator",
     "test",
     "other tenant",
+    "metadata",
 ];
 
 /// The scope that each operation needs, and the access of a key with that scope and sender domains: `own` (only to data
@@ -63,6 +64,7 @@ const TABLE: &[(&str, Needs)] = &[
     ("add_suppressions", Needs::Send("403")),
     ("list_messages", Needs::Read("own")),
     ("export_messages", Needs::Read("ok")),
+    ("list_rejected_messages", Needs::Read("ok")),
     ("list_actions", Needs::Read("ok")),
     ("get_action", Needs::Read("ok")),
     ("get_message", Needs::Read("own")),
@@ -71,8 +73,8 @@ const TABLE: &[(&str, Needs)] = &[
     ("list_message_events", Needs::Read("own")),
     ("list_message_attempts", Needs::Read("own")),
     ("explain_message", Needs::Read("own")),
-    ("get_message_raw", Needs::Read("own")),
-    ("get_message_attachment", Needs::Read("own")),
+    ("get_message_raw", Needs::Content("own")),
+    ("get_message_attachment", Needs::Content("own")),
     ("list_events", Needs::Read("own")),
     ("list_domains", Needs::Read("own")),
     ("get_domain", Needs::Read("own")),
@@ -85,6 +87,16 @@ const TABLE: &[(&str, Needs)] = &[
     ("list_suppressions", Needs::Read("403")),
     ("export_suppressions", Needs::Read("403")),
     ("get_suppression", Needs::Read("403")),
+    ("list_inbound_routes", Needs::Read("403")),
+    ("get_inbound_route", Needs::Read("403")),
+    ("create_inbound_route", Needs::Admin),
+    ("update_inbound_route", Needs::Admin),
+    ("delete_inbound_route", Needs::Admin),
+    ("list_received", Needs::Read("403")),
+    ("get_received", Needs::Content("403")),
+    ("get_received_raw", Needs::Content("403")),
+    ("get_received_attachment", Needs::Content("403")),
+    ("delete_received", Needs::Admin),
     ("list_webhooks", Needs::Read("403")),
     ("get_webhook", Needs::Read("403")),
     ("list_webhook_deliveries", Needs::Read("403")),
@@ -103,6 +115,10 @@ const TABLE: &[(&str, Needs)] = &[
     ("rotate_domain_keys", Needs::LiveAdmin),
     ("verify_domain", Needs::LiveAdmin),
     ("submit_report", Needs::Admin),
+    ("redact_message", Needs::Admin),
+    ("erase_address", Needs::Admin),
+    ("get_erasure", Needs::Read("403")),
+    ("list_erasures", Needs::Read("403")),
     ("list_audit", Needs::Admin),
     ("list_keys", Needs::Admin),
     ("create_key", Needs::LiveAdminOrOperator),
@@ -130,6 +146,8 @@ const TABLE: &[(&str, Needs)] = &[
     ("rotate_webhook_secret", Needs::Admin),
     ("test_webhook", Needs::Admin),
     ("advance_test_clock", Needs::TestKey),
+    ("list_workers", Needs::Operator),
+    ("get_service", Needs::Operator),
     ("list_tenants", Needs::Operator),
     ("create_tenant", Needs::Operator),
     ("get_tenant", Needs::Operator),
@@ -144,6 +162,8 @@ enum Needs {
     Nothing,
     Send(&'static str),
     Read(&'static str),
+    /// The scope `read`; `metadata` is not enough.
+    Content(&'static str),
     Admin,
     /// The scope `admin`, and a live key.
     LiveAdmin,
@@ -160,7 +180,7 @@ impl Needs {
         let (send, read, limited) = match self {
             Self::Nothing => return vec!["ok"; KEYS.len()],
             Self::Send(limited) => ("ok", "403", [limited, "403", limited]),
-            Self::Read(limited) => ("403", "ok", ["403", limited, limited]),
+            Self::Read(limited) | Self::Content(limited) => ("403", "ok", ["403", limited, limited]),
             Self::Admin | Self::LiveAdmin | Self::LiveAdminOrOperator | Self::Operator | Self::TestKey => {
                 ("403", "403", ["403"; 3])
             }
@@ -173,6 +193,7 @@ impl Needs {
         let mut cells = vec!["401", "401", "401", "401", send, read, admin];
         cells.extend(limited);
         cells.extend([operator, test, when(has_admin, "own")]);
+        cells.push(when(matches!(self, Self::Read(_)), "ok"));
         cells
     }
 }
@@ -207,8 +228,11 @@ impl Site {
             "lanes" => ids["lane"].clone(),
             "webhooks" if is_read => ids["webhook"].clone(),
             "webhooks" => format!("wh_{none}"),
+            "inbound-routes" => format!("irt_{none}"),
+            "received" => format!("rcv_{none}"),
             "tenants" => format!("ten_{none}"),
             "actions" => format!("act_{none}"),
+            "privacy" => format!("era_{none}"),
             _ => format!("key_{none}"),
         };
         let name = match (path, is_read) {
@@ -290,6 +314,7 @@ async fn keys(app: &TestApp) -> Vec<String> {
     keys.push(make_key_of(KeyMode::Test, &app.db, &*app.clock, &[Scope::Admin], None).await);
     let tenant = app.post("/v1/tenants", &json!({"name": "other"})).await.body["id"].clone();
     keys.push(secret(&create(json!({"name": "other", "tenant": tenant, "scopes": ["admin"]})).await));
+    keys.push(make_key(&app.db, &*app.clock, &[Scope::Metadata], None).await);
     keys
 }
 

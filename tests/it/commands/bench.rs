@@ -52,10 +52,10 @@ async fn small_run_reports_every_figure_and_cleans_up() {
         "accept_p50_ms",
         "accept_p99_ms",
         "end_to_end_per_s",
-        "cpu_us_per_mail",
+        "cpu_us_per_message",
         "cpu_us_service",
         "cpu_us_postgres",
-        "wal_bytes_per_mail",
+        "wal_bytes_per_message",
         "service_rss_mib",
         "service_rss_idle_mib",
         "seconds",
@@ -64,7 +64,7 @@ async fn small_run_reports_every_figure_and_cleans_up() {
     }
     // With few messages, these figures may be zero: less than one clock tick or one disk page. A message may also be
     // sent before its 202 is read.
-    for figure in ["idle_first_byte_p50_ms", "cpu_us_sink", "cpu_us_generator", "disk_bytes_per_mail"] {
+    for figure in ["idle_first_byte_p50_ms", "cpu_us_sink", "cpu_us_generator", "disk_bytes_per_message"] {
         assert!(results[figure].as_f64().is_some_and(|figure| figure >= 0.0), "{figure} is {}", results[figure]);
     }
     let durable = results["machine"]["postgres_settings"].as_array().unwrap();

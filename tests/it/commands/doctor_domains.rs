@@ -92,3 +92,21 @@ async fn doctor_reports_missing_unsubscribe_settings() {
     let (lines, _) = doctor_with(&app.database.url, &dns, Some(SECRET), &public).await;
     assert!(!lines.iter().any(|line| line.contains("streams")), "{lines:#?}");
 }
+
+#[tokio::test]
+async fn doctor_reports_blocklists_that_name_the_host() {
+    let dns = DnsServer::start().await;
+    let app = with_secret(&dns).start().await;
+    dns.add_address("postrider.test", "192.0.2.1");
+    dns.add_address("1.2.0.192.bad.test", "127.0.0.2");
+    dns.add_address("1.2.0.192.closed.test", "127.255.255.254");
+    let mut command = postrider(&["doctor"]);
+    command.env("DATABASE_URL", &app.database.url).env("POSTRIDER_DNS", dns.address().to_string());
+    command.env("POSTRIDER_HOSTNAME", "postrider.test");
+    command.env("POSTRIDER_DELIVERY__BLOCKLISTS", "bad.test,good.test,closed.test");
+    let text = String::from_utf8(command.output().await.unwrap().stdout).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|line| line[6..].starts_with("blocklists: ")).collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0].starts_with("BAD   blocklists: bad.test names 192.0.2.1"), "{text}");
+    assert!(lines[1].starts_with("WARN  blocklists: closed.test does not answer this resolver"), "{text}");
+}

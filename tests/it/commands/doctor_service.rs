@@ -53,6 +53,27 @@ async fn doctor_reports_what_stops_messages() {
 }
 
 #[tokio::test]
+async fn doctor_says_who_can_sign_in_to_submission() {
+    let database = Database::new();
+    let submission = async |settings: &[(&str, &str)]| {
+        let mut command = on(&database.url, &["doctor"]);
+        command.envs(settings.iter().copied());
+        let text = String::from_utf8(run(command).await.stdout).unwrap();
+        text.lines().find(|line| line[6..].starts_with("submission")).map(str::to_owned)
+    };
+    assert_eq!(submission(&[]).await, None);
+    let listen = "POSTRIDER_SUBMISSION__LISTEN";
+    let open = submission(&[(listen, "0.0.0.0:587")]).await.unwrap();
+    assert!(open.starts_with("WARN  submission: listens on 0.0.0.0:587 without a certificate"), "{open}");
+    let local = submission(&[(listen, "127.0.0.1:1587")]).await;
+    assert_eq!(local.as_deref(), Some("ok    submission: accepts API keys from this machine only"));
+    let files =
+        [("POSTRIDER_SUBMISSION__CERT_FILE", "/tmp/chain.pem"), ("POSTRIDER_SUBMISSION__KEY_FILE", "/tmp/key.pem")];
+    let secure = submission(&[(listen, "0.0.0.0:587"), files[0], files[1]]).await;
+    assert_eq!(secure.as_deref(), Some("ok    submission: accepts API keys over TLS"));
+}
+
+#[tokio::test]
 async fn migrate_refuses_a_database_with_other_tables() {
     let database = Database::empty();
     let mut connection = database.connect().await;
@@ -74,7 +95,8 @@ async fn migrate_refuses_a_database_with_other_tables() {
 #[tokio::test]
 async fn database_errors_name_the_host_once() {
     let unreachable = "postgres://u:secret@127.0.0.1:1/mail";
-    for command in [&["serve"][..], &["migrate"], &["keys", "create", "--name", "x"]] {
+    // `serve` would wait for it.
+    for command in [&["migrate"][..], &["keys", "create", "--name", "x"]] {
         let error = stderr_of(&run(on(unreachable, command)).await);
         assert!(error.contains("127.0.0.1:1/mail") && !error.contains("secret"), "{error}");
         assert_eq!(error.matches("onnection refused").count(), 1, "{error}");

@@ -10,7 +10,7 @@ use crate::support::app::TestApp;
 
 #[tokio::test]
 async fn lease_that_no_worker_knows_of_is_released() {
-    let app = TestApp::builder().config(|config| config.database.timeout = Duration::from_millis(700)).start().await;
+    let app = TestApp::builder().config(|config| config.database.timeout = Duration::from_secs(2)).start().await;
     let lost_claim = app.send(json!({"to": ["ann@example.test"]})).await;
     let unknown_worker = app.send(json!({"to": ["bo@example.test"]})).await;
     let waiting = app.send(json!({"to": ["cy@example.test"], "stream": "bulk"})).await;
@@ -54,7 +54,7 @@ async fn worker_is_declared_dead_by_its_own_lease_length() {
 
 #[tokio::test]
 async fn permits_of_a_lost_claim_are_returned() {
-    let app = TestApp::builder().config(|config| config.database.timeout = Duration::from_millis(700)).start().await;
+    let app = TestApp::builder().config(|config| config.database.timeout = Duration::from_secs(2)).start().await;
     app.send(json!({})).await;
     app.run_until_idle().await;
     // As after a claim of a limited lane and stream whose response was lost.

@@ -72,7 +72,7 @@ async fn second_start_keeps_messages_keys_and_secret() {
 async fn dev_prints_its_addresses_and_protects_its_files() {
     let dir = directory();
     let dev = Dev::start(dir.path()).await;
-    for fact in ["api", "api_key", "admin_key", "test_key", "inbox_smtp", "bounces_smtp"] {
+    for fact in ["api", "api_key", "admin_key", "test_key", "inbox_smtp", "bounces_smtp", "submission_smtp"] {
         assert!(dev.printed.contains(dev.fact(fact)), "{fact}: {}", dev.printed);
     }
     let shell = std::fs::read_to_string(dir.path().join(".postrider/dev.env")).unwrap();

@@ -47,7 +47,7 @@ async fn call(inbox: &Arc<Inbox>, method: Method, path: &str) -> Response {
 }
 
 async fn send(inbox: &Arc<Inbox>, request: Request<Body>) -> Response {
-    let router = postrider::http::finish(postrider::dev::complete(Router::new(), inbox.clone()));
+    let router = postrider::http::finish(postrider::dev::complete(Router::new(), inbox.clone(), false));
     router.oneshot(request).await.unwrap()
 }
 

@@ -22,7 +22,18 @@ async fn open(dir: &Path) -> Arc<Inbox> {
 async fn store(inbox: &Inbox, to: &str, content: &str) {
     let (helo, from, to) = ("h".into(), "b+x@return.test".into(), vec![to.into()]);
     let peer = ([127, 0, 0, 1], 25).into();
-    inbox.store(ReceivedMessage { helo, from, to, peer, data: content.as_bytes().to_vec() }).await.unwrap();
+    inbox
+        .store(ReceivedMessage {
+            helo,
+            from,
+            to,
+            peer,
+            is_secure: false,
+            smtputf8: false,
+            data: content.as_bytes().to_vec(),
+        })
+        .await
+        .unwrap();
 }
 
 fn with_subject(subject: &str) -> String {
@@ -30,7 +41,7 @@ fn with_subject(subject: &str) -> String {
 }
 
 async fn call(inbox: &Arc<Inbox>, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
-    let router = postrider::http::finish(postrider::dev::complete(Router::new(), inbox.clone()));
+    let router = postrider::http::finish(postrider::dev::complete(Router::new(), inbox.clone(), false));
     let mut request = Request::builder().method(method).uri(path);
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
         request = request.header("host", "localhost");

@@ -1,12 +1,13 @@
 //! Closed lanes do not slow down claims, and keep their messages until these expire.
 
+use postrider::clock::Clock as _;
+use postrider::db::lanes;
 use serde_json::json;
-use sqlx::Row as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::app::TestApp;
 use crate::support::clock::{hours, minutes};
-use crate::support::postgres::statement;
+use crate::support::postgres::{plan_text, statement};
 
 #[tokio::test]
 async fn paused_lane_sends_once_it_is_resumed() {
@@ -120,15 +121,29 @@ async fn finding_ready_lanes_skips_ten_thousand_closed_ones() {
     let mut connection = app.database.connect().await;
     let prepare = format!(
         "SET plan_cache_mode = force_custom_plan; PREPARE ready AS {}",
-        statement("SELECT l.id, s.tenant_id, s.name AS stream")
+        statement("SELECT r.id, r.tenant_id, r.stream")
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(prepare)).execute(&mut connection).await.unwrap();
-    let explain = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE ready(now(), 512, '{}')";
+    let explain = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE ready(now(), 512, 2048, '{}')";
     let rows = sqlx::raw_sql(explain).fetch_all(&mut connection).await.unwrap();
-    let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    let plan = plan.join("\n");
+    let plan = plan_text(&rows);
     assert!(plan.contains("lanes_open") && !plan.contains("Seq Scan on lanes"), "{plan}");
-    assert!(!plan.contains("Rows Removed by Filter") && plan.contains("Sort (actual rows=6 "), "{plan}");
+    assert!(!plan.contains("Rows Removed by Filter") && plan.starts_with("Sort (actual rows=6 "), "{plan}");
     app.sql("DELETE FROM lanes WHERE route = 'mx'").await;
     app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn lanes_of_urgent_streams_do_not_hide_the_others() {
+    let app = TestApp::start().await;
+    app.sql(
+        "INSERT INTO lanes (tenant_id, stream, route, domain, priority, ready_at)
+         SELECT '00000000-0000-0000-0000-000000000000', stream, 'mx', n || '.test', 10, '2026-11-23T11:00Z'
+         FROM unnest('{transactional,bulk}'::text[]) stream, generate_series(1, 30) n",
+    )
+    .await;
+    let ready = lanes::ready(&app.db, app.clock.now(), 512, 20, &[]).await.unwrap();
+    let count = |stream: &str| ready.iter().filter(|lane| lane.stream == stream).count();
+    assert_eq!((count("transactional"), count("bulk")), (16, 4));
+    app.sql("DELETE FROM lanes WHERE route = 'mx'").await;
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use crate::support::app::TestApp;
 use crate::support::client::{Api, message};
 use crate::support::own_postgres::OwnPostgres;
-use crate::support::postgres::statement;
+use crate::support::postgres::{plan_text, rows_read_by_seq_scans, statement};
 use crate::support::process::{Service, key, serve};
 use crate::support::sink::Sink;
 
@@ -135,18 +135,6 @@ async fn cost_of_claiming_is_independent_of_a_lanes_past_traffic() {
     held.close().await.unwrap();
 }
 
-/// Returns the number of rows that sequential scans have read, in current and past sessions.
-async fn rows_read_by_seq_scans(app: &TestApp) -> i64 {
-    let mut connection = app.database.connect().await;
-    // The statistics of a session are counted once it has ended.
-    let leave = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
-                 WHERE datname = current_database() AND application_name LIKE 'postrider-%'";
-    sqlx::raw_sql(leave).execute(&mut connection).await.unwrap();
-    let read = "SELECT sum(seq_tup_read)::bigint FROM pg_stat_user_tables
-                WHERE relname ~ '^(messages|contents|recipients|events)_'";
-    sqlx::query_scalar(read).fetch_one(&mut connection).await.unwrap()
-}
-
 /// The settings of hot connections (`db::pool`).
 const HOT_SETTINGS: &str =
     "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;
@@ -216,7 +204,7 @@ async fn assert_looks_up(connection: &mut PgConnection, recipients: u32) {
     let explain = format!("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE record({arguments})");
     let rows = sqlx::raw_sql(AssertSqlSafe(explain)).fetch_all(&mut *connection).await.unwrap();
     sqlx::raw_sql("ROLLBACK").execute(connection).await.unwrap();
-    let plan = rows.iter().map(|row| row.get::<String, _>(0)).collect::<Vec<_>>().join("\n");
+    let plan = plan_text(&rows);
     for table in ["queue", "recipients_20261123"] {
         let looked_up = format!("_pkey on {table}");
         let scan = plan.lines().find(|line| line.contains(&looked_up)).unwrap_or_else(|| panic!("{table}: {plan}"));
@@ -246,7 +234,7 @@ async fn finding_lanes_looks_each_of_them_up() {
     )
     .await;
     let rows = sqlx::raw_sql(find).fetch_all(&mut connection).await.unwrap();
-    let plan = rows.iter().map(|row| row.get::<String, _>(0)).collect::<Vec<_>>().join("\n");
+    let plan = plan_text(&rows);
     let looked_up = "using lanes_tenant_id_stream_route_domain_key on lanes l (actual rows=1 loops=3)";
     assert!(plan.contains(looked_up) && !plan.contains("Seq Scan") && !plan.contains("Join Filter"), "{plan}");
     app.sql("DELETE FROM lanes WHERE route = 'mx'").await;

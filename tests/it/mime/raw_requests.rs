@@ -27,13 +27,14 @@ async fn invalid_message_is_refused_with_all_faults() {
         ("on_uncertain", "invalid_value"),
         ("", "control_character"),
         ("Date", "duplicate_field"),
-        ("X-A", "invalid_header"),
         ("From", "required"),
     ];
+    // Whether UTF-8 is allowed in a field depends on the recipients, which are not known here.
     assert_eq!(response.faults(), expected);
     for (mime, pointer, code) in [
         (MESSAGE[25..].to_owned(), "From", "required"),
         (format!("From: x@y.test\r\n{MESSAGE}"), "From", "duplicate_field"),
+        (format!("X-A: \u{e9}\r\n{MESSAGE}"), "X-A", "invalid_header"),
         (MESSAGE.replace("billing@acme.test", "a@acme.test, b@acme.test"), "From", "invalid_address"),
         (format!("{MESSAGE}{}", "x".repeat(999)), "", "too_long"),
         (format!("{MESSAGE}\0"), "", "control_character"),

@@ -3,6 +3,10 @@
 mod log_canaries;
 mod metrics_access;
 mod metrics_pages;
+mod packaging;
 mod prometheus;
 mod readiness;
+mod scaling;
 mod service_figures;
+mod traces;
+mod volume;

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 
 use crate::support::client::{Api, message};
+use crate::support::own_postgres::OwnPostgres;
 use crate::support::postgres::Database;
-use crate::support::process::{Service, key, on, run, serve};
+use crate::support::process::{Service, key, on, run, serve, stderr_of};
 use crate::support::smtp::SmtpServer;
 use crate::support::until::until;
 
@@ -72,6 +73,32 @@ async fn api_and_worker_wait_for_the_migration() {
     Api::new(&address, key(&database.url).await).send(json!({})).await;
     smtp.received(1).await;
     assert!(api.terminate().await.success() && worker.terminate().await.success());
+}
+
+#[tokio::test]
+async fn process_starts_before_the_database_server() {
+    let (mut postgres, smtp) = (OwnPostgres::start().await, SmtpServer::start().await);
+    let url = postgres.database("late").await;
+    let refused = run(serve(&url.replace("/late?", "/unknown?"), smtp.address(), &[])).await;
+    let output = stderr_of(&refused);
+    assert!(!refused.status.success() && output.contains("the database denies access"), "{output}");
+
+    postgres.kill().await;
+    let mut command = serve(&url, smtp.address(), &[]);
+    command.env("POSTRIDER_METRICS__LISTEN", "127.0.0.1:0");
+    let mut service = Service::spawn(command);
+    service.wait_until_database_is_away().await;
+    let address = service.address.clone().unwrap();
+    for base in [&address, service.ops.as_ref().unwrap()] {
+        assert_not_ready(base, "The database cannot be reached").await;
+    }
+
+    postgres.start_again().await;
+    service.wait_until_running().await;
+    assert_eq!(service.address.as_ref(), Some(&address), "the port stays the same");
+    let waits = service.lines().iter().filter(|line| line["event"] == "waiting_for_database").count();
+    assert_eq!((probe(&address, "/readyz").await.0, waits), (200, 1));
+    assert!(service.terminate().await.success());
 }
 
 #[tokio::test]

@@ -57,7 +57,7 @@ async fn queue_and_lanes_are_counted_by_state() {
     };
     assert_eq!(queue, [bulk, transactional], "nothing of a paused stream is late");
     assert_eq!(figures.lanes, [1, 0, 0, 1], "open and paused");
-    assert_eq!((figures.uncertain, figures.partition_weeks_ahead, figures.workers), (0, 2, [1, 0]));
+    assert_eq!((figures.uncertain, figures.partition_weeks_ahead, figures.workers), (0, 4, [1, 0]));
     assert!(figures.is_ledger_balanced && figures.db_size > 0 && figures.event_seq >= 3, "{figures:?}");
 }
 

@@ -2,6 +2,7 @@
 
 mod database_clock;
 mod fault_table;
+mod pgbouncer;
 mod postgres;
 mod quota;
 mod replicas;

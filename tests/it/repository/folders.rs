@@ -40,6 +40,7 @@ const FOLDERS: &[Folders] = &[
             ("raw", &["header"]),
             ("dkim", &[]),
             ("report", &[]),
+            ("received", &["report"]),
         ],
     ),
     ("mail/report", &[("received", &[]), ("notice", &["received"])]),

@@ -16,6 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("fetch", &[]),
     ("limiter", &[]),
     ("metrics", &["domain"]),
+    ("object_storage", &["domain"]),
     ("config", &["domain"]),
     ("telemetry", &["config"]),
     ("mail", &["domain"]),
@@ -65,6 +66,7 @@ const LEAVES: &[&str] = &[
     "http_client",
     "limiter",
     "metrics",
+    "object_storage",
     "telemetry",
     "url_guard",
 ];

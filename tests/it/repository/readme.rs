@@ -22,7 +22,7 @@ const LANGUAGE_PAGES: [&str; 6] = [
 ];
 
 /// Pages of `docs/` whose shell blocks call the API of `postrider dev`.
-const PAGES: [&str; 24] = [
+const PAGES: [&str; 28] = [
     "getting-started",
     "sending",
     "attachments",
@@ -30,6 +30,7 @@ const PAGES: [&str; 24] = [
     "templates",
     "bulk",
     "mime",
+    "send-by-smtp",
     "threads",
     "invitations",
     "resend",
@@ -39,6 +40,8 @@ const PAGES: [&str; 24] = [
     "tenants",
     "domains",
     "bounces",
+    "receive-replies",
+    "relay-received-mail",
     "suppressions",
     "try-outcomes",
     "lanes-and-limits",
@@ -47,6 +50,7 @@ const PAGES: [&str; 24] = [
     "export",
     "audit",
     "troubleshooting",
+    "privacy",
 ];
 
 /// Returns the code blocks of one language, in order.

@@ -15,13 +15,17 @@ const DB_MAY_USE: &[(&str, &[&str])] = &[
     ("queue", &["events", "suppressions", "pool"]),
     ("lanes", &["queue", "pool"]),
     ("messages", &["lanes", "queue", "events", "suppressions", "pool"]),
+    ("erasures", &["messages", "events", "pool"]),
     ("streams", &["pool"]),
     ("domains", &["pool"]),
     ("webhooks", &["events", "pool"]),
+    ("receiving", &["events", "pool"]),
     ("templates", &["pool"]),
     ("keys", &["events", "pool"]),
     ("statistics", &["pool"]),
-    ("tenants", &["pool"]),
+    ("installation", &["messages", "queue", "events", "pool"]),
+    ("tenants", &["receiving", "pool"]),
+    ("retention", &["pool"]),
 ];
 /// The modules whose folders have at most [`MAX_FILES`] files.
 const SHELVED: &[&str] = &["accept/request", "bench", "db", "mail", "smtp"];

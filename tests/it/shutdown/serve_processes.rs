@@ -49,7 +49,8 @@ async fn errors_are_one_line_with_a_hint_on_the_next() {
     let used_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut port = on(&database.url, &["serve"]);
     port.env("POSTRIDER_LISTEN", used_port.local_addr().unwrap().to_string());
-    let mut unreachable_database = postrider(&["serve"]);
+    // `serve` would wait for it.
+    let mut unreachable_database = postrider(&["keys", "create", "--name", "x"]);
     unreachable_database.env("DATABASE_URL", "postgres://u:secret@127.0.0.1:1/x");
     for (command, text, lines) in [
         (port, "\nhint: stop the program that uses it, or choose another address with POSTRIDER_LISTEN", 2),
@@ -117,4 +118,15 @@ async fn stop_under_load_sends_no_message_twice() {
     invariants::check(&mut database.connect().await).await;
     let twice: Vec<_> = copies(&smtp).into_iter().filter(|(_, copies)| *copies != 1).collect();
     assert_eq!(twice, []);
+}
+
+#[tokio::test]
+async fn idle_service_with_the_dashboard_stops_at_once() {
+    let (database, smtp) = (Database::new(), SmtpServer::start().await);
+    let mut command = serve(&database.url, smtp.address(), &[]);
+    command.env("POSTRIDER_DASHBOARD__ENABLED", "true");
+    let service = Service::start(command).await;
+    // Far below the time that requests in progress may take.
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(15), service.terminate()).await;
+    assert!(ended.expect("an end without a delay").success());
 }

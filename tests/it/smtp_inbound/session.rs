@@ -1,6 +1,6 @@
 //! The inbound SMTP server, tested over a real socket.
 
-use postrider::smtp::inbound::Settings;
+use postrider::smtp::inbound::{Authentication, Settings};
 
 use crate::support::inbound_client::{Client, RecordedMessages, serve};
 
@@ -121,7 +121,8 @@ async fn a_stop_ends_idle_sessions_and_lets_a_message_finish() {
 
 #[tokio::test]
 async fn any_login_is_accepted_if_configured() {
-    let (kept, server) = serve(Settings { accepts_any_login: true, ..Settings::default() }).await;
+    let authentication = Authentication::AcceptsAny;
+    let (kept, server) = serve(Settings { authentication, ..Settings::default() }).await;
     let dialogues: [&[(&str, u16)]; 5] = [
         &[("AUTH PLAIN AGFubgBzZWNyZXQ=\r\n", 235), ("AUTH PLAIN AAA=\r\n", 503)],
         &[("auth plain\r\n", 334), ("AGFubgBzZWNyZXQ=\r\n", 235)],

@@ -1,31 +1,24 @@
 //! STARTTLS of the inbound server (RFC 3207): input from before the handshake is discarded.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use postrider::smtp::inbound::{Certificate as ServerCertificate, Settings};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 use crate::support::certificate::Certificate;
 use crate::support::inbound_client::{Client, serve};
+use crate::support::until::until;
 
 fn settings(certificate: &Certificate) -> Settings {
+    // The files are removed afterwards, and the certificate stays in use.
     let (chain, key, _dir) = certificate.as_files();
     Settings { certificate: Some(ServerCertificate::read(&chain, &key).unwrap()), ..Settings::default() }
 }
 
 /// Performs the TLS handshake, trusting only this certificate.
 async fn secured(client: Client, certificate: &Certificate) -> Client {
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate.der()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config = config.with_root_certificates(roots).with_no_client_auth();
-    let connector = TlsConnector::from(Arc::new(config));
-    client.secured(&connector, ServerName::try_from("mx.acme.test").unwrap()).await
+    client.trusting(certificate, "mx.acme.test").await
 }
 
 #[tokio::test]
@@ -87,4 +80,29 @@ async fn failed_handshake_is_dropped_and_other_clients_are_served() {
         next = Client::connect_only(server.address).await;
     }
     assert_eq!(next.code("EHLO x\r\n").await, 250);
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_needs_no_restart() {
+    let first = Certificate::valid_for("mx.acme.test");
+    let (chain, key, _dir) = first.as_files();
+    let certificate = Some(ServerCertificate::read(&chain, &key).unwrap());
+    let (_kept, server) = serve(Settings { certificate, implicit_tls: true, ..Settings::default() }).await;
+    let mut client = Client::connect_secured(server.address, &first, "mx.acme.test").await;
+    assert_eq!(client.code("NOOP\r\n").await, 250);
+
+    // Only one of the files is new, so they do not match, and the earlier certificate stays in use.
+    let second = Certificate::valid_for_all(&["mx.acme.test", "mail.acme.test"]);
+    let (new_chain, new_key, _new_dir) = second.as_files();
+    std::fs::copy(&new_chain, &chain).unwrap();
+    Client::connect_secured(server.address, &first, "mx.acme.test").await;
+    std::fs::copy(&new_key, &key).unwrap();
+    until("the new certificate is in use", Duration::from_secs(20), async || {
+        let client = Client::connect_only(server.address).await;
+        match client.try_trusting(&second, "mail.acme.test").await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        }
+    })
+    .await;
 }

@@ -1,10 +1,10 @@
 //! Statements read only the rows that they need, also from the partitions of a new week, which have no statistics.
 
 use serde_json::json;
-use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::support::app::TestApp;
-use crate::support::postgres::statement;
+use crate::support::postgres::{blocks_read, plan_text, statement};
 
 const TENANT: &str = "00000000-0000-0000-0000-000000000000";
 
@@ -42,8 +42,22 @@ async fn plan(connection: &mut PgConnection, start: &str, arguments: &str) -> St
     sqlx::raw_sql(AssertSqlSafe(prepare)).execute(&mut *connection).await.unwrap();
     let explain = format!("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE planned({arguments})");
     let rows = sqlx::raw_sql(AssertSqlSafe(explain)).fetch_all(connection).await.unwrap();
-    let lines = rows.iter().map(|row| row.get::<String, _>(0)).filter(|line| !line.contains("never executed"));
-    lines.collect::<Vec<_>>().join("\n")
+    plan_text(&rows).lines().filter(|line| !line.contains("never executed")).collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn events_of_a_message_are_looked_up() {
+    let app = TestApp::start().await;
+    let (_, ids) = send_after_many(&app).await;
+    for path in ["events", "explain"] {
+        let before = blocks_read(&app, "events").await;
+        let found = app.get(&format!("/v1/messages/{}/{path}", ids[7])).await;
+        assert_eq!(found.status, 200, "{path}: {}", found.body);
+        // The events of the week have hundreds of blocks.
+        let read = blocks_read(&app, "events").await - before;
+        assert!(read < 60, "{path}: {read} blocks");
+    }
+    tidy(&app).await;
 }
 
 /// Deletes the added recipients.

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +17,14 @@ use postrider::db::{Db, DbError};
 use postrider::domain::id::{KeyId, TenantId};
 use postrider::domain::key::{KeyMode, Scope, Secret};
 use postrider::worker::Worker;
+use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use super::client::Api;
 use super::clock::TestClock;
 use super::dns::DnsServer;
 use super::invariants;
-use super::postgres::{Database, run_separately};
+use super::postgres::{Database, run_separately, runtime};
 use super::smtp::SmtpServer;
 use crate::support::inbound_client as smtp_in;
 
@@ -36,6 +38,8 @@ pub struct TestApp {
     pub db: Db,
     api: Api,
     app: App,
+    /// That of an app with all roles, whose worker has to go on while this is dropped.
+    runtime: Option<Runtime>,
 }
 
 #[derive(Default)]
@@ -65,7 +69,21 @@ impl TestAppBuilder {
             config.secret_key = Some("a secret of the tests, and of nobody else".to_owned().into());
             config.return_path.domain = Some("return.acme.test".into());
             config.inbound.listen = Some("127.0.0.1:0".parse().unwrap());
+            config.inbound.authenticate = false;
             config.inbound.feedback = Some("fbl@return.acme.test".into());
+        })
+    }
+
+    /// Configures SMTP submission with STARTTLS and with TLS from the start, if there is a certificate: the files of its
+    /// chain and of its key.
+    pub fn with_submission(self, certificate: Option<(&Path, &Path)>) -> Self {
+        self.config(|config| {
+            let section = &mut config.submission;
+            section.listen = Some("127.0.0.1:0".parse().unwrap());
+            if let Some((chain, key)) = certificate {
+                section.tls_listen = section.listen;
+                (section.cert_file, section.key_file) = (Some(chain.to_owned()), Some(key.to_owned()));
+            }
         })
     }
 
@@ -85,19 +103,27 @@ impl TestAppBuilder {
         config.database.url = Some(database.url.clone().into());
         // The worker sends no heartbeat until the test runs it.
         config.delivery.lease = Duration::from_hours(1);
+        config.restore_guard.state = "/nonexistent".into();
         if self.is_direct {
             config.mx_port = smtp.address().port();
         } else {
             config.relay_url = Some(format!("smtp://{}?tls=none", smtp.address()).into());
         }
         let db = Db::new(&database.url, 8, config.database.timeout).unwrap();
-        let roles = if self.has_all_roles { Roles::All } else { Roles::Api };
+        let runtime = self.has_all_roles.then(runtime);
         // Boxed, because these futures are large and part of every test.
-        let app = Box::pin(App::start(&config, roles, clock.clone(), None)).await.unwrap();
+        let app = match &runtime {
+            None => Box::pin(App::start(&config, Roles::Api, clock.clone(), None)).await,
+            Some(runtime) => {
+                let (config, clock) = (config.clone(), clock.clone());
+                runtime.spawn(async move { App::start(&config, Roles::All, clock, None).await }).await.unwrap()
+            }
+        };
+        let app = app.unwrap();
         let worker = Box::pin(build_worker(&config, db.clone(), clock.clone(), app.wake())).await.unwrap();
         let key = make_key(&db, &*clock, &Scope::ALL, None).await;
         let api = Api::new(format!("http://{}", app.api_address().unwrap()), key);
-        TestApp { smtp, clock, worker, config, database, db, api, app }
+        TestApp { smtp, clock, worker, config, database, db, api, app, runtime }
     }
 }
 
@@ -164,6 +190,16 @@ impl TestApp {
         self.app.inbound_address().unwrap()
     }
 
+    /// Returns the address of submission.
+    pub fn submission(&self) -> SocketAddr {
+        self.app.submission_address().unwrap()
+    }
+
+    /// Returns the address of submission with TLS from the start.
+    pub fn submission_tls(&self) -> SocketAddr {
+        self.app.submission_tls_address().unwrap()
+    }
+
     /// Sends a bounce over SMTP, and returns the last reply.
     pub async fn deliver_bounce(&self, to: &str, mime: &str) -> String {
         let mut client = smtp_in::Client::connect(self.inbound()).await;
@@ -173,6 +209,16 @@ impl TestApp {
     /// Returns the client whose key has every scope.
     pub fn api(&self) -> &Api {
         &self.api
+    }
+
+    /// Deletes the first event, as retention does with old ones. Lists then read the messages themselves, with those that a
+    /// test has inserted without events.
+    pub async fn delete_first_event(&self) {
+        self.sql(
+            "DELETE FROM events WHERE seq = 1;
+             INSERT INTO deleted_events (tenant_id, up_to) SELECT DISTINCT tenant_id, 1 FROM messages",
+        )
+        .await;
     }
 
     /// Runs an SQL statement.
@@ -192,7 +238,17 @@ impl Deref for TestApp {
 impl Drop for TestApp {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            run_separately(async || invariants::check(&mut self.database.connect().await).await);
+            run_separately(async || {
+                let mut connection = self.database.connect().await;
+                if self.runtime.is_some() {
+                    // Its own worker may still be recording an outcome.
+                    invariants::leases_end(&mut connection).await;
+                }
+                invariants::check(&mut connection).await;
+            });
+        }
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 }

@@ -13,6 +13,7 @@ use super::load::{Load, Replicas};
 use super::own_postgres::OwnPostgres;
 use super::process::{Service, key, serve};
 use super::sink::{Behavior, Sink};
+use super::until::until;
 
 /// The number of replicas.
 pub const SIZE: usize = 3;
@@ -178,12 +179,16 @@ impl Fleet {
         let started = Instant::now();
         let mut connection = self.connect().await;
         let waiting = "SELECT count(*) FROM queue WHERE due_at < 'infinity'";
-        while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut connection).await.unwrap() > 0 {
-            if started.elapsed() > DRAIN_TIMEOUT {
-                return eprintln!("{}: not all messages were sent", self.name);
+        until("all messages are sent", 2 * DRAIN_TIMEOUT, async || {
+            let count = sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut connection).await.unwrap();
+            if count > 0 && started.elapsed() > DRAIN_TIMEOUT {
+                // The result of the run counts them as lost.
+                eprintln!("{}: {count} messages were not sent", self.name);
+                return Ok(());
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+            if count == 0 { Ok(()) } else { Err(format!("{count} wait")) }
+        })
+        .await;
         connection.close().await.expect("closed");
     }
 }

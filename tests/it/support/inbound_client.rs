@@ -3,13 +3,18 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use postrider::smtp::inbound::{Handler, ReceivedMessage, Server, Settings, SmtpRefusal};
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
+
+use super::certificate::Certificate;
 
 /// A handler that records every accepted message.
 #[derive(Default)]
@@ -25,11 +30,13 @@ impl RecordedMessages {
 }
 
 impl Handler for RecordedMessages {
-    async fn rcpt(&self, _from: &str, to: &str) -> Result<(), SmtpRefusal> {
+    type Identity = ();
+
+    async fn rcpt(&self, _identity: Option<&()>, _from: &str, to: &str) -> Result<(), SmtpRefusal> {
         if to == Self::REFUSED { Err(SmtpRefusal::permanent(1, 1, "nobody\r\n250 here")) } else { Ok(()) }
     }
 
-    async fn message(&self, mail: ReceivedMessage) -> Result<String, SmtpRefusal> {
+    async fn message(&self, _identity: Option<&()>, mail: ReceivedMessage) -> Result<String, SmtpRefusal> {
         self.0.lock().unwrap().push(mail);
         Ok("kept".into())
     }
@@ -51,7 +58,7 @@ pub async fn serve(settings: Settings) -> (Arc<RecordedMessages>, Running) {
 }
 
 /// A socket, or TLS over one.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
@@ -74,11 +81,55 @@ impl Client {
         Self { stream: Box::new(stream), read: Vec::new() }
     }
 
-    /// Starts TLS, after the server has replied to STARTTLS.
-    pub async fn secured(self, connector: &TlsConnector, name: ServerName<'static>) -> Self {
+    /// Connects with TLS from the start, and reads the greeting.
+    pub async fn connect_secured(address: SocketAddr, certificate: &Certificate, name: &'static str) -> Self {
+        let mut client = Self::connect_only(address).await.trusting(certificate, name).await;
+        assert_eq!(client.codes(1).await, [220]);
+        client
+    }
+
+    /// Starts TLS, trusting only this certificate.
+    pub async fn trusting(self, certificate: &Certificate, name: &'static str) -> Self {
+        self.try_trusting(certificate, name).await.expect("TLS")
+    }
+
+    /// Starts TLS, trusting only this certificate, or returns the error of the handshake.
+    pub async fn try_trusting(self, certificate: &Certificate, name: &'static str) -> std::io::Result<Self> {
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_root_certificates(roots).with_no_client_auth();
+        let name = ServerName::try_from(name).unwrap();
         assert!(self.read.is_empty(), "an earlier reply was not read");
-        let stream = connector.connect(name, self.stream).await.expect("TLS");
-        Self { stream: Box::new(stream), read: Vec::new() }
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, self.stream).await?;
+        Ok(Self { stream: Box::new(stream), read: Vec::new() })
+    }
+
+    /// Signs in with an API key as the password, and returns the reply.
+    pub async fn sign_in(&mut self, key: &str) -> String {
+        assert_eq!(self.code("EHLO app.test\r\n").await, 250);
+        self.say(&format!("AUTH PLAIN {}\r\n", STANDARD.encode(format!("\0app\0{key}")))).await
+    }
+
+    /// Sends a message of a client that has signed in, and returns the first refusal or the final reply.
+    pub async fn submit(&mut self, from: &str, to: &[&str], mime: &str) -> String {
+        let recipients = to.iter().map(|to| format!("RCPT TO:<{to}>\r\n"));
+        let commands = [format!("MAIL FROM:<{from}>\r\n")].into_iter().chain(recipients);
+        for command in commands.chain(["DATA\r\n".to_owned()]) {
+            let reply = self.say(&command).await;
+            if !reply.starts_with(['2', '3']) {
+                return reply;
+            }
+        }
+        let stuffed = mime.replace("\n.", "\n..");
+        self.say(&format!("{stuffed}.\r\n")).await
+    }
+
+    /// Returns the stream, for a client that expects the connection to end.
+    pub fn into_stream(self) -> Box<dyn Stream> {
+        assert!(self.read.is_empty(), "an earlier reply was not read");
+        self.stream
     }
 
     /// Sends everything in one write.

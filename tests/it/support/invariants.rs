@@ -32,8 +32,10 @@ const RULES: &[(&str, &str)] = &[
         "each message and each end state has an event",
         "SELECT (SELECT count(*) FROM messages m WHERE NOT EXISTS (
                      SELECT FROM events e WHERE e.message_id = m.id
-                     AND e.type IN ('message.accepted', 'message.scheduled')))
-              + (SELECT count(*) FROM recipients r WHERE r.finished_at IS NOT NULL AND 1 <> (
+                     AND e.type IN ('message.accepted', 'message.scheduled'))
+                     AND NOT EXISTS (SELECT FROM deleted_events g WHERE g.tenant_id = m.tenant_id))
+              + (SELECT count(*) FROM recipients r WHERE r.finished_at IS NOT NULL
+                 AND NOT EXISTS (SELECT FROM deleted_events g WHERE g.tenant_id = r.tenant_id) AND 1 <> (
                      SELECT count(*) FROM events e WHERE e.message_id = r.message_id AND e.recipient_id = r.id
                      AND e.type = 'message.' || r.status AND e.vouched IS NOT FALSE AND e.seq >= (
                          SELECT max(seq) FROM events l WHERE l.message_id = r.message_id AND l.recipient_id = r.id
@@ -55,20 +57,27 @@ const RULES: &[(&str, &str)] = &[
         "a complaint has one event and is recorded in its recipient",
         "SELECT count(*) FROM recipients r WHERE (r.complained_at IS NOT NULL)::integer <> (
              SELECT count(*) FROM events e WHERE e.message_id = r.message_id AND e.recipient_id = r.id
-             AND e.type = 'message.complained' AND e.vouched IS NOT FALSE)",
+             AND e.type = 'message.complained' AND e.vouched IS NOT FALSE)
+             AND NOT EXISTS (SELECT FROM deleted_events g WHERE g.tenant_id = r.tenant_id)",
     ),
     (
         "each report by a shared return path has one event and is recorded in its recipient",
         "SELECT count(*) FROM recipients r WHERE cardinality(coalesce(r.unvouched, '{}')) <> (
              SELECT count(*) FROM events e WHERE e.message_id = r.message_id AND e.recipient_id = r.id
-             AND NOT e.vouched)",
+             AND NOT e.vouched)
+             AND NOT EXISTS (SELECT FROM deleted_events g WHERE g.tenant_id = r.tenant_id)",
     ),
     (
-        "events are numbered from 1 without gaps, up to the counter",
+        // After a restore, 10^10 numbers are skipped.
+        "events are numbered without gaps, from 1 or after those that retention has deleted, up to the counter",
         "SELECT count(*) FROM event_counters c
-         LEFT JOIN LATERAL (SELECT count(*) AS n, count(DISTINCT seq) AS numbers, coalesce(min(seq), 1) AS first,
-                                   coalesce(max(seq), 0) AS last FROM events WHERE tenant_id = c.tenant_id) e ON true
-         WHERE (e.n, e.numbers, e.first, e.last) IS DISTINCT FROM (c.last_seq, c.last_seq, 1::bigint, c.last_seq)",
+         LEFT JOIN deleted_events g ON g.tenant_id = c.tenant_id
+         CROSS JOIN LATERAL (SELECT coalesce(g.up_to, 0) AS up_to, coalesce(g.up_to, 0) % 10000000000 AS deleted) d
+         LEFT JOIN LATERAL (SELECT count(*) AS n, count(DISTINCT seq) AS numbers,
+                                   coalesce(min(seq) % 10000000000, d.deleted + 1) AS first,
+                                   coalesce(max(seq), d.up_to) AS last FROM events WHERE tenant_id = c.tenant_id) e ON true
+         WHERE (e.n, e.numbers, e.first, e.last)
+               IS DISTINCT FROM (c.last_seq % 10000000000 - d.deleted, c.last_seq % 10000000000 - d.deleted, d.deleted + 1, c.last_seq)",
     ),
     LANES,
     (
@@ -106,8 +115,14 @@ const RULES: &[(&str, &str)] = &[
                            AND r.sha256 = decode(a ->> 'sha256', 'hex'))",
     ),
     (
+        "each object has one row that refers to it",
+        "SELECT (SELECT count(*) FROM unreferenced_objects JOIN blobs USING (object_key))
+              + (SELECT count(*) FROM (SELECT FROM blobs GROUP BY object_key
+                                       HAVING object_key IS NOT NULL AND count(*) > 1) shared)",
+    ),
+    (
         "each blob is complete, and each other chunk belongs to an upload",
-        "SELECT (SELECT count(*) FROM blobs b WHERE b.size <> (
+        "SELECT (SELECT count(*) FROM blobs b WHERE b.object_key IS NULL AND b.size <> (
                      SELECT coalesce(sum(octet_length(c.data)), 0) FROM blob_chunks c
                      WHERE c.tenant_id = b.tenant_id AND c.sha256 = b.sha256))
               + (SELECT count(*) FROM blob_chunks c
@@ -118,7 +133,8 @@ const RULES: &[(&str, &str)] = &[
         "each idempotency key has an existing message or bulk",
         "SELECT count(*) FROM idempotency_keys k
          WHERE NOT EXISTS (SELECT FROM messages m WHERE m.id = ANY (k.message_ids))
-           AND NOT EXISTS (SELECT FROM bulks b WHERE b.id = k.bulk_id)",
+           AND NOT EXISTS (SELECT FROM bulks b WHERE b.id = k.bulk_id)
+           AND NOT EXISTS (SELECT FROM sql_inbox i WHERE i.id = ANY (k.message_ids))",
     ),
     (
         "each accepted recipient of a bulk is a message of it, or waits to become one",
@@ -145,7 +161,9 @@ const RULES: &[(&str, &str)] = &[
                     coalesce(sum(expired + suppressed + canceled + uncertain), 0) AS ended,
                     coalesce(sum(complained + unsubscribed), 0) AS complained, coalesce(sum(accepted), 0) AS accepted
              FROM statistics s WHERE s.tenant_id = c.tenant_id AND s.step = 'day') s
-         WHERE c.clear_from IS NULL
+         WHERE c.clear_from IS NULL AND NOT EXISTS (SELECT FROM deleted_events g WHERE g.tenant_id = c.tenant_id)
+           -- The recipients of a deleted week are no longer known.
+           AND NOT EXISTS (SELECT FROM retention_weeks WHERE class = 'messages' AND dropped_at IS NOT NULL)
            AND ((e.relayed, e.delivered, e.bounced, e.deferred, e.ended, e.complained)
                     <> (s.relayed, s.delivered, s.bounced, s.deferred, s.ended, s.complained)
                 OR s.accepted <> (
@@ -165,6 +183,16 @@ pub async fn check(connection: &mut PgConnection) {
 /// Checks that no lane has a row that is due before its `ready_at`, which no claim would find.
 pub async fn no_lane_wakes_late(connection: &mut PgConnection) {
     hold(LANES, connection).await;
+}
+
+/// Waits until no recipient is leased.
+pub async fn leases_end(connection: &mut PgConnection) {
+    until("no recipient is leased", LIMIT, async || {
+        let query = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM queue WHERE lease IS NOT NULL");
+        let count = query.fetch_one(&mut *connection).await.expect("queue");
+        if count == 0 { Ok(()) } else { Err(format!("{count} leased recipients")) }
+    })
+    .await;
 }
 
 /// Waits until no recipient is queued.

@@ -12,8 +12,11 @@ use std::time::Duration;
 
 use postrider::db::{Db, schema};
 use postrider::dev::postgres::{Options, Postgres};
-use sqlx::{Connection as _, PgConnection};
+use sqlx::postgres::PgRow;
+use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::runtime::{Builder, Runtime};
+
+use super::app::TestApp;
 
 const TEMPLATE: &str = "it_template";
 
@@ -50,8 +53,12 @@ fn sweeper(dir: &Path) -> Child {
     command.spawn().expect("a shell")
 }
 
-static RUNTIME: LazyLock<Runtime> =
-    LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime"));
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(runtime);
+
+/// Returns a new runtime with one thread.
+pub fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+}
 
 /// Runs a future outside of the test's runtime, and waits for it.
 pub fn run_separately<T: Send, F: Future<Output = T>>(work: impl FnOnce() -> F + Send) -> T {
@@ -111,4 +118,35 @@ pub fn statement(start: &str) -> String {
         data["query"].as_str().unwrap().to_owned()
     };
     files.map(query).find(|query| query.starts_with(start)).expect(start)
+}
+
+/// Returns the number of blocks of a partitioned table and its indexes that were read, in current and past sessions.
+pub async fn blocks_read(app: &TestApp, table: &str) -> i64 {
+    let mut connection = app.database.connect().await;
+    // The statistics of a session are counted once it has ended.
+    let leave = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+                 WHERE datname = current_database() AND application_name LIKE 'postrider-%'";
+    sqlx::raw_sql(leave).execute(&mut connection).await.unwrap();
+    let read =
+        "SELECT sum(heap_blks_read + heap_blks_hit + idx_blks_read + idx_blks_hit)::bigint FROM pg_statio_user_tables
+                WHERE relname LIKE $1 || '\\_%'";
+    sqlx::query_scalar(read).bind(table).fetch_one(&mut connection).await.unwrap()
+}
+
+/// Returns the number of rows of messages and events that sequential scans have read, in current and past sessions.
+pub async fn rows_read_by_seq_scans(app: &TestApp) -> i64 {
+    let mut connection = app.database.connect().await;
+    // The statistics of a session are counted once it has ended.
+    let leave = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+                 WHERE datname = current_database() AND application_name LIKE 'postrider-%'";
+    sqlx::raw_sql(leave).execute(&mut connection).await.unwrap();
+    let read = "SELECT sum(seq_tup_read)::bigint FROM pg_stat_user_tables
+                WHERE relname ~ '^(messages|contents|recipients|events)_'";
+    sqlx::query_scalar(read).fetch_one(&mut connection).await.unwrap()
+}
+
+/// Returns the text of a plan. Postgres 18 writes row counts with decimals (`rows=1.00`), earlier versions without.
+pub fn plan_text(rows: &[PgRow]) -> String {
+    let lines: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    lines.join("\n").replace(".00 loops", " loops")
 }

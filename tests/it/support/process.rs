@@ -28,6 +28,9 @@ pub fn postrider(arguments: &[&str]) -> Command {
 pub fn on(database: &str, arguments: &[&str]) -> Command {
     let mut command = postrider(arguments);
     command.env("DATABASE_URL", database).env("POSTRIDER_LOG__FILTER", "error");
+    // The default may be in use, and nothing is remembered on this machine.
+    command.env("POSTRIDER_LISTEN", "127.0.0.1:0");
+    command.env("POSTRIDER_RESTORE_GUARD__STATE", "/nonexistent");
     command
 }
 
@@ -54,7 +57,16 @@ pub fn with_open_files(command: &Command, files: u32) -> Command {
 
 /// Creates an API key with the command `keys create`.
 pub async fn key(database: &str) -> String {
-    let made = run(on(database, &["keys", "create", "--name", "test"])).await;
+    key_with(database, &[]).await
+}
+
+/// Creates a key that may change settings and read.
+pub async fn admin_key(database: &str) -> String {
+    key_with(database, &["--scope", "admin", "--scope", "read"]).await
+}
+
+async fn key_with(database: &str, arguments: &[&str]) -> String {
+    let made = run(on(database, &[&["keys", "create", "--name", "test"], arguments].concat())).await;
     assert!(made.status.success(), "{}", stderr_of(&made));
     let key = String::from_utf8(made.stdout).unwrap();
     let key = key.strip_suffix('\n').expect("one line");
@@ -91,6 +103,8 @@ pub struct Service {
     changed: watch::Receiver<()>,
     /// The base URL of the API, if it runs one.
     pub address: Option<String>,
+    /// The address of submission, if it has one.
+    pub submission: Option<String>,
     /// The base URL of the pages for recipients, if they have a listener of their own.
     pub public: Option<String>,
     /// The base URL of the listener for metrics and probes, if it has one.
@@ -117,9 +131,16 @@ impl Service {
         self.set_addresses(&waiting);
     }
 
+    /// Waits until the service waits for the database server.
+    pub async fn wait_until_database_is_away(&mut self) {
+        let waiting = self.logged_event("waiting_for_database").await;
+        self.set_addresses(&waiting);
+    }
+
     fn set_addresses(&mut self, line: &Value) {
         let url = |field: &str| line[field].as_str().map(|address| format!("http://{address}"));
         (self.address, self.public, self.ops) = (url("address"), url("public"), url("metrics"));
+        self.submission = line["submission"].as_str().map(str::to_owned);
     }
 
     /// Starts the service without waiting.
@@ -137,7 +158,7 @@ impl Service {
                 }
             }
         });
-        Self { child, log, changed, address: None, public: None, ops: None }
+        Self { child, log, changed, address: None, submission: None, public: None, ops: None }
     }
 
     /// Waits for a log line with this text.

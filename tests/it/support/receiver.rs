@@ -22,6 +22,8 @@ pub enum Reply {
     Status(u16),
     /// A status with a header.
     With(u16, &'static str, String),
+    /// A status with a body.
+    Text(u16, &'static str),
     /// No response.
     Silence,
     /// 200 with a body of this many bytes.
@@ -159,6 +161,7 @@ async fn receive(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap
     match reply {
         Reply::Status(code) => status(code).body("answer".into()),
         Reply::With(code, name, value) => status(code).header(name, value).body(Body::empty()),
+        Reply::Text(code, body) => status(code).body(body.into()),
         Reply::Silence => std::future::pending().await,
         Reply::Long(size) => status(200).body(vec![b'x'; size].into()),
         Reply::Held(gate) => {

@@ -57,7 +57,10 @@ impl Site {
         };
         config.database = Database { url: Some(url.into()), timeout: TIMEOUT, ..config.database };
         config.return_path.domain = Some("return.acme.test".into());
+        config.restore_guard.state = "/nonexistent".into();
+        config.inbound.authenticate = false;
         config.inbound.listen = Some("127.0.0.1:0".parse().unwrap());
+        config.submission.listen = Some("127.0.0.1:0".parse().unwrap());
         let app = App::start(&config, Roles::All, Arc::new(DatabaseClock::default()), None).await.unwrap();
         let api = Api::new(format!("http://{}", app.api_address().unwrap()), key);
         Self { smtp, postgres, api, app }
@@ -66,6 +69,11 @@ impl Site {
     /// Returns the address of the bounce server.
     pub fn inbound(&self) -> SocketAddr {
         self.app.inbound_address().unwrap()
+    }
+
+    /// Returns the address of submission.
+    pub fn submission(&self) -> SocketAddr {
+        self.app.submission_address().unwrap()
     }
 
     /// Makes transactions that insert into the queue wait for the advisory lock 1 at their commit.
@@ -128,7 +136,13 @@ impl Site {
         })
         .await;
         let count = self.smtp.messages().len();
-        self.api.send(json!({"subject": "after"})).await;
+        // A connection to a server that was read-only may be found only by this request, which is then to be repeated.
+        until("a message is accepted", RECOVERY, async || {
+            let request = self.api.request(Method::POST, "/v1/messages").json(&message(json!({"subject": "after"})));
+            let status = request.send().await.expect("a response").status().as_u16();
+            if status == 202 { Ok(()) } else { Err(status.to_string()) }
+        })
+        .await;
         self.smtp.received(count + 1).await;
         assert!(started.elapsed() < RECOVERY, "{:?}", started.elapsed());
     }

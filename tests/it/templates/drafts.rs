@@ -22,7 +22,7 @@ async fn template_is_created_read_changed_and_deleted() {
         created.body,
         json!({
             "id": id, "alias": "invoice", "name": "Invoice", "created_at": "2026-11-23T12:00:00Z",
-            "updated_at": "2026-11-23T12:00:00Z", "version": null, "published_at": null, "has_unpublished_changes": false,
+            "updated_at": "2026-11-23T12:00:00Z", "revision": 1, "version": null, "published_at": null, "has_unpublished_changes": false,
             "syntax": "vars", "format": "html", "subject": "Invoice {{NUMBER}}", "html": null, "text": "",
             "from": "billing@acme.test", "reply_to": ["help@acme.test"], "layout": null,
             "variables": [{"key": "NUMBER", "type": "string", "required": true, "default": null, "max_length": null}],
@@ -45,6 +45,28 @@ async fn template_is_created_read_changed_and_deleted() {
     assert_eq!(app.delete("/v1/templates/bill").await.status, 204);
     for gone in [app.get(&format!("/v1/templates/{id}")).await, app.delete("/v1/templates/bill").await] {
         assert_eq!(gone.problem(), (404, "not_found"));
+    }
+}
+
+#[tokio::test]
+async fn change_of_an_earlier_revision_is_refused() {
+    let app = TestApp::start().await;
+    let template = create(&app, json!({"subject": "One"})).await;
+    let path = format!("/v1/templates/{}", template["id"].as_str().unwrap());
+    let change = |subject: &str, revision: i32| json!({"subject": subject, "revision": revision});
+    let changed = app.patch(&path, &change("Two", 1)).await;
+    assert_eq!((changed.status, &changed.body["revision"]), (200, &json!(2)));
+    let refused = app.patch(&path, &change("Three", 1)).await;
+    assert_eq!(refused.problem(), (409, "template_changed"));
+    assert_eq!(app.get(&path).await.body["subject"], "Two");
+    // Of two changes at the same moment, one is made.
+    let (four, five) = (change("Four", 2), change("Five", 2));
+    let (one, two) = tokio::join!(app.patch(&path, &four), app.patch(&path, &five));
+    let mut statuses = [one.status, two.status];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 409]);
+    for revision in [json!(0), json!("2"), json!(null)] {
+        assert_eq!(app.patch(&path, &json!({"revision": revision})).await.status, 422);
     }
 }
 

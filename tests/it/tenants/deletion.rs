@@ -19,11 +19,22 @@ async fn start() -> TestApp {
 }
 
 /// Gives a tenant rows in every table that the API writes.
-async fn fill(app: &TestApp, Tenant { api, .. }: &Tenant) {
+async fn fill(app: &TestApp, Tenant { api, id }: &Tenant) {
+    let enqueued = "
+        WITH sender AS (INSERT INTO sql_senders (role, tenant_id, created_at) VALUES ($1::text::name, $2, now()))
+        INSERT INTO sql_inbox (tenant_id, id, payload, size, role, created_at, refused_at, errors)
+        VALUES ($2, gen_random_uuid(), '{}', 2, $1::text::name, now(), now(), '[]')";
+    let uuid = uuid::Uuid::parse_str(id.strip_prefix("ten_").unwrap()).unwrap();
+    let enqueued = sqlx::query(enqueued).bind(id).bind(uuid);
+    enqueued.execute(&mut app.database.connect().await).await.unwrap();
     app.smtp.rcpt("gone@example.test").replies(["550 5.1.1 no such user"]);
     app.smtp.rcpt("later@example.test").replies(["451 4.7.1 later"]);
     assert_eq!(api.post("/v1/domains", &json!({"name": "acme.test"})).await.status, 201);
     assert_eq!(api.post("/v1/webhooks", &json!({"url": "http://127.0.0.1:9/"})).await.status, 201);
+    let domain = format!("{}.in.test", id.trim_start_matches("ten_"));
+    let route = json!({"match": format!("*@{domain}"), "action": {"type": "store"}});
+    assert_eq!(api.post("/v1/inbound-routes", &route).await.status, 201);
+    assert!(app.deliver_bounce(&format!("x@{domain}"), "Subject: Hi\r\n\r\nHi\r\n").await.starts_with("250"));
     let template = json!({"name": "Hi", "alias": "hi", "subject": "Hi", "html": "<p>Hi</p>"});
     assert_eq!(api.post("/v1/templates", &template).await.status, 201);
     assert!(api.post("/v1/templates/hi/publish", &json!({})).await.status < 300);
@@ -52,6 +63,7 @@ async fn fill(app: &TestApp, Tenant { api, .. }: &Tenant) {
     for action in ["pause", "resume"] {
         assert_eq!(api.post(&format!("/v1/streams/bulk/{action}"), &json!({})).await.status, 200);
     }
+    assert_eq!(api.post("/v1/privacy/erase", &json!({"address": "zoe@example.test"})).await.status, 202);
     let action = json!({"action": "retry", "filter": {"stream": "bulk"}});
     assert_eq!(api.post("/v1/messages/actions", &action).await.status, 202);
 }

@@ -74,11 +74,23 @@ impl Victim {
             if action["status"] == "done" { Ok(()) } else { Err(action) }
         })
         .await;
+        let erasure = id(&api.post("/v1/privacy/erase", &json!({"address": format!("zoe@{domain}")})).await);
+        until("the erasure has ended", Duration::from_secs(20), async || {
+            let erasure = api.get(&format!("/v1/privacy/erasures/{erasure}")).await.body;
+            if erasure["status"] == "done" { Ok(()) } else { Err(erasure) }
+        })
+        .await;
+        let route = json!({"match": format!("*@in.{domain}"), "action": {"type": "webhook"}});
+        let route = id(&api.post("/v1/inbound-routes", &route).await);
+        let mail = format!("From: {MARK} <a@{domain}>\r\nSubject: {MARK}\r\n\r\n{MARK}\r\n");
+        assert!(app.deliver_bounce(&format!("hi@in.{domain}"), &mail).await.starts_with("250"));
+        let received = api.get("/v1/received").await.body["data"][0]["id"].as_str().unwrap().to_owned();
         let lane = api.get("/v1/lanes").await.body["data"][0]["id"].as_str().unwrap().to_owned();
         let ids = BTreeMap::from([
             ("messages", sent.id.clone()),
             ("bulks", bulk),
             ("actions", action),
+            ("privacy", erasure),
             ("webhooks", webhook),
             ("templates", template),
             ("keys", id(&key)),
@@ -87,6 +99,8 @@ impl Victim {
             ("streams", MARK.to_owned()),
             ("domains", domain),
             ("suppressions", address),
+            ("inbound-routes", route),
+            ("received", received),
             ("blobs", sha256(FILE)),
         ]);
         Self { message: sent.id, return_path, ids, tenant }
@@ -98,8 +112,10 @@ impl Victim {
         let of_message = ["", "/events"].map(|rest| format!("/v1/messages/{}{rest}", self.message));
         let lists = [
             "messages",
+            "messages/rejected",
             "bulks",
             "actions",
+            "privacy/erasures",
             "audit",
             "webhooks",
             "templates",
@@ -107,6 +123,8 @@ impl Victim {
             "streams",
             "domains",
             "suppressions",
+            "inbound-routes",
+            "received",
             "events",
             "ledger",
         ];
@@ -235,10 +253,14 @@ async fn lists_with_filters_show_nothing_of_other_tenants() {
         format!("/v1/messages/export?stream={MARK}"),
         format!("/v1/messages/export?after={message}&format=csv"),
         "/v1/actions".into(),
+        "/v1/messages/rejected".into(),
+        "/v1/privacy/erasures".into(),
         format!("/v1/audit?object={}", ids["webhooks"]),
         "/v1/audit?action=create_webhook".into(),
         format!("/v1/keys?after={}", ids["keys"]),
         format!("/v1/webhooks/{}/deliveries", ids["webhooks"]),
+        format!("/v1/received?route={}", ids["inbound-routes"]),
+        format!("/v1/received?after={}", ids["received"]),
     ] {
         let response = other.api.get(&path).await;
         // An error may quote the request.

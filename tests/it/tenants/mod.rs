@@ -5,11 +5,14 @@ mod deletion;
 mod fairness;
 mod isolation;
 mod limits;
+mod moving;
 mod operator_keys;
 mod resource;
 mod same_names;
+mod small_tenant;
 mod suspension;
 mod test_data;
+mod turns;
 
 use serde_json::{Value, json};
 

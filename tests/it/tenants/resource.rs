@@ -29,14 +29,15 @@ async fn new_tenant_can_send_and_receive_events() {
 #[tokio::test]
 async fn tenant_is_created_read_and_changed() {
     let app = TestApp::start().await;
-    let limits = json!({"name": "Acme", "weight": 200, "rate": {"requests_per_second": 5},
+    let limits = json!({"name": "Acme", "weight": 200, "min_priority": 20, "rate": {"requests_per_second": 5},
                         "quota": {"recipients_per_day": 1_000}});
     let created = app.post(PATH, &limits).await;
     let id = created.body["id"].as_str().unwrap();
     assert_eq!(created.headers["location"], format!("{PATH}/{id}"));
     let usage = json!({"day": "2026-11-23", "recipients": 0, "remaining": 1_000, "resets_at": "2026-11-24T00:00:00Z"});
     let expected = json!({
-        "id": id, "name": "Acme", "status": "active", "weight": 200, "rate": {"requests_per_second": 5, "burst": 5},
+        "id": id, "name": "Acme", "status": "active", "weight": 200, "min_priority": 20,
+        "rate": {"requests_per_second": 5, "burst": 5},
         "quota": {"recipients_per_day": 1_000}, "suspension": null, "deletion": null,
         "created_at": "2026-11-23T12:00:00Z", "usage": usage,
     });
@@ -49,6 +50,11 @@ async fn tenant_is_created_read_and_changed() {
         (200, &json!("Acme Inc"), &json!(200))
     );
     assert_eq!([&changed.body["rate"], &changed.body["quota"], &changed.body["usage"]], [&json!(null); 3]);
+    assert_eq!(changed.body["min_priority"], 20);
+    let unlimited = app.patch(&format!("{PATH}/{id}"), &json!({"min_priority": null})).await;
+    assert_eq!((unlimited.status, &unlimited.body["min_priority"]), (200, &json!(null)));
+    let invalid = app.patch(&format!("{PATH}/{id}"), &json!({"min_priority": 101})).await;
+    assert_eq!((invalid.status, &invalid.body["errors"][0]["pointer"]), (422, &json!("/min_priority")));
 }
 
 #[tokio::test]

@@ -33,6 +33,21 @@ async fn weight(app: &TestApp, tenant: &Tenant) -> Option<i16> {
 }
 
 #[tokio::test]
+async fn test_tenant_has_the_priority_limit_of_its_tenant() {
+    let app = TestApp::start().await;
+    let acme = tenant(&app, "Acme", json!({"min_priority": 20})).await;
+    test_key(&app, &acme).await;
+    let limit = async || {
+        let query = sqlx::query_scalar::<_, Option<i16>>("SELECT min_priority FROM tenants WHERE test_of = $1");
+        let id = acme.id.parse::<TenantId>().unwrap().0;
+        query.bind(id).fetch_one(&mut app.database.connect().await).await.unwrap()
+    };
+    assert_eq!(limit().await, Some(20));
+    assert_eq!(app.patch(&format!("{PATH}/{}", acme.id), &json!({"min_priority": 30})).await.status, 200);
+    assert_eq!(limit().await, Some(30));
+}
+
+#[tokio::test]
 async fn test_data_of_tenants_is_separate() {
     let app = TestApp::start().await;
     let (acme, other) = (tenant(&app, "Acme", json!({})).await, tenant(&app, "other", json!({})).await);

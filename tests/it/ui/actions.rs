@@ -185,8 +185,8 @@ async fn domain_is_registered_and_shows_its_records() {
     let location = browser.submit("/ui/domains", &[("name", "acme.test")]).await;
     browser.page(&location).await.shows(&["_domainkey.acme.test", "data-copy=\"v=DKIM1;", "pending"]);
     let refused = browser.post("/ui/domains", &[("name", "acme.test")]).await;
-    assert_eq!(refused.status, 409);
-    refused.shows(&["already registered"]);
+    assert_eq!(refused.status, 422);
+    refused.shows(&["already registered", "value=\"acme.test\""]);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ async fn printed_link_signs_in_once() {
     let page = browser.get(path).await;
     assert_eq!((page.status, page.location().as_str()), (303, "/ui"));
     browser.keep_cookie(&page);
-    browser.page("/ui").await.shows(&["dev admin", "href=\"/inbox\""]);
+    browser.page("/ui").await.shows(&["dev admin", "href=\"/ui/inbox\""]);
     let again = Browser::open(base).get(path).await;
     assert_eq!((again.status, again.header("set-cookie")), (401, ""));
     again.shows(&["has been used or has expired"]);

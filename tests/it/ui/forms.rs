@@ -46,10 +46,23 @@ async fn refused_form_keeps_what_was_typed() {
         ("/ui/suppressions", "address", "nobody"),
         ("/ui/webhooks", "url", "ftp://hooks.acme.test"),
         ("/ui/domains", "name", "-.test"),
+        ("/ui/inbound-routes", "match", "re*@acme.test"),
+        ("/ui/streams", "name", "Not A Name"),
+        ("/ui/templates", "name", "a".repeat(256).as_str()),
+        ("/ui/tenants", "name", "a".repeat(129).as_str()),
     ] {
         let page = browser.post(path, &[(field, value)]).await;
         assert_eq!(page.status, 422, "{path}: {}", page.text);
         page.shows(&["role=\"alert\"", &format!("value=\"{value}\"")]);
+    }
+    // Taken names are refused with another status.
+    for (path, name) in [("/ui/streams", "bulk"), ("/ui/tenants", "acme")] {
+        browser.post(path, &[("name", name)]).await;
+        let page = browser.post(path, &[("name", name)]).await;
+        if page.status != 303 {
+            assert_eq!(page.status, 422, "{path}: {}", page.text);
+            page.shows(&["role=\"alert\"", &format!("value=\"{name}\"")]);
+        }
     }
     let page = browser.post("/ui/keys", &[("name", "shop"), ("role", "read"), ("sender_domains", "-.test")]).await;
     assert_eq!(page.status, 422);

@@ -17,18 +17,26 @@ use crate::support::hooks;
 use crate::support::receiver::{Receiver, Reply};
 
 /// The sections, which exist without any data.
-pub const SECTIONS: [&str; 10] = [
+pub const SECTIONS: [&str; 15] = [
     "/ui",
     "/ui/messages",
+    "/ui/received",
     "/ui/bulks",
     "/ui/templates",
     "/ui/lanes",
     "/ui/streams",
     "/ui/suppressions",
     "/ui/domains",
+    "/ui/inbound-routes",
     "/ui/webhooks",
     "/ui/keys",
+    "/ui/audit",
+    "/ui/actions",
+    "/ui/suppressions/import",
 ];
+
+/// The sections that need the scope `operator`.
+pub const OPERATOR_SECTIONS: [&str; 2] = ["/ui/tenants", "/ui/service"];
 
 #[tokio::test]
 async fn every_section_has_a_page_with_a_strict_policy() {
@@ -53,7 +61,7 @@ async fn every_section_has_a_page_with_a_strict_policy() {
 async fn pages_have_nothing_inline_and_nothing_from_elsewhere() {
     let app = TestApp::start().await;
     let browser = Browser::signed_in(&app.base, &app.key).await;
-    for path in SECTIONS {
+    for path in SECTIONS.into_iter().chain(OPERATOR_SECTIONS) {
         for tag in browser.page(path).await.tags() {
             let value =
                 |name: &str| tag.attributes.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
@@ -176,9 +184,9 @@ async fn overview_charts_what_happened() {
         "Recipients per minute",
         "Accepted 1",
         "Delivered 1",
-        "1 accepted, 1 delivered, 0 deferred, 0 bounced",
+        "1 accepted\n1 delivered\n0 deferred\n0 bounced",
     ]);
-    assert_eq!(page.tags().iter().filter(|tag| tag.name == "svg").count(), 2);
+    assert_eq!(page.tags().iter().filter(|tag| tag.name == "svg").count(), 4);
     for (range, step) in [("24h", "hour"), ("7d", "hour"), ("30d", "day"), ("x", "hour")] {
         browser.page(&format!("/ui?range={range}")).await.shows(&[&format!("Recipients per {step}")]);
     }
@@ -211,6 +219,8 @@ async fn unknown_pages_and_ids_are_404() {
     for path in [
         "/ui/nowhere",
         "/ui/messages/msg_1",
+        "/ui/received/rcv_1",
+        "/ui/inbound-routes/irt_1",
         "/ui/domains/none.test",
         "/ui/webhooks/x%2Fy",
         "/ui/messages/..%2F..%2Fkeys",
@@ -263,7 +273,7 @@ async fn key_limited_to_a_domain_sees_only_its_messages() {
         let page = browser.page(path).await;
         assert!(page.text.contains(">own<") && !page.text.contains("hidden<"), "{path}: {}", page.text);
     }
-    for path in ["/ui/lanes", "/ui/webhooks", "/ui/suppressions"] {
+    for path in ["/ui/lanes", "/ui/webhooks", "/ui/suppressions", "/ui/received", "/ui/inbound-routes"] {
         assert_eq!(browser.get(path).await.status, 403, "{path}");
     }
 }
@@ -324,6 +334,27 @@ async fn assets_are_cached_for_ever_and_compressed() {
     assert_eq!(browser.get("/ui/assets/0000/none.css").await.status, 404);
 }
 
+/// The page and the files that it loads.
+#[tokio::test]
+async fn first_load_is_small() {
+    const LIMIT: usize = 100_000;
+    let app = TestApp::start().await;
+    let browser = Browser::signed_in(&app.base, &app.key).await;
+    let page = browser.page("/ui").await;
+    let mut paths: Vec<String> =
+        page.tags().into_iter().flat_map(|tag| tag.attributes).map(|(_, value)| value).collect();
+    paths.retain(|value| value.starts_with("/ui/assets/"));
+    paths.sort_unstable();
+    paths.dedup();
+    assert!(paths.len() >= 4, "{paths:?}");
+    let mut size = page.text.len();
+    for path in paths {
+        let request = browser.request(reqwest::Method::GET, &path).header("accept-encoding", "gzip");
+        size += request.send().await.unwrap().bytes().await.unwrap().len();
+    }
+    assert!(size < LIMIT, "the first load is {size} bytes");
+}
+
 #[tokio::test]
 async fn colour_scheme_is_kept_in_a_cookie() {
     let app = TestApp::start().await;
@@ -334,4 +365,21 @@ async fn colour_scheme_is_kept_in_a_cookie() {
     themed.keep_cookie(&page);
     themed.page("/ui/login").await.shows(&["data-theme=\"dark\""]);
     assert!(!browser.page("/ui/login").await.text.contains("data-theme"));
+}
+
+#[tokio::test]
+async fn message_page_says_that_content_was_deleted() {
+    let app = TestApp::start().await;
+    let id = app.send(json!({"subject": "Your invoice"})).await.id;
+    app.run_until_idle().await;
+    app.clock.advance(TimeDelta::days(60));
+    app.worker.delete_old_data().await.unwrap();
+    let browser = Browser::signed_in(&app.base, &app.key).await;
+    let page = browser.page(&format!("/ui/messages/{id}")).await;
+    assert_eq!(page.status, 200);
+    assert!(
+        page.text.contains("Your invoice") && page.text.contains("The content of this message was deleted"),
+        "{}",
+        page.text
+    );
 }

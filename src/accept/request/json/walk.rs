@@ -112,6 +112,11 @@ impl<'v> Node<'_, 'v> {
         seconds
     }
 
+    /// Returns whether the value is exactly this text.
+    pub fn is_text(&self, text: &str) -> bool {
+        matches!(&self.value, Value::Str(value) if *value == text)
+    }
+
     /// Returns a text of several lines, with any line ends, but without NUL, which Postgres cannot store.
     pub fn prose(self, faults: &mut Faults) -> Option<String> {
         let at = self.at;

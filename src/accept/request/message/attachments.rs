@@ -94,7 +94,7 @@ fn attachment(node: Node<'_, '_>, files: &Files, faults: &mut Faults) -> Option<
 }
 
 /// Returns an attachment with the digest and size of its bytes.
-pub(in crate::accept::request) fn with_digest(description: Attachment, data: Vec<u8>) -> NewAttachment {
+pub(in crate::accept) fn with_digest(description: Attachment, data: Vec<u8>) -> NewAttachment {
     let (sha256, size) = (hex(&Sha256::digest(&data)), data.len() as u64);
     NewAttachment { description: Attachment { sha256, size, ..description }, data }
 }

@@ -152,6 +152,7 @@ fn parse(
         message_id: None,
         in_reply_to,
         bulk: None,
+        relay: None,
         template,
         warnings,
     })

@@ -5,6 +5,7 @@
 
 mod parameters;
 mod recipients;
+pub mod submitted;
 
 use sha2::{Digest as _, Sha256};
 
@@ -61,7 +62,10 @@ pub fn parse(
 ) -> Result<MimeRequest, Rejection> {
     let mut faults = Faults::default();
     let envelope = Envelope::parse(parameters, context, &mut faults);
-    let request = RawMessage::read(body, max, &mut faults).and_then(|raw| request(raw, envelope, context, &mut faults));
+    // Of an invalid envelope, nothing is known: a fault more would be wrong.
+    let is_utf8 = envelope.as_ref().is_none_or(Envelope::needs_smtputf8);
+    let request =
+        RawMessage::read(body, max, is_utf8, &mut faults).and_then(|raw| request(raw, envelope, context, &mut faults));
     match request {
         Some(request) if faults.is_empty() => Ok(request),
         _ => Err(Rejection::Invalid(faults.into_vec())),
@@ -76,7 +80,7 @@ fn request(
     faults: &mut Faults,
 ) -> Option<MimeRequest> {
     let from = from(&raw, faults);
-    let sender = raw.value_of("Sender").and_then(|value| field_sender("Sender", &value, faults));
+    let sender = raw.value_of("Sender").and_then(|value| field_sender(&raw, "Sender", &value, faults));
     let message_id = own_message_id(&raw, faults);
     refuse_unencoded_names(&raw, faults);
     let mut envelope = envelope?;
@@ -107,6 +111,7 @@ fn request(
         message_id,
         in_reply_to: None,
         bulk: None,
+        relay: None,
         template: None,
         warnings: Vec::new(),
     };
@@ -129,24 +134,27 @@ fn from(raw: &RawMessage, faults: &mut Faults) -> Option<Mailbox> {
         faults.push("From", Code::Required, "the message has no field `From`");
         return None;
     };
-    field_sender("From", &value, faults)
+    field_sender(raw, "From", &value, faults)
 }
 
-fn field_sender(field: &'static str, value: &str, faults: &mut Faults) -> Option<Mailbox> {
+fn field_sender(raw: &RawMessage, field: &'static str, value: &str, faults: &mut Faults) -> Option<Mailbox> {
+    let is_encoded = value.is_ascii() || raw.needs_smtputf8();
     let found = raw::sender(value).and_then(|mailbox| match address::unsafe_in_sender(&mailbox.address) {
+        _ if !is_encoded => Err("must be ASCII; write the name as encoded-words (RFC 2047)".into()),
         Some(c) => Err(format!("has a quoted local part with `{c}`, which is not allowed in a sender's address")),
         None => Ok(mailbox),
     });
     found.map_err(|why| faults.push(field, Code::InvalidAddress, format!("the field `{field}` {why}"))).ok()
 }
 
-/// Adds a fault for each address field that contains UTF-8 although none of its addresses needs it: many servers refuse
+/// Adds a fault for each address field that contains UTF-8 although no address of the message needs it: many servers refuse
 /// such a message.
 fn refuse_unencoded_names(raw: &RawMessage, faults: &mut Faults) {
+    if raw.needs_smtputf8() {
+        return;
+    }
     for field in ["Reply-To", "To", "Cc"] {
-        let is_ascii = raw.value_of(field).is_none_or(|value| value.is_ascii());
-        let needs_utf8 = || mailboxes(raw, field).iter().flatten().any(|one| one.address.needs_smtputf8());
-        if !is_ascii && !needs_utf8() {
+        if raw.value_of(field).is_some_and(|value| !value.is_ascii()) {
             let message = format!("the field `{field}` must be ASCII; write the names as encoded-words (RFC 2047)");
             faults.push(field, Code::InvalidHeader, message);
         }

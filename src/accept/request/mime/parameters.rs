@@ -109,7 +109,7 @@ fn tag<'v>(name: &'v str, value: &'v str) -> Value<'v> {
 }
 
 /// Returns an address. A `+` in a bare address arrives as a space if the client does not encode it.
-fn address_text(value: &str) -> Value<'_> {
+pub(super) fn address_text(value: &str) -> Value<'_> {
     let is_bare = !value.contains(['<', '"']);
     if is_bare && value.trim().contains(' ') { Value::Str(value.trim().replace(' ', "+").into()) } else { text(value) }
 }
@@ -142,6 +142,12 @@ pub(super) struct Envelope {
 }
 
 impl Envelope {
+    /// Returns whether one of its addresses needs SMTPUTF8.
+    pub fn needs_smtputf8(&self) -> bool {
+        let mut to = self.to.iter().map(|one| &one.mailbox.address);
+        to.any(Address::needs_smtputf8) || self.from.as_ref().is_some_and(Address::needs_smtputf8)
+    }
+
     /// Parses the parameters. Returns `None` exactly when it has added a fault.
     pub fn parse(parameters: &Parameters, context: &Context<'_>, faults: &mut Faults) -> Option<Self> {
         let before = faults.len();

@@ -124,6 +124,15 @@ fn invalid_messages_and_parameters_are_reported() {
 fn utf8_is_allowed_where_an_address_needs_it() {
     let message = MESSAGE.replace("bo@", "jürgen@");
     assert_eq!(recipients(&accepted(&message, &[]))[1].1, "jürgen@example.test");
+    // As mail clients send it with SMTPUTF8 (RFC 6532): nothing is encoded.
+    let plain = MESSAGE.replace("Acme <", "Büro <").replace("=?utf-8?q?Gr=C3=BC=C3=9Fe?=", "Grüße");
+    let request = accepted(&plain, &[("to", "jürgen@example.test")]);
+    let message = &request.message;
+    assert_eq!((message.from.to_string().as_str(), message.subject.as_str()), ("Büro <billing@acme.test>", "Grüße"));
+    assert_eq!(
+        faults(&plain, &[("to", "ann@example.test")]),
+        [("Subject".to_owned(), "invalid_header"), ("From".to_owned(), "invalid_address")]
+    );
 }
 
 #[test]

@@ -210,7 +210,7 @@ fn scopes(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> Vec<Scope> {
         },
     );
     if scopes.is_empty() && faults.len() == before {
-        at.fault(faults, Code::Required, "use at least one of `send`, `read`, `admin` and `operator`");
+        at.fault(faults, Code::Required, "use at least one of `send`, `read`, `metadata`, `admin` and `operator`");
     }
     scopes
 }

@@ -1,6 +1,7 @@
 //! Parses the bodies of requests that create or change resources other than messages.
 
 pub mod domain;
+pub mod inbound_route;
 pub mod key;
 pub mod lane;
 pub mod operations;

@@ -10,12 +10,21 @@ use crate::accept::request::{Rejection, json};
 use crate::domain::fault::{Code, Faults};
 use crate::domain::limits::{CONCURRENCY, PRIORITY, RATE, StreamChange, WEIGHT};
 
+/// The fields of a new stream: its name and its settings.
+const FIELDS: &[&str] = &[
+    "name",
+    "priority",
+    "weight",
+    "concurrency",
+    "rate",
+    "retry_schedule",
+    "retry_window",
+    "greylist",
+    "unsubscribe",
+    "content_retention",
+];
 /// The fields of a stream's settings.
-const SETTINGS: &[&str] =
-    &["priority", "weight", "concurrency", "rate", "retry_schedule", "retry_window", "greylist", "unsubscribe"];
-/// The fields of a new stream.
-const FIELDS: &[&str] =
-    &["name", "priority", "weight", "concurrency", "rate", "retry_schedule", "retry_window", "greylist", "unsubscribe"];
+const SETTINGS: &[&str] = FIELDS.split_at(1).1;
 
 /// Maximum number of delays in a schedule.
 const MAX_DELAYS: usize = 50;
@@ -23,6 +32,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Ranges as in the configuration (`[delivery]`).
 const DELAY: RangeInclusive<Duration> = SECOND..=Duration::from_hours(7 * 24);
 const WINDOW: RangeInclusive<Duration> = SECOND..=Duration::from_hours(30 * 24);
+const CONTENT: RangeInclusive<Duration> = Duration::from_hours(24)..=Duration::from_hours(3650 * 24);
 const GREYLIST: RangeInclusive<Duration> = SECOND..=Duration::from_hours(24);
 
 /// Parses a new stream: its name and its settings.
@@ -68,7 +78,13 @@ fn settings(fields: &mut Fields<'_, '_>, faults: &mut Faults) -> StreamChange {
         retry_window: fields.change("retry_window", |node| node.seconds(WINDOW, faults)),
         greylist: fields.change("greylist", |node| node.seconds(GREYLIST, faults)),
         unsubscribe: fields.take("unsubscribe").and_then(|node| node.boolean(faults)),
+        content_retention: fields.change("content_retention", |node| content_retention(node, faults)),
     }
+}
+
+/// Parses a duration, or `forever`, which is 0.
+fn content_retention(node: Node<'_, '_>, faults: &mut Faults) -> Option<i32> {
+    if node.is_text("forever") { Some(0) } else { node.seconds(CONTENT, faults) }
 }
 
 fn schedule(node: Node<'_, '_>, faults: &mut Faults) -> Option<Vec<i32>> {
@@ -114,6 +130,20 @@ mod tests {
         assert_eq!(settings.retry_schedule, Change::Set(vec![60, 300, 5_400]));
         assert_eq!((settings.retry_window, settings.greylist), (Change::Set(172_800), Change::Set(600)));
         assert_eq!(settings.rate, Change::Keep);
+    }
+
+    #[test]
+    fn content_is_kept_for_a_time_or_forever() {
+        for (text, seconds) in
+            [("\"7d\"", Change::Set(604_800)), ("\"forever\"", Change::Set(0)), ("null", Change::Clear)]
+        {
+            let change = parse_change(format!("{{\"content_retention\": {text}}}").as_bytes()).expect("valid");
+            assert_eq!(change.content_retention, seconds, "{text}");
+        }
+        for text in ["\"1h\"", "\"ever\"", "0", "true"] {
+            let body = format!("{{\"content_retention\": {text}}}");
+            assert_eq!(faults(parse_change(body.as_bytes()).expect_err("not valid")).len(), 1, "{text}");
+        }
     }
 
     #[test]

@@ -24,6 +24,21 @@ use crate::template::{Format, Syntax, Variable, VariableType};
 /// The fields of a template.
 pub const FIELDS: &[&str] =
     &["name", "alias", "syntax", "format", "subject", "html", "text", "from", "reply_to", "layout", "variables"];
+/// The fields of a change of a template.
+pub const CHANGED: &[&str] = &[
+    "name",
+    "alias",
+    "revision",
+    "syntax",
+    "format",
+    "subject",
+    "html",
+    "text",
+    "from",
+    "reply_to",
+    "layout",
+    "variables",
+];
 /// The fields of a template to validate.
 pub const VALIDATED: &[&str] =
     &["syntax", "format", "subject", "html", "text", "from", "reply_to", "layout", "variables", "values"];
@@ -62,6 +77,8 @@ pub struct TemplateChange {
     pub name: Option<String>,
     /// The alias.
     pub alias: Change<String>,
+    /// The revision that the changes were made for; `None` means any.
+    pub revision: Option<i32>,
     /// The draft.
     pub content: ContentChange,
 }
@@ -86,7 +103,7 @@ pub struct Validation {
 
 /// Parses a new template.
 pub fn parse(body: &[u8]) -> Result<TemplateChange, Rejection> {
-    parse_fields(body, |fields, faults| {
+    parse_fields(body, FIELDS, |fields, faults| {
         let name = fields.require("name", faults).and_then(|node| name(node, faults));
         change(fields, name, faults)
     })
@@ -95,23 +112,25 @@ pub fn parse(body: &[u8]) -> Result<TemplateChange, Rejection> {
 /// Parses changes to a template: `null` clears a field, a missing field keeps it. `name`, `syntax` and `format` cannot be
 /// cleared.
 pub fn parse_change(body: &[u8]) -> Result<TemplateChange, Rejection> {
-    parse_fields(body, |fields, faults| {
-        for name in ["name", "syntax", "format"] {
+    parse_fields(body, CHANGED, |fields, faults| {
+        for name in ["name", "revision", "syntax", "format"] {
             fields.not_null(name, faults);
         }
         let name = fields.take("name").and_then(|node| name(node, faults));
-        change(fields, name, faults)
+        let revision = fields.take("revision").and_then(|node| node.whole(1..=i32::MAX.unsigned_abs().into(), faults));
+        TemplateChange { revision, ..change(fields, name, faults) }
     })
 }
 
 fn parse_fields(
     body: &[u8],
+    allowed: &'static [&'static str],
     read: impl FnOnce(&mut Fields<'_, '_>, &mut Faults) -> TemplateChange,
 ) -> Result<TemplateChange, Rejection> {
     let value = json::read(body, json::MAX_VALUES)?;
     let mut faults = Faults::default();
     let change =
-        Fields::open(value, &Pointer::Root, FIELDS, &mut faults).map(|mut fields| read(&mut fields, &mut faults));
+        Fields::open(value, &Pointer::Root, allowed, &mut faults).map(|mut fields| read(&mut fields, &mut faults));
     finish(change, faults)
 }
 
@@ -145,7 +164,12 @@ pub fn parse_validation(body: &[u8]) -> Result<Validation, Rejection> {
 }
 
 fn change(fields: &mut Fields<'_, '_>, name: Option<String>, faults: &mut Faults) -> TemplateChange {
-    TemplateChange { name, alias: fields.change("alias", |node| alias(node, faults)), content: content(fields, faults) }
+    TemplateChange {
+        name,
+        alias: fields.change("alias", |node| alias(node, faults)),
+        revision: None,
+        content: content(fields, faults),
+    }
 }
 
 fn name(node: Node<'_, '_>, faults: &mut Faults) -> Option<String> {

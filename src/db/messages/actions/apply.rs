@@ -119,7 +119,7 @@ async fn lock(connection: &mut PgConnection, lease: Lease) -> Result<bool, sqlx:
 }
 
 /// Deletes the queue rows of recipients that are not leased. Returns these recipients.
-async fn delete_queued(
+pub(in crate::db) async fn delete_queued(
     connection: &mut PgConnection,
     tenant: TenantId,
     recipients: &[(Uuid, Uuid)],

@@ -161,8 +161,13 @@ pub async fn cancel(db: &Db, tenant: TenantId, id: ActionId, now: DateTime<Utc>)
 
 /// Leases a running action until `until`: of the tenant whose actions have all been without a lease for longest, the action
 /// that has been for longest. So tenants take turns, however many actions each has. Returns `None` if there is none. Actions
-/// of suspended tenants wait.
-pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<Option<ActionRow>, DbError> {
+/// of suspended tenants wait, and with `is_held` those that make recipients due.
+pub async fn lease(
+    db: &Db,
+    now: DateTime<Utc>,
+    until: DateTime<Utc>,
+    is_held: bool,
+) -> Result<Option<ActionRow>, DbError> {
     let query = sqlx::query_as!(
         ActionRow,
         "WITH running AS MATERIALIZED (
@@ -175,11 +180,13 @@ pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<
              JOIN tenants t ON t.id = r.tenant_id
              JOIN message_actions a ON a.tenant_id = r.tenant_id AND a.id = r.id
              WHERE r.leased_until <= $1 AND t.suspended_at IS NULL AND a.status = 'running' AND a.leased_until <= $1
+               AND (a.action = 'cancel' OR NOT $3)
              ORDER BY r.last_turn, r.leased_until LIMIT 1 FOR UPDATE OF a SKIP LOCKED)
          RETURNING id, tenant_id, created_at, key_id, action, filter, sender_domains, status, phase, last_message,
                    last_recipient, is_repeated, matched, changed, skipped, examined, queue_size, error, finished_at",
         now,
-        until
+        until,
+        is_held
     );
     db.timed("actions.lease", query.fetch_optional(&db.pool)).await
 }

@@ -186,7 +186,7 @@ pub async fn uncertain(
                  ORDER BY message_id, id LIMIT $5 /* limit */) r
            LEFT JOIN LATERAL (
                SELECT m.stream, m.from_address FROM messages m
-               WHERE m.id = r.message_id AND m.tenant_id = $1 AND m.id >= $2 AND m.on_uncertain = 'hold'
+               WHERE m.id = r.message_id AND m.tenant_id = $1 AND m.id >= $2 AND m.on_uncertain = 'hold' AND m.content_deleted_at IS NULL
                  AND coalesce(m.bulk_id, m.id) < uuid_floor($6 /* accepted_before */)
                  AND ($7::timestamptz /* created_after */ IS NULL OR m.id >= uuid_floor($7))
                  AND ($8::text /* stream */ IS NULL OR m.stream = $8)

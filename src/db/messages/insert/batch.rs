@@ -1,10 +1,13 @@
-//! Inserts batches: the messages of a call of `POST /v1/messages/batch`, all or none.
+//! Inserts batches: the messages of a call of `POST /v1/messages/batch`, of a part of a bulk, of rows of `sql_inbox` or of a row
+//! of `relays`, all or none.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
 
 use crate::db::messages::bulks::expand::{self, BulkPart};
+use crate::db::messages::relays::{self, RelayPart};
+use crate::db::messages::sql_inbox::{self, EnqueuedPart};
 
 use super::{Committed, IdempotencyKey, Inserted, MessageInsert, idempotency_keys, insert_new};
 
@@ -17,6 +20,10 @@ pub struct BatchInsert {
     pub call: Option<CallKey>,
     /// The recipients of a bulk that the messages come from.
     pub bulk: Option<BulkPart>,
+    /// The rows of `sql_inbox` that the messages come from.
+    pub enqueued: Option<EnqueuedPart>,
+    /// The row of `relays` that the message comes from.
+    pub relay: Option<RelayPart>,
 }
 
 /// The idempotency key of a call, and the parts of its response besides the new messages.
@@ -34,7 +41,7 @@ pub enum BatchCommitted {
     /// All messages were inserted. Contains a [`Committed::New`] for each.
     Inserted(Vec<Committed>),
     /// Nothing was inserted: a concurrent request used one of the idempotency keys, the state of the bulk has changed,
-    /// or another process inserted messages of this part of the bulk.
+    /// or another process inserted messages of this part of the bulk, or of these rows of `sql_inbox` or `relays`.
     NotInserted,
 }
 
@@ -49,6 +56,12 @@ pub(in crate::db) async fn store_batches<'a>(
     for (batch, is_free) in batches.iter().zip(&mut is_free) {
         if let Some(part) = &batch.bulk {
             *is_free = expand::take(connection, part).await?;
+        }
+        if let Some(part) = &batch.enqueued {
+            *is_free = sql_inbox::take(connection, part).await?;
+        }
+        if let Some(part) = &batch.relay {
+            *is_free = relays::take(connection, part).await?;
         }
     }
     let free = batches.iter().zip(&is_free).filter(|(_, is_free)| **is_free);

@@ -35,21 +35,22 @@ pub(super) async fn insert(
            message AS (
                INSERT INTO messages (id, content_id, tenant_id, created_at, stream, from_address, from_name, reply_to, subject,
                                      tags, metadata, scheduled_at, expires_at, on_uncertain, size, ignore_suppression,
-                                     template_id, template_version, bulk_id, variables, key_id, unsubscribe)
+                                     template_id, template_version, bulk_id, variables, key_id, received_id,
+                                     inbound_route_id, unsubscribe)
                SELECT id, coalesce(content_id, id), u.tenant_id, u.created_at, stream, from_address, from_name, reply_to, subject,
                       tags, metadata,
                       scheduled_at, expires_at, on_uncertain, size, ignore_suppression, template_id, template_version,
-                      bulk_id, variables, key_id, u.may_carry_link AND coalesce(s.unsubscribe, false)
+                      bulk_id, variables, key_id, received_id, inbound_route_id, u.may_carry_link AND coalesce(s.unsubscribe, false)
                FROM unnest($42::uuid[], $43::uuid[], $7::timestamptz[], $8::text[],
                            $9::text[], $10::text[], $11::jsonb[], $12::text[], $13::jsonb[], $14::jsonb[],
                            $15::timestamptz[], $16::timestamptz[], $17::text[],
                            $18::bigint[], $19::boolean[], $20::boolean[], $40::uuid[], $41::integer[],
-                           $44::uuid[], $45::uuid[], $46::jsonb[], $47::uuid[])
+                           $44::uuid[], $45::uuid[], $46::jsonb[], $47::uuid[], $48::uuid[], $49::uuid[])
                       AS u (id, tenant_id, created_at, stream,
                             from_address, from_name, reply_to, subject, tags, metadata,
                             scheduled_at, expires_at, on_uncertain,
                             size, ignore_suppression, may_carry_link, template_id, template_version,
-                            content_id, bulk_id, variables, key_id)
+                            content_id, bulk_id, variables, key_id, received_id, inbound_route_id)
                LEFT JOIN streams s ON s.tenant_id = u.tenant_id AND s.name = u.stream
                RETURNING id, unsubscribe),
            recipient AS (
@@ -135,7 +136,9 @@ pub(super) async fn insert(
         &message.content_id as _,
         &message.bulk_id as _,
         &message.variables as _,
-        &message.key_id as _
+        &message.key_id as _,
+        &message.received_id as _,
+        &message.inbound_route_id as _
     )
     .fetch_all(connection)
     .await?;
@@ -192,13 +195,19 @@ struct Messages<'a> {
     bulk_id: Vec<Option<Uuid>>,
     variables: Vec<Option<&'a Value>>,
     key_id: Vec<Option<Uuid>>,
+    received_id: Vec<Option<Uuid>>,
+    inbound_route_id: Vec<Option<Uuid>>,
 }
 
 impl<'a> Messages<'a> {
     fn new(group: &[&'a MessageInsert]) -> Self {
         let messages = || group.iter().map(|insert| &insert.message);
-        // An unsubscribe link identifies one recipient, so a message to several recipients carries none.
-        let may_carry_link = |m: &NewMessage| m.recipients.len() == 1 && !unsubscribe::has_link(&m.content.headers);
+        // An unsubscribe link identifies one recipient, so a message to several recipients carries none. A message that is passed on
+        // is not changed, and a report is no message of the application.
+        let may_carry_link = |m: &NewMessage| {
+            let is_own = m.relay.is_none() && !m.has_null_sender();
+            is_own && m.recipients.len() == 1 && !unsubscribe::has_link(&m.content.headers)
+        };
         Self {
             created_at: messages().map(|m| m.created_at).collect(),
             stream: messages().map(|m| m.stream.as_str()).collect(),
@@ -222,6 +231,8 @@ impl<'a> Messages<'a> {
             bulk_id: messages().map(|m| Some(m.bulk.as_ref()?.bulk.0)).collect(),
             variables: messages().map(|m| m.bulk.as_ref()?.variables.as_ref()).collect(),
             key_id: group.iter().map(|insert| Some(insert.key?.0)).collect(),
+            received_id: messages().map(|m| Some(m.relay?.received.0)).collect(),
+            inbound_route_id: messages().map(|m| Some(m.relay?.route?.0)).collect(),
         }
     }
 }

@@ -84,7 +84,7 @@ pub(super) async fn bulks(connection: &mut PgConnection, tenant: TenantId) -> Re
 }
 
 /// Deletes attachments: the references to the next ones, their bytes, and the attachments themselves; at the end, uploads
-/// with their bytes. A step reads only rows of the attachments that it deletes next.
+/// with their bytes. Workers then delete the objects of attachments that are in the object store. A step reads only rows of the attachments that it deletes next.
 pub(super) async fn blobs(connection: &mut PgConnection, tenant: TenantId) -> Result<Removed, sqlx::Error> {
     let references = sqlx::query!(
         "DELETE FROM blob_references r USING (
@@ -113,13 +113,19 @@ pub(super) async fn blobs(connection: &mut PgConnection, tenant: TenantId) -> Re
         rows = chunks.execute(&mut *connection).await?.rows_affected();
     }
     if rows == 0 {
-        let blobs = sqlx::query!(
-            "DELETE FROM blobs WHERE tenant_id = $1 AND sha256 = ANY (ARRAY(
-                 SELECT sha256 FROM blobs WHERE tenant_id = $1 ORDER BY sha256 LIMIT $2))",
+        let blobs = sqlx::query_scalar!(
+            r#"WITH gone AS (
+                   DELETE FROM blobs WHERE tenant_id = $1 AND sha256 = ANY (ARRAY(
+                       SELECT sha256 FROM blobs WHERE tenant_id = $1 ORDER BY sha256 LIMIT $2))
+                   RETURNING object_key),
+               objects AS (
+                   INSERT INTO unreferenced_objects (object_key, delete_at)
+                   SELECT object_key, 'epoch' FROM gone WHERE object_key IS NOT NULL)
+               SELECT count(*) AS "rows!" FROM gone"#,
             tenant.0,
             BLOBS
         );
-        rows = blobs.execute(&mut *connection).await?.rows_affected();
+        rows = blobs.fetch_one(&mut *connection).await?.unsigned_abs();
     }
     if rows == 0 {
         rows = delete_rows!(connection, tenant, "blob_chunks", CHUNKS);
@@ -179,10 +185,22 @@ pub(super) async fn webhook_attempts(
 
 /// Deletes the rows of all other tables, except for events. A table comes after those that refer to it.
 pub(super) async fn others(connection: &mut PgConnection, tenant: TenantId) -> Result<Removed, sqlx::Error> {
+    // A received message may have tens of megabytes.
+    let rows = delete_rows!(connection, tenant, "received_messages", CHUNKS);
+    if rows > 0 {
+        return Ok(Removed { rows, ..Removed::default() });
+    }
     delete_in_order!(
         connection,
         tenant,
+        "relays",
+        "inbound_routes",
         "message_actions",
+        "erasures",
+        "erasure_keys",
+        "sql_inbox",
+        "sql_senders",
+        "deleted_events",
         "audit_log",
         "suppressions",
         "idempotency_keys",

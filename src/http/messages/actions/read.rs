@@ -32,7 +32,7 @@ pub async fn get(
     caller: Caller,
     PathId(id): PathId<ActionId>,
 ) -> Result<Json<ActionView>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     load(&api, &caller, id).await.map(Json)
 }
 
@@ -49,7 +49,7 @@ pub async fn list(
     caller: Caller,
     mut params: Params,
 ) -> Result<Json<Page<ActionView>>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     let limit = params.limit();
     let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());
     params.finish()?;

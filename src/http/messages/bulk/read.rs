@@ -44,7 +44,7 @@ pub async fn get(
     caller: Caller,
     PathId(id): PathId<BulkId>,
 ) -> Result<Json<BulkView>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     Ok(Json(view(&api, &caller, id).await?))
 }
 
@@ -61,7 +61,7 @@ pub async fn list(
     caller: Caller,
     mut params: Params,
 ) -> Result<Json<Page<BulkView>>, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     let limit = params.limit();
     let after = params.read("after", "Pass the `next` value of the previous page.", |text| text.parse().ok());
     params.finish()?;

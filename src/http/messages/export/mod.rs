@@ -67,7 +67,7 @@ pub async fn export(
     headers: HeaderMap,
     mut params: Params,
 ) -> Result<Response, ApiError> {
-    caller.require(Scope::Read)?;
+    caller.require(Scope::Metadata)?;
     let format = params.read("format", "Pass `ndjson` or `csv`.", |name| match name {
         "ndjson" => Some(Format::Ndjson),
         "csv" => Some(Format::Csv),
@@ -125,7 +125,7 @@ impl Export {
         let read = async {
             // An export lasts as long as its client reads; the key may have been revoked in the meantime.
             self.caller = self.caller.refresh(&self.api).await?;
-            self.caller.require(Scope::Read)?;
+            self.caller.require(Scope::Metadata)?;
             self.page().await
         };
         read.await.map_err(|error| {

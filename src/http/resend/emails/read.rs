@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::view::{EmailContent, EmailView, Words};
 use crate::db::events::bounces;
-use crate::db::messages::{self, Filter, MessageRow, newer};
+use crate::db::messages::stored::{Bodies, StoredMessageError};
+use crate::db::messages::{self, Filter, MessageRow, paging};
 use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
@@ -53,13 +54,14 @@ async fn rows(
         Start::Newest => {}
         Start::After(id) => filter.after = Some(id),
         Start::Before(id) => {
-            let mut ids = newer::ids(&api.db, tenant, id, caller.sender_domains(), limit + 1).await?;
+            let mut ids = paging::newer_ids(&api.db, tenant, id, caller.sender_domains(), limit + 1).await?;
             let has_more = ids.len() > size;
             ids.truncate(size);
             filter.ids = Some(ids);
             return Ok((messages::page(&api.db, tenant, &filter, limit, now).await?, has_more));
         }
     }
+    let filter = messages::narrow(&api.db, tenant, filter).await?;
     let mut rows = messages::page(&api.db, tenant, &filter, limit + 1, now).await?;
     let has_more = rows.len() > size;
     rows.truncate(size);
@@ -77,12 +79,16 @@ pub(in crate::http::resend) async fn get(
     let message = read::load_view(&api, &caller, id).await?;
     let complained = bounces::complained(&api.db, caller.tenant(), &[id.0]).await?;
     let mut stored =
-        messages::stored::load(&api.db, caller.tenant(), &[id.0], |_| true).await?.pop().ok_or(NO_EMAIL)?;
+        messages::stored::load(&api.db, &(caller.tenant(), id.0).into(), |_| true).await?.pop().ok_or(NO_EMAIL)?;
     // The bodies and their JSON are in memory at the same time.
     let need = u64::try_from(stored.row.size).unwrap_or(0).saturating_mul(2);
     let _reservation =
         if stored.has_content() { None } else { Some(api.responses.reserve(Some(caller.requester()), need).await?) };
-    let bodies = stored.bodies(&api.db, &*api.renderer).await?;
+    let bodies = match stored.bodies(&api.db, &*api.renderer).await {
+        // Resend returns no bodies either, once it has deleted them.
+        Err(StoredMessageError::ContentDeleted) => Bodies::default(),
+        bodies => bodies?,
+    };
     let content = EmailContent { html: bodies.html, text: bodies.text, tags: message.tags.clone() };
     let words = Words::new(&api, &headers);
     Ok(Json(EmailView::new(message, !complained.is_empty(), Some(content), words)))

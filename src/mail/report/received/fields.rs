@@ -10,7 +10,7 @@ const MAX_GROUPS: usize = 1_001;
 
 /// The fields of a header or a group.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(in crate::mail::report) struct Fields(Vec<(String, String)>);
+pub(in crate::mail) struct Fields(Vec<(String, String)>);
 
 impl Fields {
     /// Parses fields up to the first empty line. Lines that are not fields are skipped.

@@ -18,14 +18,23 @@ use super::fields::Fields;
 const MAX_HEADER: usize = 128 * 1_024;
 /// Maximum bytes of a leaf that are decoded.
 const MAX_BODY: usize = 256 * 1_024;
-/// Maximum leaves that are examined.
+/// Maximum leaves of a report that are examined.
 const MAX_PARTS: usize = 40;
-/// Maximum depth of nested multiparts that is examined.
+/// Maximum depth of nested multiparts of a report that is examined.
 const MAX_DEPTH: usize = 6;
+
+/// How much of a message is examined.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::mail) struct Limits {
+    /// Maximum leaves.
+    pub parts: usize,
+    /// Maximum depth of nested multiparts.
+    pub depth: usize,
+}
 
 /// A parsed message.
 #[derive(Debug, Default)]
-pub(in crate::mail::report) struct ReceivedMessage<'a> {
+pub(in crate::mail) struct ReceivedMessage<'a> {
     /// Header fields.
     pub fields: Fields,
     /// Decoded `Subject`.
@@ -34,21 +43,34 @@ pub(in crate::mail::report) struct ReceivedMessage<'a> {
     pub report_type: Option<String>,
     /// Leaves in order. A returned message (message/rfc822) is one leaf.
     pub parts: Vec<Part<'a>>,
+    /// The header, with the empty line at its end; of a long one, the beginning.
+    pub header: &'a [u8],
 }
 
 /// A leaf of a message.
 #[derive(Debug)]
-pub(in crate::mail::report) struct Part<'a> {
+pub(in crate::mail) struct Part<'a> {
     /// Media type such as `text/plain`, in lower case.
     pub kind: String,
+    /// File name.
+    pub filename: Option<String>,
+    /// `Content-ID` without angle brackets.
+    pub content_id: Option<String>,
+    /// `Content-Disposition` without parameters, in lower case.
+    pub disposition: Option<String>,
     charset: Option<String>,
     encoding: Option<String>,
     body: &'a [u8],
 }
 
 impl<'a> ReceivedMessage<'a> {
-    /// Parses a message.
+    /// Parses a message, as far as reports need it.
     pub fn read(mime: &'a [u8]) -> Self {
+        Self::read_within(mime, Limits { parts: MAX_PARTS, depth: MAX_DEPTH })
+    }
+
+    /// Parses a message within other limits.
+    pub fn read_within(mime: &'a [u8], limits: Limits) -> Self {
         let (header, _) = split(mime);
         let text = String::from_utf8_lossy(header);
         let mut parsed = Self {
@@ -59,13 +81,14 @@ impl<'a> ReceivedMessage<'a> {
                 .unwrap_or_default(),
             report_type: None,
             parts: Vec::new(),
+            header,
         };
-        parsed.walk(mime, 0);
+        parsed.walk(mime, 0, limits);
         parsed
     }
 
-    fn walk(&mut self, entity: &'a [u8], depth: usize) {
-        if self.parts.len() >= MAX_PARTS {
+    fn walk(&mut self, entity: &'a [u8], depth: usize, limits: Limits) {
+        if self.parts.len() >= limits.parts {
             return;
         }
         let (header, body) = split(entity);
@@ -82,17 +105,28 @@ impl<'a> ReceivedMessage<'a> {
         let boundary = kind.and_then(|kind| kind.attribute("boundary")).filter(|boundary| !boundary.is_empty());
         // Some servers fold the field without the required space, so that the header lacks the boundary.
         let boundary = boundary.or_else(|| first_delimiter(body).filter(|_| name.starts_with("multipart/")));
-        if let Some(boundary) = boundary.filter(|_| name.starts_with("multipart/") && depth < MAX_DEPTH) {
-            let pieces = pieces(body, boundary.as_bytes());
+        if let Some(boundary) = boundary.filter(|_| name.starts_with("multipart/") && depth < limits.depth) {
+            let pieces = pieces(body, boundary.as_bytes(), limits.parts);
             if !pieces.is_empty() {
                 for piece in pieces {
-                    self.walk(piece, depth + 1);
+                    self.walk(piece, depth + 1, limits);
                 }
                 return;
             }
         }
         let encoding = message.as_ref().and_then(|m| m.content_transfer_encoding()).map(str::to_ascii_lowercase);
-        self.parts.push(Part { kind: name, charset: attribute("charset"), encoding, body });
+        let message = message.as_ref();
+        self.parts.push(Part {
+            kind: name,
+            filename: message.and_then(|message| message.attachment_name()).map(str::to_owned),
+            content_id: message.and_then(|message| message.content_id()).map(str::to_owned),
+            disposition: message
+                .and_then(|message| message.content_disposition())
+                .map(|disposition| disposition.ctype().to_ascii_lowercase()),
+            charset: attribute("charset"),
+            encoding,
+            body,
+        });
     }
 
     /// Returns the first leaf of one of these types.
@@ -117,14 +151,27 @@ impl<'a> Part<'a> {
         self.body
     }
 
-    /// Returns the decoded text.
-    pub fn text(&self) -> String {
-        let body = &self.body[..self.body.len().min(MAX_BODY)];
-        let bytes = match self.encoding.as_deref() {
+    /// Returns the decoded bytes. A part with a broken encoding is returned as it is.
+    pub fn bytes(&self) -> Cow<'a, [u8]> {
+        self.decoded(self.body)
+    }
+
+    fn decoded(&self, body: &'a [u8]) -> Cow<'a, [u8]> {
+        match self.encoding.as_deref() {
             Some("base64") => base64_decode(body).map_or(Cow::Borrowed(body), Cow::Owned),
             Some("quoted-printable") => quoted_printable_decode(body).map_or(Cow::Borrowed(body), Cow::Owned),
             _ => Cow::Borrowed(body),
-        };
+        }
+    }
+
+    /// Returns the decoded text, as much as reports need.
+    pub fn text(&self) -> String {
+        self.text_within(MAX_BODY)
+    }
+
+    /// Returns the text in the first `limit` encoded bytes.
+    pub fn text_within(&self, limit: usize) -> String {
+        let bytes = self.decoded(self.body.get(..limit).unwrap_or(self.body));
         // Text that is valid UTF-8 and not ASCII is decoded as UTF-8, even if another charset is declared.
         let utf8 = std::str::from_utf8(&bytes).ok().filter(|text| !text.is_ascii());
         let decoder = || self.charset.as_deref().and_then(|charset| charset_decoder(charset.as_bytes()));
@@ -160,7 +207,7 @@ fn first_delimiter(body: &[u8]) -> Option<&str> {
 }
 
 /// Returns the parts of the body of a multipart, without preamble and epilogue (RFC 2046 §5.1.1).
-fn pieces<'a>(body: &'a [u8], boundary: &[u8]) -> Vec<&'a [u8]> {
+fn pieces<'a>(body: &'a [u8], boundary: &[u8], max: usize) -> Vec<&'a [u8]> {
     let delimiter = [b"--", boundary].concat();
     let mut pieces = Vec::new();
     let mut open = None;
@@ -174,7 +221,7 @@ fn pieces<'a>(body: &'a [u8], boundary: &[u8]) -> Vec<&'a [u8]> {
         if let Some(start) = open.take().filter(|start| *start <= at) {
             pieces.push(&body[start..at]);
         }
-        if ends || pieces.len() >= MAX_PARTS {
+        if ends || pieces.len() >= max {
             return pieces;
         }
         open = Some(memchr::memchr(b'\n', after).map_or(body.len(), |end| at + delimiter.len() + end + 1));

@@ -20,6 +20,7 @@ use super::tls::{self, Tls};
 use super::transcript::Transcript;
 use super::wire::{Link, Wire, WireError};
 use super::words;
+use crate::domain::network::Allowed;
 use crate::domain::outcome::{Peer, Reply, Stage};
 use crate::domain::provider::Provider;
 use crate::domain::routing::relay::{Login, TlsMode};
@@ -27,6 +28,7 @@ use crate::metrics::METRICS;
 use crate::metrics::labels::{ConnectResult, TlsPolicy, TlsVersion};
 use crate::smtp::client::mx::mx_guard::MxGuard;
 use crate::smtp::client::settings::Timeouts;
+use crate::telemetry::traces;
 
 /// How sessions to one kind of destination are opened and reused.
 pub(in crate::smtp) struct Policy {
@@ -43,6 +45,8 @@ pub(in crate::smtp) struct Policy {
     pub dns: Option<TokioResolver>,
     /// The addresses that may be connected to; `None` (any) for servers named in the configuration.
     pub guard: Option<Arc<MxGuard>>,
+    /// The addresses, in addition to public ones, at which a relay may be; `None` (any) for relays in the configuration.
+    pub allowed: Option<Allowed>,
     /// Maximum connections to one destination.
     pub connections: usize,
     /// Maximum messages over one connection.
@@ -261,6 +265,7 @@ impl Opening<'_> {
         if let Some(guard) = &self.policy.guard {
             guard.check_own(self.host, self.address.ip()).map_err(failed)?;
         }
+        let _span = traces::child("connect");
         let connecting = timeout(self.policy.timeouts.connect, TcpStream::connect(self.address));
         let stream = connecting
             .await
@@ -273,6 +278,7 @@ impl Opening<'_> {
 
     async fn encrypt(&self, link: Link, cipher: &mut Option<String>) -> Result<Link, Failure> {
         let Link::Plain(stream) = link else { return Ok(link) };
+        let _span = traces::child("tls");
         let failed =
             |reason: String| Failure::Tls(Reply::local_error_with(4, 7, 5, format!("TLS handshake failed: {reason}")));
         let handshake = self.policy.tls.connect(self.host, self.address.ip(), stream);

@@ -139,7 +139,28 @@ impl Connector {
         timeout(self.policy.timeouts.slot, permit).await.map_err(|_| NoSession::LaneBusy)
     }
 
+    /// Returns the destination's addresses, without those that may not be connected to. They are checked at every connection, so that
+    /// a change of the DNS cannot lead to a forbidden address.
     async fn addresses(&self) -> Result<Vec<SocketAddr>, Refusal> {
+        let mut found = self.lookup().await?;
+        let Some(allowed) = &self.policy.allowed else { return Ok(found) };
+        let host = &self.destination.host;
+        let first = found.first().map(SocketAddr::ip);
+        found.retain(|address| {
+            let ip = address.ip();
+            let is_own = || !allowed.private && !allowed.this_machine_only && dns::is_local_address(ip);
+            allowed.names(host, ip) || allowed.admits_server(host, ip) && !is_own()
+        });
+        match first {
+            Some(ip) if found.is_empty() => Err(self.refusal(format!(
+                "{host} is at {ip}, which is not a public address of another machine: only `inbound.allow_private_relays` can \
+                 permit that"
+            ))),
+            _ => Ok(found),
+        }
+    }
+
+    async fn lookup(&self) -> Result<Vec<SocketAddr>, Refusal> {
         let Destination { host, port, ip, .. } = &self.destination;
         if let Some(ip) = ip {
             return Ok(vec![SocketAddr::new(*ip, *port)]);

@@ -27,6 +27,7 @@ use super::settings::Timeouts;
 use crate::domain::address::Address;
 use crate::domain::bounce::refusal;
 use crate::domain::outcome::{Reply, Stage, Verdict};
+use crate::telemetry::traces;
 use body::BodyError;
 use preflight::{preflight, size};
 
@@ -220,6 +221,7 @@ impl<'a> Transaction<'a> {
     }
 
     async fn run_commands(&mut self) -> Result<(), Stop> {
+        let span = traces::child("mail");
         if self.pipelined {
             let group = self.pipelined_commands();
             self.session.wire.transcript.sent(&group);
@@ -235,6 +237,7 @@ impl<'a> Transaction<'a> {
         }
         self.stage = Stage::Data;
         let reply = self.exchange("DATA", DATA, self.timeouts.data).await?;
+        drop(span);
         match (reply.is_intermediate(), has_recipients) {
             (true, true) => self.transfer().await,
             (true, false) => self.transfer_empty().await,
@@ -360,6 +363,7 @@ impl<'a> Transaction<'a> {
 
     /// Sends the message and the final dot, and reads the reply.
     async fn transfer(&mut self) -> Result<(), Stop> {
+        let _span = traces::child("data");
         self.expect_no_leftovers()?;
         let guard = self.guard;
         if !guard.may_send_text(&self.open).await {

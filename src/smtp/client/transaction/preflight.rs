@@ -35,7 +35,7 @@ pub(in crate::smtp) fn preflight(
     // A header field with a non-ASCII address must not be sent to this server (RFC 6531 §3.2), so this concerns all
     // recipients of the envelope. Rewriting the header would drop a sender or recipient, and break the signature.
     if message.eight_bit == EightBit::Header && !offer.smtputf8() {
-        let why = "an address in the header fields needs SMTPUTF8 and the server does not offer it";
+        let why = "the header is UTF-8, which needs SMTPUTF8, and the server does not offer it";
         return permanent(6, 7, why.into());
     }
     if message.eight_bit == EightBit::Body && !offer.eight_bit_mime() && !offer.smtputf8() {

@@ -47,16 +47,29 @@ pub(super) async fn html(
     Path(id): Path<String>,
     Query(query): Query<ShowQuery>,
 ) -> Result<Response, UiError> {
-    let policy = if query.images == "1" { POLICY_WITH_IMAGES } else { MESSAGE_POLICY };
     let html = with_raw(&visitor, &id, |raw| read(raw).html.map(|html| with_images(&html, raw))).await?;
     let html = html.ok_or_else(|| UiError::not_found("The message has no HTML."))?;
+    Ok(framed(&html, query.images == "1"))
+}
+
+/// Returns the HTML of a message for a frame, with remote images if the user has asked for them.
+pub(in crate::ui::pages) fn framed(html: &str, has_images: bool) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::CONTENT_SECURITY_POLICY, if has_images { POLICY_WITH_IMAGES } else { MESSAGE_POLICY }),
         (header::X_FRAME_OPTIONS, "SAMEORIGIN"),
         (header::REFERRER_POLICY, "no-referrer"),
     ];
-    Ok((headers, format!("{NEW_WINDOW}{html}")).into_response())
+    (headers, format!("{NEW_WINDOW}{html}")).into_response()
+}
+
+/// Returns the class of the frame's height, for which the length of the HTML is a guess.
+pub(in crate::ui::pages) fn preview_class(html: Option<&str>) -> &'static str {
+    match html.map_or(0, str::len) {
+        ..800 => " preview-short",
+        800..4_000 => " preview-medium",
+        _ => "",
+    }
 }
 
 /// Returns the message as it is sent, as a download.
@@ -73,7 +86,7 @@ pub(super) async fn attachment(visitor: Visitor, Path((id, n)): Path<(String, St
     visitor.send(Method::GET, &path, None).await
 }
 
-fn download(mut response: Response, disposition: HeaderValue) -> Response {
+pub(in crate::ui::pages) fn download(mut response: Response, disposition: HeaderValue) -> Response {
     response.headers_mut().insert(header::CONTENT_DISPOSITION, disposition);
     response
 }

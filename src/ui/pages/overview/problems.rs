@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
+use crate::domain::restore::Hold;
 use crate::ui::call::{segment, with_query};
 use crate::ui::format::number;
 use crate::ui::session::Suspended;
@@ -71,6 +72,18 @@ pub(super) struct Domain {
     verified_at: Option<DateTime<Utc>>,
 }
 
+/// Returns the problem that the restore guard holds.
+pub(super) fn restore_problem(hold: &Hold) -> Problem {
+    Problem {
+        tone: "bad",
+        title: "Nothing is sent: the database may have been restored or copied".into(),
+        detail: format!("{} Messages are accepted and wait; webhooks wait too.", hold.detail),
+        since: Some(hold.since),
+        fix: "An operator decides with `postrider release`.",
+        path: "/ui/lanes".into(),
+    }
+}
+
 /// Returns the problem that the tenant of the visitor's key is suspended.
 pub(super) fn suspension_problem(suspended: &Suspended) -> Problem {
     let reason = suspended.reason.as_ref().map_or_else(String::new, |reason| format!("Reason: {reason} "));
@@ -87,6 +100,7 @@ pub(super) fn suspension_problem(suspended: &Suspended) -> Problem {
 pub(super) fn lane_problems(lane: &Lane) -> impl Iterator<Item = Problem> {
     let path = with_query("/ui/lanes", &[("q", lane.domain.as_str())]);
     let waiting = format!("{}{}", number(lane.waiting.number), if lane.waiting.is_more { "+" } else { "" });
+    let recipients = if waiting == "1" { "recipient waits" } else { "recipients wait" };
     let name = if lane.domain == "*" { "the relay" } else { &lane.domain };
     let stopped = match lane.state.as_str() {
         "blocked" => {
@@ -104,7 +118,7 @@ pub(super) fn lane_problems(lane: &Lane) -> impl Iterator<Item = Problem> {
     let stopped = stopped.map(|(tone, title, fix)| Problem {
         tone,
         title,
-        detail: format!("{} {waiting} recipients wait.", lane.reason),
+        detail: format!("{} {waiting} {recipients}.", lane.reason),
         since: lane.blocked.as_ref().map(|blocked| blocked.since),
         fix,
         path: path.clone(),

@@ -8,7 +8,12 @@ use serde::Deserialize;
 
 use crate::ui::call::with_query;
 use crate::ui::error::{Failure, UiError};
+use crate::ui::format::number;
 use crate::ui::session::Visitor;
+
+mod axis;
+
+use axis::Tick;
 
 /// Height of a chart in its own units. The style sheet sets the height on the page.
 const HEIGHT: i64 = 1_000;
@@ -42,12 +47,38 @@ struct Statistics {
 #[derive(Debug, Deserialize)]
 struct Totals {
     counts: Counts,
+    #[serde(default)]
+    bounces: Vec<Bounces>,
     latency: Option<Latency>,
+}
+
+/// Bounces of one category.
+#[derive(Debug, Deserialize)]
+pub(super) struct Bounces {
+    pub category: String,
+    pub count: i64,
 }
 
 #[derive(Debug, Deserialize)]
 struct Series {
+    name: Option<String>,
+    totals: Totals,
     points: Vec<Point>,
+}
+
+/// The queue in a time span, at its highest.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(super) struct Queue {
+    pub waiting: i64,
+    pub due: i64,
+    pub oldest_due_seconds: i64,
+}
+
+/// The figures of one mailbox provider.
+#[derive(Debug)]
+pub(super) struct Provider {
+    pub name: String,
+    pub counts: Counts,
 }
 
 /// The figures of one time span.
@@ -56,6 +87,7 @@ pub(super) struct Point {
     pub at: DateTime<Utc>,
     pub counts: Counts,
     pub latency: Option<Latency>,
+    pub queue: Option<Queue>,
 }
 
 #[derive(Debug, Default, Clone, Copy, Deserialize)]
@@ -66,12 +98,15 @@ pub(super) struct Counts {
     relayed: i64,
     pub deferred: i64,
     pub bounced: i64,
+    pub complained: i64,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
+#[allow(clippy::struct_field_names, reason = "the names of the API's fields")]
 pub(super) struct Latency {
     pub p50_ms: i64,
     pub p95_ms: i64,
+    pub p99_ms: i64,
 }
 
 /// A part of a stacked bar.
@@ -90,10 +125,34 @@ pub(super) struct Traffic {
     pub range: Range,
     pub totals: Counts,
     pub latency: Option<Latency>,
+    pub bounces: Vec<Bounces>,
+    /// Empty also if they could not be read in time.
+    pub providers: Vec<Provider>,
     points: Vec<Point>,
 }
 
 impl Counts {
+    /// Returns the complaints per 10,000 delivered recipients; `None` if nothing was delivered.
+    fn complaints_per_ten_thousand(self) -> Option<i64> {
+        let delivered = self.delivered();
+        (delivered > 0).then(|| self.complained.saturating_mul(10_000) / delivered)
+    }
+
+    /// Returns the share of complaints in percent.
+    pub(super) fn complaint_rate(self) -> String {
+        self.complaints_per_ten_thousand()
+            .map_or_else(|| "–".to_owned(), |rate| format!("{}.{:02} %", rate / 100, rate % 100))
+    }
+
+    /// Returns the colour of the share of complaints. Large providers ask for less than 0.1 %, and refuse mail from 0.3 % on.
+    pub(super) fn complaint_tone(self) -> &'static str {
+        match self.complaints_per_ten_thousand().unwrap_or(0) {
+            30.. => "bad",
+            10.. => "warn",
+            _ => "good",
+        }
+    }
+
     /// Recipients whose message was delivered, or handed to a relay.
     pub(super) fn delivered(self) -> i64 {
         self.delivered + self.relayed
@@ -105,6 +164,11 @@ impl Counts {
 }
 
 impl Traffic {
+    /// Returns the queue when it was last measured.
+    pub(super) fn queue(&self) -> Option<Queue> {
+        self.points.iter().rev().find_map(|point| point.queue)
+    }
+
     pub(super) fn points(&self) -> &[Point] {
         &self.points
     }
@@ -114,23 +178,46 @@ impl Traffic {
         self.points.iter().rev().filter(|point| point.counts.highest() > 0 || point.latency.is_some()).collect()
     }
 
-    pub(super) fn since(&self) -> Option<&DateTime<Utc>> {
-        self.points.first().map(|point| &point.at)
-    }
-
     /// Returns the width of a chart.
     pub(super) fn width(&self) -> usize {
         self.points.len() * SPAN
     }
 
     /// Returns the number at the top of the chart of messages.
-    pub(super) fn highest_count(&self) -> i64 {
-        self.points.iter().map(|point| point.counts.highest()).max().unwrap_or(0).max(1)
+    fn highest_count(&self) -> i64 {
+        axis::top_of_counts(self.points.iter().map(|point| point.counts.highest()).max().unwrap_or(0))
     }
 
     /// Returns the time at the top of the chart of latencies.
-    pub(super) fn highest_ms(&self) -> i64 {
-        self.points.iter().filter_map(|point| point.latency).map(|latency| latency.p95_ms).max().unwrap_or(0).max(1)
+    fn highest_ms(&self) -> i64 {
+        let latencies = self.points.iter().filter_map(|point| point.latency);
+        axis::top_of_times(latencies.map(|latency| latency.p95_ms).max().unwrap_or(0))
+    }
+
+    /// Returns the numbers beside the grid of the chart of messages, from the top.
+    pub(super) fn count_scale(&self) -> Vec<String> {
+        axis::scale(self.highest_count()).map(number).collect()
+    }
+
+    /// Returns the times beside the grid of the chart of latencies, from the top.
+    pub(super) fn latency_scale(&self) -> Vec<String> {
+        axis::scale(self.highest_ms()).map(axis::time_text).collect()
+    }
+
+    /// Returns the lines of the grid.
+    pub(super) fn grid_path(&self) -> String {
+        let mut path = String::new();
+        for y in axis::scale(HEIGHT) {
+            // Writing to a string cannot fail.
+            let _ = write!(path, "M0 {y}h{}", self.width());
+        }
+        path
+    }
+
+    /// Returns the times below the charts.
+    pub(super) fn ticks(&self) -> Vec<Tick> {
+        let times: Vec<_> = self.points.iter().map(|point| point.at).collect();
+        axis::ticks(self.range.length, &times)
     }
 
     /// Returns the bars: delivered at the bottom, then deferred, then bounced.
@@ -205,10 +292,18 @@ pub(super) async fn load(visitor: &Visitor, name: &str, now: DateTime<Utc>) -> R
         Err(UiError::Failed(Failure { .. })) => return Ok(None),
         found => found?,
     };
+    let path = with_query("/v1/statistics", &[("since", &since), ("step", range.step), ("group_by", "provider")]);
+    let providers: Vec<Series> = match visitor.get::<Statistics>(&path).await {
+        Err(UiError::Failed(Failure { .. })) => Vec::new(),
+        found => found?.series,
+    };
+    let provider = |series: Series| Some(Provider { name: series.name?, counts: series.totals.counts });
     Ok(Some(Traffic {
         range,
         totals: statistics.totals.counts,
         latency: statistics.totals.latency,
+        bounces: statistics.totals.bounces,
+        providers: providers.into_iter().filter_map(provider).collect(),
         points: statistics.series.into_iter().next().map(|series| series.points).unwrap_or_default(),
     }))
 }
@@ -221,20 +316,38 @@ mod tests {
         let point = |(counts, p95_ms): &(Counts, Option<i64>)| Point {
             at: DateTime::UNIX_EPOCH,
             counts: *counts,
-            latency: p95_ms.map(|p95_ms| Latency { p50_ms: p95_ms / 2, p95_ms }),
+            latency: p95_ms.map(|p95_ms| Latency { p50_ms: p95_ms / 2, p95_ms, p99_ms: p95_ms }),
+            queue: None,
         };
         let points = points.iter().map(point).collect();
-        Traffic { range: RANGES[0], totals: Counts::default(), latency: None, points }
+        Traffic {
+            range: RANGES[0],
+            totals: Counts::default(),
+            latency: None,
+            bounces: Vec::new(),
+            providers: Vec::new(),
+            points,
+        }
     }
 
     #[test]
     fn outcomes_are_stacked_below_the_accepted() {
-        let counts = Counts { accepted: 10, delivered: 1, relayed: 4, deferred: 0, bounced: 5 };
+        let counts = Counts { accepted: 10, delivered: 1, relayed: 4, deferred: 0, bounced: 5, complained: 0 };
         let traffic = traffic(&[(Counts::default(), None), (counts, None)]);
         let bars = traffic.bars();
-        assert_eq!(bars[0], Bar { tone: "good", x: 11, y: 500, width: 8, height: 500 });
-        assert_eq!(bars[1], Bar { tone: "bad", x: 11, y: 0, width: 8, height: 500 });
-        assert_eq!((bars.len(), traffic.accepted_path().as_str()), (2, "M0 1000h10V0h10"));
+        assert_eq!(traffic.count_scale(), ["20", "15", "10", "5", "0"]);
+        assert_eq!(bars[0], Bar { tone: "good", x: 11, y: 750, width: 8, height: 250 });
+        assert_eq!(bars[1], Bar { tone: "bad", x: 11, y: 500, width: 8, height: 250 });
+        assert_eq!((bars.len(), traffic.accepted_path().as_str()), (2, "M0 1000h10V500h10"));
+    }
+
+    #[test]
+    fn complaints_are_compared_with_the_lines() {
+        for (complained, rate, tone) in [(0, "0.00 %", "good"), (10, "0.10 %", "warn"), (30, "0.30 %", "bad")] {
+            let counts = Counts { delivered: 4_000, relayed: 6_000, complained, ..Counts::default() };
+            assert_eq!((counts.complaint_rate().as_str(), counts.complaint_tone()), (rate, tone));
+        }
+        assert_eq!(Counts { complained: 1, ..Counts::default() }.complaint_rate(), "–");
     }
 
     #[test]

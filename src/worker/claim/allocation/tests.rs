@@ -1,3 +1,5 @@
+use std::collections::VecDeque;
+
 use chrono::DateTime;
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -11,6 +13,11 @@ struct Setup {
     lanes: Vec<Arc<ReadyLane>>,
     in_flight: InFlight,
     recent: HashMap<i64, RecentStats>,
+    turns: Turns,
+    /// Maximum number of connections to one destination.
+    connections: usize,
+    /// The messages in flight that [`Setup::claims`] claimed, the oldest first.
+    sending: VecDeque<Claimed>,
     claimed: u128,
 }
 
@@ -38,11 +45,18 @@ fn lane(id: i64, stream: &str, priority: i16, route: &str) -> ReadyLane {
 impl Setup {
     fn new(lanes: impl IntoIterator<Item = ReadyLane>) -> Self {
         let lanes = lanes.into_iter().map(Arc::new).collect();
-        Self { lanes, in_flight: InFlight::new(256), recent: HashMap::new(), claimed: 0 }
+        let (in_flight, recent, turns) = (InFlight::new(256), HashMap::new(), Turns::default());
+        Self { lanes, in_flight, recent, turns, connections: 16, sending: VecDeque::new(), claimed: 0 }
     }
 
     /// Puts messages of a lane in flight, each with this many recipients.
     fn with_messages(mut self, lane: i64, messages: usize, recipients: usize) -> Self {
+        self.add_messages(lane, messages, recipients);
+        self
+    }
+
+    fn add_messages(&mut self, lane: i64, messages: usize, recipients: usize) -> Vec<Claimed> {
+        let mut added = Vec::new();
         for _ in 0..messages {
             self.claimed += 1;
             let row = |n| Claimed {
@@ -56,9 +70,9 @@ impl Setup {
                 lease: Uuid::nil(),
                 claims: 1,
             };
-            self.in_flight.insert((0..recipients).map(row).collect(), &self.lanes);
+            added.extend(self.in_flight.insert((0..recipients).map(row).collect(), &self.lanes));
         }
-        self
+        added
     }
 
     fn with_sessions(mut self, lanes: impl IntoIterator<Item = i64>) -> Self {
@@ -69,15 +83,46 @@ impl Setup {
 
     /// Returns the quotas by lane.
     fn allocate(&self) -> BTreeMap<i64, usize> {
+        let quotas = self.allocation().quotas.into_iter();
+        quotas.map(|quota| (quota.lane.id, quota.recipients)).collect()
+    }
+
+    fn allocation(&self) -> Allocation {
         let capacity = Capacity {
             total: 256,
             recipients: self.in_flight.capacity(),
             free: self.in_flight.free(),
-            connections: 16,
+            connections: self.connections,
             in_flight: &self.in_flight.usage(),
             recent: &self.recent,
+            turns: &self.turns,
         };
-        allocate(&self.lanes, &capacity).into_iter().map(|quota| (quota.lane.id, quota.recipients)).collect()
+        allocate(&self.lanes, &capacity)
+    }
+
+    /// Claims as many recipients as are allocated, all of which are due, and returns them.
+    fn claim(&mut self) -> Vec<Claimed> {
+        let allocation = self.allocation();
+        let quotas: BTreeMap<i64, usize> =
+            allocation.quotas.iter().map(|quota| (quota.lane.id, quota.recipients)).collect();
+        self.turns.record(&allocation, |lane| quotas.get(&lane).copied().unwrap_or(0));
+        quotas.into_iter().flat_map(|(lane, recipients)| self.add_messages(lane, recipients, 1)).collect()
+    }
+
+    /// Claims `count` times, whenever one message was sent. Returns the number of messages claimed from each lane.
+    fn claims(&mut self, count: usize) -> BTreeMap<i64, usize> {
+        let mut by_lane = BTreeMap::new();
+        for _ in 0..count {
+            let claimed = self.claim();
+            for row in &claimed {
+                *by_lane.entry(row.lane_id).or_default() += 1;
+            }
+            self.sending.extend(claimed);
+            if let Some(sent) = self.sending.pop_front() {
+                self.in_flight.release([&sent].into_iter());
+            }
+        }
+        by_lane
     }
 }
 
@@ -202,6 +247,36 @@ fn capacity_that_a_tenant_cannot_use_goes_to_the_others() {
     let few = ReadyLane { tenant_weight: 1_000, ..of_tenant(1, lane(1, "bulk", 50, "mx")) };
     let setup = Setup::new([few, of_tenant(2, lane(2, "bulk", 50, "relay"))]).with_messages(1, 1, 1);
     assert_eq!(setup.allocate(), quotas([(1, 3), (2, 32)]));
+}
+
+#[test]
+fn forty_tenants_take_turns_at_eight_messages_of_a_relay() {
+    let lanes = (1..=40).zip(1..).map(|(tenant, id)| of_tenant(tenant, lane(id, "bulk", 50, "relay")));
+    let mut setup = Setup { connections: 4, ..Setup::new(lanes) };
+    let claimed = setup.claims(393);
+    assert_eq!(claimed.values().sum::<usize>(), 400);
+    assert!(claimed.len() == 40 && claimed.values().all(|count| (9..=11).contains(count)), "{claimed:?}");
+}
+
+#[test]
+fn light_tenant_is_served_beside_a_heavy_one() {
+    let light = ReadyLane { tenant_weight: 1, ..of_tenant(1, lane(1, "bulk", 50, "relay")) };
+    let heavy = of_tenant(2, lane(2, "bulk", 50, "relay"));
+    let mut setup = Setup { connections: 4, ..Setup::new([heavy, light]) };
+    let claimed = setup.claims(1_003);
+    assert_eq!(claimed.values().sum::<usize>(), 1_010);
+    assert!((8..=12).contains(&claimed[&1]), "{claimed:?}");
+}
+
+#[test]
+fn tenant_that_was_idle_waits_for_one_turn_of_the_others() {
+    let lanes: Vec<ReadyLane> =
+        (1..=20).zip(1..).map(|(tenant, id)| of_tenant(tenant, lane(id, "bulk", 50, "relay"))).collect();
+    let mut setup = Setup { connections: 2, ..Setup::new(lanes.clone()) };
+    setup.claims(100);
+    setup.lanes.push(Arc::new(of_tenant(21, lane(21, "bulk", 50, "relay"))));
+    let claimed = setup.claims(42);
+    assert!((1..=3).contains(&claimed[&21]), "{claimed:?}");
 }
 
 proptest! {

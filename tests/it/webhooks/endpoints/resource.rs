@@ -1,6 +1,7 @@
 //! Webhook endpoints as a resource: they are created, read, changed and removed, with their secrets, scopes and faults.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use postrider::accept::request::Limits;
 use postrider::accept::{Acceptor, WakeNotifier};
@@ -9,6 +10,7 @@ use postrider::config::Config;
 use postrider::domain::key::Scope;
 use postrider::domain::routing::{RouteName, RouteTable};
 use postrider::feedback::Feedback;
+use postrider::feedback::receiving::Receiver;
 use postrider::group_commit::GroupCommit;
 use postrider::http::{self, Delivery, ServerLimits, Settings, TargetCheck};
 use reqwest::Method;
@@ -160,9 +162,9 @@ async fn changes_need_admin_and_reads_need_read() {
     let app = start().await;
     let webhook = path(&made(&app, json!({})).await);
     let calls = [
-        (Method::GET, "/v1/webhooks".to_owned(), Scope::Read),
-        (Method::GET, webhook.clone(), Scope::Read),
-        (Method::GET, format!("{webhook}/deliveries"), Scope::Read),
+        (Method::GET, "/v1/webhooks".to_owned(), Scope::Metadata),
+        (Method::GET, webhook.clone(), Scope::Metadata),
+        (Method::GET, format!("{webhook}/deliveries"), Scope::Metadata),
         (Method::POST, "/v1/webhooks".into(), Scope::Admin),
         (Method::PATCH, webhook.clone(), Scope::Admin),
         (Method::POST, format!("{webhook}/rotate-secret"), Scope::Admin),
@@ -174,7 +176,7 @@ async fn changes_need_admin_and_reads_need_read() {
         let api = app.with_scopes(&[scope]).await;
         for (method, path, needed) in &calls {
             let response = ApiResponse::to(api.request(method.clone(), path).json(&json!({}))).await;
-            let allowed = scope == *needed || scope == Scope::Admin;
+            let allowed = needed.granted_by().contains(&scope);
             assert_eq!(response.status != 403, allowed, "{scope:?}: {method} {path} is {}", response.status);
         }
     }
@@ -228,6 +230,7 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
         body_memory: 1 << 20,
         limits: Limits::default(),
         delivery,
+        periods: app.config.retention.periods(Duration::ZERO),
         check_target: check,
         domains: postrider::app::domain_settings(&app.config, &app.db, &clock).unwrap(),
         links: None,
@@ -237,16 +240,20 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
         cell: None,
         resend: true,
         readiness: Arc::default(),
+        restore_gate: Arc::default(),
         metrics_access: http::MetricsAccess::default(),
         relayed_as_delivered: false,
         fetcher: None,
     };
-    let feedback = Arc::new(Feedback::new(app.db.clone(), app.clock.clone(), None, None));
+    let received = http::Received {
+        feedback: Arc::new(Feedback::new(app.db.clone(), app.clock.clone(), None, None)),
+        receiver: Arc::new(Receiver::new(app.db.clone(), app.clock.clone(), None)),
+    };
     let api = http::Api::new(
         app.db.clone(),
         app.clock.clone(),
         Arc::new(acceptor),
-        feedback,
+        received,
         settings,
         CancellationToken::new(),
     );

@@ -1,5 +1,7 @@
 //! API calls change an endpoint while events are posted: its state, cursor, retries and lease.
 
+use postrider::clock::Clock as _;
+use postrider::db::webhooks;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -204,4 +206,32 @@ async fn deliveries_are_listed_newest_first() {
     let single = app.get(&format!("{}/deliveries?limit=1", path(&webhook))).await.body;
     assert_eq!(single["data"][0]["webhook_id"], header.strip_suffix("_2").unwrap());
     assert_eq!(app.get(&format!("{}/deliveries", path(&other))).await.body["data"], json!([]));
+}
+
+#[tokio::test]
+async fn endpoint_without_events_to_post_is_not_leased() {
+    let app = start().await;
+    let webhook = made(&app, json!({})).await;
+    app.send(json!({})).await;
+    let worker = uuid::Uuid::from_u128(10);
+    app.sql(
+        "INSERT INTO workers (id, host, pid, started_at, heartbeat_at)
+         VALUES ('00000000-0000-0000-0000-00000000000a', 'other', 1, now(), now())",
+    )
+    .await;
+    let leased = async || {
+        let leased = webhooks::delivery::lease(&app.db, worker, &[], 10, app.clock.now()).await.unwrap();
+        leased.into_iter().map(|endpoint| endpoint.id.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(leased().await, [webhook["id"].as_str().unwrap()]);
+    // As after a restore, or after the events were deleted: the counter is ahead of the last event.
+    app.sql(
+        "UPDATE webhook_endpoints SET lease = NULL, cursor = 1;
+         UPDATE event_counters SET last_seq = last_seq + 10000000000 WHERE last_seq > 0",
+    )
+    .await;
+    assert_eq!(leased().await, [""; 0]);
+    app.send(json!({})).await;
+    assert_eq!(leased().await, [webhook["id"].as_str().unwrap()]);
+    app.sql("UPDATE webhook_endpoints SET lease = NULL; DELETE FROM workers WHERE host = 'other'").await;
 }

@@ -1,0 +1,67 @@
+//! Asks the database, once a second and in one statement, whether there is work for the background tasks that other processes
+//! and applications give work to: messages sent from SQL, actions on messages, and erasures. Wakes the tasks that have some, so
+//! that an idle process runs one statement per second, which reads a few rows of small indexes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Acceptor;
+use crate::clock::SharedClock;
+use crate::db::background_work;
+use crate::telemetry::RateLimitedLog;
+
+/// Poll interval: work that another process stores waits for at most this time.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// A poll takes at most this part of the time: a long transaction keeps the versions of deleted rows, which polls read.
+const PAUSE_FACTOR: u32 = 4;
+
+/// Polls for the background tasks of a process.
+#[derive(Debug)]
+pub struct WorkPoll {
+    acceptor: Arc<Acceptor>,
+    clock: SharedClock,
+}
+
+impl WorkPoll {
+    /// Creates the poll of a process.
+    pub fn new(acceptor: Arc<Acceptor>, clock: SharedClock) -> Self {
+        Self { acceptor, clock }
+    }
+
+    /// Runs until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let failed = RateLimitedLog::default();
+        while !stop.is_cancelled() {
+            let started = Instant::now();
+            match background_work::due(&self.acceptor.db, self.clock.now()).await {
+                Ok(due) => {
+                    let wakes = [
+                        (due.sql_inbox, &self.acceptor.sql_inbox_wake),
+                        (due.actions, &self.acceptor.action_wake),
+                        (due.erasures, &self.acceptor.erasure_wake),
+                    ];
+                    for (_, wake) in wakes.into_iter().filter(|(is_due, _)| *is_due) {
+                        wake.notify_one();
+                    }
+                }
+                Err(error) => {
+                    if let Some(times) = failed.note(Instant::now()) {
+                        tracing::warn!(
+                            event = "work_poll_failed",
+                            %error,
+                            times,
+                            "failed to look for messages sent from SQL, actions and erasures; trying again"
+                        );
+                    }
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(INTERVAL.max(started.elapsed() * PAUSE_FACTOR)) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! `postrider tenant`: moves a tenant to another cell by a file. Also finds the tenant that an option names.
+
+mod export;
+mod file;
+mod import;
+mod secrets;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::Subcommand;
+
+use crate::app::{self, WithHint as _};
+use crate::config::Config;
+use crate::db::{Db, schema, tenants};
+use crate::domain::id::TenantId;
+
+/// Minimum length of a passphrase, in characters.
+const MIN_PASSPHRASE: usize = 12;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write a tenant's settings, keys, domains, suppressions, templates, webhooks and inbound routes to a new file, encrypted
+    Export(export::Args),
+    /// Create the tenant of such a file in this database, all or nothing
+    Import(import::Args),
+}
+
+/// Where the passphrase of the file is.
+#[derive(Debug, clap::Args)]
+struct Passphrase {
+    /// File whose first line is the passphrase that encrypts the tenant's file, at least 12 characters
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: PathBuf,
+}
+
+impl Passphrase {
+    /// Reads the passphrase.
+    fn read(&self) -> anyhow::Result<String> {
+        let path = self.passphrase_file.display();
+        let text = std::fs::read_to_string(&self.passphrase_file).with_context(|| format!("cannot read {path}"))?;
+        let passphrase = text.lines().next().unwrap_or_default().trim();
+        if passphrase.chars().count() < MIN_PASSPHRASE {
+            bail!("the first line of {path} must be a passphrase of at least {MIN_PASSPHRASE} characters");
+        }
+        Ok(passphrase.to_owned())
+    }
+}
+
+pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
+    let db = app::database(config)?;
+    schema::check(&db).await?;
+    match args.command {
+        Command::Export(args) => export::run(config, &db, args).await?,
+        Command::Import(args) => import::run(config, &db, args).await?,
+    }
+    db.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the tenant with this id or name; fails if there is none, or it is being deleted.
+pub(super) async fn find_tenant(db: &Db, text: &str) -> anyhow::Result<TenantId> {
+    let found = match text.parse::<TenantId>() {
+        Ok(id) => tenants::get(db, id).await?.filter(|row| row.deleting_at.is_none()).map(|row| TenantId(row.id)),
+        Err(_) => tenants::find(db, text).await?,
+    };
+    found
+        .ok_or_else(|| anyhow!("there is no tenant {text}"))
+        .with_hint("`postrider tenants` prints all tenants (it needs a key with the scope `operator`)")
+}
