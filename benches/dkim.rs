@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use divan::Bencher;
 use divan::counter::BytesCount;
 use postrider::domain::id::TenantId;
-use postrider::domain::keyring::Keyring;
+use postrider::domain::installation::keyring::Keyring;
 use postrider::domain::sender_domain::dkim::{Algorithm, NewKey, Signer, SigningKey};
 use postrider::mail::dkim::sign;
 

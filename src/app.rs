@@ -44,7 +44,7 @@ use crate::config::{Config, SecretUrl};
 use crate::db::{Db, DbOptions, RestoreGate};
 use crate::dev::inbox::Inbox;
 use crate::domain::event::resend::Mapping;
-use crate::domain::retention::Periods;
+use crate::domain::records::retention::Periods;
 use crate::group_commit::{self, GroupCommit, Outcomes};
 pub use crate::http::Server;
 use crate::http::{self, Allowances, Api, Readiness};

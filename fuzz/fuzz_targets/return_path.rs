@@ -9,13 +9,14 @@ use libfuzzer_sys::fuzz_target;
 mod domain {
     pub mod address;
     pub mod id;
-    pub mod keyring;
-    pub mod return_path;
+    pub mod installation {
+        pub mod keyring;
+    }
 }
 
+use domain::address::return_path::{ReturnPaths, Token};
 use domain::id::MessageId;
-use domain::keyring::Keyring;
-use domain::return_path::{ReturnPaths, Token};
+use domain::installation::keyring::Keyring;
 
 fuzz_target!(|bytes: &[u8]| {
     let keyring = Keyring::new("a secret that the fuzzer does not know", ["an earlier secret"]);

@@ -23,7 +23,7 @@ use crate::db::messages::bulks::insert::{BulkCommitted, BulkContent, BulkInsert,
 use crate::db::messages::idempotency::{self, CallUse};
 use crate::db::messages::insert::IdempotencyKey;
 use crate::db::templates::versions;
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::id::{BulkId, KeyId, MessageId, TenantId};
 use crate::domain::message::bulk::{SharedMessage, StoredMailbox};
 

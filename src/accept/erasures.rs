@@ -16,8 +16,8 @@ use crate::clock::SharedClock;
 use crate::db::erasures::{self, ErasureRow, Job, Lease, NewErasure, Step};
 use crate::db::{DbError, RestoreGate};
 use crate::domain::address::Address;
-use crate::domain::erasure::{ErasedAddress, ErasedCounts, ErasurePhase};
 use crate::domain::id::{ErasureId, TenantId};
+use crate::domain::records::erasure::{ErasedAddress, ErasedCounts, ErasurePhase};
 
 /// How long a lease lasts, longer than a turn and a step usually take. After it, another process continues; a step of this
 /// process then erases nothing.

@@ -10,7 +10,7 @@ use super::csv_cell;
 use super::record_splitter::{MAX_RECORD_BYTES, Record};
 use super::request::resources::suppression::{COLUMNS, line};
 use super::request::{Context, Rejection, json};
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::suppression::Suppression;
 
 /// Format of the records.

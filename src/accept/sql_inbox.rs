@@ -30,7 +30,7 @@ use crate::db::keys::usage::{self, QuotaRequest};
 use crate::db::messages::insert::batch::BatchCommitted;
 use crate::db::messages::sql_inbox::{self, ClaimScope, EnqueuedPart, EnqueuedRow, SendSettings, rejected};
 use crate::db::{DbError, RestoreGate};
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::key::{KeyQuota, LimitOwner};
 use crate::domain::message::NewMessage;

@@ -13,7 +13,7 @@ use crate::cache::TtlCache;
 use crate::db::templates::SourceRow;
 use crate::db::templates::versions::{self, LatestRow};
 use crate::db::{Db, DbError};
-use crate::domain::fault::Fault;
+use crate::domain::api::fault::Fault;
 use crate::domain::id::{TemplateId, TenantId};
 use crate::domain::message::template::{TemplateName, TemplateVersion};
 use crate::template::{Compiled, Format, Layout, Layouts, Program, ProgramCache, Source, Syntax};

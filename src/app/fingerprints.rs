@@ -4,7 +4,7 @@
 use crate::config::{Config, SecretKey, SecretUrl};
 use crate::db::workers::{self, LiveWorker};
 use crate::db::{Db, DbError};
-use crate::domain::fingerprint::{Fingerprints, differences, secrets_fingerprint, text_fingerprint};
+use crate::domain::installation::fingerprint::{Fingerprints, differences, secrets_fingerprint, text_fingerprint};
 
 /// Returns the fingerprints of a configuration. Relay credentials are left out, so that they can be replaced one
 /// replica at a time.

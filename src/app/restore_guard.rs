@@ -3,7 +3,7 @@
 //! Once a second, and before the first message, it compares the database with the newest state that this process has seen, or
 //! that an earlier process on this machine has remembered in a file, and makes a mark in the database. If the database is
 //! older, or is somewhere else, all processes hold: they accept messages, but claim nothing, hand off nothing and post nothing
-//! to webhooks, until an operator runs `postrider release`. The decision is in `domain/restore.rs`; `db/pool/restore_gate.rs`
+//! to webhooks, until an operator runs `postrider release`. The decision is in `domain/installation/restore.rs`; `db/pool/restore_gate.rs`
 //! asks for a check when a connection leads to another server.
 
 pub(super) mod state_file;
@@ -20,7 +20,7 @@ use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::db::installation;
 use crate::db::{Db, DbError, RestoreGate, ServerRun};
-use crate::domain::restore::{Finding, HOLD_FIX, Hold, Mark, Observation, Rules, decide};
+use crate::domain::installation::restore::{Finding, HOLD_FIX, Hold, Mark, Observation, Rules, decide};
 use crate::metrics::METRICS;
 use crate::telemetry::RateLimitedLog;
 use state_file::StateFiles;

@@ -6,9 +6,9 @@ use serde_json::Value;
 use crate::clock::{Clock as _, SystemClock};
 use crate::db::audit::{self, Actor, Outcome};
 use crate::db::{Db, DbError};
-use crate::domain::audit::{AuditResult, AuditSource, recordable};
 use crate::domain::id::{AuditId, TenantId};
 use crate::domain::key::KeyMode;
+use crate::domain::records::audit::{AuditResult, AuditSource, recordable};
 
 /// The environment variables that name the user, the first one that is set first: `sudo` sets the first.
 const USER_VARIABLES: [&str; 3] = ["SUDO_USER", "USER", "LOGNAME"];

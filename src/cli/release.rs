@@ -16,9 +16,9 @@ use crate::db::installation::release::{self, End, Selection, Waiting};
 use crate::db::messages::sql_inbox::rejected;
 use crate::db::pool::server;
 use crate::db::{Db, DbError, installation, schema};
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::id::TenantId;
-use crate::domain::restore::{Finding, Hold};
+use crate::domain::installation::restore::{Finding, Hold};
 
 /// The action in the audit log.
 const ACTION: &str = "release_restore_guard";
@@ -281,7 +281,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::domain::restore::HoldReason;
+    use crate::domain::installation::restore::HoldReason;
 
     #[derive(Debug, Parser)]
     struct Command {

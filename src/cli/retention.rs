@@ -14,7 +14,7 @@ use crate::db::pool::server;
 use crate::db::retention::{Class, Periods};
 use crate::db::{Db, RestoreGate, schema};
 use crate::domain::id::TenantId;
-use crate::domain::restore::HOLD_FIX;
+use crate::domain::installation::restore::HOLD_FIX;
 use crate::worker::{Decision, Deleted, PlannedWeek, Retention};
 
 /// The action in the audit log.

@@ -24,8 +24,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::domain::installation::keyring::Keyring;
 use crate::domain::key::Cell;
-use crate::domain::keyring::Keyring;
 use crate::domain::message::unsubscribe::Links;
 
 pub use sections::accept::Accept;

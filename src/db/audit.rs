@@ -6,9 +6,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{Db, DbError};
-use crate::domain::audit::{AuditResult, AuditSource};
 use crate::domain::id::{AuditId, KeyId, TenantId};
 use crate::domain::key::KeyMode;
+use crate::domain::records::audit::{AuditResult, AuditSource};
 
 /// Who asks for a change.
 #[derive(Debug, Clone, Copy)]

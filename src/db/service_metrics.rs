@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use super::pool::scan::{SCAN_LIMIT, allow_scan};
 use super::schema::partitions;
 use super::{Db, DbError};
-use crate::domain::restore::SKIPPED_EVENT_NUMBERS;
+use crate::domain::installation::restore::SKIPPED_EVENT_NUMBERS;
 
 /// Minimum time between two computations.
 pub const INTERVAL: Duration = Duration::from_secs(15);

@@ -13,7 +13,7 @@ use super::queue::ready_at::{DueRow, lower};
 use super::queue::{self, Claimed, Finished};
 use super::{Db, DbError};
 use crate::domain::delivery::{Status, Transition};
-use crate::domain::fingerprint::Fingerprints;
+use crate::domain::installation::fingerprint::Fingerprints;
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 
 /// Registration of a worker.

@@ -10,8 +10,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use url::{Host, Url};
 
+use crate::domain::api::problem::{Problem, ProblemCode};
 use crate::domain::network::IpClass;
-use crate::domain::problem::{Problem, ProblemCode};
 
 /// Endings of names that no public DNS server can give an address: the special-use names of RFC 6761 and ICANN's
 /// `internal`.

@@ -17,8 +17,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::inbox::{Filter, Inbox, InboxError, InboxMail, Page};
-use crate::domain::binary::Binary;
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::binary::Binary;
+use crate::domain::api::fault::{Code, Fault};
 
 /// Default number of messages per page.
 const DEFAULT_LIMIT: usize = 20;

@@ -79,10 +79,10 @@ pub(crate) fn schema(about: &str, words: &[(&str, &str)]) -> RefOr<Schema> {
 mod tests {
     use std::collections::HashSet;
 
+    use crate::domain::api::fault::Code;
+    use crate::domain::api::problem::ProblemCode;
     use crate::domain::bounce::{BounceType, Category, Source};
     use crate::domain::event::EventType;
-    use crate::domain::fault::Code;
-    use crate::domain::problem::ProblemCode;
     use crate::domain::provider::Provider;
     use crate::domain::statistics::{GroupBy, Step};
 

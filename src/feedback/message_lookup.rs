@@ -8,10 +8,10 @@ use uuid::Uuid;
 use crate::db::delivery_reports::{self, ReportedMessageRecipient};
 use crate::db::messages::message_ids;
 use crate::db::{Db, DbError};
+use crate::domain::address::return_path::{ReturnPaths, Token, TokenFault};
 use crate::domain::bounce::report::Report;
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::message::message_id::parse_derived;
-use crate::domain::return_path::{ReturnPaths, Token, TokenFault};
 
 /// How a report was received.
 #[derive(Debug, Clone, Copy)]

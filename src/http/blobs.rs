@@ -15,8 +15,8 @@ use super::params::Params;
 use super::{Api, ApiError, AuthErrors, NotFound};
 use crate::accept::request::files;
 use crate::accept::upload::Upload;
-use crate::domain::binary::Binary;
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::binary::Binary;
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::key::Scope;
 
 const NO_BLOB: ApiError = ApiError::NotFound("No file with this SHA-256 is stored.");

@@ -14,8 +14,8 @@ use crate::accept::request::Rejection;
 use crate::accept::upload::UploadError;
 use crate::db::messages::stored::StoredMessageError;
 use crate::db::{DbError, Trouble};
-use crate::domain::fault::{Code, Fault};
-pub use crate::domain::problem::{Problem, ProblemCode};
+use crate::domain::api::fault::{Code, Fault};
+pub use crate::domain::api::problem::{Problem, ProblemCode};
 use crate::object_storage::ObjectError;
 
 /// Why a request failed.

@@ -3,7 +3,7 @@
 use axum::http::HeaderMap;
 
 use super::ApiError;
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 
 const HEADER: &str = "idempotency-key";
 

@@ -22,8 +22,8 @@ use super::{Api, ApiError, Shared, auth, routes, with_layer};
 use crate::db::{Db, DbError};
 use crate::dev::inbox::Inbox;
 use crate::domain::id::{KeyId, TenantId};
+use crate::domain::installation::restore::Hold;
 use crate::domain::key::Scope;
-use crate::domain::restore::Hold;
 
 /// An API key that was authenticated before the call. As an extension of a request it stands for the `Authorization`
 /// header.

@@ -12,7 +12,7 @@ use super::auth::Reporter;
 use super::params::Params;
 use super::{Api, ApiError, AuthErrors, InvalidParameter, ProblemCode};
 use crate::domain::address::Address;
-use crate::domain::binary::Binary;
+use crate::domain::api::binary::Binary;
 use crate::domain::bounce::{BounceType, Category, Judgement};
 use crate::domain::delivery::ReportEffect;
 use crate::domain::explain::SmtpReply;

@@ -10,7 +10,7 @@ use super::params::Params;
 use super::{Api, ApiError, AuthErrors};
 use crate::db::DbError;
 use crate::db::ledger::{self, Tally};
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::key::Scope;
 
 /// Default time range. The query reads every recipient in it.

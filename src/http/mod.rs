@@ -67,7 +67,7 @@ use crate::db::{Db, RestoreGate};
 use crate::dev::inbox::Inbox;
 use crate::domain::key::Cell;
 use crate::domain::message::unsubscribe::Links;
-use crate::domain::retention::Periods;
+use crate::domain::records::retention::Periods;
 use crate::feedback::Feedback;
 use crate::feedback::receiving::Receiver;
 use crate::fetch::Fetcher;

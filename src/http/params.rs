@@ -11,7 +11,7 @@ use super::ApiError;
 use super::page::{DEFAULT_LIMIT, MAX_LIMIT};
 use crate::accept::request::json::pointer::cut;
 use crate::accept::request::json::suggestion::suggestion;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 
 /// The query parameters of one request, by name.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use super::family::{Label, label};
 use crate::domain::bounce::Category;
 use crate::domain::delivery::Status;
 use crate::domain::provider::Provider;
-use crate::domain::retention::Class;
+use crate::domain::records::retention::Class;
 
 /// The streams that every installation has. Others have names that clients choose, and are counted together.
 const STREAMS: [(&str, Stream); 2] = [("transactional", Stream::Transactional), ("bulk", Stream::Bulk)];

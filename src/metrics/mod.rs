@@ -19,7 +19,7 @@ use metrics::{Counter, Gauge, Histogram};
 
 use crate::domain::bounce::Category;
 use crate::domain::provider::Provider;
-use crate::domain::retention::Class;
+use crate::domain::records::retention::Class;
 use family::Family;
 use labels::{
     ConnectResult, DnsKind, DnsResult, InboundKind, LoginResult, ObjectOperation, ObjectResult, Outcome, PoolName,

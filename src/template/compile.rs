@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::fault::{Code, Fault, Faults};
+use crate::domain::api::fault::{Code, Fault, Faults};
 
 use super::faults::{Located, Part, fault, push};
 use super::jinja::analyse::analyse;

@@ -1,6 +1,6 @@
 //! Faults and positions in the parts of a template.
 
-use crate::domain::fault::{Code, Fault, Faults};
+use crate::domain::api::fault::{Code, Fault, Faults};
 
 /// A part of a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

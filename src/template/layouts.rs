@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::domain::fault::{Code, Fault, Faults};
+use crate::domain::api::fault::{Code, Fault, Faults};
 
 use super::faults::{Part, push};
 use super::jinja::flatten;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use crate::domain::fault::{Code, Fault, Faults};
+use crate::domain::api::fault::{Code, Fault, Faults};
 
 use super::compile::Compiled;
 use super::faults::{Located, Part, fault};

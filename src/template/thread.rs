@@ -1,6 +1,6 @@
 //! A thread with a stack of known size, for parsers that recurse.
 
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 
 use super::faults::fault;
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::domain::fault::Fault;
+use crate::domain::api::fault::Fault;
 
 use super::compile::{Compiled, Work};
 use super::jinja::shape::Shapes;
@@ -107,7 +107,7 @@ fn suggest_declared(variable: &Variable, examples: &mut Map<String, Value>) {
         *example = default.clone();
         return;
     }
-    let mut faults = crate::domain::fault::Faults::default();
+    let mut faults = crate::domain::api::fault::Faults::default();
     let values = Map::from_iter([(variable.key.clone(), example.clone())]);
     super::values::check_values(std::slice::from_ref(variable), &values, &mut faults);
     if !faults.is_empty() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 
 use super::limits::{MAX_KEY, MAX_VALUE_DEPTH, MAX_VALUES, MAX_VARIABLES};
 use super::source::{Syntax, Variable, VariableType};

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::domain::fault::Code;
+use crate::domain::api::fault::Code;
 
 use super::faults::{Located, excerpt};
 use super::jinja::engine::{Failure, escaped};

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use postrider::domain::api::fault::Code;
+use postrider::domain::api::problem::ProblemCode;
 use postrider::domain::bounce::{BounceType, Category, Judgement, Source};
 use postrider::domain::event::EventType;
-use postrider::domain::fault::Code;
-use postrider::domain::problem::ProblemCode;
 use serde_json::{Value, json};
 
 use crate::support::app::TestApp;

@@ -8,7 +8,7 @@ use crate::accept::request::batch::{BatchMessage, MessageKey, Refused};
 use crate::accept::reserved_keys::KeyGuard;
 use crate::accept::{AcceptError, Acceptor};
 use crate::db::messages::idempotency;
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::id::MessageId;
 
 /// What happens with a message of a call.

@@ -13,7 +13,7 @@ use crate::db::messages::ContentRow;
 use crate::db::messages::bulks::BulkRow;
 use crate::db::messages::bulks::expand::WaitingRow;
 use crate::domain::address::Mailbox;
-use crate::domain::fault::Faults;
+use crate::domain::api::fault::Faults;
 use crate::domain::id::{BulkId, KeyId, MessageId, RecipientId, TemplateId, TenantId};
 use crate::domain::message::bulk::{BulkMember, BulkState, SharedMessage, StoredMailbox};
 use crate::domain::message::template::TemplateVersion;

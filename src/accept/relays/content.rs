@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 
 use crate::accept::request::message::attachments::with_digest;
 use crate::db::messages::relays::{EndRow, RelayRow, STREAM, SourceRow};
+use crate::domain::address::srs::Srs;
 use crate::domain::address::{Address, Mailbox};
 use crate::domain::delivery::Status;
 use crate::domain::id::{InboundRouteId, MessageId, ReceivedId, RecipientId};
@@ -13,7 +14,6 @@ use crate::domain::message::{
     Attachment, AttachmentRole, Content, ENVELOPE_SENDER, Header, NewMessage, NewRecipient, RecipientKind, RelayOf,
 };
 use crate::domain::outcome::OnUncertain;
-use crate::domain::srs::Srs;
 use crate::mail::failure_report::FailureReport;
 
 /// Bytes of a received message that are read for a report, which has only its header.
@@ -171,7 +171,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::keyring::Keyring;
+    use crate::domain::installation::keyring::Keyring;
 
     fn row() -> RelayRow {
         RelayRow {

@@ -25,9 +25,9 @@ use crate::clock::SharedClock;
 use crate::db::RestoreGate;
 use crate::db::messages::insert::batch::BatchCommitted;
 use crate::db::messages::relays::{self, RelayPart, RelayRow, RelayStep};
+use crate::domain::address::srs::Srs;
 use crate::domain::id::{MessageId, ReceivedId, TenantId};
 use crate::domain::message::NewMessage;
-use crate::domain::srs::Srs;
 use crate::telemetry::RateLimitedLog;
 
 /// How often a process without work looks for rows: those of other processes, and those of failed messages.

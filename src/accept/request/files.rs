@@ -10,7 +10,7 @@ use serde_json_borrow::Value;
 
 use super::Rejection;
 use super::json::pointer::cut;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 
 /// Length of a SHA-256 in hexadecimal.
 const DIGEST_LENGTH: usize = 64;

@@ -15,7 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json_borrow::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::fault::{Fault, Faults};
+use crate::domain::api::fault::{Fault, Faults};
 use crate::domain::message::NewMessage;
 use files::{Files, NO_FILES};
 use message::render::{NO_TEMPLATES, TemplateRef, Templates};

@@ -13,8 +13,8 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::batch::Validation;
-use crate::domain::binary::Binary;
-use crate::domain::open_object::{MessageHeaders, MessageMetadata, TemplateValues};
+use crate::domain::api::binary::Binary;
+use crate::domain::api::open_object::{MessageHeaders, MessageMetadata, TemplateValues};
 use crate::domain::outcome::OnUncertain;
 
 /// One message to send.

@@ -10,7 +10,7 @@ use crate::accept::request::files::Files;
 use crate::accept::request::message::render::Templates;
 use crate::accept::request::{self, Context, Limits, Rejection};
 use crate::db::messages::sql_inbox::EnqueuedRow;
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::message::NewMessage;
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use crate::domain::restore::Mark;
+use crate::domain::installation::restore::Mark;
 
 /// The directory of the files.
 #[derive(Debug, Clone)]

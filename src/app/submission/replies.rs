@@ -93,7 +93,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::domain::fault::{Code, Fault};
+    use crate::domain::api::fault::{Code, Fault};
 
     fn reply(error: ApiError, step: Step) -> String {
         refusal(error, step).to_string()

@@ -14,7 +14,7 @@ use crate::db::messages::sql_inbox::{self, senders};
 use crate::db::overview::{self, Overview, Stopped};
 use crate::db::pool::server::{self, Connections};
 use crate::db::{Db, DbError, workers};
-use crate::domain::restore::Finding;
+use crate::domain::installation::restore::Finding;
 
 pub(super) async fn check(config: &Config, db: &Db, report: &mut Report) {
     if let Err(error) = checks(config, db, report).await {

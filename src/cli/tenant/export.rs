@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::db::tenants::moving::{Export, MovedTable};
 use crate::db::{Db, tenants};
 use crate::domain::id::TenantId;
-use crate::domain::keyring::Keyring;
+use crate::domain::installation::keyring::Keyring;
 
 /// After how many rows the progress is printed.
 const PROGRESS: u64 = 100_000;

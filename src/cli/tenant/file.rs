@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::app::WithHint as _;
 use crate::db::schema;
 use crate::domain::id::TenantId;
-use crate::domain::keyring::{Keyring, Purpose};
+use crate::domain::installation::keyring::{Keyring, Purpose};
 
 /// The format's name.
 const FORMAT: &str = "postrider-tenant";

@@ -18,9 +18,9 @@ use crate::config::Config;
 use crate::db::tenants::moving::{Import, MovedTable};
 use crate::db::{Db, tenants, webhooks};
 use crate::domain::id::TenantId;
+use crate::domain::installation::keyring::Keyring;
+use crate::domain::installation::restore::SKIPPED_EVENT_NUMBERS;
 use crate::domain::key::Scope;
-use crate::domain::keyring::Keyring;
-use crate::domain::restore::SKIPPED_EVENT_NUMBERS;
 use crate::domain::tenant::{NAME, check_name};
 
 /// How many event numbers are skipped. Not as many as after a restore, so that the numbers of this cell differ from those of the old

@@ -9,8 +9,8 @@ use crate::app::WithHint as _;
 use crate::db::tenants::moving::MovedTable;
 use crate::domain::id::{EndpointId, InboundRouteId, TenantId};
 use crate::domain::inbound::relay::RelayTarget;
+use crate::domain::installation::keyring::Keyring;
 use crate::domain::key::hex;
-use crate::domain::keyring::Keyring;
 use crate::domain::sender_domain::dkim;
 use crate::domain::webhook::endpoint::StoredSecret;
 

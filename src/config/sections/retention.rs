@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::values::period::period_text;
 use crate::config::values::range::within_time;
-use crate::domain::retention::{Period, Periods};
+use crate::domain::records::retention::{Period, Periods};
 
 /// How long data is kept. Periods are a duration or `forever`.
 #[derive(Debug, Clone, Serialize, Deserialize)]

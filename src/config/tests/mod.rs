@@ -299,7 +299,7 @@ fn private_mail_exchangers_are_allowed_by_flag_or_list() {
 #[test]
 fn retention_periods_are_durations_or_forever() {
     let config = valid_config("[retention]\nmessages = \"forever\"\ncontent = \"400d\"\n", &[]);
-    assert_eq!(config.retention.messages, crate::domain::retention::Period::FOREVER);
+    assert_eq!(config.retention.messages, crate::domain::records::retention::Period::FOREVER);
     let short = problems("[retention]\nmessages = \"60d\"\n", &[]);
     assert_eq!(short.len(), 1, "{short:?}");
     assert!(short[0].starts_with("retention.events: must not be longer than retention.messages"), "{short:?}");

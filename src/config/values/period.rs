@@ -6,7 +6,7 @@ use serde::de::{Deserializer, Error, Visitor};
 use serde::{Serialize, Serializer};
 
 use super::duration::Human;
-use crate::domain::retention::Period;
+use crate::domain::records::retention::Period;
 
 /// The word for no end.
 const FOREVER: &str = "forever";

@@ -15,7 +15,7 @@ use crate::cache::TtlCache;
 use crate::clock::SharedClock;
 use crate::db::{Db, DbError, domains};
 use crate::domain::id::TenantId;
-use crate::domain::keyring::Keyring;
+use crate::domain::installation::keyring::Keyring;
 use crate::domain::sender_domain::dkim::{Algorithm, KeyError, Signer, SigningKey};
 use crate::domain::sender_domain::dns_records::{DmarcPolicy, DomainStatus, Strict, with_parents};
 

@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 use super::{Db, DbError};
 use crate::domain::address::Address;
-use crate::domain::erasure::{ErasedAddress, ErasedCounts, ErasurePhase};
 use crate::domain::id::{ErasureId, KeyId, TenantId};
+use crate::domain::records::erasure::{ErasedAddress, ErasedCounts, ErasurePhase};
 use crate::domain::suppression::AddressKey;
 
 pub use preview::{Preview, preview};

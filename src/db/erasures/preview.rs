@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 
 use crate::db::{Db, DbError};
-use crate::domain::erasure::ErasedAddress;
 use crate::domain::id::TenantId;
+use crate::domain::records::erasure::ErasedAddress;
 
 /// What is stored about an address, without what only a long search finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 use sqlx::PgConnection;
 
 use super::{Examined, Job};
-use crate::domain::erasure::ErasedCounts;
+use crate::domain::records::erasure::ErasedCounts;
 
 /// Received messages that a step reads. Each may have tens of megabytes, which are only read if it is deleted.
 const PAGE: i64 = 64;

@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 
 use super::{Examined, Job};
 use crate::db::messages::actions::redact::REDACTED;
-use crate::domain::erasure::ErasedCounts;
+use crate::domain::records::erasure::ErasedCounts;
 
 /// Rows that a step reads.
 const PAGE: i64 = 2_000;

@@ -12,8 +12,8 @@ use uuid::Uuid;
 use super::{Examined, Job, Step, advance, lock};
 use crate::db::messages::actions::redact;
 use crate::db::{Db, DbError};
-use crate::domain::erasure::RemovedRecipients;
 use crate::domain::id::MessageId;
+use crate::domain::records::erasure::RemovedRecipients;
 
 /// Rows that a step reads.
 const PAGE: i64 = 200;

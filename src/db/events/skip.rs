@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use crate::domain::event::EventType;
-use crate::domain::restore::SKIPPED_EVENT_NUMBERS;
+use crate::domain::installation::restore::SKIPPED_EVENT_NUMBERS;
 
 /// Skips numbers in the feed of each tenant, and appends the event that says so. Called as the last statement of a
 /// transaction, like [`super::append`], and locks the counters in the order of the tenants.

@@ -12,7 +12,7 @@ use super::pool::restore_gate::Witness;
 use super::pool::scan::{SCAN_LIMIT, allow_scan};
 use super::{Db, DbError};
 use crate::domain::id::TenantId;
-use crate::domain::restore::{Hold, HoldReason, KEPT_BRANCHES, Mark, Observation, Place};
+use crate::domain::installation::restore::{Hold, HoldReason, KEPT_BRANCHES, Mark, Observation, Place};
 
 /// Minimum age of a mark before the next one.
 pub const MARK_INTERVAL: Duration = Duration::from_secs(1);

@@ -17,7 +17,7 @@ use sqlx::postgres::PgPoolOptions;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::domain::restore::Hold;
+use crate::domain::installation::restore::Hold;
 
 /// Identifies a run of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -231,7 +231,7 @@ async fn server_run(connection: &mut PgConnection) -> Result<ServerRun, sqlx::Er
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::restore::HoldReason;
+    use crate::domain::installation::restore::HoldReason;
 
     const SERVER: ServerRun =
         ServerRun { system_identifier: Some(7), timeline: Some(1), started_at: DateTime::UNIX_EPOCH };

@@ -20,7 +20,7 @@ use super::pool::scan::{SCAN_LIMIT, allow_scan};
 use super::suppressions;
 use super::{Db, DbError};
 use crate::domain::bounce::{self, Bounce, Source};
-use crate::domain::conversation::Conversation;
+use crate::domain::delivery::conversation::Conversation;
 use crate::domain::delivery::{Status, Transition};
 use crate::domain::id::{MessageId, RecipientId, RecipientKey, TenantId};
 use crate::domain::outcome::{Outcome, Stage};

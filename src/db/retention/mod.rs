@@ -17,4 +17,4 @@ pub mod rules;
 pub mod runs;
 pub mod weeks;
 
-pub use crate::domain::retention::{Class, Period, Periods, Week};
+pub use crate::domain::records::retention::{Class, Period, Periods, Week};

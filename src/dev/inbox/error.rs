@@ -3,8 +3,8 @@
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
-use crate::domain::fault::Fault;
-use crate::domain::problem::{Problem, ProblemCode};
+use crate::domain::api::fault::Fault;
+use crate::domain::api::problem::{Problem, ProblemCode};
 
 /// An error of the inbox.
 #[derive(Debug, thiserror::Error)]

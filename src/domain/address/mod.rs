@@ -13,6 +13,8 @@ use std::str::FromStr;
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 
 mod mailbox;
+pub mod return_path;
+pub mod srs;
 #[cfg(test)]
 mod tests;
 

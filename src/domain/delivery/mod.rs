@@ -1,5 +1,6 @@
 //! The states of a recipient, the transitions between them, and the status of a whole message.
 
+pub mod conversation;
 pub mod retry;
 
 use std::borrow::Cow;

@@ -58,7 +58,7 @@ pub struct EventData {
     #[schema(value_type = Vec<crate::domain::message::Tag>, example = json!([{"name": "kind", "value": "invoice"}]))]
     pub tags: Value,
     /// The message's metadata.
-    #[schema(value_type = crate::domain::open_object::MessageMetadata, example = json!({"order": "42"}))]
+    #[schema(value_type = crate::domain::api::open_object::MessageMetadata, example = json!({"order": "42"}))]
     pub metadata: Value,
     /// The attempt's number, from 1; null if no attempt was made.
     #[schema(example = 1)]

@@ -3,7 +3,7 @@
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::domain::id::InboundRouteId;
-use crate::domain::keyring::{Keyring, KeyringError, Purpose};
+use crate::domain::installation::keyring::{Keyring, KeyringError, Purpose};
 use crate::domain::routing::relay::{Password, Relay, RelayError};
 use crate::domain::webhook::endpoint::ENCRYPTED_PREFIX;
 

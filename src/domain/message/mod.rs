@@ -1,6 +1,7 @@
 //! Validated messages.
 
 pub mod action;
+pub mod attachment_link;
 pub mod bulk;
 pub mod header_syntax;
 pub mod message_id;
@@ -211,7 +212,7 @@ pub struct RelayOf {
     /// The received message.
     pub received: ReceivedId,
     /// The inbound route to whose server it is sent; `None` if it is sent like other messages, because it is a bounce to a rewritten
-    /// sender ([`srs`](super::srs)).
+    /// sender ([`srs`](super::address::srs)).
     pub route: Option<InboundRouteId>,
 }
 

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::Header;
 use crate::domain::address::Address;
 use crate::domain::id::{MessageId, RecipientId, TenantId};
-use crate::domain::keyring::{Keyring, Purpose};
+use crate::domain::installation::keyring::{Keyring, Purpose};
 
 /// The header with the link.
 const LINK: &str = "List-Unsubscribe";

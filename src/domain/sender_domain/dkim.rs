@@ -16,7 +16,7 @@ use mail_auth::common::crypto::{DkimKey, Ed25519Key, RsaKey, Sha256};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::domain::id::TenantId;
-use crate::domain::keyring::{Keyring, KeyringError, Purpose};
+use crate::domain::installation::keyring::{Keyring, KeyringError, Purpose};
 
 /// The signature algorithm of a key, with SHA-256.
 #[derive(

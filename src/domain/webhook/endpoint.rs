@@ -11,7 +11,7 @@ use url::Url;
 
 use crate::domain::event::EventType;
 use crate::domain::id::EndpointId;
-use crate::domain::keyring::{Keyring, KeyringError, Purpose};
+use crate::domain::installation::keyring::{Keyring, KeyringError, Purpose};
 use crate::domain::limits::Change;
 use crate::domain::words::words;
 

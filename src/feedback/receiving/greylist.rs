@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use super::IncomingMessage;
 use crate::db::receiving::greylist::{self, Periods};
 use crate::db::{Db, DbError};
-use crate::domain::keyring::{Keyring, Purpose};
+use crate::domain::installation::keyring::{Keyring, Purpose};
 
 /// How long an entry is kept that has not passed. A server that tries again later is deferred again.
 const PENDING: TimeDelta = TimeDelta::days(2);

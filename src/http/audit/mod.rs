@@ -23,8 +23,8 @@ use super::auth::{CachedKey, Caller};
 use super::in_process::KnownKey;
 use crate::db::audit::{self, Actor, Outcome};
 use crate::db::{Db, DbError};
-use crate::domain::audit::{AuditResult, AuditSource, recordable};
 use crate::domain::id::{AuditId, KeyId, TenantId};
+use crate::domain::records::audit::{AuditResult, AuditSource, recordable};
 
 pub use operations::NOT_AUDITED;
 pub(super) use operations::prepare;

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use axum::http::Method;
 
-use crate::domain::audit::AuditSource;
+use crate::domain::records::audit::AuditSource;
 use crate::http::openapi::operations;
 
 /// The operations that are not audited although their method is not GET, with the reason.

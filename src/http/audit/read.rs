@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::db::DbError;
 use crate::db::audit::{self, AuditFilter, AuditRow};
-use crate::domain::audit::{AuditResult, AuditSource};
+use crate::domain::api::open_object::AuditedState;
 use crate::domain::id::{AuditId, KeyId, TenantId};
 use crate::domain::key::{KeyMode, Scope};
-use crate::domain::open_object::AuditedState;
+use crate::domain::records::audit::{AuditResult, AuditSource};
 use crate::http::auth::Caller;
 use crate::http::page::{Page, PageParams};
 use crate::http::params::Params;

@@ -20,7 +20,7 @@ use super::in_process::KnownKey;
 use super::response::ResponseOwner;
 use super::security_log::{Refusal, SecurityLog};
 use super::{Api, ApiError};
-use crate::domain::fault::Fault;
+use crate::domain::api::fault::Fault;
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{Scope, Secret};
 use crate::domain::network::contains;

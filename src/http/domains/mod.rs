@@ -16,7 +16,7 @@ use crate::db::domains::cache::SenderCache;
 use crate::db::domains::{self, NewKey};
 use crate::dns::UncachedResolver;
 use crate::domain::id::TenantId;
-use crate::domain::keyring::Keyring;
+use crate::domain::installation::keyring::Keyring;
 use crate::domain::sender_domain::dkim::{self, Algorithm};
 use crate::domain::sender_domain::dns_records::DnsSettings;
 use view::DomainView;

@@ -20,7 +20,7 @@ use crate::accept::request::batch::MAX_MESSAGES;
 use crate::accept::request::files::FilePart;
 use crate::accept::request::json::pointer::cut;
 use crate::accept::upload::Upload;
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use source::Source;
 
 /// Maximum length of a boundary (RFC 2046 §5.1.1).

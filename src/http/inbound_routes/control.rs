@@ -10,7 +10,7 @@ use super::view::{InboundRouteChangeBody, InboundRouteView, NewInboundRouteBody}
 use super::{NO_ROUTE, load_view};
 use crate::accept::request::resources::inbound_route::{self, NewAction};
 use crate::db::receiving::routes::{self, ActionColumns, Inserted, MAX_ROUTES};
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::id::InboundRouteId;
 use crate::domain::inbound::{InboundAction, RouteMatch};
 use crate::domain::key::Scope;

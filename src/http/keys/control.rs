@@ -12,7 +12,7 @@ use super::{NO_KEY, TenantParam, changed_tenant, tenant_param};
 use crate::accept::request::resources::key::{KeyRequest, NO_QUOTA, UNKNOWN_TENANT};
 use crate::accept::request::{self, Context};
 use crate::db::keys::{self, KeyChange, KeyRow, NewKey, Revocation};
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{KeyMode, Scope, Secret};
 use crate::http::auth::Caller;

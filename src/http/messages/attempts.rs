@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::read::load_row;
 use crate::db::queue::conversations::{self, AttemptRow};
-use crate::domain::conversation::{Conversation, Line};
+use crate::domain::delivery::conversation::{Conversation, Line};
 use crate::domain::event::EventType;
 use crate::domain::explain::SmtpReply;
 use crate::domain::id::{MessageId, RecipientId};

@@ -13,7 +13,7 @@ use super::plan;
 use crate::db::DbError;
 use crate::db::messages;
 use crate::db::messages::blobs::{self, objects};
-use crate::domain::binary::Binary;
+use crate::domain::api::binary::Binary;
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::key::Scope;
 use crate::domain::message::Attachment;

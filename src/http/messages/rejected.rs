@@ -8,10 +8,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::db::messages::sql_inbox::rejected::{self, RejectedRow, StateRow};
-use crate::domain::fault::Fault;
+use crate::domain::api::fault::Fault;
+use crate::domain::api::problem::ProblemCode;
 use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
-use crate::domain::problem::ProblemCode;
 use crate::http::auth::Caller;
 use crate::http::page::{Page, PageParams};
 use crate::http::params::Params;
@@ -42,7 +42,7 @@ pub struct RejectedMessage {
     #[schema(example = "Your order 42")]
     pub subject: Option<String>,
     /// The metadata, as given.
-    #[schema(value_type = crate::domain::open_object::MessageMetadata, example = json!({"order": "42"}))]
+    #[schema(value_type = crate::domain::api::open_object::MessageMetadata, example = json!({"order": "42"}))]
     pub metadata: Value,
     /// Why the message was rejected.
     #[schema(value_type = Vec<Fault>)]

@@ -1,6 +1,6 @@
 //! Replies: the headers of a message with `in_reply_to`.
 
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::message::NewMessage;
 use crate::http::auth::Caller;
 use crate::http::{Api, ApiError};

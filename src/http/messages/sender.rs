@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::db::domains::cache::{Sender, SenderStatus};
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::id::TenantId;
 pub use crate::domain::message::Warning;
 use crate::domain::message::{NewMessage, unsubscribe};

@@ -154,7 +154,7 @@ pub struct Message {
     #[schema(value_type = Vec<crate::domain::message::Tag>)]
     pub tags: Value,
     /// The metadata, as given.
-    #[schema(value_type = crate::domain::open_object::MessageMetadata, example = json!({"order": "42"}))]
+    #[schema(value_type = crate::domain::api::open_object::MessageMetadata, example = json!({"order": "42"}))]
     pub metadata: Value,
     /// The time before which no attempt starts; null if none was given.
     #[schema(example = "2026-12-01T09:00:00Z")]

@@ -15,9 +15,9 @@ use super::params::{Params, PathId};
 use super::{Api, ApiError, AuthErrors, InvalidParameter, JsonErrors, NotFound};
 use crate::accept::request::resources::operations::erasure;
 use crate::db::erasures::{self, ErasureRow, NewErasure};
-use crate::domain::erasure::ErasedAddress;
 use crate::domain::id::ErasureId;
 use crate::domain::key::Scope;
+use crate::domain::records::erasure::ErasedAddress;
 
 use view::{ErasurePreview, ErasureRequestBody, ErasureView};
 

@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::db::erasures::{ErasureRow, Preview};
-use crate::domain::erasure::{ErasedCounts, ErasurePhase, ErasureStatus};
 use crate::domain::id::{ErasureId, KeyId};
+use crate::domain::records::erasure::{ErasedCounts, ErasurePhase, ErasureStatus};
 
 /// A request to erase everything about an address.
 #[derive(Debug, Serialize, utoipa::ToSchema)]

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::NO_RECEIVED;
 use crate::db::receiving::messages;
-use crate::domain::binary::Binary;
+use crate::domain::api::binary::Binary;
 use crate::domain::id::ReceivedId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;

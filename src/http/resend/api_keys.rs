@@ -20,7 +20,7 @@ use super::request::{one_fault, read_object};
 use super::times::{optional_time, time};
 use crate::accept::request::{self as native, Context};
 use crate::db::keys::{self as rows, KeyChange, KeyRow};
-use crate::domain::fault::Code;
+use crate::domain::api::fault::Code;
 use crate::domain::id::KeyId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;

@@ -20,7 +20,7 @@ use super::request::{one_fault, read_object};
 use super::times::time;
 use crate::accept::request as native;
 use crate::db::domains as rows;
-use crate::domain::fault::Code;
+use crate::domain::api::fault::Code;
 use crate::domain::id::TenantId;
 use crate::domain::key::Scope;
 use crate::domain::sender_domain::dns_records::{DomainStatus, Finding, Purpose, RecordStatus};

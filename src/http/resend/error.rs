@@ -8,7 +8,7 @@ use axum::http::{StatusCode, header};
 use serde::Serialize;
 
 use super::is_path;
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::http::auth::LACKS_SCOPE;
 use crate::http::{Problem, ProblemCode};
 

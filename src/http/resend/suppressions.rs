@@ -22,7 +22,7 @@ use super::request::{one_fault, read_object};
 use super::times::format;
 use crate::db::suppressions::list::{self as rows, Filter, Removal};
 use crate::domain::address::Address;
-use crate::domain::fault::Code;
+use crate::domain::api::fault::Code;
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::key::Scope;
 use crate::domain::suppression::{AddressKey, Reason, Suppression};

@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use super::view::WorkerView;
 use crate::db::workers::{self, WorkerRow};
-use crate::domain::fingerprint::{Fingerprints, differences};
 use crate::domain::id::WorkerId;
+use crate::domain::installation::fingerprint::{Fingerprints, differences};
 use crate::http::auth::Operator;
 use crate::http::page::{Page, PageParams};
 use crate::http::params::Params;

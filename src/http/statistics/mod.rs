@@ -13,7 +13,7 @@ use super::params::Params;
 use super::{Api, ApiError, AuthErrors};
 use crate::db::DbError;
 use crate::db::statistics::query::{self, MAX_POINTS_OF_SERIES, Queue, Selection, SeriesFigures};
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::key::Scope;
 use crate::domain::provider::Provider;
 use crate::domain::statistics::range::{MAX_POINTS, Range, RangeError};

@@ -13,7 +13,7 @@ use crate::accept::request;
 use crate::config::period_text;
 use crate::db::lanes::pauses;
 use crate::db::streams;
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::key::Scope;
 use crate::domain::limits::StreamChange;
 use crate::http::auth::Caller;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::domain::open_object::TemplateValues;
+use crate::domain::api::open_object::TemplateValues;
 use crate::template::{Format, Syntax, VariableType};
 
 /// Defines the body of a request with the content of a template, after its own fields.

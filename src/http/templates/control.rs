@@ -12,7 +12,7 @@ use super::{NO_TEMPLATE, TemplatePath, invalid, layout_id, load};
 use crate::accept::request::resources::template::{self, TemplateChange};
 use crate::accept::templates::{changed_row, empty_row};
 use crate::db::templates::{self, Changed, Removed, TemplateFields, TemplateRow};
-use crate::domain::fault::Code;
+use crate::domain::api::fault::Code;
 use crate::domain::id::TemplateId;
 use crate::domain::limits::Change;
 use crate::domain::message::template::TemplateName;

@@ -7,7 +7,7 @@ use super::view::RenderedView;
 use super::{Api, ApiError};
 use crate::accept::templates::source_from_row;
 use crate::db::templates::SourceRow;
-use crate::domain::fault::Fault;
+use crate::domain::api::fault::Fault;
 use crate::domain::id::TenantId;
 use crate::http::auth::Caller;
 use crate::template::{self, Compiled, Layouts, Program, Report, Source};

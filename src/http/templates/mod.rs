@@ -16,7 +16,7 @@ use axum::http::request::Parts;
 use super::auth::Caller;
 use super::{Api, ApiError};
 use crate::db::templates::{self, TemplateRow};
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::id::{TemplateId, TenantId};
 use crate::domain::key::Scope;
 use crate::domain::message::template::TemplateName;

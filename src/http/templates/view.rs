@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::db::templates::versions::{VersionRow, VersionSummaryRow};
 use crate::db::templates::{SourceRow, SummaryRow, TemplateRow};
-use crate::domain::fault::Fault;
+use crate::domain::api::fault::Fault;
 use crate::domain::id::TemplateId;
 use crate::template::{Format, Rendered, Report, Syntax, Variable, Warning};
 
@@ -221,7 +221,7 @@ pub struct ValidationView {
     /// What does not prevent it from being published.
     pub warnings: Vec<Warning>,
     /// Example values for the variables that the template uses.
-    #[schema(value_type = crate::domain::open_object::TemplateValues, example = json!({"name": "name"}))]
+    #[schema(value_type = crate::domain::api::open_object::TemplateValues, example = json!({"name": "name"}))]
     pub suggested_variables: Map<String, Value>,
     /// Declarations of the variables that the template uses, for the field `variables`. Those of the request are kept.
     pub suggested_declarations: Vec<Variable>,

@@ -12,7 +12,7 @@ use super::view::WebhookView;
 use crate::accept::request;
 use crate::accept::request::resources::operations::replay::ReplayStart;
 use crate::db::{events, webhooks};
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::id::{EndpointId, TenantId};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use url::Url;
 
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::http::ApiError;
 
 type Check = dyn Fn(Url) -> BoxFuture<'static, Result<(), String>> + Send + Sync;

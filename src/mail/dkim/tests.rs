@@ -17,7 +17,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::id::TenantId;
-use crate::domain::keyring::Keyring;
+use crate::domain::installation::keyring::Keyring;
 use crate::domain::sender_domain::dkim::{Algorithm, NewKey, SigningKey, record};
 
 /// TXT records, used as the DNS cache of the verifier, which then sends no queries.

@@ -2,7 +2,7 @@
 
 use super::{FieldRange, addresses, line_fault, value};
 use crate::domain::address::Address;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 
 /// Maximum size of a header, in bytes. Large providers accept about as much.
 const MAX_HEADER_BYTES: usize = 256 << 10;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{FieldRange, RawMessage, fields};
-use crate::domain::fault::Faults;
+use crate::domain::api::fault::Faults;
 
 /// A message without its instructions.
 #[derive(Debug)]

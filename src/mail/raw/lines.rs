@@ -1,7 +1,7 @@
 //! Checks the lines of a finished message, and gives them CRLF line ends (RFC 5321 §2.3.8).
 
 use super::line_fault;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::message::header_syntax::MAX_LINE;
 
 /// Number of faults of one message after which its further lines are not checked.

@@ -16,7 +16,7 @@ mod values;
 
 use std::ops::Range;
 
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 
 pub(super) use complete::complete;
 pub use instructions::{Instructed, comparable, take};

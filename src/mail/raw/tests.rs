@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::{RawMessage, addresses, sender, text};
-use crate::domain::fault::Faults;
+use crate::domain::api::fault::Faults;
 use crate::domain::message::{Attachment, AttachmentRole, Draft, ENVELOPE_SENDER};
 use crate::mail::build;
 use crate::mail::tests::{draft, header};

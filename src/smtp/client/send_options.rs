@@ -3,7 +3,7 @@
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 
-use crate::domain::conversation::Conversation;
+use crate::domain::delivery::conversation::Conversation;
 use crate::domain::outcome::Outcome;
 
 /// Options of one call.

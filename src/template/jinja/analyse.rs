@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use minijinja::machinery::ast::{self, CallArg, Expr, Spanned, UnaryOpKind};
 use minijinja::value::ValueKind;
 
-use crate::domain::fault::Code;
+use crate::domain::api::fault::Code;
 use crate::template::faults::Located;
 
 use super::RESERVED_PREFIX;

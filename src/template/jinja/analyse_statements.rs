@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use minijinja::machinery::ast::{self, Expr, Stmt};
 
-use crate::domain::fault::Code;
+use crate::domain::api::fault::Code;
 
 use super::analyse::Analyser;
 use super::shape::{Hint, Id};

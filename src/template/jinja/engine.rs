@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 
-use crate::domain::fault::Code;
+use crate::domain::api::fault::Code;
 use crate::template::faults::{Located, excerpt};
 use crate::template::limits::FUEL;
 use crate::template::markup::tags::Tag;

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::template::faults::{Located, Part, fault, position};
 use crate::template::layouts::{Layout, Layouts};
 use crate::template::limits::{MAX_LAYOUT_DEPTH, MAX_SOURCE};

@@ -1,6 +1,6 @@
 //! Parses the structure of a source that layouts need: its blocks, includes and `extends`.
 
-use crate::domain::fault::Code;
+use crate::domain::api::fault::Code;
 use crate::template::faults::Located;
 use crate::template::limits::MAX_BLOCK_DEPTH;
 

@@ -19,7 +19,7 @@ pub(super) mod shape;
 use minijinja::machinery::{ast, parse as parse_template};
 use minijinja::syntax::SyntaxConfig;
 
-use crate::domain::fault::Code;
+use crate::domain::api::fault::Code;
 
 use super::faults::Located;
 

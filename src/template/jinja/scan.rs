@@ -5,7 +5,7 @@ use std::panic::catch_unwind;
 
 use minijinja::machinery::{Span, Token, Tokenizer};
 
-use crate::domain::fault::Code;
+use crate::domain::api::fault::Code;
 use crate::template::faults::Located;
 use crate::template::limits::{MAX_ELIF, MAX_TAG, MAX_TAG_TOKENS};
 use crate::template::markup::tags::{Role, Tag};

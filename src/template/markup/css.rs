@@ -8,7 +8,7 @@ use std::io;
 
 use css_inline::{CSSInliner, InlineError};
 
-use crate::domain::fault::Code;
+use crate::domain::api::fault::Code;
 use crate::template::faults::Located;
 use crate::template::limits::MAX_COMPILED;
 use crate::template::source::WarningCode;

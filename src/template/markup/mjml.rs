@@ -8,7 +8,7 @@ use htmlparser::{ElementEnd, Token, Tokenizer};
 use mrml::prelude::parser::{Error, ParserOptions, Span};
 use mrml::prelude::render::RenderOptions;
 
-use crate::domain::fault::Code;
+use crate::domain::api::fault::Code;
 use crate::template::faults::Located;
 use crate::template::limits::{MAX_COMPILED, MAX_MJML, MAX_MJML_DEPTH};
 

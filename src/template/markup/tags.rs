@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use crate::domain::fault::Code;
+use crate::domain::api::fault::Code;
 use crate::template::faults::{Located, excerpt};
 
 /// How a tag affects the blocks of a template.

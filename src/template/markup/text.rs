@@ -6,7 +6,7 @@
 
 use html2text::config;
 
-use crate::domain::fault::Code;
+use crate::domain::api::fault::Code;
 use crate::template::faults::Located;
 
 use super::tags::{Masked, Place, Role, Tag};

@@ -7,7 +7,7 @@ mod traps;
 use serde_json::{Map, Value};
 
 use super::{Compiled, Format, Layout, Layouts, Program, Rendered, Source, Syntax, Variable, VariableType, compile};
-use crate::domain::fault::Fault;
+use crate::domain::api::fault::Fault;
 
 /// Returns a template with an HTML body that declares the variables of `values`.
 fn source(html: &str, values: &Value) -> Source {

@@ -12,9 +12,9 @@ use super::DeliverContext;
 use super::loaded_message::LoadedMessage;
 use crate::db::queue::Claimed;
 use crate::domain::address::Address;
+use crate::domain::address::return_path::{ReturnPaths, Token};
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::message::Draft;
-use crate::domain::return_path::{ReturnPaths, Token};
 use crate::domain::routing::is_simulated;
 use crate::smtp::{self, Dsn, Route};
 

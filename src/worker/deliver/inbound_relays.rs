@@ -13,7 +13,7 @@ use crate::db::receiving::routes;
 use crate::db::{Db, DbError};
 use crate::domain::id::{InboundRouteId, TenantId};
 use crate::domain::inbound::relay::{RelayTarget, StoredTargetError};
-use crate::domain::keyring::Keyring;
+use crate::domain::installation::keyring::Keyring;
 use crate::domain::routing::RouteName;
 use crate::domain::routing::relay::Relay;
 use crate::smtp::Route;

@@ -14,7 +14,7 @@ use super::loaded_message::LoadedMessage;
 use super::transition::{AttemptEnd, AttemptStart};
 use crate::db::queue::attempt_markers::{self, AttemptMarker};
 use crate::db::queue::{Claimed, Finished};
-use crate::domain::conversation::Conversation;
+use crate::domain::delivery::conversation::Conversation;
 use crate::domain::outcome::{OnUncertain, Outcome, Verdict};
 use crate::smtp::SendGuard;
 

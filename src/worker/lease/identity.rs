@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::clock::Uptime;
 use crate::db::{self, Db, DbError};
-use crate::domain::fingerprint::Fingerprints;
+use crate::domain::installation::fingerprint::Fingerprints;
 use crate::telemetry;
 
 /// The id of a worker, and when the database last confirmed it.

@@ -14,7 +14,7 @@ use crate::db::messages::{blob_cleanup, idempotency, uploads};
 use crate::db::queue::conversations;
 use crate::db::receiving::greylist;
 use crate::db::{Db, DbError, RestoreGate};
-use crate::domain::retention::Period;
+use crate::domain::records::retention::Period;
 
 const INTERVAL: Duration = Duration::from_mins(10);
 /// Minimum time for which idempotency keys are kept.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::clock::SharedClock;
 use crate::db::{Db, DbError, webhooks};
 use crate::domain::id::EndpointId;
-use crate::domain::keyring::Keyring;
+use crate::domain::installation::keyring::Keyring;
 use crate::domain::webhook::endpoint::StoredSecret;
 
 /// Poll interval.

@@ -24,7 +24,7 @@ use super::lease::Leases;
 use crate::clock::SharedClock;
 use crate::db::{Db, DbError, webhooks};
 use crate::domain::event::resend::Mapping;
-use crate::domain::keyring::Keyring;
+use crate::domain::installation::keyring::Keyring;
 use crate::telemetry::RateLimitedLog;
 use crate::webhook::Poster;
 

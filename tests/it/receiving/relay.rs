@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postrider::config::PrivateMx;
-use postrider::domain::retention::Period;
+use postrider::domain::records::retention::Period;
 use serde_json::{Value, json};
 
 use super::{deliver, mime, received};

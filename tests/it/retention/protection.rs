@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postrider::domain::retention::Period;
+use postrider::domain::records::retention::Period;
 use serde_json::{Value, json};
 
 use super::{advance, delete_old_data, number, reasons};

@@ -142,7 +142,7 @@ async fn everything_of_a_message_is_deleted_with_it() {
 
 #[tokio::test]
 async fn forever_deletes_nothing() {
-    use postrider::domain::retention::Period;
+    use postrider::domain::records::retention::Period;
     let builder = TestApp::builder().config(|config| {
         let kept = &mut config.retention;
         (kept.content, kept.messages, kept.events, kept.webhook_log) =
@@ -157,7 +157,7 @@ async fn forever_deletes_nothing() {
 
 #[tokio::test]
 async fn idempotency_key_may_expire_before_its_message() {
-    use postrider::domain::retention::Period;
+    use postrider::domain::records::retention::Period;
     let two_days = Period(Some(Duration::from_hours(48)));
     let app = TestApp::builder().config(move |config| config.retention.idempotency = two_days).start().await;
     let keyed = || app.request(Method::POST, "/v1/messages").header("idempotency-key", "k").json(&message(json!({})));
@@ -238,7 +238,7 @@ async fn failure_of_one_class_does_not_keep_the_others() {
 
 #[tokio::test]
 async fn long_bulk_loses_its_content_in_steps() {
-    use postrider::domain::retention::Period;
+    use postrider::domain::records::retention::Period;
     let app = TestApp::builder()
         .config(|config| config.retention.content = Period(Some(Duration::from_hours(20 * 24))))
         .start()

@@ -14,7 +14,7 @@ use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::json::raw_list::{RawList, range};
 use crate::accept::request::json::walk::Node;
 use crate::accept::request::{Rejection, json};
-use crate::domain::fault::{Code, Fault, Faults};
+use crate::domain::api::fault::{Code, Fault, Faults};
 
 /// Maximum number of field names stored: one more than the faults that are reported.
 const MAX_NAMES: usize = Faults::LIMIT + 1;

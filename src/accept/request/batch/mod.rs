@@ -22,7 +22,7 @@ use super::json::walk::Node;
 use super::message::send;
 use super::{Context, Rejection, RequestHashes, digest, json};
 use crate::db::messages::insert::IdempotencyKey;
-use crate::domain::fault::{Code, Fault, Faults};
+use crate::domain::api::fault::{Code, Fault, Faults};
 use crate::domain::id::KeyId;
 use crate::domain::message::{NewMessage, NewRecipient};
 

@@ -12,7 +12,7 @@ use super::RECIPIENTS;
 use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::json::raw_list::{RawList, range};
 use crate::accept::request::{Rejection, json};
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::message::bulk::MAX_RECIPIENTS;
 
 /// Maximum number of fields that are stored. A bulk has fewer, so a longer body contains unknown or duplicate fields, of

@@ -24,7 +24,7 @@ use super::message::render::{self, NotLoaded, PinnedTemplate};
 use super::message::{address, headers, metadata, send};
 use super::{Context, Rejection, RequestHashes, digest, json};
 use crate::domain::address::Mailbox;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::message::{Content, NewAttachment, Tag, Warning};
 use crate::domain::outcome::OnUncertain;
 use crate::rendering::merged;

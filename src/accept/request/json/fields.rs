@@ -8,7 +8,7 @@ use serde_json_borrow::Value;
 use super::pointer::{Pointer, cut};
 use super::suggestion::suggestion;
 use super::walk::Node;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::limits::Change;
 
 /// Adds a fault for a duplicate name in an object.

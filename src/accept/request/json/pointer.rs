@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 
 /// A path from a value to the root. Each step borrows its parent.
 #[derive(Debug, Clone, Copy)]

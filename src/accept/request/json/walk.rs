@@ -14,7 +14,7 @@ use serde_json_borrow::Value;
 use super::fields::duplicate;
 use super::pointer::Pointer;
 use crate::config;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 
 /// A value and its position.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use crate::accept::request::json::fields::Fields;
 use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::json::walk::{Node, one_line};
 use crate::domain::address::{Address, AddressError, Mailbox};
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::id::RecipientId;
 use crate::domain::message::{NewRecipient, RecipientKind};
 use crate::domain::simulator::Script;

@@ -4,7 +4,7 @@ use super::attachments::{self, with_digest};
 use crate::accept::request::json::fields::Fields;
 use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::json::walk::Node;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::message::{Attachment, AttachmentRole, NewAttachment};
 use crate::mail::body::alternative::{is_alternative, is_same_type, is_utf8, lacks_method};
 

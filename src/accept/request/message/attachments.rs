@@ -12,7 +12,7 @@ use crate::accept::request::json::fields::Fields;
 use crate::accept::request::json::pointer::{Pointer, cut};
 use crate::accept::request::json::walk::Node;
 use crate::accept::request::{Context, Limits};
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::key::hex;
 use crate::domain::message::{Attachment, NewAttachment};
 use crate::mail;

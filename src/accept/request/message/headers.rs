@@ -3,7 +3,7 @@
 
 use crate::accept::request::json::pointer::{Pointer, cut};
 use crate::accept::request::json::walk::Node;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::message::Header;
 use crate::domain::message::header_syntax::{self, Syntax};
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::accept::request::json::walk::{Node, one_line};
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 
 const MAX_ENTRIES: usize = 50;
 const MAX_NAME: usize = 256;

@@ -16,7 +16,7 @@ use crate::accept::request::json::fields::Fields;
 use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::json::walk::{Node, one_line};
 use crate::domain::address::Mailbox;
-use crate::domain::fault::{Code, Fault, Faults};
+use crate::domain::api::fault::{Code, Fault, Faults};
 use crate::domain::message::Warning;
 use crate::domain::message::template::{TemplateName, TemplateVersion};
 use crate::template::limits::{FUEL, MAX_KEY, MAX_VARIABLES};

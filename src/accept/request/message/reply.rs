@@ -2,7 +2,7 @@
 
 use crate::accept::request::json::pointer::{Pointer, cut};
 use crate::accept::request::json::walk::Node;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::id::MessageId;
 use crate::domain::message::Header;
 

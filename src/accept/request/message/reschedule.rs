@@ -6,7 +6,7 @@ use super::schedule;
 use crate::accept::request::json::fields::Fields;
 use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::{Context, Rejection, json};
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 
 /// The fields of the body.
 const FIELDS: &[&str] = &["scheduled_at"];

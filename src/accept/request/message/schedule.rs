@@ -7,7 +7,7 @@ use crate::accept::request::Context;
 use crate::accept::request::json::fields::Fields;
 use crate::accept::request::json::pointer::{Pointer, cut};
 use crate::accept::request::json::walk::Node;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 
 /// The time window of a message. A missing end means that the window is open there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use crate::accept::request::Context;
 use crate::accept::request::json::fields::Fields;
 use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::json::walk::Node;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::id::MessageId;
 use crate::domain::message::{Content, NewAttachment, NewMessage, Tag};
 use crate::domain::outcome::OnUncertain;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use crate::accept::request::json::fields::Fields;
 use crate::accept::request::json::walk::Node;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::message::Tag;
 
 /// The fields of a tag.

@@ -15,7 +15,7 @@ use super::message::attachments::with_digest;
 use super::message::{address, send};
 use super::{Context, Rejection, RequestHashes};
 use crate::domain::address::Mailbox;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::id::MessageId;
 use crate::domain::message::{Attachment, AttachmentRole, Content, ENVELOPE_SENDER, Header, NewMessage, message_id};
 use crate::mail::raw::{self, RawMessage};

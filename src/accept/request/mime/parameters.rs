@@ -12,7 +12,7 @@ use crate::accept::request::json::pointer::{Pointer, cut};
 use crate::accept::request::message::schedule::{self, Window};
 use crate::accept::request::message::{address, metadata, send, tags};
 use crate::domain::address::Address;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::message::{NewRecipient, Tag};
 use crate::domain::outcome::OnUncertain;
 

@@ -4,7 +4,7 @@ use crate::accept::request::Context;
 use crate::accept::request::json::pointer::cut;
 use crate::accept::request::message::address::simulator_fault;
 use crate::domain::address::{Address, Mailbox};
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::id::RecipientId;
 use crate::domain::message::{NewRecipient, RecipientKind};
 use crate::mail::raw::{self, RawMessage};

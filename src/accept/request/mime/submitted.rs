@@ -8,7 +8,7 @@ use super::parameters::{Parameters, address_text};
 use crate::accept::request::json::walk::Node;
 use crate::accept::request::message::address;
 use crate::accept::request::{Context, Rejection, RequestHashes};
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::mail::raw::{self, Instructed};
 
 /// The names of the header fields that instruct Postrider.

@@ -4,7 +4,7 @@ use crate::accept::request::json::fields::Fields;
 use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::{Rejection, json};
 use crate::domain::address::Address;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 
 /// Maximum length of a name, which leaves space for prefixes such as `_dmarc.` and selectors.
 const MAX_NAME: usize = 200;

@@ -4,7 +4,7 @@ use crate::accept::request::json::fields::Fields;
 use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::json::walk::Node;
 use crate::accept::request::{Rejection, json};
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::inbound::relay::RelayTarget;
 use crate::domain::inbound::{InboundAction, RouteMatch};
 

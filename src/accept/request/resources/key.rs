@@ -9,7 +9,7 @@ use crate::accept::request::message::schedule;
 use crate::accept::request::{Context, Rejection, json};
 use crate::db::keys::KeyChange;
 use crate::domain::address::Address;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::id::TenantId;
 use crate::domain::key::{BURST, KeyMode, KeyQuota, KeyRate, RECIPIENTS_PER_DAY, REQUESTS_PER_SECOND, Scope};
 use crate::domain::network::parse_network;

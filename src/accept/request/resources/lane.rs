@@ -6,7 +6,7 @@ use crate::accept::request::json::walk::Node;
 use crate::accept::request::message::send;
 use crate::accept::request::{Context, Rejection, json};
 use crate::domain::address::Address;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::limits::{CONNECTIONS, LaneChange, LaneLimits, MESSAGES_PER_CONNECTION, RATE};
 use crate::domain::routing::RouteName;
 

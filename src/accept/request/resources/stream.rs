@@ -7,7 +7,7 @@ use crate::accept::request::json::fields::Fields;
 use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::json::walk::Node;
 use crate::accept::request::{Rejection, json};
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::limits::{CONCURRENCY, PRIORITY, RATE, StreamChange, WEIGHT};
 
 /// The fields of a new stream: its name and its settings.

@@ -13,7 +13,7 @@ use crate::accept::request::message::{schedule, send};
 use crate::accept::request::{Context, Rejection, json};
 use crate::db::suppressions::list::Removal;
 use crate::domain::address::Address;
-use crate::domain::fault::{Code, Fault, Faults};
+use crate::domain::api::fault::{Code, Fault, Faults};
 use crate::domain::suppression::{AddressKey, Reason, Suppression};
 
 /// Maximum number of entries in one request.

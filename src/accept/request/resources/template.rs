@@ -15,7 +15,7 @@ use crate::accept::request::json::walk::Node;
 use crate::accept::request::message::address;
 use crate::accept::request::message::render::{json as any_json, name as template_name, variables as values};
 use crate::accept::request::{Rejection, json};
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::limits::Change;
 use crate::domain::message::template::{MAX_ALIAS, MAX_NAME, TemplateName, check_alias};
 use crate::template::limits::{MAX_KEY, MAX_LINE_SOURCE, MAX_REPLY_TO, MAX_SOURCE, MAX_VARIABLES};

@@ -5,7 +5,7 @@ use crate::accept::request::json::fields::Fields;
 use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::json::walk::Node;
 use crate::accept::request::{Rejection, json};
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::limits::PRIORITY;
 use crate::domain::tenant::{DEFAULT_WEIGHT, NAME, NewTenant, TenantChange, WEIGHT, check_name};
 

@@ -6,8 +6,8 @@ use crate::accept::request::json::fields::Fields;
 use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::json::walk::Node;
 use crate::accept::request::{Rejection, json};
+use crate::domain::api::fault::{Code, Fault, Faults};
 use crate::domain::event::EventType;
-use crate::domain::fault::{Code, Fault, Faults};
 use crate::domain::webhook::endpoint::{
     BATCH, CONCURRENCY, EndpointChange, MAX_DESCRIPTION, MAX_URL, PostFormat, RATE, Settings,
 };

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::db::events::{self, NewEvent};
 use crate::db::{Db, DbError};
-use crate::domain::fault::Fault;
+use crate::domain::api::fault::Fault;
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::accept::batch::BatchCall;
 use crate::accept::request::batch::{Batch, BatchMessage, Refused};
 use crate::db::messages::insert::IdempotencyKey;
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::key::Scope;
 use crate::domain::message::NewMessage;
 use crate::http::auth::Caller;

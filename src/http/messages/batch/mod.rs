@@ -16,7 +16,7 @@ use crate::accept::request::batch::{self, Batch, Layout, Refused, Validation};
 use crate::accept::request::schema::{BatchForm, BatchRequest};
 use crate::accept::request::{Context, RequestHashes};
 use crate::db::messages::insert::IdempotencyKey;
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::key::Scope;
 use crate::http::allowances::settle;
 use crate::http::auth::Caller;

@@ -21,7 +21,7 @@ use crate::accept::request::{Context, RequestHashes};
 use crate::db::messages::bulks;
 use crate::db::messages::idempotency::CallUse;
 use crate::db::messages::insert::IdempotencyKey;
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::id::BulkId;
 use crate::domain::key::Scope;
 use crate::domain::message::Warning;

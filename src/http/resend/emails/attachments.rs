@@ -11,11 +11,11 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::db::messages;
-use crate::domain::attachment_link::AttachmentLink;
 use crate::domain::id::{MessageId, TenantId};
+use crate::domain::installation::keyring::Keyring;
 use crate::domain::key::Scope;
-use crate::domain::keyring::Keyring;
 use crate::domain::message::Attachment;
+use crate::domain::message::attachment_link::AttachmentLink;
 use crate::http::auth::Caller;
 use crate::http::messages::{raw, read};
 use crate::http::params::Params;

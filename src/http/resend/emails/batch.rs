@@ -11,7 +11,7 @@ use super::downloads;
 use super::send::{ComputeHashes, SentEmail, TranslatedBody, derive_texts, translate};
 use crate::accept::request::RequestHashes;
 use crate::accept::request::batch::{self as native, Layout, Validation};
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::messages::batch;

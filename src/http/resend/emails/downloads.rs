@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, stream};
 use crate::accept::request as native;
 use crate::accept::request::files::{FilePart, MissingPart};
 use crate::accept::upload::{Upload, UploadError};
-use crate::domain::fault::{Code, Fault};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::key::Scope;
 use crate::fetch::{self, Budget, FetchError, Fetcher};
 use crate::http::auth::Caller;

@@ -10,7 +10,7 @@ use url::Url;
 use super::file_bytes::{FileBytes, max_items};
 use crate::accept::request::files::FilePart;
 use crate::accept::request::json::pointer::Pointer;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::key::hex;
 
 /// The name of a file that is sent without a name.

@@ -26,7 +26,7 @@ use crate::accept::request::files::FilePart;
 use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::json::raw_list::RawList;
 use crate::accept::request::{Rejection, json};
-use crate::domain::fault::{Code, Fault, Faults};
+use crate::domain::api::fault::{Code, Fault, Faults};
 
 pub(super) use text::with_texts;
 use translator::{Email, Translator};

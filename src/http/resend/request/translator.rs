@@ -12,7 +12,7 @@ use super::{Download, Options, Translation, read_item, schedule, test_addresses}
 use crate::accept::request::batch::Refused;
 use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::json::raw_list::RawList;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::id::TemplateId;
 use crate::domain::key::hex;
 use crate::http::resend::times;

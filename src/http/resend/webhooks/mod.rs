@@ -13,8 +13,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::db::webhooks::{self as rows, EndpointRow};
+use crate::domain::api::fault::{Code, Fault};
 use crate::domain::event::resend::TYPES;
-use crate::domain::fault::{Code, Fault};
 use crate::domain::id::EndpointId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;

@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout};
 use super::ehlo::Capabilities;
 use super::handshake::Policy;
 use super::wire::Wire;
-use crate::domain::conversation::{Conversation, Direction, Line};
+use crate::domain::delivery::conversation::{Conversation, Direction, Line};
 use crate::domain::outcome::{Peer, Reply};
 use crate::domain::provider::Provider;
 use crate::metrics::METRICS;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::reply::RawReply;
-use crate::domain::conversation::{Conversation, Direction, Line, MAX_BYTES, MAX_LINE, MAX_LINES};
+use crate::domain::delivery::conversation::{Conversation, Direction, Line, MAX_BYTES, MAX_LINE, MAX_LINES};
 
 /// The transcript of a connection. Shared, so that it remains if the future that uses the connection is dropped.
 #[derive(Debug, Clone)]

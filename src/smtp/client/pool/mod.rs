@@ -23,7 +23,7 @@ use super::connection::transcript::Transcript;
 use super::connection::words;
 use super::server_delivery::NotAttempted;
 use crate::dns;
-use crate::domain::conversation::Conversation;
+use crate::domain::delivery::conversation::Conversation;
 use crate::domain::outcome::{Peer, Reply, Stage};
 use crate::metrics::labels::DnsKind;
 use connection_limiter::ConnectionLimiter;

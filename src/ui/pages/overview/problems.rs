@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
-use crate::domain::restore::Hold;
+use crate::domain::installation::restore::Hold;
 use crate::ui::call::{segment, with_query};
 use crate::ui::format::number;
 use crate::ui::session::Suspended;

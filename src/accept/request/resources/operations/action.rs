@@ -10,8 +10,8 @@ use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::json::walk::Node;
 use crate::accept::request::message::{schedule, send};
 use crate::accept::request::{Context, Rejection, json};
+use crate::domain::api::fault::{Code, Faults};
 use crate::domain::delivery::Status;
-use crate::domain::fault::{Code, Faults};
 use crate::domain::message::action::{ActionFilter, ActionKind};
 use crate::domain::message::template::TemplateName;
 

@@ -5,7 +5,7 @@ use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::json::walk::one_line;
 use crate::accept::request::{Rejection, json};
 use crate::domain::address::Address;
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 
 /// The fields of the body.
 const FIELDS: &[&str] = &["address", "dry_run"];

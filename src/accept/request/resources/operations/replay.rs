@@ -8,7 +8,7 @@ use crate::accept::request::json::fields::Fields;
 use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::message::schedule;
 use crate::accept::request::{Rejection, json};
-use crate::domain::fault::{Code, Faults};
+use crate::domain::api::fault::{Code, Faults};
 
 /// The fields of the body.
 const FIELDS: &[&str] = &["after_seq", "since"];

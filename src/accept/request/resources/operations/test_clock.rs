@@ -8,7 +8,7 @@ use chrono::TimeDelta;
 use crate::accept::request::json::fields::Fields;
 use crate::accept::request::json::pointer::Pointer;
 use crate::accept::request::{Rejection, json};
-use crate::domain::fault::Faults;
+use crate::domain::api::fault::Faults;
 
 /// The fields of the body.
 const FIELDS: &[&str] = &["advance"];

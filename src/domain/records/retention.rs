@@ -5,8 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, Datelike as _, NaiveTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::id::MessageId;
-use super::words::words;
+use crate::domain::id::MessageId;
+use crate::domain::words::words;
 
 words! {
     /// A kind of data that is deleted by weeks.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::words::words;
+use crate::domain::words::words;
 
 words! {
     /// How a change was requested.

@@ -10,8 +10,8 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 
-use super::address::{Address, MAX_LOCAL};
-use super::keyring::{Keyring, Purpose};
+use super::{Address, MAX_LOCAL};
+use crate::domain::installation::keyring::{Keyring, Purpose};
 
 /// Number of days for which bounces to a rewritten sender are accepted.
 const DAYS: i64 = 21;

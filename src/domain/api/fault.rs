@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::words::words;
+use crate::domain::words::words;
 
 words! {
     /// The kind of fault. New codes may be added.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::outcome::escaped;
+use crate::domain::outcome::escaped;
 
 /// Maximum number of lines. Half of them are the first lines, the others the last ones.
 pub const MAX_LINES: usize = 100;

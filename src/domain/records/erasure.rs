@@ -6,9 +6,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::address::Address;
-use super::suppression::AddressKey;
-use super::words::words;
+use crate::domain::address::Address;
+use crate::domain::suppression::AddressKey;
+use crate::domain::words::words;
 
 words! {
     /// The state of an erasure.

@@ -13,9 +13,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::address::Address;
-use super::id::MessageId;
-use super::keyring::{Keyring, Purpose};
+use super::Address;
+use crate::domain::id::MessageId;
+use crate::domain::installation::keyring::{Keyring, Purpose};
 
 /// The prefix of every token in an address.
 const PREFIX: &str = "b+";

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::fault::Fault;
-use super::words::words;
+use crate::domain::words::words;
 
 words! {
     /// The kind of error. Branch on this code, and not on `title` or `detail`. New codes may be added.

@@ -6,8 +6,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::id::{MessageId, TenantId};
-use super::keyring::{Keyring, Purpose};
+use crate::domain::id::{MessageId, TenantId};
+use crate::domain::installation::keyring::{Keyring, Purpose};
 
 /// The format version, which is the first byte of a token.
 const VERSION: u8 = 1;
