@@ -9,9 +9,9 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 
 use super::auth::Caller;
-use super::body::UploadBody;
 use super::located::with_location;
-use super::params::Params;
+use super::request::body::UploadBody;
+use super::request::params::Params;
 use super::{Api, ApiError, AuthErrors, NotFound};
 use crate::accept::request::files;
 use crate::accept::upload::Upload;

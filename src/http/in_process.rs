@@ -16,8 +16,8 @@ use axum::response::Response;
 use chrono::{DateTime, Utc};
 use tower::ServiceExt as _;
 
-use super::concurrency_limit::{self, ConcurrencyLimit};
-use super::request_id::ApiLayer;
+use super::layer::request_id::ApiLayer;
+use super::limits::concurrency_limit::{self, ConcurrencyLimit};
 use super::{Api, ApiError, Shared, auth, routes, with_layer};
 use crate::db::{Db, DbError};
 use crate::dev::inbox::Inbox;

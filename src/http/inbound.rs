@@ -9,7 +9,7 @@ use axum::http::HeaderMap;
 use serde::Serialize;
 
 use super::auth::Reporter;
-use super::params::Params;
+use super::request::params::Params;
 use super::{Api, ApiError, AuthErrors, InvalidParameter, ProblemCode};
 use crate::domain::address::Address;
 use crate::domain::api::binary::Binary;

@@ -1,42 +1,30 @@
 //! The HTTP API: all routes in one list, one module per resource. Handlers contain no SMTP and no SQL. Errors are RFC
 //! 9457 problems, which only `error` builds; for the API that is compatible with Resend's, `resend` translates them.
 
-mod allowances;
 mod audit;
 mod auth;
 mod blobs;
-mod body;
-mod concurrency_limit;
 mod delivery;
 mod domains;
 mod error;
 mod events;
-mod form;
-mod health;
-mod idempotency;
 mod in_process;
 mod inbound;
 mod inbound_routes;
 mod keys;
 mod lanes;
-mod ledger;
+mod layer;
+mod limits;
 mod located;
-mod memory_limit;
 mod messages;
 mod openapi;
 mod ops;
 mod page;
-mod params;
 mod privacy;
-mod readiness;
 mod received;
-mod references;
-mod request_id;
+mod request;
 mod resend;
 mod response;
-mod security;
-mod security_log;
-mod send_body;
 mod server;
 mod service;
 mod statistics;
@@ -45,8 +33,6 @@ mod submission;
 mod suppressions;
 mod templates;
 mod tenants;
-mod test_clock;
-mod unread;
 mod unsubscribe;
 mod webhooks;
 
@@ -73,22 +59,22 @@ use crate::feedback::receiving::Receiver;
 use crate::fetch::Fetcher;
 use crate::rendering::Renderer;
 
-pub use allowances::Allowances;
 pub use audit::NOT_AUDITED;
 use auth::KeyCache;
-use body::Bodies;
-use concurrency_limit::ConcurrencyLimit;
 pub use delivery::{Delivery, RelayView, RouteInfo};
 pub use domains::Domains;
 pub use error::{ApiError, Problem, ProblemCode};
 use events::EventNotifier;
-pub use health::healthz;
 pub use in_process::{InProcessApi, KnownKey, SignedIn};
+use layer::request_id::ApiLayer;
+pub use limits::allowances::Allowances;
+use limits::concurrency_limit::ConcurrencyLimit;
 pub use openapi::document;
 use openapi::responses::{AuthErrors, InvalidParameter, JsonErrors, NotFound};
+pub use ops::health::healthz;
+pub use ops::readiness::Readiness;
 pub use ops::{MetricsAccess, ops_router, starting_router};
-pub use readiness::Readiness;
-use request_id::ApiLayer;
+use request::body::Bodies;
 use response::ResponseMemory;
 pub use server::{Limits as ServerLimits, Server, bind};
 pub use submission::{Receipt, ReceivedMime, Submission, SubmissionError, Submitter, field_of};
@@ -234,10 +220,10 @@ impl Api {
             cell: settings.cell,
             limits: settings.limits,
             responses: ResponseMemory::new(settings.body_memory.max(settings.max_body)),
-            slow_queries: ConcurrencyLimit::new(concurrency_limit::SLOW_QUERIES),
-            renders: ConcurrencyLimit::new(concurrency_limit::RENDERS),
-            long_requests: ConcurrencyLimit::new(concurrency_limit::LONG_REQUESTS),
-            downloads: ConcurrencyLimit::new(concurrency_limit::DOWNLOADS),
+            slow_queries: ConcurrencyLimit::new(limits::concurrency_limit::SLOW_QUERIES),
+            renders: ConcurrencyLimit::new(limits::concurrency_limit::RENDERS),
+            long_requests: ConcurrencyLimit::new(limits::concurrency_limit::LONG_REQUESTS),
+            downloads: ConcurrencyLimit::new(limits::concurrency_limit::DOWNLOADS),
             fetcher: settings.fetcher,
             delivery: Arc::new(settings.delivery),
             periods: settings.periods,
@@ -269,7 +255,7 @@ impl Api {
 /// Returns the router of all documented routes.
 fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
-        .routes(routes!(messages::create::create, messages::list::list))
+        .routes(routes!(messages::create::create, messages::read::list::list))
         .routes(routes!(messages::batch::create))
         .routes(routes!(messages::bulk::create))
         .routes(routes!(messages::actions::create))
@@ -277,7 +263,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(messages::actions::read::get))
         .routes(routes!(messages::actions::control::cancel))
         .routes(routes!(messages::export::export))
-        .routes(routes!(messages::rejected::list))
+        .routes(routes!(messages::read::rejected::list))
         .routes(routes!(messages::bulk::read::list))
         .routes(routes!(messages::bulk::read::get))
         .routes(routes!(messages::bulk::control::pause))
@@ -285,8 +271,8 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(messages::bulk::control::cancel))
         .routes(routes!(messages::read::get, messages::control::reschedule))
         .routes(routes!(messages::read::events))
-        .routes(routes!(messages::attempts::list))
-        .routes(routes!(messages::explain::get))
+        .routes(routes!(messages::read::attempts::list))
+        .routes(routes!(messages::read::explain::get))
         .routes(routes!(messages::raw::raw))
         .routes(routes!(messages::raw::attachment))
         .routes(routes!(messages::control::cancel))
@@ -337,7 +323,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(privacy::erase))
         .routes(routes!(privacy::list))
         .routes(routes!(privacy::get))
-        .routes(routes!(ledger::get))
+        .routes(routes!(ops::ledger::get))
         .routes(routes!(statistics::get))
         .routes(routes!(keys::read::list, keys::control::create))
         .routes(routes!(keys::read::get, keys::control::change, keys::control::revoke))
@@ -347,10 +333,10 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(tenants::read::get, tenants::control::change, tenants::control::remove))
         .routes(routes!(tenants::control::suspend))
         .routes(routes!(tenants::control::resume))
-        .routes(routes!(test_clock::advance))
+        .routes(routes!(ops::test_clock::advance))
         .routes(routes!(audit::read::list))
-        .routes(routes!(health::healthz))
-        .routes(routes!(health::readyz))
+        .routes(routes!(ops::health::healthz))
+        .routes(routes!(ops::health::readyz))
 }
 
 /// Returns the router of the whole application, with the routes of the development inbox if `inbox` is set.

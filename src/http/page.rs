@@ -10,7 +10,7 @@ pub(super) const DEFAULT_LIMIT: i64 = 20;
 /// Maximum page size.
 pub(super) const MAX_LIMIT: i64 = 100;
 
-/// The query parameters of a list, for `params(…)` in its annotation. [`super::params::Params`] reads them.
+/// The query parameters of a list, for `params(…)` in its annotation. [`super::request::params::Params`] reads them.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "only annotations use it")]

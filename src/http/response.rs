@@ -9,10 +9,10 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 
 use super::ApiError;
-use super::allowances::ShownLimits;
 use super::auth::Requester;
-use super::body::SMALL_BODY_BYTES;
-use super::memory_limit::{MemoryLimit, OutOfMemory, Owner, Reservation};
+use super::limits::allowances::ShownLimits;
+use super::limits::memory_limit::{MemoryLimit, OutOfMemory, Owner, Reservation};
+use super::request::body::SMALL_BODY_BYTES;
 
 /// Maximum time to wait for memory before a response is built.
 const MAX_WAIT: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! Error responses (RFC 9457) of all endpoints, as plain data. `http::request_id` adds the id of the request.
+//! Error responses (RFC 9457) of all endpoints, as plain data. `http::layer::request_id` adds the id of the request.
 
 use std::borrow::Cow;
 

@@ -14,7 +14,7 @@ use crate::domain::key::{KeyMode, Scope};
 use crate::domain::records::audit::{AuditResult, AuditSource};
 use crate::http::auth::Caller;
 use crate::http::page::{Page, PageParams};
-use crate::http::params::Params;
+use crate::http::request::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter};
 
 /// A request for a change.

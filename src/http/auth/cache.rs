@@ -28,7 +28,7 @@ use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{KeyMode, KeyQuota, KeyRate, Secret};
 use crate::domain::network::{contains, parse_network};
 use crate::domain::tenant::TenantTerms;
-use crate::http::security_log::{Refusal, SecurityLog};
+use crate::http::auth::security_log::{Refusal, SecurityLog};
 use crate::http::{ApiError, ProblemCode};
 
 /// Maximum time for which a cached key is used without a confirmation that it has not changed.

@@ -6,6 +6,7 @@ mod failures;
 mod key_lookup;
 mod key_use;
 mod request_key;
+pub(super) mod security_log;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,12 +19,12 @@ use axum::http::request::Parts;
 use super::audit::{AuditRecord, AuditedOperation};
 use super::in_process::KnownKey;
 use super::response::ResponseOwner;
-use super::security_log::{Refusal, SecurityLog};
 use super::{Api, ApiError};
 use crate::domain::api::fault::Fault;
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{Scope, Secret};
 use crate::domain::network::contains;
+use crate::http::auth::security_log::{Refusal, SecurityLog};
 use crate::telemetry::traces;
 
 use cache::Attempt;

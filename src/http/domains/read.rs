@@ -12,7 +12,7 @@ use crate::domain::key::Scope;
 use crate::domain::sender_domain::dns_records::with_parents;
 use crate::http::auth::Caller;
 use crate::http::page::{Page, PageParams};
-use crate::http::params::Params;
+use crate::http::request::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 /// List domains

@@ -18,7 +18,7 @@ use crate::domain::event::{Event, EventType};
 use crate::domain::id::TenantId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::params::Params;
+use crate::http::request::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter};
 
 /// Default page size.

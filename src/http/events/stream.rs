@@ -17,7 +17,7 @@ use crate::domain::id::TenantId;
 use crate::domain::key::Scope;
 use crate::http::Api;
 use crate::http::auth::Caller;
-use crate::http::concurrency_limit::ConcurrencyPermit;
+use crate::http::limits::concurrency_limit::ConcurrencyPermit;
 
 /// Maximum duration of one connection. The client reconnects with `Last-Event-ID`.
 const MAX_DURATION: Duration = Duration::from_mins(15);

@@ -16,7 +16,7 @@ use crate::domain::inbound::{InboundAction, RouteMatch};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::located::with_location;
-use crate::http::params::PathId;
+use crate::http::request::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound, ProblemCode};
 
 /// Create an inbound route

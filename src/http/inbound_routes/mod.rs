@@ -11,7 +11,7 @@ use view::InboundRouteView;
 
 use super::auth::Caller;
 use super::page::{Page, PageParams};
-use super::params::{Params, PathId};
+use super::request::params::{Params, PathId};
 use super::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 use crate::db::receiving::routes;
 use crate::domain::id::{InboundRouteId, TenantId};

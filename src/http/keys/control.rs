@@ -16,7 +16,7 @@ use crate::domain::api::fault::{Code, Fault};
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{KeyMode, Scope, Secret};
 use crate::http::auth::Caller;
-use crate::http::params::{Params, PathId};
+use crate::http::request::params::{Params, PathId};
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, JsonErrors, NotFound};
 
 /// Create an API key

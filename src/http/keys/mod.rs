@@ -7,7 +7,7 @@ pub(in crate::http) mod view;
 
 use super::ApiError;
 use super::auth::Caller;
-use super::params::Params;
+use super::request::params::Params;
 use crate::domain::id::TenantId;
 use crate::domain::key::Scope;
 

@@ -16,7 +16,7 @@ use crate::domain::id::LaneId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::located::with_location;
-use crate::http::params::{Params, PathId};
+use crate::http::request::params::{Params, PathId};
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, JsonErrors, NotFound};
 
 /// A lane and the limits to set.

@@ -14,7 +14,7 @@ use crate::domain::lane::{Lane, State as LaneState};
 use crate::domain::routing::RouteName;
 use crate::http::auth::Caller;
 use crate::http::page::{Page, PageParams};
-use crate::http::params::{Params, PathId};
+use crate::http::request::params::{Params, PathId};
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 /// List lanes

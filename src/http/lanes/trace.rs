@@ -11,7 +11,7 @@ use crate::db::lanes::traces;
 use crate::domain::id::LaneId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::params::PathId;
+use crate::http::request::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound};
 
 /// How many attempts to trace.

@@ -12,7 +12,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::read::load_view;
-use super::view::{Message, MessageState, RecipientState};
+use super::read::view::{Message, MessageState, RecipientState};
 use crate::accept::request::{self, Context};
 use crate::db::messages;
 use crate::db::messages::actions::Requeued;
@@ -20,7 +20,7 @@ use crate::domain::delivery::Status;
 use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::params::PathId;
+use crate::http::request::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound, ProblemCode};
 
 /// Reads the state of a message.

@@ -7,8 +7,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 
 use super::plan::{self, Plan};
+use super::read::view::Accepted;
 use super::sender::{self, Warning};
-use super::view::Accepted;
 use super::{finished, reply};
 use crate::accept;
 use crate::accept::request::schema::{MessageForm, SendRequest};
@@ -21,15 +21,16 @@ use crate::domain::api::fault::{Code, Fault};
 use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
 use crate::domain::message::NewMessage;
-use crate::http::allowances::settle;
 use crate::http::auth::Caller;
-use crate::http::body::is_finished;
-use crate::http::form::BodyFormat;
+use crate::http::limits::allowances::settle;
+use crate::http::limits::memory_limit::Reservation;
 use crate::http::located::with_location;
-use crate::http::memory_limit::Reservation;
-use crate::http::params::Params;
-use crate::http::send_body::{LARGE_BODY_BYTES, SendBody};
-use crate::http::{Api, ApiError, AuthErrors, JsonErrors, idempotency};
+use crate::http::request::body::is_finished;
+use crate::http::request::form::BodyFormat;
+use crate::http::request::idempotency;
+use crate::http::request::params::Params;
+use crate::http::request::send_body::{LARGE_BODY_BYTES, SendBody};
+use crate::http::{Api, ApiError, AuthErrors, JsonErrors};
 
 /// The error for a message with `ignore_suppression` from a key without the scope `admin`.
 pub(super) const IGNORES_SUPPRESSION: &str = "This key lacks the scope `admin`, which `ignore_suppression` requires.";

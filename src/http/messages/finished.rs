@@ -11,9 +11,10 @@ use crate::accept::request::{Context, RequestHashes};
 use crate::db::messages::insert::IdempotencyKey;
 use crate::domain::message::NewMessage;
 use crate::http::auth::Caller;
-use crate::http::params::Params;
-use crate::http::send_body::LARGE_BODY_BYTES;
-use crate::http::{Api, ApiError, idempotency};
+use crate::http::request::idempotency;
+use crate::http::request::params::Params;
+use crate::http::request::send_body::LARGE_BODY_BYTES;
+use crate::http::{Api, ApiError};
 
 /// Adds a fault for each query parameter that only finished messages have, because the request has a JSON body.
 pub(super) fn refuse_parameters(params: &mut Params) {

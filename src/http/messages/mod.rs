@@ -1,20 +1,15 @@
 //! `/v1/messages`: accepts, lists, exports, returns, explains, cancels, reschedules, retries and redacts messages.
 
 pub(super) mod actions;
-pub(super) mod attempts;
 pub(super) mod batch;
 pub(super) mod bulk;
 pub(super) mod control;
 pub(super) mod create;
-pub(super) mod explain;
 pub(super) mod export;
 pub(super) mod finished;
-pub(super) mod list;
 mod plan;
 pub(super) mod raw;
 pub(super) mod read;
 pub(super) mod redact;
-pub(super) mod rejected;
 mod reply;
 mod sender;
-pub(super) mod view;

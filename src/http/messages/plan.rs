@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::explain::{LaneRef, without_origin, without_replies_and_reasons};
+use super::read::explain::{LaneRef, without_origin, without_replies_and_reasons};
 use super::sender::{self, PlannedSignature, Warning};
 use crate::db::lanes::overview::Filter;
 use crate::db::messages::blobs::objects;
@@ -33,7 +33,7 @@ use crate::domain::sender_domain::dkim::Signer;
 use crate::domain::suppression::{AddressKey, Suppression};
 use crate::http::auth::Caller;
 use crate::http::delivery::{Delivery, RelayView};
-use crate::http::memory_limit::Reservation;
+use crate::http::limits::memory_limit::Reservation;
 use crate::http::suppressions::view::SuppressionView;
 use crate::http::{Api, ApiError, response};
 use crate::mail;

@@ -18,8 +18,8 @@ use crate::domain::id::{MessageId, TenantId};
 use crate::domain::key::Scope;
 use crate::domain::message::Attachment;
 use crate::http::auth::Caller;
-use crate::http::memory_limit::{Owner, Reservation};
-use crate::http::params::PathId;
+use crate::http::limits::memory_limit::{Owner, Reservation};
+use crate::http::request::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, NotFound, response};
 use crate::object_storage::ObjectError;
 

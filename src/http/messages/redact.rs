@@ -4,13 +4,13 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::json;
 
+use super::read::view::Message;
 use super::read::{load_row, load_view};
-use super::view::Message;
 use crate::db::messages::actions::redact::{self, Redacted};
 use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::params::PathId;
+use crate::http::request::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, NotFound, ProblemCode};
 
 /// Redact a message

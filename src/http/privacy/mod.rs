@@ -11,7 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use super::auth::Caller;
 use super::located::with_location;
 use super::page::{Page, PageParams};
-use super::params::{Params, PathId};
+use super::request::params::{Params, PathId};
 use super::{Api, ApiError, AuthErrors, InvalidParameter, JsonErrors, NotFound};
 use crate::accept::request::resources::operations::erasure;
 use crate::db::erasures::{self, ErasureRow, NewErasure};

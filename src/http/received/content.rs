@@ -15,9 +15,9 @@ use crate::domain::id::ReceivedId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::inbound_routes::ALL_DOMAINS;
-use crate::http::memory_limit::Reservation;
+use crate::http::limits::memory_limit::Reservation;
 use crate::http::messages::raw::download_headers;
-use crate::http::params::PathId;
+use crate::http::request::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, NotFound, response};
 use crate::mail::received;
 

@@ -12,7 +12,7 @@ use view::{ReceivedMessageView, ReceivedWithContent};
 use super::auth::Caller;
 use super::inbound_routes::ALL_DOMAINS;
 use super::page::{Page, PageParams};
-use super::params::{Params, PathId};
+use super::request::params::{Params, PathId};
 use super::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 use crate::db::receiving::messages::{self, ReceivedFilter};
 use crate::domain::id::{InboundRouteId, ReceivedId};

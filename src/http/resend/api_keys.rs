@@ -25,7 +25,7 @@ use crate::domain::id::KeyId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::keys::control as keys;
-use crate::http::params::Params;
+use crate::http::request::params::Params;
 use crate::http::{Api, ApiError};
 
 /// Maximum number of keys that a list pages through.

@@ -27,7 +27,7 @@ use crate::domain::sender_domain::dns_records::{DomainStatus, Finding, Purpose, 
 use crate::http::auth::Caller;
 use crate::http::domains::view::DomainView;
 use crate::http::domains::{self, control, verify};
-use crate::http::params::Params;
+use crate::http::request::params::Params;
 use crate::http::{Api, ApiError};
 
 const NO_DOMAIN: ApiError = ApiError::NotFound("No domain has this id.");

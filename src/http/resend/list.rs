@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::ids::{self, UuidId};
 use crate::domain::api::fault::{Code, Fault};
 use crate::http::ApiError;
-use crate::http::params::Params;
+use crate::http::request::params::Params;
 
 /// A page of a list.
 #[derive(Debug, Serialize)]

@@ -27,7 +27,7 @@ use crate::domain::id::{MessageId, TenantId};
 use crate::domain::key::Scope;
 use crate::domain::suppression::{AddressKey, Reason, Suppression};
 use crate::http::auth::Caller;
-use crate::http::params::Params;
+use crate::http::request::params::Params;
 use crate::http::suppressions::control;
 use crate::http::{Api, ApiError};
 

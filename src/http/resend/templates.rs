@@ -22,7 +22,7 @@ use crate::db::templates::{self as rows, SummaryRow, TemplateFields};
 use crate::domain::id::TemplateId;
 use crate::domain::message::template::TemplateName;
 use crate::http::auth::Caller;
-use crate::http::params::Params;
+use crate::http::request::params::Params;
 use crate::http::templates::view::TemplateView;
 use crate::http::templates::{TemplatePath, control, load, publish, require_read};
 use crate::http::{Api, ApiError};

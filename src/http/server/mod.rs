@@ -5,7 +5,7 @@
 //! - A connection without a request is closed after [`Limits::keep_alive`].
 //! - A client that does not read its response is disconnected ([`stream`]).
 //!
-//! Request bodies are limited separately (`http/body.rs`).
+//! Request bodies are limited separately (`http/request/body.rs`).
 
 mod connections;
 mod limits;

@@ -8,7 +8,7 @@ use axum::Json;
 use axum::extract::State;
 
 use super::auth::Operator;
-use super::params::Params;
+use super::request::params::Params;
 use super::{Api, ApiError, AuthErrors, InvalidParameter};
 use crate::clock::{Clock as _, SystemClock};
 use crate::db::pool::server;

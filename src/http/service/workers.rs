@@ -12,7 +12,7 @@ use crate::domain::id::WorkerId;
 use crate::domain::installation::fingerprint::{Fingerprints, differences};
 use crate::http::auth::Operator;
 use crate::http::page::{Page, PageParams};
-use crate::http::params::Params;
+use crate::http::request::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter};
 
 /// Maximum number of workers that the checks look at.

@@ -9,7 +9,7 @@ use axum::extract::State;
 use chrono::{DateTime, Utc};
 
 use super::auth::Caller;
-use super::params::Params;
+use super::request::params::Params;
 use super::{Api, ApiError, AuthErrors};
 use crate::db::DbError;
 use crate::db::statistics::query::{self, MAX_POINTS_OF_SERIES, Queue, Selection, SeriesFigures};

@@ -10,7 +10,7 @@ use crate::domain::id::TenantId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::page::Page;
-use crate::http::params::Params;
+use crate::http::request::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 /// List streams

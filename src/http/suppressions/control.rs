@@ -15,7 +15,7 @@ use crate::db::suppressions::{self, Existing};
 use crate::domain::key::Scope;
 use crate::domain::suppression::{AddressKey, Suppression};
 use crate::http::auth::Caller;
-use crate::http::params::Params;
+use crate::http::request::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, JsonErrors, NotFound};
 
 /// Add suppressions

@@ -17,7 +17,7 @@ use crate::domain::id::TenantId;
 use crate::domain::key::Scope;
 use crate::domain::suppression::Suppression;
 use crate::http::auth::Caller;
-use crate::http::concurrency_limit::ConcurrencyPermit;
+use crate::http::limits::concurrency_limit::ConcurrencyPermit;
 use crate::http::{Api, ApiError, AuthErrors};
 
 /// Entries per query.

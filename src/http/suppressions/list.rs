@@ -16,7 +16,7 @@ use crate::domain::key::Scope;
 use crate::domain::suppression::{AddressKey, Reason, Suppression};
 use crate::http::auth::Caller;
 use crate::http::page::{Page, PageParams};
-use crate::http::params::Params;
+use crate::http::request::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 /// List suppressions

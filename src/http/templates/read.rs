@@ -9,7 +9,7 @@ use crate::db::templates;
 use crate::domain::id::TemplateId;
 use crate::http::auth::Caller;
 use crate::http::page::{Page, PageParams};
-use crate::http::params::Params;
+use crate::http::request::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 /// List templates

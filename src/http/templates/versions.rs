@@ -10,7 +10,7 @@ use crate::domain::id::TemplateId;
 use crate::domain::message::template::{TemplateName, TemplateVersion};
 use crate::http::auth::Caller;
 use crate::http::page::{Page, PageParams};
-use crate::http::params::Params;
+use crate::http::request::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 pub(super) const NO_VERSION: ApiError = ApiError::NotFound("The template has no published version of this number.");

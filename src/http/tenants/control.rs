@@ -16,7 +16,7 @@ use crate::domain::id::TenantId;
 use crate::http::auth::{Caller, Operator};
 use crate::http::lanes::control::PauseBody;
 use crate::http::located::with_location;
-use crate::http::params::PathId;
+use crate::http::request::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound, ProblemCode};
 
 /// Create a tenant

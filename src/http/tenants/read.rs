@@ -13,7 +13,7 @@ use crate::domain::tenant::TenantStatus;
 use crate::http::auth::Operator;
 use crate::http::keys::view::KeyUsage;
 use crate::http::page::{Page, PageParams};
-use crate::http::params::{Params, PathId};
+use crate::http::request::params::{Params, PathId};
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 /// List tenants

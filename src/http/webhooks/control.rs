@@ -15,7 +15,7 @@ use crate::domain::key::Scope;
 use crate::domain::webhook::endpoint::{PostFormat, Settings};
 use crate::http::auth::Caller;
 use crate::http::located::with_location;
-use crate::http::params::PathId;
+use crate::http::request::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound};
 
 /// Create a webhook endpoint

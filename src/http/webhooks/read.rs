@@ -10,7 +10,7 @@ use crate::domain::id::EndpointId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::page::{Page, PageParams};
-use crate::http::params::{Params, PathId};
+use crate::http::request::params::{Params, PathId};
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 /// List webhook endpoints

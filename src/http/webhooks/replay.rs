@@ -16,7 +16,7 @@ use crate::domain::api::fault::{Code, Fault};
 use crate::domain::id::{EndpointId, TenantId};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::params::PathId;
+use crate::http::request::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound};
 
 /// The position to replay from: exactly one of the two fields.

@@ -11,7 +11,7 @@ use crate::db::webhooks;
 use crate::domain::id::EndpointId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::params::PathId;
+use crate::http::request::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, NotFound};
 
 /// Rotate the signing secret

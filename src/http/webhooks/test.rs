@@ -10,7 +10,7 @@ use crate::db::webhooks::{self, Tested};
 use crate::domain::id::EndpointId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::params::PathId;
+use crate::http::request::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, NotFound, ProblemCode};
 
 /// A test event.

@@ -9,7 +9,7 @@ use crate::db::messages::actions::jobs;
 use crate::domain::id::ActionId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::params::PathId;
+use crate::http::request::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, NotFound};
 
 /// Cancel an action

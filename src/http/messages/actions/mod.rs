@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 
-use super::list::template_id;
+use super::read::list::template_id;
 use crate::accept::actions::CLOCK_DIFFERENCE;
 use crate::accept::request::Context;
 use crate::accept::request::resources::operations::action::{self, ActionRequest};

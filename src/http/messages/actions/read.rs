@@ -9,7 +9,7 @@ use crate::domain::id::ActionId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::page::{Page, PageParams};
-use crate::http::params::{Params, PathId};
+use crate::http::request::params::{Params, PathId};
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 /// Returns an action that the key may see.

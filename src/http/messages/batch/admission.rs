@@ -10,9 +10,9 @@ use crate::domain::key::Scope;
 use crate::domain::message::NewMessage;
 use crate::http::auth::Caller;
 use crate::http::messages::create::IGNORES_SUPPRESSION;
+use crate::http::messages::read::view::Accepted;
 use crate::http::messages::reply;
 use crate::http::messages::sender::{self, Warning};
-use crate::http::messages::view::Accepted;
 use crate::http::{Api, ApiError};
 
 /// The response's parts for new messages, by index.

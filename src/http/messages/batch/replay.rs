@@ -9,7 +9,7 @@ use crate::accept::request::RequestHashes;
 use crate::accept::request::batch::{self, Layout};
 use crate::db::messages::idempotency::CallUse;
 use crate::http::auth::Caller;
-use crate::http::send_body::SendBody;
+use crate::http::request::send_body::SendBody;
 use crate::http::{Api, ApiError};
 
 /// Returns the first response again if this call is the same as the first one. The calls are compared by their hashes,

@@ -17,11 +17,11 @@ use crate::db::messages::{self, RecipientRow};
 use crate::domain::delivery::Status;
 use crate::domain::id::MessageId;
 use crate::http::auth::Caller;
-use crate::http::body::SMALL_BODY_BYTES;
-use crate::http::memory_limit::Reservation;
+use crate::http::limits::memory_limit::Reservation;
 use crate::http::messages::create::REPLAYED;
-use crate::http::messages::view::Accepted;
-use crate::http::send_body::LARGE_BODY_BYTES;
+use crate::http::messages::read::view::Accepted;
+use crate::http::request::body::SMALL_BODY_BYTES;
+use crate::http::request::send_body::LARGE_BODY_BYTES;
 use crate::http::{Api, ApiError, response};
 
 /// The response to an accepted batch.

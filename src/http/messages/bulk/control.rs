@@ -11,7 +11,7 @@ use crate::domain::id::BulkId;
 use crate::domain::key::Scope;
 use crate::domain::message::bulk::BulkState;
 use crate::http::auth::Caller;
-use crate::http::params::PathId;
+use crate::http::request::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, NotFound, ProblemCode};
 
 /// Pause a bulk

@@ -25,14 +25,15 @@ use crate::domain::api::fault::{Code, Fault};
 use crate::domain::id::BulkId;
 use crate::domain::key::Scope;
 use crate::domain::message::Warning;
-use crate::http::allowances::settle;
 use crate::http::auth::Caller;
-use crate::http::form::BodyFormat;
+use crate::http::limits::allowances::settle;
+use crate::http::limits::memory_limit::Reservation;
 use crate::http::located::with_location;
-use crate::http::memory_limit::Reservation;
-use crate::http::params::Params;
-use crate::http::send_body::SendBody;
-use crate::http::{Api, ApiError, AuthErrors, JsonErrors, idempotency};
+use crate::http::request::form::BodyFormat;
+use crate::http::request::idempotency;
+use crate::http::request::params::Params;
+use crate::http::request::send_body::SendBody;
+use crate::http::{Api, ApiError, AuthErrors, JsonErrors};
 
 use view::AcceptedBulk;
 

@@ -9,7 +9,7 @@ use crate::domain::id::BulkId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::page::{Page, PageParams};
-use crate::http::params::{Params, PathId};
+use crate::http::request::params::{Params, PathId};
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 /// The error if there is no such bulk, or if the key may not see it.

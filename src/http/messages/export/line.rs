@@ -3,7 +3,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use crate::accept::csv_cell;
-use crate::http::messages::view::{Message, Recipient};
+use crate::http::messages::read::view::{Message, Recipient};
 
 /// The columns of a CSV export.
 const COLUMNS: [&str; 24] = [

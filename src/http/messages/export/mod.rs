@@ -9,14 +9,14 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 
-use super::list::{self, ListQuery};
+use super::read::list::{self, ListQuery};
 use crate::accept::import::Format;
 use crate::db::messages::Filter;
 use crate::domain::delivery::MessageStatus;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::concurrency_limit::ConcurrencyPermit;
-use crate::http::params::Params;
+use crate::http::limits::concurrency_limit::ConcurrencyPermit;
+use crate::http::request::params::Params;
 use crate::http::suppressions::export::accepted_format;
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter};
 

@@ -18,7 +18,7 @@ use crate::domain::message::Attachment;
 use crate::domain::message::attachment_link::AttachmentLink;
 use crate::http::auth::Caller;
 use crate::http::messages::{raw, read};
-use crate::http::params::Params;
+use crate::http::request::params::Params;
 use crate::http::resend::ids::{self, ResendId};
 use crate::http::resend::list::{List, PageRequest, page};
 use crate::http::resend::times::time;

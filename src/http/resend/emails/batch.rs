@@ -15,9 +15,10 @@ use crate::domain::api::fault::{Code, Fault};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::messages::batch;
+use crate::http::request::idempotency;
 use crate::http::resend::error;
 use crate::http::resend::request::{self, Download, Options};
-use crate::http::{Api, ApiError, idempotency};
+use crate::http::{Api, ApiError};
 
 /// The header that says what happens if some messages are not valid.
 const VALIDATION: &str = "x-batch-validation";

@@ -11,11 +11,11 @@ use crate::domain::api::fault::{Code, Fault};
 use crate::domain::key::Scope;
 use crate::fetch::{self, Budget, FetchError, Fetcher};
 use crate::http::auth::Caller;
-use crate::http::form::KEPT_BYTES;
 use crate::http::messages::create;
-use crate::http::references::References;
+use crate::http::request::form::KEPT_BYTES;
+use crate::http::request::references::References;
+use crate::http::request::send_body::SendBody;
 use crate::http::resend::request::Download;
-use crate::http::send_body::SendBody;
 use crate::http::{Api, ApiError};
 use crate::url_guard::Denied;
 

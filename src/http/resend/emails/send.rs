@@ -17,13 +17,14 @@ use crate::accept::request::{self as native, Rejection, RequestHashes};
 use crate::db::messages::insert::IdempotencyKey;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::body::ReadBody;
-use crate::http::concurrency_limit::RENDERS_OF_BATCH;
-use crate::http::form::KEPT_BYTES;
+use crate::http::limits::concurrency_limit::RENDERS_OF_BATCH;
 use crate::http::messages::create;
+use crate::http::request::body::ReadBody;
+use crate::http::request::form::KEPT_BYTES;
+use crate::http::request::idempotency;
+use crate::http::request::send_body::SendBody;
 use crate::http::resend::request::{self, Download, Options, Translation};
-use crate::http::send_body::SendBody;
-use crate::http::{Api, ApiError, idempotency};
+use crate::http::{Api, ApiError};
 
 /// Bodies above this size are translated on a blocking thread, which also derives their texts. Deriving a text takes
 /// longer than parsing.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::domain::address::Mailbox;
 use crate::domain::delivery::{MessageStatus, Status};
-use crate::http::messages::view::Message;
+use crate::http::messages::read::view::Message;
 use crate::http::resend::times::{optional_time, time};
 
 /// A message.

@@ -18,7 +18,7 @@ use crate::domain::event::resend::TYPES;
 use crate::domain::id::EndpointId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
-use crate::http::params::{Params, PathId};
+use crate::http::request::params::{Params, PathId};
 use crate::http::resend::ids::ResendId;
 use crate::http::resend::list::{List, PageRequest, page};
 use crate::http::resend::object::{Deleted, Object};

@@ -14,7 +14,7 @@ use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::page::{Page, PageParams};
-use crate::http::params::Params;
+use crate::http::request::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter};
 
 /// A message that was sent from SQL and rejected.
@@ -92,7 +92,11 @@ pub async fn list(
 }
 
 /// Returns the error for a message that was sent from SQL and is not accepted; `None` if there is none for the caller.
-pub(super) async fn find(api: &Api, caller: &Caller, id: MessageId) -> Result<Option<ApiError>, ApiError> {
+pub(in crate::http::messages) async fn find(
+    api: &Api,
+    caller: &Caller,
+    id: MessageId,
+) -> Result<Option<ApiError>, ApiError> {
     let Some(row) = rejected::state(&api.db, caller.tenant(), id).await? else { return Ok(None) };
     let from = row.from_address.as_deref().unwrap_or_default().to_ascii_lowercase();
     Ok(caller.can_see(&from).then(|| error(&row)))

@@ -6,21 +6,21 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::HeaderMap;
 
-use super::auth::Caller;
 use super::body::is_type;
 use super::form::{self, BodyFormat, Form};
-use super::memory_limit::Reservation;
 use super::references::References;
-use super::{Api, ApiError};
 use crate::accept::request::files::Files;
 use crate::accept::request::{Context, Rejection, RequestHashes};
+use crate::http::auth::Caller;
+use crate::http::limits::memory_limit::Reservation;
+use crate::http::{Api, ApiError};
 
 /// Larger bodies are parsed on a blocking thread: parsing takes about 1 ms per megabyte.
-pub(super) const LARGE_BODY_BYTES: usize = 256 << 10;
+pub(in crate::http) const LARGE_BODY_BYTES: usize = 256 << 10;
 
 /// A body that has been read.
 #[derive(Debug)]
-pub(super) struct SendBody {
+pub(in crate::http) struct SendBody {
     /// The JSON.
     pub json: Vec<u8>,
     /// The files of a form, and the blobs and templates that the messages refer to.
@@ -33,7 +33,7 @@ pub(super) struct SendBody {
 
 impl SendBody {
     /// Reads the body.
-    pub(super) async fn read(
+    pub(in crate::http) async fn read(
         api: &Api,
         caller: &Caller,
         headers: &HeaderMap,
@@ -55,12 +55,12 @@ impl SendBody {
     }
 
     /// Creates a body from its parts.
-    pub(super) fn new(json: Vec<u8>, files: Files, reservation: Option<Reservation>) -> Self {
+    pub(in crate::http) fn new(json: Vec<u8>, files: Files, reservation: Option<Reservation>) -> Self {
         Self { json, references: References::new(files), reservation, rendered: None }
     }
 
     /// Parses the body of one message, and frees the memory of its JSON.
-    pub(super) async fn parse<T: Send + 'static>(
+    pub(in crate::http) async fn parse<T: Send + 'static>(
         &mut self,
         api: &Api,
         caller: &Caller,
@@ -73,7 +73,7 @@ impl SendBody {
     }
 
     /// Parses the body of one message, and keeps it.
-    pub(super) async fn check<T: Send + 'static>(
+    pub(in crate::http) async fn check<T: Send + 'static>(
         &mut self,
         api: &Api,
         caller: &Caller,
@@ -97,7 +97,7 @@ impl SendBody {
     }
 
     /// Computes the hashes of the request with this function.
-    pub(super) async fn hashes(
+    pub(in crate::http) async fn hashes(
         &mut self,
         hashes: fn(&[u8], &Files) -> Result<RequestHashes, Rejection>,
     ) -> Result<RequestHashes, ApiError> {
@@ -105,7 +105,7 @@ impl SendBody {
     }
 
     /// Processes the body; on a blocking thread if the body is large or its templates are expensive.
-    pub(super) async fn process<T: Send + 'static>(
+    pub(in crate::http) async fn process<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&[u8], &References) -> T + Send + 'static,
     ) -> Result<T, ApiError> {

@@ -5,13 +5,13 @@ use axum::extract::State;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
-use super::auth::Caller;
-use super::params::Params;
-use super::{Api, ApiError, AuthErrors};
 use crate::db::DbError;
 use crate::db::ledger::{self, Tally};
 use crate::domain::api::fault::{Code, Fault};
 use crate::domain::key::Scope;
+use crate::http::auth::Caller;
+use crate::http::request::params::Params;
+use crate::http::{Api, ApiError, AuthErrors};
 
 /// Default time range. The query reads every recipient in it.
 const DEFAULT_RANGE: TimeDelta = TimeDelta::hours(24);

@@ -2,13 +2,13 @@
 
 use axum::http::HeaderMap;
 
-use super::ApiError;
 use crate::domain::api::fault::{Code, Fault};
+use crate::http::ApiError;
 
 const HEADER: &str = "idempotency-key";
 
 /// Returns the idempotency key of a request, if it has one.
-pub(super) fn key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+pub(in crate::http) fn key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let mut values = headers.get_all(HEADER).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let text = value.to_str().ok().filter(|_| values.next().is_none());
@@ -31,7 +31,7 @@ fn invalid() -> ApiError {
 }
 
 /// Returns the idempotency key in the header fields of a message, if it has one.
-pub(super) fn key_of_fields(values: &[String]) -> Result<Option<&str>, ApiError> {
+pub(in crate::http) fn key_of_fields(values: &[String]) -> Result<Option<&str>, ApiError> {
     match values {
         [] => Ok(None),
         [one] if one.bytes().all(|byte| (b' '..=b'~').contains(&byte)) => parse(one).map(Some).ok_or_else(invalid),

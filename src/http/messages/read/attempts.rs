@@ -5,7 +5,7 @@ use axum::extract::State;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
-use super::read::load_row;
+use super::load_row;
 use crate::db::queue::conversations::{self, AttemptRow};
 use crate::domain::delivery::conversation::{Conversation, Line};
 use crate::domain::event::EventType;
@@ -14,7 +14,7 @@ use crate::domain::id::{MessageId, RecipientId};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::page::Page;
-use crate::http::params::{Params, PathId};
+use crate::http::request::params::{Params, PathId};
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
 
 /// An attempt at one recipient.

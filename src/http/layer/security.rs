@@ -6,7 +6,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use axum::response::{IntoResponse as _, Response};
 
-use super::ApiError;
+use crate::http::ApiError;
 
 /// The Content-Security-Policy of responses that are not pages: nothing may run, load or be framed.
 const API_POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -17,7 +17,7 @@ const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
     font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Fails if the request's host, length or single-value headers are ambiguous.
-pub(super) fn check(request: &Request) -> Result<(), ApiError> {
+pub(in crate::http) fn check(request: &Request) -> Result<(), ApiError> {
     let headers = request.headers();
     check_host(request.version(), headers)?;
     check_single(headers)?;
@@ -32,19 +32,19 @@ pub(super) fn refuse_and_close(error: ApiError) -> Response {
 }
 
 /// The security headers for one path.
-pub(super) struct Policy {
+pub(in crate::http) struct Policy {
     content: &'static str,
     is_cacheable: bool,
 }
 
 impl Policy {
-    pub(super) fn new(path: &str) -> Self {
+    pub(in crate::http) fn new(path: &str) -> Self {
         let content = policy(path);
         Self { content, is_cacheable: content == DOCS_POLICY || path == "/openapi.json" }
     }
 
     /// Adds the headers.
-    pub(super) fn add_to(&self, headers: &mut HeaderMap) {
+    pub(in crate::http) fn add_to(&self, headers: &mut HeaderMap) {
         // The documentation's pages have no charset.
         let is_page = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/html");
         if is_page && self.content == DOCS_POLICY {

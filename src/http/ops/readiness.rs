@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use super::ApiError;
 use crate::db::schema::{self, SchemaError};
 use crate::db::{Db, RestoreGate};
+use crate::http::ApiError;
 
 pub(super) const STARTING: &str = "Postrider is starting.";
 const DRAINING: &str = "Postrider is shutting down.";
@@ -76,7 +76,7 @@ impl Readiness {
     ///
     /// A schema that is newer than this version is none: a new version migrates the database while the previous one
     /// still runs.
-    pub(super) async fn check(&self, db: &Db) -> Result<(), ApiError> {
+    pub(in crate::http) async fn check(&self, db: &Db) -> Result<(), ApiError> {
         self.check_phase()?;
         db.ping().await?;
         match schema::check(db).await {

@@ -3,6 +3,11 @@
 //! `metrics.listen` serves both to everybody who can reach it, so it belongs into a private network. The API's listener
 //! serves the metrics only to the addresses in `metrics.allow`, and with `metrics.token`.
 
+pub(super) mod health;
+pub(super) mod ledger;
+pub(super) mod readiness;
+pub(super) mod test_clock;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,15 +21,15 @@ use axum::{Json, Router};
 use ipnet::IpNet;
 
 use super::auth::{Peer, client_of};
-use super::health::{self, Health};
-use super::readiness::STARTING;
-use super::request_id::ApiLayer;
+use super::layer::request_id::ApiLayer;
 use super::response::ResponseMemory;
 use super::{Api, ApiError, Readiness, with_layer};
 use crate::db::Db;
 use crate::domain::key::Secret;
 use crate::domain::network::contains;
 use crate::metrics;
+use health::Health;
+use readiness::STARTING;
 
 /// Media type of the text format of Prometheus.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";

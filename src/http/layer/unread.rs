@@ -33,14 +33,14 @@ struct RecoverableBody {
 }
 
 /// The unread rest of a request's body.
-pub(super) struct Unread {
+pub(in crate::http) struct Unread {
     slot: UnreadSlot,
     /// Whether the client sent `Expect: 100-continue`, and may wait before it sends the body.
     expects_continue: bool,
 }
 
 /// Wraps the body so that its unread rest can be discarded. Returns `None` if the request has no body.
-pub(super) fn track(request: Request) -> (Request, Option<Unread>) {
+pub(in crate::http) fn track(request: Request) -> (Request, Option<Unread>) {
     if request.body().is_end_stream() {
         return (request, None);
     }

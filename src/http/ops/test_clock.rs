@@ -6,11 +6,11 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use serde::Serialize;
 
-use super::auth::Caller;
-use super::{Api, ApiError, AuthErrors, JsonErrors, ProblemCode};
 use crate::accept::request;
 use crate::db::test_clock::{self, MAX_MOVED};
 use crate::domain::key::Scope;
+use crate::http::auth::Caller;
+use crate::http::{Api, ApiError, AuthErrors, JsonErrors, ProblemCode};
 
 /// How far to advance the clock of test data.
 #[derive(Debug, Serialize, utoipa::ToSchema)]

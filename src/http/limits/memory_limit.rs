@@ -13,14 +13,14 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use super::auth::Requester;
+use crate::http::auth::Requester;
 
 /// The API key and its tenant that memory is reserved for; `None` without a key.
-pub(super) type Owner = Option<Requester>;
+pub(in crate::http) type Owner = Option<Requester>;
 
 /// A limited amount of memory that bodies share.
 #[derive(Debug)]
-pub(super) struct MemoryLimit {
+pub(in crate::http) struct MemoryLimit {
     capacity: u64,
     state: Mutex<State>,
     released: Notify,
@@ -45,22 +45,22 @@ struct Holder {
 
 /// A part of the memory of a [`MemoryLimit`], released when dropped.
 #[derive(Debug)]
-pub(super) struct Reservation {
+pub(in crate::http) struct Reservation {
     limit: Arc<MemoryLimit>,
     number: u64,
 }
 
 /// The error when no memory became free in time.
 #[derive(Debug)]
-pub(super) struct OutOfMemory;
+pub(in crate::http) struct OutOfMemory;
 
 impl MemoryLimit {
-    pub(super) fn new(capacity: u64) -> Arc<Self> {
+    pub(in crate::http) fn new(capacity: u64) -> Arc<Self> {
         Arc::new(Self { capacity, state: Mutex::default(), released: Notify::new() })
     }
 
     /// Begins an empty reservation for a body that may need up to `need` bytes, capped at the capacity.
-    pub(super) fn begin(self: &Arc<Self>, owner: Owner, need: u64) -> Reservation {
+    pub(in crate::http) fn begin(self: &Arc<Self>, owner: Owner, need: u64) -> Reservation {
         let mut state = self.state();
         state.last_number += 1;
         let number = state.last_number;
@@ -70,7 +70,7 @@ impl MemoryLimit {
     }
 
     /// Reserves `need` bytes, waiting at most `wait`.
-    pub(super) async fn reserve(
+    pub(in crate::http) async fn reserve(
         self: &Arc<Self>,
         owner: Owner,
         need: u64,
@@ -83,7 +83,7 @@ impl MemoryLimit {
 
     /// Reserves memory for data that is in memory already. Does not wait if the waiting reservations already need the
     /// whole capacity.
-    pub(super) async fn reserve_for_built(
+    pub(in crate::http) async fn reserve_for_built(
         self: &Arc<Self>,
         owner: Owner,
         need: u64,
@@ -102,7 +102,7 @@ impl MemoryLimit {
 
 impl Reservation {
     /// Grows the reservation to `to` bytes, waiting at most `wait`.
-    pub(super) async fn grow(&self, to: u64, wait: Duration) -> Result<(), OutOfMemory> {
+    pub(in crate::http) async fn grow(&self, to: u64, wait: Duration) -> Result<(), OutOfMemory> {
         let granted = async {
             loop {
                 let released = self.limit.released.notified();
@@ -122,7 +122,7 @@ impl Reservation {
     }
 
     /// Releases all bytes beyond `to`, and reduces the need to at most `to`.
-    pub(super) fn shrink(&self, to: u64) {
+    pub(in crate::http) fn shrink(&self, to: u64) {
         self.change(|holder| {
             holder.reserved = holder.reserved.min(to);
             holder.need = holder.need.min(to);
@@ -131,7 +131,7 @@ impl Reservation {
     }
 
     /// Returns whether another owner waits for memory.
-    pub(super) fn blocks_others(&self) -> bool {
+    pub(in crate::http) fn blocks_others(&self) -> bool {
         let state = self.limit.state();
         let own = state.holders.get(&self.number).map(|holder| holder.owner);
         state.holders.values().any(|holder| holder.is_waiting && Some(holder.owner) != own)

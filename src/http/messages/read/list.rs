@@ -7,7 +7,7 @@ use axum::extract::State;
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::read::load_bounces;
+use super::load_bounces;
 use super::view::Message;
 use crate::db::messages::{self, Filter, MessageRow, RecipientRow, message_ids, paging};
 use crate::db::{DbError, templates};
@@ -18,7 +18,7 @@ use crate::domain::key::Scope;
 use crate::domain::message::template::TemplateName;
 use crate::http::auth::Caller;
 use crate::http::page::{Page, PageParams};
-use crate::http::params::Params;
+use crate::http::request::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter};
 
 /// List messages
@@ -58,7 +58,7 @@ pub async fn list(State(api): State<Api>, caller: Caller, mut params: Params) ->
 }
 
 /// The filters of a list, as given.
-pub(super) struct ListQuery {
+pub(in crate::http::messages) struct ListQuery {
     filter: Filter,
     message_id: Option<String>,
     template: Option<TemplateName>,
@@ -66,7 +66,7 @@ pub(super) struct ListQuery {
 
 impl ListQuery {
     /// Reads the parameters.
-    pub(super) fn read(caller: &Caller, params: &mut Params) -> Self {
+    pub(in crate::http::messages) fn read(caller: &Caller, params: &mut Params) -> Self {
         let sender_domains = caller.sender_domains().map(<[String]>::to_vec);
         let filter = Filter { sender_domains, ..filter(params) };
         let message_id = params.text("message_id");
@@ -76,7 +76,7 @@ impl ListQuery {
     }
 
     /// Looks up the names in the filters.
-    pub(super) async fn resolve(self, api: &Api, caller: &Caller) -> Result<Filter, ApiError> {
+    pub(in crate::http::messages) async fn resolve(self, api: &Api, caller: &Caller) -> Result<Filter, ApiError> {
         let Self { mut filter, message_id, template } = self;
         if let Some(name) = template {
             select_template(api, caller, &mut filter, &name).await?;
@@ -96,7 +96,12 @@ impl ListQuery {
 }
 
 /// Returns a page of messages.
-pub(super) async fn page(api: &Api, caller: &Caller, filter: &Filter, limit: i64) -> Result<Page<Message>, ApiError> {
+pub(in crate::http::messages) async fn page(
+    api: &Api,
+    caller: &Caller,
+    filter: &Filter,
+    limit: i64,
+) -> Result<Page<Message>, ApiError> {
     let _permit = api.slow_queries.acquire(caller.requester()).await?;
     let filter = messages::narrow(&api.db, caller.tenant(), filter.clone()).await.map_err(too_broad)?;
     let horizon = paging::horizon(&api.db, caller.tenant(), &filter).await.map_err(too_broad)?;
@@ -173,7 +178,7 @@ async fn select_template(api: &Api, caller: &Caller, filter: &mut Filter, name: 
 }
 
 /// Returns the id of the template that a filter names. `pointer` leads to the name.
-pub(super) async fn template_id(
+pub(in crate::http::messages) async fn template_id(
     api: &Api,
     caller: &Caller,
     name: &TemplateName,

@@ -1,5 +1,11 @@
 //! `GET /v1/messages/{id}` and its events.
 
+pub(in crate::http) mod attempts;
+pub(in crate::http) mod explain;
+pub(in crate::http) mod list;
+pub(in crate::http) mod rejected;
+pub(in crate::http) mod view;
+
 use std::collections::HashMap;
 
 use axum::Json;
@@ -7,7 +13,6 @@ use axum::extract::State;
 use chrono::TimeDelta;
 use uuid::Uuid;
 
-use super::view::Message;
 use crate::db::events::bounces;
 use crate::db::messages::{MessageRow, RecipientRow};
 use crate::db::{self, messages};
@@ -17,8 +22,9 @@ use crate::domain::id::{MessageId, TenantId};
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::page::Page;
-use crate::http::params::{Params, PathId};
+use crate::http::request::params::{Params, PathId};
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
+use view::Message;
 
 const NO_MESSAGE: ApiError = ApiError::NotFound("No message has this id.");
 
@@ -50,7 +56,7 @@ pub async fn get(
 pub(in crate::http) async fn load_row(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageRow, ApiError> {
     let mut row = messages::get(&api.db, caller.tenant(), id).await?;
     if row.is_none() {
-        if let Some(error) = super::rejected::find(api, caller, id).await? {
+        if let Some(error) = rejected::find(api, caller, id).await? {
             return Err(error);
         }
         // It may have been accepted meanwhile.

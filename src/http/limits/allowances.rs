@@ -14,18 +14,18 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::ApiError;
-use super::auth::CachedKey;
-use super::response::ResponseOwner;
 use crate::clock::SharedClock;
 use crate::db::Db;
 use crate::db::keys::usage;
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::allowance::{QuotaBlock, RateBlock};
 use crate::domain::key::{KeyQuota, KeyRate, LimitOwner};
+use crate::http::ApiError;
+use crate::http::auth::CachedKey;
+use crate::http::response::ResponseOwner;
 
-pub(super) use headers::ShownLimits;
-pub(super) use reservation::{QuotaReservation, settle};
+pub(in crate::http) use headers::ShownLimits;
+pub(in crate::http) use reservation::{QuotaReservation, settle};
 
 /// Interval at which leased recipients that were not used are returned to their quotas.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(1);
@@ -64,12 +64,12 @@ pub struct Allowances {
 }
 
 impl Allowances {
-    pub(super) fn new(db: Db, clock: SharedClock) -> Self {
+    pub(in crate::http) fn new(db: Db, clock: SharedClock) -> Self {
         Self { db, clock, owners: Mutex::default() }
     }
 
     /// Admits a request of a key with limits, and sets the limits that its response shows. Fails if a rate is exceeded.
-    pub(super) async fn admit(&self, key: &CachedKey, owner: Option<&ResponseOwner>) -> Result<(), ApiError> {
+    pub(in crate::http) async fn admit(&self, key: &CachedKey, owner: Option<&ResponseOwner>) -> Result<(), ApiError> {
         let limits = self.limits(key);
         let result = self.take_request(&limits).await;
         if let Some(owner) = owner {
@@ -91,7 +91,7 @@ impl Allowances {
     }
 
     /// Reserves recipients of the quotas of a key and its tenant; `None` if neither has one. Fails if too few are left.
-    pub(super) async fn reserve(
+    pub(in crate::http) async fn reserve(
         &self,
         key: &CachedKey,
         recipients: usize,
@@ -133,7 +133,7 @@ impl Allowances {
     }
 
     /// Returns recipients to their quotas once they have not been used for a while. Runs until the service stops.
-    pub(super) async fn release_unused(self: Arc<Self>, stop: CancellationToken) {
+    pub(in crate::http) async fn release_unused(self: Arc<Self>, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(RELEASE_INTERVAL)).await.is_some() {
             for (owner, blocks) in self.idle() {
                 self.release(owner, &blocks).await;

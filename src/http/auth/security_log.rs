@@ -18,7 +18,7 @@ const MAX_TRACKED: usize = 1_000;
 
 /// Why a request was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Refusal {
+pub(in crate::http) enum Refusal {
     /// The key is unknown, or the header is malformed.
     UnknownKey,
     /// The key has been revoked.
@@ -43,7 +43,7 @@ impl Default for SecurityLog {
 
 impl SecurityLog {
     /// Logs a refused request. Requests without any key are not logged.
-    pub(super) fn refused(&self, refusal: Refusal, key: Option<&KeyRow>, reason: &str) {
+    pub(in crate::http) fn refused(&self, refusal: Refusal, key: Option<&KeyRow>, reason: &str) {
         let Some(count) = self.note(refusal, key.map(|key| key.id), Instant::now()) else { return };
         let (id, name) = (key.map(|key| KeyId(key.id).to_string()), key.map(|key| key.name.as_str()));
         match refusal {

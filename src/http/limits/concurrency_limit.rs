@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tokio::sync::{AcquireError, Semaphore};
 
-use super::ApiError;
-use super::auth::Requester;
 use crate::domain::id::{KeyId, TenantId};
+use crate::http::ApiError;
+use crate::http::auth::Requester;
 use crate::limiter::{KeyedPermit, KeyedSemaphore};
 
 /// How many requests may run at once, and how long further ones wait.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct LimitSettings {
+pub(in crate::http) struct LimitSettings {
     total: usize,
     per_tenant: usize,
     per_key: usize,
@@ -23,7 +23,7 @@ pub(super) struct LimitSettings {
 }
 
 /// The limit for expensive queries.
-pub(super) const SLOW_QUERIES: LimitSettings = LimitSettings {
+pub(in crate::http) const SLOW_QUERIES: LimitSettings = LimitSettings {
     total: 4,
     per_tenant: 3,
     per_key: 2,
@@ -33,7 +33,7 @@ pub(super) const SLOW_QUERIES: LimitSettings = LimitSettings {
 
 /// The limit for compiling and rendering templates. One template keeps a processor busy for up to 100 ms, the templates
 /// of a batch for some seconds.
-pub(super) const RENDERS: LimitSettings = LimitSettings {
+pub(in crate::http) const RENDERS: LimitSettings = LimitSettings {
     total: 8,
     per_tenant: 7,
     per_key: 6,
@@ -42,11 +42,11 @@ pub(super) const RENDERS: LimitSettings = LimitSettings {
 };
 
 /// How many renders a batch counts as: two batches may run at once, even with the same key. Each may render 64 MiB.
-pub(super) const RENDERS_OF_BATCH: u32 = 3;
+pub(in crate::http) const RENDERS_OF_BATCH: u32 = 3;
 
 /// The limit for files that are downloaded. Each takes up to 3 MiB of memory: a chunk of 1 MiB, and its copies in the
 /// statement that stores it. The file's server decides how long that is, so one tenant gets only a small part of the limit.
-pub(super) const DOWNLOADS: LimitSettings = LimitSettings {
+pub(in crate::http) const DOWNLOADS: LimitSettings = LimitSettings {
     total: 32,
     per_tenant: 8,
     per_key: 8,
@@ -55,7 +55,7 @@ pub(super) const DOWNLOADS: LimitSettings = LimitSettings {
 };
 
 /// The limit for requests whose duration the client decides: event streams, long polls and exports.
-pub(super) const LONG_REQUESTS: LimitSettings = LimitSettings {
+pub(in crate::http) const LONG_REQUESTS: LimitSettings = LimitSettings {
     total: 400,
     per_tenant: 300,
     per_key: 100,
@@ -65,7 +65,7 @@ pub(super) const LONG_REQUESTS: LimitSettings = LimitSettings {
 
 /// The concurrency limit of one kind of request. Clones share the limit.
 #[derive(Debug, Clone)]
-pub(super) struct ConcurrencyLimit {
+pub(in crate::http) struct ConcurrencyLimit {
     settings: LimitSettings,
     tenants: Arc<KeyedSemaphore<TenantId>>,
     /// Limits only the requests of each key: its total is never reached.
@@ -74,13 +74,13 @@ pub(super) struct ConcurrencyLimit {
 
 /// The permission to run one request, until dropped.
 #[derive(Debug)]
-pub(super) struct ConcurrencyPermit {
+pub(in crate::http) struct ConcurrencyPermit {
     _tenant: KeyedPermit<TenantId>,
     _key: KeyedPermit<KeyId>,
 }
 
 impl ConcurrencyLimit {
-    pub(super) fn new(settings: LimitSettings) -> Self {
+    pub(in crate::http) fn new(settings: LimitSettings) -> Self {
         let LimitSettings { total, per_tenant, per_key, .. } = settings;
         Self {
             settings,
@@ -90,13 +90,17 @@ impl ConcurrencyLimit {
     }
 
     /// Waits until a request of this requester may run.
-    pub(super) async fn acquire(&self, requester: Requester) -> Result<ConcurrencyPermit, ApiError> {
+    pub(in crate::http) async fn acquire(&self, requester: Requester) -> Result<ConcurrencyPermit, ApiError> {
         self.acquire_many(requester, 1).await
     }
 
     /// Waits until a request of this requester may run that counts as `weight` requests. A key that waits for its own
     /// permits takes none of its tenant, and a tenant that waits takes none of the total.
-    pub(super) async fn acquire_many(&self, requester: Requester, weight: u32) -> Result<ConcurrencyPermit, ApiError> {
+    pub(in crate::http) async fn acquire_many(
+        &self,
+        requester: Requester,
+        weight: u32,
+    ) -> Result<ConcurrencyPermit, ApiError> {
         let acquire = async {
             let key = self.keys.acquire(Some(requester.key), weight).await?;
             let tenant = self.tenants.acquire(Some(requester.tenant), weight).await?;

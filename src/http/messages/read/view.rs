@@ -8,13 +8,13 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::sender::Warning;
 use crate::db::messages::{MessageRow, RecipientRow};
 use crate::domain::delivery::{MessageStatus, Status};
 use crate::domain::event::BounceView;
 use crate::domain::explain::SmtpReply;
 use crate::domain::id::{BulkId, KeyId, MessageId, ReceivedId, RecipientId, TemplateId, TenantId};
 use crate::domain::message::{Attachment, AttachmentRole, NewMessage, message_id};
+use crate::http::messages::sender::Warning;
 
 /// The response to an accepted message.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]

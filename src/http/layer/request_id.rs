@@ -18,11 +18,12 @@ use futures_util::future::BoxFuture;
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use super::auth::{current_audit, with_request_key};
-use super::resend::ErrorFormat;
-use super::response::{ResponseMemory, ResponseOwner};
 use super::security::{self, Policy};
-use super::{ApiError, Problem, audit, error, unread};
+use super::unread;
+use crate::http::auth::{current_audit, with_request_key};
+use crate::http::resend::ErrorFormat;
+use crate::http::response::{ResponseMemory, ResponseOwner};
+use crate::http::{ApiError, Problem, audit, error};
 use crate::metrics::http::RouteSeries;
 use crate::telemetry::traces::{self, Scope};
 
@@ -37,7 +38,7 @@ const EXTRA_HEADERS: usize = 8;
 /// The layer that wraps every route. A single service rather than a stack of middleware, each of which would cost
 /// several allocations per request.
 #[derive(Debug, Clone)]
-pub(super) struct ApiLayer {
+pub(in crate::http) struct ApiLayer {
     /// Memory for large responses.
     pub responses: ResponseMemory,
     /// Whether the API of Resend is served, whose errors have another form.
@@ -48,7 +49,7 @@ pub(super) struct ApiLayer {
 
 /// A route with the layer around it.
 #[derive(Debug, Clone)]
-pub(super) struct ApiService {
+pub(in crate::http) struct ApiService {
     route: Route,
     layer: ApiLayer,
     /// The metrics of the route.

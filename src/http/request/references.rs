@@ -1,17 +1,17 @@
 //! The uploaded files, parts of a form, and templates that the messages of a request refer to. Parsing has no access to
 //! the database, so a request that refers to files or templates is parsed again once they have been looked up.
 
-use super::auth::Caller;
-use super::concurrency_limit::{ConcurrencyPermit, RENDERS_OF_BATCH};
-use super::memory_limit::Reservation;
-use super::{Api, ApiError};
 use crate::accept::request::files::Files;
 use crate::accept::request::message::render::{TemplateRef, Templates};
 use crate::accept::request::{Context, Rejection};
+use crate::http::auth::Caller;
+use crate::http::limits::concurrency_limit::{ConcurrencyPermit, RENDERS_OF_BATCH};
+use crate::http::limits::memory_limit::Reservation;
+use crate::http::{Api, ApiError};
 
 /// The files and templates that the messages of a request refer to.
 #[derive(Debug, Default)]
-pub(super) struct References {
+pub(in crate::http) struct References {
     pub files: Files,
     templates: Templates,
     /// The permission to render expensive templates.
@@ -20,23 +20,23 @@ pub(super) struct References {
 
 impl References {
     /// Creates the references of a request with these files.
-    pub(super) fn new(files: Files) -> Self {
+    pub(in crate::http) fn new(files: Files) -> Self {
         Self { files, ..Self::default() }
     }
 
     /// Returns a context with the files and templates.
-    pub(super) fn context<'a>(&'a self, context: Context<'a>) -> Context<'a> {
+    pub(in crate::http) fn context<'a>(&'a self, context: Context<'a>) -> Context<'a> {
         Context { files: &self.files, templates: &self.templates, ..context }
     }
 
     /// Returns whether a request must be parsed on a blocking thread because of its templates.
-    pub(super) fn is_expensive(&self) -> bool {
+    pub(in crate::http) fn is_expensive(&self) -> bool {
         self.permit.is_some()
     }
 
     /// Looks up the files or templates without which a request was rejected; `messages` is the number of its messages.
     /// Fails if the request was rejected for another reason.
-    pub(super) async fn look_up(
+    pub(in crate::http) async fn look_up(
         &mut self,
         api: &Api,
         caller: &Caller,
@@ -75,7 +75,7 @@ impl References {
 
     /// Frees the files and templates, and reserves memory for the rendered text. The caller holds the reservation until
     /// the text is stored.
-    pub(super) async fn finish(self, api: &Api, caller: &Caller) -> Result<Option<Reservation>, ApiError> {
+    pub(in crate::http) async fn finish(self, api: &Api, caller: &Caller) -> Result<Option<Reservation>, ApiError> {
         // The permit bounds the memory of the rendered text until that memory is reserved.
         let Self { templates, permit: _permit, .. } = self;
         match templates.rendered_bytes() {

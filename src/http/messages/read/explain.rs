@@ -28,7 +28,7 @@ use crate::domain::lane::{Lane, Learned, Paused, State as LaneState, Unreachable
 use crate::domain::outcome::OnUncertain;
 use crate::domain::suppression::{AddressKey, Suppression};
 use crate::http::auth::Caller;
-use crate::http::params::PathId;
+use crate::http::request::params::PathId;
 use crate::http::{Api, ApiError, AuthErrors, NotFound};
 
 /// The explanation of a message.
@@ -108,7 +108,7 @@ pub struct LaneRef {
 }
 
 impl LaneRef {
-    pub(super) fn new(lane: &Lane) -> Self {
+    pub(in crate::http::messages) fn new(lane: &Lane) -> Self {
         Self {
             id: (lane.id != LaneId::NONE).then_some(lane.id),
             stream: lane.stream.clone(),
@@ -139,7 +139,7 @@ pub async fn get(
 ) -> Result<Json<ExplainedMessage>, ApiError> {
     caller.require(Scope::Metadata)?;
     let tenant = caller.tenant();
-    let message = super::read::load_row(&api, &caller, id).await?;
+    let message = super::load_row(&api, &caller, id).await?;
     let _permit = api.slow_queries.acquire(caller.requester()).await?;
     let now = api.clock.now();
     let rows = explain::recipients(&api.db, tenant, id, now).await?;
@@ -171,7 +171,7 @@ pub async fn get(
 
 /// Removes the destination's replies from a lane, since they may be about another sender's message, and the operators'
 /// reasons for a pause.
-pub(super) fn without_replies_and_reasons(mut lane: Lane) -> Lane {
+pub(in crate::http::messages) fn without_replies_and_reasons(mut lane: Lane) -> Lane {
     lane.unreachable = lane.unreachable.map(|unreachable| Unreachable { reply: None, host: None, ..unreachable });
     lane.learned = lane.learned.map(|learned| Learned { reply: None, ..learned });
     lane.paused = lane.paused.map(Paused::without_reason);
@@ -181,7 +181,7 @@ pub(super) fn without_replies_and_reasons(mut lane: Lane) -> Lane {
 }
 
 /// Removes the note of a suppression, and the message and recipient that led to it, since they may be another sender's.
-pub(super) fn without_origin(entry: &mut Suppression) {
+pub(in crate::http::messages) fn without_origin(entry: &mut Suppression) {
     (entry.note, entry.message_id, entry.recipient_id) = (None, None, None);
 }
 

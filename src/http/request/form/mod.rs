@@ -12,15 +12,15 @@ use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use multer::{Field, Multipart};
 
-use super::auth::Caller;
 use super::body::{MAX_JSON_BYTES, UploadMemory};
-use super::memory_limit::Reservation;
-use super::{Api, ApiError};
 use crate::accept::request::batch::MAX_MESSAGES;
 use crate::accept::request::files::FilePart;
 use crate::accept::request::json::pointer::cut;
 use crate::accept::upload::Upload;
 use crate::domain::api::fault::{Code, Fault};
+use crate::http::auth::Caller;
+use crate::http::limits::memory_limit::Reservation;
+use crate::http::{Api, ApiError};
 use source::Source;
 
 /// Maximum length of a boundary (RFC 2046 §5.1.1).
@@ -29,7 +29,7 @@ const MAX_BOUNDARY: usize = 70;
 const MAX_NAME: usize = 200;
 /// Maximum total size of the files that stay in memory. Direct handoff sends a message with these files without loading
 /// them.
-pub(super) const KEPT_BYTES: usize = 256 << 10;
+pub(in crate::http) const KEPT_BYTES: usize = 256 << 10;
 /// Bytes allowed for the boundary and the headers of each part, in addition to the limits of its content.
 const OVERHEAD: u64 = 4 << 10;
 /// Minimum and maximum number of bytes by which the buffer of the JSON grows.
@@ -39,7 +39,7 @@ const JSON_OR_FORM: &str = "application/json or multipart/form-data";
 
 /// The formats and limits of the body of a request that sends messages.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct BodyFormat {
+pub(in crate::http) struct BodyFormat {
     /// The media types, for the error about another one.
     pub media_types: &'static str,
     /// The name of a form's part with the JSON.
@@ -57,7 +57,7 @@ pub(super) struct BodyFormat {
 
 impl BodyFormat {
     /// Returns the format of one message.
-    pub(super) fn message(api: &Api) -> Self {
+    pub(in crate::http) fn message(api: &Api) -> Self {
         Self {
             media_types: "application/json, multipart/form-data or message/rfc822",
             json_part: "message",
@@ -69,13 +69,13 @@ impl BodyFormat {
     }
 
     /// Returns the format of a batch.
-    pub(super) fn batch(api: &Api) -> Self {
+    pub(in crate::http) fn batch(api: &Api) -> Self {
         let files = api.limits.attachments.max(MAX_MESSAGES);
         Self { json_part: "messages", files, ..Self::bulk(api) }
     }
 
     /// Returns the format of a bulk.
-    pub(super) fn bulk(api: &Api) -> Self {
+    pub(in crate::http) fn bulk(api: &Api) -> Self {
         let (media_types, json_bytes) = (JSON_OR_FORM, api.bodies.max_message());
         Self { media_types, json_bytes, keeps_small_files: false, ..Self::message(api) }
     }
@@ -87,7 +87,7 @@ impl BodyFormat {
 
 /// The content of a form.
 #[derive(Debug)]
-pub(super) struct Form {
+pub(in crate::http) struct Form {
     /// The JSON.
     pub json: Vec<u8>,
     /// The files by the names of their parts.
@@ -97,7 +97,7 @@ pub(super) struct Form {
 }
 
 /// Reads a form. Fails on the first fault of the form itself.
-pub(super) async fn read(
+pub(in crate::http) async fn read(
     api: &Api,
     caller: &Caller,
     headers: &HeaderMap,

@@ -10,12 +10,12 @@ use axum::http::{HeaderMap, header};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{Instant, timeout};
 
-use super::ApiError;
-use super::auth::KeyCache;
-use super::memory_limit::{MemoryLimit, Owner, Reservation};
+use crate::http::ApiError;
+use crate::http::auth::KeyCache;
+use crate::http::limits::memory_limit::{MemoryLimit, Owner, Reservation};
 
 /// Bodies up to this many bytes do not count against the shared memory, so small requests never wait for large ones.
-pub(super) const SMALL_BODY_BYTES: u64 = 64 << 10;
+pub(in crate::http) const SMALL_BODY_BYTES: u64 = 64 << 10;
 /// Maximum size of JSON bodies, except for messages and templates.
 pub(super) const MAX_JSON_BYTES: u64 = 1 << 20;
 /// Maximum size of a template as JSON, in which every quote and line end takes two bytes.
@@ -35,7 +35,7 @@ const RESERVATION_STEP: u64 = 256 << 10;
 
 /// Reads request bodies, with the limits and the memory that they share.
 #[derive(Debug)]
-pub(super) struct Bodies {
+pub(in crate::http) struct Bodies {
     keys: Arc<KeyCache>,
     max: u64,
     memory: Arc<MemoryLimit>,
@@ -58,13 +58,13 @@ struct BodyLimit<'a> {
 
 /// A body that has been read, and its memory reservation, which is released when dropped.
 #[derive(Debug)]
-pub(super) struct ReadBody {
+pub(in crate::http) struct ReadBody {
     pub bytes: Vec<u8>,
     pub reservation: Option<Reservation>,
 }
 
 impl Bodies {
-    pub(super) fn new(keys: Arc<KeyCache>, max: u64, memory: u64) -> Self {
+    pub(in crate::http) fn new(keys: Arc<KeyCache>, max: u64, memory: u64) -> Self {
         // One body of the maximum size must always fit.
         let memory = memory.max(max);
         let limit = || MemoryLimit::new(memory);
@@ -73,12 +73,12 @@ impl Bodies {
     }
 
     /// Reads the JSON body of any request except one that sends a message or changes a template.
-    pub(super) async fn json(&self, headers: &HeaderMap, body: Body) -> Result<ReadBody, ApiError> {
+    pub(in crate::http) async fn json(&self, headers: &HeaderMap, body: Body) -> Result<ReadBody, ApiError> {
         self.read_json(headers, body, MAX_JSON_BYTES).await
     }
 
     /// Reads the JSON body of a template.
-    pub(super) async fn template(&self, headers: &HeaderMap, body: Body) -> Result<ReadBody, ApiError> {
+    pub(in crate::http) async fn template(&self, headers: &HeaderMap, body: Body) -> Result<ReadBody, ApiError> {
         self.read_json(headers, body, MAX_TEMPLATE_BYTES).await
     }
 
@@ -91,7 +91,7 @@ impl Bodies {
 
     /// Reads the JSON body of a request that sends messages. `media_types` names the media types that the endpoint
     /// supports, for the error.
-    pub(super) async fn message(
+    pub(in crate::http) async fn message(
         &self,
         owner: Owner,
         headers: &HeaderMap,
@@ -107,7 +107,12 @@ impl Bodies {
     /// Reads the JSON body of a request of the Resend API that sends messages. Some of Resend's SDKs send a file as an
     /// array of numbers, which takes about four times the size of the file. Before the caller copies the body, it must
     /// check that the body without its arrays of numbers has at most [`max_message`](Self::max_message) bytes.
-    pub(super) async fn resend(&self, owner: Owner, headers: &HeaderMap, body: Body) -> Result<ReadBody, ApiError> {
+    pub(in crate::http) async fn resend(
+        &self,
+        owner: Owner,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<ReadBody, ApiError> {
         if !has_content_type(headers, "application/json") {
             return Err(ApiError::UnsupportedMediaType("application/json"));
         }
@@ -118,7 +123,7 @@ impl Bodies {
 
     /// Returns a body of at most `max` bytes, which the caller stores as it arrives and of which it buffers at most
     /// `buffered` bytes besides the upload's chunk.
-    pub(super) fn upload(
+    pub(in crate::http) fn upload(
         &self,
         owner: Owner,
         headers: &HeaderMap,
@@ -137,12 +142,21 @@ impl Bodies {
     }
 
     /// Reads a message that is finished MIME.
-    pub(super) async fn finished(&self, owner: Owner, headers: &HeaderMap, body: Body) -> Result<ReadBody, ApiError> {
+    pub(in crate::http) async fn finished(
+        &self,
+        owner: Owner,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<ReadBody, ApiError> {
         self.read(owner, headers, body, self.max, finished_need).await
     }
 
     /// Reserves memory to process a finished MIME message that has arrived in another way; `None` if it is small.
-    pub(super) async fn reserve_finished(&self, owner: Owner, length: u64) -> Result<Option<Reservation>, ApiError> {
+    pub(in crate::http) async fn reserve_finished(
+        &self,
+        owner: Owner,
+        length: u64,
+    ) -> Result<Option<Reservation>, ApiError> {
         if length <= SMALL_BODY_BYTES {
             return Ok(None);
         }
@@ -151,12 +165,12 @@ impl Bodies {
     }
 
     /// Returns the maximum size of a body that sends messages, in bytes.
-    pub(super) fn max_message(&self) -> u64 {
+    pub(in crate::http) fn max_message(&self) -> u64 {
         self.max
     }
 
     /// Reads an inbound MIME message of at most `max` bytes.
-    pub(super) async fn mime(
+    pub(in crate::http) async fn mime(
         &self,
         owner: Owner,
         headers: &HeaderMap,
@@ -219,7 +233,7 @@ impl Bodies {
     }
 
     /// Reserves memory for the messages of a batch, whose body has been read.
-    pub(super) async fn reserve_for_batch(&self, owner: Owner, need: u64) -> Result<Reservation, ApiError> {
+    pub(in crate::http) async fn reserve_for_batch(&self, owner: Owner, need: u64) -> Result<Reservation, ApiError> {
         self.batches.reserve(owner, need, MAX_WAIT).await.map_err(|_| out_of_memory())
     }
 
@@ -232,7 +246,7 @@ impl Bodies {
     }
 
     /// Returns a body that the caller processes as it arrives. It is not buffered, so it reserves no memory.
-    pub(super) fn chunks(&self, headers: &HeaderMap, body: Body) -> Result<BodyChunks, ApiError> {
+    pub(in crate::http) fn chunks(&self, headers: &HeaderMap, body: Body) -> Result<BodyChunks, ApiError> {
         check_encoding(headers)?;
         if length(headers).is_some_and(|length| length > self.max) {
             return Err(ApiError::TooLarge(self.max));
@@ -243,7 +257,7 @@ impl Bodies {
 
 /// The body of an upload, with a minimum speed. Once it is large, it has reserved memory.
 #[derive(Debug)]
-pub(super) struct UploadBody {
+pub(in crate::http) struct UploadBody {
     chunks: BodyChunks,
     memory: Arc<UploadMemory>,
     received: u64,
@@ -251,7 +265,7 @@ pub(super) struct UploadBody {
 
 impl UploadBody {
     /// Returns the next bytes; `None` at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+    pub(in crate::http) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
         let chunk = self.chunks.next_for(self.memory.reservation.get()).await?;
         self.received += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
         if self.received > SMALL_BODY_BYTES && self.memory.reservation.get().is_none() {
@@ -263,14 +277,14 @@ impl UploadBody {
     }
 
     /// Returns the memory of the upload. It is released when the body and the returned value have been dropped.
-    pub(super) fn memory(&self) -> Arc<UploadMemory> {
+    pub(in crate::http) fn memory(&self) -> Arc<UploadMemory> {
         self.memory.clone()
     }
 }
 
 /// The memory of an upload, which is reserved once the upload is large.
 #[derive(Debug)]
-pub(super) struct UploadMemory {
+pub(in crate::http) struct UploadMemory {
     limit: Arc<MemoryLimit>,
     owner: Owner,
     /// Maximum number of bytes that are buffered besides the upload's chunk.
@@ -290,7 +304,7 @@ impl UploadMemory {
     }
 
     /// Reserves memory for this many buffered bytes, if the upload is large.
-    pub(super) async fn grow(&self, buffered: u64) -> Result<(), ApiError> {
+    pub(in crate::http) async fn grow(&self, buffered: u64) -> Result<(), ApiError> {
         match self.reservation.get() {
             Some(reservation) => reservation.grow(upload_need(buffered), MAX_WAIT).await.map_err(|_| out_of_memory()),
             None => Ok(()),
@@ -350,7 +364,7 @@ fn resend_need(length: u64, max: u64) -> u64 {
 
 /// The chunks of a body, with a minimum speed. Only the time spent waiting for a chunk counts.
 #[derive(Debug)]
-pub(super) struct BodyChunks {
+pub(in crate::http) struct BodyChunks {
     stream: BodyDataStream,
     /// Bytes that may still arrive.
     remaining_bytes: u64,
@@ -380,7 +394,7 @@ impl BodyChunks {
     }
 
     /// Returns the next chunk; `None` at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+    pub(in crate::http) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
         self.next_within(MIN_BYTES_PER_10S, false).await
     }
 
@@ -454,7 +468,7 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 /// Returns whether a body is declared as finished MIME.
-pub(super) fn is_finished(headers: &HeaderMap) -> bool {
+pub(in crate::http) fn is_finished(headers: &HeaderMap) -> bool {
     headers.contains_key(header::CONTENT_TYPE)
         && ["message/rfc822", "message/global"].iter().any(|kind| has_content_type(headers, kind))
 }

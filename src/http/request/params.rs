@@ -7,15 +7,15 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use chrono::{DateTime, Utc};
 
-use super::ApiError;
-use super::page::{DEFAULT_LIMIT, MAX_LIMIT};
 use crate::accept::request::json::pointer::cut;
 use crate::accept::request::json::suggestion::suggestion;
 use crate::domain::api::fault::{Code, Faults};
+use crate::http::ApiError;
+use crate::http::page::{DEFAULT_LIMIT, MAX_LIMIT};
 
 /// The query parameters of one request, by name.
 #[derive(Debug)]
-pub(super) struct Params {
+pub(in crate::http) struct Params {
     /// The values of the parameters that have not been read yet.
     remaining: BTreeMap<String, Vec<String>>,
     /// The names that the endpoint reads, for the error about an unknown one.
@@ -45,7 +45,7 @@ impl<S: Sync> FromRequestParts<S> for Params {
 
 impl Params {
     /// Returns a parameter's text; an empty one counts as absent.
-    pub(super) fn text(&mut self, name: &'static str) -> Option<String> {
+    pub(in crate::http) fn text(&mut self, name: &'static str) -> Option<String> {
         if self.remaining.is_empty() {
             return None;
         }
@@ -58,12 +58,12 @@ impl Params {
     }
 
     /// Returns whether there are no parameters left to read.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::http) fn is_empty(&self) -> bool {
         self.remaining.is_empty()
     }
 
     /// Adds a fault for each of these parameters that is given, with the same message.
-    pub(super) fn refuse(&mut self, names: impl Iterator<Item = &'static str>, message: &str) {
+    pub(in crate::http) fn refuse(&mut self, names: impl Iterator<Item = &'static str>, message: &str) {
         for name in names {
             if !self.all(name).is_empty() {
                 self.faults.push(name, Code::UnknownField, message);
@@ -72,13 +72,18 @@ impl Params {
     }
 
     /// Returns all values of a parameter that may be repeated, including empty ones.
-    pub(super) fn all(&mut self, name: &'static str) -> Vec<String> {
+    pub(in crate::http) fn all(&mut self, name: &'static str) -> Vec<String> {
         self.read.push(name);
         self.remaining.remove(name).unwrap_or_default()
     }
 
     /// Returns a parameter parsed by `read`; adds a fault with `hint` if it is invalid.
-    pub(super) fn read<T>(&mut self, name: &'static str, hint: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
+    pub(in crate::http) fn read<T>(
+        &mut self,
+        name: &'static str,
+        hint: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
         let text = self.text(name)?;
         let value = read(&text);
         if value.is_none() {
@@ -88,7 +93,7 @@ impl Params {
     }
 
     /// Returns an RFC 3339 timestamp.
-    pub(super) fn timestamp(&mut self, name: &'static str) -> Option<DateTime<Utc>> {
+    pub(in crate::http) fn timestamp(&mut self, name: &'static str) -> Option<DateTime<Utc>> {
         // A `+` in the offset arrives as a space if the client does not encode it.
         self.read(name, "Pass an RFC 3339 timestamp such as 2026-12-01T09:00:00Z.", |text| {
             let time = DateTime::parse_from_rfc3339(&text.replace(' ', "+")).ok()?.to_utc();
@@ -98,7 +103,7 @@ impl Params {
     }
 
     /// Returns the page size.
-    pub(super) fn limit(&mut self) -> i64 {
+    pub(in crate::http) fn limit(&mut self) -> i64 {
         self.read("limit", "Pass a number from 1 to 100.", |text| {
             text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))
         })
@@ -106,12 +111,12 @@ impl Params {
     }
 
     /// Fails if any parameter that was read is invalid; ignores the others.
-    pub(super) fn finish_ignoring_unknown(self) -> Result<(), ApiError> {
+    pub(in crate::http) fn finish_ignoring_unknown(self) -> Result<(), ApiError> {
         if self.faults.is_empty() { Ok(()) } else { Err(ApiError::Invalid(self.faults.into_vec())) }
     }
 
     /// Fails if any parameter was unknown or invalid.
-    pub(super) fn finish(mut self) -> Result<(), ApiError> {
+    pub(in crate::http) fn finish(mut self) -> Result<(), ApiError> {
         for name in self.remaining.into_keys() {
             let message = unknown(&name, &self.read);
             self.faults.push(cut(&name), Code::UnknownField, message);
@@ -134,7 +139,7 @@ fn unknown(name: &str, known: &[&'static str]) -> String {
 
 /// An id in the path. An invalid id returns 404.
 #[derive(Debug)]
-pub(super) struct PathId<T>(pub T);
+pub(in crate::http) struct PathId<T>(pub T);
 
 impl<S: Send + Sync, T: FromStr + Send> FromRequestParts<S> for PathId<T> {
     type Rejection = ApiError;

@@ -16,7 +16,7 @@ use multer::{Field, Multipart};
 use parking_lot::Mutex;
 
 use crate::http::ApiError;
-use crate::http::body::UploadBody;
+use crate::http::request::body::UploadBody;
 
 /// Maximum size of a piece.
 const PIECE_BYTES: usize = 32 << 10;

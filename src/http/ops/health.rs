@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 
-use super::{Api, ApiError};
+use crate::http::{Api, ApiError};
 
 /// The result of a successful probe.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -17,7 +17,7 @@ pub struct Health {
     pub version: &'static str,
 }
 
-pub(super) const OK: Health = Health { status: "ok", version: env!("CARGO_PKG_VERSION") };
+pub(in crate::http) const OK: Health = Health { status: "ok", version: env!("CARGO_PKG_VERSION") };
 
 /// Liveness probe
 ///
