@@ -1,30 +1,19 @@
 //! Builds the service from the configuration, runs its roles, and stops them in an order that loses no messages: it
 //! first refuses new requests, then commits accepted messages, then finishes messages in flight.
 
-mod api_settings;
 mod background;
-mod bounce_intake;
-pub mod connections;
 mod dashboard;
-mod delivery;
+pub mod database;
 pub mod descriptors;
-pub(crate) mod domains;
-pub mod fingerprints;
 mod gauges;
 mod hint;
 mod hostname;
 mod listeners;
-mod message_limits;
-mod outbound_http;
-mod partitions;
 mod read_only;
-pub mod restore_guard;
-mod routes;
 pub mod self_checks;
-mod server_watch;
-mod smtp_listener;
+pub(crate) mod settings;
+mod smtp_servers;
 mod startup;
-mod submission;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -54,16 +43,19 @@ use crate::smtp;
 use crate::ui::Dashboard;
 use crate::webhook::Poster;
 use crate::worker::{self, Worker};
-pub use domains::settings as domain_settings;
+use database::restore_guard::{self, RestoreGuard};
+use database::server_watch::ServerWatch;
+use database::{fingerprints, partitions};
 pub use hint::{Hinted, WithHint};
 pub use listeners::listen;
-pub use outbound_http::{guard, objects};
-use restore_guard::RestoreGuard;
-use server_watch::ServerWatch;
-use smtp_listener::SmtpListener;
+pub use settings::domains::settings as domain_settings;
+pub use settings::outbound_http::{guard, objects};
+use settings::{api_settings, domains, outbound_http, routes};
+use smtp_servers::bounce_intake;
+use smtp_servers::smtp_listener::SmtpListener;
+use smtp_servers::submission::SubmissionServers;
 use startup::Startup;
 pub use startup::poll_database;
-use submission::SubmissionServers;
 
 /// The roles that a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{bounce_intake, hostname, message_limits};
+use super::hostname;
+use super::settings::message_limits;
+use super::smtp_servers::bounce_intake;
 use crate::accept::Acceptor;
 use crate::accept::actions::runner::ActionRunner;
 use crate::accept::bulk::expander::Expander;

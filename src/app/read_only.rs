@@ -8,10 +8,12 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::server_watch::ServerWatch;
+use super::database::server_watch::ServerWatch;
+use super::settings::{api_settings, routes};
+use super::smtp_servers::bounce_intake;
+use super::smtp_servers::submission::SubmissionServers;
 use super::startup::{self, Startup};
-use super::submission::SubmissionServers;
-use super::{App, Roles, api_settings, bounce_intake, gauges, routes};
+use super::{App, Roles, gauges};
 use crate::accept::{Acceptor, WakeNotifier};
 use crate::clock::SharedClock;
 use crate::config::Config;

@@ -8,7 +8,8 @@ use tokio::net::TcpListener;
 
 use super::descriptors::{self, HttpLimits};
 use super::listeners::{Listeners, duplicate};
-use super::{Roles, bounce_intake, open, open_service, submission};
+use super::smtp_servers::{bounce_intake, submission};
+use super::{Roles, open, open_service};
 use crate::config::Config;
 use crate::db::pool::session::{self, SessionError};
 use crate::db::schema::{self, SchemaError};

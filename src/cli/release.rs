@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::audit::AuditEntry;
-use crate::app::restore_guard::{self, Inspection};
+use crate::app::database::restore_guard::{self, Inspection};
 use crate::app::{self, WithHint as _};
 use crate::config::Config;
 use crate::db::installation::release::{self, End, Selection, Waiting};

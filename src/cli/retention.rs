@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::audit::AuditEntry;
-use crate::app::{self, WithHint as _, fingerprints, restore_guard};
+use crate::app::database::{fingerprints, restore_guard};
+use crate::app::{self, WithHint as _};
 use crate::clock::{DatabaseClock, SharedClock};
 use crate::config::{Config, period_text};
 use crate::db::pool::server;

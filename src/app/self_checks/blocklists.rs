@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::app::domains::{dns_settings, uncached_resolver};
+use crate::app::settings::domains::{dns_settings, uncached_resolver};
 use crate::config::Config;
 use crate::dns::{UncachedResolver, is_listed};
 use crate::metrics::METRICS;

@@ -4,8 +4,9 @@
 use std::net::IpAddr;
 
 use super::Report;
+use crate::app;
 use crate::app::self_checks::blocklists::Checks;
-use crate::app::{self, domains as settings};
+use crate::app::settings::domains as settings;
 use crate::config::Config;
 use crate::db::domains::cache::{SenderCache, SenderStatus};
 use crate::db::domains::{self, DomainRow, KeyRow};

@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use super::Report;
-use crate::app::{self, fingerprints, restore_guard};
+use crate::app;
+use crate::app::database::{fingerprints, restore_guard};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::db::messages::sql_inbox::senders::CreatorRow;
@@ -98,7 +99,7 @@ fn clock(skew: TimeDelta, report: &mut Report) {
 fn connections(config: &Config, server: Connections) {
     // This command is counted, too, but opens few connections.
     let replicas = server.processes.saturating_sub(1).max(1);
-    let (each, available) = (app::connections::maximum(config), server.available);
+    let (each, available) = (app::database::connections::maximum(config), server.available);
     let kind =
         if config.database.direct_url.is_some() { "direct connections beside the pooler" } else { "connections" };
     let finding = format!("{replicas} replica(s) may open {} {kind}; the server allows {available}", each * replicas);

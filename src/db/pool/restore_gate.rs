@@ -1,5 +1,5 @@
 //! The gate of the restore guard: whether this process may send. Sending reads one atomic; the guard
-//! (`app/restore_guard.rs`) sets it.
+//! (`app/database/restore_guard.rs`) sets it.
 //!
 //! Every new connection reports which server it reached. If that is not the server that the guard has checked, or it was
 //! restarted since, the gate closes before the connection is used, until the guard has compared the database with what this

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use futures_util::future::try_join_all;
-use postrider::app::{App, Roles, fingerprints};
+use postrider::app::database::fingerprints;
+use postrider::app::{App, Roles};
 use postrider::clock::{Clock as _, DatabaseClock, SystemClock};
 use postrider::config::Config;
 use postrider::db::Db;

@@ -26,7 +26,7 @@ const SKEW: TimeDelta = TimeDelta::seconds(2);
 
 /// The watch and the results of its last poll.
 #[derive(Debug)]
-pub(super) struct ServerWatch {
+pub(in crate::app) struct ServerWatch {
     config: Config,
     clock: SharedClock,
     /// The pool that accepts messages and commits outcomes.
@@ -44,7 +44,7 @@ pub(super) struct ServerWatch {
 
 impl ServerWatch {
     /// Polls the server for the first time. From then on, the clock follows the database's clock.
-    pub(super) async fn start(
+    pub(in crate::app) async fn start(
         config: &Config,
         clock: SharedClock,
         api: Db,
@@ -77,7 +77,7 @@ impl ServerWatch {
     }
 
     /// Polls the server forever.
-    pub(super) async fn run(mut self) {
+    pub(in crate::app) async fn run(mut self) {
         loop {
             tokio::time::sleep(POLL_INTERVAL).await;
             // Only the worker uses its pool, so requests cannot exhaust it.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 
-use super::hint::WithHint as _;
-use super::hostname;
 use super::smtp_listener::{SmtpListener, certificate};
+use crate::app::hint::WithHint as _;
+use crate::app::hostname;
 use crate::config::{Config, Submission as Section};
 use crate::http::{Api, Submission};
 use crate::smtp::inbound::{Authentication, Certificate, MessageMemory, Settings};
@@ -22,7 +22,7 @@ const MAX_ERRORS: u32 = 10;
 
 /// The running SMTP servers for submission.
 #[derive(Debug, Default)]
-pub(super) struct SubmissionServers {
+pub(in crate::app) struct SubmissionServers {
     /// With STARTTLS.
     plain: Option<SmtpListener>,
     /// With TLS from the start.
@@ -31,7 +31,7 @@ pub(super) struct SubmissionServers {
 
 impl SubmissionServers {
     /// Starts the servers that are configured. In `dev`, a free port is used if the configured one is in use.
-    pub(super) async fn start(config: &Config, api: &Api, is_dev: bool) -> anyhow::Result<Self> {
+    pub(in crate::app) async fn start(config: &Config, api: &Api, is_dev: bool) -> anyhow::Result<Self> {
         let section = &config.submission;
         if section.listen.is_none() && section.tls_listen.is_none() {
             return Ok(Self::default());
@@ -72,17 +72,17 @@ impl SubmissionServers {
     }
 
     /// Returns the address with STARTTLS.
-    pub(super) fn address(&self) -> Option<SocketAddr> {
+    pub(in crate::app) fn address(&self) -> Option<SocketAddr> {
         self.plain.as_ref().map(|listener| listener.address)
     }
 
     /// Returns the address with TLS from the start.
-    pub(super) fn tls_address(&self) -> Option<SocketAddr> {
+    pub(in crate::app) fn tls_address(&self) -> Option<SocketAddr> {
         self.tls.as_ref().map(|listener| listener.address)
     }
 
     /// Stops the servers once every message in transfer has a reply.
-    pub(super) async fn stop(self) {
+    pub(in crate::app) async fn stop(self) {
         let stop = async |listener: Option<SmtpListener>| {
             if let Some(listener) = listener {
                 listener.stop().await;
@@ -93,7 +93,7 @@ impl SubmissionServers {
 }
 
 /// Fails if the section cannot be used.
-pub(super) fn check(config: &Config) -> anyhow::Result<()> {
+pub(in crate::app) fn check(config: &Config) -> anyhow::Result<()> {
     read_certificate(&config.submission).map(drop)
 }
 
@@ -123,7 +123,7 @@ fn settings(config: &Config, submission: &Submission, certificate: Option<Certif
         authentication: Authentication::Required,
         accepts_dsn: true,
         max_errors: MAX_ERRORS,
-        grace: super::REQUEST_GRACE,
+        grace: crate::app::REQUEST_GRACE,
         ..Settings::default()
     }
 }

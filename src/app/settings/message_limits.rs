@@ -6,7 +6,7 @@ use crate::config::Unverified;
 use crate::db::messages::sql_inbox::SendSettings;
 
 /// Returns the limits of messages.
-pub(super) fn limits(config: &Config) -> Limits {
+pub(in crate::app) fn limits(config: &Config) -> Limits {
     Limits {
         recipients: config.accept.max_recipients as usize,
         attachments: config.accept.max_attachments as usize,
@@ -17,7 +17,7 @@ pub(super) fn limits(config: &Config) -> Limits {
 }
 
 /// Returns the settings that `postrider.send` applies.
-pub(super) fn send_settings(config: &Config) -> SendSettings {
+pub(in crate::app) fn send_settings(config: &Config) -> SendSettings {
     let Limits { recipients, attachments, attachment_bytes, headers, tags, schedule_ahead, simulator } = limits(config);
     let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     SendSettings {

@@ -9,9 +9,9 @@ use anyhow::{Context as _, anyhow};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::hint::WithHint as _;
-use super::hostname;
 use super::smtp_listener::{self, SmtpListener};
+use crate::app::hint::WithHint as _;
+use crate::app::hostname;
 use crate::clock::SharedClock;
 use crate::config::{Config, DmarcAction, Inbound};
 use crate::db::Db;
@@ -29,7 +29,7 @@ use crate::telemetry::RateLimitedLog;
 use crate::worker::Returns;
 
 /// Returns the return paths, if a domain is configured for them.
-pub(super) fn paths(config: &Config) -> anyhow::Result<Option<ReturnPaths>> {
+pub(in crate::app) fn paths(config: &Config) -> anyhow::Result<Option<ReturnPaths>> {
     let Some(domain) = config.return_path.domain_ascii() else {
         if config.inbound.listen.is_some() {
             return Err(anyhow!("inbound.listen needs return_path.domain, the domain to which bounces come"))
@@ -45,20 +45,20 @@ pub(super) fn paths(config: &Config) -> anyhow::Result<Option<ReturnPaths>> {
 }
 
 /// Returns the workers' settings for return paths.
-pub(super) fn worker_returns(config: &Config) -> anyhow::Result<Option<Returns>> {
+pub(in crate::app) fn worker_returns(config: &Config) -> anyhow::Result<Option<Returns>> {
     let success = config.delivery.dsn_success;
     Ok(paths(config)?.map(|paths| Returns { paths, verp: config.return_path.verp, success }))
 }
 
 /// Creates the processor of bounces and complaints.
-pub(super) fn feedback(config: &Config, db: Db, clock: SharedClock) -> anyhow::Result<Arc<Feedback>> {
+pub(in crate::app) fn feedback(config: &Config, db: Db, clock: SharedClock) -> anyhow::Result<Arc<Feedback>> {
     // Invalid addresses were refused when the configuration was read.
     let complaints = config.inbound.feedback.as_ref().and_then(|address| address.parse().ok());
     Ok(Arc::new(Feedback::new(db, clock, paths(config)?, complaints)))
 }
 
 /// Returns what rewrites the senders of messages that are passed on, if a domain is configured for them.
-pub(super) fn srs(config: &Config) -> anyhow::Result<Option<Srs>> {
+pub(in crate::app) fn srs(config: &Config) -> anyhow::Result<Option<Srs>> {
     let Some(domain) = config.inbound.srs_domain_ascii() else { return Ok(None) };
     let keyring = config
         .keyring()
@@ -68,7 +68,7 @@ pub(super) fn srs(config: &Config) -> anyhow::Result<Option<Srs>> {
 }
 
 /// Creates what stores messages for inbound routes.
-pub(super) fn receiver(config: &Config, db: Db, clock: SharedClock) -> anyhow::Result<Arc<Receiver>> {
+pub(in crate::app) fn receiver(config: &Config, db: Db, clock: SharedClock) -> anyhow::Result<Arc<Receiver>> {
     let allowed_relays = config.inbound.allowed_relays();
     let keyring = config.keyring().filter(|_| !config.inbound.greylist.is_zero());
     let greylist = keyring.map(|keyring| Greylist::new(db.clone(), keyring, config.inbound.greylist));
@@ -85,7 +85,7 @@ pub(super) fn receiver(config: &Config, db: Db, clock: SharedClock) -> anyhow::R
 }
 
 /// Starts the SMTP server for bounces, complaints and inbound routes, if `inbound.listen` is configured.
-pub(super) async fn start_server(
+pub(in crate::app) async fn start_server(
     config: &Config,
     feedback: Arc<Feedback>,
     receiver: Arc<Receiver>,
@@ -113,7 +113,7 @@ fn settings(config: &Config) -> anyhow::Result<Settings> {
         memory: Some(MessageMemory::new(message_memory(config))),
         certificate: certificate(inbound)?,
         max_errors: MAX_ERRORS,
-        grace: super::REQUEST_GRACE,
+        grace: crate::app::REQUEST_GRACE,
         ..Settings::default()
     })
 }

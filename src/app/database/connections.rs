@@ -6,7 +6,7 @@ use crate::domain::limits::connection_share::Share;
 
 /// Returns the connections to the server itself that the API and the worker of one process open at most. With a
 /// connection pooler, these are those of the hot path: the others belong to the pooler.
-pub(super) fn direct(config: &Config, has_worker: bool) -> Share {
+pub(in crate::app) fn direct(config: &Config, has_worker: bool) -> Share {
     let api = to_server(config, config.database.max_connections);
     Share { api, worker: if has_worker { api } else { 0 } }
 }

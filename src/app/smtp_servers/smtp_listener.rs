@@ -8,12 +8,12 @@ use anyhow::{Context as _, anyhow};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::hint::WithHint as _;
+use crate::app::hint::WithHint as _;
 use crate::smtp::inbound::{Certificate, Handler, Server, Settings};
 
 /// A running SMTP server.
 #[derive(Debug)]
-pub(super) struct SmtpListener {
+pub(in crate::app) struct SmtpListener {
     pub address: SocketAddr,
     /// The configuration key of the address.
     key: &'static str,
@@ -23,7 +23,7 @@ pub(super) struct SmtpListener {
 
 impl SmtpListener {
     /// Starts a server. `key` is the configuration key of the address.
-    pub(super) async fn start<H: Handler>(
+    pub(in crate::app) async fn start<H: Handler>(
         listen: SocketAddr,
         key: &'static str,
         settings: Settings,
@@ -37,7 +37,7 @@ impl SmtpListener {
     }
 
     /// Stops the server once every message in transfer has a reply.
-    pub(super) async fn stop(self) {
+    pub(in crate::app) async fn stop(self) {
         self.stop.cancel();
         if self.running.await.is_err() {
             tracing::error!(event = "inbound_server_panicked", key = self.key, "SMTP server panicked");
@@ -46,7 +46,7 @@ impl SmtpListener {
 }
 
 /// Reads the certificate of a section of the configuration, if it has one.
-pub(super) fn certificate(
+pub(in crate::app) fn certificate(
     section: &str,
     chain: Option<&Path>,
     key: Option<&Path>,

@@ -14,7 +14,7 @@ use crate::http::Domains;
 
 /// Returns the configured values that the DNS records of sender domains contain.
 pub fn dns_settings(config: &Config) -> DnsSettings {
-    let hostname = super::hostname(config);
+    let hostname = crate::app::hostname(config);
     DnsSettings {
         spf: config.domains.spf.clone().unwrap_or_else(|| mechanism(&hostname)),
         return_path: config.return_path.domain.as_deref().map(|name| name.trim_end_matches('.').to_ascii_lowercase()),
@@ -36,7 +36,7 @@ fn mechanism(hostname: &str) -> String {
 }
 
 /// Creates the cache of sender domains and their signing keys.
-pub(super) fn senders(config: &Config, db: Db, clock: SharedClock) -> Arc<SenderCache> {
+pub(in crate::app) fn senders(config: &Config, db: Db, clock: SharedClock) -> Arc<SenderCache> {
     Arc::new(SenderCache::new(db, clock, config.keyring(), config.dkim.algorithms()))
 }
 

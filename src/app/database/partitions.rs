@@ -9,7 +9,7 @@ use crate::db::{self, Db};
 const INTERVAL: Duration = Duration::from_hours(1);
 
 /// Creates the partitions of the next weeks.
-pub(super) async fn create(db: &Db, clock: &SharedClock) {
+pub(in crate::app) async fn create(db: &Db, clock: &SharedClock) {
     if let Err(error) = db::schema::partitions::ensure(db, clock.now()).await {
         tracing::warn!(
             event = "partitions_failed",
@@ -20,7 +20,7 @@ pub(super) async fn create(db: &Db, clock: &SharedClock) {
 }
 
 /// Creates partitions periodically, forever.
-pub(super) async fn create_periodically(db: Db, clock: SharedClock) {
+pub(in crate::app) async fn create_periodically(db: Db, clock: SharedClock) {
     loop {
         tokio::time::sleep(INTERVAL).await;
         create(&db, &clock).await;

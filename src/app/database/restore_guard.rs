@@ -42,7 +42,7 @@ const FILE_LIMIT: Duration = Duration::from_secs(30);
 
 /// The guard of one process.
 #[derive(Debug)]
-pub(super) struct RestoreGuard {
+pub(in crate::app) struct RestoreGuard {
     config: Config,
     db: Db,
     clock: SharedClock,
@@ -69,7 +69,7 @@ enum Checked {
 }
 
 /// Creates the gate of a process that runs the service. It opens with the guard's first check.
-pub(super) fn gate(config: &Config) -> Arc<RestoreGate> {
+pub(in crate::app) fn gate(config: &Config) -> Arc<RestoreGate> {
     Arc::new(if config.restore_guard.enabled { RestoreGate::default() } else { RestoreGate::always_open() })
 }
 
@@ -108,7 +108,7 @@ pub async fn inspect(config: &Config, db: &Db) -> Result<Inspection, DbError> {
 
 impl RestoreGuard {
     /// Checks the database for the first time, again for a while if this fails. Returns `None` if the guard is switched off.
-    pub(super) async fn start(
+    pub(in crate::app) async fn start(
         config: &Config,
         db: Db,
         clock: SharedClock,
@@ -149,7 +149,7 @@ impl RestoreGuard {
     }
 
     /// Checks forever.
-    pub(super) async fn run(mut self) {
+    pub(in crate::app) async fn run(mut self) {
         let mut pause = CHECK_INTERVAL;
         let mut decided_at = Instant::now();
         loop {

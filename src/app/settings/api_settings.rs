@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{delivery, domains, message_limits, outbound_http, retention_periods};
+use super::{delivery, domains, message_limits, outbound_http};
+use crate::app::retention_periods;
 use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::db::{Db, RestoreGate};
@@ -11,7 +12,7 @@ use crate::http::{self, MetricsAccess, Readiness};
 use crate::rendering::Renderer;
 
 /// Returns the settings of the API.
-pub(super) fn new(
+pub(in crate::app) fn new(
     config: &Config,
     db: &Db,
     clock: &SharedClock,

@@ -20,7 +20,7 @@ pub fn table(config: &Config) -> RouteTable {
 }
 
 /// Returns the relay for messages that match no route.
-pub(super) fn default_relay(config: &Config) -> anyhow::Result<Option<Relay>> {
+pub(in crate::app) fn default_relay(config: &Config) -> anyhow::Result<Option<Relay>> {
     let Some(url) = &config.relay_url else { return Ok(None) };
     let mut relay = parse(url).context("relay_url (POSTRIDER_RELAY_URL)")?;
     relay.ca_file = config.relay_ca_file.clone().or(relay.ca_file);
@@ -28,7 +28,7 @@ pub(super) fn default_relay(config: &Config) -> anyhow::Result<Option<Relay>> {
 }
 
 /// Returns the relays of each route that has relays.
-pub(super) fn relays(config: &Config) -> anyhow::Result<BTreeMap<String, Vec<Relay>>> {
+pub(in crate::app) fn relays(config: &Config) -> anyhow::Result<BTreeMap<String, Vec<Relay>>> {
     let mut routes = BTreeMap::new();
     for (name, route) in config.routes.iter().filter(|(_, route)| !route.is_direct()) {
         let mut relays = Vec::with_capacity(route.relays.len());
