@@ -5,26 +5,18 @@
 //! messages of the same moment ([`GroupCommit`]). A request with an `Idempotency-Key` creates at most one message, no
 //! matter how many replicas receive it.
 
-pub mod actions;
+pub mod background;
 pub mod batch;
-mod blobs;
+pub(crate) mod blobs;
 pub mod bulk;
-pub mod csv_cell;
-pub mod erasures;
 pub mod import;
 mod lanes;
-mod leased_jobs;
-pub mod record_splitter;
-pub mod relays;
 pub mod request;
 mod reserved_keys;
-pub mod sql_inbox;
 mod streams;
 pub mod templates;
 mod thread;
-pub mod upload;
 mod wake_notifier;
-pub mod work_poll;
 
 use std::sync::Arc;
 
@@ -42,12 +34,12 @@ use crate::domain::routing::RouteTable;
 use crate::group_commit::GroupCommit;
 use crate::object_storage::ObjectError;
 
+use blobs::upload::Upload;
 use blobs::{Blobs, StoreError};
 use lanes::Lanes;
 use reserved_keys::ReservedKeys;
 use streams::Streams;
 use templates::TemplateStore;
-use upload::Upload;
 pub use wake_notifier::WakeNotifier;
 
 /// Why a valid message was not accepted.

@@ -10,8 +10,8 @@ use axum::response::{IntoResponse, Response};
 
 use super::RETRY_AFTER;
 use crate::accept::AcceptError;
+use crate::accept::blobs::upload::UploadError;
 use crate::accept::request::Rejection;
-use crate::accept::upload::UploadError;
 use crate::db::messages::stored::StoredMessageError;
 use crate::db::{DbError, Trouble};
 use crate::domain::api::fault::{Code, Fault};

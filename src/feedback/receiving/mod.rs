@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! RCPT ─▶ routes of the domain (cached) ─▶ DATA ─▶ parsed (mail) ─▶ answered message ─▶ stored with an event, committed
-//!                                                                                          └─▶ passed on (accept::relays)
+//!                                                                                          └─▶ passed on (accept::background::relays)
 //! ```
 //!
 //! Guarantees:

@@ -9,8 +9,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::stream;
 
 use super::view::SuppressionView;
-use crate::accept::csv_cell;
-use crate::accept::import::Format;
+use crate::accept::import::{Format, csv_cell};
 use crate::accept::request::resources::suppression::COLUMNS;
 use crate::db::{Db, DbError, suppressions};
 use crate::domain::id::TenantId;
@@ -139,8 +138,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::accept::import::record_splitter::{Record, RecordSplitter};
     use crate::accept::import::{Read, Reader};
-    use crate::accept::record_splitter::{Record, RecordSplitter};
     use crate::accept::request::{Context, Limits};
     use crate::domain::address::Address;
     use crate::domain::suppression::{AddressKey, Reason};

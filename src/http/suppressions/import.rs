@@ -8,8 +8,8 @@ use axum::http::{HeaderMap, header};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
+use crate::accept::import::record_splitter::{Record, RecordSplitter};
 use crate::accept::import::{Format, Read, Reader};
-use crate::accept::record_splitter::{Record, RecordSplitter};
 use crate::accept::request::Context;
 use crate::db::suppressions::{self, Existing};
 use crate::domain::api::binary::Binary;

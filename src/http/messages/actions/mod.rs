@@ -12,7 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 
 use super::read::list::template_id;
-use crate::accept::actions::CLOCK_DIFFERENCE;
+use crate::accept::background::actions::CLOCK_DIFFERENCE;
 use crate::accept::request::Context;
 use crate::accept::request::resources::operations::action::{self, ActionRequest};
 use crate::db::messages::actions::jobs::NewAction;

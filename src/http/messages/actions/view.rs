@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::accept::actions::MatchCount;
+use crate::accept::background::actions::MatchCount;
 use crate::db::messages::actions::jobs::ActionRow;
 use crate::domain::id::{ActionId, KeyId};
 use crate::domain::message::action::{ActionFilter, ActionKind, ActionStatus, estimated_end, progress};

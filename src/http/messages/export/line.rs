@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use crate::accept::csv_cell;
+use crate::accept::import::csv_cell;
 use crate::http::messages::read::view::{Message, Recipient};
 
 /// The columns of a CSV export.

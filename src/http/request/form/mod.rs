@@ -13,10 +13,10 @@ use axum::http::{HeaderMap, header};
 use multer::{Field, Multipart};
 
 use super::body::{MAX_JSON_BYTES, UploadMemory};
+use crate::accept::blobs::upload::Upload;
 use crate::accept::request::batch::MAX_MESSAGES;
 use crate::accept::request::files::FilePart;
 use crate::accept::request::json::pointer::cut;
-use crate::accept::upload::Upload;
 use crate::domain::api::fault::{Code, Fault};
 use crate::http::auth::Caller;
 use crate::http::limits::memory_limit::Reservation;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use futures_util::{StreamExt as _, stream};
 
+use crate::accept::blobs::upload::{Upload, UploadError};
 use crate::accept::request as native;
 use crate::accept::request::files::{FilePart, MissingPart};
-use crate::accept::upload::{Upload, UploadError};
 use crate::domain::api::fault::{Code, Fault};
 use crate::domain::key::Scope;
 use crate::fetch::{self, Budget, FetchError, Fetcher};

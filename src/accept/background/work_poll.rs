@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Acceptor;
+use crate::accept::Acceptor;
 use crate::clock::SharedClock;
 use crate::db::background_work;
 use crate::telemetry::RateLimitedLog;

@@ -20,7 +20,7 @@ use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{AcceptError, Acceptor};
+use crate::accept::{AcceptError, Acceptor};
 use crate::clock::SharedClock;
 use crate::db::RestoreGate;
 use crate::db::messages::insert::batch::BatchCommitted;

@@ -44,7 +44,7 @@ pub(super) enum Scan {
 pub(super) enum Pause {
     /// This long.
     For(Duration),
-    /// Until there is a row ([`WorkPoll`](crate::accept::work_poll::WorkPoll)), and at most this long.
+    /// Until there is a row ([`WorkPoll`](crate::accept::background::work_poll::WorkPoll)), and at most this long.
     UntilWoken(Duration),
 }
 

@@ -6,6 +6,8 @@
 //! database already has, because most large attachments are sent repeatedly. If an object store is configured, the
 //! bytes of those above its threshold go there, before the message is committed.
 
+pub(crate) mod upload;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

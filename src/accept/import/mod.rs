@@ -1,17 +1,19 @@
 //! Reads suppressions to import, record by record, from NDJSON, or from CSV with or without a header line. Both formats
 //! have the fields of an export, so that an export can be imported unchanged.
 
+pub mod csv_cell;
+pub mod record_splitter;
+
 use std::borrow::Cow;
 
 use csv_core::ReadRecordResult;
 use serde_json_borrow::Value;
 
-use super::csv_cell;
-use super::record_splitter::{MAX_RECORD_BYTES, Record};
 use super::request::resources::suppression::{COLUMNS, line};
 use super::request::{Context, Rejection, json};
 use crate::domain::api::fault::{Code, Fault};
 use crate::domain::suppression::Suppression;
+use record_splitter::{MAX_RECORD_BYTES, Record};
 
 /// Format of the records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,7 +24,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use super::{AcceptError, Acceptor};
+use crate::accept::{AcceptError, Acceptor};
 use crate::clock::SharedClock;
 use crate::db::keys::usage::{self, QuotaRequest};
 use crate::db::messages::insert::batch::BatchCommitted;

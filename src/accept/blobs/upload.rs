@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use super::blobs::{Blobs, SMALL_BLOB_BYTES, StoreError};
+use super::{Blobs, SMALL_BLOB_BYTES, StoreError};
 use crate::db::DbError;
 use crate::db::messages::blobs::{self, CHUNK_BYTES};
 use crate::db::messages::uploads;
@@ -72,7 +72,7 @@ impl From<DbError> for UploadError {
 }
 
 impl<'a> Upload<'a> {
-    pub(super) fn new(blobs: &'a Blobs, tenant: TenantId, is_only_hashed: bool) -> Self {
+    pub(in crate::accept) fn new(blobs: &'a Blobs, tenant: TenantId, is_only_hashed: bool) -> Self {
         Self { blobs, tenant, hash: Sha256::new(), size: 0, buffer: Vec::new(), stored: None, is_only_hashed }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
-use super::Acceptor;
+use crate::accept::Acceptor;
 use crate::db::DbError;
 use crate::db::messages::actions::jobs::{self, NewAction};
 use crate::db::messages::actions::select::{self, Position, Selection};

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::AcceptError;
+use crate::accept::AcceptError;
 use crate::clock::SharedClock;
 use crate::db::DbError;
 use crate::telemetry::RateLimitedLog;

@@ -10,8 +10,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Acceptor;
 use super::leased_jobs::{self, FailedTurn, JobError, LeasedJobs, Next, TURN, pause};
+use crate::accept::Acceptor;
 use crate::clock::SharedClock;
 use crate::db::erasures::{self, ErasureRow, Job, Lease, NewErasure, Step};
 use crate::db::{DbError, RestoreGate};

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::parts::{self, PART};
 use super::{CLOCK_DIFFERENCE, PAGE, examines_queue, examines_uncertain};
-use crate::accept::leased_jobs::{self, FailedTurn, JobError, LeasedJobs, Next, TURN, pause};
+use crate::accept::background::leased_jobs::{self, FailedTurn, JobError, LeasedJobs, Next, TURN, pause};
 use crate::accept::{AcceptError, Acceptor};
 use crate::clock::SharedClock;
 use crate::db::messages::actions::Requeued;
