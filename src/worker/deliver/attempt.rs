@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use super::DeliverContext;
 use super::envelopes::{Envelope, NextHop, envelopes};
 use super::lease_check::LeaseCheck;
-use super::loaded_message::LoadedMessage;
+use super::message::loaded_message::LoadedMessage;
 use super::transition::{self, AttemptEnd, AttemptStart};
 use crate::db::messages::blobs::objects;
 use crate::db::messages::stored::StoredMessageError;

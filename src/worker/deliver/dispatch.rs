@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use super::loaded_message::{self, Loaded};
+use super::message::loaded_message::{self, Loaded};
 use super::{DeliverContext, attempt};
 use crate::db::queue::Claimed;
 use crate::domain::id::MessageId;

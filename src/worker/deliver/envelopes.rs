@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use chrono::{DateTime, Utc};
 
 use super::DeliverContext;
-use super::loaded_message::LoadedMessage;
+use super::message::loaded_message::LoadedMessage;
 use crate::db::queue::Claimed;
 use crate::domain::address::Address;
 use crate::domain::address::return_path::{ReturnPaths, Token};

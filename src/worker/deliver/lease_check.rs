@@ -10,7 +10,7 @@ use futures_util::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 
 use super::DeliverContext;
-use super::loaded_message::LoadedMessage;
+use super::message::loaded_message::LoadedMessage;
 use super::transition::{AttemptEnd, AttemptStart};
 use crate::db::queue::attempt_markers::{self, AttemptMarker};
 use crate::db::queue::{Claimed, Finished};

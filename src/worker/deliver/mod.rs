@@ -6,12 +6,9 @@ pub(crate) mod dispatch;
 pub(crate) mod envelopes;
 pub(crate) mod inbound_relays;
 pub(crate) mod lease_check;
-pub(crate) mod loaded_message;
-pub(crate) mod memory_budget;
+pub(crate) mod message;
 pub(crate) mod quarantined;
 pub(crate) mod send_options;
-pub(crate) mod signing;
-pub(crate) mod suppression_recheck;
 pub(crate) mod traced_lanes;
 pub(crate) mod transition;
 
@@ -38,8 +35,8 @@ use crate::smtp;
 use crate::telemetry::KeyedLogLimit;
 use envelopes::Returns;
 use inbound_relays::InboundRelays;
-use memory_budget::MessageMemory;
-use signing::Signing;
+use message::memory_budget::MessageMemory;
+use message::signing::Signing;
 use traced_lanes::TracedLanes;
 
 /// The dependencies of deliveries.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 use uuid::Uuid;
 
-use super::loaded_message::{self, Loaded};
+use super::message::loaded_message::{self, Loaded};
 use super::{DeliverContext, attempt};
 use crate::db::queue::attempt_markers::{self, AttemptMarker};
 use crate::db::queue::{Claimed, Rescheduled};

@@ -6,7 +6,7 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 
 use super::DeliverContext;
-use super::loaded_message::LoadedMessage;
+use super::message::loaded_message::LoadedMessage;
 use crate::db::queue::{Claimed, Finished};
 use crate::domain::delivery::retry::{Attempt, Policy};
 use crate::domain::delivery::{Status, Transition};

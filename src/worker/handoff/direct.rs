@@ -22,8 +22,9 @@ use crate::group_commit::{Confirmed, DirectConsumer};
 use crate::metrics::METRICS;
 use crate::worker::claim::turns::Turns;
 use crate::worker::claim::{ClaimContext, allocation};
-use crate::worker::deliver::loaded_message::{Loaded, LoadedMessage};
-use crate::worker::deliver::{DeliverContext, dispatch, suppression_recheck};
+use crate::worker::deliver::message::loaded_message::{Loaded, LoadedMessage};
+use crate::worker::deliver::message::suppression_recheck;
+use crate::worker::deliver::{DeliverContext, dispatch};
 use crate::worker::lease::lost_claims;
 
 /// Pause between two queries for the result of a commit without a response.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use super::{DeliverContext, suppression_recheck};
+use super::suppression_recheck;
 use crate::db::DbError;
 use crate::db::messages::stored::{StoredMessage, StoredMessageError};
 use crate::db::messages::{self, DeliveryRow};
@@ -13,6 +13,7 @@ use crate::domain::address::Address;
 use crate::domain::id::TenantId;
 use crate::domain::outcome::OnUncertain;
 use crate::limiter::ReservedPermit;
+use crate::worker::deliver::DeliverContext;
 
 /// One message and those of its recipients that were claimed.
 #[derive(Debug)]

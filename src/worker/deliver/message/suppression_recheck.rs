@@ -8,7 +8,6 @@ use std::collections::HashSet;
 
 use uuid::Uuid;
 
-use super::DeliverContext;
 use super::loaded_message::LoadedMessage;
 use crate::db::DbError;
 use crate::db::queue::Finished;
@@ -16,6 +15,7 @@ use crate::db::suppressions::{self, Addressed};
 use crate::domain::delivery::{Status, Transition};
 use crate::domain::id::TenantId;
 use crate::domain::suppression::AddressKey;
+use crate::worker::deliver::DeliverContext;
 
 /// Removes the suppressed recipients from the messages and ends them, and removes messages that have no other
 /// recipients.
