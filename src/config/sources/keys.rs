@@ -79,7 +79,7 @@ pub(in crate::config) fn generic_key(key: &str) -> Cow<'_, str> {
 fn route_name(key: &str) -> Option<(&str, &str)> {
     let rest = key.strip_prefix(NAMED)?;
     let (name, rest) = rest.split_at(rest.find('.').unwrap_or(rest.len()));
-    crate::config::sections::routes::is_name(name).then_some((name, rest))
+    crate::config::sections::sending::routes::is_name(name).then_some((name, rest))
 }
 
 fn flatten(dict: &Dict, prefix: &str, keys: &mut BTreeMap<String, Value>) {

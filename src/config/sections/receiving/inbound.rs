@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::delivery::PrivateMx;
-use super::routes::ascii;
+use crate::config::sections::sending::delivery::PrivateMx;
+use crate::config::sections::sending::routes::ascii;
 use crate::config::values::range::{within, within_time};
 use crate::domain::address::Address;
 use crate::domain::network::Allowed;
