@@ -11,9 +11,9 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 
+use super::admin::keys::{self, KeyToCreate};
 use super::healthcheck::reachable;
 use super::inbox::{Catcher, keep_out_of_git};
-use super::keys::{self, KeyToCreate};
 use super::signals::Signals;
 use crate::app::{self, App, Roles, WithHint as _};
 use crate::clock::{DatabaseClock, SystemClock};

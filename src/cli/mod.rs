@@ -1,6 +1,6 @@
 //! The command line, with one file per command.
 
-mod audit;
+mod admin;
 mod bench;
 mod client;
 mod dev;
@@ -8,16 +8,9 @@ mod doctor;
 mod error;
 mod healthcheck;
 mod inbox;
-mod keys;
-mod migrate;
-mod release;
-mod retention;
 mod serve;
 mod signals;
-mod sql_grant;
-mod statistics;
 mod systemd;
-mod tenant;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,6 +23,7 @@ use crate::db::DbError;
 use crate::db::pool::session::SessionError;
 use crate::db::schema::SchemaError;
 use crate::telemetry;
+use admin::{keys, migrate, release, retention, sql_grant, statistics, tenant};
 
 #[derive(Debug, Parser)]
 #[command(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use serde::Deserialize;
 
-use super::terminal::printable;
+use super::output::terminal::printable;
 
 /// The kind of an error. `docs/cli.md` lists the exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,12 +10,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
+use super::api::backoff::Backoff;
+use super::api::target::{DevKey, Target};
 use super::api::{Api, LIMIT, Reply, invalid, with_query};
-use super::backoff::Backoff;
 use super::error::ClientError;
 use super::explain::SmtpReply;
-use super::target::{DevKey, Target};
-use super::terminal::{Output, note};
+use super::output::terminal::{Output, note};
 use crate::cli::signals::Signals;
 
 /// Maximum number of events of a page.

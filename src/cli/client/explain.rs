@@ -2,9 +2,9 @@
 
 use serde::Deserialize;
 
+use super::api::target::{DevKey, Target};
 use super::api::{Api, segment};
-use super::target::{DevKey, Target};
-use super::terminal::Output;
+use super::output::terminal::Output;
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {

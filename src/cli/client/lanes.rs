@@ -3,12 +3,12 @@
 use serde::Deserialize;
 use serde_json::json;
 
+use super::api::target::{DevKey, Target};
 use super::api::{Api, Reply, segment, with_query};
 use super::explain::Count;
 use super::list::List;
-use super::table::Table;
-use super::target::{DevKey, Target};
-use super::terminal::{Output, note};
+use super::output::table::Table;
+use super::output::terminal::{Output, note};
 
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::api::{Api, with_query};
-use super::terminal::{Output, note};
+use super::output::terminal::{Output, note};
 
 /// Maximum size of a page.
 const PAGE: usize = 100;

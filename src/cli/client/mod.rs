@@ -1,22 +1,18 @@
 //! Client commands: they call the HTTP API of a running Postrider, and read neither its configuration nor its database.
 //!
 //! Results go to standard output; warnings and errors go to standard error. Text from the server is printed without
-//! control characters ([`terminal`]). The exit code tells scripts what kind of error it was ([`error`]).
+//! control characters ([`terminal`](output::terminal)). The exit code tells scripts what kind of error it was ([`error`]).
 
 mod api;
-mod backoff;
 pub(super) mod error;
 mod events;
 mod explain;
-mod form;
 mod lanes;
 mod list;
+mod output;
 mod send;
 mod suppressions;
-mod table;
-mod target;
 mod tenants;
-mod terminal;
 
 use std::io;
 use std::process::ExitCode;

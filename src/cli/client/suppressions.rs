@@ -3,12 +3,12 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::api::target::{DevKey, Target};
 use super::api::{Api, segment};
 use super::error::{ClientError, Kind};
 use super::list::List;
-use super::table::Table;
-use super::target::{DevKey, Target};
-use super::terminal::Output;
+use super::output::table::Table;
+use super::output::terminal::Output;
 
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]

@@ -3,11 +3,11 @@
 use serde::Deserialize;
 use serde_json::json;
 
+use super::api::target::{DevKey, Target};
 use super::api::{Api, Reply, segment};
 use super::list::List;
-use super::table::Table;
-use super::target::{DevKey, Target};
-use super::terminal::Output;
+use super::output::table::Table;
+use super::output::terminal::Output;
 
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]

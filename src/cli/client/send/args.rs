@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::cli::client::target::Target;
+use crate::cli::client::api::target::Target;
 use crate::config;
 
 /// Maximum of `--wait`.

@@ -7,8 +7,8 @@ use chrono::{SecondsFormat, TimeDelta};
 use serde_json::{Map, Value, json};
 
 use super::args::Args;
+use crate::cli::client::api::form::{FormFile, part_name};
 use crate::cli::client::error::{ClientError, Kind};
-use crate::cli::client::form::{FormFile, part_name};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config;
 

@@ -13,13 +13,13 @@ use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::api::backoff::Backoff;
+use super::api::form::{FormFile, form};
+use super::api::target::DevKey;
 use super::api::{self, Api, LIMIT, Reply};
-use super::backoff::Backoff;
 use super::error::ClientError;
-use super::form::{FormFile, form};
-use super::table::Table;
-use super::target::DevKey;
-use super::terminal::{Output, note};
+use super::output::table::Table;
+use super::output::terminal::{Output, note};
 pub(in crate::cli) use args::Args;
 
 /// Maximum number of times that a request is sent if the connection breaks or the API is unavailable. The idempotency

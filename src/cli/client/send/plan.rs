@@ -4,8 +4,8 @@ use serde::Deserialize;
 
 use super::Warning;
 use crate::cli::client::api::Reply;
-use crate::cli::client::table::Table;
-use crate::cli::client::terminal::{Output, note};
+use crate::cli::client::output::table::Table;
+use crate::cli::client::output::terminal::{Output, note};
 
 #[derive(Debug, Deserialize)]
 struct Plan {

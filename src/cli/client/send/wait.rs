@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use crate::cli::client::api::{Api, LIMIT, Reply, segment};
 use crate::cli::client::error::{ClientError, Kind};
 use crate::cli::client::explain::SmtpReply;
-use crate::cli::client::table::Table;
-use crate::cli::client::terminal::Output;
+use crate::cli::client::output::table::Table;
+use crate::cli::client::output::terminal::Output;
 use crate::config;
 
 /// Time between two requests: at first, and at most.

@@ -25,7 +25,7 @@ fn is_unsafe(c: char) -> bool {
 }
 
 /// Returns text on one line, with unsafe characters escaped as in Rust: `\n`, `\u{1b}`.
-pub(super) fn printable(text: &str) -> Cow<'_, str> {
+pub(in crate::cli::client) fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unsafe) {
         return Cow::Borrowed(text);
     }
@@ -59,31 +59,31 @@ pub(super) fn json_line(json: &str) -> Cow<'_, str> {
 
 /// Standard output. Every function escapes unsafe characters.
 #[derive(Debug)]
-pub(super) struct Output(BufWriter<Stdout>);
+pub(in crate::cli::client) struct Output(BufWriter<Stdout>);
 
 impl Output {
-    pub(super) fn new() -> Self {
+    pub(in crate::cli::client) fn new() -> Self {
         Self(BufWriter::new(io::stdout()))
     }
 
     /// Writes a line.
-    pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
+    pub(in crate::cli::client) fn line(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.0, "{}", printable(text))
     }
 
     /// Writes valid JSON on one line.
-    pub(super) fn json(&mut self, json: &str) -> io::Result<()> {
+    pub(in crate::cli::client) fn json(&mut self, json: &str) -> io::Result<()> {
         writeln!(self.0, "{}", json_line(json).trim())
     }
 
     /// Writes all buffered lines to standard output.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
+    pub(in crate::cli::client) fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
     }
 }
 
 /// Prints a note, such as `warning: …`, on standard error.
-pub(super) fn note(kind: &str, text: &str) {
+pub(in crate::cli::client) fn note(kind: &str, text: &str) {
     // Nothing can be done if standard error is closed.
     let _ = writeln!(io::stderr(), "{kind}: {}", printable(text));
 }

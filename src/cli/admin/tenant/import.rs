@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::file::{Reader, Record};
 use super::{Passphrase, secrets};
 use crate::app::WithHint as _;
-use crate::cli::audit::AuditEntry;
+use crate::cli::admin::audit::AuditEntry;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::db::tenants::moving::{Import, MovedTable};

@@ -17,7 +17,7 @@ use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{Cell, KeyMode, Scope, Secret};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -74,7 +74,7 @@ fn name(text: &str) -> Result<String, String> {
     if fits { Ok(text.to_owned()) } else { Err("a name must have 1 to 128 characters on one line".into()) }
 }
 
-pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
+pub(in crate::cli) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let db = app::database(config)?;
     schema::check(&db).await?;
     match args.command {
@@ -94,7 +94,7 @@ pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode>
 
 /// An API key to create.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct KeyToCreate<'a> {
+pub(in crate::cli) struct KeyToCreate<'a> {
     pub tenant: TenantId,
     pub name: &'a str,
     pub scopes: &'a [Scope],
@@ -102,7 +102,7 @@ pub(super) struct KeyToCreate<'a> {
 }
 
 /// Creates a key.
-pub(super) async fn create(db: &Db, cell: Option<&Cell>, key: KeyToCreate<'_>) -> anyhow::Result<Secret> {
+pub(in crate::cli) async fn create(db: &Db, cell: Option<&Cell>, key: KeyToCreate<'_>) -> anyhow::Result<Secret> {
     let KeyToCreate { tenant, name, scopes, mode } = key;
     if mode == KeyMode::Test && scopes.contains(&Scope::Operator) {
         return Err(anyhow!("a test key cannot have the scope operator"))

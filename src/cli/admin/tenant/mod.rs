@@ -20,7 +20,7 @@ use crate::domain::id::TenantId;
 const MIN_PASSPHRASE: usize = 12;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -54,7 +54,7 @@ impl Passphrase {
     }
 }
 
-pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
+pub(in crate::cli) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let db = app::database(config)?;
     schema::check(&db).await?;
     match args.command {

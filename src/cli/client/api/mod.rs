@@ -1,5 +1,9 @@
 //! The HTTP client. It follows no redirects, because they would send the API key to another address.
 
+pub(super) mod backoff;
+pub(super) mod form;
+pub(super) mod target;
+
 use std::error::Error;
 use std::io;
 use std::time::Duration;
@@ -21,8 +25,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::{ClientError, Kind};
-use super::form::ChangedFile;
-use super::target::Endpoint;
+use form::ChangedFile;
+use target::Endpoint;
 
 /// Time limit for a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
-use super::error::{ClientError, Kind};
+use crate::cli::client::error::{ClientError, Kind};
 use crate::cli::dev::facts::Facts;
 
 /// Options of every client command.
@@ -30,7 +30,7 @@ pub(in crate::cli) struct Target {
 
 /// Which of the keys in `dev.json` a command uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum DevKey {
+pub(in crate::cli::client) enum DevKey {
     /// The key with the scopes `send` and `read`.
     SendAndRead,
     /// The key with the scope `admin`.
@@ -39,7 +39,7 @@ pub(super) enum DevKey {
 
 /// The API to call.
 #[derive(Debug)]
-pub(super) struct Endpoint {
+pub(in crate::cli::client) struct Endpoint {
     /// The base URL, without a slash at its end.
     pub base: String,
     pub key: SecretString,
@@ -50,7 +50,7 @@ pub(super) struct Endpoint {
 impl Target {
     /// Finds URL and key. A given key is sent only to a given URL, and a key of `dev.json` only to the address there: the
     /// working directory may belong to another user.
-    pub(super) fn endpoint(&self, dev_key: DevKey) -> Result<Endpoint, ClientError> {
+    pub(in crate::cli::client) fn endpoint(&self, dev_key: DevKey) -> Result<Endpoint, ClientError> {
         let url = self.url.as_deref().filter(|url| !url.is_empty()).map(base_url).transpose()?;
         match (url, self.given_key()?) {
             (Some(base), Some(key)) => Ok(Endpoint { base, key, is_dev: false }),

@@ -26,7 +26,7 @@ const ACTION: &str = "release_restore_guard";
 #[derive(Debug, clap::Args)]
 #[allow(clippy::struct_excessive_bools, reason = "one for each option")]
 #[command(group(ArgGroup::new("choice").args(["resume", "uncertain_before", "cancel"])))]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// Send everything that waits
     #[arg(long)]
     resume: bool,
@@ -82,7 +82,7 @@ impl Args {
     }
 }
 
-pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
+pub(in crate::cli) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let db = app::database(config)?;
     schema::check(&db).await?;
     let inspection = restore_guard::inspect(config, &db).await?;

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::db::pool::{server, session};
 use crate::db::schema::{self, partitions};
 
-pub(super) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
+pub(in crate::cli) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let db = app::database(config)?;
     // Behind a pooler in transaction mode, migrations would not exclude each other.
     session::check_direct(&db).await?;

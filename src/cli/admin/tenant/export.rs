@@ -12,7 +12,7 @@ use serde_json::json;
 use super::file::{Record, Writer};
 use super::{Passphrase, find_tenant, secrets};
 use crate::app::WithHint as _;
-use crate::cli::audit::AuditEntry;
+use crate::cli::admin::audit::AuditEntry;
 use crate::config::Config;
 use crate::db::tenants::moving::{Export, MovedTable};
 use crate::db::{Db, tenants};

@@ -16,7 +16,7 @@ use crate::domain::address::Address;
 use crate::domain::id::TenantId;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// The role; members of it may send, too
     role: Option<String>,
     /// The tenant that the role sends for: its id or name [default: the default tenant]
@@ -36,7 +36,7 @@ fn domain(text: &str) -> Result<String, String> {
     Ok(address.domain().to_owned())
 }
 
-pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
+pub(in crate::cli) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let db = app::database(config)?;
     schema::check(&db).await?;
     match &args.role {

@@ -8,23 +8,23 @@ use super::terminal::{Output, printable};
 
 /// A table. Cells are escaped when they are added.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(in crate::cli::client) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub(super) fn new(titles: &[&str]) -> Self {
+    pub(in crate::cli::client) fn new(titles: &[&str]) -> Self {
         Self { rows: vec![titles.iter().map(ToString::to_string).collect()] }
     }
 
     /// Adds a row. An empty cell is shown as `-`, so that scripts can split lines at spaces.
-    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = impl AsRef<str>>) {
+    pub(in crate::cli::client) fn row(&mut self, cells: impl IntoIterator<Item = impl AsRef<str>>) {
         let cell = |cell: &str| if cell.is_empty() { "-".to_owned() } else { printable(cell).into_owned() };
         self.rows.push(cells.into_iter().map(|text| cell(text.as_ref())).collect());
     }
 
     /// Writes the table.
-    pub(super) fn write(&self, output: &mut Output) -> io::Result<()> {
+    pub(in crate::cli::client) fn write(&self, output: &mut Output) -> io::Result<()> {
         self.lines().iter().try_for_each(|line| output.line(line))
     }
 

@@ -13,15 +13,15 @@ use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use tokio::fs::File;
 use tokio::io::AsyncReadExt as _;
 
-use super::api::RequestBody;
-use super::error::{ClientError, Kind};
+use super::RequestBody;
+use crate::cli::client::error::{ClientError, Kind};
 
 /// Bytes that are read at once.
 const CHUNK: usize = 64 << 10;
 
 /// A file of a form, checked before anything is sent.
 #[derive(Debug, Clone)]
-pub(super) struct FormFile {
+pub(in crate::cli::client) struct FormFile {
     path: PathBuf,
     /// The size in bytes.
     pub size: u64,
@@ -36,7 +36,7 @@ pub(super) struct ChangedFile(PathBuf);
 
 impl FormFile {
     /// Checks that a file is a regular one and can be read.
-    pub(super) async fn check(path: &Path) -> Result<Self, ClientError> {
+    pub(in crate::cli::client) async fn check(path: &Path) -> Result<Self, ClientError> {
         // Check the type before the file is opened: opening a FIFO would wait until another process writes to it.
         let metadata = tokio::fs::metadata(path).await.map_err(|error| ClientError::file(path, &error))?;
         let Some(name) = path.file_name().filter(|_| metadata.is_file()) else {
@@ -49,7 +49,7 @@ impl FormFile {
 }
 
 /// Returns the name of the part of the file with this index.
-pub(super) fn part_name(index: usize) -> String {
+pub(in crate::cli::client) fn part_name(index: usize) -> String {
     format!("file{index}")
 }
 
@@ -63,7 +63,10 @@ enum Piece {
 }
 
 /// Returns the body of a form with `message` and these files, and its headers.
-pub(super) fn form(message: &[u8], files: &[FormFile]) -> Result<(HeaderMap, RequestBody), ClientError> {
+pub(in crate::cli::client) fn form(
+    message: &[u8],
+    files: &[FormFile],
+) -> Result<(HeaderMap, RequestBody), ClientError> {
     // The boundary is random, so no file contains it.
     let boundary = format!("postrider-{:032x}", rand::random::<u128>());
     let mut pieces = VecDeque::new();

@@ -22,7 +22,7 @@ use crate::worker::{Decision, Deleted, PlannedWeek, Retention};
 const ACTION: &str = "delete_old_data";
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// Delete now what the report shows, instead of within an hour
     #[arg(long)]
     now: bool,
@@ -31,7 +31,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
+pub(in crate::cli) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let db = app::database(config)?;
     schema::check(&db).await?;
     let periods = app::retention_periods(config);

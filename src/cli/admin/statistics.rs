@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::db::{schema, statistics::rebuild};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -25,7 +25,7 @@ enum Command {
     },
 }
 
-pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
+pub(in crate::cli) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let db = app::database(config)?;
     schema::check(&db).await?;
     let Command::Rebuild { tenant } = args.command;

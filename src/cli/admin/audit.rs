@@ -24,7 +24,12 @@ pub(super) struct AuditEntry<'a> {
 
 impl<'a> AuditEntry<'a> {
     /// Records that a command is about to change an object of a tenant. `action` is the id of the same operation of the API.
-    pub(super) async fn begin(db: &'a Db, tenant: TenantId, action: &str, object: &str) -> Result<Self, DbError> {
+    pub(in crate::cli) async fn begin(
+        db: &'a Db,
+        tenant: TenantId,
+        action: &str,
+        object: &str,
+    ) -> Result<Self, DbError> {
         let now = SystemClock.now();
         let id = AuditId::new(now);
         let name = USER_VARIABLES.into_iter().find_map(|variable| std::env::var(variable).ok());
@@ -43,7 +48,7 @@ impl<'a> AuditEntry<'a> {
     }
 
     /// Records what became of the change.
-    pub(super) async fn complete<T, E>(
+    pub(in crate::cli) async fn complete<T, E>(
         self,
         result: &Result<T, E>,
         before: Option<Value>,

@@ -1,0 +1,4 @@
+//! What client commands print.
+
+pub(super) mod table;
+pub(super) mod terminal;
