@@ -11,6 +11,17 @@ type Folders = (&'static str, &'static [(&'static str, &'static [&'static str])]
 
 const FOLDERS: &[Folders] = &[
     (
+        "accept",
+        &[
+            ("request", &[]),
+            ("blobs", &[]),
+            ("import", &["request"]),
+            ("batch", &["request"]),
+            ("bulk", &["request"]),
+            ("background", &["request"]),
+        ],
+    ),
+    (
         "accept/request",
         &[
             ("json", &[]),
@@ -21,6 +32,7 @@ const FOLDERS: &[Folders] = &[
             ("bulk", &["batch", "message", "json"]),
         ],
     ),
+    ("app", &[("database", &[]), ("settings", &[]), ("smtp_servers", &[]), ("self_checks", &["settings"])]),
     (
         "bench",
         &[
@@ -30,7 +42,20 @@ const FOLDERS: &[Folders] = &[
             ("measure", &["setup", "sink", "client"]),
         ],
     ),
+    ("cli", &[("admin", &[]), ("doctor", &[]), ("dev", &["admin"]), ("client", &["dev"])]),
+    ("cli/client", &[("output", &[]), ("api", &[]), ("send", &["output", "api"])]),
     ("config", &[("values", &[]), ("sections", &["values"]), ("sources", &["sections", "values"])]),
+    ("config/sections", &[("api", &[]), ("sending", &[]), ("receiving", &["sending"])]),
+    (
+        "http/messages",
+        &[
+            ("read", &[]),
+            ("actions", &["read"]),
+            ("export", &["read"]),
+            ("batch", &["read"]),
+            ("bulk", &["batch", "read"]),
+        ],
+    ),
     (
         "mail",
         &[
