@@ -13,6 +13,7 @@
 
 mod pace;
 mod parse;
+mod quota;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -26,13 +27,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AcceptError, Acceptor};
 use crate::clock::SharedClock;
-use crate::db::keys::usage::{self, QuotaRequest};
 use crate::db::messages::insert::batch::BatchCommitted;
-use crate::db::messages::sql_inbox::{self, ClaimScope, EnqueuedPart, EnqueuedRow, SendSettings, rejected};
+use crate::db::messages::sql_inbox::rejected::{self, Refusal};
+use crate::db::messages::sql_inbox::{self, ClaimScope, EnqueuedPart, EnqueuedRow, SendSettings};
 use crate::db::{DbError, RestoreGate};
 use crate::domain::fault::{Code, Fault};
 use crate::domain::id::{MessageId, TenantId};
-use crate::domain::key::{KeyQuota, LimitOwner};
+use crate::domain::key::KeyQuota;
 use crate::domain::message::NewMessage;
 use crate::telemetry::RateLimitedLog;
 
@@ -139,82 +140,22 @@ impl SqlInbox {
             return Ok(sql_inbox::wait_for_tenant(&self.acceptor.db, &part).await?);
         }
         let quota = KeyQuota::from_row(rows.iter().find_map(|row| row.recipients_per_day));
-        let mut messages = Vec::with_capacity(rows.len());
+        let (mut messages, mut refused) = (Vec::with_capacity(rows.len()), Vec::new());
         for row in rows {
-            let id = MessageId(row.id);
             match self.parse(tenant, &row).await? {
-                Ok(message) => messages.push(message),
-                Err(faults) => self.refuse((tenant, id), claimed_until, &faults).await?,
+                Ok(message) => match quota.and_then(|quota| quota::fault(quota, &message)) {
+                    Some(fault) => refused.push(Refusal { message: message.id, faults: vec![fault] }),
+                    None => messages.push(message),
+                },
+                Err(faults) => refused.push(Refusal { message: MessageId(row.id), faults }),
             }
         }
-        if messages.is_empty() {
-            return Ok(());
+        self.refuse(tenant, claimed_until, &refused).await?;
+        match quota {
+            _ if messages.is_empty() => Ok(()),
+            Some(quota) => self.insert_within(tenant, quota, messages, claimed_until).await,
+            None => self.insert(tenant, messages, claimed_until).await.map(drop),
         }
-        let recipients: u64 = messages.iter().map(|message| message.recipients.len() as u64).sum();
-        let Some(quota) = quota else { return self.insert(tenant, messages, claimed_until).await.map(drop) };
-        if self.take_quota(tenant, quota, recipients).await? {
-            return self.insert_counted(tenant, messages, claimed_until, recipients).await;
-        }
-        if messages.len() == 1 {
-            return Ok(self.wait_for_quota(tenant, &messages, claimed_until).await?);
-        }
-        // Fewer recipients may fit.
-        let (mut postponed, mut too_many) = (Vec::new(), u64::MAX);
-        for message in messages {
-            let recipients = message.recipients.len() as u64;
-            if recipients < too_many && self.take_quota(tenant, quota, recipients).await? {
-                self.insert_counted(tenant, vec![message], claimed_until, recipients).await?;
-            } else {
-                too_many = too_many.min(recipients);
-                postponed.push(message);
-            }
-        }
-        Ok(self.wait_for_quota(tenant, &postponed, claimed_until).await?)
-    }
-
-    /// Lets rows wait for the quota of their tenant.
-    async fn wait_for_quota(
-        &self,
-        tenant: TenantId,
-        messages: &[NewMessage],
-        claimed_until: DateTime<Utc>,
-    ) -> Result<(), DbError> {
-        let count = |message: &NewMessage| i32::try_from(message.recipients.len()).unwrap_or(i32::MAX);
-        let recipients: Vec<i32> = messages.iter().map(count).collect();
-        sql_inbox::wait_for_quota(&self.acceptor.db, &part(tenant, messages, claimed_until), &recipients).await
-    }
-
-    /// Takes recipients from the quota of a tenant. Returns `false`, without taking any, if too few are left.
-    async fn take_quota(&self, tenant: TenantId, quota: KeyQuota, recipients: u64) -> Result<bool, DbError> {
-        let (owner, now) = (LimitOwner::Tenant(tenant), self.clock.now());
-        let request = QuotaRequest { tenant, owner, quota, needed: recipients, unused: 0, now };
-        let lease = usage::lease_recipients(&self.acceptor.db, &request).await?;
-        let unused = lease.recipients.saturating_sub(recipients);
-        if unused > 0 {
-            usage::release_recipients(&self.acceptor.db, owner, now.date_naive(), unused).await?;
-        }
-        Ok(lease.recipients >= recipients)
-    }
-
-    /// Inserts messages whose recipients were taken from the quota, and returns those of messages that were not inserted to it.
-    async fn insert_counted(
-        &self,
-        tenant: TenantId,
-        messages: Vec<NewMessage>,
-        claimed_until: DateTime<Utc>,
-        recipients: u64,
-    ) -> Result<(), AcceptError> {
-        let today = self.clock.now().date_naive();
-        let result = self.insert(tenant, messages, claimed_until).await;
-        let unused = match &result {
-            Ok(inserted) => recipients.saturating_sub(*inserted),
-            Err(error) if error.may_be_done() => 0,
-            Err(_) => recipients,
-        };
-        if unused > 0 {
-            usage::release_recipients(&self.acceptor.db, LimitOwner::Tenant(tenant), today, unused).await?;
-        }
-        result.map(drop)
     }
 
     /// Inserts messages and deletes their rows, in one transaction. Returns the number of inserted recipients: none if another
@@ -244,7 +185,7 @@ impl SqlInbox {
                         %error,
                         "the database refused a message sent from SQL; keeping it in sql_inbox as refused"
                     );
-                    self.refuse((tenant, id), claimed_until, &[fault]).await?;
+                    self.refuse(tenant, claimed_until, &[Refusal { message: id, faults: vec![fault] }]).await?;
                     return Ok(0);
                 }
             }
@@ -276,16 +217,25 @@ impl SqlInbox {
         Ok(matches!(committed, BatchCommitted::Inserted(_)))
     }
 
-    /// Keeps a row as refused, unless it is no longer claimed.
+    /// Keeps rows as refused, unless they are no longer claimed.
     async fn refuse(
         &self,
-        (tenant, message): (TenantId, MessageId),
+        tenant: TenantId,
         claimed_until: DateTime<Utc>,
-        faults: &[Fault],
+        refusals: &[Refusal],
     ) -> Result<(), DbError> {
-        let now = self.clock.now();
-        if rejected::refuse(&self.acceptor.db, (tenant, message), claimed_until, faults, now).await? {
+        let refused = rejected::refuse(&self.acceptor.db, tenant, claimed_until, refusals, self.clock.now()).await?;
+        for Refusal { message, faults } in refusals.iter().filter(|refusal| refused.contains(&refusal.message)) {
             let first = faults.first();
+            if first.is_some_and(|fault| fault.code == Code::DailyQuotaExceeded.as_str()) {
+                tracing::warn!(
+                    event = "sql_message_above_quota",
+                    %message,
+                    %tenant,
+                    "refused a message sent from SQL, which has more recipients than the tenant's quota of a day; keeping it in sql_inbox"
+                );
+                continue;
+            }
             tracing::error!(
                 event = "sql_message_refused",
                 %message,

@@ -121,7 +121,7 @@ fn reason(row: &StateRow) -> String {
     match (row.recipients, row.recipients_per_day) {
         _ if row.is_suspended => "the tenant is suspended; it waits until the tenant is resumed".to_owned(),
         (Some(needed), Some(limit)) if needed > limit => format!(
-            "it has {needed} recipients, and the tenant's quota is {limit} recipients a day, so it waits until the quota is raised"
+            "it has {needed} recipients, and the tenant's quota is {limit} recipients a day; it is rejected unless the quota is raised"
         ),
         _ if row.waits_for.as_deref() == Some("quota") => {
             "the tenant's quota of this day does not suffice for it; it waits until it does".to_owned()

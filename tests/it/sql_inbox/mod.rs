@@ -7,6 +7,7 @@ mod measure;
 mod object_storage;
 mod operators;
 mod properties;
+mod quotas;
 mod refused;
 mod roles;
 mod transactions;

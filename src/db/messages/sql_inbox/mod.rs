@@ -66,7 +66,7 @@ pub enum ClaimScope {
 /// not committed are not visible, and delay no others.
 ///
 /// Of the rows that wait for a quota or for a suspended tenant, only the oldest ones of tenants that may send now are read,
-/// and those take part that fit into the rest of the quota.
+/// and those take part that fit into the rest of the quota, and those that exceed a whole day's, which are to be refused.
 pub async fn claim(
     db: &Db,
     scope: ClaimScope,
@@ -112,6 +112,7 @@ pub async fn claim(
                        ORDER BY o.tenant_id, o.id LIMIT $4) oldest
                    WHERE t.recipients_per_day IS NULL
                       OR t.used + coalesce(oldest.recipients, 1) <= t.recipients_per_day
+                      OR oldest.recipients > t.recipients_per_day
                    LIMIT $5) i
                WHERE t.recipients_per_day IS NULL OR t.used < t.recipients_per_day),
            turn AS (
