@@ -85,7 +85,7 @@ use events::EventNotifier;
 pub use health::healthz;
 pub use in_process::{InProcessApi, KnownKey, SignedIn};
 pub use openapi::document;
-use openapi::responses::{AuthErrors, InvalidParameter, JsonErrors, NotFound};
+use openapi::responses::{AuthErrors, InvalidParameter, JsonErrors, MessageErrors, NotFound};
 pub use ops::{MetricsAccess, ops_router, starting_router};
 pub use readiness::Readiness;
 use request_id::ApiLayer;

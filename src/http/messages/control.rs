@@ -21,7 +21,7 @@ use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::params::PathId;
-use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound, ProblemCode};
+use crate::http::{Api, ApiError, AuthErrors, JsonErrors, MessageErrors, ProblemCode};
 
 /// Reads the state of a message.
 async fn state(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageState, ApiError> {
@@ -50,7 +50,7 @@ pub struct CancelResult {
     params(("id" = String, Path, description = "The id of the message")),
     responses(
         (status = 200, description = "The canceled and the remaining addresses", body = CancelResult),
-        AuthErrors, NotFound,
+        AuthErrors, MessageErrors,
     ),
 )]
 pub async fn cancel(
@@ -104,8 +104,8 @@ pub struct Reschedule {
     request_body = Reschedule,
     responses(
         (status = 200, description = "The updated message", body = MessageState),
-        AuthErrors, NotFound, JsonErrors,
-        (status = 409, description = "The message is not waiting for its `scheduled_at`"),
+        AuthErrors, MessageErrors, JsonErrors,
+        (status = 409, description = "The message is not waiting for its `scheduled_at`, or it was sent from SQL, and is not accepted yet or was rejected"),
     ),
 )]
 pub async fn reschedule(
@@ -156,8 +156,8 @@ pub(in crate::http) async fn move_to(
     params(("id" = String, Path, description = "The id of the message")),
     responses(
         (status = 200, description = "The updated message", body = MessageState),
-        AuthErrors, NotFound,
-        (status = 409, description = "No recipient is deferred or held (`nothing_to_retry`), or an attempt is in progress (`in_flight`)"),
+        AuthErrors, MessageErrors,
+        (status = 409, description = "No recipient is deferred or held (`nothing_to_retry`), an attempt is in progress (`in_flight`), or the message was sent from SQL, and is not accepted yet or was rejected"),
     ),
 )]
 pub async fn retry(

@@ -4,6 +4,7 @@ mod accepted;
 mod examples;
 mod kills;
 mod measure;
+mod not_accepted;
 mod object_storage;
 mod operators;
 mod properties;
