@@ -234,6 +234,7 @@ impl Acceptor {
             key: owner,
             idempotency,
             direct_consumer: None,
+            is_canceled: false,
         };
         Ok(BatchInsert { messages: inserts.map(insert).collect(), call, bulk: None, enqueued: None, relay: None })
     }

@@ -11,6 +11,7 @@
 //!
 //! Rows that wait for a quota, or for a suspended tenant, are not read again until their tenant may send.
 
+mod cancel;
 mod pace;
 mod parse;
 mod quota;
@@ -142,7 +143,7 @@ impl SqlInbox {
         let quota = KeyQuota::from_row(rows.iter().find_map(|row| row.recipients_per_day));
         let (mut messages, mut refused) = (Vec::with_capacity(rows.len()), Vec::new());
         for row in rows {
-            match self.parse(tenant, &row).await? {
+            match self.acceptor.parse_enqueued(tenant, &row, self.clock.now()).await? {
                 Ok(message) => match quota.and_then(|quota| quota::fault(quota, &message)) {
                     Some(fault) => refused.push(Refusal { message: message.id, faults: vec![fault] }),
                     None => messages.push(message),
@@ -150,7 +151,7 @@ impl SqlInbox {
                 Err(faults) => refused.push(Refusal { message: MessageId(row.id), faults }),
             }
         }
-        self.refuse(tenant, claimed_until, &refused).await?;
+        self.acceptor.refuse_enqueued(tenant, claimed_until, &refused, self.clock.now()).await?;
         match quota {
             _ if messages.is_empty() => Ok(()),
             Some(quota) => self.insert_within(tenant, quota, messages, claimed_until).await,
@@ -185,7 +186,8 @@ impl SqlInbox {
                         %error,
                         "the database refused a message sent from SQL; keeping it in sql_inbox as refused"
                     );
-                    self.refuse(tenant, claimed_until, &[Refusal { message: id, faults: vec![fault] }]).await?;
+                    let refusal = Refusal { message: id, faults: vec![fault] };
+                    self.acceptor.refuse_enqueued(tenant, claimed_until, &[refusal], self.clock.now()).await?;
                     return Ok(0);
                 }
             }
@@ -216,15 +218,18 @@ impl SqlInbox {
         let committed = self.acceptor.group_commit.accept_batch(batch).await.map_err(AcceptError::Db)?;
         Ok(matches!(committed, BatchCommitted::Inserted(_)))
     }
+}
 
+impl Acceptor {
     /// Keeps rows as refused, unless they are no longer claimed.
-    async fn refuse(
+    async fn refuse_enqueued(
         &self,
         tenant: TenantId,
         claimed_until: DateTime<Utc>,
         refusals: &[Refusal],
+        now: DateTime<Utc>,
     ) -> Result<(), DbError> {
-        let refused = rejected::refuse(&self.acceptor.db, tenant, claimed_until, refusals, self.clock.now()).await?;
+        let refused = rejected::refuse(&self.db, tenant, claimed_until, refusals, now).await?;
         for Refusal { message, faults } in refusals.iter().filter(|refusal| refused.contains(&refusal.message)) {
             let first = faults.first();
             if first.is_some_and(|fault| fault.code == Code::DailyQuotaExceeded.as_str()) {

@@ -197,9 +197,16 @@ impl Expander {
         let part = BulkPart { tenant, bulk: shared.bulk, state: shared.state, positions, messages: ids };
         let lanes = self.acceptor.lanes.for_messages(tenant, &messages.iter().collect::<Vec<_>>()).await;
         let lanes = lanes.map_err(AcceptError::Db)?;
-        let key = shared.key;
-        let insert =
-            |(message, lanes)| MessageInsert { tenant, message, lanes, key, idempotency: None, direct_consumer: None };
+        let (key, is_canceled) = (shared.key, shared.state == BulkState::Canceled);
+        let insert = |(message, lanes)| MessageInsert {
+            tenant,
+            message,
+            lanes,
+            key,
+            idempotency: None,
+            direct_consumer: None,
+            is_canceled,
+        };
         let messages = messages.into_iter().zip(lanes).map(insert).collect();
         let batch = BatchInsert { messages, call: None, bulk: Some(part), enqueued: None, relay: None };
         let committed = self.acceptor.group_commit.accept_batch(batch).await.map_err(AcceptError::Db)?;

@@ -1,6 +1,7 @@
 //! Messages that applications send with `postrider.send` in their own transactions.
 
 mod accepted;
+mod canceled;
 mod examples;
 mod kills;
 mod measure;

@@ -159,6 +159,29 @@ pub async fn claim(
     .await
 }
 
+/// Claims one row until `until`, also if it waits for a quota or for its tenant. Returns `None` if it is claimed, refused or gone.
+pub async fn claim_one(
+    db: &Db,
+    (tenant, message): (TenantId, MessageId),
+    now: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> Result<Option<EnqueuedRow>, DbError> {
+    let query = sqlx::query_as!(
+        EnqueuedRow,
+        r#"UPDATE sql_inbox i SET claimed_until = $4
+           FROM tenants t
+           WHERE i.tenant_id = $1 AND i.id = $2 AND i.refused_at IS NULL AND i.claimed_until <= $3
+             AND t.id = i.tenant_id AND t.deleting_at IS NULL
+           RETURNING i.tenant_id, i.id, i.payload::text AS "payload!", i.created_at, t.recipients_per_day,
+                     t.suspended_at IS NOT NULL AS "is_suspended!""#,
+        tenant.0,
+        message.0,
+        now,
+        until
+    );
+    db.timed("sql_inbox.claim_one", query.fetch_optional(&db.pool)).await
+}
+
 /// Returns whether a claim would find a row that was sent at `from` or later and waits for nothing. One statement, because
 /// processes ask often, and usually there is none.
 pub async fn has_ready(db: &Db, from: DateTime<Utc>, now: DateTime<Utc>) -> Result<bool, DbError> {
