@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::shared::{Shared, Unreadable};
+use crate::accept::work_poll::IDLE_POLL_INTERVAL;
 use crate::accept::{AcceptError, Acceptor};
 use crate::clock::SharedClock;
 use crate::db::messages::bulks::expand::{self, BulkPart, WaitingRow};
@@ -32,8 +33,8 @@ use crate::telemetry::RateLimitedLog;
 const PART: i64 = 200;
 /// Parts inserted before another bulk has its turn.
 const PARTS_PER_TURN: usize = 5;
-/// How often a process without work looks for bulks that other processes accepted.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Time until a process looks for a bulk again after it could not lease one.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// How long a lease lasts. If a turn takes longer, another process may work on the bulk too, which is harmless; if the
 /// process dies, another one continues after this time.
 const LEASE: TimeDelta = TimeDelta::seconds(5);
@@ -89,6 +90,7 @@ impl Expander {
                 Ok(Err(error)) => (None, Some(error.to_string())),
                 Err(_) => (None, Some("it panicked".into())),
             };
+            let pause = if error.is_some() { FAILURE_PAUSE } else { IDLE_POLL_INTERVAL };
             if let Some(error) = error
                 && let Some(times) = failed.note(tokio::time::Instant::now())
             {
@@ -107,7 +109,7 @@ impl Expander {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = self.acceptor.bulk_wake.notified() => {}
-                () = tokio::time::sleep(POLL_INTERVAL) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }

@@ -20,6 +20,7 @@ use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::work_poll::IDLE_POLL_INTERVAL;
 use super::{AcceptError, Acceptor};
 use crate::clock::SharedClock;
 use crate::db::RestoreGate;
@@ -30,8 +31,6 @@ use crate::domain::message::NewMessage;
 use crate::domain::srs::Srs;
 use crate::telemetry::RateLimitedLog;
 
-/// How often a process without work looks for rows: those of other processes, and those of failed messages.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// How long rows are claimed. After it, another process continues, and this one inserts nothing. Longer than a request to the
@@ -46,8 +45,8 @@ pub struct RelayRunner {
     acceptor: Arc<Acceptor>,
     clock: SharedClock,
     gate: Arc<RestoreGate>,
-    /// Notifies this task that a message was received.
-    received: Arc<Notify>,
+    /// Notifies this task that there are rows to work off.
+    wake: Arc<Notify>,
     hostname: String,
     /// Rewrites the senders.
     srs: Option<Srs>,
@@ -60,10 +59,10 @@ impl RelayRunner {
         acceptor: Arc<Acceptor>,
         clock: SharedClock,
         gate: Arc<RestoreGate>,
-        received: Arc<Notify>,
+        wake: Arc<Notify>,
         (hostname, srs): (String, Option<Srs>),
     ) -> Self {
-        Self { acceptor, clock, gate, received, hostname, srs }
+        Self { acceptor, clock, gate, wake, hostname, srs }
     }
 
     /// Runs until `stop`.
@@ -73,7 +72,7 @@ impl RelayRunner {
             let turn = async { if self.gate.is_open() { Box::pin(self.turn(&stop)).await } else { Ok(false) } };
             let (error, pause) = match AssertUnwindSafe(turn).catch_unwind().await {
                 Ok(Ok(true)) => continue,
-                Ok(Ok(false)) => (None, POLL_INTERVAL),
+                Ok(Ok(false)) => (None, IDLE_POLL_INTERVAL),
                 Ok(Err(error)) => (Some(error), RETRY_PAUSE),
                 Err(_) => (Some("it panicked".into()), RETRY_PAUSE),
             };
@@ -89,7 +88,7 @@ impl RelayRunner {
             }
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = self.received.notified(), if error.is_none() => {}
+                () = self.wake.notified(), if error.is_none() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
