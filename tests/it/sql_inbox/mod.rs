@@ -4,6 +4,7 @@ mod accepted;
 mod canceled;
 mod examples;
 mod kills;
+mod lock_order;
 mod measure;
 mod not_accepted;
 mod object_storage;

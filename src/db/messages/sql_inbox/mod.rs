@@ -218,9 +218,13 @@ pub(in crate::db) async fn take(connection: &mut PgConnection, part: &EnqueuedPa
 /// Lets claimed rows wait for the quota of their tenant. `recipients` are the numbers of recipients of their messages.
 pub async fn wait_for_quota(db: &Db, part: &EnqueuedPart, recipients: &[i32]) -> Result<(), DbError> {
     let query = sqlx::query!(
-        "UPDATE sql_inbox i SET claimed_until = '-infinity', waits_for = 'quota', recipients = u.recipients
-         FROM unnest($2::uuid[], $4::integer[]) AS u (id, recipients)
-         WHERE i.tenant_id = $1 AND i.id = u.id AND i.claimed_until = $3 AND i.refused_at IS NULL",
+        "WITH locked AS MATERIALIZED (
+             SELECT id FROM sql_inbox
+             WHERE tenant_id = $1 AND id = ANY ($2) AND claimed_until = $3 AND refused_at IS NULL
+             ORDER BY id FOR UPDATE)
+         UPDATE sql_inbox i SET claimed_until = '-infinity', waits_for = 'quota', recipients = u.recipients
+         FROM locked JOIN unnest($2::uuid[], $4::integer[]) AS u (id, recipients) ON u.id = locked.id
+         WHERE i.tenant_id = $1 AND i.id = locked.id",
         part.tenant.0,
         &part.messages,
         part.claimed_until,
@@ -232,8 +236,12 @@ pub async fn wait_for_quota(db: &Db, part: &EnqueuedPart, recipients: &[i32]) ->
 /// Lets claimed rows wait until their tenant is resumed.
 pub async fn wait_for_tenant(db: &Db, part: &EnqueuedPart) -> Result<(), DbError> {
     let query = sqlx::query!(
-        "UPDATE sql_inbox SET claimed_until = '-infinity', waits_for = 'tenant'
-         WHERE tenant_id = $1 AND id = ANY ($2) AND claimed_until = $3 AND refused_at IS NULL",
+        "WITH locked AS MATERIALIZED (
+             SELECT id FROM sql_inbox
+             WHERE tenant_id = $1 AND id = ANY ($2) AND claimed_until = $3 AND refused_at IS NULL
+             ORDER BY id FOR UPDATE)
+         UPDATE sql_inbox i SET claimed_until = '-infinity', waits_for = 'tenant'
+         FROM locked WHERE i.tenant_id = $1 AND i.id = locked.id",
         part.tenant.0,
         &part.messages,
         part.claimed_until
@@ -243,8 +251,11 @@ pub async fn wait_for_tenant(db: &Db, part: &EnqueuedPart) -> Result<(), DbError
 
 /// Deletes rows of deleted tenants, which transactions committed that began before the deletion.
 pub async fn remove_of_deleted_tenants(db: &Db) -> Result<u64, DbError> {
-    let query =
-        sqlx::query!("DELETE FROM sql_inbox i USING tenants t WHERE t.id = i.tenant_id AND t.deleted_at IS NOT NULL");
+    let query = sqlx::query!(
+        "DELETE FROM sql_inbox WHERE (tenant_id, id) IN (
+             SELECT i.tenant_id, i.id FROM sql_inbox i JOIN tenants t ON t.id = i.tenant_id AND t.deleted_at IS NOT NULL
+             FOR UPDATE OF i SKIP LOCKED)"
+    );
     db.timed("sql_inbox.remove_of_deleted_tenants", query.execute(&db.pool)).await.map(|done| done.rows_affected())
 }
 

@@ -89,15 +89,16 @@ pub async fn refuse_before(
         let page = db.timed("sql_inbox.refuse_before", async {
             let mut tx = db.pool.begin().await?;
             let refused = sqlx::query!(
-                "UPDATE sql_inbox SET refused_at = $5, errors = $4
-                 WHERE (tenant_id, id) IN (
+                "WITH locked AS MATERIALIZED (
                      SELECT i.tenant_id, i.id FROM sql_inbox i JOIN tenants t ON t.id = i.tenant_id AND t.deleting_at IS NULL
                      WHERE i.refused_at IS NULL AND i.created_at < $1
                        AND ($2::timestamptz IS NULL
                             OR coalesce((i.payload ->> 'scheduled_at')::timestamptz, i.created_at) < $2)
                        AND ($3::text[] IS NULL OR coalesce(i.payload ->> 'stream', 'transactional') = ANY ($3))
-                     LIMIT $6)
-                 RETURNING tenant_id, id",
+                     ORDER BY i.tenant_id, i.id LIMIT $6 FOR UPDATE OF i)
+                 UPDATE sql_inbox i SET refused_at = $5, errors = $4 FROM locked l
+                 WHERE i.tenant_id = l.tenant_id AND i.id = l.id
+                 RETURNING i.tenant_id, i.id",
                 sent_before,
                 due_before,
                 streams,
