@@ -22,6 +22,7 @@ pub mod sql_inbox;
 mod streams;
 pub mod templates;
 mod thread;
+mod turns;
 pub mod upload;
 mod wake_notifier;
 pub mod work_poll;

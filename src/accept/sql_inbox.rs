@@ -17,18 +17,17 @@ mod parse;
 mod quota;
 
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
+use super::turns::{self, After, Turns};
 use super::{AcceptError, Acceptor};
 use crate::clock::SharedClock;
-use crate::db::messages::insert::batch::BatchCommitted;
+use crate::db::messages::insert::batch::BatchSource;
 use crate::db::messages::sql_inbox::rejected::{self, Refusal};
 use crate::db::messages::sql_inbox::{self, ClaimScope, EnqueuedPart, EnqueuedRow, SendSettings};
 use crate::db::{DbError, RestoreGate};
@@ -36,9 +35,8 @@ use crate::domain::fault::{Code, Fault};
 use crate::domain::id::{MessageId, TenantId};
 use crate::domain::key::KeyQuota;
 use crate::domain::message::NewMessage;
-use crate::telemetry::RateLimitedLog;
 
-use pace::{Pace, Pause, Scan};
+use pace::{Pace, Scan};
 
 /// Accepts enqueued messages.
 #[derive(Debug)]
@@ -58,49 +56,9 @@ impl SqlInbox {
 
     /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let failed = RateLimitedLog::default();
-        let mut pace = Pace::new(Instant::now());
-        let mut has_settings = false;
-        while !stop.is_cancelled() {
-            let is_open = self.gate.is_open();
-            let turn = async {
-                if !is_open {
-                    return Ok(());
-                }
-                if !has_settings {
-                    sql_inbox::store_settings(&self.acceptor.db, &self.settings).await?;
-                    has_settings = true;
-                }
-                Box::pin(self.turn(&mut pace)).await
-            };
-            let error = match AssertUnwindSafe(turn).catch_unwind().await {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(_) => Some("it panicked".into()),
-            };
-            if let Some(error) = &error
-                && let Some(times) = failed.note(tokio::time::Instant::now())
-            {
-                tracing::warn!(
-                    event = "sql_inbox_failed",
-                    error,
-                    times,
-                    "failed to accept messages sent from SQL; trying again"
-                );
-            }
-            match pace.pause(Instant::now(), !is_open || error.is_some()) {
-                Pause::For(Duration::ZERO) => {}
-                Pause::For(pause) => tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = tokio::time::sleep(pause) => {}
-                },
-                Pause::UntilWoken(at_most) => tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = self.acceptor.sql_inbox_wake.notified() => pace.wake(Instant::now()),
-                    () = tokio::time::sleep(at_most) => {}
-                },
-            }
-        }
+        let (acceptor, gate) = (self.acceptor.clone(), self.gate.clone());
+        let task = InboxTask { inbox: self, pace: Pace::new(Instant::now()), has_settings: false };
+        turns::run(task, &gate, &acceptor.sql_inbox_wake, &stop).await;
     }
 
     /// Claims some rows, and accepts their messages.
@@ -171,7 +129,12 @@ impl SqlInbox {
         let recipients: u64 = messages.iter().map(|message| message.recipients.len() as u64).sum();
         let ids: Vec<MessageId> = messages.iter().map(|message| message.id).collect();
         let copies = if ids.len() > 1 { messages.clone() } else { Vec::new() };
-        match self.insert_batch(tenant, messages, claimed_until).await {
+        let source = BatchSource::Enqueued(part(tenant, &messages, claimed_until));
+        let inserted = async {
+            let batch = self.acceptor.prepare_from(tenant, messages, source).await?;
+            self.acceptor.insert_prepared(batch).await
+        };
+        match inserted.await {
             Err(error) if is_refused(&error) => {
                 if let [id] = ids[..] {
                     let fault = Fault {
@@ -203,20 +166,6 @@ impl SqlInbox {
             inserted += Box::pin(self.insert(tenant, vec![message], claimed_until)).await?;
         }
         Ok(inserted)
-    }
-
-    async fn insert_batch(
-        &self,
-        tenant: TenantId,
-        messages: Vec<NewMessage>,
-        claimed_until: DateTime<Utc>,
-    ) -> Result<bool, AcceptError> {
-        let part = part(tenant, &messages, claimed_until);
-        let new = messages.into_iter().map(|message| (message, None)).collect();
-        let mut batch = self.acceptor.prepare((tenant, None), new, None).await?;
-        batch.enqueued = Some(part);
-        let committed = self.acceptor.group_commit.accept_batch(batch).await.map_err(AcceptError::Db)?;
-        Ok(matches!(committed, BatchCommitted::Inserted(_)))
     }
 }
 
@@ -251,6 +200,43 @@ impl Acceptor {
             );
         }
         Ok(())
+    }
+}
+
+/// The task with its state.
+#[derive(Debug)]
+struct InboxTask {
+    inbox: SqlInbox,
+    pace: Pace,
+    /// Whether the settings are stored.
+    has_settings: bool,
+}
+
+impl Turns for InboxTask {
+    const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+
+    async fn turn(&mut self, _: &CancellationToken) -> Result<After, String> {
+        let Self { inbox, pace, has_settings } = self;
+        if !*has_settings {
+            let stored = sql_inbox::store_settings(&inbox.acceptor.db, &inbox.settings).await;
+            stored.map_err(|error| error.to_string())?;
+            *has_settings = true;
+        }
+        inbox.turn(pace).await.map_err(|error| error.to_string())?;
+        Ok(pace.after(Instant::now()))
+    }
+
+    fn woken(&mut self) {
+        self.pace.wake(Instant::now());
+    }
+
+    fn log_failure(error: &str, times: u64) {
+        tracing::warn!(
+            event = "sql_inbox_failed",
+            error,
+            times,
+            "failed to accept messages sent from SQL; trying again"
+        );
     }
 }
 

@@ -21,7 +21,7 @@ use crate::db::messages::bulks::expand::{self, BulkPart, WaitingRow};
 use crate::db::messages::bulks::{BulkRow, control};
 use crate::db::messages::contents;
 use crate::db::messages::insert::MessageInsert;
-use crate::db::messages::insert::batch::{BatchCommitted, BatchInsert};
+use crate::db::messages::insert::batch::{BatchInsert, BatchSource};
 use crate::db::{DbError, RestoreGate};
 use crate::domain::id::{BulkId, MessageId, TenantId};
 use crate::domain::message::bulk::BulkState;
@@ -210,8 +210,7 @@ impl Expander {
             is_canceled,
         };
         let messages = messages.into_iter().zip(lanes).map(insert).collect();
-        let batch = BatchInsert { messages, call: None, bulk: Some(part), enqueued: None, relay: None };
-        let committed = self.acceptor.group_commit.accept_batch(batch).await.map_err(AcceptError::Db)?;
-        Ok(matches!(committed, BatchCommitted::Inserted(_)))
+        let batch = BatchInsert { messages, call: None, source: Some(BatchSource::Bulk(part)) };
+        Ok(self.acceptor.insert_prepared(batch).await?)
     }
 }

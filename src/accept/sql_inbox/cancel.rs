@@ -6,7 +6,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::accept::{AcceptError, Acceptor};
-use crate::db::messages::insert::batch::BatchCommitted;
+use crate::db::messages::insert::batch::BatchSource;
 use crate::db::messages::sql_inbox::rejected::Refusal;
 use crate::db::messages::sql_inbox::{self, EnqueuedPart};
 use crate::domain::id::{MessageId, RecipientId, TenantId};
@@ -34,12 +34,11 @@ impl Acceptor {
             }
         };
         let recipients = new.recipients.iter().map(|recipient| recipient.id).collect();
-        let mut batch = self.prepare((tenant, None), vec![(new, None)], None).await?;
+        let part = EnqueuedPart { tenant, messages: vec![message.0], claimed_until };
+        let mut batch = self.prepare_from(tenant, vec![new], BatchSource::Enqueued(part)).await?;
         for insert in &mut batch.messages {
             insert.is_canceled = true;
         }
-        batch.enqueued = Some(EnqueuedPart { tenant, messages: vec![message.0], claimed_until });
-        let committed = self.group_commit.accept_batch(batch).await.map_err(AcceptError::Db)?;
-        Ok(matches!(committed, BatchCommitted::Inserted(_)).then_some(recipients))
+        Ok(self.insert_prepared(batch).await?.then_some(recipients))
     }
 }
