@@ -14,6 +14,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use super::message::content::{download, framed};
+use super::message::view::{ContentView, File, ShowQuery, Tab, Tabs};
 use super::{ListQuery, PageResult, add, render};
 use crate::mail::content::{read, with_images};
 use crate::ui::Ui;

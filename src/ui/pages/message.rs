@@ -233,7 +233,6 @@ const TABS: &Tabs =
 
 #[derive(Template)]
 #[template(path = "message.html")]
-#[allow(clippy::struct_excessive_bools, reason = "one for each button")]
 struct MessagePage<'a> {
     shell: Shell,
     clock: Clock,

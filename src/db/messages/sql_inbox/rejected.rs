@@ -65,9 +65,8 @@ pub async fn refuse(
         let marked = refusals.iter().filter(|refusal| refused.contains(&refusal.message));
         let outcomes: Vec<(MessageId, Outcome)> =
             marked.map(|refusal| (refusal.message, outcome(&refusal.faults))).collect();
-        let event = |(message, outcome)| NewEvent::rejected(tenant, message, outcome);
-        let events = outcomes.iter().map(|(message, outcome)| event((*message, outcome))).collect();
-        events::append(&mut tx, now, events).await?;
+        let events = outcomes.iter().map(|(message, outcome)| NewEvent::rejected(tenant, *message, outcome));
+        events::append(&mut tx, now, events.collect()).await?;
         tx.commit().await?;
         Ok(refused)
     })
