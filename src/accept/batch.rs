@@ -17,7 +17,7 @@ use super::reserved_keys::KeyGuard;
 use super::{AcceptError, Acceptor, Resolved};
 use crate::db;
 use crate::db::messages::idempotency::CallUse;
-use crate::db::messages::insert::batch::{BatchCommitted, BatchInsert, CallKey};
+use crate::db::messages::insert::batch::{BatchCommitted, BatchInsert, BatchSource, CallKey};
 use crate::db::messages::insert::{Committed, IdempotencyKey, MessageInsert};
 use crate::db::messages::stored;
 use crate::domain::id::{KeyId, MessageId, RecipientId, TenantId};
@@ -234,8 +234,27 @@ impl Acceptor {
             key: owner,
             idempotency,
             direct_consumer: None,
+            is_canceled: false,
         };
-        Ok(BatchInsert { messages: inserts.map(insert).collect(), call, bulk: None, enqueued: None, relay: None })
+        Ok(BatchInsert { messages: inserts.map(insert).collect(), call, source: None })
+    }
+
+    /// Prepares messages that come from rows of the database, and not from a request.
+    pub(super) async fn prepare_from(
+        &self,
+        tenant: TenantId,
+        messages: Vec<NewMessage>,
+        source: BatchSource,
+    ) -> Result<BatchInsert, AcceptError> {
+        let new = messages.into_iter().map(|message| (message, None)).collect();
+        Ok(BatchInsert { source: Some(source), ..self.prepare((tenant, None), new, None).await? })
+    }
+
+    /// Inserts prepared messages, and takes the rows that they come from. Returns `false` if nothing was inserted, because the rows
+    /// could not be taken.
+    pub(super) async fn insert_prepared(&self, batch: BatchInsert) -> Result<bool, AcceptError> {
+        let committed = self.group_commit.accept_batch(batch).await.map_err(AcceptError::Db)?;
+        Ok(matches!(committed, BatchCommitted::Inserted(_)))
     }
 
     /// Returns the result of a call that was not committed because a concurrent request of another replica used one of

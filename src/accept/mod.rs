@@ -257,7 +257,15 @@ impl Acceptor {
         self.blobs.store(tenant, id, &mut message.attachments, keep_small).await?;
         let lanes = self.lanes.for_message(tenant, &message).await.map_err(AcceptError::Db)?;
         let requested = idempotency.clone();
-        let insert = MessageInsert { tenant, message, lanes, key: Some(key), idempotency, direct_consumer: None };
+        let insert = MessageInsert {
+            tenant,
+            message,
+            lanes,
+            key: Some(key),
+            idempotency,
+            direct_consumer: None,
+            is_canceled: false,
+        };
         match (self.group_commit.accept(insert).await.map_err(AcceptError::Db)?, requested) {
             (Committed::New { suppressed, .. }, _) => Ok(Accepted::New { suppressed }),
             (Committed::KeyUsed(first), Some(requested)) => replayed(&first, &requested),

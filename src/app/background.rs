@@ -29,7 +29,7 @@ pub(super) struct Background<'a> {
     pub clock: &'a SharedClock,
     /// While it is closed, nothing is sent or changed.
     pub gate: &'a Arc<RestoreGate>,
-    /// Notifies of received messages to pass on.
+    /// Notifies the task that passes received messages on.
     pub relay_wake: Arc<Notify>,
 }
 
@@ -43,13 +43,13 @@ impl Background<'_> {
         let sql_inbox = SqlInbox::new(acceptor.clone(), clock.clone(), gate.clone(), send_settings);
         tasks.spawn(sql_inbox.run(stop.clone()));
         let sender = (hostname(config), bounce_intake::srs(config)?);
-        let relays = RelayRunner::new(acceptor.clone(), clock.clone(), gate.clone(), relay_wake, sender);
+        let relays = RelayRunner::new(acceptor.clone(), clock.clone(), gate.clone(), relay_wake.clone(), sender);
         tasks.spawn(relays.run(stop.clone()));
         let runner = ActionRunner::new(acceptor.clone(), clock.clone(), gate.clone());
         tasks.spawn(runner.run(stop.clone()));
         let eraser = ErasureRunner::new(acceptor.clone(), clock.clone(), gate.clone());
         tasks.spawn(eraser.run(stop.clone()));
-        tasks.spawn(WorkPoll::new(acceptor.clone(), clock.clone()).run(stop.clone()));
+        tasks.spawn(WorkPoll::new(acceptor.clone(), clock.clone(), relay_wake).run(stop.clone()));
         Ok(())
     }
 }

@@ -10,6 +10,10 @@ use super::{Db, DbError};
 pub struct Due {
     /// Messages sent from SQL can be claimed, or a tenant whose messages wait may send now.
     pub sql_inbox: bool,
+    /// A bulk of a tenant that is not suspended is unfinished, and not leased.
+    pub bulks: bool,
+    /// A received message is to be passed on, or a failure to be reported, and no process has claimed it.
+    pub relays: bool,
     /// An action on messages is running, and not leased.
     pub actions: bool,
     /// An erasure is running, and not leased.
@@ -39,6 +43,12 @@ pub async fn due(db: &Db, now: DateTime<Utc>) -> Result<Due, DbError> {
                              FROM tenants t LEFT JOIN tenant_usage u ON u.tenant_id = t.id AND u.day = $2
                              WHERE t.id = w.tenant_id))
                       AS "sql_inbox!",
+                  (SELECT true FROM bulks b JOIN tenants t ON t.id = b.tenant_id AND t.suspended_at IS NULL
+                   WHERE b.settled_at IS NULL AND b.leased_until <= $1
+                   ORDER BY b.leased_until LIMIT 1) IS NOT NULL AS "bulks!",
+                  (SELECT true FROM relays r JOIN tenants t ON t.id = r.tenant_id AND t.deleting_at IS NULL
+                   WHERE (r.message_id IS NULL OR r.failed_at IS NOT NULL) AND r.claimed_until <= $1
+                   ORDER BY r.received_id LIMIT 1) IS NOT NULL AS "relays!",
                   (SELECT true FROM message_actions WHERE status = 'running' AND leased_until <= $1
                    ORDER BY leased_until LIMIT 1) IS NOT NULL AS "actions!",
                   (SELECT true FROM erasures WHERE status = 'running' AND leased_until <= $1

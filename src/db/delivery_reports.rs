@@ -347,9 +347,12 @@ async fn remove_suppressions(
     let keys = addresses.iter().filter_map(|address| address.parse::<Address>().ok());
     let keys: Vec<String> = keys.map(|address| AddressKey::from(&address).as_str().to_owned()).collect();
     sqlx::query!(
-        "DELETE FROM suppressions
-         WHERE tenant_id = $1 AND address = ANY ($2) AND stream = '' AND reason = 'hard_bounce' AND message_id = $3
-               AND recipient_id = ANY ($4)",
+        "WITH locked AS MATERIALIZED (
+             SELECT address FROM suppressions
+             WHERE tenant_id = $1 AND address = ANY ($2) AND stream = '' AND reason = 'hard_bounce' AND message_id = $3
+               AND recipient_id = ANY ($4)
+             ORDER BY address FOR UPDATE)
+         DELETE FROM suppressions s USING locked l WHERE s.tenant_id = $1 AND s.address = l.address AND s.stream = ''",
         tenant.0,
         &keys,
         message.0,

@@ -67,13 +67,16 @@ fn limit() -> i64 {
 /// not count towards the retry window.
 async fn move_bulks(connection: &mut PgConnection, Shift { tenant, by, .. }: Shift) -> Result<(), sqlx::Error> {
     let query = sqlx::query!(
-        "UPDATE bulks b SET
+        "WITH locked AS MATERIALIZED (
+             SELECT id FROM bulks b
+             WHERE tenant_id = $1 AND (state = 'paused' OR EXISTS (SELECT FROM bulk_recipients r WHERE r.bulk_id = b.id))
+             ORDER BY id FOR NO KEY UPDATE OF b)
+         UPDATE bulks b SET
              scheduled_at = moved_back(scheduled_at, $2),
              state_changed_at = CASE WHEN state = 'paused' THEN moved_back(state_changed_at, $2) ELSE state_changed_at END,
              message = CASE WHEN message ->> 'expires_at' IS NULL THEN message ELSE
                  jsonb_set(message, '{expires_at}', to_jsonb(moved_back((message ->> 'expires_at')::timestamptz, $2))) END
-         WHERE tenant_id = $1
-           AND (state = 'paused' OR EXISTS (SELECT FROM bulk_recipients r WHERE r.bulk_id = b.id))",
+         FROM locked WHERE b.tenant_id = $1 AND b.id = locked.id",
         tenant,
         by as _
     );
@@ -145,14 +148,18 @@ async fn move_followups(connection: &mut PgConnection, Shift { tenant, by, now }
 /// Moves the webhook endpoints that are closed or failing, and the failed deliveries. Returns how many deliveries have
 /// moved.
 async fn move_webhooks(connection: &mut PgConnection, Shift { tenant, by, .. }: Shift) -> Result<u64, sqlx::Error> {
-    // Without its lease, a worker cannot overwrite the times with those that it has read.
+    // Without its lease, a worker cannot overwrite the times with those that it has read. All endpoints are locked, because their retries
+    // are locked next.
     sqlx::query!(
-        "UPDATE webhook_endpoints SET
+        "WITH locked AS MATERIALIZED (
+             SELECT id FROM webhook_endpoints WHERE tenant_id = $1 ORDER BY id FOR NO KEY UPDATE)
+         UPDATE webhook_endpoints e SET
              lease = NULL,
              open_at = moved_back(open_at, $2),
              failing_since = moved_back(failing_since, $2),
              old_secret_until = moved_back(old_secret_until, $2)
-         WHERE tenant_id = $1 AND (open_at > 'epoch' OR num_nonnulls(failing_since, old_secret_until) > 0)",
+         FROM locked
+         WHERE e.id = locked.id AND (open_at > 'epoch' OR num_nonnulls(failing_since, old_secret_until) > 0)",
         tenant,
         by as _
     )

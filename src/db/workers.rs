@@ -218,7 +218,8 @@ async fn release_all(tx: &mut PgConnection, dead: &[Uuid], now: DateTime<Utc>) -
                                || 'the cause. Read the end of their logs, then retry or cancel the message' END,
                    due_at = CASE WHEN blamed.crashes >= $3::smallint THEN timestamptz 'infinity' ELSE $2::timestamptz END
                FROM (SELECT message_id, recipient_id, crashes + (crashes = 0 OR begun)::integer AS crashes
-                     FROM queue WHERE lease = ANY ($1) AND NOT data_started FOR UPDATE) AS blamed
+                     FROM queue WHERE lease = ANY ($1) AND NOT data_started
+                     ORDER BY message_id, recipient_id FOR UPDATE) AS blamed
                WHERE queue.message_id = blamed.message_id AND queue.recipient_id = blamed.recipient_id
                RETURNING lane_id, held IS NOT NULL AS "held!""#,
             dead,
@@ -244,8 +245,12 @@ pub async fn deregister(db: &Db, id: Uuid, now: DateTime<Utc>) -> Result<(), DbE
         let uncertain = interrupted(&mut tx, &[id], now).await?;
         let released = sqlx::query_as!(
             DueRow,
-            "UPDATE queue SET lease = NULL, begun = false WHERE lease = $1 AND NOT data_started
-             RETURNING lane_id AS lane, due_at",
+            "WITH locked AS MATERIALIZED (
+                 SELECT message_id, recipient_id FROM queue WHERE lease = $1 AND NOT data_started
+                 ORDER BY message_id, recipient_id FOR UPDATE)
+             UPDATE queue q SET lease = NULL, begun = false FROM locked l
+             WHERE q.message_id = l.message_id AND q.recipient_id = l.recipient_id
+             RETURNING q.lane_id AS lane, q.due_at",
             id
         )
         .fetch_all(&mut *tx)
@@ -268,7 +273,7 @@ async fn interrupted(
     let rows = sqlx::query_as!(
         Claimed,
         r#"SELECT message_id, recipient_id, tenant_id, lane_id, attempts, crashes, first_due_at, lease AS "lease!", claims
-           FROM queue WHERE lease = ANY ($1) AND data_started FOR UPDATE"#,
+           FROM queue WHERE lease = ANY ($1) AND data_started ORDER BY message_id, recipient_id FOR UPDATE"#,
         workers
     )
     .fetch_all(connection)

@@ -88,10 +88,10 @@ pub(super) fn report_failure(signals: &Signals, inserts: impl IntoIterator<Item 
     });
 }
 
-/// Returns the recipients of a message that are in neither list.
+/// Returns the recipients of a message that are in neither list, and not canceled.
 fn others(insert: &MessageInsert, suppressed: &[RecipientId], leased: &[RecipientId]) -> Vec<RecipientId> {
     let recipients = &insert.message.recipients;
-    if suppressed.len() + leased.len() == recipients.len() {
+    if insert.is_canceled || suppressed.len() + leased.len() == recipients.len() {
         return Vec::new();
     }
     let done: HashSet<&RecipientId> = suppressed.iter().chain(leased).collect();

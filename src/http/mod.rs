@@ -70,7 +70,7 @@ use layer::request_id::ApiLayer;
 pub use limits::allowances::Allowances;
 use limits::concurrency_limit::ConcurrencyLimit;
 pub use openapi::document;
-use openapi::responses::{AuthErrors, InvalidParameter, JsonErrors, NotFound};
+use openapi::responses::{AuthErrors, InvalidParameter, JsonErrors, MessageErrors, NotFound};
 pub use ops::health::healthz;
 pub use ops::readiness::Readiness;
 pub use ops::{MetricsAccess, ops_router, starting_router};

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::work_poll::IDLE_POLL_INTERVAL;
 use crate::accept::AcceptError;
 use crate::clock::SharedClock;
 use crate::db::DbError;
@@ -23,9 +24,6 @@ type Leased<R, L> = Result<Option<(R, L)>, DbError>;
 
 /// How long a process works on a job before another job has its turn.
 pub(super) const TURN: Duration = Duration::from_secs(1);
-/// Poll interval of a task without a job. Usually it is woken before: by a new job, or by
-/// [`WorkPoll`](super::work_poll::WorkPoll).
-const IDLE_POLL_INTERVAL: Duration = Duration::from_mins(1);
 /// Time until a process looks for a job again after it could not lease one.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// Time until a job continues after a failure.

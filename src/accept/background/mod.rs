@@ -5,4 +5,5 @@ pub mod erasures;
 mod leased_jobs;
 pub mod relays;
 pub mod sql_inbox;
+mod turns;
 pub mod work_poll;

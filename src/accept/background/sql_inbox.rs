@@ -11,32 +11,32 @@
 //!
 //! Rows that wait for a quota, or for a suspended tenant, are not read again until their tenant may send.
 
+mod cancel;
 mod pace;
 mod parse;
+mod quota;
 
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
+use super::turns::{self, After, Turns};
 use crate::accept::{AcceptError, Acceptor};
 use crate::clock::SharedClock;
-use crate::db::keys::usage::{self, QuotaRequest};
-use crate::db::messages::insert::batch::BatchCommitted;
-use crate::db::messages::sql_inbox::{self, ClaimScope, EnqueuedPart, EnqueuedRow, SendSettings, rejected};
+use crate::db::messages::insert::batch::BatchSource;
+use crate::db::messages::sql_inbox::rejected::{self, Refusal};
+use crate::db::messages::sql_inbox::{self, ClaimScope, EnqueuedPart, EnqueuedRow, SendSettings};
 use crate::db::{DbError, RestoreGate};
 use crate::domain::api::fault::{Code, Fault};
 use crate::domain::id::{MessageId, TenantId};
-use crate::domain::key::{KeyQuota, LimitOwner};
+use crate::domain::key::KeyQuota;
 use crate::domain::message::NewMessage;
-use crate::telemetry::RateLimitedLog;
 
-use pace::{Pace, Pause, Scan};
+use pace::{Pace, Scan};
 
 /// Accepts enqueued messages.
 #[derive(Debug)]
@@ -56,49 +56,9 @@ impl SqlInbox {
 
     /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let failed = RateLimitedLog::default();
-        let mut pace = Pace::new(Instant::now());
-        let mut has_settings = false;
-        while !stop.is_cancelled() {
-            let is_open = self.gate.is_open();
-            let turn = async {
-                if !is_open {
-                    return Ok(());
-                }
-                if !has_settings {
-                    sql_inbox::store_settings(&self.acceptor.db, &self.settings).await?;
-                    has_settings = true;
-                }
-                Box::pin(self.turn(&mut pace)).await
-            };
-            let error = match AssertUnwindSafe(turn).catch_unwind().await {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(_) => Some("it panicked".into()),
-            };
-            if let Some(error) = &error
-                && let Some(times) = failed.note(tokio::time::Instant::now())
-            {
-                tracing::warn!(
-                    event = "sql_inbox_failed",
-                    error,
-                    times,
-                    "failed to accept messages sent from SQL; trying again"
-                );
-            }
-            match pace.pause(Instant::now(), !is_open || error.is_some()) {
-                Pause::For(Duration::ZERO) => {}
-                Pause::For(pause) => tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = tokio::time::sleep(pause) => {}
-                },
-                Pause::UntilWoken(at_most) => tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = self.acceptor.sql_inbox_wake.notified() => pace.wake(Instant::now()),
-                    () = tokio::time::sleep(at_most) => {}
-                },
-            }
-        }
+        let (acceptor, gate) = (self.acceptor.clone(), self.gate.clone());
+        let task = InboxTask { inbox: self, pace: Pace::new(Instant::now()), has_settings: false };
+        turns::run(task, &gate, &acceptor.sql_inbox_wake, &stop).await;
     }
 
     /// Claims some rows, and accepts their messages.
@@ -139,82 +99,22 @@ impl SqlInbox {
             return Ok(sql_inbox::wait_for_tenant(&self.acceptor.db, &part).await?);
         }
         let quota = KeyQuota::from_row(rows.iter().find_map(|row| row.recipients_per_day));
-        let mut messages = Vec::with_capacity(rows.len());
+        let (mut messages, mut refused) = (Vec::with_capacity(rows.len()), Vec::new());
         for row in rows {
-            let id = MessageId(row.id);
-            match self.parse(tenant, &row).await? {
-                Ok(message) => messages.push(message),
-                Err(faults) => self.refuse((tenant, id), claimed_until, &faults).await?,
+            match self.acceptor.parse_enqueued(tenant, &row, self.clock.now()).await? {
+                Ok(message) => match quota.and_then(|quota| quota::fault(quota, &message)) {
+                    Some(fault) => refused.push(Refusal { message: message.id, faults: vec![fault] }),
+                    None => messages.push(message),
+                },
+                Err(faults) => refused.push(Refusal { message: MessageId(row.id), faults }),
             }
         }
-        if messages.is_empty() {
-            return Ok(());
+        self.acceptor.refuse_enqueued(tenant, claimed_until, &refused, self.clock.now()).await?;
+        match quota {
+            _ if messages.is_empty() => Ok(()),
+            Some(quota) => self.insert_within(tenant, quota, messages, claimed_until).await,
+            None => self.insert(tenant, messages, claimed_until).await.map(drop),
         }
-        let recipients: u64 = messages.iter().map(|message| message.recipients.len() as u64).sum();
-        let Some(quota) = quota else { return self.insert(tenant, messages, claimed_until).await.map(drop) };
-        if self.take_quota(tenant, quota, recipients).await? {
-            return self.insert_counted(tenant, messages, claimed_until, recipients).await;
-        }
-        if messages.len() == 1 {
-            return Ok(self.wait_for_quota(tenant, &messages, claimed_until).await?);
-        }
-        // Fewer recipients may fit.
-        let (mut postponed, mut too_many) = (Vec::new(), u64::MAX);
-        for message in messages {
-            let recipients = message.recipients.len() as u64;
-            if recipients < too_many && self.take_quota(tenant, quota, recipients).await? {
-                self.insert_counted(tenant, vec![message], claimed_until, recipients).await?;
-            } else {
-                too_many = too_many.min(recipients);
-                postponed.push(message);
-            }
-        }
-        Ok(self.wait_for_quota(tenant, &postponed, claimed_until).await?)
-    }
-
-    /// Lets rows wait for the quota of their tenant.
-    async fn wait_for_quota(
-        &self,
-        tenant: TenantId,
-        messages: &[NewMessage],
-        claimed_until: DateTime<Utc>,
-    ) -> Result<(), DbError> {
-        let count = |message: &NewMessage| i32::try_from(message.recipients.len()).unwrap_or(i32::MAX);
-        let recipients: Vec<i32> = messages.iter().map(count).collect();
-        sql_inbox::wait_for_quota(&self.acceptor.db, &part(tenant, messages, claimed_until), &recipients).await
-    }
-
-    /// Takes recipients from the quota of a tenant. Returns `false`, without taking any, if too few are left.
-    async fn take_quota(&self, tenant: TenantId, quota: KeyQuota, recipients: u64) -> Result<bool, DbError> {
-        let (owner, now) = (LimitOwner::Tenant(tenant), self.clock.now());
-        let request = QuotaRequest { tenant, owner, quota, needed: recipients, unused: 0, now };
-        let lease = usage::lease_recipients(&self.acceptor.db, &request).await?;
-        let unused = lease.recipients.saturating_sub(recipients);
-        if unused > 0 {
-            usage::release_recipients(&self.acceptor.db, owner, now.date_naive(), unused).await?;
-        }
-        Ok(lease.recipients >= recipients)
-    }
-
-    /// Inserts messages whose recipients were taken from the quota, and returns those of messages that were not inserted to it.
-    async fn insert_counted(
-        &self,
-        tenant: TenantId,
-        messages: Vec<NewMessage>,
-        claimed_until: DateTime<Utc>,
-        recipients: u64,
-    ) -> Result<(), AcceptError> {
-        let today = self.clock.now().date_naive();
-        let result = self.insert(tenant, messages, claimed_until).await;
-        let unused = match &result {
-            Ok(inserted) => recipients.saturating_sub(*inserted),
-            Err(error) if error.may_be_done() => 0,
-            Err(_) => recipients,
-        };
-        if unused > 0 {
-            usage::release_recipients(&self.acceptor.db, LimitOwner::Tenant(tenant), today, unused).await?;
-        }
-        result.map(drop)
     }
 
     /// Inserts messages and deletes their rows, in one transaction. Returns the number of inserted recipients: none if another
@@ -229,7 +129,12 @@ impl SqlInbox {
         let recipients: u64 = messages.iter().map(|message| message.recipients.len() as u64).sum();
         let ids: Vec<MessageId> = messages.iter().map(|message| message.id).collect();
         let copies = if ids.len() > 1 { messages.clone() } else { Vec::new() };
-        match self.insert_batch(tenant, messages, claimed_until).await {
+        let source = BatchSource::Enqueued(part(tenant, &messages, claimed_until));
+        let inserted = async {
+            let batch = self.acceptor.prepare_from(tenant, messages, source).await?;
+            self.acceptor.insert_prepared(batch).await
+        };
+        match inserted.await {
             Err(error) if is_refused(&error) => {
                 if let [id] = ids[..] {
                     let fault = Fault {
@@ -244,7 +149,8 @@ impl SqlInbox {
                         %error,
                         "the database refused a message sent from SQL; keeping it in sql_inbox as refused"
                     );
-                    self.refuse((tenant, id), claimed_until, &[fault]).await?;
+                    let refusal = Refusal { message: id, faults: vec![fault] };
+                    self.acceptor.refuse_enqueued(tenant, claimed_until, &[refusal], self.clock.now()).await?;
                     return Ok(0);
                 }
             }
@@ -261,31 +167,29 @@ impl SqlInbox {
         }
         Ok(inserted)
     }
+}
 
-    async fn insert_batch(
+impl Acceptor {
+    /// Keeps rows as refused, unless they are no longer claimed.
+    async fn refuse_enqueued(
         &self,
         tenant: TenantId,
-        messages: Vec<NewMessage>,
         claimed_until: DateTime<Utc>,
-    ) -> Result<bool, AcceptError> {
-        let part = part(tenant, &messages, claimed_until);
-        let new = messages.into_iter().map(|message| (message, None)).collect();
-        let mut batch = self.acceptor.prepare((tenant, None), new, None).await?;
-        batch.enqueued = Some(part);
-        let committed = self.acceptor.group_commit.accept_batch(batch).await.map_err(AcceptError::Db)?;
-        Ok(matches!(committed, BatchCommitted::Inserted(_)))
-    }
-
-    /// Keeps a row as refused, unless it is no longer claimed.
-    async fn refuse(
-        &self,
-        (tenant, message): (TenantId, MessageId),
-        claimed_until: DateTime<Utc>,
-        faults: &[Fault],
+        refusals: &[Refusal],
+        now: DateTime<Utc>,
     ) -> Result<(), DbError> {
-        let now = self.clock.now();
-        if rejected::refuse(&self.acceptor.db, (tenant, message), claimed_until, faults, now).await? {
+        let refused = rejected::refuse(&self.db, tenant, claimed_until, refusals, now).await?;
+        for Refusal { message, faults } in refusals.iter().filter(|refusal| refused.contains(&refusal.message)) {
             let first = faults.first();
+            if first.is_some_and(|fault| fault.code == Code::DailyQuotaExceeded.as_str()) {
+                tracing::warn!(
+                    event = "sql_message_above_quota",
+                    %message,
+                    %tenant,
+                    "refused a message sent from SQL, which has more recipients than the tenant's quota of a day; keeping it in sql_inbox"
+                );
+                continue;
+            }
             tracing::error!(
                 event = "sql_message_refused",
                 %message,
@@ -296,6 +200,43 @@ impl SqlInbox {
             );
         }
         Ok(())
+    }
+}
+
+/// The task with its state.
+#[derive(Debug)]
+struct InboxTask {
+    inbox: SqlInbox,
+    pace: Pace,
+    /// Whether the settings are stored.
+    has_settings: bool,
+}
+
+impl Turns for InboxTask {
+    const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+
+    async fn turn(&mut self, _: &CancellationToken) -> Result<After, String> {
+        let Self { inbox, pace, has_settings } = self;
+        if !*has_settings {
+            let stored = sql_inbox::store_settings(&inbox.acceptor.db, &inbox.settings).await;
+            stored.map_err(|error| error.to_string())?;
+            *has_settings = true;
+        }
+        inbox.turn(pace).await.map_err(|error| error.to_string())?;
+        Ok(pace.after(Instant::now()))
+    }
+
+    fn woken(&mut self) {
+        self.pace.wake(Instant::now());
+    }
+
+    fn log_failure(error: &str, times: u64) {
+        tracing::warn!(
+            event = "sql_inbox_failed",
+            error,
+            times,
+            "failed to accept messages sent from SQL; trying again"
+        );
     }
 }
 

@@ -1,10 +1,12 @@
 //! Asks the database, once a second and in one statement, whether there is work for the background tasks that other processes
-//! and applications give work to: messages sent from SQL, actions on messages, and erasures. Wakes the tasks that have some, so
-//! that an idle process runs one statement per second, which reads a few rows of small indexes.
+//! and applications give work to: messages sent from SQL, bulks, received messages to be passed on, actions on messages, and
+//! erasures. Wakes the tasks that have some, so that an idle process runs one statement per second, which reads a few rows of
+//! small indexes. Work of this process wakes its tasks at once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +17,8 @@ use crate::telemetry::RateLimitedLog;
 
 /// Poll interval: work that another process stores waits for at most this time.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Poll interval of a task without work. Usually it is woken before: by new work of its process, or by [`WorkPoll`].
+pub(super) const IDLE_POLL_INTERVAL: Duration = Duration::from_mins(1);
 /// A poll takes at most this part of the time: a long transaction keeps the versions of deleted rows, which polls read.
 const PAUSE_FACTOR: u32 = 4;
 
@@ -23,12 +27,14 @@ const PAUSE_FACTOR: u32 = 4;
 pub struct WorkPoll {
     acceptor: Arc<Acceptor>,
     clock: SharedClock,
+    /// Notifies the task that passes received messages on.
+    relay_wake: Arc<Notify>,
 }
 
 impl WorkPoll {
     /// Creates the poll of a process.
-    pub fn new(acceptor: Arc<Acceptor>, clock: SharedClock) -> Self {
-        Self { acceptor, clock }
+    pub fn new(acceptor: Arc<Acceptor>, clock: SharedClock, relay_wake: Arc<Notify>) -> Self {
+        Self { acceptor, clock, relay_wake }
     }
 
     /// Runs until `stop`.
@@ -40,6 +46,8 @@ impl WorkPoll {
                 Ok(due) => {
                     let wakes = [
                         (due.sql_inbox, &self.acceptor.sql_inbox_wake),
+                        (due.bulks, &self.acceptor.bulk_wake),
+                        (due.relays, &*self.relay_wake),
                         (due.actions, &self.acceptor.action_wake),
                         (due.erasures, &self.acceptor.erasure_wake),
                     ];
@@ -53,7 +61,7 @@ impl WorkPoll {
                             event = "work_poll_failed",
                             %error,
                             times,
-                            "failed to look for messages sent from SQL, actions and erasures; trying again"
+                            "failed to look for messages sent from SQL, bulks, messages to pass on, actions and erasures; trying again"
                         );
                     }
                 }

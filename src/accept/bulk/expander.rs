@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::shared::{Shared, Unreadable};
+use crate::accept::background::work_poll::IDLE_POLL_INTERVAL;
 use crate::accept::{AcceptError, Acceptor};
 use crate::clock::SharedClock;
 use crate::db::messages::bulks::expand::{self, BulkPart, WaitingRow};
 use crate::db::messages::bulks::{BulkRow, control};
 use crate::db::messages::contents;
 use crate::db::messages::insert::MessageInsert;
-use crate::db::messages::insert::batch::{BatchCommitted, BatchInsert};
+use crate::db::messages::insert::batch::{BatchInsert, BatchSource};
 use crate::db::{DbError, RestoreGate};
 use crate::domain::id::{BulkId, MessageId, TenantId};
 use crate::domain::message::bulk::BulkState;
@@ -32,8 +33,8 @@ use crate::telemetry::RateLimitedLog;
 const PART: i64 = 200;
 /// Parts inserted before another bulk has its turn.
 const PARTS_PER_TURN: usize = 5;
-/// How often a process without work looks for bulks that other processes accepted.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Time until a process looks for a bulk again after it could not lease one.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// How long a lease lasts. If a turn takes longer, another process may work on the bulk too, which is harmless; if the
 /// process dies, another one continues after this time.
 const LEASE: TimeDelta = TimeDelta::seconds(5);
@@ -89,6 +90,7 @@ impl Expander {
                 Ok(Err(error)) => (None, Some(error.to_string())),
                 Err(_) => (None, Some("it panicked".into())),
             };
+            let pause = if error.is_some() { FAILURE_PAUSE } else { IDLE_POLL_INTERVAL };
             if let Some(error) = error
                 && let Some(times) = failed.note(tokio::time::Instant::now())
             {
@@ -107,7 +109,7 @@ impl Expander {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = self.acceptor.bulk_wake.notified() => {}
-                () = tokio::time::sleep(POLL_INTERVAL) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
@@ -197,12 +199,18 @@ impl Expander {
         let part = BulkPart { tenant, bulk: shared.bulk, state: shared.state, positions, messages: ids };
         let lanes = self.acceptor.lanes.for_messages(tenant, &messages.iter().collect::<Vec<_>>()).await;
         let lanes = lanes.map_err(AcceptError::Db)?;
-        let key = shared.key;
-        let insert =
-            |(message, lanes)| MessageInsert { tenant, message, lanes, key, idempotency: None, direct_consumer: None };
+        let (key, is_canceled) = (shared.key, shared.state == BulkState::Canceled);
+        let insert = |(message, lanes)| MessageInsert {
+            tenant,
+            message,
+            lanes,
+            key,
+            idempotency: None,
+            direct_consumer: None,
+            is_canceled,
+        };
         let messages = messages.into_iter().zip(lanes).map(insert).collect();
-        let batch = BatchInsert { messages, call: None, bulk: Some(part), enqueued: None, relay: None };
-        let committed = self.acceptor.group_commit.accept_batch(batch).await.map_err(AcceptError::Db)?;
-        Ok(matches!(committed, BatchCommitted::Inserted(_)))
+        let batch = BatchInsert { messages, call: None, source: Some(BatchSource::Bulk(part)) };
+        Ok(self.acceptor.insert_prepared(batch).await?)
     }
 }

@@ -156,7 +156,6 @@ impl Shared {
                 content: self.content_id,
                 variables,
                 stored_size: self.size + u64::from(row.size.unsigned_abs()),
-                is_canceled: self.state == BulkState::Canceled,
             })),
         })
     }

@@ -187,6 +187,7 @@ impl Template {
             key: None,
             idempotency: None,
             direct_consumer: None,
+            is_canceled: false,
         })
     }
 }

@@ -362,7 +362,12 @@ pub async fn claim_due(
 
 /// Deletes retiring keys whose records need not be published any longer. Returns their number.
 pub async fn retire(db: &Db, now: DateTime<Utc>) -> Result<u64, DbError> {
-    let query = sqlx::query!("DELETE FROM dkim_keys WHERE state = 'retiring' AND retire_at <= $1", now);
+    let query = sqlx::query!(
+        "DELETE FROM dkim_keys WHERE (tenant_id, domain, selector) IN (
+             SELECT tenant_id, domain, selector FROM dkim_keys WHERE state = 'retiring' AND retire_at <= $1
+             FOR UPDATE SKIP LOCKED)",
+        now
+    );
     db.timed("domains.retire", query.execute(&db.pool)).await.map(|done| done.rows_affected())
 }
 

@@ -40,8 +40,13 @@ pub(super) async fn step(
                      WHERE l.tenant_id = $1 AND l.received_id = next.id AND l.message_id < uuid_floor($3)
                        AND (lower(l.reverse_path) = ANY ($5) OR lower(from_address) = ANY ($5)
                             OR lower(l.recipient) = ANY ($5)))),
+           locked AS MATERIALIZED (
+               SELECT received_id, position FROM relays
+               WHERE tenant_id = $1 AND received_id = ANY (ARRAY(SELECT id FROM found))
+               ORDER BY received_id, position FOR UPDATE),
            relay AS (
-               DELETE FROM relays l WHERE l.tenant_id = $1 AND l.received_id = ANY (ARRAY(SELECT id FROM found))),
+               DELETE FROM relays l USING locked k
+               WHERE l.tenant_id = $1 AND l.received_id = k.received_id AND l.position = k.position),
            gone AS (
                DELETE FROM received_messages v
                WHERE v.tenant_id = $1 AND v.id = ANY (ARRAY(SELECT id FROM found)) RETURNING 1)

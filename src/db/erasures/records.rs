@@ -18,9 +18,11 @@ pub(super) async fn suppressions(
     counts: &mut ErasedCounts,
 ) -> Result<Examined, sqlx::Error> {
     let replaced = sqlx::query_scalar!(
-        r#"WITH gone AS (
-               DELETE FROM suppressions WHERE tenant_id = $1 AND address = $2
-               RETURNING stream, reason, message_id, recipient_id, created_at, expires_at),
+        r#"WITH locked AS MATERIALIZED (
+               SELECT stream FROM suppressions WHERE tenant_id = $1 AND address = $2 ORDER BY stream FOR UPDATE),
+           gone AS (
+               DELETE FROM suppressions s USING locked l WHERE s.tenant_id = $1 AND s.address = $2 AND s.stream = l.stream
+               RETURNING s.stream, reason, message_id, recipient_id, created_at, expires_at),
            added AS (
                INSERT INTO suppressions AS s (tenant_id, address, stream, reason, message_id, recipient_id, created_at, expires_at)
                SELECT $1, $3, stream, reason, message_id, recipient_id, created_at, expires_at FROM gone ORDER BY stream
@@ -192,34 +194,46 @@ pub(super) async fn texts(
 ) -> Result<Examined, sqlx::Error> {
     let (tenant, pattern) = (job.lease.tenant.0, job.address.pattern());
     let lanes = sqlx::query!(
-        "UPDATE lanes SET learned_reply = regexp_replace(learned_reply, $2, $3, 'gi'),
-                          block_reply = regexp_replace(block_reply, $2, $3, 'gi')
-         WHERE tenant_id = $1 AND concat_ws(' ', learned_reply, block_reply) ~* $2",
+        "WITH locked AS MATERIALIZED (
+             SELECT id FROM lanes WHERE tenant_id = $1 AND concat_ws(' ', learned_reply, block_reply) ~* $2
+             ORDER BY id FOR NO KEY UPDATE)
+         UPDATE lanes l SET learned_reply = regexp_replace(learned_reply, $2, $3, 'gi'),
+                            block_reply = regexp_replace(block_reply, $2, $3, 'gi')
+         FROM locked WHERE l.id = locked.id",
         tenant,
         pattern,
         job.pseudonym
     );
     counts.other_texts += lanes.execute(&mut *connection).await?.rows_affected();
     let endpoints = sqlx::query!(
-        "UPDATE webhook_endpoints SET last_error = regexp_replace(last_error, $2, $3, 'gi'),
-                                      disabled_reason = regexp_replace(disabled_reason, $2, $3, 'gi')
-         WHERE tenant_id = $1 AND concat_ws(' ', last_error, disabled_reason) ~* $2",
+        "WITH locked AS MATERIALIZED (
+             SELECT id FROM webhook_endpoints WHERE tenant_id = $1 AND concat_ws(' ', last_error, disabled_reason) ~* $2
+             ORDER BY id FOR NO KEY UPDATE)
+         UPDATE webhook_endpoints e SET last_error = regexp_replace(last_error, $2, $3, 'gi'),
+                                        disabled_reason = regexp_replace(disabled_reason, $2, $3, 'gi')
+         FROM locked WHERE e.id = locked.id",
         tenant,
         pattern,
         job.pseudonym
     );
     counts.other_texts += endpoints.execute(&mut *connection).await?.rows_affected();
     let bulks = sqlx::query!(
-        "UPDATE bulks SET refused = regexp_replace(refused::text, $2, $3, 'gi')::jsonb
-         WHERE tenant_id = $1 AND rejected > 0 AND refused::text ~* $2",
+        "WITH locked AS MATERIALIZED (
+             SELECT id FROM bulks WHERE tenant_id = $1 AND rejected > 0 AND refused::text ~* $2
+             ORDER BY id FOR NO KEY UPDATE)
+         UPDATE bulks b SET refused = regexp_replace(refused::text, $2, $3, 'gi')::jsonb
+         FROM locked WHERE b.tenant_id = $1 AND b.id = locked.id",
         tenant,
         pattern,
         job.pseudonym
     );
     counts.other_texts += bulks.execute(&mut *connection).await?.rows_affected();
     let actions = sqlx::query!(
-        "UPDATE message_actions SET filter = regexp_replace(filter::text, $2, $3, 'gi')::jsonb
-         WHERE tenant_id = $1 AND status <> 'running' AND filter::text ~* $2",
+        "WITH locked AS MATERIALIZED (
+             SELECT id FROM message_actions WHERE tenant_id = $1 AND status <> 'running' AND filter::text ~* $2
+             ORDER BY id FOR NO KEY UPDATE)
+         UPDATE message_actions a SET filter = regexp_replace(filter::text, $2, $3, 'gi')::jsonb
+         FROM locked WHERE a.tenant_id = $1 AND a.id = locked.id",
         tenant,
         pattern,
         job.pseudonym

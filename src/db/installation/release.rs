@@ -84,10 +84,14 @@ pub async fn unexpanded(db: &Db, selection: &Selection) -> Result<i64, DbError> 
 /// later were never sent, so it continues.
 pub async fn cancel_unexpanded(db: &Db, selection: &Selection, now: DateTime<Utc>) -> Result<u64, DbError> {
     let query = sqlx::query!(
-        "UPDATE bulks b SET state = 'canceled', settled_at = NULL, state_changed_at = $3
-         WHERE created_at < $1 AND state <> 'canceled' AND ($2::text[] IS NULL OR stream = ANY ($2))
-           AND ($4::timestamptz IS NULL OR coalesce(b.scheduled_at, b.created_at) < $4)
-           AND EXISTS (SELECT FROM bulk_recipients r WHERE r.bulk_id = b.id AND r.tenant_id = b.tenant_id)",
+        "WITH locked AS MATERIALIZED (
+             SELECT tenant_id, id FROM bulks b
+             WHERE created_at < $1 AND state <> 'canceled' AND ($2::text[] IS NULL OR stream = ANY ($2))
+               AND ($4::timestamptz IS NULL OR coalesce(b.scheduled_at, b.created_at) < $4)
+               AND EXISTS (SELECT FROM bulk_recipients r WHERE r.bulk_id = b.id AND r.tenant_id = b.tenant_id)
+             ORDER BY tenant_id, id FOR UPDATE OF b)
+         UPDATE bulks b SET state = 'canceled', settled_at = NULL, state_changed_at = $3
+         FROM locked l WHERE b.tenant_id = l.tenant_id AND b.id = l.id",
         selection.accepted_before,
         selection.streams.as_deref(),
         now,
@@ -106,11 +110,18 @@ pub async fn end_relays(db: &Db, selection: &Selection) -> Result<u64, DbError> 
     }
     let before = selection.due_before.map_or(selection.accepted_before, |at| at.min(selection.accepted_before));
     let query = sqlx::query_scalar!(
-        r#"WITH reports AS (
-               UPDATE relays SET failed_at = NULL
-               WHERE message_id IS NOT NULL AND failed_at < $1),
+        r#"WITH locked AS MATERIALIZED (
+               SELECT tenant_id, received_id, position, message_id IS NULL AS is_unsent FROM relays
+               WHERE message_id IS NOT NULL AND failed_at < $1 OR message_id IS NULL AND received_id < uuid_floor($1)
+               ORDER BY tenant_id, received_id, position FOR UPDATE),
+           reports AS (
+               UPDATE relays r SET failed_at = NULL FROM locked l
+               WHERE NOT l.is_unsent AND r.tenant_id = l.tenant_id AND r.received_id = l.received_id
+                 AND r.position = l.position),
            gone AS (
-               DELETE FROM relays WHERE message_id IS NULL AND received_id < uuid_floor($1) RETURNING 1)
+               DELETE FROM relays r USING locked l
+               WHERE l.is_unsent AND r.tenant_id = l.tenant_id AND r.received_id = l.received_id
+                 AND r.position = l.position RETURNING 1)
            SELECT count(*) AS "count!" FROM gone"#,
         before
     );

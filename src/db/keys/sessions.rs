@@ -49,7 +49,9 @@ pub struct SessionRow {
 /// Inserts a session, and deletes expired ones.
 pub async fn insert(db: &Db, session: &NewSession) -> Result<(), DbError> {
     let query = sqlx::query!(
-        "WITH expired AS (DELETE FROM dashboard_sessions WHERE expires_at <= $4)
+        "WITH expired AS (
+             DELETE FROM dashboard_sessions WHERE token_hash = ANY (ARRAY(
+                 SELECT token_hash FROM dashboard_sessions WHERE expires_at <= $4 FOR UPDATE SKIP LOCKED)))
          INSERT INTO dashboard_sessions (token_hash, tenant_id, key_id, created_at, last_seen_at, expires_at)
          VALUES ($1, $2, $3, $4, $4, $5)",
         &session.token_hash[..],

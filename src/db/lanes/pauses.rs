@@ -143,7 +143,13 @@ async fn record(
     pause: Pause,
 ) -> Result<(), sqlx::Error> {
     let until = pause.until.unwrap_or(pause.from).max(pause.from);
-    sqlx::query!("DELETE FROM pauses WHERE resumed_at < $1", until - RETENTION).execute(&mut *connection).await?;
+    sqlx::query!(
+        "DELETE FROM pauses WHERE ctid = ANY (ARRAY(
+             SELECT ctid FROM pauses WHERE resumed_at < $1 FOR UPDATE SKIP LOCKED))",
+        until - RETENTION
+    )
+    .execute(&mut *connection)
+    .await?;
     sqlx::query!(
         "INSERT INTO pauses (tenant_id, stream, lane_id, paused_at, resumed_at) VALUES ($1, $2, $3, $4, $5)",
         tenant.0,

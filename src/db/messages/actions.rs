@@ -20,7 +20,12 @@ pub async fn cancel(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>
     db.timed("messages.actions.cancel", async {
         let mut tx = db.pool.begin().await?;
         let canceled = sqlx::query_scalar!(
-            "DELETE FROM queue WHERE message_id = $1 AND tenant_id = $2 AND lease IS NULL RETURNING recipient_id",
+            "WITH locked AS MATERIALIZED (
+                 SELECT recipient_id FROM queue WHERE message_id = $1 AND tenant_id = $2 AND lease IS NULL
+                 ORDER BY recipient_id FOR UPDATE)
+             DELETE FROM queue q USING locked
+             WHERE q.message_id = $1 AND q.tenant_id = $2 AND q.recipient_id = locked.recipient_id
+             RETURNING q.recipient_id",
             id.0,
             tenant.0
         )
@@ -48,10 +53,14 @@ pub async fn reschedule(
     db.timed("messages.actions.reschedule", async {
         let mut tx = db.pool.begin().await?;
         let moved = sqlx::query!(
-            "UPDATE queue SET due_at = $3, first_due_at = $3
-             WHERE message_id = $1 AND tenant_id = $2 AND lease IS NULL AND attempts = 0 AND held IS NULL
-               AND first_due_at > $4
-             RETURNING recipient_id, lane_id",
+            "WITH locked AS MATERIALIZED (
+                 SELECT recipient_id FROM queue
+                 WHERE message_id = $1 AND tenant_id = $2 AND lease IS NULL AND attempts = 0 AND held IS NULL
+                   AND first_due_at > $4
+                 ORDER BY recipient_id FOR UPDATE)
+             UPDATE queue q SET due_at = $3, first_due_at = $3 FROM locked
+             WHERE q.message_id = $1 AND q.tenant_id = $2 AND q.recipient_id = locked.recipient_id
+             RETURNING q.recipient_id, q.lane_id",
             id.0,
             tenant.0,
             at,
@@ -79,10 +88,14 @@ pub async fn retry(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>)
     db.timed("messages.actions.retry", async {
         let mut tx = db.pool.begin().await?;
         let due = sqlx::query!(
-            "UPDATE queue SET due_at = $3, held = NULL, crashes = 0
-             WHERE message_id = $1 AND tenant_id = $2 AND lease IS NULL
-               AND (attempts > 0 OR held IS NOT NULL OR preparation_error IS NOT NULL)
-             RETURNING recipient_id, lane_id",
+            "WITH locked AS MATERIALIZED (
+                 SELECT recipient_id FROM queue
+                 WHERE message_id = $1 AND tenant_id = $2 AND lease IS NULL
+                   AND (attempts > 0 OR held IS NOT NULL OR preparation_error IS NOT NULL)
+                 ORDER BY recipient_id FOR UPDATE)
+             UPDATE queue q SET due_at = $3, held = NULL, crashes = 0 FROM locked
+             WHERE q.message_id = $1 AND q.tenant_id = $2 AND q.recipient_id = locked.recipient_id
+             RETURNING q.recipient_id, q.lane_id",
             id.0,
             tenant.0,
             now
@@ -170,15 +183,17 @@ async fn insert_requeued(
     .await
 }
 
-/// Sets the status of recipients, given by message and id, whose queue rows the transaction has deleted. The caller
-/// appends their events.
+/// Sets the status of recipients, given by message and id, whose queue rows the transaction has deleted, in the order of their
+/// keys. The caller appends their events.
 pub(in crate::db) async fn set_canceled(
     connection: &mut PgConnection,
     tenant: TenantId,
     recipients: &[(Uuid, Uuid)],
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
-    let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = recipients.iter().copied().unzip();
+    let mut recipients = recipients.to_vec();
+    recipients.sort_unstable();
+    let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = recipients.into_iter().unzip();
     sqlx::query!(
         "UPDATE recipients r SET status = 'canceled', finished_at = $4
          FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, id)

@@ -28,9 +28,6 @@ const MAX_STATEMENT_MESSAGES: usize = 256;
 /// Bytes of text and HTML after which a statement inserts no further message.
 const MAX_STATEMENT_BYTES: usize = 4 << 20;
 
-/// The due time of a message that is inserted to be canceled: the year 9999.
-const NEVER: DateTime<Utc> = DateTime::from_timestamp_secs(253_370_764_800).expect("a time");
-
 /// A message to insert.
 #[derive(Debug)]
 pub struct MessageInsert {
@@ -46,6 +43,8 @@ pub struct MessageInsert {
     pub idempotency: Option<IdempotencyKey>,
     /// The worker that leases its recipients on insert, without a claim (direct handoff), if their lanes allow it.
     pub direct_consumer: Option<Uuid>,
+    /// Whether it was canceled before it was accepted: its recipients are inserted as canceled, and nothing is sent.
+    pub is_canceled: bool,
 }
 
 /// The idempotency key of a request.
@@ -85,11 +84,8 @@ impl Committed {
 }
 
 impl MessageInsert {
-    /// Returns the time from which the first attempt may start.
+    /// Returns the time from which the first attempt may start, unless the message is canceled.
     pub fn due_at(&self) -> DateTime<Utc> {
-        if self.message.bulk.as_ref().is_some_and(|member| member.is_canceled) {
-            return NEVER;
-        }
         self.message.scheduled_at.unwrap_or(self.message.created_at)
     }
 }
@@ -106,7 +102,7 @@ pub(in crate::db) struct Inserted<'a> {
 }
 
 impl Inserted<'_> {
-    /// Returns the events to append: accepted messages and suppressed recipients.
+    /// Returns the events to append: accepted messages, and suppressed and canceled recipients.
     pub fn events(&self) -> impl Iterator<Item = NewEvent<'_>> {
         self.new.iter().flat_map(|insert| events_of(insert, &self.suppressed))
     }
@@ -150,6 +146,9 @@ async fn insert_new<'a>(
     for (insert, result) in group.iter().zip(&mut stored.results) {
         if let Committed::New { suppressed, leased, unsubscribe } = result {
             *unsubscribe = marked.contains(&insert.message.id.0);
+            if insert.is_canceled {
+                continue;
+            }
             for (recipient, lane) in insert.message.recipients.iter().zip(&insert.lanes) {
                 if stored.suppressed.contains_key(&recipient.id) {
                     suppressed.push(recipient.id);
@@ -191,7 +190,7 @@ type Suppressed = HashMap<RecipientId, Outcome>;
 async fn suppressed(connection: &mut PgConnection, group: &[&MessageInsert]) -> Result<Suppressed, sqlx::Error> {
     let (ids, addressed): (Vec<RecipientId>, Vec<Addressed<'_>>) = group
         .iter()
-        .filter(|insert| !insert.message.ignore_suppression)
+        .filter(|insert| !insert.message.ignore_suppression && !insert.is_canceled)
         .flat_map(|insert| insert.message.recipients.iter().map(move |recipient| (*insert, recipient)))
         .map(|(insert, recipient)| {
             let address = AddressKey::from(&recipient.mailbox.address);
@@ -203,12 +202,15 @@ async fn suppressed(connection: &mut PgConnection, group: &[&MessageInsert]) -> 
     Ok(found.into_iter().filter_map(|(index, entry)| Some((*ids.get(index)?, entry.outcome()))).collect())
 }
 
-/// Returns the events of one message: accepted, and its suppressed recipients.
+/// Returns the events of one message: accepted, and its suppressed or canceled recipients.
 fn events_of<'a>(insert: &'a MessageInsert, suppressed: &'a Suppressed) -> impl Iterator<Item = NewEvent<'a>> {
     let (tenant, message) = (insert.tenant, insert.message.id);
     let scheduled = insert.message.scheduled_at.filter(|at| *at > insert.message.created_at);
     let ended = insert.message.recipients.iter().filter_map(move |recipient| {
         let key = RecipientKey { tenant, message, recipient: recipient.id };
+        if insert.is_canceled {
+            return Some(NewEvent::canceled(key));
+        }
         Some(NewEvent::suppressed(key, suppressed.get(&recipient.id)?))
     });
     std::iter::once(NewEvent::accepted(tenant, message, scheduled)).chain(ended)

@@ -8,7 +8,9 @@ use uuid::Uuid;
 use super::Finished;
 use crate::domain::delivery::Status;
 
-/// Marks the rows of messages that bounced or expired, unless there is a report already: an operator may have retried the message. Runs no statement if none of them can pass a received message on.
+/// Marks the rows of messages that bounced or expired, unless there is a report already, and ends their claims: a process that works on an
+/// earlier failure, and has seen that the message was queued again, must not close the row. Runs no statement if none of the messages can
+/// pass a received message on.
 pub(super) async fn mark_failed(
     connection: &mut PgConnection,
     recorded: &[&Finished],
@@ -20,8 +22,16 @@ pub(super) async fn mark_failed(
     if failed.is_empty() {
         return Ok(());
     }
-    sqlx::query!("UPDATE relays SET failed_at = $2 WHERE message_id = ANY ($1) AND report_id IS NULL", &failed, now)
-        .execute(connection)
-        .await
-        .map(drop)
+    sqlx::query!(
+        "WITH failed AS MATERIALIZED (
+             SELECT tenant_id, received_id, position FROM relays WHERE message_id = ANY ($1) AND report_id IS NULL
+             ORDER BY tenant_id, received_id, position FOR UPDATE)
+         UPDATE relays r SET failed_at = $2, claimed_until = '-infinity' FROM failed f
+         WHERE r.tenant_id = f.tenant_id AND r.received_id = f.received_id AND r.position = f.position",
+        &failed,
+        now
+    )
+    .execute(connection)
+    .await
+    .map(drop)
 }

@@ -43,7 +43,8 @@ pub async fn admits(db: &Db, keys: &[Vec<u8>], periods: Periods, now: DateTime<U
 /// Deletes expired entries. Returns their number.
 pub async fn remove_expired(db: &Db, now: DateTime<Utc>) -> Result<u64, DbError> {
     let query = sqlx::query!(
-        "DELETE FROM greylist WHERE key = ANY (ARRAY(SELECT key FROM greylist WHERE expires_at <= $1 LIMIT $2))",
+        "DELETE FROM greylist WHERE key = ANY (ARRAY(
+             SELECT key FROM greylist WHERE expires_at <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED))",
         now,
         DELETED
     );

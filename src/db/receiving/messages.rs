@@ -275,7 +275,10 @@ pub async fn raw(db: &Db, tenant: TenantId, id: ReceivedId) -> Result<Option<Vec
 /// report.
 pub async fn remove(db: &Db, tenant: TenantId, id: ReceivedId) -> Result<bool, DbError> {
     let query = sqlx::query_scalar!(
-        r#"WITH relay AS (DELETE FROM relays WHERE tenant_id = $1 AND received_id = $2),
+        r#"WITH locked AS MATERIALIZED (
+                    SELECT position FROM relays WHERE tenant_id = $1 AND received_id = $2 ORDER BY position FOR UPDATE),
+                relay AS (DELETE FROM relays r USING locked l
+                          WHERE r.tenant_id = $1 AND r.received_id = $2 AND r.position = l.position),
                 gone AS (DELETE FROM received_messages WHERE tenant_id = $1 AND id = $2 RETURNING 1)
            SELECT EXISTS (SELECT FROM gone) AS "existed!""#,
         tenant.0,

@@ -85,12 +85,14 @@ pub async fn delete_step(
                  AND NOT (coalesce(m.on_uncertain, '') = 'hold' AND EXISTS (
                           SELECT FROM recipients r WHERE r.message_id = n.id AND r.tenant_id = n.tenant_id
                              AND r.status = 'uncertain'))),
-           gone AS (
-               DELETE FROM contents c USING ended e
-               WHERE c.id = e.id AND c.tenant_id = e.tenant_id AND c.id > $1 AND c.id < $2 RETURNING c.id),
            marked AS (
                UPDATE messages m SET content_deleted_at = $7, variables = NULL FROM ended e
-               WHERE m.id = e.id AND m.tenant_id = e.tenant_id AND m.id > $1 AND m.id < $2)
+               WHERE m.id = e.id AND m.tenant_id = e.tenant_id AND m.id > $1 AND m.id < $2 RETURNING 1),
+           gone AS (
+               DELETE FROM contents c USING ended e
+               WHERE c.id = e.id AND c.tenant_id = e.tenant_id AND c.id > $1 AND c.id < $2
+                 -- Messages are locked before their contents, as by requests that redact them.
+                 AND (SELECT count(*) FROM marked) >= 0 RETURNING c.id)
            SELECT (SELECT count(*) FROM gone) AS "deleted!", (SELECT id FROM next ORDER BY id DESC LIMIT 1) AS last"#,
         after,
         end,

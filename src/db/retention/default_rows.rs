@@ -73,7 +73,7 @@ async fn without_message(db: &Db, end: Uuid) -> Result<u64, DbError> {
                  WHERE r.message_id < $1
                    AND NOT EXISTS (SELECT FROM messages m WHERE m.id = r.message_id AND m.tenant_id = r.tenant_id OFFSET 0)
                    AND NOT EXISTS (SELECT FROM queue q WHERE q.message_id = r.message_id AND q.tenant_id = r.tenant_id)
-                 LIMIT $2))",
+                 LIMIT $2 FOR UPDATE OF r SKIP LOCKED))",
             end,
             DELETED
         );
@@ -83,7 +83,7 @@ async fn without_message(db: &Db, end: Uuid) -> Result<u64, DbError> {
                  SELECT i.ctid FROM custom_message_ids_default i
                  WHERE i.id < $1
                    AND NOT EXISTS (SELECT FROM messages m WHERE m.id = i.id AND m.tenant_id = i.tenant_id OFFSET 0)
-                 LIMIT $2))",
+                 LIMIT $2 FOR UPDATE OF i SKIP LOCKED))",
             end,
             DELETED
         );
@@ -124,7 +124,7 @@ async fn events(db: &Db, cutoff: DateTime<Utc>) -> Result<u64, DbError> {
 async fn webhook_log(db: &Db, end: Uuid) -> Result<u64, DbError> {
     let query = sqlx::query!(
         "DELETE FROM webhook_attempts_default WHERE ctid = ANY (ARRAY(
-             SELECT ctid FROM webhook_attempts_default WHERE id < $1 LIMIT $2))",
+             SELECT ctid FROM webhook_attempts_default WHERE id < $1 LIMIT $2 FOR UPDATE SKIP LOCKED))",
         end,
         DELETED
     );

@@ -1,4 +1,5 @@
-//! Deletes old rows of tables without partitions, some hundred per transaction.
+//! Deletes old rows of tables without partitions, some hundred per transaction. Rows that another transaction has locked are left for the
+//! next run: two transactions that lock the same rows in different orders would wait for each other.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -19,7 +20,8 @@ pub async fn delete_conversations(db: &Db, week: Week) -> Result<u64, DbError> {
     let (first, end) = week.ids();
     let query = sqlx::query!(
         "DELETE FROM smtp_conversations WHERE ctid = ANY (ARRAY(
-             SELECT ctid FROM smtp_conversations WHERE message_id >= $1 AND message_id < $2 LIMIT $3))",
+             SELECT ctid FROM smtp_conversations WHERE message_id >= $1 AND message_id < $2 LIMIT $3
+             FOR UPDATE SKIP LOCKED))",
         first,
         end,
         DELETED
@@ -32,7 +34,8 @@ pub async fn delete_audit(db: &Db, before: DateTime<Utc>) -> Result<u64, DbError
     let query = sqlx::query!(
         "DELETE FROM audit_log a USING (
              SELECT t.id AS tenant_id, old.id FROM tenants t
-             CROSS JOIN LATERAL (SELECT id FROM audit_log WHERE tenant_id = t.id AND id < $1 ORDER BY id LIMIT $2) old
+             CROSS JOIN LATERAL (SELECT id FROM audit_log WHERE tenant_id = t.id AND id < $1 ORDER BY id LIMIT $2
+                                 FOR UPDATE SKIP LOCKED) old
              LIMIT $2) old
          WHERE a.tenant_id = old.tenant_id AND a.id = old.id",
         MessageId::first_at(before).0,
@@ -55,7 +58,7 @@ pub async fn delete_received(db: &Db, before: DateTime<Utc>) -> Result<u64, DbEr
                          AND (l.message_id IS NULL OR l.failed_at IS NOT NULL
                               -- With LIMIT, so that the queue is not read as a whole.
                               OR (SELECT true FROM queue q WHERE q.message_id = l.message_id LIMIT 1)))
-                 ORDER BY id LIMIT $2) old
+                 ORDER BY id LIMIT $2 FOR UPDATE OF r SKIP LOCKED) old
              LIMIT $2) old
          WHERE m.tenant_id = old.tenant_id AND m.id = old.id",
         MessageId::first_at(before).0,
@@ -74,7 +77,7 @@ pub async fn delete_relays(db: &Db, before: DateTime<Utc>) -> Result<u64, DbErro
                  SELECT received_id, position FROM relays r
                  WHERE tenant_id = t.id AND received_id < $1 AND message_id IS NOT NULL AND failed_at IS NULL
                    AND NOT EXISTS (SELECT FROM queue q WHERE q.message_id = r.message_id)
-                 ORDER BY received_id LIMIT $2) old
+                 ORDER BY received_id LIMIT $2 FOR UPDATE OF r SKIP LOCKED) old
              LIMIT $2) old
          WHERE l.tenant_id = old.tenant_id AND l.received_id = old.received_id AND l.position = old.position",
         MessageId::first_at(before).0,
@@ -87,7 +90,7 @@ pub async fn delete_relays(db: &Db, before: DateTime<Utc>) -> Result<u64, DbErro
 pub async fn delete_actions(db: &Db, before: DateTime<Utc>) -> Result<u64, DbError> {
     let query = sqlx::query!(
         "DELETE FROM message_actions WHERE ctid = ANY (ARRAY(
-             SELECT ctid FROM message_actions WHERE finished_at < $1 LIMIT $2))",
+             SELECT ctid FROM message_actions WHERE finished_at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED))",
         before,
         DELETED
     );
@@ -121,7 +124,8 @@ pub async fn delete_bulks(db: &Db, before: DateTime<Utc>) -> Result<u64, DbError
                      SELECT b.ctid FROM bulks b
                      WHERE b.created_at < $1 AND b.settled_at IS NOT NULL
                        AND NOT EXISTS (SELECT FROM bulk_recipients r WHERE r.bulk_id = b.id)
-                       AND NOT EXISTS (SELECT FROM bulk_messages m WHERE m.bulk_id = b.id) LIMIT $2))
+                       AND NOT EXISTS (SELECT FROM bulk_messages m WHERE m.bulk_id = b.id) LIMIT $2
+                     FOR UPDATE OF b SKIP LOCKED))
                  RETURNING content_id, tenant_id)
              , contents_gone AS (DELETE FROM contents c USING gone WHERE c.id = gone.content_id AND c.tenant_id = gone.tenant_id)
              SELECT content_id FROM gone",

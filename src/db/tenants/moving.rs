@@ -4,6 +4,7 @@
 //! Rows are JSON objects with a field for each column of their table. So both databases must have the same schema, of
 //! which the caller makes sure.
 
+use futures_util::future::BoxFuture;
 use serde_json::Value;
 use sqlx::{Postgres, Transaction};
 
@@ -121,25 +122,38 @@ macro_rules! insert {
     };
 }
 
-/// A state of the database from which tenants are exported.
+/// The transaction in which a tenant moves, with what times its statements.
 #[derive(Debug)]
-pub struct Export<'a> {
+struct Move<'a> {
     db: &'a Db,
     tx: Transaction<'static, Postgres>,
 }
+
+impl<'a> Move<'a> {
+    async fn begin(db: &'a Db, name: &'static str, begin: Begin) -> Result<Self, DbError> {
+        Ok(Self { db, tx: db.timed(name, begin).await? })
+    }
+}
+
+/// The start of a transaction.
+type Begin = BoxFuture<'static, Result<Transaction<'static, Postgres>, sqlx::Error>>;
+
+/// A state of the database from which tenants are exported.
+#[derive(Debug)]
+pub struct Export<'a>(Move<'a>);
 
 impl<'a> Export<'a> {
     /// Begins to read. All pages show the state of this moment.
     pub async fn begin(db: &'a Db) -> Result<Self, DbError> {
         // A pooler in transaction mode is no obstacle, and neither is a transaction that only reads to others.
         let begin = db.pool.begin_hot("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
-        Ok(Self { db, tx: db.timed("tenants.export.begin", begin).await? })
+        Move::begin(db, "tenants.export.begin", begin).await.map(Self)
     }
 
     /// Returns the number of the tenant's last event; `None` if there is no such tenant.
     pub async fn last_seq(&mut self, tenant: TenantId) -> Result<Option<i64>, DbError> {
         let query = sqlx::query_scalar!("SELECT last_seq FROM event_counters WHERE tenant_id = $1", tenant.0);
-        self.db.timed("tenants.export.last_seq", query.fetch_optional(&mut *self.tx)).await
+        self.0.db.timed("tenants.export.last_seq", query.fetch_optional(&mut *self.0.tx)).await
     }
 
     /// Returns the next rows of a table, after the last row of the page before.
@@ -150,8 +164,9 @@ impl<'a> Export<'a> {
         after: Option<Value>,
     ) -> Result<Vec<Value>, DbError> {
         let limit = table.page_size();
-        let connection = &mut *self.tx;
-        self.db
+        let connection = &mut *self.0.tx;
+        self.0
+            .db
             .timed("tenants.export.page", async move {
                 match table {
                     MovedTable::Tenants => {
@@ -237,21 +252,18 @@ impl<'a> Export<'a> {
 
 /// A transaction that inserts a tenant. Dropped, it changes nothing.
 #[derive(Debug)]
-pub struct Import<'a> {
-    db: &'a Db,
-    tx: Transaction<'static, Postgres>,
-}
+pub struct Import<'a>(Move<'a>);
 
 impl<'a> Import<'a> {
     /// Begins a transaction.
     pub async fn begin(db: &'a Db) -> Result<Self, DbError> {
-        Ok(Self { db, tx: db.timed("tenants.import.begin", db.pool.begin()).await? })
+        Move::begin(db, "tenants.import.begin", db.pool.begin()).await.map(Self)
     }
 
     /// Inserts rows of a table. Suppressions that exist are kept; every other row that exists is an error.
     pub async fn insert(&mut self, table: MovedTable, rows: Value) -> Result<u64, DbError> {
-        let connection = &mut *self.tx;
-        let inserted = self.db.timed("tenants.import.insert", async move {
+        let connection = &mut *self.0.tx;
+        let inserted = self.0.db.timed("tenants.import.insert", async move {
             match table {
                 MovedTable::Tenants => insert!(connection, rows, "tenants"),
                 MovedTable::ErasureKeys => insert!(connection, rows, "erasure_keys"),
@@ -285,10 +297,10 @@ impl<'a> Import<'a> {
             tenant.0,
             tenant.test().0
         );
-        let domains = self.db.timed("tenants.import.domains", query.fetch_all(&mut *self.tx)).await?;
+        let domains = self.0.db.timed("tenants.import.domains", query.fetch_all(&mut *self.0.tx)).await?;
         for domain in domains {
-            let is_taken = routes::is_taken(&mut self.tx, tenant, &domain);
-            if self.db.timed("tenants.import.is_taken", is_taken).await? {
+            let is_taken = routes::is_taken(&mut self.0.tx, tenant, &domain);
+            if self.0.db.timed("tenants.import.is_taken", is_taken).await? {
                 return Ok(Some(domain));
             }
         }
@@ -297,7 +309,7 @@ impl<'a> Import<'a> {
 
     /// Lets the tenant's event numbers continue after `seq`: earlier ones are in the other database, and are not used again.
     pub async fn start_feed(&mut self, tenant: TenantId, seq: i64) -> Result<(), DbError> {
-        let connection = &mut *self.tx;
+        let connection = &mut *self.0.tx;
         let query = sqlx::query!(
             "WITH counter AS (INSERT INTO event_counters (tenant_id, last_seq) VALUES ($1, $2)),
                   counted AS (INSERT INTO statistics_cursors (tenant_id, seq) VALUES ($1, $2))
@@ -305,11 +317,12 @@ impl<'a> Import<'a> {
             tenant.0,
             seq
         );
-        self.db.timed("tenants.import.start_feed", query.execute(connection)).await.map(drop)
+        self.0.db.timed("tenants.import.start_feed", query.execute(connection)).await.map(drop)
     }
 
     /// Commits.
     pub async fn commit(self) -> Result<(), DbError> {
-        self.db.timed("tenants.import.commit", self.tx.commit()).await
+        let Move { db, tx } = self.0;
+        db.timed("tenants.import.commit", tx.commit()).await
     }
 }

@@ -18,7 +18,7 @@ pub async fn can_encrypt(db: &Db) -> Result<bool, DbError> {
 pub async fn remove_expired(db: &Db, now: DateTime<Utc>) -> Result<u64, DbError> {
     let query = sqlx::query!(
         "UPDATE webhook_endpoints SET old_secret = NULL, old_secret_until = NULL
-         WHERE old_secret_until <= $1",
+         WHERE id IN (SELECT id FROM webhook_endpoints WHERE old_secret_until <= $1 ORDER BY id FOR NO KEY UPDATE)",
         now
     );
     db.timed("webhooks.secrets.remove_expired", query.execute(&db.pool)).await.map(|done| done.rows_affected())

@@ -91,6 +91,8 @@ words! {
         IdempotencyKeyReused = "idempotency_key_reused",
         /// A request with the message's `idempotency_key` is still in progress; repeat the message later.
         IdempotencyKeyInFlight = "idempotency_key_in_flight",
+        /// The message was sent from SQL, and has more recipients than the tenant's quota of a day; the message says how many.
+        DailyQuotaExceeded = "daily_quota_exceeded",
         /// There are more faults than the response lists.
         TooManyFaults = "too_many_faults",
     }

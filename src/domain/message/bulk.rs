@@ -103,7 +103,4 @@ pub struct BulkMember {
     pub variables: Option<Value>,
     /// The size in bytes of the text and the HTML, which are only in the stored content or rendered when the message is sent.
     pub stored_size: u64,
-    /// Whether the bulk is canceled. The message is then inserted without a due time, so that no worker sends it, and
-    /// canceled afterwards.
-    pub is_canceled: bool,
 }

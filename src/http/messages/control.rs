@@ -11,8 +11,8 @@ use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::read::load_view;
 use super::read::view::{Message, MessageState, RecipientState};
+use super::read::{load_row, load_view};
 use crate::accept::request::{self, Context};
 use crate::db::messages;
 use crate::db::messages::actions::Requeued;
@@ -21,7 +21,7 @@ use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::request::params::PathId;
-use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound, ProblemCode};
+use crate::http::{Api, ApiError, AuthErrors, JsonErrors, MessageErrors, ProblemCode};
 
 /// Reads the state of a message.
 async fn state(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageState, ApiError> {
@@ -44,13 +44,14 @@ pub struct CancelResult {
 
 /// Cancel a message
 ///
-/// Cancels all recipients that are not in flight; the response lists those that were too late.
+/// Cancels all recipients that are not in flight; the response lists those that were too late. A message that was sent from SQL can be
+/// canceled before it is accepted, too; if it is just being accepted, returns 409 `not_accepted`, and the call can be repeated at once.
 #[utoipa::path(
     post, path = "/v1/messages/{id}/cancel", tag = "messages", operation_id = "cancel_message",
     params(("id" = String, Path, description = "The id of the message")),
     responses(
         (status = 200, description = "The canceled and the remaining addresses", body = CancelResult),
-        AuthErrors, NotFound,
+        AuthErrors, MessageErrors,
     ),
 )]
 pub async fn cancel(
@@ -68,9 +69,7 @@ pub(in crate::http) async fn cancel_recipients(
     caller: &Caller,
     id: MessageId,
 ) -> Result<CancelResult, ApiError> {
-    load_view(api, caller, id).await?;
-    let canceled_ids: HashSet<Uuid> =
-        messages::actions::cancel(&api.db, caller.tenant(), id, api.clock.now()).await?.into_iter().collect();
+    let canceled_ids = cancel_waiting(api, caller, id).await?;
     let message = state(api, caller, id).await?;
     let (canceled, rest): (Vec<_>, Vec<_>) =
         message.recipients.iter().partition(|recipient| canceled_ids.contains(&recipient.id.0));
@@ -83,6 +82,23 @@ pub(in crate::http) async fn cancel_recipients(
     let counts = json!({"canceled": result.canceled.len(), "too_late": result.too_late.len()});
     caller.note_after(&id, &counts);
     Ok(result)
+}
+
+/// Cancels the recipients that are not in flight, also of a message that was sent from SQL and is not accepted yet. Returns them.
+async fn cancel_waiting(api: &Api, caller: &Caller, id: MessageId) -> Result<HashSet<Uuid>, ApiError> {
+    let (tenant, now) = (caller.tenant(), api.clock.now());
+    match load_row(api, caller, id).await {
+        Err(ApiError::Conflict { code: ProblemCode::NotAccepted, .. }) => {
+            // Boxed, because the future is large.
+            if let Some(canceled) = Box::pin(api.acceptor.cancel_enqueued(tenant, id, now)).await? {
+                return Ok(canceled.into_iter().map(|recipient| recipient.0).collect());
+            }
+            // It is being accepted, or was accepted or rejected meanwhile.
+            load_row(api, caller, id).await?
+        }
+        found => found?,
+    };
+    Ok(messages::actions::cancel(&api.db, tenant, id, now).await?.into_iter().collect())
 }
 
 /// The new time of a scheduled message.
@@ -104,8 +120,8 @@ pub struct Reschedule {
     request_body = Reschedule,
     responses(
         (status = 200, description = "The updated message", body = MessageState),
-        AuthErrors, NotFound, JsonErrors,
-        (status = 409, description = "The message is not waiting for its `scheduled_at`"),
+        AuthErrors, MessageErrors, JsonErrors,
+        (status = 409, description = "The message is not waiting for its `scheduled_at`, or it was sent from SQL, and is not accepted yet or was rejected"),
     ),
 )]
 pub async fn reschedule(
@@ -156,8 +172,8 @@ pub(in crate::http) async fn move_to(
     params(("id" = String, Path, description = "The id of the message")),
     responses(
         (status = 200, description = "The updated message", body = MessageState),
-        AuthErrors, NotFound,
-        (status = 409, description = "No recipient is deferred or held (`nothing_to_retry`), or an attempt is in progress (`in_flight`)"),
+        AuthErrors, MessageErrors,
+        (status = 409, description = "No recipient is deferred or held (`nothing_to_retry`), an attempt is in progress (`in_flight`), or the message was sent from SQL, and is not accepted yet or was rejected"),
     ),
 )]
 pub async fn retry(

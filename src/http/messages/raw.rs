@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt as _, stream};
 
 use super::plan;
+use super::read::{NO_MESSAGE, find_visible, load_row};
 use crate::db::DbError;
 use crate::db::messages;
 use crate::db::messages::blobs::{self, objects};
@@ -20,10 +21,9 @@ use crate::domain::message::Attachment;
 use crate::http::auth::Caller;
 use crate::http::limits::memory_limit::{Owner, Reservation};
 use crate::http::request::params::PathId;
-use crate::http::{Api, ApiError, AuthErrors, NotFound, response};
+use crate::http::{Api, ApiError, AuthErrors, MessageErrors, response};
 use crate::object_storage::ObjectError;
 
-const NO_MESSAGE: ApiError = ApiError::NotFound("No message has this id.");
 const SIGNATURES: HeaderName = HeaderName::from_static("postrider-signatures");
 const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachment with this index; the first is 0.");
 
@@ -39,18 +39,16 @@ const NO_ATTACHMENT: ApiError = ApiError::NotFound("The message has no attachmen
     responses(
         (status = 200, description = "The MIME message", body = inline(Binary), content_type = "message/rfc822",
          headers(("Postrider-Signatures" = String, description = "`current` if the message has been attempted: the signatures are from the current keys and may differ from those of the attempts"))),
-        AuthErrors, NotFound,
+        AuthErrors, MessageErrors,
         (status = 410, description = "The content was deleted, because of its age or by request"),
-        (status = 409, description = "The message has an unsubscribe link, which this process cannot create without `public_url` and `secret_key`"),
+        (status = 409, description = "The message has an unsubscribe link, which this process cannot create without `public_url` and `secret_key`, or it was sent from SQL, and is not accepted yet or was rejected"),
     ),
 )]
 pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<MessageId>) -> Result<Response, ApiError> {
     caller.require(Scope::Read)?;
-    let mut stored =
-        messages::stored::load(&api.db, &(caller.tenant(), id.0).into(), |_| true).await?.pop().ok_or(NO_MESSAGE)?;
-    if !caller.can_see(&stored.row.from_address) {
-        return Err(NO_MESSAGE);
-    }
+    let key = (caller.tenant(), id.0).into();
+    let load = || async { messages::stored::load(&api.db, &key, |_| true).await.map(|mut found| found.pop()) };
+    let mut stored = find_visible(&api, &caller, id, load, |stored| &stored.row.from_address).await?;
     let recipients = messages::recipients(&api.db, caller.tenant(), &[id.0], api.clock.now()).await?;
     let was_attempted = recipients.iter().any(|recipient| recipient.attempts > 0);
     // Attachments and MIME, which is a third larger, are in memory at the same time.
@@ -90,8 +88,7 @@ pub async fn raw(State(api): State<Api>, caller: Caller, PathId(id): PathId<Mess
     ),
     responses(
         (status = 200, description = "The attachment", body = inline(Binary), content_type = "application/octet-stream"),
-        AuthErrors, NotFound,
-        (status = 409, description = "The message was sent from SQL, and is not accepted yet or was rejected"),
+        AuthErrors, MessageErrors,
         (status = 410, description = "The content was deleted, because of its age or by request"),
     ),
 )]
@@ -104,7 +101,7 @@ pub async fn attachment(
     let Path((id, n)) = path.map_err(|_| NO_MESSAGE)?;
     let id: MessageId = id.parse().map_err(|_| NO_MESSAGE)?;
     let n: usize = n.parse().map_err(|_| NO_ATTACHMENT)?;
-    super::read::load_row(&api, &caller, id).await?;
+    load_row(&api, &caller, id).await?;
     download(&api, caller.tenant(), Some(caller.requester()), id, n).await
 }
 

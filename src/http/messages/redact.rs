@@ -11,7 +11,7 @@ use crate::domain::id::MessageId;
 use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::request::params::PathId;
-use crate::http::{Api, ApiError, AuthErrors, NotFound, ProblemCode};
+use crate::http::{Api, ApiError, AuthErrors, MessageErrors, ProblemCode};
 
 /// Redact a message
 ///
@@ -23,7 +23,7 @@ use crate::http::{Api, ApiError, AuthErrors, NotFound, ProblemCode};
     params(("id" = String, Path, description = "The id of the message")),
     responses(
         (status = 200, description = "The redacted message", body = Message),
-        AuthErrors, NotFound,
+        AuthErrors, MessageErrors,
         (status = 409, description = "Recipients of the message are still to be sent to (`not_ended`), or the message was sent from SQL, and is not accepted yet or was rejected"),
     ),
 )]

@@ -30,6 +30,17 @@ pub enum NotFound {
     NotFound,
 }
 
+/// The errors of operations on one message.
+#[derive(IntoResponses)]
+pub enum MessageErrors {
+    /// Not found
+    #[response(status = 404)]
+    NotFound,
+    /// The message was sent from SQL, and is not accepted yet or was rejected
+    #[response(status = 409)]
+    NotAccepted,
+}
+
 /// The error of operations with query parameters.
 #[derive(IntoResponses)]
 pub enum InvalidParameter {

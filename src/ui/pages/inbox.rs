@@ -14,6 +14,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use super::message::content::{download, framed};
+use super::message::view::{ContentView, File, ShowQuery, Tab, Tabs};
 use super::{ListQuery, PageResult, add, render};
 use crate::mail::content::{read, with_images};
 use crate::ui::Ui;
@@ -139,18 +140,9 @@ async fn list(visitor: Visitor, Query(query): Query<ListQuery>) -> PageResult {
     })
 }
 
-/// A view of the message.
-const TABS: [(&str, &str); 4] =
-    [("preview", "HTML"), ("text", "Text"), ("headers", "Headers"), ("attachments", "Attachments")];
-
-#[derive(Debug, Default, Deserialize)]
-struct ShowQuery {
-    #[serde(default)]
-    tab: String,
-    /// `1` loads the remote images of the HTML, once.
-    #[serde(default)]
-    images: String,
-}
+/// The views of the message.
+const TABS: &Tabs =
+    &[(Tab::Preview, "HTML"), (Tab::Text, "Text"), (Tab::Headers, "Headers"), (Tab::Attachments, "Attachments")];
 
 #[derive(Template)]
 #[template(path = "inbox_message.html")]
@@ -158,22 +150,30 @@ struct MessagePage {
     shell: Shell,
     clock: Clock,
     message: InboxMessage,
-    tab: &'static str,
-    has_images: bool,
+    view: ContentView,
 }
 
-impl MessagePage {
-    /// Returns the name and the title of each tab, and whether it is shown.
-    fn tabs(&self) -> [(&'static str, String, bool); 4] {
-        TABS.map(|(name, title)| {
-            let count = self.message.attachments.len();
-            let title = if name == "attachments" { format!("{title} ({count})") } else { title.to_owned() };
-            (name, title, self.shows(name))
-        })
-    }
-
-    fn shows(&self, tab: &str) -> bool {
-        self.tab == tab
+impl InboxMessage {
+    /// Takes the content out, for a page.
+    fn take_content(&mut self, query: &ShowQuery) -> ContentView {
+        let first = if self.html.is_some() { Tab::Preview } else { Tab::Text };
+        let return_path = ("Return path".to_owned(), format!("<{}>", self.summary.envelope.from));
+        let headers = self.headers.drain(..).map(|MailHeader { name, value }| (name, value));
+        let file =
+            |file: Attachment| File { name: file.name().to_owned(), size: file.size, content_type: file.content_type };
+        ContentView {
+            path: format!("/ui/inbox/{}", self.summary.n),
+            tabs: TABS,
+            tab: query.tab(TABS).unwrap_or(first),
+            has_images: query.has_images(),
+            may_read: true,
+            fault: None,
+            html: self.html.take(),
+            text: self.text.take(),
+            reply_text: None,
+            headers: std::iter::once(return_path).chain(headers).collect(),
+            attachments: self.attachments.drain(..).map(file).collect(),
+        }
     }
 }
 
@@ -184,13 +184,11 @@ fn api_path(n: &str) -> String {
 
 async fn show(visitor: Visitor, Path(n): Path<String>, Query(query): Query<ShowQuery>) -> PageResult {
     require_access(&visitor)?;
-    let message: InboxMessage = visitor.get(&api_path(&n)).await?;
-    let first = if message.html.is_some() { "preview" } else { "text" };
+    let mut message: InboxMessage = visitor.get(&api_path(&n)).await?;
     render(&MessagePage {
         shell: Shell::new(&visitor, Section::Inbox, message.summary.title()),
         clock: Clock(visitor.api().now()),
-        tab: TABS.iter().find(|(name, _)| *name == query.tab).map_or(first, |(name, _)| *name),
-        has_images: query.images == "1",
+        view: message.take_content(&query),
         message,
     })
 }
@@ -201,7 +199,7 @@ async fn html(visitor: Visitor, Path(n): Path<String>, Query(query): Query<ShowQ
     let html = tokio::task::spawn_blocking(move || read(&raw).html.map(|html| with_images(&html, &raw)));
     let html = html.await.map_err(|_| UiError::unreadable(&"a panic"))?;
     let html = html.ok_or_else(|| UiError::not_found("The message has no HTML."))?;
-    Ok(framed(&html, query.images == "1"))
+    Ok(framed(&html, query.has_images()))
 }
 
 async fn raw(visitor: Visitor, Path(n): Path<String>) -> Result<Response, UiError> {

@@ -2,6 +2,7 @@
 
 mod attempts;
 pub(super) mod content;
+pub(super) mod view;
 
 use askama::Template;
 use axum::Router;
@@ -22,6 +23,7 @@ use crate::ui::format::{Clock, bytes, state_text, tone};
 use crate::ui::session::Visitor;
 use crate::ui::shell::{Section, Shell, redirect_done};
 use attempts::Conversation;
+use view::{ContentView, File, ShowQuery, Tab, Tabs};
 
 /// Why the content is hidden from a key with the scope `metadata`.
 pub(super) const NO_CONTENT: &str = "This key sees messages without their content: that needs the scope `read`.";
@@ -225,36 +227,12 @@ impl Lane {
     }
 }
 
-/// A view of the content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tab {
-    Preview,
-    Text,
-    Headers,
-    Attachments,
-}
-
-impl Tab {
-    const ALL: [(Self, &'static str, &'static str); 4] = [
-        (Self::Preview, "preview", "Preview"),
-        (Self::Text, "text", "Text"),
-        (Self::Headers, "headers", "Headers"),
-        (Self::Attachments, "attachments", "Attachments"),
-    ];
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct ShowQuery {
-    #[serde(default)]
-    tab: String,
-    /// `1` loads the remote images of the preview, once.
-    #[serde(default)]
-    images: String,
-}
+/// The views of the content.
+const TABS: &Tabs =
+    &[(Tab::Preview, "Preview"), (Tab::Text, "Text"), (Tab::Headers, "Headers"), (Tab::Attachments, "Attachments")];
 
 #[derive(Template)]
 #[template(path = "message.html")]
-#[allow(clippy::struct_excessive_bools, reason = "one for each button")]
 struct MessagePage<'a> {
     shell: Shell,
     clock: Clock,
@@ -264,28 +242,12 @@ struct MessagePage<'a> {
     common: Vec<&'a Event>,
     /// What is not shown, and why.
     gaps: Vec<String>,
-    tab: Tab,
-    /// Whether the preview loads remote images.
-    has_images: bool,
-    content: &'a Content,
-    /// Why there is no content.
-    content_fault: Option<String>,
+    view: ContentView,
     may_cancel: bool,
     may_retry: bool,
     may_redact: bool,
     /// How many answers to it were received, in words; `None` if there are none.
     answers: Option<String>,
-}
-
-impl MessagePage<'_> {
-    /// Returns the name and the title of each tab, and whether it is shown.
-    fn tabs(&self) -> [(&'static str, &'static str, bool); 4] {
-        Tab::ALL.map(|(tab, name, title)| (name, title, tab == self.tab))
-    }
-
-    fn preview_class(&self) -> &'static str {
-        content::preview_class(self.content.html.as_deref())
-    }
 }
 
 /// Maximum number of answers that are counted.
@@ -301,6 +263,38 @@ async fn answers(visitor: &Visitor, id: &str) -> Option<String> {
     let page: Page<IgnoredAny> = visitor.get(&path).await.ok()?;
     let least = if page.next.is_some() { "more than " } else { "" };
     Some(format!("{least}{} received", page.data.len())).filter(|_| !page.data.is_empty())
+}
+
+/// Reads what the chosen tab shows.
+async fn content_view(visitor: &Visitor, message: &Message, query: &ShowQuery) -> Result<ContentView, UiError> {
+    let tab = query.tab(TABS).unwrap_or(Tab::Preview);
+    let (content, fault) = match tab {
+        // The attachments are known without the content.
+        Tab::Attachments => (Content::default(), None),
+        _ if !visitor.may_read => (Content::default(), Some(NO_CONTENT.to_owned())),
+        _ => match content::load(visitor, &message.id).await? {
+            Ok(content) => (content, None),
+            Err(fault) => (Content::default(), Some(fault)),
+        },
+    };
+    let file = |file: &Attachment| File {
+        name: file.name().to_owned(),
+        content_type: file.content_type.clone(),
+        size: file.size,
+    };
+    Ok(ContentView {
+        path: format!("/ui/messages/{}", message.id),
+        tabs: TABS,
+        tab,
+        has_images: query.has_images(),
+        may_read: visitor.may_read,
+        fault,
+        html: content.html,
+        text: content.text,
+        reply_text: None,
+        headers: content.headers,
+        attachments: message.attachments.iter().map(file).collect(),
+    })
 }
 
 async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<ShowQuery>) -> PageResult {
@@ -320,16 +314,7 @@ async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<Show
         gaps.push("Only the first 1,000 events are shown.".to_owned());
     }
     attempts::add_conversations(&visitor, &path, &mut events.data).await?;
-    let tab = Tab::ALL.into_iter().find(|(_, name, _)| *name == query.tab).map_or(Tab::Preview, |(tab, ..)| tab);
-    let (content, content_fault) = match tab {
-        // The attachments are known without the content.
-        Tab::Attachments => (Content::default(), None),
-        _ if !visitor.may_read => (Content::default(), Some(NO_CONTENT.to_owned())),
-        _ => match content::load(&visitor, &id).await? {
-            Ok(content) => (content, None),
-            Err(fault) => (Content::default(), Some(fault)),
-        },
-    };
+    let view = content_view(&visitor, &message, &query).await?;
     // Events of the whole message are in the timeline of an only recipient.
     let is_only = message.recipients.len() == 1;
     let is_about = |event: &Event, recipient: &Recipient| {
@@ -348,10 +333,7 @@ async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<Show
         sections: sections.collect(),
         common: events.data.iter().filter(|event| !is_only && event.data.recipient_id.is_none()).collect(),
         gaps,
-        tab,
-        has_images: query.images == "1",
-        content: &content,
-        content_fault,
+        view,
         may_cancel: visitor.may_send() && message.recipients.iter().any(|one| waits(one) && one.status != "sending"),
         may_retry: visitor.may_send()
             && message.recipients.iter().any(|one| waits(one) && (one.status == "deferred" || one.held.is_some())),

@@ -56,7 +56,8 @@ impl DirectConsumer for DirectHandoff {
         let mut quotas = quotas(&self.claim, &lanes, now);
         let mut reserved = Vec::new();
         for insert in group {
-            if insert.due_at() <= now && reserve(&mut quotas, insert.lanes.iter().map(|lane| lane.id)) {
+            let is_due = !insert.is_canceled && insert.due_at() <= now;
+            if is_due && reserve(&mut quotas, insert.lanes.iter().map(|lane| lane.id)) {
                 insert.direct_consumer = Some(worker);
                 reserved.extend(claims(insert));
             }

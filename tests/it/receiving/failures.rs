@@ -56,6 +56,32 @@ async fn service(database: &Database, smtp: &SmtpServer) -> (Service, SocketAddr
 }
 
 #[tokio::test]
+async fn refused_messages_are_one_line_of_the_log() {
+    let (database, smtp) = (Database::new(), SmtpServer::start().await);
+    let (mut service, inbound) = service(&database, &smtp).await;
+    let api = Api::new(service.address.clone().unwrap(), admin_key(&database.url).await);
+    route(&api, "x@reply.acme.test", "store").await;
+    for _ in 0..5 {
+        let mut client = Client::connect(inbound).await;
+        let begin = "EHLO mx.example.test\r\nMAIL FROM:<ann@example.test>\r\nRCPT TO:<x@reply.acme.test>\r\nDATA\r\n";
+        client.send(begin).await;
+        assert_eq!(client.codes(4).await, [250, 250, 250, 354]);
+        let reply = client.say("Subject: Hello\nX: a bare line feed\r\n\r\n.\r\n").await;
+        assert!(reply.starts_with("550 5.5.2 "), "{reply}");
+    }
+    let line = service.logged_event("smtp_message_refused").await;
+    assert_eq!(
+        (&line["count"], &line["fault"], &line["server"]),
+        (&json!(1), &json!("BareLineBreak"), &json!("inbound"))
+    );
+    assert_eq!(received(&api).await.len(), 0);
+    service.send_sigterm().await;
+    service.logged_event("stopped").await;
+    let lines = service.lines().into_iter().filter(|line| line["event"] == "smtp_message_refused").count();
+    assert_eq!(lines, 1, "at most one per minute");
+}
+
+#[tokio::test]
 async fn killed_before_the_reply_the_message_is_not_lost() {
     let (database, smtp) = (Database::new(), SmtpServer::start().await);
     let (first, inbound) = service(&database, &smtp).await;

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use postrider::clock::Clock as _;
 use postrider::config::PrivateMx;
+use postrider::db::messages::relays::RelayRow;
 use postrider::domain::records::retention::Period;
 use serde_json::{Value, json};
+use sqlx::Row as _;
 
 use super::{deliver, mime, received};
 use crate::support::app::{TestApp, TestAppBuilder};
@@ -212,6 +215,37 @@ async fn expired_message_is_reported() {
     let text = String::from_utf8(app.smtp.received(1).await[0].raw.clone()).unwrap();
     assert!(text.contains("\r\nStatus: 4.4.7\r\n"), "{text}");
     assert!(!text.contains("The server said"), "no server has replied: {text}");
+}
+
+#[tokio::test]
+async fn failure_during_the_work_on_an_earlier_one_is_reported() {
+    let (app, inside) = start().await;
+    inside.rcpt(SUPPORT).replies(["550 5.1.1 No such mailbox"]);
+    let message = queued(&app, "ann@example.test", SUPPORT, &mime("")).await;
+    // A process has claimed the row because of an earlier failure, and has then seen that an operator retries the message.
+    let now = app.clock.now();
+    let claimed_until = now + hours(1);
+    let row = sqlx::query(
+        "UPDATE relays SET failed_at = $1, claimed_until = $2
+         RETURNING tenant_id, received_id, position, route_id, reverse_path, recipient, message_id",
+    );
+    let row = row.bind(now).bind(claimed_until).fetch_one(&mut app.database.connect().await).await.unwrap();
+    let claimed = RelayRow {
+        tenant_id: row.get("tenant_id"),
+        received_id: row.get("received_id"),
+        position: row.get("position"),
+        route_id: row.get("route_id"),
+        reverse_path: row.get("reverse_path"),
+        recipient: row.get("recipient"),
+        message_id: row.get("message_id"),
+    };
+    app.run_until_idle().await;
+    assert_eq!(app.status(&message).await, "bounced");
+    postrider::db::messages::relays::close(&app.db, &claimed, claimed_until).await.unwrap();
+    relays(&app, "report_id").await;
+    app.run_until_idle().await;
+    let reports = app.smtp.received(1).await;
+    assert_eq!((reports.len(), reports[0].to.as_slice()), (1, &["ann@example.test".to_owned()][..]));
 }
 
 #[tokio::test]

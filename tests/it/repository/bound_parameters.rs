@@ -12,13 +12,13 @@ use super::layers::sources;
 const MAX_UNNAMED: usize = 10;
 
 /// A statement and the expressions that it binds.
-struct Statement {
-    sql: String,
+pub(super) struct Statement {
+    pub(super) sql: String,
     arguments: Vec<String>,
 }
 
 /// Returns the calls of sqlx's macros in a file.
-fn statements(code: &str) -> Vec<Statement> {
+pub(super) fn statements(code: &str) -> Vec<Statement> {
     let calls = code.split("sqlx::query").skip(1);
     let calls = calls.filter_map(|call| call.split_once("!(").filter(|(name, _)| !name.contains(' ')));
     let parts = calls.map(|(_, rest)| arguments(rest));

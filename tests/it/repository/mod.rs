@@ -4,6 +4,7 @@ mod bound_parameters;
 mod checkout;
 mod folders;
 mod layers;
+mod lock_order;
 mod logs;
 mod readme;
 mod shelves;

@@ -1,12 +1,16 @@
 //! Messages that applications send with `postrider.send` in their own transactions.
 
 mod accepted;
+mod canceled;
 mod examples;
 mod kills;
+mod lock_order;
 mod measure;
+mod not_accepted;
 mod object_storage;
 mod operators;
 mod properties;
+mod quotas;
 mod refused;
 mod roles;
 mod transactions;

@@ -2,20 +2,25 @@
 
 use std::time::Duration;
 
+use postrider::config::PrivateMx;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Row as _;
 
 use super::{PATH, Tenant, tenant};
 use crate::support::app::TestApp;
-use crate::support::client::{ApiResponse, message};
+use crate::support::client::{Api, ApiResponse, message};
 use crate::support::clock::{hours, seconds};
 use crate::support::until::until;
 use crate::support::uploads::{put, sha256};
 
 /// Starts the service with everything that a tenant can have.
 async fn start() -> TestApp {
-    TestApp::builder().with_inbound().config(|config| config.webhooks.allow_private = true).start().await
+    let builder = TestApp::builder().with_inbound().config(|config| {
+        config.webhooks.allow_private = true;
+        config.inbound.allow_private_relays = PrivateMx::These(vec!["127.0.0.0/8".into()]);
+    });
+    builder.start().await
 }
 
 /// Gives a tenant rows in every table that the API writes.
@@ -35,6 +40,7 @@ async fn fill(app: &TestApp, Tenant { api, id }: &Tenant) {
     let route = json!({"match": format!("*@{domain}"), "action": {"type": "store"}});
     assert_eq!(api.post("/v1/inbound-routes", &route).await.status, 201);
     assert!(app.deliver_bounce(&format!("x@{domain}"), "Subject: Hi\r\n\r\nHi\r\n").await.starts_with("250"));
+    relay_a_message(app, api, &format!("relay.{domain}")).await;
     let template = json!({"name": "Hi", "alias": "hi", "subject": "Hi", "html": "<p>Hi</p>"});
     assert_eq!(api.post("/v1/templates", &template).await.status, 201);
     assert!(api.post("/v1/templates/hi/publish", &json!({})).await.status < 300);
@@ -66,6 +72,20 @@ async fn fill(app: &TestApp, Tenant { api, id }: &Tenant) {
     assert_eq!(api.post("/v1/privacy/erase", &json!({"address": "zoe@example.test"})).await.status, 202);
     let action = json!({"action": "retry", "filter": {"stream": "bulk"}});
     assert_eq!(api.post("/v1/messages/actions", &action).await.status, 202);
+}
+
+/// Receives a message for a route that passes it on to a server that is away, and waits until it is queued.
+async fn relay_a_message(app: &TestApp, api: &Api, domain: &str) {
+    let action = json!({"type": "relay", "to": "smtp://127.0.0.1:1?tls=none"});
+    let route = json!({"match": format!("*@{domain}"), "action": action});
+    assert_eq!(api.post("/v1/inbound-routes", &route).await.status, 201);
+    assert!(app.deliver_bounce(&format!("x@{domain}"), "Subject: Hi\r\n\r\nHi\r\n").await.starts_with("250"));
+    until("the message is queued", Duration::from_secs(20), async || {
+        let waiting = "SELECT count(*) FROM relays WHERE message_id IS NULL";
+        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&mut app.database.connect().await).await.unwrap();
+        if waiting == 0 { Ok(()) } else { Err(waiting) }
+    })
+    .await;
 }
 
 /// Returns the number of rows in a table.
@@ -112,6 +132,7 @@ async fn all_data_of_a_deleted_tenant_is_deleted() {
     fill(&app, &kept).await;
     let of_gone = rows(&app, &gone.id).await;
     assert!(of_gone.len() > 20, "{of_gone:?}");
+    assert!(of_gone.contains(&("relays".to_owned(), 1)), "{of_gone:?}");
 
     let deleted = app.delete(&format!("{PATH}/{}", gone.id)).await;
     assert_eq!((deleted.status, &deleted.body["status"]), (202, &json!("deleting")), "{}", deleted.body);
@@ -128,7 +149,7 @@ async fn all_data_of_a_deleted_tenant_is_deleted() {
 
     let tenant = shown(&app, &gone.id).await;
     assert_eq!((&tenant["status"], &tenant["name"]), (&json!("deleted"), &json!(gone.id)));
-    assert_eq!((&tenant["deletion"]["messages"], &tenant["suspension"]), (&json!(9), &json!(null)), "{tenant}");
+    assert_eq!((&tenant["deletion"]["messages"], &tenant["suspension"]), (&json!(10), &json!(null)), "{tenant}");
     assert!(tenant["deletion"]["rows"].as_i64().unwrap() > 40, "{tenant}");
     assert_eq!(app.get("/readyz").await.status, 200);
 }

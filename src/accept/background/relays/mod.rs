@@ -20,18 +20,17 @@ use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::turns::{self, After, Turns};
+use super::work_poll::IDLE_POLL_INTERVAL;
 use crate::accept::{AcceptError, Acceptor};
 use crate::clock::SharedClock;
 use crate::db::RestoreGate;
-use crate::db::messages::insert::batch::BatchCommitted;
+use crate::db::messages::insert::batch::BatchSource;
 use crate::db::messages::relays::{self, RelayPart, RelayRow, RelayStep};
 use crate::domain::address::srs::Srs;
 use crate::domain::id::{MessageId, ReceivedId, TenantId};
 use crate::domain::message::NewMessage;
-use crate::telemetry::RateLimitedLog;
 
-/// How often a process without work looks for rows: those of other processes, and those of failed messages.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// How long rows are claimed. After it, another process continues, and this one inserts nothing. Longer than a request to the
@@ -46,8 +45,8 @@ pub struct RelayRunner {
     acceptor: Arc<Acceptor>,
     clock: SharedClock,
     gate: Arc<RestoreGate>,
-    /// Notifies this task that a message was received.
-    received: Arc<Notify>,
+    /// Notifies this task that there are rows to work off.
+    wake: Arc<Notify>,
     hostname: String,
     /// Rewrites the senders.
     srs: Option<Srs>,
@@ -60,43 +59,20 @@ impl RelayRunner {
         acceptor: Arc<Acceptor>,
         clock: SharedClock,
         gate: Arc<RestoreGate>,
-        received: Arc<Notify>,
+        wake: Arc<Notify>,
         (hostname, srs): (String, Option<Srs>),
     ) -> Self {
-        Self { acceptor, clock, gate, received, hostname, srs }
+        Self { acceptor, clock, gate, wake, hostname, srs }
     }
 
     /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let failed = RateLimitedLog::default();
-        while !stop.is_cancelled() {
-            let turn = async { if self.gate.is_open() { Box::pin(self.turn(&stop)).await } else { Ok(false) } };
-            let (error, pause) = match AssertUnwindSafe(turn).catch_unwind().await {
-                Ok(Ok(true)) => continue,
-                Ok(Ok(false)) => (None, POLL_INTERVAL),
-                Ok(Err(error)) => (Some(error), RETRY_PAUSE),
-                Err(_) => (Some("it panicked".into()), RETRY_PAUSE),
-            };
-            if let Some(error) = &error
-                && let Some(times) = failed.note(tokio::time::Instant::now())
-            {
-                tracing::warn!(
-                    event = "relays_failed",
-                    error,
-                    times,
-                    "failed to pass received messages on; trying again"
-                );
-            }
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = self.received.notified(), if error.is_none() => {}
-                () = tokio::time::sleep(pause) => {}
-            }
-        }
+        let (gate, wake) = (self.gate.clone(), self.wake.clone());
+        turns::run(self, &gate, &wake, &stop).await;
     }
 
     /// Works off some rows. Returns whether there may be more.
-    async fn turn(&self, stop: &CancellationToken) -> Result<bool, String> {
+    async fn work_off_some(&self, stop: &CancellationToken) -> Result<bool, String> {
         let now = self.clock.now();
         let until = now + CLAIM;
         let rows = relays::claim(&self.acceptor.db, ROWS, now, until).await.map_err(|error| error.to_string())?;
@@ -192,9 +168,20 @@ impl RelayRunner {
             step,
             claimed_until,
         };
-        let mut batch = self.acceptor.prepare((tenant, None), vec![(message, None)], None).await?;
-        batch.relay = Some(part);
-        let committed = self.acceptor.group_commit.accept_batch(batch).await.map_err(AcceptError::Db)?;
-        Ok(matches!(committed, BatchCommitted::Inserted(_)))
+        let batch = self.acceptor.prepare_from(tenant, vec![message], BatchSource::Relay(part)).await?;
+        self.acceptor.insert_prepared(batch).await
+    }
+}
+
+impl Turns for RelayRunner {
+    const FAILURE_PAUSE: Duration = RETRY_PAUSE;
+
+    async fn turn(&mut self, stop: &CancellationToken) -> Result<After, String> {
+        let has_more = self.work_off_some(stop).await?;
+        Ok(if has_more { After::Turn } else { After::UntilWoken(IDLE_POLL_INTERVAL) })
+    }
+
+    fn log_failure(error: &str, times: u64) {
+        tracing::warn!(event = "relays_failed", error, times, "failed to pass received messages on; trying again");
     }
 }

@@ -4,12 +4,11 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 
+use crate::accept::turns::After;
 use crate::db::messages::sql_inbox::MAX_ROWS;
 
 /// Poll interval while rows come in: a message waits for at most this time.
 const BUSY_INTERVAL: Duration = Duration::from_millis(100);
-/// Time until the next poll after a failure, and while polls are not allowed.
-const STOPPED_INTERVAL: Duration = Duration::from_secs(1);
 /// How long after the last row the short interval lasts.
 const BUSY_FOR: Duration = Duration::from_mins(1);
 /// Interval of the polls that begin with the oldest row.
@@ -37,15 +36,6 @@ pub(super) enum Scan {
     All,
     /// All rows, after rows of deleted tenants have been removed.
     AndOrphans,
-}
-
-/// How long to wait before the next poll.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pause {
-    /// This long.
-    For(Duration),
-    /// Until there is a row ([`WorkPoll`](crate::accept::background::work_poll::WorkPoll)), and at most this long.
-    UntilWoken(Duration),
 }
 
 /// The times of the polls.
@@ -123,20 +113,16 @@ impl Pace {
         self.next_full = now;
     }
 
-    /// Returns how long to wait before the next poll. `is_stopped` says that polls fail or are not allowed now.
-    pub(super) fn pause(&mut self, now: Instant, is_stopped: bool) -> Pause {
-        if is_stopped {
-            self.is_full = false;
-            return Pause::For(STOPPED_INTERVAL);
-        }
+    /// Returns what follows a poll.
+    pub(super) fn after(&mut self, now: Instant) -> After {
         if std::mem::take(&mut self.is_full) || self.has_old_rows {
-            return Pause::For(Duration::ZERO);
+            return After::Turn;
         }
         let after_last = self.last_duration * PAUSE_FACTOR;
         if self.busy_until.is_some_and(|until| now < until) {
-            return Pause::For(BUSY_INTERVAL.max(after_last));
+            return After::Pause(BUSY_INTERVAL.max(after_last));
         }
-        Pause::UntilWoken(self.next_orphans.saturating_duration_since(now).max(after_last))
+        After::UntilWoken(self.next_orphans.saturating_duration_since(now).max(after_last))
     }
 }
 
@@ -146,24 +132,24 @@ mod tests {
 
     /// As many rows as a poll claims at most.
     const FULL: usize = 200;
-    const BUSY: Pause = Pause::For(BUSY_INTERVAL);
-    const AT_ONCE: Pause = Pause::For(Duration::ZERO);
+    const BUSY: After = After::Pause(BUSY_INTERVAL);
+    const AT_ONCE: After = After::Turn;
 
-    fn poll(pace: &mut Pace, rows: usize, now: Instant) -> (Scan, Pause) {
+    fn poll(pace: &mut Pace, rows: usize, now: Instant) -> (Scan, After) {
         let scan = pace.next(now);
         pace.note(scan, rows, Duration::from_millis(1), now);
-        (scan, pace.pause(now, false))
+        (scan, pace.after(now))
     }
 
     #[test]
     fn polls_are_frequent_for_a_minute_after_a_row() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut pace = Pace::new(start);
-        assert_eq!(poll(&mut pace, 0, start), (Scan::All, Pause::UntilWoken(ORPHANS_INTERVAL)));
+        assert_eq!(poll(&mut pace, 0, start), (Scan::All, After::UntilWoken(ORPHANS_INTERVAL)));
         assert_eq!(poll(&mut pace, 1, start + second), (Scan::All, BUSY));
         assert_eq!(poll(&mut pace, 0, start + second + BUSY_INTERVAL), (Scan::New, BUSY));
         assert_eq!(poll(&mut pace, 0, start + second * 2), (Scan::All, BUSY));
-        assert_eq!(poll(&mut pace, 0, start + second * 62), (Scan::AndOrphans, Pause::UntilWoken(ORPHANS_INTERVAL)));
+        assert_eq!(poll(&mut pace, 0, start + second * 62), (Scan::AndOrphans, After::UntilWoken(ORPHANS_INTERVAL)));
     }
 
     #[test]
@@ -203,7 +189,6 @@ mod tests {
         let mut pace = Pace::new(now);
         let scan = pace.next(now);
         pace.note(scan, 1, Duration::from_millis(200), now);
-        assert_eq!(pace.pause(now, false), Pause::For(Duration::from_millis(800)));
-        assert_eq!(pace.pause(now, true), Pause::For(STOPPED_INTERVAL));
+        assert_eq!(pace.after(now), After::Pause(Duration::from_millis(800)));
     }
 }

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 
-use super::SqlInbox;
-use crate::accept::AcceptError;
 use crate::accept::request::files::Files;
 use crate::accept::request::message::render::Templates;
 use crate::accept::request::{self, Context, Limits, Rejection};
+use crate::accept::{AcceptError, Acceptor};
 use crate::db::messages::sql_inbox::EnqueuedRow;
 use crate::domain::api::fault::{Code, Fault};
 use crate::domain::id::{MessageId, TenantId};
@@ -25,19 +24,20 @@ const LIMITS: Limits = Limits {
     simulator: true,
 };
 
-impl SqlInbox {
+impl Acceptor {
     /// Parses a row. Returns its message, or its faults.
-    pub(super) async fn parse(
+    pub(super) async fn parse_enqueued(
         &self,
         tenant: TenantId,
         row: &EnqueuedRow,
+        now: DateTime<Utc>,
     ) -> Result<Result<NewMessage, Vec<Fault>>, AcceptError> {
-        match self.parse_once(tenant, row).await? {
+        match self.parse_once(tenant, row, now).await? {
             Err(_) => {
                 // The caches may be a few seconds old, and the function has seen the current streams and templates.
-                self.acceptor.clear_stream_cache();
-                self.acceptor.templates().clear_names();
-                self.parse_once(tenant, row).await
+                self.clear_stream_cache();
+                self.templates().clear_names();
+                self.parse_once(tenant, row, now).await
             }
             parsed => Ok(parsed),
         }
@@ -47,10 +47,11 @@ impl SqlInbox {
         &self,
         tenant: TenantId,
         row: &EnqueuedRow,
+        now: DateTime<Utc>,
     ) -> Result<Result<NewMessage, Vec<Fault>>, AcceptError> {
-        let streams: Arc<[String]> = self.acceptor.streams(tenant).await?;
+        let streams: Arc<[String]> = self.streams(tenant).await?;
         // Times are compared with that of the call, so that a message whose `expires_at` has passed meanwhile expires.
-        let sent_at = row.created_at.min(self.clock.now());
+        let sent_at = row.created_at.min(now);
         let (mut files, mut templates) = (Files::default(), Templates::default());
         loop {
             let (payload, streams) = (row.payload.clone(), streams.clone());
@@ -70,14 +71,14 @@ impl SqlInbox {
                     message.id = MessageId(row.id);
                     // The function has checked that the earlier message exists. If it was deleted meanwhile, this one is sent
                     // without the headers of a reply.
-                    self.acceptor.set_thread_headers(tenant, &mut message, |_| true).await?;
+                    self.set_thread_headers(tenant, &mut message, |_| true).await?;
                     return Ok(Ok(message));
                 }
                 Err(Rejection::NeedsBlobs(digests)) if files.blobs.is_none() => {
-                    files.blobs = Some(self.acceptor.find_blobs(tenant, &digests).await?);
+                    files.blobs = Some(self.find_blobs(tenant, &digests).await?);
                 }
                 Err(Rejection::NeedsTemplates(names)) if !templates.are_loaded() => {
-                    templates = self.acceptor.templates().load(tenant.live(), names).await?;
+                    templates = self.templates().load(tenant.live(), names).await?;
                 }
                 Err(Rejection::Invalid(faults)) => return Ok(Err(faults)),
                 Err(rejection) => return Ok(Err(vec![fault(&rejection.to_string())])),

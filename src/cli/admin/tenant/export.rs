@@ -7,12 +7,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow};
-use serde_json::json;
 
 use super::file::{Record, Writer};
-use super::{Passphrase, find_tenant, secrets};
+use super::{Passphrase, find_tenant, moved, secrets};
 use crate::app::WithHint as _;
-use crate::cli::admin::audit::AuditEntry;
 use crate::config::Config;
 use crate::db::tenants::moving::{Export, MovedTable};
 use crate::db::{Db, tenants};
@@ -43,24 +41,14 @@ pub(super) async fn run(config: &Config, db: &Db, args: Args) -> anyhow::Result<
     let path = args.file.display();
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&args.file);
     let file = file.with_context(|| format!("cannot create {path}"))?;
-    let entry = AuditEntry::begin(db, tenant, "export_tenant", &tenant.to_string()).await;
-    let written = match entry {
-        Ok(entry) => {
-            let written = write(db, tenant, &name, config.keyring().as_ref(), &file, &passphrase).await;
-            let counts = written.as_ref().ok().map(|rows| json!({"name": name, "rows": rows}));
-            entry.complete(&written, None, counts).await?;
-            written
-        }
-        Err(error) => Err(error.into()),
-    };
-    if written.is_err() {
+    let keyring = config.keyring();
+    let written = write(db, tenant, &name, keyring.as_ref(), &file, &passphrase);
+    let exported = moved(db, (tenant, &name), "export_tenant", written).await;
+    if exported.is_err() {
         // Without its last record it could not be imported.
         let _ = std::fs::remove_file(&args.file);
     }
-    let rows = written?;
-    for (table, count) in &rows {
-        println!("{table}\t{count}");
-    }
+    exported?;
     println!("exported {tenant} ({name}) to {path}");
     Ok(())
 }

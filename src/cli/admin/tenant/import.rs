@@ -10,9 +10,8 @@ use chrono::SecondsFormat;
 use serde_json::{Value, json};
 
 use super::file::{Reader, Record};
-use super::{Passphrase, secrets};
+use super::{Passphrase, moved, secrets};
 use crate::app::WithHint as _;
-use crate::cli::admin::audit::AuditEntry;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::db::tenants::moving::{Import, MovedTable};
@@ -82,13 +81,9 @@ pub(super) async fn run(config: &Config, db: &Db, args: Args) -> anyhow::Result<
         suppressions_only: args.suppressions_only,
     };
     check_tenant(db, &plan).await?;
-    let entry = AuditEntry::begin(db, tenant, "import_tenant", &tenant.to_string()).await?;
-    let imported = import(db, &plan, &mut reader).await.with_context(|| format!("{path}: nothing was imported"));
-    let counts = imported.as_ref().ok().map(|rows| json!({"name": plan.name, "rows": rows}));
-    entry.complete(&imported, None, counts).await?;
-    for (table, count) in imported? {
-        println!("{table}\t{count}");
-    }
+    let imported =
+        async { import(db, &plan, &mut reader).await.with_context(|| format!("{path}: nothing was imported")) };
+    moved(db, (tenant, &plan.name), "import_tenant", imported).await?;
     println!("imported {tenant} ({})", plan.name);
     Ok(())
 }

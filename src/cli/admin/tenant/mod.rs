@@ -5,13 +5,16 @@ mod file;
 mod import;
 mod secrets;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Subcommand;
+use serde_json::json;
 
 use crate::app::{self, WithHint as _};
+use crate::cli::admin::audit::AuditEntry;
 use crate::config::Config;
 use crate::db::{Db, schema, tenants};
 use crate::domain::id::TenantId;
@@ -63,6 +66,23 @@ pub(in crate::cli) async fn run(config: &Config, args: Args) -> anyhow::Result<E
     }
     db.close().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Moves the rows of a tenant by `work`, with an entry in the audit log, and prints the number of rows of each table.
+async fn moved(
+    db: &Db,
+    (tenant, name): (TenantId, &str),
+    action: &'static str,
+    work: impl Future<Output = anyhow::Result<BTreeMap<String, u64>>>,
+) -> anyhow::Result<()> {
+    let entry = AuditEntry::begin(db, tenant, action, &tenant.to_string()).await?;
+    let moved = work.await;
+    let counts = moved.as_ref().ok().map(|rows| json!({"name": name, "rows": rows}));
+    entry.complete(&moved, None, counts).await?;
+    for (table, count) in moved? {
+        println!("{table}\t{count}");
+    }
+    Ok(())
 }
 
 /// Returns the tenant with this id or name; fails if there is none, or it is being deleted.

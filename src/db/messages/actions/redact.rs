@@ -116,8 +116,10 @@ pub(in crate::db) async fn redact_recipients(
     id: MessageId,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "UPDATE recipients SET name = NULL, response_text = CASE WHEN response_text IS NOT NULL THEN $3 END
-         WHERE tenant_id = $1 AND message_id = $2",
+        "WITH locked AS MATERIALIZED (
+             SELECT id FROM recipients WHERE tenant_id = $1 AND message_id = $2 ORDER BY id FOR UPDATE)
+         UPDATE recipients r SET name = NULL, response_text = CASE WHEN response_text IS NOT NULL THEN $3 END
+         FROM locked WHERE r.tenant_id = $1 AND r.message_id = $2 AND r.id = locked.id",
         tenant.0,
         id.0,
         REDACTED
@@ -203,10 +205,18 @@ pub(in crate::db) async fn redact_history(
     sqlx::query!("DELETE FROM smtp_conversations WHERE message_id = $2 AND tenant_id = $1", tenant.0, id.0)
         .execute(&mut *connection)
         .await?;
-    sqlx::query!("DELETE FROM simulator_followups WHERE tenant_id = $1 AND message_id = $2", tenant.0, id.0)
-        .execute(connection)
-        .await
-        .map(drop)
+    sqlx::query!(
+        "WITH locked AS MATERIALIZED (
+             SELECT recipient_id FROM simulator_followups WHERE tenant_id = $1 AND message_id = $2
+             ORDER BY recipient_id FOR UPDATE)
+         DELETE FROM simulator_followups f USING locked l
+         WHERE f.tenant_id = $1 AND f.message_id = $2 AND f.recipient_id = l.recipient_id",
+        tenant.0,
+        id.0
+    )
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
 /// Lets a cleanup delete attachments that no other content refers to, whenever they were last used. It may do so a minute later: a

@@ -18,12 +18,34 @@ pub struct BatchInsert {
     pub messages: Vec<MessageInsert>,
     /// The idempotency key of the whole call.
     pub call: Option<CallKey>,
-    /// The recipients of a bulk that the messages come from.
-    pub bulk: Option<BulkPart>,
-    /// The rows of `sql_inbox` that the messages come from.
-    pub enqueued: Option<EnqueuedPart>,
-    /// The row of `relays` that the message comes from.
-    pub relay: Option<RelayPart>,
+    /// The rows that the messages come from; `None`: they come from a request.
+    pub source: Option<BatchSource>,
+}
+
+/// The rows that the messages of a batch come from. The transaction that inserts the messages takes these rows, so that each row
+/// becomes exactly one message, even if two processes work on it. If it cannot take all of them, it inserts nothing.
+///
+/// A process has claimed the rows until a time, which is in the row: another process leaves them alone until then. They are taken only if
+/// the row still has this time.
+#[derive(Debug)]
+pub enum BatchSource {
+    /// Recipients of a bulk. They are not claimed: the bulk is leased.
+    Bulk(BulkPart),
+    /// Rows of `sql_inbox`.
+    Enqueued(EnqueuedPart),
+    /// A row of `relays`.
+    Relay(RelayPart),
+}
+
+impl BatchSource {
+    /// Deletes or marks the rows. Changes nothing and returns `false` unless all of them can be taken.
+    async fn take(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        match self {
+            Self::Bulk(part) => expand::take(connection, part).await,
+            Self::Enqueued(part) => sql_inbox::take(connection, part).await,
+            Self::Relay(part) => relays::take(connection, part).await,
+        }
+    }
 }
 
 /// The idempotency key of a call, and the parts of its response besides the new messages.
@@ -40,8 +62,8 @@ pub struct CallKey {
 pub enum BatchCommitted {
     /// All messages were inserted. Contains a [`Committed::New`] for each.
     Inserted(Vec<Committed>),
-    /// Nothing was inserted: a concurrent request used one of the idempotency keys, the state of the bulk has changed,
-    /// or another process inserted messages of this part of the bulk, or of these rows of `sql_inbox` or `relays`.
+    /// Nothing was inserted: a concurrent request used one of the idempotency keys, or the rows that the messages come from could not be
+    /// taken.
     NotInserted,
 }
 
@@ -54,14 +76,8 @@ pub(in crate::db) async fn store_batches<'a>(
 ) -> Result<(Inserted<'a>, Vec<bool>), sqlx::Error> {
     let mut is_free = idempotency_keys::claim_for_batches(connection, batches, now).await?;
     for (batch, is_free) in batches.iter().zip(&mut is_free) {
-        if let Some(part) = &batch.bulk {
-            *is_free = expand::take(connection, part).await?;
-        }
-        if let Some(part) = &batch.enqueued {
-            *is_free = sql_inbox::take(connection, part).await?;
-        }
-        if let Some(part) = &batch.relay {
-            *is_free = relays::take(connection, part).await?;
+        if let Some(source) = &batch.source {
+            *is_free = source.take(connection).await?;
         }
     }
     let free = batches.iter().zip(&is_free).filter(|(_, is_free)| **is_free);

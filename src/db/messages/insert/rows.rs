@@ -24,7 +24,7 @@ pub(super) async fn insert(
     now: DateTime<Utc>,
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
     let (content, message) = (Contents::new(group), Messages::new(group));
-    let (recipient, queue) = (Recipients::new(group, suppressed), Queue::new(group, suppressed));
+    let (recipient, queue) = (Recipients::new(group, suppressed, now), Queue::new(group, suppressed));
     let offer = &queue.offers;
     // The subquery on `lanes` finds a lane's newest row version at the end of the index, as `lower_lanes` does.
     let marked = sqlx::query_scalar!(
@@ -57,7 +57,8 @@ pub(super) async fn insert(
                INSERT INTO recipients (message_id, id, tenant_id, position, kind, address, name, status, finished_at,
                                        response_text)
                SELECT message_id, id, tenant_id, position, kind, address, name,
-                      CASE WHEN finished_at IS NULL THEN 'queued' ELSE 'suppressed' END, finished_at, response_text
+                      CASE WHEN finished_at IS NULL THEN 'queued' WHEN response_text IS NULL THEN 'canceled'
+                           ELSE 'suppressed' END, finished_at, response_text
                FROM unnest($21::uuid[], $22::uuid[], $23::uuid[], $24::smallint[], $25::text[], $26::text[], $27::text[],
                            $28::timestamptz[], $29::text[])
                       AS u (message_id, id, tenant_id, position, kind, address, name,
@@ -246,20 +247,23 @@ struct Recipients<'a> {
     kind: Vec<&'a str>,
     address: Vec<String>,
     name: Vec<Option<&'a str>>,
-    /// For suppressed recipients: the time of their end state, and the reason.
+    /// For suppressed and canceled recipients: the time of their end state; and for suppressed ones, the reason.
     finished_at: Vec<Option<DateTime<Utc>>>,
     response_text: Vec<Option<&'a str>>,
 }
 
 impl<'a> Recipients<'a> {
-    fn new(group: &[&'a MessageInsert], suppressed: &'a Suppressed) -> Self {
+    fn new(group: &[&'a MessageInsert], suppressed: &'a Suppressed, now: DateTime<Utc>) -> Self {
         let rows: Vec<(&MessageInsert, i16, &NewRecipient)> = group
             .iter()
             .flat_map(|insert| {
                 (0i16..).zip(&insert.message.recipients).map(move |(n, recipient)| (*insert, n, recipient))
             })
             .collect();
-        let ended = |recipient: &NewRecipient| suppressed.get(&recipient.id);
+        let reason = |recipient: &NewRecipient| suppressed.get(&recipient.id);
+        let end = |insert: &MessageInsert, recipient: &NewRecipient| {
+            if insert.is_canceled { Some(now) } else { reason(recipient).map(|_| insert.message.created_at) }
+        };
         Self {
             message_id: rows.iter().map(|(insert, ..)| insert.message.id.0).collect(),
             id: rows.iter().map(|(.., recipient)| recipient.id.0).collect(),
@@ -268,8 +272,8 @@ impl<'a> Recipients<'a> {
             kind: rows.iter().map(|(.., recipient)| recipient.kind.as_str()).collect(),
             address: rows.iter().map(|(.., recipient)| recipient.mailbox.address.to_string()).collect(),
             name: rows.iter().map(|(.., recipient)| recipient.mailbox.name.as_deref()).collect(),
-            finished_at: rows.iter().map(|(insert, _, r)| ended(r).map(|_| insert.message.created_at)).collect(),
-            response_text: rows.iter().map(|(.., r)| ended(r).map(|outcome| &*outcome.reply.text)).collect(),
+            finished_at: rows.iter().map(|(insert, _, r)| end(insert, r)).collect(),
+            response_text: rows.iter().map(|(.., r)| reason(r).map(|outcome| &*outcome.reply.text)).collect(),
         }
     }
 }
@@ -300,7 +304,7 @@ impl Queue {
             .flat_map(|insert| {
                 insert.message.recipients.iter().zip(&insert.lanes).map(move |(r, lane)| (*insert, r, lane.id))
             })
-            .filter(|(_, recipient, _)| !suppressed.contains_key(&recipient.id))
+            .filter(|(insert, recipient, _)| !insert.is_canceled && !suppressed.contains_key(&recipient.id))
             .collect();
         let offer = |insert: &MessageInsert, lane: i64| Some((insert.direct_consumer?, lane));
         let positions: BTreeMap<(Uuid, i64), i32> = rows

@@ -100,7 +100,7 @@ pub(in crate::db) async fn take(connection: &mut PgConnection, part: &RelayPart)
     Ok(marked.rows_affected() == 1)
 }
 
-/// Ends the work on a claimed row of a failed message without a report.
+/// Ends the work on a claimed row of a failed message without a report. Changes nothing if the message has failed again since the claim.
 pub async fn close(db: &Db, row: &RelayRow, claimed_until: DateTime<Utc>) -> Result<(), DbError> {
     let query = sqlx::query!(
         "UPDATE relays SET failed_at = NULL, claimed_until = '-infinity'

@@ -66,7 +66,7 @@ pub enum ClaimScope {
 /// not committed are not visible, and delay no others.
 ///
 /// Of the rows that wait for a quota or for a suspended tenant, only the oldest ones of tenants that may send now are read,
-/// and those take part that fit into the rest of the quota.
+/// and those take part that fit into the rest of the quota, and those that exceed a whole day's, which are to be refused.
 pub async fn claim(
     db: &Db,
     scope: ClaimScope,
@@ -112,6 +112,7 @@ pub async fn claim(
                        ORDER BY o.tenant_id, o.id LIMIT $4) oldest
                    WHERE t.recipients_per_day IS NULL
                       OR t.used + coalesce(oldest.recipients, 1) <= t.recipients_per_day
+                      OR oldest.recipients > t.recipients_per_day
                    LIMIT $5) i
                WHERE t.recipients_per_day IS NULL OR t.used < t.recipients_per_day),
            turn AS (
@@ -158,6 +159,29 @@ pub async fn claim(
     .await
 }
 
+/// Claims one row until `until`, also if it waits for a quota or for its tenant. Returns `None` if it is claimed, refused or gone.
+pub async fn claim_one(
+    db: &Db,
+    (tenant, message): (TenantId, MessageId),
+    now: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> Result<Option<EnqueuedRow>, DbError> {
+    let query = sqlx::query_as!(
+        EnqueuedRow,
+        r#"UPDATE sql_inbox i SET claimed_until = $4
+           FROM tenants t
+           WHERE i.tenant_id = $1 AND i.id = $2 AND i.refused_at IS NULL AND i.claimed_until <= $3
+             AND t.id = i.tenant_id AND t.deleting_at IS NULL
+           RETURNING i.tenant_id, i.id, i.payload::text AS "payload!", i.created_at, t.recipients_per_day,
+                     t.suspended_at IS NOT NULL AS "is_suspended!""#,
+        tenant.0,
+        message.0,
+        now,
+        until
+    );
+    db.timed("sql_inbox.claim_one", query.fetch_optional(&db.pool)).await
+}
+
 /// Returns whether a claim would find a row that was sent at `from` or later and waits for nothing. One statement, because
 /// processes ask often, and usually there is none.
 pub async fn has_ready(db: &Db, from: DateTime<Utc>, now: DateTime<Utc>) -> Result<bool, DbError> {
@@ -194,9 +218,13 @@ pub(in crate::db) async fn take(connection: &mut PgConnection, part: &EnqueuedPa
 /// Lets claimed rows wait for the quota of their tenant. `recipients` are the numbers of recipients of their messages.
 pub async fn wait_for_quota(db: &Db, part: &EnqueuedPart, recipients: &[i32]) -> Result<(), DbError> {
     let query = sqlx::query!(
-        "UPDATE sql_inbox i SET claimed_until = '-infinity', waits_for = 'quota', recipients = u.recipients
-         FROM unnest($2::uuid[], $4::integer[]) AS u (id, recipients)
-         WHERE i.tenant_id = $1 AND i.id = u.id AND i.claimed_until = $3 AND i.refused_at IS NULL",
+        "WITH locked AS MATERIALIZED (
+             SELECT id FROM sql_inbox
+             WHERE tenant_id = $1 AND id = ANY ($2) AND claimed_until = $3 AND refused_at IS NULL
+             ORDER BY id FOR UPDATE)
+         UPDATE sql_inbox i SET claimed_until = '-infinity', waits_for = 'quota', recipients = u.recipients
+         FROM locked JOIN unnest($2::uuid[], $4::integer[]) AS u (id, recipients) ON u.id = locked.id
+         WHERE i.tenant_id = $1 AND i.id = locked.id",
         part.tenant.0,
         &part.messages,
         part.claimed_until,
@@ -208,8 +236,12 @@ pub async fn wait_for_quota(db: &Db, part: &EnqueuedPart, recipients: &[i32]) ->
 /// Lets claimed rows wait until their tenant is resumed.
 pub async fn wait_for_tenant(db: &Db, part: &EnqueuedPart) -> Result<(), DbError> {
     let query = sqlx::query!(
-        "UPDATE sql_inbox SET claimed_until = '-infinity', waits_for = 'tenant'
-         WHERE tenant_id = $1 AND id = ANY ($2) AND claimed_until = $3 AND refused_at IS NULL",
+        "WITH locked AS MATERIALIZED (
+             SELECT id FROM sql_inbox
+             WHERE tenant_id = $1 AND id = ANY ($2) AND claimed_until = $3 AND refused_at IS NULL
+             ORDER BY id FOR UPDATE)
+         UPDATE sql_inbox i SET claimed_until = '-infinity', waits_for = 'tenant'
+         FROM locked WHERE i.tenant_id = $1 AND i.id = locked.id",
         part.tenant.0,
         &part.messages,
         part.claimed_until
@@ -219,8 +251,11 @@ pub async fn wait_for_tenant(db: &Db, part: &EnqueuedPart) -> Result<(), DbError
 
 /// Deletes rows of deleted tenants, which transactions committed that began before the deletion.
 pub async fn remove_of_deleted_tenants(db: &Db) -> Result<u64, DbError> {
-    let query =
-        sqlx::query!("DELETE FROM sql_inbox i USING tenants t WHERE t.id = i.tenant_id AND t.deleted_at IS NOT NULL");
+    let query = sqlx::query!(
+        "DELETE FROM sql_inbox WHERE (tenant_id, id) IN (
+             SELECT i.tenant_id, i.id FROM sql_inbox i JOIN tenants t ON t.id = i.tenant_id AND t.deleted_at IS NOT NULL
+             FOR UPDATE OF i SKIP LOCKED)"
+    );
     db.timed("sql_inbox.remove_of_deleted_tenants", query.execute(&db.pool)).await.map(|done| done.rows_affected())
 }
 

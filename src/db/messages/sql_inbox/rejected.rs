@@ -1,11 +1,11 @@
 //! Rows of `sql_inbox` that were refused, and what becomes of a row. A refused row has the event `message.rejected`, and is kept
 //! for an operator.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::db::events::{self, NewEvent};
@@ -19,34 +19,56 @@ const PAGE: i64 = 1_000;
 /// Faults in the text of an event.
 const MAX_FAULTS: usize = 5;
 
-/// Marks a row as refused, and appends the event. Changes nothing and returns `false` if the row is no longer claimed until
-/// `claimed_until`: another process has claimed it, or an erasure has changed it.
+/// A message that is refused, and why.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// The message.
+    pub message: MessageId,
+    /// Its faults.
+    pub faults: Vec<Fault>,
+}
+
+/// Marks rows of a tenant as refused, and appends their events. Returns the messages whose rows it has marked: not those that are no longer
+/// claimed until `claimed_until`, because another process has claimed them, or an erasure has changed them.
 pub async fn refuse(
     db: &Db,
-    (tenant, message): (TenantId, MessageId),
+    tenant: TenantId,
     claimed_until: DateTime<Utc>,
-    faults: &[Fault],
+    refusals: &[Refusal],
     now: DateTime<Utc>,
-) -> Result<bool, DbError> {
+) -> Result<HashSet<MessageId>, DbError> {
+    if refusals.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let ids: Vec<Uuid> = refusals.iter().map(|refusal| refusal.message.0).collect();
+    let errors: Vec<Value> = refusals.iter().map(|refusal| serde_json::json!(refusal.faults)).collect();
     db.timed("sql_inbox.refuse", async {
         let mut tx = db.pool.begin().await?;
-        let refused = sqlx::query!(
-            "UPDATE sql_inbox SET refused_at = $3, errors = $4
-             WHERE tenant_id = $1 AND id = $2 AND claimed_until = $5 AND refused_at IS NULL",
+        let refused = sqlx::query_scalar!(
+            "WITH locked AS MATERIALIZED (
+                 SELECT id FROM sql_inbox
+                 WHERE tenant_id = $1 AND id = ANY ($2) AND claimed_until = $5 AND refused_at IS NULL
+                 ORDER BY id FOR UPDATE)
+             UPDATE sql_inbox i SET refused_at = $3, errors = u.errors
+             FROM locked JOIN unnest($2::uuid[], $4::jsonb[]) AS u (id, errors) ON u.id = locked.id
+             WHERE i.tenant_id = $1 AND i.id = locked.id
+             RETURNING i.id",
             tenant.0,
-            message.0,
+            &ids,
             now,
-            serde_json::json!(faults),
+            &errors,
             claimed_until
         )
-        .execute(&mut *tx)
+        .fetch_all(&mut *tx)
         .await?;
-        let is_refused = refused.rows_affected() > 0;
-        if is_refused {
-            append(&mut tx, &[(tenant.0, message.0)], faults, now).await?;
-        }
+        let refused: HashSet<MessageId> = refused.into_iter().map(MessageId).collect();
+        let marked = refusals.iter().filter(|refusal| refused.contains(&refusal.message));
+        let outcomes: Vec<(MessageId, Outcome)> =
+            marked.map(|refusal| (refusal.message, outcome(&refusal.faults))).collect();
+        let events = outcomes.iter().map(|(message, outcome)| NewEvent::rejected(tenant, *message, outcome));
+        events::append(&mut tx, now, events.collect()).await?;
         tx.commit().await?;
-        Ok(is_refused)
+        Ok(refused)
     })
     .await
 }
@@ -66,15 +88,16 @@ pub async fn refuse_before(
         let page = db.timed("sql_inbox.refuse_before", async {
             let mut tx = db.pool.begin().await?;
             let refused = sqlx::query!(
-                "UPDATE sql_inbox SET refused_at = $5, errors = $4
-                 WHERE (tenant_id, id) IN (
+                "WITH locked AS MATERIALIZED (
                      SELECT i.tenant_id, i.id FROM sql_inbox i JOIN tenants t ON t.id = i.tenant_id AND t.deleting_at IS NULL
                      WHERE i.refused_at IS NULL AND i.created_at < $1
                        AND ($2::timestamptz IS NULL
                             OR coalesce((i.payload ->> 'scheduled_at')::timestamptz, i.created_at) < $2)
                        AND ($3::text[] IS NULL OR coalesce(i.payload ->> 'stream', 'transactional') = ANY ($3))
-                     LIMIT $6)
-                 RETURNING tenant_id, id",
+                     ORDER BY i.tenant_id, i.id LIMIT $6 FOR UPDATE OF i)
+                 UPDATE sql_inbox i SET refused_at = $5, errors = $4 FROM locked l
+                 WHERE i.tenant_id = l.tenant_id AND i.id = l.id
+                 RETURNING i.tenant_id, i.id",
                 sent_before,
                 due_before,
                 streams,
@@ -86,7 +109,9 @@ pub async fn refuse_before(
             .await?;
             let mut refused: Vec<(Uuid, Uuid)> = refused.into_iter().map(|row| (row.tenant_id, row.id)).collect();
             refused.sort_unstable();
-            append(&mut tx, &refused, faults, now).await?;
+            let outcome = outcome(faults);
+            let event = |&(tenant, message): &(Uuid, Uuid)| NewEvent::rejected(TenantId(tenant), MessageId(message), &outcome);
+            events::append(&mut tx, now, refused.iter().map(event).collect()).await?;
             tx.commit().await?;
             Ok(refused.len())
         });
@@ -98,21 +123,15 @@ pub async fn refuse_before(
     }
 }
 
-async fn append(
-    connection: &mut PgConnection,
-    refused: &[(Uuid, Uuid)],
-    faults: &[Fault],
-    now: DateTime<Utc>,
-) -> Result<(), sqlx::Error> {
-    let outcome = Outcome {
+/// Returns the outcome that has the reason of a refusal, for its event.
+fn outcome(faults: &[Fault]) -> Outcome {
+    Outcome {
         verdict: Verdict::Permanent,
         reply: Reply::local_error(reason(faults)),
         peer: Peer::default(),
         duration: Duration::ZERO,
         stage: Stage::Connect,
-    };
-    let event = |&(tenant, message): &(Uuid, Uuid)| NewEvent::rejected(TenantId(tenant), MessageId(message), &outcome);
-    events::append(connection, now, refused.iter().map(event).collect()).await
+    }
 }
 
 /// Returns faults as one text.

@@ -15,7 +15,7 @@ use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::page::Page;
 use crate::http::request::params::{Params, PathId};
-use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
+use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, MessageErrors};
 
 /// An attempt at one recipient.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -106,8 +106,7 @@ pub struct LineView {
     ),
     responses(
         (status = 200, description = "A page of attempts", body = Page<AttemptView>),
-        AuthErrors, NotFound, InvalidParameter,
-        (status = 409, description = "The message was sent from SQL, and is not accepted yet or was rejected"),
+        AuthErrors, MessageErrors, InvalidParameter,
     ),
 )]
 pub async fn list(

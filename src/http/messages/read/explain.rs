@@ -29,7 +29,7 @@ use crate::domain::outcome::OnUncertain;
 use crate::domain::suppression::{AddressKey, Suppression};
 use crate::http::auth::Caller;
 use crate::http::request::params::PathId;
-use crate::http::{Api, ApiError, AuthErrors, NotFound};
+use crate::http::{Api, ApiError, AuthErrors, MessageErrors};
 
 /// The explanation of a message.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -128,8 +128,7 @@ impl LaneRef {
     params(("id" = String, Path, description = "The id of the message")),
     responses(
         (status = 200, description = "The explanation", body = ExplainedMessage),
-        AuthErrors, NotFound,
-        (status = 409, description = "The message was sent from SQL, and is not accepted yet or was rejected"),
+        AuthErrors, MessageErrors,
     ),
 )]
 pub async fn get(

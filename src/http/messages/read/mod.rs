@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::db::events::bounces;
 use crate::db::messages::{MessageRow, RecipientRow};
-use crate::db::{self, messages};
+use crate::db::{self, DbError, messages};
 use crate::domain::delivery::Status;
 use crate::domain::event::{BounceView, Event};
 use crate::domain::id::{MessageId, TenantId};
@@ -23,10 +23,10 @@ use crate::domain::key::Scope;
 use crate::http::auth::Caller;
 use crate::http::page::Page;
 use crate::http::request::params::{Params, PathId};
-use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, NotFound};
+use crate::http::{Api, ApiError, AuthErrors, InvalidParameter, MessageErrors};
 use view::Message;
 
-const NO_MESSAGE: ApiError = ApiError::NotFound("No message has this id.");
+pub(super) const NO_MESSAGE: ApiError = ApiError::NotFound("No message has this id.");
 
 /// Get a message
 ///
@@ -36,8 +36,7 @@ const NO_MESSAGE: ApiError = ApiError::NotFound("No message has this id.");
     params(("id" = String, Path, description = "The id of the message")),
     responses(
         (status = 200, description = "The message", body = Message),
-        AuthErrors, NotFound,
-        (status = 409, description = "The message was sent from SQL, and is not accepted yet or was rejected"),
+        AuthErrors, MessageErrors,
     ),
 )]
 pub async fn get(
@@ -52,17 +51,33 @@ pub async fn get(
     Ok(Json(message.with_attachments(serde_json::from_value(attachments).unwrap_or_default())))
 }
 
-/// Reads a message's row; fails if it does not exist for the caller, and says so if it was sent from SQL and is not accepted.
-pub(in crate::http) async fn load_row(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageRow, ApiError> {
-    let mut row = messages::get(&api.db, caller.tenant(), id).await?;
-    if row.is_none() {
+/// Reads a message with `read`, which returns it or a part of it; `sender` returns its sender's address. Fails if it does not exist for the
+/// caller, and says so if it was sent from SQL and is not accepted. Every call for one message begins with this function.
+pub(super) async fn find_visible<T, F>(
+    api: &Api,
+    caller: &Caller,
+    id: MessageId,
+    read: impl Fn() -> F,
+    sender: impl Fn(&T) -> &str,
+) -> Result<T, ApiError>
+where
+    F: Future<Output = Result<Option<T>, DbError>>,
+{
+    let mut found = read().await?;
+    if found.is_none() {
         if let Some(error) = rejected::find(api, caller, id).await? {
             return Err(error);
         }
         // It may have been accepted meanwhile.
-        row = messages::get(&api.db, caller.tenant(), id).await?;
+        found = read().await?;
     }
-    row.filter(|row| caller.can_see(&row.from_address)).ok_or(NO_MESSAGE)
+    found.filter(|found| caller.can_see(sender(found))).ok_or(NO_MESSAGE)
+}
+
+/// Reads a message's row; fails as [`find_visible`].
+pub(in crate::http) async fn load_row(api: &Api, caller: &Caller, id: MessageId) -> Result<MessageRow, ApiError> {
+    let read = || messages::get(&api.db, caller.tenant(), id);
+    find_visible(api, caller, id, read, |row| &row.from_address).await
 }
 
 /// Reads a message with its recipients.
@@ -96,8 +111,7 @@ pub(super) async fn load_bounces(
     ),
     responses(
         (status = 200, description = "A page of events", body = Page<Event>),
-        AuthErrors, NotFound, InvalidParameter,
-        (status = 409, description = "The message was sent from SQL, and is not accepted yet or was rejected"),
+        AuthErrors, MessageErrors, InvalidParameter,
     ),
 )]
 pub async fn events(

@@ -1,6 +1,8 @@
 //! Messages that were sent from SQL and are not accepted yet, or were rejected (`db::messages::sql_inbox`):
 //! `GET /v1/messages/rejected`, and the error of calls for such a message.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
@@ -16,6 +18,9 @@ use crate::http::auth::Caller;
 use crate::http::page::{Page, PageParams};
 use crate::http::request::params::Params;
 use crate::http::{Api, ApiError, AuthErrors, InvalidParameter};
+
+/// After this time, a message that waits only for a process has usually been accepted.
+const SOON: Duration = Duration::from_secs(1);
 
 /// A message that was sent from SQL and rejected.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -108,7 +113,9 @@ fn error(row: &StateRow) -> ApiError {
     } else {
         (ProblemCode::NotAccepted, format!("This message was sent from SQL and is not accepted yet: {}.", reason(row)))
     };
-    ApiError::Conflict { code, detail, retry_after: None }
+    // What waits for a quota or for its tenant may wait for long.
+    let is_soon = row.refused_at.is_none() && row.waits_for.is_none() && !row.is_suspended;
+    ApiError::Conflict { code, detail, retry_after: is_soon.then_some(SOON) }
 }
 
 /// Returns the faults of a rejected message as a text.
@@ -125,7 +132,7 @@ fn reason(row: &StateRow) -> String {
     match (row.recipients, row.recipients_per_day) {
         _ if row.is_suspended => "the tenant is suspended; it waits until the tenant is resumed".to_owned(),
         (Some(needed), Some(limit)) if needed > limit => format!(
-            "it has {needed} recipients, and the tenant's quota is {limit} recipients a day, so it waits until the quota is raised"
+            "it has {needed} recipients, and the tenant's quota is {limit} recipients a day; it is rejected unless the quota is raised"
         ),
         _ if row.waits_for.as_deref() == Some("quota") => {
             "the tenant's quota of this day does not suffice for it; it waits until it does".to_owned()

@@ -128,15 +128,15 @@ impl ClientConnection {
         }
     }
 
-    /// Logs that a message was refused after it had been transferred.
+    /// Logs that a message was refused after it had been transferred; at most one line per minute, for all clients together.
     pub(in crate::smtp::inbound) fn log_refused_content(
         &self,
         peer: SocketAddr,
         fault: DataFault,
-        from: &str,
-        to: &[String],
+        (from, to): (&str, &[String]),
+        now: Instant,
     ) {
-        if let Some(count) = self.limits.refused_contents.note(Instant::now()) {
+        if let Some(count) = self.limits.refused_contents.note(now) {
             tracing::warn!(
                 event = "smtp_message_refused",
                 %peer,
@@ -202,6 +202,47 @@ mod tests {
 
     fn enter(limits: &Arc<ClientLimits>, text: &str) -> Option<ClientConnection> {
         limits.enter(ip(text), |_| false)
+    }
+
+    /// The captured log.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(text);
+            Ok(text.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn refused_messages_of_a_minute_are_one_line() {
+        let (log, limits, start) = (Log::default(), limits(9, None), Instant::now());
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        // With a single subscriber, a test on another thread, which has none, would disable the line.
+        let _second = tracing::Dispatch::new(tracing_subscriber::registry());
+        tracing::callsite::rebuild_interest_cache();
+        let clients = ["192.0.2.1", "192.0.2.2"].map(|address| enter(&limits, address).unwrap());
+        let refuse = |seconds: u64| {
+            for (client, fault) in clients.iter().zip([DataFault::BareLineBreak, DataFault::TooBig]) {
+                let peer = SocketAddr::new(client.network(), 25);
+                let envelope = ("ann@example.test", &["bo@acme.test".to_owned()][..]);
+                client.log_refused_content(peer, fault, envelope, start + Duration::from_secs(seconds));
+            }
+        };
+        // Six hours, with two refused messages per second.
+        (0..6 * 3_600).for_each(refuse);
+        let text = String::from_utf8(log.0.lock().clone()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 6 * 60, "{:?}", lines.first());
+        assert!(lines[0].contains(r#"event="smtp_message_refused""#) && lines[0].contains(" count=1 "), "{}", lines[0]);
+        assert!(lines[1..].iter().all(|line| line.contains(" count=120 ")), "{}", lines[1]);
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, H: Handler> Session<'_, S, H> {
 
     /// Refuses a message whose recipients were accepted.
     fn refuse_message(&mut self, from: &str, to: &[String], fault: DataFault) -> Next {
-        self.client.log_refused_content(self.peer, fault, from, to);
+        self.client.log_refused_content(self.peer, fault, (from, to), Instant::now());
         let (code, text) = match fault {
             DataFault::TooBig => (552, "5.3.4 The message is too big"),
             DataFault::BareLineBreak => (550, "5.5.2 The message contains a bare CR or LF; use CRLF"),

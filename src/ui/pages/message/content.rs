@@ -4,7 +4,7 @@ use axum::extract::{Path, Query};
 use axum::http::{HeaderValue, Method, header};
 use axum::response::{IntoResponse as _, Response};
 
-use super::ShowQuery;
+use super::view::ShowQuery;
 use crate::mail::content::{Content, read, with_images};
 use crate::ui::call::segment;
 use crate::ui::error::UiError;
@@ -49,7 +49,7 @@ pub(super) async fn html(
 ) -> Result<Response, UiError> {
     let html = with_raw(&visitor, &id, |raw| read(raw).html.map(|html| with_images(&html, raw))).await?;
     let html = html.ok_or_else(|| UiError::not_found("The message has no HTML."))?;
-    Ok(framed(&html, query.images == "1"))
+    Ok(framed(&html, query.has_images()))
 }
 
 /// Returns the HTML of a message for a frame, with remote images if the user has asked for them.

@@ -8,7 +8,7 @@ use axum::response::{Redirect, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 
-use super::messages::Received;
+use super::messages::{Attachment, Received};
 use super::routes::{self, InboundRoute};
 use crate::mail::received;
 use crate::ui::Ui;
@@ -16,7 +16,8 @@ use crate::ui::call::{Page, segment, with_query};
 use crate::ui::error::{Failure, UiError};
 use crate::ui::format::{Clock, bytes, tone};
 use crate::ui::pages::message::NO_CONTENT;
-use crate::ui::pages::message::content::{download, framed, preview_class};
+use crate::ui::pages::message::content::{download, framed};
+use crate::ui::pages::message::view::{ContentView, File, ShowQuery, Tab, Tabs};
 use crate::ui::pages::{PageResult, render};
 use crate::ui::session::Visitor;
 use crate::ui::shell::{Section, Shell, redirect_done};
@@ -68,34 +69,14 @@ struct Answered {
     subject: String,
 }
 
-/// A view of the content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tab {
-    Preview,
-    Reply,
-    Text,
-    Headers,
-    Attachments,
-}
-
-impl Tab {
-    const ALL: [(Self, &'static str, &'static str); 5] = [
-        (Self::Preview, "preview", "HTML"),
-        (Self::Text, "text", "Text"),
-        (Self::Reply, "reply", "Reply text"),
-        (Self::Headers, "headers", "Headers"),
-        (Self::Attachments, "attachments", "Attachments"),
-    ];
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct ShowQuery {
-    #[serde(default)]
-    tab: String,
-    /// `1` loads the remote images of the HTML, once.
-    #[serde(default)]
-    images: String,
-}
+/// The views of the content.
+const TABS: &Tabs = &[
+    (Tab::Preview, "HTML"),
+    (Tab::Text, "Text"),
+    (Tab::Reply, "Reply text"),
+    (Tab::Headers, "Headers"),
+    (Tab::Attachments, "Attachments"),
+];
 
 #[derive(Template)]
 #[template(path = "received_message.html")]
@@ -107,28 +88,33 @@ struct MessagePage {
     answered: Option<String>,
     /// The route; `None` if it was deleted.
     route: Option<InboundRoute>,
-    tab: Tab,
-    has_images: bool,
+    view: ContentView,
 }
 
-impl MessagePage {
-    /// Returns the name and the title of each tab, and whether it is shown.
-    fn tabs(&self) -> [(&'static str, String, bool); 5] {
-        Tab::ALL.map(|(tab, name, title)| {
-            let count = self.message.summary.attachments.len();
-            let title = if tab == Tab::Attachments { format!("{title} ({count})") } else { title.to_owned() };
-            (name, title, tab == self.tab)
-        })
-    }
-
-    /// Returns why there is no content.
-    fn content_fault(&self) -> Option<&'static str> {
-        // The attachments are known without the content.
-        (!self.shell.may_read && self.tab != Tab::Attachments).then_some(NO_CONTENT)
-    }
-
-    fn preview_class(&self) -> &'static str {
-        preview_class(self.message.html.as_deref())
+impl Message {
+    /// Takes the content out, for a page.
+    fn take_content(&mut self, visitor: &Visitor, query: &ShowQuery) -> ContentView {
+        let first = if self.html.is_some() { Tab::Preview } else { Tab::Text };
+        let tab = query.tab(TABS).unwrap_or(first);
+        let file = |file: &Attachment| File {
+            name: file.name().to_owned(),
+            content_type: file.content_type.clone(),
+            size: file.size,
+        };
+        ContentView {
+            path: format!("/ui/received/{}", self.summary.id),
+            tabs: TABS,
+            tab,
+            has_images: query.has_images(),
+            may_read: visitor.may_read,
+            // The attachments are known without the content.
+            fault: (!visitor.may_read && tab != Tab::Attachments).then(|| NO_CONTENT.to_owned()),
+            html: self.html.take(),
+            text: self.text.take(),
+            reply_text: self.reply_text.take(),
+            headers: self.headers.drain(..).map(|MailHeader { name, value }| (name, value)).collect(),
+            attachments: self.summary.attachments.iter().map(file).collect(),
+        }
     }
 }
 
@@ -163,21 +149,19 @@ pub(super) fn unless_deleted<T>(found: Result<T, UiError>) -> Result<Option<T>, 
 }
 
 async fn show(visitor: Visitor, Path(id): Path<String>, Query(query): Query<ShowQuery>) -> PageResult {
-    let message = load(&visitor, &id).await?;
+    let mut message = load(&visitor, &id).await?;
     let mut answered = None;
     if let Some(id) = &message.summary.answers {
         let found = visitor.get(&format!("/v1/messages/{}", segment(id))).await;
         answered = unless_deleted(found)?.map(|found: Answered| found.subject);
     }
     let route = unless_deleted(visitor.get(&routes::api_path(&message.summary.route_id)).await)?;
-    let first = if message.html.is_some() { Tab::Preview } else { Tab::Text };
     render(&MessagePage {
         shell: Shell::new(&visitor, Section::Received, message.summary.title()),
         clock: Clock(visitor.api().now()),
         answered,
         route,
-        tab: Tab::ALL.into_iter().find(|(_, name, _)| *name == query.tab).map_or(first, |(tab, ..)| tab),
-        has_images: query.images == "1",
+        view: message.take_content(&visitor, &query),
         message,
     })
 }
@@ -193,7 +177,7 @@ async fn html(visitor: Visitor, Path(id): Path<String>, Query(query): Query<Show
         let embed = tokio::task::spawn_blocking(move || received::with_images(&html, &raw));
         html = embed.await.map_err(|_| UiError::unreadable(&"a panic"))?;
     }
-    Ok(framed(&html, query.images == "1"))
+    Ok(framed(&html, query.has_images()))
 }
 
 /// Returns the message as it was received, as a download.
