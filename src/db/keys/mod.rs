@@ -3,6 +3,8 @@
 pub mod sessions;
 pub mod usage;
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
@@ -175,11 +177,11 @@ fn recipients_per_day(quota: KeyQuota) -> Option<i32> {
 
 /// Returns the key with this hash, including revoked and expired keys, and what its tenant allows.
 pub async fn find(db: &Db, hash: [u8; 32]) -> Result<Option<FoundKey>, DbError> {
-    Ok(find_many(db, &[hash]).await?.pop().map(|(_, found)| found))
+    Ok(find_many(db, &[hash]).await?.remove(&hash))
 }
 
-/// Returns the keys with these hashes, as [`find`] does, each with its hash.
-pub async fn find_many(db: &Db, hashes: &[[u8; 32]]) -> Result<Vec<([u8; 32], FoundKey)>, DbError> {
+/// Returns the keys with these hashes, as [`find`] does, by their hash.
+pub async fn find_many(db: &Db, hashes: &[[u8; 32]]) -> Result<HashMap<[u8; 32], FoundKey>, DbError> {
     let hashes: Vec<&[u8]> = hashes.iter().map(|hash| &hash[..]).collect();
     let query = sqlx::query!(
         "SELECT k.hash, k.id, k.tenant_id, k.name, k.mode, k.scopes, k.sender_domains, k.allowed_ips, k.requests_per_second,
