@@ -189,12 +189,13 @@ mod tests {
             move |pending: Pending<u64, u64, &'static str>| {
                 let go = go.clone();
                 async move {
-                    let pending = pending.complete(async |keys: &[u64]| double(keys)).await;
-                    let create = async |keys: &[u64]| {
-                        go.notified().await;
-                        Ok(keys.iter().map(|key| (*key, 0)).collect::<HashMap<u64, u64>>())
-                    };
-                    pending.complete(create).await
+                    let pending = pending.complete(async |keys| double(keys)).await;
+                    pending
+                        .complete(async |keys| {
+                            go.notified().await;
+                            Ok(keys.iter().map(|key| (*key, 0)).collect::<HashMap<u64, u64>>())
+                        })
+                        .await
                 }
             }
         });

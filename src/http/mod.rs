@@ -6,6 +6,7 @@ mod audit;
 mod auth;
 mod blobs;
 mod body;
+mod changes;
 mod concurrency_limit;
 mod delivery;
 mod domains;
@@ -77,6 +78,7 @@ pub use allowances::Allowances;
 pub use audit::NOT_AUDITED;
 use auth::KeyCache;
 use body::Bodies;
+use changes::ChangePoll;
 use concurrency_limit::ConcurrencyLimit;
 pub use delivery::{Delivery, RelayView, RouteInfo};
 pub use domains::Domains;
@@ -221,8 +223,11 @@ impl Api {
         settings: Settings,
         stop: CancellationToken,
     ) -> Self {
-        let keys = Arc::new(KeyCache::new(db.clone(), clock.clone(), settings.auth_failures_per_minute));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(keys.clone().follow_changes()));
+        let confirmations = acceptor.confirmations().clone();
+        let keys = KeyCache::new(db.clone(), clock.clone(), confirmations, settings.auth_failures_per_minute);
+        let keys = Arc::new(keys);
+        let changes = ChangePoll { db: db.clone(), keys: keys.clone(), acceptor: acceptor.clone() };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(changes.run()));
         let allowances = Arc::new(Allowances::new(db.clone(), clock.clone()));
         tokio::spawn(allowances.clone().release_unused(stop.clone()));
         Self(Arc::new(Shared {

@@ -34,8 +34,8 @@ impl SqlInbox {
     ) -> Result<Result<NewMessage, Vec<Fault>>, AcceptError> {
         match self.parse_once(tenant, row).await? {
             Err(_) => {
-                // The caches may be a few seconds old, and the function has seen the current streams and templates.
-                self.acceptor.clear_stream_cache();
+                // The caches may be a second old, and the function has seen the current streams and templates.
+                self.acceptor.forget_streams(tenant);
                 self.acceptor.templates().clear_names();
                 self.parse_once(tenant, row).await
             }
