@@ -160,8 +160,8 @@ impl Acceptor {
             blobs: Blobs::start(&db, clock, tasks),
             lanes: Lanes::start(&db, routes, tasks),
             streams: Streams::start(&db, confirmations.clone(), tasks),
+            templates: TemplateStore::start(db.clone(), confirmations.clone(), tasks),
             confirmations,
-            templates: TemplateStore::new(db.clone()),
             reserved_keys: ReservedKeys::default(),
             db,
             wake,
@@ -189,10 +189,15 @@ impl Acceptor {
 
     /// Drops the cached settings that have changed; all of them if it is not known which.
     pub fn forget_changed(&self, settings: Option<&[(TenantId, Settings)]>) {
-        let Some(settings) = settings else { return self.streams.clear() };
+        let Some(settings) = settings else {
+            self.streams.clear();
+            self.templates.clear();
+            return;
+        };
         for (tenant, settings) in settings {
             match settings {
                 Settings::Streams => self.streams.forget(*tenant),
+                Settings::Templates => self.templates.forget(*tenant),
             }
         }
     }

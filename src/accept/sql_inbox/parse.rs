@@ -36,7 +36,7 @@ impl SqlInbox {
             Err(_) => {
                 // The caches may be a second old, and the function has seen the current streams and templates.
                 self.acceptor.forget_streams(tenant);
-                self.acceptor.templates().clear_names();
+                self.acceptor.templates().forget(tenant.live());
                 self.parse_once(tenant, row).await
             }
             parsed => Ok(parsed),

@@ -13,6 +13,8 @@ const MAX_CHANGES: usize = 1_000;
 pub enum Settings {
     /// The names of its streams in the order of their priorities, and which of them have unsubscribe links.
     Streams,
+    /// The latest versions and the aliases of its published templates.
+    Templates,
 }
 
 impl Settings {
@@ -20,6 +22,7 @@ impl Settings {
     fn from_name(name: &str) -> Option<Self> {
         match name {
             "streams" => Some(Self::Streams),
+            "templates" => Some(Self::Templates),
             _ => None,
         }
     }
