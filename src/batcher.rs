@@ -1,8 +1,12 @@
 //! Collects requests that arrive while others are run, so that one statement or transaction serves many of them.
 //!
 //! An idle service runs each request at once; a busy one pays for a round trip and an `fsync` once for many. Each
-//! caller waits for its own reply. A task that runs batches is a loop over [`Requests::next_batch`].
+//! caller waits for its own reply. A task that runs batches is a loop over [`Requests::next_batch`]; that of [`Lookups`] is
+//! for callers who look up values by key.
 
+mod lookups;
+
+pub use lookups::{Found, Lookups, MAX_LOOKUPS, Pending};
 use tokio::sync::oneshot;
 
 /// The size limit of a batch: no item is added once the batch has this many items or bytes.

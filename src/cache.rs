@@ -3,8 +3,11 @@
 //! - Concurrent loads of one key: one caller loads, the others wait for its value. If the load fails, each waiting
 //!   caller loads the value itself, so that no caller waits for more than one load of another caller.
 //! - A failed load is not stored.
-//! - Clearing the cache takes precedence over a load in progress: a value read before the clear is not stored after it.
+//! - Clearing the cache, or removing a value, takes precedence over a load in progress: a value read before is not stored
+//!   afterwards.
 //! - Optionally, an expired entry is used for some time longer while one caller loads it again, or while loads fail.
+
+pub mod confirmations;
 
 use std::hash::Hash;
 use std::pin::pin;
@@ -106,6 +109,15 @@ where
     /// Removes all values.
     pub fn clear(&self) {
         self.entries.clear();
+    }
+
+    /// Removes the value of a key.
+    pub fn remove<Q>(&self, key: &Q)
+    where
+        Q: Hash + Equivalent<K> + ?Sized,
+    {
+        // This also removes the placeholder of a load in progress.
+        drop(self.entries.remove(key));
     }
 
     /// Returns the value of a key, and loads it if it is missing or has expired.
@@ -316,6 +328,27 @@ mod tests {
         assert_eq!(cache.get(&1, now), None);
         let overtaken = cache.get_or_load(&1, now, || async {
             cache.clear();
+            assert_eq!(cache.get_or_load(&1, now, || load(3)).await, Ok(3), "does not wait for the old load");
+            load(2).await
+        });
+        assert_eq!(overtaken.await, Ok(2));
+        assert_eq!(cache.get(&1, now), Some(3));
+    }
+
+    #[tokio::test]
+    async fn value_read_before_it_was_removed_is_not_stored() {
+        let (cache, now) = (TestCache::new(10, TTL), Instant::now());
+        assert!(cache.insert_if_absent(&1, 1, now) && cache.insert_if_absent(&2, 2, now));
+        cache.remove(&1);
+        assert_eq!((cache.get(&1, now), cache.get(&2, now)), (None, Some(2)), "the others stay");
+        let old = cache.get_or_load(&1, now, || async {
+            cache.remove(&1);
+            load(1).await
+        });
+        assert_eq!(old.await, Ok(1), "the caller called before");
+        assert_eq!(cache.get(&1, now), None);
+        let overtaken = cache.get_or_load(&1, now, || async {
+            cache.remove(&1);
             assert_eq!(cache.get_or_load(&1, now, || load(3)).await, Ok(3), "does not wait for the old load");
             load(2).await
         });

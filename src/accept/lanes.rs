@@ -3,14 +3,14 @@
 //! With one lane per domain, many new lanes may be needed at once. Lookups that arrive while a statement runs share the
 //! next statement.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use quick_cache::sync::Cache;
 use tokio_util::task::TaskTracker;
 
-use crate::batcher::{BatchLimit, Batcher, Reply, Requests, reply_all};
+use crate::batcher::{Lookups, MAX_LOOKUPS, Pending};
 use crate::db::lanes::dedicated::DedicatedLanes;
 use crate::db::lanes::{self, LaneName, NamedLane};
 use crate::db::{Db, DbError};
@@ -20,14 +20,6 @@ use crate::domain::routing::{RouteName, RouteTable, is_simulated};
 
 /// Maximum number of cached lanes.
 const MAX_CACHED_LANES: usize = 200_000;
-/// Capacity of the lookup queue, in lanes.
-const QUEUE_CAPACITY: usize = 1_024;
-/// Maximum number of lookups per statement.
-static BATCH_LIMIT: BatchLimit<Arc<LaneName>> = BatchLimit { items: 256, bytes: u64::MAX, size: |_| 0 };
-/// Number of finder tasks. With more than one, a finder that waits for a lock on a new lane does not delay all lookups.
-const FINDERS: usize = 2;
-
-type LookupResult = Result<i64, Arc<DbError>>;
 
 /// Finds lanes and caches them. A lane's id never changes, so entries do not expire.
 #[derive(Debug)]
@@ -35,17 +27,17 @@ pub(super) struct Lanes {
     routes: RouteTable,
     dedicated: DedicatedLanes,
     cache: Cache<Arc<LaneName>, NamedLane>,
-    lookups: Batcher<Arc<LaneName>, LookupResult>,
+    lookups: Lookups<Arc<LaneName>, i64, DbError>,
 }
 
 impl Lanes {
-    /// Starts the finder tasks; they end when this is dropped.
+    /// Starts the tasks that look up; they end when this is dropped.
     pub(super) fn start(db: &Db, routes: RouteTable, tasks: &TaskTracker) -> Self {
-        let (lookups, requests) = Batcher::new(QUEUE_CAPACITY, &BATCH_LIMIT);
-        for _ in 0..FINDERS {
-            tasks.spawn(run_finder(db.clone(), requests.clone()));
-        }
-        Self { dedicated: DedicatedLanes::new(db.clone()), routes, cache: Cache::new(MAX_CACHED_LANES), lookups }
+        let dedicated = DedicatedLanes::new(db.clone());
+        let db = db.clone();
+        let run = move |pending| find_or_create(db.clone(), pending);
+        let lookups = Lookups::start(tasks, || DbError::closed(LOOKUP), run);
+        Self { dedicated, routes, cache: Cache::new(MAX_CACHED_LANES), lookups }
     }
 
     /// Returns the lanes of a message's recipients, in the order of the recipients.
@@ -68,7 +60,7 @@ impl Lanes {
         let distinct: Vec<Place<'_>> = distinct.into_iter().collect();
         let mut lanes = HashMap::with_capacity(distinct.len());
         // Not all at once: the lookups of other requests would wait behind them.
-        for part in distinct.chunks(BATCH_LIMIT.items) {
+        for part in distinct.chunks(MAX_LOOKUPS) {
             let lookups = part.iter().map(|place| self.for_place(tenant, *place));
             lanes.extend(part.iter().copied().zip(try_join_all(lookups).await?));
         }
@@ -138,8 +130,8 @@ impl Lanes {
             return Ok(lane);
         }
         let name = Arc::new(name);
-        let found = self.lookups.submit(name.clone()).await;
-        let id = found.ok_or_else(|| Arc::new(DbError::closed(LOOKUP)))??;
+        let found = self.lookups.find(name.clone()).await?;
+        let id = found.ok_or_else(|| Arc::new(DbError::not_found(LOOKUP)))?;
         let lane = NamedLane { id, name: name.clone() };
         self.cache.insert(name, lane.clone());
         Ok(lane)
@@ -159,49 +151,15 @@ fn places(message: &NewMessage) -> impl Iterator<Item = Place<'_>> {
     message.recipients.iter().map(move |recipient| (stream, from, recipient.mailbox.address.domain(), inbound))
 }
 
-/// Pending lookups by lane.
-type PendingLookups = BTreeMap<Arc<LaneName>, Vec<Reply<LookupResult>>>;
+type PendingLookups = Pending<Arc<LaneName>, i64, DbError>;
 /// Ids of lanes by name.
 type Ids = HashMap<LaneName, i64>;
 
-async fn run_finder(db: Db, requests: Requests<Arc<LaneName>, LookupResult>) {
-    while let Some(batch) = requests.next_batch().await {
-        let mut pending = PendingLookups::new();
-        for (name, reply) in batch {
-            pending.entry(name).or_default().push(reply);
-        }
-        let pending = complete(pending, async |names| lanes::find(&db, names).await).await;
-        let pending = complete(pending, async |names| create(&db, names).await).await;
-        // This finds the lanes that another process was creating at the same time.
-        let pending = complete(pending, async |names| lanes::find(&db, names).await).await;
-        if !pending.is_empty() {
-            reply_all(pending.into_values().flatten(), &Err(Arc::new(DbError::not_found(LOOKUP))));
-        }
-    }
-}
-
-/// Completes the lookups whose lanes `find` returns, or all of them if the database fails. Returns the others.
-async fn complete(
-    pending: PendingLookups,
-    find: impl AsyncFnOnce(&[Arc<LaneName>]) -> Result<Ids, DbError>,
-) -> PendingLookups {
-    if pending.is_empty() {
-        return pending;
-    }
-    let names: Vec<Arc<LaneName>> = pending.keys().cloned().collect();
-    let found = find(&names).await.map_err(Arc::new);
-    let mut unresolved = PendingLookups::new();
-    for (name, replies) in pending {
-        let id = match &found {
-            Ok(ids) => ids.get(&*name).map(|id| Ok(*id)),
-            Err(error) => Some(Err(error.clone())),
-        };
-        match id {
-            Some(id) => reply_all(replies, &id),
-            None => drop(unresolved.insert(name, replies)),
-        }
-    }
-    unresolved
+async fn find_or_create(db: Db, pending: PendingLookups) -> PendingLookups {
+    let pending = pending.complete(async |names| lanes::find(&db, names).await).await;
+    let pending = pending.complete(async |names| create(&db, names).await).await;
+    // This finds the lanes that another process was creating at the same time.
+    pending.complete(async |names| lanes::find(&db, names).await).await
 }
 
 /// Creates lanes. A lane that Postgres refuses is left out, so that the others are still created.

@@ -23,10 +23,12 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
+use crate::cache::confirmations::Confirmations;
 use crate::clock::SharedClock;
 use crate::db::messages::blobs::Sizes;
 use crate::db::messages::idempotency::KeyUse;
 use crate::db::messages::insert::{Committed, IdempotencyKey, MessageInsert};
+use crate::db::tenants::changes::Settings;
 use crate::db::{self, Db, DbError};
 use crate::domain::id::{KeyId, MessageId, RecipientId, TenantId};
 use crate::domain::message::NewMessage;
@@ -75,6 +77,12 @@ impl From<DbError> for AcceptError {
     }
 }
 
+impl From<Arc<DbError>> for AcceptError {
+    fn from(error: Arc<DbError>) -> Self {
+        Self::Db(error)
+    }
+}
+
 impl From<StoreError> for AcceptError {
     fn from(error: StoreError) -> Self {
         match error {
@@ -112,6 +120,8 @@ pub struct Acceptor {
     group_commit: Arc<GroupCommit>,
     blobs: Blobs,
     lanes: Lanes,
+    /// The confirmations of what this process has cached of API keys and tenants.
+    confirmations: Arc<Confirmations>,
     streams: Streams,
     templates: TemplateStore,
     reserved_keys: ReservedKeys,
@@ -136,12 +146,14 @@ impl Acceptor {
         wake: WakeNotifier,
         tasks: &TaskTracker,
     ) -> Self {
+        let confirmations = Arc::new(Confirmations::default());
         Self {
             group_commit,
             blobs: Blobs::start(&db, clock, tasks),
             lanes: Lanes::start(&db, routes, tasks),
-            streams: Streams::new(db.clone()),
-            templates: TemplateStore::new(db.clone()),
+            streams: Streams::start(&db, confirmations.clone(), tasks),
+            templates: TemplateStore::start(db.clone(), confirmations.clone(), tasks),
+            confirmations,
             reserved_keys: ReservedKeys::default(),
             db,
             wake,
@@ -152,19 +164,40 @@ impl Acceptor {
         }
     }
 
-    /// Returns the names of the tenant's streams, most urgent first. The result is at most a few seconds old.
-    pub async fn streams(&self, tenant: TenantId) -> Result<Arc<[String]>, DbError> {
+    /// Returns the names of the tenant's streams, most urgent first. A change by another process is seen within a second.
+    pub async fn streams(&self, tenant: TenantId) -> Result<Arc<[String]>, Arc<DbError>> {
         self.streams.names(tenant).await
     }
 
-    /// Returns whether messages of a stream carry an unsubscribe link. The result is at most a few seconds old.
-    pub async fn has_unsubscribe_links(&self, tenant: TenantId, stream: &str) -> Result<bool, DbError> {
+    /// Returns whether messages of a stream carry an unsubscribe link. A change by another process is seen within a second.
+    pub async fn has_unsubscribe_links(&self, tenant: TenantId, stream: &str) -> Result<bool, Arc<DbError>> {
         self.streams.has_unsubscribe_links(tenant, stream).await
     }
 
-    /// Clears the cached streams, so that a new stream can be used at once.
-    pub fn clear_stream_cache(&self) {
-        self.streams.clear();
+    /// Drops the cached streams of a tenant, so that a change takes effect in this process at once.
+    pub fn forget_streams(&self, tenant: TenantId) {
+        self.streams.forget(tenant);
+    }
+
+    /// Drops the cached settings that have changed; all of them if it is not known which.
+    pub fn forget_changed(&self, settings: Option<&[(TenantId, Settings)]>) {
+        let Some(settings) = settings else {
+            self.streams.clear();
+            self.templates.clear();
+            return;
+        };
+        for (tenant, settings) in settings {
+            match settings {
+                Settings::Streams => self.streams.forget(*tenant),
+                Settings::Templates => self.templates.forget(*tenant),
+            }
+        }
+    }
+
+    /// Returns the confirmations of what this process has cached of API keys and tenants. It is to be polled for changes, which
+    /// are passed to [`forget_changed`](Self::forget_changed), while they are used.
+    pub fn confirmations(&self) -> &Arc<Confirmations> {
+        &self.confirmations
     }
 
     /// Returns the templates.

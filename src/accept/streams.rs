@@ -1,18 +1,25 @@
-//! Caches the streams of each tenant for a few seconds.
+//! Caches the streams of each tenant until they change. What other processes have changed is removed when a poll finds it
+//! ([`Confirmations`]), which is within a second. Several tenants whose streams are missing are read with one statement.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
+use tokio_util::task::TaskTracker;
+
+use crate::batcher::{Lookups, Pending};
 use crate::cache::TtlCache;
-use crate::db::{self, Db, DbError};
+use crate::cache::confirmations::{Confirmations, MAX_UNCONFIRMED, Moment};
+use crate::db::streams::{self, StreamSummary};
+use crate::db::{Db, DbError};
 use crate::domain::id::TenantId;
 
-/// Cache TTL.
-const CACHE_TTL: Duration = Duration::from_secs(5);
 /// Maximum number of cached tenants.
 const MAX_CACHED_TENANTS: usize = 10_000;
 
-#[derive(Debug, Clone)]
+const LOOKUP: &str = "streams.of_tenants";
+
+/// The streams of a tenant.
+#[derive(Debug, Clone, Default)]
 struct TenantStreams {
     /// Names of the streams, most urgent first.
     names: Arc<[String]>,
@@ -20,40 +27,63 @@ struct TenantStreams {
     with_links: Arc<[String]>,
 }
 
+impl From<Vec<StreamSummary>> for TenantStreams {
+    fn from(rows: Vec<StreamSummary>) -> Self {
+        let with_links = rows.iter().filter(|row| row.unsubscribe).map(|row| row.name.clone()).collect();
+        Self { names: rows.into_iter().map(|row| row.name).collect(), with_links }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Streams {
-    db: Db,
-    cache: TtlCache<TenantId, TenantStreams>,
+    cache: TtlCache<TenantId, TenantStreams, Moment>,
+    confirmations: Arc<Confirmations>,
+    lookups: Lookups<TenantId, TenantStreams, DbError>,
 }
 
 impl Streams {
-    pub(super) fn new(db: Db) -> Self {
-        Self { db, cache: TtlCache::new(MAX_CACHED_TENANTS, CACHE_TTL) }
+    /// Starts the tasks that look up; they end when this is dropped.
+    pub(super) fn start(db: &Db, confirmations: Arc<Confirmations>, tasks: &TaskTracker) -> Self {
+        let db = db.clone();
+        let run = move |pending| find(db.clone(), pending);
+        let lookups = Lookups::start(tasks, || DbError::closed(LOOKUP), run);
+        Self { cache: TtlCache::new(MAX_CACHED_TENANTS, MAX_UNCONFIRMED), confirmations, lookups }
     }
 
-    /// Clears the cache.
+    /// Removes the streams of a tenant and of its test tenant, which has copies of them.
+    pub(super) fn forget(&self, tenant: TenantId) {
+        self.cache.remove(&tenant);
+        self.cache.remove(&tenant.test());
+    }
+
+    /// Removes all streams.
     pub(super) fn clear(&self) {
         self.cache.clear();
     }
 
     /// Returns the names of a tenant's streams, most urgent first.
-    pub(super) async fn names(&self, tenant: TenantId) -> Result<Arc<[String]>, DbError> {
+    pub(super) async fn names(&self, tenant: TenantId) -> Result<Arc<[String]>, Arc<DbError>> {
         Ok(self.get(tenant).await?.names)
     }
 
     /// Returns whether messages of a stream carry an unsubscribe link.
-    pub(super) async fn has_unsubscribe_links(&self, tenant: TenantId, name: &str) -> Result<bool, DbError> {
+    pub(super) async fn has_unsubscribe_links(&self, tenant: TenantId, name: &str) -> Result<bool, Arc<DbError>> {
         Ok(self.get(tenant).await?.with_links.iter().any(|stream| stream == name))
     }
 
-    async fn get(&self, tenant: TenantId) -> Result<TenantStreams, DbError> {
-        self.cache.get_or_load(&tenant, Instant::now(), || self.load(tenant)).await
+    async fn get(&self, tenant: TenantId) -> Result<TenantStreams, Arc<DbError>> {
+        let load = || async { self.lookups.find(tenant).await.map(Option::unwrap_or_default) };
+        self.cache.get_or_load(&tenant, self.confirmations.now(), load).await
     }
+}
 
-    async fn load(&self, tenant: TenantId) -> Result<TenantStreams, DbError> {
-        let rows = db::streams::all(&self.db, tenant).await?;
-        let with_links = rows.iter().filter(|row| row.unsubscribe).map(|row| row.name.clone()).collect();
-        let names = rows.into_iter().map(|row| row.name).collect();
-        Ok(TenantStreams { names, with_links })
-    }
+type PendingStreams = Pending<TenantId, TenantStreams, DbError>;
+
+async fn find(db: Db, pending: PendingStreams) -> PendingStreams {
+    pending.complete(async |tenants| load(&db, tenants).await).await
+}
+
+async fn load(db: &Db, tenants: &[TenantId]) -> Result<HashMap<TenantId, TenantStreams>, DbError> {
+    let streams = streams::of_tenants(db, tenants).await?;
+    Ok(streams.into_iter().map(|(tenant, rows)| (tenant, rows.into())).collect())
 }

@@ -1,15 +1,22 @@
-//! Loads templates for requests: by id or alias, at a version, ready to render.
+//! Loads templates for requests: by id or alias, at a version, ready to render. What has been loaded is used until it changes:
+//! versions never do, and a poll finds the tenants whose names lead to other versions within a second ([`Confirmations`]).
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::ready;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use quick_cache::sync::Cache;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio_util::task::TaskTracker;
 
 use super::request::message::render::{Lookup, MAX_TEMPLATE_MEMORY, MAX_TEMPLATES, TemplateRef, Templates};
 use super::request::resources::template::ContentChange;
+use crate::batcher::{Lookups, Pending};
 use crate::cache::TtlCache;
+use crate::cache::confirmations::{Confirmations, MAX_UNCONFIRMED, Moment};
 use crate::db::templates::SourceRow;
 use crate::db::templates::versions::{self, LatestRow};
 use crate::db::{Db, DbError};
@@ -18,20 +25,28 @@ use crate::domain::id::{TemplateId, TenantId};
 use crate::domain::message::template::{TemplateName, TemplateVersion};
 use crate::template::{Compiled, Format, Layout, Layouts, Program, ProgramCache, Source, Syntax};
 
-/// Cache TTL of the latest version of a template. Another replica uses a newly published version after at most this time.
-const CACHE_TTL: Duration = Duration::from_secs(1);
-/// Maximum number of cached names.
+/// Maximum number of cached names, and of tenants that have some.
 const MAX_CACHED_NAMES: usize = 10_000;
 /// Memory for cached programs, in bytes.
 const PROGRAM_MEMORY: u64 = 64 << 20;
+
+const LOOKUP: &str = "template_versions.latest";
+
+/// A name in a tenant.
+type Key = (TenantId, TemplateName);
 
 /// Loads and caches the templates of all tenants. Each process has one `TemplateStore`.
 #[derive(Debug)]
 pub struct TemplateStore {
     db: Db,
     programs: Arc<ProgramCache>,
-    /// Templates with a published version, by tenant and name.
-    latest: TtlCache<(TenantId, TemplateName), Published>,
+    /// Templates with a published version.
+    latest: Cache<Key, Published>,
+    /// The generation of each tenant's names: those of earlier ones are not used any more.
+    generations: TtlCache<TenantId, u64, Moment>,
+    last_generation: AtomicU64,
+    confirmations: Arc<Confirmations>,
+    lookups: Lookups<Key, LatestRow, DbError>,
 }
 
 /// The latest version of a template.
@@ -39,32 +54,46 @@ pub struct TemplateStore {
 struct Published {
     template: TemplateId,
     version: i32,
+    /// The generation of the tenant's names when the load began.
+    generation: u64,
 }
 
 /// Why the latest version of a template cannot be used.
 enum NotUsable {
     Unknown,
     NotPublished,
-    Db(DbError),
+    Db(Arc<DbError>),
 }
 
 impl TemplateStore {
-    pub(super) fn new(db: Db) -> Self {
+    /// Starts the tasks that look up names; they end when this is dropped.
+    pub(super) fn start(db: Db, confirmations: Arc<Confirmations>, tasks: &TaskTracker) -> Self {
+        let shared = db.clone();
+        let run = move |pending| find(shared.clone(), pending);
         Self {
             db,
             programs: Arc::new(ProgramCache::new(PROGRAM_MEMORY)),
-            latest: TtlCache::new(MAX_CACHED_NAMES, CACHE_TTL),
+            latest: Cache::new(MAX_CACHED_NAMES),
+            generations: TtlCache::new(MAX_CACHED_NAMES, MAX_UNCONFIRMED),
+            last_generation: AtomicU64::new(0),
+            confirmations,
+            lookups: Lookups::start(tasks, || DbError::closed(LOOKUP), run),
         }
     }
 
     /// Makes this process notice a publication, another alias or a deletion at once.
-    pub fn clear_names(&self) {
-        self.latest.clear();
+    pub fn forget(&self, tenant: TenantId) {
+        self.generations.remove(&tenant);
+    }
+
+    /// Makes this process look up all names again.
+    pub(super) fn clear(&self) {
+        self.generations.clear();
     }
 
     /// Loads the templates that a request names. Those above the limits of a request are not loaded:
     /// [`Lookup::TooMany`].
-    pub async fn load(&self, tenant: TenantId, wanted: Vec<TemplateRef>) -> Result<Templates, DbError> {
+    pub async fn load(&self, tenant: TenantId, wanted: Vec<TemplateRef>) -> Result<Templates, Arc<DbError>> {
         let mut loaded = BTreeMap::new();
         let mut bytes = 0;
         for template in wanted {
@@ -80,7 +109,7 @@ impl TemplateStore {
         Ok(Templates::new(loaded))
     }
 
-    async fn look_up(&self, tenant: TenantId, template: &TemplateRef) -> Result<Lookup, DbError> {
+    async fn look_up(&self, tenant: TenantId, template: &TemplateRef) -> Result<Lookup, Arc<DbError>> {
         let latest = match self.latest(tenant, &template.name).await {
             Ok(latest) => latest,
             Err(NotUsable::Unknown) => return Ok(Lookup::Unknown),
@@ -92,10 +121,10 @@ impl TemplateStore {
         if let Some(program) = self.programs.get(which.template, which.version) {
             return Ok(Lookup::Found { which, program });
         }
-        let Some(compiled) = versions::compiled(&self.db, tenant, which).await? else {
+        let Some(compiled) = versions::compiled(&self.db, tenant, which).await.map_err(Arc::new)? else {
             if template.version.is_none() {
                 // The template was deleted after its name was cached.
-                self.clear_names();
+                self.forget(tenant);
                 return Ok(Lookup::Unknown);
             }
             return Ok(Lookup::UnknownVersion { latest: latest.version });
@@ -113,16 +142,28 @@ impl TemplateStore {
     }
 
     async fn latest(&self, tenant: TenantId, name: &TemplateName) -> Result<Published, NotUsable> {
-        // Only published templates are cached, so that a template can be used as soon as it is published.
-        let load = || async {
-            match versions::latest(&self.db, tenant, name).await {
-                Ok(Some(LatestRow { template, version: Some(version) })) => Ok(Published { template, version }),
-                Ok(Some(LatestRow { version: None, .. })) => Err(NotUsable::NotPublished),
-                Ok(None) => Err(NotUsable::Unknown),
-                Err(error) => Err(NotUsable::Db(error)),
+        let generation = self.generation(tenant).await;
+        let key = (tenant, name.clone());
+        if let Some(published) = self.latest.get(&key).filter(|published| published.generation == generation) {
+            return Ok(published);
+        }
+        match self.lookups.find(key.clone()).await.map_err(NotUsable::Db)? {
+            // Only published templates are cached, so that a template can be used as soon as it is published.
+            Some(LatestRow { template, version: Some(version) }) => {
+                let published = Published { template, version, generation };
+                self.latest.insert(key, published);
+                Ok(published)
             }
-        };
-        self.latest.get_or_load(&(tenant, name.clone()), Instant::now(), load).await
+            Some(LatestRow { version: None, .. }) => Err(NotUsable::NotPublished),
+            None => Err(NotUsable::Unknown),
+        }
+    }
+
+    /// Returns the generation of a tenant's names; a new one if they have changed.
+    async fn generation(&self, tenant: TenantId) -> u64 {
+        let next = || ready(Ok::<_, Infallible>(self.last_generation.fetch_add(1, Ordering::Relaxed)));
+        let Ok(generation) = self.generations.get_or_load(&tenant, self.confirmations.now(), next).await;
+        generation
     }
 
     /// Loads the layouts of a template. `own_names` are its id and its alias, if it is stored. The inner error lists the
@@ -151,6 +192,12 @@ impl TemplateStore {
             }
         }
     }
+}
+
+type PendingNames = Pending<Key, LatestRow, DbError>;
+
+async fn find(db: Db, pending: PendingNames) -> PendingNames {
+    pending.complete(async |names| versions::latest(&db, names).await).await
 }
 
 /// Prepares a stored version for rendering; `None` if this version of Postrider cannot read it.

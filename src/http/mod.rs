@@ -4,6 +4,7 @@
 mod audit;
 mod auth;
 mod blobs;
+mod changes;
 mod delivery;
 mod domains;
 mod error;
@@ -61,6 +62,7 @@ use crate::rendering::Renderer;
 
 pub use audit::NOT_AUDITED;
 use auth::KeyCache;
+use changes::ChangePoll;
 pub use delivery::{Delivery, RelayView, RouteInfo};
 pub use domains::Domains;
 pub use error::{ApiError, Problem, ProblemCode};
@@ -207,8 +209,11 @@ impl Api {
         settings: Settings,
         stop: CancellationToken,
     ) -> Self {
-        let keys = Arc::new(KeyCache::new(db.clone(), clock.clone(), settings.auth_failures_per_minute));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(keys.clone().follow_changes()));
+        let confirmations = acceptor.confirmations().clone();
+        let keys = KeyCache::new(db.clone(), clock.clone(), confirmations, settings.auth_failures_per_minute);
+        let keys = Arc::new(keys);
+        let changes = ChangePoll { db: db.clone(), keys: keys.clone(), acceptor: acceptor.clone() };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(changes.run()));
         let allowances = Arc::new(Allowances::new(db.clone(), clock.clone()));
         tokio::spawn(allowances.clone().release_unused(stop.clone()));
         Self(Arc::new(Shared {

@@ -3,6 +3,8 @@
 pub mod sessions;
 pub mod usage;
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
@@ -175,11 +177,11 @@ fn recipients_per_day(quota: KeyQuota) -> Option<i32> {
 
 /// Returns the key with this hash, including revoked and expired keys, and what its tenant allows.
 pub async fn find(db: &Db, hash: [u8; 32]) -> Result<Option<FoundKey>, DbError> {
-    Ok(find_many(db, &[hash]).await?.pop().map(|(_, found)| found))
+    Ok(find_many(db, &[hash]).await?.remove(&hash))
 }
 
-/// Returns the keys with these hashes, as [`find`] does, each with its hash.
-pub async fn find_many(db: &Db, hashes: &[[u8; 32]]) -> Result<Vec<([u8; 32], FoundKey)>, DbError> {
+/// Returns the keys with these hashes, as [`find`] does, by their hash.
+pub async fn find_many(db: &Db, hashes: &[[u8; 32]]) -> Result<HashMap<[u8; 32], FoundKey>, DbError> {
     let hashes: Vec<&[u8]> = hashes.iter().map(|hash| &hash[..]).collect();
     let query = sqlx::query!(
         "SELECT k.hash, k.id, k.tenant_id, k.name, k.mode, k.scopes, k.sender_domains, k.allowed_ips, k.requests_per_second,
@@ -242,13 +244,6 @@ pub async fn page(db: &Db, tenant: TenantId, after: Option<KeyId>, limit: i64) -
         limit
     );
     db.timed("keys.page", query.fetch_all(&db.pool)).await
-}
-
-/// Returns the number of changes to keys and tenants so far, by all processes. A transaction that changes them also
-/// increments this number, so a reader that sees the number also sees the changes.
-pub async fn version(db: &Db) -> Result<i64, DbError> {
-    let query = sqlx::query_scalar!("SELECT version FROM key_changes");
-    db.timed("keys.version", query.fetch_one(&db.pool)).await
 }
 
 /// Changes a key that is not revoked. Returns whether there is one. If the quota is changed, its use is reported again.

@@ -71,6 +71,8 @@ pub const RULES: &[(&str, Rule)] = &[
     ("suppressions", Rule::Bounded("addresses that must not be sent to, until they expire or are removed")),
     ("template_versions", Rule::With("templates")),
     ("templates", Rule::Bounded("templates")),
+    ("tenant_change_counter", Rule::Bounded("one row")),
+    ("tenant_changes", Rule::Bounded("tenants, and the kinds of their settings")),
     ("tenant_deletions", Rule::With("tenants")),
     ("tenant_usage", Rule::With("tenants")),
     ("tenants", Rule::Bounded("tenants; of deleted ones the id is kept")),

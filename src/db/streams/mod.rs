@@ -2,7 +2,10 @@
 
 pub mod retry_policies;
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 use super::{Db, DbError};
 use crate::domain::delivery::retry::OwnPolicy;
@@ -34,6 +37,32 @@ pub struct StreamRow {
     pub pause_reason: Option<String>,
     /// Time of creation.
     pub created_at: DateTime<Utc>,
+}
+
+/// What a request that sends messages needs to know about a stream.
+#[derive(Debug, Clone)]
+pub struct StreamSummary {
+    /// Name, unique within the tenant.
+    pub name: String,
+    /// Whether its messages carry an unsubscribe link.
+    pub unsubscribe: bool,
+}
+
+/// Returns the streams of these tenants, those of each in order of priority. Tenants without streams are left out.
+pub async fn of_tenants(db: &Db, tenants: &[TenantId]) -> Result<HashMap<TenantId, Vec<StreamSummary>>, DbError> {
+    let tenants: Vec<Uuid> = tenants.iter().map(|tenant| tenant.0).collect();
+    // A change of a column that is read here, or that the order depends on, has to be noted in tenant_changes
+    // (note_stream_change).
+    let query = sqlx::query!(
+        "SELECT tenant_id, name, unsubscribe FROM streams WHERE tenant_id = ANY ($1) ORDER BY priority, name",
+        &tenants
+    );
+    let mut streams = HashMap::<TenantId, Vec<StreamSummary>>::new();
+    for row in db.timed("streams.of_tenants", query.fetch_all(&db.pool)).await? {
+        let stream = StreamSummary { name: row.name, unsubscribe: row.unsubscribe };
+        streams.entry(TenantId(row.tenant_id)).or_default().push(stream);
+    }
+    Ok(streams)
 }
 
 /// Returns all streams of a tenant, in order of priority.

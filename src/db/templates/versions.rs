@@ -1,7 +1,10 @@
 //! The table `template_versions`: published versions, which never change.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::SourceRow;
 use crate::db::{Db, DbError};
@@ -145,16 +148,32 @@ pub struct LatestRow {
     pub version: Option<i32>,
 }
 
-/// Returns the latest version of the template with this name; `None` if there is no such template.
-pub async fn latest(db: &Db, tenant: TenantId, name: &TemplateName) -> Result<Option<LatestRow>, DbError> {
+/// Returns the latest versions of the templates with these names, each in a tenant. Names without a template are left out.
+pub async fn latest(
+    db: &Db,
+    names: &[(TenantId, TemplateName)],
+) -> Result<HashMap<(TenantId, TemplateName), LatestRow>, DbError> {
+    let tenants: Vec<Uuid> = names.iter().map(|(tenant, _)| tenant.0).collect();
+    let (ids, aliases): (Vec<Option<Uuid>>, Vec<Option<&str>>) =
+        names.iter().map(|(_, name)| (name.id().map(|id| id.0), name.alias())).unzip();
+    // A change of a column that is read here has to be noted in tenant_changes (note_template_change).
     let query = sqlx::query!(
-        "SELECT id, version FROM templates WHERE tenant_id = $1 AND (id = $2 OR alias = $3)",
-        tenant.0,
-        name.id().map(|id| id.0),
-        name.alias()
+        r#"SELECT u.position AS "position!", t.id AS "id!", t.version
+           FROM unnest($1::uuid[], $2::uuid[], $3::text[]) WITH ORDINALITY AS u (tenant_id, id, alias, position)
+           CROSS JOIN LATERAL (
+               SELECT id, version FROM templates WHERE tenant_id = u.tenant_id AND id = u.id
+               UNION ALL
+               SELECT id, version FROM templates WHERE tenant_id = u.tenant_id AND alias = u.alias) t"#,
+        &tenants,
+        &ids as _,
+        &aliases as _
     );
-    let row = db.timed("template_versions.latest", query.fetch_optional(&db.pool)).await?;
-    Ok(row.map(|row| LatestRow { template: TemplateId(row.id), version: row.version }))
+    let rows = db.timed("template_versions.latest", query.fetch_all(&db.pool)).await?;
+    let found = rows.into_iter().filter_map(|row| {
+        let name = names.get(usize::try_from(row.position).ok()?.checked_sub(1)?)?;
+        Some((name.clone(), LatestRow { template: TemplateId(row.id), version: row.version }))
+    });
+    Ok(found.collect())
 }
 
 /// Returns the source of the latest version of the template with this name, to be used as a layout; `None` if there is

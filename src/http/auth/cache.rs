@@ -1,14 +1,10 @@
 //! The cache of API keys, with what their tenants allow.
 //!
-//! A change of a key or a tenant takes effect in every process within a second: while keys are used, each process polls
-//! the version of all keys and tenants (`key_changes`) with one small query four times a second, and clears its cache when
-//! the version has changed. A cached key is used only if it was loaded, or the version was found unchanged, less than
-//! [`MAX_UNCONFIRMED`] ago; otherwise it is loaded again.
+//! A change of a key or a tenant takes effect in every process within a second: this process removes what it has changed, and
+//! each process polls for what others have changed (`http/changes.rs`).
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -20,10 +16,11 @@ use super::failures::{AuthFailures, Lookup};
 use super::key_lookup::KeyLookups;
 use super::key_use::{KeyUses, LastUse};
 use super::{Requester, request_key, secret};
-use crate::cache::{Timestamp, TtlCache};
+use crate::cache::TtlCache;
+use crate::cache::confirmations::{Confirmations, MAX_UNCONFIRMED, Moment};
 use crate::clock::SharedClock;
 use crate::db::Db;
-use crate::db::keys::{self, FoundKey, KeyRow};
+use crate::db::keys::{FoundKey, KeyRow};
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{KeyMode, KeyQuota, KeyRate, Secret};
 use crate::domain::network::{contains, parse_network};
@@ -31,12 +28,6 @@ use crate::domain::tenant::TenantTerms;
 use crate::http::auth::security_log::{Refusal, SecurityLog};
 use crate::http::{ApiError, ProblemCode};
 
-/// Maximum time for which a cached key is used without a confirmation that it has not changed.
-const MAX_UNCONFIRMED: Duration = Duration::from_millis(900);
-/// Poll interval of the version.
-const POLL_INTERVAL: Duration = Duration::from_millis(250);
-/// Maximum time for which a key is cached.
-const MAX_AGE: Duration = Duration::from_hours(1);
 /// Maximum number of cached keys.
 const MAX_CACHED_KEYS: usize = 20_000;
 
@@ -104,25 +95,6 @@ impl Attempt<'_> {
     }
 }
 
-/// A moment, and when the version was last found unchanged.
-#[derive(Debug, Clone, Copy)]
-struct Moment {
-    at: Instant,
-    confirmed_at: Option<Instant>,
-}
-
-impl Timestamp for Moment {
-    /// Returns the time since the entry was loaded or confirmed; an entry that is too old counts as unconfirmed.
-    fn age(self, now: Self) -> Duration {
-        let since_load = now.at.saturating_duration_since(self.at);
-        if since_load >= MAX_AGE {
-            return since_load;
-        }
-        let confirmed_at = now.confirmed_at.map_or(self.at, |at| at.max(self.at));
-        now.at.saturating_duration_since(confirmed_at)
-    }
-}
-
 /// A cache of API keys.
 #[derive(Debug)]
 pub struct KeyCache {
@@ -135,16 +107,17 @@ pub struct KeyCache {
     lookups: KeyLookups,
     failures: AuthFailures,
     uses: KeyUses,
-    started: Instant,
-    /// When the version was last found unchanged, in microseconds since `started`; 0: never.
-    confirmed_at: AtomicU64,
-    /// Whether a key was used since the last poll.
-    is_in_use: AtomicBool,
+    confirmations: Arc<Confirmations>,
     pub(super) log: Arc<SecurityLog>,
 }
 
 impl KeyCache {
-    pub(in crate::http) fn new(db: Db, clock: SharedClock, auth_failures_per_minute: u32) -> Self {
+    pub(in crate::http) fn new(
+        db: Db,
+        clock: SharedClock,
+        confirmations: Arc<Confirmations>,
+        auth_failures_per_minute: u32,
+    ) -> Self {
         Self {
             lookups: KeyLookups::start(&db),
             db,
@@ -153,9 +126,7 @@ impl KeyCache {
             accepted: Cache::new(MAX_CACHED_KEYS),
             failures: AuthFailures::new(auth_failures_per_minute),
             uses: KeyUses::default(),
-            started: Instant::now(),
-            confirmed_at: AtomicU64::new(0),
-            is_in_use: AtomicBool::new(false),
+            confirmations,
             log: Arc::default(),
         }
     }
@@ -165,44 +136,9 @@ impl KeyCache {
         self.cache.clear();
     }
 
-    /// Polls the version of all keys while keys are used, and records their use.
-    pub(in crate::http) async fn follow_changes(self: Arc<Self>) {
-        let mut known = None;
-        loop {
-            tokio::time::sleep(POLL_INTERVAL).await;
-            // Together, so that a slow write does not delay the confirmation that no key has changed.
-            tokio::join!(self.uses.write(&self.db), self.poll_version(&mut known));
-        }
-    }
-
-    async fn poll_version(&self, known: &mut Option<i64>) {
-        if !self.is_in_use.swap(false, Ordering::Relaxed) {
-            return;
-        }
-        let asked_at = Instant::now();
-        match keys::version(&self.db).await {
-            Ok(version) if *known == Some(version) => self.confirm(asked_at),
-            Ok(version) => {
-                *known = Some(version);
-                self.cache.clear();
-            }
-            // Without a confirmation, cached keys expire and are loaded again.
-            Err(error) => tracing::debug!(%error, "failed to poll for changes of API keys"),
-        }
-    }
-
-    /// Records that no key had changed at this time, so that keys loaded earlier were still valid then.
-    fn confirm(&self, at: Instant) {
-        let micros = at.saturating_duration_since(self.started).as_micros();
-        self.confirmed_at.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Release);
-    }
-
-    fn moment(&self) -> Moment {
-        let confirmed_at = match self.confirmed_at.load(Ordering::Acquire) {
-            0 => None,
-            micros => self.started.checked_add(Duration::from_micros(micros)),
-        };
-        Moment { at: Instant::now(), confirmed_at }
+    /// Records the use of the keys that were used since the last call.
+    pub(in crate::http) async fn write_uses(&self) {
+        self.uses.write(&self.db).await;
     }
 
     async fn load(&self, attempt: Attempt<'_>) -> Result<Arc<CachedKey>, ApiError> {
@@ -251,10 +187,7 @@ impl KeyCache {
 
     /// Returns the key. Fails, and writes to the security log, if it is unknown, revoked or expired.
     pub(super) async fn get_valid(&self, attempt: Attempt<'_>) -> Result<Arc<CachedKey>, ApiError> {
-        if !self.is_in_use.load(Ordering::Relaxed) {
-            self.is_in_use.store(true, Ordering::Relaxed);
-        }
-        let key = self.cache.get_or_load(&attempt.hash, self.moment(), || self.load(attempt)).await?;
+        let key = self.cache.get_or_load(&attempt.hash, self.confirmations.now(), || self.load(attempt)).await?;
         if key.row.revoked_at.is_some() {
             self.log.refused(Refusal::RevokedKey, Some(&key.row), "revoked");
             return Err(self.invalid(attempt, "This API key has been revoked."));
@@ -330,23 +263,4 @@ impl KeyCache {
 /// Returns the client's address for an error message.
 fn describe(client: Option<IpAddr>) -> String {
     client.map_or_else(|| "an unknown address".to_owned(), |client| client.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn entry_is_fresh_while_it_is_confirmed_and_not_too_old() {
-        let start = Instant::now();
-        let at = |millis| start + Duration::from_millis(millis);
-        let loaded = Moment { at: at(100), confirmed_at: None };
-        let is_fresh = |now: u64, confirmed: Option<u64>| {
-            loaded.age(Moment { at: at(now), confirmed_at: confirmed.map(at) }) < MAX_UNCONFIRMED
-        };
-        assert!(is_fresh(999, None) && !is_fresh(1_000, None));
-        assert!(!is_fresh(1_000, Some(50)), "confirmed before it was loaded");
-        assert!(is_fresh(2_000, Some(1_500)) && !is_fresh(2_400, Some(1_500)));
-        assert!(is_fresh(3_600_099, Some(3_600_000)) && !is_fresh(3_600_100, Some(3_600_000)), "too old");
-    }
 }

@@ -23,7 +23,7 @@ use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound, ProblemCode};
 
 /// Create a stream
 ///
-/// This replica accepts messages for the stream at once, other replicas within a few seconds. A stream
+/// This replica accepts messages for the stream at once, other replicas within a second. A stream
 /// cannot be deleted, since messages refer to it; an unused stream costs nothing.
 #[utoipa::path(
     post, path = "/v1/streams", tag = "streams", operation_id = "create_stream",
@@ -53,7 +53,7 @@ pub async fn create(
             retry_after: None,
         });
     }
-    api.acceptor.clear_stream_cache();
+    api.acceptor.forget_streams(caller.tenant());
     tracing::info!(event = "stream_created", by = %caller.key_id(), stream = name, "created a stream");
     let view = load_view(&api, caller.tenant(), &name).await?;
     caller.note_after(&name, &view);
@@ -84,6 +84,7 @@ pub async fn change(
     check_retention(&api, &change)?;
     let before = load_view(&api, caller.tenant(), &name).await?;
     let found = streams::change(&api.db, caller.tenant(), &name, change, api.clock.now()).await?;
+    api.acceptor.forget_streams(caller.tenant());
     respond(&api, &caller, &name, &before, found).await
 }
 

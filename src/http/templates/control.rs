@@ -117,7 +117,7 @@ pub async fn change(
         match templates::change(&api.db, tenant, id, revision, &fields, api.clock.now()).await? {
             Changed::Done => {
                 if fields.alias != alias {
-                    api.acceptor.templates().clear_names();
+                    api.acceptor.templates().forget(tenant);
                 }
                 tracing::info!(event = "template_changed", by = %caller.key_id(), template = %id, "changed a template");
                 let after = TemplateView::from_row(load(&api, tenant, &TemplateName::Id(id)).await?);
@@ -197,7 +197,7 @@ pub async fn remove(
         }
         Removed::LayoutOf(other) => return Err(in_use(format!("This template is the layout of {other}."))),
     }
-    api.acceptor.templates().clear_names();
+    api.acceptor.templates().forget(tenant);
     caller.note_removed(&id, &before);
     tracing::info!(event = "template_removed", by = %caller.key_id(), template = %id, "removed a template");
     Ok(StatusCode::NO_CONTENT)

@@ -56,7 +56,7 @@ pub async fn publish(
         let (revision, latest) = (row.revision, row.version);
         let new = NewVersion { tenant, template, revision, latest, compiled: &compiled, published_at };
         let Some(version) = versions::publish(&api.db, &new).await? else { continue };
-        api.acceptor.templates().clear_names();
+        api.acceptor.templates().forget(tenant);
         tracing::info!(event = "template_published", by = %caller.key_id(), %template, version, "published a template");
         let path = format!("/v1/templates/{template}/versions/{version}");
         let row = VersionRow { version, published_at, source: row.draft, compiled };

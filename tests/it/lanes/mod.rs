@@ -2,6 +2,7 @@
 
 mod actions_race_workers;
 mod admin;
+mod changed_streams;
 mod closed;
 mod limits;
 mod new_domains;

@@ -1,5 +1,6 @@
 //! What operators rely on: metrics, alert rules, dashboards, probes, and a log without secrets.
 
+mod cached_settings;
 mod idle;
 mod log_canaries;
 mod metrics_access;

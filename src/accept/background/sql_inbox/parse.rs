@@ -34,9 +34,9 @@ impl Acceptor {
     ) -> Result<Result<NewMessage, Vec<Fault>>, AcceptError> {
         match self.parse_once(tenant, row, now).await? {
             Err(_) => {
-                // The caches may be a few seconds old, and the function has seen the current streams and templates.
-                self.clear_stream_cache();
-                self.templates().clear_names();
+                // The caches may be a second old, and the function has seen the current streams and templates.
+                self.forget_streams(tenant);
+                self.templates().forget(tenant.live());
                 self.parse_once(tenant, row, now).await
             }
             parsed => Ok(parsed),

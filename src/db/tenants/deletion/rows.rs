@@ -214,6 +214,7 @@ pub(super) async fn others(connection: &mut PgConnection, tenant: TenantId) -> R
         "pauses",
         "lanes",
         "streams",
+        "tenant_changes",
         "dashboard_sessions",
         // With `key_usage`.
         "keys",
