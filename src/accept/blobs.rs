@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -36,6 +37,10 @@ const QUEUE_CAPACITY: usize = 256;
 const COMPLETE_TRIES: usize = 3;
 /// Number of small attachments of one request that wait for the writer at the same time.
 const PART: usize = 64;
+/// Maximum number of chunks that this process writes at the same time. Each is in memory three times meanwhile: in the upload,
+/// in the arguments of the statement, and in the buffer of the connection. More of them would not be stored faster, because
+/// Postgres takes longest, and would leave no connections to other requests.
+const CHUNK_WRITES: usize = 3;
 
 type Key = (TenantId, String);
 /// The result of storing small attachments.
@@ -75,6 +80,7 @@ pub(super) struct Blobs {
     pub(super) db: Db,
     pub(super) clock: SharedClock,
     small: Batcher<Blob, StoredSmall>,
+    chunk_writes: Semaphore,
 }
 
 impl Blobs {
@@ -82,7 +88,7 @@ impl Blobs {
     pub(super) fn start(db: &Db, clock: SharedClock, tasks: &TaskTracker) -> Self {
         let (small, requests) = Batcher::new(QUEUE_CAPACITY, &BATCH_LIMIT);
         tasks.spawn(Writer { db: db.clone(), clock: clock.clone(), requests }.run());
-        Self { db: db.clone(), clock, small }
+        Self { db: db.clone(), clock, small, chunk_writes: Semaphore::new(CHUNK_WRITES) }
     }
 
     /// Stores the bytes of a message's attachments that the database does not have yet, and drops them from memory.
@@ -229,18 +235,31 @@ impl Blobs {
                 continue;
             }
             if data.len() <= CHUNK_BYTES {
-                blobs::insert(&self.db, tenant, &digest, &data, now).await?;
+                self.store_single_chunk(tenant, &digest, &data).await?;
                 continue;
             }
             let mut upload = Upload::new(tenant, now);
             for chunk in data.chunks(CHUNK_BYTES) {
-                upload.add(&self.db, chunk, self.clock.now()).await?;
+                self.add_chunk(&mut upload, chunk).await?;
             }
             if !self.complete(tenant, upload, &digest).await? {
                 return Err(DbError::not_found("uploads.complete").into());
             }
         }
         Ok(has_waited)
+    }
+
+    /// Stores the next chunk of an upload. Returns `false` if the upload has expired.
+    pub(super) async fn add_chunk(&self, upload: &mut Upload, data: &[u8]) -> Result<bool, DbError> {
+        // Never closed.
+        let _permit = self.chunk_writes.acquire().await;
+        upload.add(&self.db, data, self.clock.now()).await
+    }
+
+    /// Stores a blob of more than [`SMALL_BLOB_BYTES`] and at most one chunk.
+    pub(super) async fn store_single_chunk(&self, tenant: TenantId, digest: &str, data: &[u8]) -> Result<(), DbError> {
+        let _permit = self.chunk_writes.acquire().await;
+        blobs::insert(&self.db, tenant, digest, data, self.clock.now()).await
     }
 
     /// Stores a blob in the object store. If anything fails, or this process ends, a worker deletes the object a day

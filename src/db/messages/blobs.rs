@@ -12,8 +12,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::postgres::{PgArguments, PgQueryResult};
+use sqlx::query::Query;
+use sqlx::{Connection as _, Postgres};
 use uuid::Uuid;
 
+use crate::db::pool::Pool;
 use crate::db::{Db, DbError};
 use crate::domain::id::TenantId;
 
@@ -167,7 +171,19 @@ pub async fn insert(db: &Db, tenant: TenantId, sha256: &str, data: &[u8], now: D
         now,
         now + FIRST_CHECK
     );
-    db.timed("blobs.insert", query.execute(&db.pool)).await.map(|_| ())
+    db.timed("blobs.insert", execute_large(&db.pool, query)).await.map(|_| ())
+}
+
+/// Executes a statement that has a chunk among its arguments. Afterwards, the connection frees its copy of them, which it
+/// would otherwise keep while it is idle.
+pub(super) async fn execute_large(
+    pool: &Pool,
+    query: Query<'_, Postgres, PgArguments>,
+) -> Result<PgQueryResult, sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    let done = query.execute(&mut *connection).await?;
+    connection.shrink_buffers();
+    Ok(done)
 }
 
 /// Adds references from a content, which need not be committed yet, to blobs.
