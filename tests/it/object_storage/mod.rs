@@ -7,6 +7,7 @@ mod independent;
 mod kills;
 mod outages;
 mod races;
+mod slow_uploads;
 mod stored;
 
 use base64::Engine as _;

@@ -12,6 +12,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, Method, Response, StatusCode, Uri};
 use postrider::config::{Config, SecretKey};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::uploads::sha256;
@@ -37,6 +38,8 @@ struct Shared {
     objects: Mutex<BTreeMap<String, Bytes>>,
     mode: Mutex<Mode>,
     requests: Mutex<Vec<(Method, String)>>,
+    /// What the next PUT waits for.
+    held: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
 /// The server; it stops when it is dropped.
@@ -50,8 +53,8 @@ impl S3Server {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shared =
-            Arc::new(Shared { objects: Mutex::default(), mode: Mutex::new(Mode::Works), requests: Mutex::default() });
+        let (objects, mode) = (Mutex::default(), Mutex::new(Mode::Works));
+        let shared = Arc::new(Shared { objects, mode, requests: Mutex::default(), held: Mutex::default() });
         let router = Router::new().fallback(respond).layer(DefaultBodyLimit::disable()).with_state(shared.clone());
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { address, shared, task }
@@ -68,6 +71,13 @@ impl S3Server {
 
     pub fn set(&self, mode: Mode) {
         *self.shared.mode.lock().unwrap() = mode;
+    }
+
+    /// Lets the next PUT wait until the returned value is dropped. Only then is its object stored.
+    pub fn hold_next_put(&self) -> oneshot::Sender<()> {
+        let (release, held) = oneshot::channel();
+        *self.shared.held.lock().unwrap() = Some(held);
+        release
     }
 
     /// Returns the keys of all objects.
@@ -147,6 +157,10 @@ async fn respond(
     let response = Response::builder().header("last-modified", "Mon, 23 Nov 2026 12:00:00 GMT");
     match method {
         Method::PUT => {
+            let held = shared.held.lock().unwrap().take();
+            if let Some(held) = held {
+                let _ = held.await;
+            }
             let tag = format!("\"{}\"", &sha256(&body)[..32]);
             shared.objects.lock().unwrap().insert(key.to_owned(), body);
             match mode {
