@@ -29,7 +29,7 @@ use crate::domain::keyring::Keyring;
 use crate::domain::message::unsubscribe::Links;
 
 pub use sections::accept::Accept;
-pub use sections::attachments::Attachments;
+pub use sections::attachments::{Attachments, CredentialSource};
 pub use sections::dashboard::Dashboard;
 pub use sections::database::Database;
 pub use sections::delivery::{Delivery, PrivateMx};

@@ -1,6 +1,7 @@
 //! Large attachments in an object store (`[attachments]`).
 
 mod cleanup;
+mod credentials;
 mod deletion;
 mod doctor;
 mod independent;
