@@ -358,7 +358,8 @@ fn open_pool(
         is_service,
         restore_gate: gate,
     })?;
-    Ok(db.with_objects(outbound_http::objects(config)?))
+    // Commands need no attachments, and run where the credentials of the object store may be missing.
+    Ok(if is_service { db.with_objects(outbound_http::objects(config)?) } else { db })
 }
 
 /// Registers a worker in a process without an API. The worker does not run yet.

@@ -56,6 +56,9 @@ pub enum AcceptError {
     /// The template was deleted while the request was processed.
     #[error("the template was deleted")]
     TemplateDeleted,
+    /// An attached file was deleted while the request was processed. Nothing was committed.
+    #[error("an attached file was deleted while the message was being accepted")]
+    FileDeleted,
     /// The database failed.
     #[error(transparent)]
     Db(Arc<DbError>),

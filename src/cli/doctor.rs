@@ -149,7 +149,8 @@ async fn attachments(config: &Config, report: &mut Report) {
         Err(why) => report.bad(
             "attachments",
             format!(
-                "bucket {bucket}: {why} (check [attachments], and that the access key may put, get, delete and list)"
+                "bucket {bucket}: {why} (check [attachments], where attachments.credentials says where the access key comes from, and \
+                 that the key may put, get, delete and list)"
             ),
         ),
     }

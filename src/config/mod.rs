@@ -32,7 +32,7 @@ pub use sections::api::accept::Accept;
 pub use sections::api::dashboard::Dashboard;
 pub use sections::api::http::Http;
 pub use sections::api::resend::Resend;
-pub use sections::attachments::Attachments;
+pub use sections::attachments::{Attachments, CredentialSource};
 pub use sections::database::Database;
 pub use sections::log::{Format, Log};
 pub use sections::metrics::Metrics;

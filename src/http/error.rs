@@ -285,6 +285,10 @@ impl From<AcceptError> for ApiError {
                 code: Code::UnknownTemplate.as_str(),
                 message: "the template was deleted".into(),
             }]),
+            AcceptError::FileDeleted => Self::Unavailable(
+                "An attached file was deleted while the request was processed. Nothing was changed; retry the request \
+                 after `Retry-After`.",
+            ),
             AcceptError::Db(error) => Self::from(error.as_ref()),
             AcceptError::Objects(error) => error.into(),
         }

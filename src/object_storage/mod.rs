@@ -8,6 +8,9 @@
 //! they do not all wait for it.
 
 mod connector;
+mod credentials;
+mod credentials_file;
+mod failure;
 
 use std::fmt;
 use std::future::Future;
@@ -22,7 +25,6 @@ use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
 use object_store::{BackoffConfig, GetOptions, ObjectStore as _, PutOptions, RetryConfig};
 use parking_lot::Mutex;
-use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
@@ -34,6 +36,8 @@ use crate::metrics::METRICS;
 use crate::metrics::labels::{ObjectOperation, ObjectResult};
 use crate::telemetry::RateLimitedLog;
 use connector::Connector;
+pub use credentials::{AccessKey, Credentials, CredentialsError};
+use failure::{is_about_bucket, summary};
 
 /// Maximum number of requests of one client to the store at a time, without downloads of API users.
 pub const CONCURRENCY: usize = 32;
@@ -48,8 +52,6 @@ const RETRIES: usize = 2;
 const FAIL_FAST: Duration = Duration::from_secs(1);
 /// How many requests at a time are sent from then on, until one succeeds; all others fail at once.
 const PROBES: usize = 4;
-/// Maximum length of a failure in the log.
-const MAX_FAILURE: usize = 600;
 
 /// The bucket, and how to reach it.
 #[derive(Debug, Clone)]
@@ -60,10 +62,8 @@ pub struct Settings {
     pub endpoint: Option<Url>,
     /// The region, which is part of signatures.
     pub region: String,
-    /// The id of the access key.
-    pub access_key_id: String,
-    /// The secret of the access key.
-    pub secret_access_key: SecretString,
+    /// The credentials with which requests are signed.
+    pub credentials: Credentials,
     /// The beginning of all keys.
     pub prefix: String,
     /// Whether the bucket is in the path of URLs, and not in the host name.
@@ -137,7 +137,7 @@ impl From<object_store::Error> for Failure {
 }
 
 impl ObjectStorage {
-    /// Creates the client. Does not connect yet.
+    /// Creates the client. Reads the file with the credentials, if there is one. Does not connect yet.
     pub fn new(settings: Settings) -> Result<Self, ObjectStorageError> {
         let Settings { bucket, endpoint, region, prefix, path_style, threshold, timeout, .. } = settings;
         let retries = RetryConfig {
@@ -153,8 +153,6 @@ impl ObjectStorage {
             .with_http_connector(Connector::new().map_err(ObjectStorageError::Tls)?)
             .with_bucket_name(&bucket)
             .with_region(region)
-            .with_access_key_id(settings.access_key_id)
-            .with_secret_access_key(settings.secret_access_key.expose_secret())
             .with_virtual_hosted_style_request(!path_style)
             // Not every service has the request that deletes several objects.
             .with_disable_bulk_delete(true)
@@ -168,7 +166,7 @@ impl ObjectStorage {
             builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/'));
         }
         Ok(Self {
-            store: builder.build()?,
+            store: settings.credentials.apply(builder)?.build()?,
             bucket,
             prefix,
             threshold,
@@ -303,7 +301,7 @@ impl ObjectStorage {
         let reason = match timeout(self.timeout, call).await {
             Ok(Ok(done)) => return Ok(done),
             Ok(Err(Failure::Object(error))) => error.to_string(),
-            Ok(Err(Failure::Store(failure))) => cut(&failure),
+            Ok(Err(Failure::Store(failure))) => summary(&failure),
             Err(_) => format!("no response within {:?}", self.timeout),
         };
         Err(format!("cannot {what} an object: {reason}"))
@@ -371,7 +369,7 @@ impl ObjectStorage {
 
     fn log(&self, failure: &str) {
         let Some(failures) = self.failures.note(Instant::now()) else { return };
-        let error = cut(failure);
+        let error = summary(failure);
         tracing::warn!(
             event = "object_storage_unavailable",
             error,
@@ -391,6 +389,9 @@ pub enum ObjectStorageError {
     /// The bucket cannot be part of the endpoint's host name.
     #[error("attachments.endpoint and attachments.bucket make no host name; set attachments.path_style to true")]
     Endpoint,
+    /// There are no credentials.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     /// Another setting is not valid.
     #[error(transparent)]
     Store(#[from] object_store::Error),
@@ -401,16 +402,6 @@ pub type Objects = Option<Arc<ObjectStorage>>;
 
 fn path(key: &str) -> Result<Path, Failure> {
     Path::parse(key).map_err(|error| Failure::Store(error.to_string()))
-}
-
-fn is_about_bucket(failure: &str) -> bool {
-    failure.contains("NoSuchBucket")
-}
-
-/// Returns the beginning of a failure, in one line: it quotes responses.
-fn cut(failure: &str) -> String {
-    let line: String = failure.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    line.chars().take(MAX_FAILURE).collect()
 }
 
 #[cfg(test)]
@@ -424,8 +415,11 @@ mod tests {
             bucket: "files".into(),
             endpoint: Some(endpoint.parse().unwrap()),
             region: "us-east-1".into(),
-            access_key_id: "id".into(),
-            secret_access_key: "secret".to_owned().into(),
+            credentials: Credentials::Static(AccessKey {
+                id: "id".into(),
+                secret: "secret".to_owned().into(),
+                session_token: None,
+            }),
             prefix: "postrider/".into(),
             path_style,
             threshold: 10,
@@ -448,12 +442,6 @@ mod tests {
         assert!(storage("https://s3.example.test", false).is_ok());
     }
 
-    #[test]
-    fn missing_bucket_is_no_missing_object() {
-        assert!(is_about_bucket("Server returned non-2xx status code: 404: <Error><Code>NoSuchBucket</Code>"));
-        assert!(!is_about_bucket("Server returned non-2xx status code: 404: <Error><Code>NoSuchKey</Code>"));
-    }
-
     #[tokio::test]
     async fn few_requests_wait_while_the_store_fails() {
         let storage = storage("http://127.0.0.1:9", true).unwrap();
@@ -468,11 +456,5 @@ mod tests {
         assert_eq!(storage.delete("a").now_or_never(), skipped, "enough are sent");
         drop(probes);
         assert_eq!(storage.delete("a").now_or_never(), None, "canceled requests do not count");
-    }
-
-    #[test]
-    fn failure_is_one_short_line() {
-        assert_eq!(cut("a\nb\r"), "a b ");
-        assert_eq!(cut(&"é".repeat(1_000)).chars().count(), MAX_FAILURE);
     }
 }

@@ -156,8 +156,8 @@ impl SqlInbox {
             }
             // Messages without large attachments do not wait for the object store. The others are tried again when their
             // claim ends.
-            Err(AcceptError::Objects(_)) if ids.len() == 1 => return Ok(0),
-            Err(AcceptError::Objects(_)) => {}
+            Err(AcceptError::Objects(_) | AcceptError::FileDeleted) if ids.len() == 1 => return Ok(0),
+            Err(AcceptError::Objects(_) | AcceptError::FileDeleted) => {}
             result => return Ok(if result? { recipients } else { 0 }),
         }
         let mut inserted = 0;

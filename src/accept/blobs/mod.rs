@@ -5,6 +5,9 @@
 //! individually, chunk by chunk, so that they delay no other request. A query first finds out which of them the
 //! database already has, because most large attachments are sent repeatedly. If an object store is configured, the
 //! bytes of those above its threshold go there, before the message is committed.
+//!
+//! A message is accepted only after a statement has added references to attachments that are stored: see
+//! [`crate::db::messages::blob_cleanup`].
 
 pub(crate) mod upload;
 
@@ -14,13 +17,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use super::AcceptError;
 use crate::batcher::{BatchLimit, Batcher, Reply, Requests, reply_all};
 use crate::clock::SharedClock;
 use crate::db::messages::blobs::objects::{self, NewObject};
-use crate::db::messages::blobs::{self, CHUNK_BYTES, SmallBlob};
+use crate::db::messages::blobs::{self, CHUNK_BYTES, References, SmallBlob};
 use crate::db::messages::uploads::{Completed, Upload};
 use crate::db::{Db, DbError};
 use crate::domain::id::{MessageId, TenantId};
@@ -38,6 +43,10 @@ const QUEUE_CAPACITY: usize = 256;
 const COMPLETE_TRIES: usize = 3;
 /// Number of small attachments of one request that wait for the writer at the same time.
 const PART: usize = 64;
+/// Maximum number of chunks that this process writes at the same time. Each is in memory three times meanwhile: in the upload,
+/// in the arguments of the statement, and in the buffer of the connection. More of them would not be stored faster, because
+/// Postgres takes longest, and would leave no connections to other requests.
+const CHUNK_WRITES: usize = 3;
 
 type Key = (TenantId, String);
 /// The result of storing small attachments.
@@ -77,6 +86,7 @@ pub(super) struct Blobs {
     pub(super) db: Db,
     pub(super) clock: SharedClock,
     small: Batcher<Blob, StoredSmall>,
+    chunk_writes: Semaphore,
 }
 
 impl Blobs {
@@ -84,7 +94,7 @@ impl Blobs {
     pub(super) fn start(db: &Db, clock: SharedClock, tasks: &TaskTracker) -> Self {
         let (small, requests) = Batcher::new(QUEUE_CAPACITY, &BATCH_LIMIT);
         tasks.spawn(Writer { db: db.clone(), clock: clock.clone(), requests }.run());
-        Self { db: db.clone(), clock, small }
+        Self { db: db.clone(), clock, small, chunk_writes: Semaphore::new(CHUNK_WRITES) }
     }
 
     /// Stores the bytes of a message's attachments that the database does not have yet, and drops them from memory.
@@ -96,7 +106,7 @@ impl Blobs {
         message: MessageId,
         attachments: &mut [NewAttachment],
         keep_small: bool,
-    ) -> Stored {
+    ) -> Result<(), AcceptError> {
         let (small, others): (Vec<_>, Vec<_>) =
             attachments.iter_mut().partition(|a| !a.is_stored() && a.data.len() <= SMALL_BLOB_BYTES);
         try_join_all(small.into_iter().map(|attachment| self.store_kept(tenant, message, attachment, keep_small)))
@@ -104,15 +114,10 @@ impl Blobs {
         if others.is_empty() {
             return Ok(());
         }
-        let digests: BTreeSet<String> = others.iter().map(|a| a.description.sha256.clone()).collect();
+        let references = others.iter().map(|a| (a.description.sha256.clone(), message.0)).collect();
         let large = others.into_iter().filter(|attachment| !attachment.is_stored());
         let large = large.map(|a| (a.description.sha256.clone(), std::mem::take(&mut a.data)));
-        let has_waited = self.store_large(tenant, large.collect()).await?;
-        let digests: Vec<String> = digests.into_iter().collect();
-        if has_waited {
-            self.find_all(tenant, &digests).await?;
-        }
-        Ok(blobs::refer(&self.db, tenant, message.0, &digests).await?)
+        self.store_and_refer(tenant, large.collect(), references).await
     }
 
     /// Stores the attachments of several messages as [`store`](Self::store) does, but stores equal attachments only
@@ -122,8 +127,8 @@ impl Blobs {
         tenant: TenantId,
         attachments: Vec<(MessageId, &mut NewAttachment)>,
         keep_small: bool,
-    ) -> Stored {
-        let (mut small, mut large, mut references) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+    ) -> Result<(), AcceptError> {
+        let (mut small, mut large, mut references) = (BTreeMap::new(), BTreeMap::new(), References::new());
         for (message, attachment) in attachments {
             references.insert((attachment.description.sha256.clone(), message.0));
             if attachment.is_stored() {
@@ -140,29 +145,34 @@ impl Blobs {
             }
         }
         self.store_all_small(tenant, small.into_iter().collect()).await?;
-        let has_waited = self.store_large(tenant, large.into_iter().collect()).await?;
-        if references.is_empty() {
-            return Ok(());
-        }
-        if has_waited {
-            let digests: BTreeSet<&String> = references.iter().map(|(digest, _)| digest).collect();
-            self.find_all(tenant, &digests.into_iter().cloned().collect::<Vec<_>>()).await?;
-        }
-        Ok(blobs::refer_all(&self.db, tenant, references).await?)
+        self.store_and_refer(tenant, large.into_iter().collect(), references).await
+    }
+
+    /// Stores large attachments, and adds these references. Those to attachments that are stored already are added first, because
+    /// the others may take long, and only a reference keeps an attachment from being deleted when another message is redacted.
+    async fn store_and_refer(
+        &self,
+        tenant: TenantId,
+        large: BTreeMap<String, Vec<u8>>,
+        references: References,
+    ) -> Result<(), AcceptError> {
+        let (later, first): (References, References) =
+            references.into_iter().partition(|(digest, _)| large.contains_key(digest));
+        self.refer(tenant, &first).await?;
+        self.store_large(tenant, large.into_iter().collect()).await?;
+        self.refer(tenant, &later).await
+    }
+
+    async fn refer(&self, tenant: TenantId, references: &References) -> Result<(), AcceptError> {
+        let are_stored = references.is_empty() || blobs::refer(&self.db, tenant, references).await?;
+        if are_stored { Ok(()) } else { Err(AcceptError::FileDeleted) }
     }
 
     /// Stores files with these digests, to which no message refers yet.
     pub(super) async fn store_files(&self, tenant: TenantId, files: Vec<(String, Vec<u8>)>) -> Stored {
         let (small, large): (Vec<_>, Vec<_>) = files.into_iter().partition(|(_, data)| data.len() <= SMALL_BLOB_BYTES);
         self.store_all_small(tenant, small).await?;
-        self.store_large(tenant, large).await.map(drop)
-    }
-
-    /// Marks attachments as used, after others of the message have been stored in the object store. That may have taken so long
-    /// that a redaction of another message has let the cleanup delete some meanwhile: then, the request is to be repeated.
-    async fn find_all(&self, tenant: TenantId, digests: &[String]) -> Stored {
-        let found = blobs::find(&self.db, tenant, digests, self.clock.now()).await?;
-        if found.len() == digests.len() { Ok(()) } else { Err(ObjectError::Unavailable.into()) }
+        self.store_large(tenant, large).await
     }
 
     /// Stores blobs of at most [`SMALL_BLOB_BYTES`] each.
@@ -207,16 +217,11 @@ impl Blobs {
         stored.ok_or_else(|| Arc::new(DbError::closed("blobs.insert_group")))?
     }
 
-    /// Stores blobs of more than [`SMALL_BLOB_BYTES`] each. Returns whether it has waited for the object store.
-    pub(super) async fn store_large(
-        &self,
-        tenant: TenantId,
-        large: Vec<(String, Vec<u8>)>,
-    ) -> Result<bool, StoreError> {
+    /// Stores blobs of more than [`SMALL_BLOB_BYTES`] each.
+    pub(super) async fn store_large(&self, tenant: TenantId, large: Vec<(String, Vec<u8>)>) -> Stored {
         if large.is_empty() {
-            return Ok(false);
+            return Ok(());
         }
-        let mut has_waited = false;
         let now = self.clock.now();
         let digests: Vec<String> = large.iter().map(|(digest, _)| digest.clone()).collect();
         let existing = blobs::find_and_touch(&self.db, tenant, &digests, now).await?;
@@ -227,22 +232,34 @@ impl Blobs {
             if let Some(objects) = self.db.objects().filter(|objects| objects.is_above_threshold(data.len() as u64)) {
                 // Boxed, because the future is large.
                 Box::pin(self.store_object(objects, tenant, &digest, data)).await?;
-                has_waited = true;
                 continue;
             }
             if data.len() <= CHUNK_BYTES {
-                blobs::insert(&self.db, tenant, &digest, &data, now).await?;
+                self.store_single_chunk(tenant, &digest, &data).await?;
                 continue;
             }
             let mut upload = Upload::new(tenant, now);
             for chunk in data.chunks(CHUNK_BYTES) {
-                upload.add(&self.db, chunk, self.clock.now()).await?;
+                self.add_chunk(&mut upload, chunk).await?;
             }
             if !self.complete(tenant, upload, &digest).await? {
                 return Err(DbError::not_found("uploads.complete").into());
             }
         }
-        Ok(has_waited)
+        Ok(())
+    }
+
+    /// Stores the next chunk of an upload. Returns `false` if the upload has expired.
+    pub(super) async fn add_chunk(&self, upload: &mut Upload, data: &[u8]) -> Result<bool, DbError> {
+        // Never closed.
+        let _permit = self.chunk_writes.acquire().await;
+        upload.add(&self.db, data, self.clock.now()).await
+    }
+
+    /// Stores a blob of more than [`SMALL_BLOB_BYTES`] and at most one chunk.
+    pub(super) async fn store_single_chunk(&self, tenant: TenantId, digest: &str, data: &[u8]) -> Result<(), DbError> {
+        let _permit = self.chunk_writes.acquire().await;
+        blobs::insert(&self.db, tenant, digest, data, self.clock.now()).await
     }
 
     /// Stores a blob in the object store. If anything fails, or this process ends, a worker deletes the object a day
@@ -259,15 +276,16 @@ impl Blobs {
         Err(ObjectError::Unavailable.into())
     }
 
-    /// Inserts the blob of a stored object, or discards the object if the blob is already stored. Returns `false` if the
-    /// upload has expired, or if all tries failed.
+    /// Inserts the blob of a stored object, or discards the object if the blob is already stored, or if the upload has expired.
+    /// Returns `false` if the upload has expired, or if all tries failed.
     async fn complete_object(&self, object: NewObject<'_>) -> Result<bool, DbError> {
         let digests = [object.sha256.to_owned()];
         for _ in 0..COMPLETE_TRIES {
             let now = self.clock.now();
             match objects::complete(&self.db, object, now).await? {
                 Completed::New => return Ok(true),
-                Completed::Expired => return Ok(false),
+                // A worker may have deleted the object before it was stored.
+                Completed::Expired => return objects::discard(&self.db, object.key).await.map(|()| false),
                 Completed::Existing => {}
             }
             if blobs::find(&self.db, object.tenant, &digests, now).await?.contains_key(object.sha256) {

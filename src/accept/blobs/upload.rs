@@ -1,5 +1,5 @@
 //! Receives a file piece by piece, computes its digest, and stores it as a blob. At most one chunk is in memory
-//! while it arrives. The key of an object has the digest of the file, so a large file for the object store is in the
+//! while it arrives, and a few chunks of all uploads together have copies for the database. The key of an object has the digest of the file, so a large file for the object store is in the
 //! database until all of it has arrived.
 
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Blobs, SMALL_BLOB_BYTES, StoreError};
 use crate::db::DbError;
-use crate::db::messages::blobs::{self, CHUNK_BYTES};
+use crate::db::messages::blobs::CHUNK_BYTES;
 use crate::db::messages::uploads;
 use crate::domain::id::TenantId;
 use crate::domain::key::hex;
@@ -85,6 +85,10 @@ impl<'a> Upload<'a> {
                 self.store_chunk().await?;
             }
             let (now, rest) = bytes.split_at(bytes.len().min(CHUNK_BYTES - self.buffer.len()));
+            if self.buffer.len() + now.len() > SMALL_BLOB_BYTES {
+                // At once: a buffer that doubles leaves as much memory behind as it has in the end.
+                self.buffer.reserve_exact(CHUNK_BYTES - self.buffer.len());
+            }
             self.buffer.extend_from_slice(now);
             bytes = rest;
         }
@@ -92,10 +96,9 @@ impl<'a> Upload<'a> {
     }
 
     async fn store_chunk(&mut self) -> Result<(), UploadError> {
-        let Blobs { db, clock, .. } = self.blobs;
-        let now = clock.now();
+        let now = self.blobs.clock.now();
         let upload = self.stored.get_or_insert_with(|| uploads::Upload::new(self.tenant, now));
-        let is_stored = upload.add(db, &self.buffer, now).await?;
+        let is_stored = self.blobs.add_chunk(upload, &self.buffer).await?;
         self.buffer.clear();
         if is_stored { Ok(()) } else { Err(UploadError::Expired) }
     }
@@ -123,7 +126,7 @@ impl<'a> Upload<'a> {
         if self.stored.is_some() {
             self.store_chunk().await?;
         }
-        let Self { blobs: store, tenant, buffer, stored, .. } = self;
+        let Self { blobs: store, tenant, mut buffer, stored, .. } = self;
         if let Some(upload) = stored {
             let is_complete = match store.db.objects().filter(|objects| objects.is_above_threshold(uploaded.size)) {
                 // Boxed, because the future is large.
@@ -133,6 +136,7 @@ impl<'a> Upload<'a> {
             return if is_complete { Ok(uploaded) } else { Err(UploadError::Expired) };
         }
         if keep.is_some_and(|keep| buffer.len() <= keep) {
+            buffer.shrink_to_fit();
             return Ok(Uploaded { data: Some(buffer), ..uploaded });
         }
         if buffer.len() <= SMALL_BLOB_BYTES {
@@ -141,7 +145,7 @@ impl<'a> Upload<'a> {
         } else if store.db.objects().is_some_and(|objects| objects.is_above_threshold(uploaded.size)) {
             store.store_large(tenant, vec![(uploaded.sha256.clone(), buffer)]).await?;
         } else {
-            blobs::insert(&store.db, tenant, &uploaded.sha256, &buffer, store.clock.now()).await?;
+            store.store_single_chunk(tenant, &uploaded.sha256, &buffer).await?;
         }
         Ok(uploaded)
     }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use crate::config::Config;
+use crate::config::{Attachments, Config, CredentialSource};
 use crate::dns;
 use crate::fetch::Fetcher;
 use crate::http::TargetCheck;
-use crate::object_storage::{ObjectStorage, Objects, Settings};
+use crate::object_storage::{AccessKey, Credentials, ObjectStorage, Objects, Settings};
 use crate::url_guard::{Guard, Purpose};
 
 /// Creates the guard that decides to which addresses events may be posted.
@@ -43,21 +43,43 @@ pub(super) fn fetcher(config: &Config) -> anyhow::Result<Option<Fetcher>> {
 /// Creates the client of the object store for large attachments; `None` if none is configured.
 pub fn objects(config: &Config) -> anyhow::Result<Objects> {
     let section = &config.attachments;
-    // A bucket without a key was refused when the configuration was read.
-    let (Some(bucket), Some(id), Some(secret)) = (&section.bucket, &section.access_key_id, &section.secret_access_key)
-    else {
-        return Ok(None);
-    };
+    let Some(bucket) = &section.bucket else { return Ok(None) };
+    let credentials = credentials(section, |name| std::env::var(name).ok())?;
     let settings = Settings {
         bucket: bucket.clone(),
         endpoint: section.endpoint.clone(),
         region: section.region.clone(),
-        access_key_id: id.clone(),
-        secret_access_key: secret.expose().to_owned().into(),
+        credentials,
         prefix: section.prefix.clone().unwrap_or_default(),
         path_style: section.path_style,
         threshold: u64::from(section.threshold_kib) << 10,
         timeout: section.timeout,
     };
     Ok(Some(Arc::new(ObjectStorage::new(settings).context("cannot set up the object store of attachments")?)))
+}
+
+/// Returns where the credentials of the bucket come from. `variable` returns a variable of the environment.
+fn credentials(section: &Attachments, variable: impl Fn(&str) -> Option<String>) -> anyhow::Result<Credentials> {
+    // The keys that are needed were checked when the configuration was read.
+    let key = |key: &str| format!("attachments.{key} is not set");
+    Ok(match section.credentials {
+        CredentialSource::Static => Credentials::Static(AccessKey {
+            id: section.access_key_id.clone().with_context(|| key("access_key_id"))?,
+            secret: section
+                .secret_access_key
+                .as_ref()
+                .with_context(|| key("secret_access_key"))?
+                .expose()
+                .to_owned()
+                .into(),
+            session_token: section.session_token.as_ref().map(|token| token.expose().to_owned().into()),
+        }),
+        CredentialSource::File => {
+            Credentials::File(section.credentials_file.clone().with_context(|| key("credentials_file"))?)
+        }
+        CredentialSource::Environment => Credentials::from_environment(variable)?,
+        CredentialSource::Instance => Credentials::Instance {
+            endpoint: variable("AWS_EC2_METADATA_SERVICE_ENDPOINT").filter(|url| !url.is_empty()),
+        },
+    })
 }

@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::config::{Config, PrivateMx, Unverified, Webhooks};
+use crate::config::{Config, CredentialSource, PrivateMx, Unverified, Webhooks};
 use crate::dev::local_only::is_local_url;
 
 use super::super::healthcheck::reachable;
@@ -46,8 +46,10 @@ pub(super) fn isolate(config: &mut Config, database_url: &str, inbox: SocketAddr
     ignore(!config.delivery.blocklists.is_empty(), "delivery.blocklists");
     config.delivery.blocklists.clear();
 
+    // Roles are those of other machines.
+    let has_role = matches!(config.attachments.credentials, CredentialSource::Environment | CredentialSource::Instance);
     let is_other_machine = config.attachments.endpoint.as_ref().is_none_or(|url| !is_local_url(url));
-    if is_other_machine {
+    if is_other_machine || has_role {
         ignore(config.attachments.bucket.take().is_some(), "attachments.bucket");
     }
 

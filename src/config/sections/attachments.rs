@@ -1,5 +1,6 @@
 //! `[attachments]`: the object store for large attachments.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +8,20 @@ use url::Url;
 
 use crate::config::values::range::{within, within_time};
 use crate::config::values::secret_key::SecretKey;
+
+/// Where the credentials of the bucket come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CredentialSource {
+    /// The keys `access_key_id`, `secret_access_key` and `session_token`.
+    Static,
+    /// The file `credentials_file`, which is read again while the service runs.
+    File,
+    /// The variables that AWS sets: an access key, or the role of a pod in EKS or of a task in ECS.
+    Environment,
+    /// The role of the instance in EC2.
+    Instance,
+}
 
 /// The object store for large attachments.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -17,10 +32,16 @@ pub struct Attachments {
     pub endpoint: Option<Url>,
     /// The region, which is part of the signatures of requests.
     pub region: String,
+    /// Where the credentials come from.
+    pub credentials: CredentialSource,
     /// The id of the access key.
     pub access_key_id: Option<String>,
     /// The secret of the access key.
     pub secret_access_key: Option<SecretKey>,
+    /// The session token of a temporary access key. It is not renewed.
+    pub session_token: Option<SecretKey>,
+    /// A file with an access key in the format of AWS.
+    pub credentials_file: Option<PathBuf>,
     /// The beginning of the keys of new objects. Each installation that uses the bucket needs its own.
     pub prefix: Option<String>,
     /// Whether the bucket is in the path of URLs. If not, it is the first label of the host name.
@@ -46,6 +67,9 @@ impl Attachments {
         if self.access_key_id.as_deref().is_some_and(|id| !is_key_id(id)) {
             return Err("must be the id of an access key: 1–128 characters of ASCII without spaces".into());
         }
+        if self.session_token.as_ref().is_some_and(|token| !is_token(token.expose())) {
+            return Err("must be the session token of an access key: 1–16384 characters of ASCII without spaces".into());
+        }
         if self.endpoint.as_ref().is_some_and(|url| !is_service(url)) {
             return Err("must be a URL such as https://s3.example.net, without user, path and query".into());
         }
@@ -57,14 +81,46 @@ impl Attachments {
         }
     }
 
-    /// Returns the keys that are missing, each with an error. Checked once all keys are known.
+    /// Returns the keys that are missing or have no effect, each with an error. Checked once all keys are known.
     pub(in crate::config) fn check_whole(&self) -> Vec<(&'static str, String)> {
-        let needed = [
-            ("attachments.access_key_id", self.access_key_id.is_none()),
-            ("attachments.secret_access_key", self.secret_access_key.is_none()),
+        if self.bucket.is_none() {
+            return Vec::new();
+        }
+        let (fixed, file) = (CredentialSource::Static, CredentialSource::File);
+        // Each key, whether it is set, the only source that uses it, and whether this source needs it.
+        let keys = [
+            ("attachments.access_key_id", self.access_key_id.is_some(), fixed, true),
+            ("attachments.secret_access_key", self.secret_access_key.is_some(), fixed, true),
+            ("attachments.session_token", self.session_token.is_some(), fixed, false),
+            ("attachments.credentials_file", self.credentials_file.is_some(), file, true),
         ];
-        let missing = needed.into_iter().filter(|(_, is_missing)| self.bucket.is_some() && *is_missing);
-        missing.map(|(key, _)| (key, "must be set, because attachments.bucket is".to_owned())).collect()
+        let source = self.credentials.name();
+        let faults = keys.into_iter().filter_map(|(key, is_set, user, is_needed)| {
+            let is_used = user == self.credentials;
+            match (is_set, is_used) {
+                (false, true) if is_needed => Some((
+                    key,
+                    format!("must be set, because attachments.bucket is, and attachments.credentials is \"{source}\""),
+                )),
+                (true, false) => Some((
+                    key,
+                    format!("has no effect, because attachments.credentials is \"{source}\": unset one of them"),
+                )),
+                _ => None,
+            }
+        });
+        faults.collect()
+    }
+}
+
+impl CredentialSource {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::File => "file",
+            Self::Environment => "environment",
+            Self::Instance => "instance",
+        }
     }
 }
 
@@ -82,6 +138,10 @@ fn is_region(region: &str) -> bool {
 
 fn is_key_id(id: &str) -> bool {
     (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn is_token(token: &str) -> bool {
+    (1..=16 << 10).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn is_in_bucket(byte: u8) -> bool {
@@ -122,6 +182,35 @@ mod tests {
             section.secret_access_key = Some("secret".to_owned().into());
         });
         assert_eq!(whole.check_whole(), []);
+    }
+
+    #[test]
+    fn keys_fit_to_where_the_credentials_come_from() {
+        let faults = |source: CredentialSource, has_key: bool| {
+            let section = changed(|section| {
+                section.bucket = Some("files".into());
+                section.credentials = source;
+                section.access_key_id = has_key.then(|| "id".into());
+            });
+            section.check_whole().into_iter().map(|(key, message)| format!("{key} {message}")).collect::<Vec<_>>()
+        };
+        assert!(faults(CredentialSource::Environment, false).is_empty());
+        assert!(faults(CredentialSource::Instance, false).is_empty());
+        let unused = faults(CredentialSource::Instance, true);
+        assert!(unused[0].starts_with("attachments.access_key_id has no effect") && unused.len() == 1, "{unused:?}");
+        let missing = faults(CredentialSource::File, false);
+        assert!(
+            missing[0].starts_with("attachments.credentials_file must be set") && missing.len() == 1,
+            "{missing:?}"
+        );
+    }
+
+    #[test]
+    fn session_token_fits_into_a_header() {
+        for (token, is_valid) in [("FwoGZXIvYXdzEBYa/+==", true), ("", false), ("a b", false), ("a\n", false)] {
+            let section = changed(|section| section.session_token = Some(token.to_owned().into()));
+            assert_eq!(section.check().is_ok(), is_valid, "{token}");
+        }
     }
 
     #[test]

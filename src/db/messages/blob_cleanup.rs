@@ -1,10 +1,19 @@
 //! Deletes blobs that no content refers to and no request has used for a while. Any number of workers may run it at the
 //! same time.
 //!
-//! A step locks some blobs whose check is due, and then, in later statements, which see everything that was committed
-//! before the locks were granted, looks for references. From then on, a request that starts to use such a blob waits
-//! for the lock, and does not find the blob if it was deleted. A request that started earlier has updated `used_at`, so
-//! the blob is kept.
+//! A message never refers to a deleted blob, however long a request takes:
+//!
+//! - A step locks some blobs whose check is due, and then, in later statements, which see everything that was committed before the
+//!   locks were granted, looks for references. It deletes only blobs without any.
+//! - A request locks the blobs that it attaches and adds its references in one statement ([`super::blobs::refer`]), before its message
+//!   is committed. The two locks exclude each other, so one comes first. If it is the request's, the step sees the references. If it
+//!   is the step's, the request does not find the blob, and fails without a message.
+//! - Small attachments of one message are stored with their references ([`super::blobs::insert_group`]). A blob that exists already is
+//!   looked for after the references are committed: a step that does not see them has locked the blob before, so the look waits for
+//!   it, and the blob is stored again if it was deleted.
+//! - The references of a request that failed have no content. They are deleted after a day, by when the request has ended.
+//!
+//! So neither `used_at` nor a delay has to protect what a request uses. They only make it rare that a request fails.
 //!
 //! The object of a deleted blob, if it has one, is left to [`super::blobs::objects`].
 

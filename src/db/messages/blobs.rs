@@ -2,9 +2,9 @@
 //! hexadecimal. [`super::uploads`] stores blobs of more than one chunk, [`super::blob_cleanup`] deletes unused ones, and
 //! [`objects`] refers to those in the object store.
 //!
-//! A blob cannot be deleted while a request uses it: a request finds it and updates `used_at` in one statement, or
-//! inserts it, and adds a reference before its message is committed. Only blobs without references whose `used_at` is
-//! longer than a day ago are deleted.
+//! A blob that a message refers to is never deleted: [`super::blob_cleanup`] says why. A blob that a request has found or inserted, but not
+//! referred to yet, is rarely deleted: both set `used_at`, and only blobs without references whose `used_at` is longer than a day ago
+//! are deleted, except when a message with the blob is redacted.
 
 pub mod objects;
 
@@ -12,8 +12,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::postgres::{PgArguments, PgQueryResult};
+use sqlx::query::Query;
+use sqlx::{Connection as _, Postgres};
 use uuid::Uuid;
 
+use crate::db::pool::Pool;
 use crate::db::{Db, DbError};
 use crate::domain::id::TenantId;
 
@@ -87,7 +91,8 @@ pub struct SmallBlob {
 pub type Group = BTreeMap<(TenantId, String), SmallBlob>;
 
 /// Stores blobs of at most one chunk each in one statement, with references to them, and updates `used_at` of existing
-/// ones. Does not wait until the WAL is flushed: the commit of the message, which comes later in the WAL, does. Uses a
+/// ones. Looks for existing ones only after the references are committed, and stores those that it does not find: a cleanup has either
+/// deleted them by then, or sees the references. Does not wait until the WAL is flushed: the commit of the message, which comes later in the WAL, does. Uses a
 /// connection with cached plans, because a custom plan would contain all bytes several times.
 pub async fn insert_group(db: &Db, group: &Group, now: DateTime<Utc>) -> Result<(), DbError> {
     let keys: Vec<&(TenantId, String)> = group.keys().collect();
@@ -167,32 +172,48 @@ pub async fn insert(db: &Db, tenant: TenantId, sha256: &str, data: &[u8], now: D
         now,
         now + FIRST_CHECK
     );
-    db.timed("blobs.insert", query.execute(&db.pool)).await.map(|_| ())
+    db.timed("blobs.insert", execute_large(&db.pool, query)).await.map(|_| ())
 }
 
-/// Adds references from a content, which need not be committed yet, to blobs.
-pub async fn refer(db: &Db, tenant: TenantId, content: Uuid, digests: &[String]) -> Result<(), DbError> {
-    let query = sqlx::query!(
-        "INSERT INTO blob_references (tenant_id, sha256, content_id)
-         SELECT $1, decode(unnest($2::text[]), 'hex'), $3 ON CONFLICT DO NOTHING",
-        tenant.0,
-        digests,
-        content
-    );
-    db.timed("blobs.refer", query.execute(&db.pool)).await.map(|_| ())
+/// Executes a statement that has a chunk among its arguments. Afterwards, the connection frees its copy of them, which it
+/// would otherwise keep while it is idle.
+pub(super) async fn execute_large(
+    pool: &Pool,
+    query: Query<'_, Postgres, PgArguments>,
+) -> Result<PgQueryResult, sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    let done = query.execute(&mut *connection).await?;
+    connection.shrink_buffers();
+    Ok(done)
 }
 
-/// Adds references from several contents to blobs: pairs of a digest and the content's id.
-pub async fn refer_all(db: &Db, tenant: TenantId, references: BTreeSet<(String, Uuid)>) -> Result<(), DbError> {
-    let (digests, contents): (Vec<String>, Vec<Uuid>) = references.into_iter().unzip();
-    let query = sqlx::query!(
-        "INSERT INTO blob_references (tenant_id, sha256, content_id)
-         SELECT $1, decode(unnest($2::text[]), 'hex'), unnest($3::uuid[]) ON CONFLICT DO NOTHING",
+/// References to blobs: pairs of a digest and the id of the content.
+pub type References = BTreeSet<(String, Uuid)>;
+
+/// Adds references from contents, which need not be committed yet, to those of the blobs that are stored. Returns whether all are;
+/// if not, one was deleted after the request had found it. The lock keeps a cleanup from deleting a blob before it sees the
+/// references, as that of a foreign key would.
+pub async fn refer(db: &Db, tenant: TenantId, references: &References) -> Result<bool, DbError> {
+    let (digests, contents): (Vec<String>, Vec<Uuid>) = references.iter().cloned().unzip();
+    let query = sqlx::query_scalar!(
+        r#"WITH wanted AS MATERIALIZED (
+               SELECT decode(unnest($2::text[]), 'hex') AS sha256, unnest($3::uuid[]) AS content_id
+           ),
+           stored AS MATERIALIZED (
+               SELECT sha256 FROM blobs
+               WHERE tenant_id = $1 AND sha256 = ANY (ARRAY(SELECT sha256 FROM wanted)) ORDER BY sha256 FOR KEY SHARE
+           ),
+           added AS (
+               INSERT INTO blob_references (tenant_id, sha256, content_id)
+               SELECT $1, w.sha256, w.content_id FROM wanted w JOIN stored s ON s.sha256 = w.sha256
+               ON CONFLICT DO NOTHING
+           )
+           SELECT (SELECT count(*) FROM stored) = (SELECT count(DISTINCT sha256) FROM wanted) AS "are_stored!""#,
         tenant.0,
         &digests,
         &contents
     );
-    db.timed("blobs.refer_all", query.execute(&db.pool)).await.map(|_| ())
+    db.timed("blobs.refer", query.fetch_one(&db.pool)).await
 }
 
 /// Returns one chunk of a blob, counted from 0.

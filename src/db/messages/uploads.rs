@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::blobs::FIRST_CHECK;
+use super::blobs::{FIRST_CHECK, execute_large};
 use crate::db::{Db, DbError};
 use crate::domain::id::{TenantId, uuid_at};
 
@@ -43,11 +43,16 @@ impl Upload {
 
     /// Stores the next chunk. Every chunk except the last must have [`super::blobs::CHUNK_BYTES`] bytes. Returns
     /// `false` if the upload has expired.
+    ///
+    /// Does not wait until the WAL is flushed: the transaction that completes the upload, which comes later in the WAL, does.
+    /// If the server crashes before that, chunks are missing, and the upload counts as expired.
     pub async fn add(&mut self, db: &Db, data: &[u8], now: DateTime<Utc>) -> Result<bool, DbError> {
         let stored = if self.chunks == 0 {
             let query = sqlx::query!(
-                "WITH upload AS (
-                     INSERT INTO uploads (tenant_id, id, expires_at) VALUES ($1, $2, $4) RETURNING tenant_id, id
+                "WITH unflushed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
+                 upload AS (
+                     INSERT INTO uploads (tenant_id, id, expires_at) SELECT $1, $2, $4 FROM unflushed
+                     RETURNING tenant_id, id
                  )
                  INSERT INTO blob_chunks (tenant_id, sha256, n, data) SELECT tenant_id, uuid_send(id), 0, $3 FROM upload",
                 self.tenant.0,
@@ -55,20 +60,21 @@ impl Upload {
                 data,
                 now + MAX_DURATION
             );
-            db.timed("uploads.begin", query.execute(&db.pool)).await?
+            db.timed("uploads.begin", execute_large(&db.pool, query)).await?
         } else {
             // The lock keeps a worker from deleting the upload's row, without which the chunk would never be deleted.
             let query = sqlx::query!(
-                "INSERT INTO blob_chunks (tenant_id, sha256, n, data)
-                 SELECT tenant_id, uuid_send(id), $3, $4 FROM uploads
-                 WHERE tenant_id = $1 AND id = $2 AND expires_at > $5 FOR KEY SHARE",
+                "WITH unflushed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
+                 INSERT INTO blob_chunks (tenant_id, sha256, n, data)
+                 SELECT tenant_id, uuid_send(id), $3, $4 FROM uploads, unflushed
+                 WHERE tenant_id = $1 AND id = $2 AND expires_at > $5 FOR KEY SHARE OF uploads",
                 self.tenant.0,
                 self.id,
                 self.chunks,
                 data,
                 now
             );
-            db.timed("uploads.add", query.execute(&db.pool)).await?
+            db.timed("uploads.add", execute_large(&db.pool, query)).await?
         };
         self.chunks += 1;
         self.size += data.len() as u64;

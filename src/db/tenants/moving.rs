@@ -1,5 +1,5 @@
 //! The rows of a tenant that move with it to another database: its settings, and what others refer to by an id. Messages,
-//! events and what belongs to them stay.
+//! events and what belongs to them stay. So do stored files (`blobs`): only messages refer to them.
 //!
 //! Rows are JSON objects with a field for each column of their table. So both databases must have the same schema, of
 //! which the caller makes sure.

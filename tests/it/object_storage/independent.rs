@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider::clock::{Clock as _, SystemClock};
-use postrider::object_storage::{ObjectError, ObjectStorage, Settings};
+use postrider::object_storage::{AccessKey, Credentials, ObjectError, ObjectStorage, Settings};
 use reqwest::Client;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
@@ -22,11 +22,9 @@ use crate::support::uploads::{file, put, sha256};
 
 /// The package with its version.
 const PACKAGE: &str = "moto[s3,server]==5.2.5";
-/// Marks a request of a test to IAM, which moto does not verify yet.
-const IAM: &str =
-    "AWS4-HMAC-SHA256 Credential=test/20261123/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=x";
 /// Requests before moto verifies signatures: those of [`Moto::start`].
-const UNVERIFIED: &str = "4";
+const UNVERIFIED: &str = "7";
+const ROLE: &str = "arn:aws:iam::123456789012:role/postrider";
 const POLICY: &str =
     r#"{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}"#;
 
@@ -35,6 +33,8 @@ struct Moto {
     url: String,
     id: String,
     secret: String,
+    /// A temporary access key.
+    temporary: AccessKey,
     _child: Child,
 }
 
@@ -60,25 +60,36 @@ impl Moto {
             }
         })
         .await;
-        iam(&url, &[("Action", "CreateUser")]).await;
-        let policy = [("Action", "PutUserPolicy"), ("PolicyName", "attachments"), ("PolicyDocument", POLICY)];
-        iam(&url, &policy).await;
-        let key = iam(&url, &[("Action", "CreateAccessKey")]).await;
-        let field = |name: &str| {
-            let rest = key.split(&format!("<{name}>")).nth(1).unwrap_or_else(|| panic!("{key}"));
-            rest.split('<').next().unwrap().to_owned()
+        let user = ("UserName", "postrider");
+        ask(&url, "iam", &[("Action", "CreateUser"), user]).await;
+        let policy = [("PolicyName", "attachments"), ("PolicyDocument", POLICY)];
+        ask(&url, "iam", &[&[("Action", "PutUserPolicy"), user], &policy[..]].concat()).await;
+        let key = ask(&url, "iam", &[("Action", "CreateAccessKey"), user]).await;
+        let role = ("RoleName", "postrider");
+        ask(&url, "iam", &[("Action", "CreateRole"), role, ("AssumeRolePolicyDocument", "{}")]).await;
+        ask(&url, "iam", &[&[("Action", "PutRolePolicy"), role], &policy[..]].concat()).await;
+        let assume = [("Action", "AssumeRole"), ("RoleArn", ROLE), ("RoleSessionName", "test")];
+        let assumed = ask(&url, "sts", &assume).await;
+        let temporary = AccessKey {
+            id: field(&assumed, "AccessKeyId"),
+            secret: field(&assumed, "SecretAccessKey").into(),
+            session_token: Some(field(&assumed, "SessionToken").into()),
         };
-        Self { id: field("AccessKeyId"), secret: field("SecretAccessKey"), url, _child: child }
+        Self { id: field(&key, "AccessKeyId"), secret: field(&key, "SecretAccessKey"), temporary, url, _child: child }
     }
 
-    /// Returns a client of the bucket with this secret.
+    /// Returns a client of the bucket with this secret of the user.
     fn client(&self, secret: &str) -> ObjectStorage {
+        self.client_with(AccessKey { id: self.id.clone(), secret: secret.to_owned().into(), session_token: None })
+    }
+
+    /// Returns a client of the bucket with this access key.
+    fn client_with(&self, key: AccessKey) -> ObjectStorage {
         let settings = Settings {
             bucket: BUCKET.into(),
             endpoint: Some(self.url.parse().unwrap()),
             region: "us-east-1".into(),
-            access_key_id: self.id.clone(),
-            secret_access_key: secret.to_owned().into(),
+            credentials: Credentials::Static(key),
             prefix: String::new(),
             path_style: true,
             threshold: 0,
@@ -88,11 +99,20 @@ impl Moto {
     }
 }
 
-/// Sends a request about the user of the test to IAM, and returns the response.
-async fn iam(url: &str, fields: &[(&str, &str)]) -> String {
+/// Returns the text of an element.
+fn field(xml: &str, name: &str) -> String {
+    let rest = xml.split(&format!("<{name}>")).nth(1).unwrap_or_else(|| panic!("{xml}"));
+    rest.split('<').next().unwrap().to_owned()
+}
+
+/// Sends a request to a service of moto, which does not verify it yet, and returns the response.
+async fn ask(url: &str, service: &str, fields: &[(&str, &str)]) -> String {
+    let version = if service == "sts" { "2011-06-15" } else { "2010-05-08" };
     let mut body = url::form_urlencoded::Serializer::new(String::new());
-    body.extend_pairs([("Version", "2010-05-08"), ("UserName", "postrider")]).extend_pairs(fields);
-    let request = Client::new().post(url).header("authorization", IAM);
+    body.append_pair("Version", version).extend_pairs(fields);
+    let scope = format!("test/20261123/us-east-1/{service}/aws4_request");
+    let authorization = format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=x");
+    let request = Client::new().post(url).header("authorization", authorization);
     let request = request.header("content-type", "application/x-www-form-urlencoded").body(body.finish());
     let response = request.send().await.unwrap();
     assert!(response.status().is_success(), "{}", response.text().await.unwrap());
@@ -107,6 +127,9 @@ async fn moto_stores_returns_and_deletes_attachments() {
     assert_eq!(wrong.put("a", Bytes::from_static(b"x")).await, Err(ObjectError::Unavailable), "it verifies signatures");
     let client = moto.client(&moto.secret);
     client.probe(SystemClock.now()).await.unwrap();
+    moto.client_with(moto.temporary.clone()).probe(SystemClock.now()).await.unwrap();
+    let without_token = moto.client_with(AccessKey { session_token: None, ..moto.temporary.clone() });
+    assert_eq!(without_token.put("a", Bytes::from_static(b"x")).await, Err(ObjectError::Unavailable));
     let with_moto = TestApp::builder().config(|config| {
         configure(config, &moto.url);
         config.attachments.access_key_id = Some(moto.id.clone());

@@ -1,12 +1,14 @@
 //! Large attachments in an object store (`[attachments]`).
 
 mod cleanup;
+mod credentials;
 mod deletion;
 mod doctor;
 mod independent;
 mod kills;
 mod outages;
 mod races;
+mod slow_uploads;
 mod stored;
 
 use base64::Engine as _;

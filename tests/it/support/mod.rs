@@ -2,6 +2,7 @@
 //! at ports that the system chooses, and each test scripts their replies.
 
 pub mod app;
+pub mod aws_roles;
 pub mod certificate;
 pub mod client;
 pub mod clock;

@@ -12,6 +12,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, Method, Response, StatusCode, Uri};
 use postrider::config::{Config, SecretKey};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::uploads::sha256;
@@ -37,6 +38,10 @@ struct Shared {
     objects: Mutex<BTreeMap<String, Bytes>>,
     mode: Mutex<Mode>,
     requests: Mutex<Vec<(Method, String)>>,
+    /// What the next PUT waits for.
+    held: Mutex<Option<oneshot::Receiver<()>>>,
+    /// The id and the session token of the only access key that works.
+    key: Mutex<(String, Option<String>)>,
 }
 
 /// The server; it stops when it is dropped.
@@ -50,8 +55,9 @@ impl S3Server {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shared =
-            Arc::new(Shared { objects: Mutex::default(), mode: Mutex::new(Mode::Works), requests: Mutex::default() });
+        let (objects, mode) = (Mutex::default(), Mutex::new(Mode::Works));
+        let key = Mutex::new(("test".to_owned(), None));
+        let shared = Arc::new(Shared { objects, mode, requests: Mutex::default(), held: Mutex::default(), key });
         let router = Router::new().fallback(respond).layer(DefaultBodyLimit::disable()).with_state(shared.clone());
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { address, shared, task }
@@ -68,6 +74,18 @@ impl S3Server {
 
     pub fn set(&self, mode: Mode) {
         *self.shared.mode.lock().unwrap() = mode;
+    }
+
+    /// Lets the next PUT wait until the returned value is dropped. Only then is its object stored.
+    pub fn hold_next_put(&self) -> oneshot::Sender<()> {
+        let (release, held) = oneshot::channel();
+        *self.shared.held.lock().unwrap() = Some(held);
+        release
+    }
+
+    /// Refuses all requests that are not signed with this access key, and have not this session token.
+    pub fn accept_only(&self, id: &str, session_token: Option<&str>) {
+        *self.shared.key.lock().unwrap() = (id.to_owned(), session_token.map(str::to_owned));
     }
 
     /// Returns the keys of all objects.
@@ -108,12 +126,19 @@ pub fn configure(config: &mut Config, endpoint: &str) {
 }
 
 /// Returns the same settings as environment variables.
-pub fn variables(endpoint: &str) -> [(&'static str, String); 5] {
+pub fn variables(endpoint: &str) -> Vec<(&'static str, String)> {
+    let key = [
+        ("POSTRIDER_ATTACHMENTS__ACCESS_KEY_ID", "test".to_owned()),
+        ("POSTRIDER_ATTACHMENTS__SECRET_ACCESS_KEY", "a secret of the tests".to_owned()),
+    ];
+    bucket_variables(endpoint).into_iter().chain(key).collect()
+}
+
+/// Returns the settings without an access key as environment variables.
+pub fn bucket_variables(endpoint: &str) -> [(&'static str, String); 3] {
     [
         ("POSTRIDER_ATTACHMENTS__BUCKET", BUCKET.to_owned()),
         ("POSTRIDER_ATTACHMENTS__ENDPOINT", endpoint.to_owned()),
-        ("POSTRIDER_ATTACHMENTS__ACCESS_KEY_ID", "test".to_owned()),
-        ("POSTRIDER_ATTACHMENTS__SECRET_ACCESS_KEY", "a secret of the tests".to_owned()),
         ("POSTRIDER_ATTACHMENTS__PREFIX", "postrider/".to_owned()),
     ]
 }
@@ -141,12 +166,17 @@ async fn respond(
         Mode::Silent => return std::future::pending().await,
         Mode::Works | Mode::SilentAfterPut | Mode::FailsAfterPut => {}
     }
-    if !is_signed(&headers, &body) {
-        return error(StatusCode::FORBIDDEN, "SignatureDoesNotMatch");
+    let access_key = shared.key.lock().unwrap().clone();
+    if !is_signed(&headers, &body, &access_key) {
+        return refused(&headers);
     }
     let response = Response::builder().header("last-modified", "Mon, 23 Nov 2026 12:00:00 GMT");
     match method {
         Method::PUT => {
+            let held = shared.held.lock().unwrap().take();
+            if let Some(held) = held {
+                let _ = held.await;
+            }
             let tag = format!("\"{}\"", &sha256(&body)[..32]);
             shared.objects.lock().unwrap().insert(key.to_owned(), body);
             match mode {
@@ -170,18 +200,39 @@ async fn respond(
     }
 }
 
-/// Returns whether a request has a signature that covers its body and its host.
-fn is_signed(headers: &HeaderMap, body: &Bytes) -> bool {
-    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let authorization = header("authorization");
-    authorization.starts_with("AWS4-HMAC-SHA256 Credential=test/")
+/// Returns whether a request has a signature with this access key that covers its body, its host and its session token.
+fn is_signed(headers: &HeaderMap, body: &Bytes, (id, token): &(String, Option<String>)) -> bool {
+    let authorization = header(headers, "authorization");
+    let signed = ["host", "x-amz-content-sha256", "x-amz-date"].into_iter();
+    let mut signed = signed.chain(token.as_ref().map(|_| "x-amz-security-token"));
+    authorization.starts_with(&format!("AWS4-HMAC-SHA256 Credential={id}/"))
         && authorization.contains("/us-east-1/s3/aws4_request")
-        && ["host", "x-amz-content-sha256", "x-amz-date"].iter().all(|name| authorization.contains(name))
-        && !header("x-amz-date").is_empty()
-        && header("x-amz-content-sha256") == sha256(body)
+        && signed.all(|name| authorization.contains(name))
+        && !header(headers, "x-amz-date").is_empty()
+        && header(headers, "x-amz-content-sha256") == sha256(body)
+        && header(headers, "x-amz-security-token") == token.as_deref().unwrap_or_default()
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// Refuses a request in the words of AWS, which quote the session token.
+fn refused(headers: &HeaderMap) -> Response<Body> {
+    let token = header(headers, "x-amz-security-token");
+    let quoted =
+        format!("<CanonicalRequest>PUT\nx-amz-security-token:{token}\n</CanonicalRequest><Token-0>{token}</Token-0>");
+    with_error(
+        StatusCode::FORBIDDEN,
+        &format!("<Code>SignatureDoesNotMatch</Code><Message>Check the key.</Message>{quoted}"),
+    )
 }
 
 fn error(status: StatusCode, code: &str) -> Response<Body> {
-    let xml = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code></Error>");
+    with_error(status, &format!("<Code>{code}</Code>"))
+}
+
+fn with_error(status: StatusCode, elements: &str) -> Response<Body> {
+    let xml = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error>{elements}</Error>");
     Response::builder().status(status).header("content-type", "application/xml").body(Body::from(xml)).unwrap()
 }

@@ -5,6 +5,7 @@ mod deletion;
 mod fairness;
 mod isolation;
 mod limits;
+mod moved_templates;
 mod moving;
 mod operator_keys;
 mod resource;

@@ -20,14 +20,14 @@ const OTHER_SECRET: &str = "another secret that is long enough for this test";
 const PASSPHRASE: &str = "correct horse battery";
 
 /// A cell that a tenant leaves, one that it moves to, and a directory for its file.
-struct Cells {
-    old: TestApp,
-    new: TestApp,
+pub(super) struct Cells {
+    pub old: TestApp,
+    pub new: TestApp,
     dir: tempfile::TempDir,
 }
 
 impl Cells {
-    async fn start(dns: &DnsServer) -> Self {
+    pub async fn start(dns: &DnsServer) -> Self {
         let cell = || with_secret(dns).config(|config| config.webhooks.allow_private = true);
         let old = cell().start().await;
         let new = cell().config(|config| config.secret_key = Some(OTHER_SECRET.to_owned().into())).start().await;
@@ -61,7 +61,7 @@ impl Cells {
     }
 
     /// Exports the tenant, and imports it.
-    async fn move_tenant(&self, tenant: &str) {
+    pub async fn move_tenant(&self, tenant: &str) {
         succeeded(&self.export(tenant, "file").await);
         succeeded(&self.import("file", &[]).await);
     }

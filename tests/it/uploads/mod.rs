@@ -6,3 +6,4 @@ mod cleanup;
 mod forms;
 mod malformed_forms;
 mod memory;
+mod released;

@@ -1,9 +1,21 @@
 //! Attachments in the object store: `blobs.object_key`, and the table `unreferenced_objects`.
 //!
-//! Every object is in exactly one of the two tables. It is entered into `unreferenced_objects` before it is stored;
-//! [`complete`] moves it to `blobs`, and [`crate::db::messages::blob_cleanup`] and the deletion of a tenant move it back. Only what is in
-//! `unreferenced_objects` and is due is deleted, after [`claim_due`] has marked it, so that [`complete`] refuses it. No
-//! key is used twice, so a late request to the store cannot affect another object.
+//! Every object is in exactly one of the two tables, and so in one of these states, each of which follows the one before:
+//!
+//! | state | row | who moves it on |
+//! |---|---|---|
+//! | uploading | `unreferenced_objects`, due in a day | [`complete`], if it is still uploading; otherwise its uploader discards it |
+//! | stored | `blobs` | [`crate::db::messages::blob_cleanup`] or the deletion of a tenant, in the transaction that deletes the row |
+//! | discarded | `unreferenced_objects`, due | [`claim_due`]; what is being uploaded becomes due after a day |
+//! | deleting | the same, `is_deleting` | the worker that claimed it deletes the object, and then [`forget`]s it |
+//! | gone | none | |
+//!
+//! The object of an attachment is never deleted: [`complete`] and [`claim_due`] change the same row, so only one of them succeeds,
+//! and nothing returns to the first two states, because no key is used twice. For the same reason, a request that the store processes
+//! late cannot affect another object.
+//!
+//! An object does not stay without a row: it has one until it is deleted. If a worker deletes it before a slow upload has stored it,
+//! [`complete`] fails, and the uploader discards it ([`discard`]), so that it is deleted again.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
@@ -132,9 +144,14 @@ async fn complete_in(
     Ok(if is_new { Completed::New } else { Completed::Existing })
 }
 
-/// Lets a worker delete an object that is not needed.
+/// Lets a worker delete an object that its uploader does not need, even if a worker has deleted it too early, before it was stored:
+/// that worker then does not [`forget`] it.
 pub async fn discard(db: &Db, key: &str) -> Result<(), DbError> {
-    let query = sqlx::query!("UPDATE unreferenced_objects SET delete_at = 'epoch' WHERE object_key = $1", key);
+    let query = sqlx::query!(
+        "INSERT INTO unreferenced_objects (object_key, delete_at) VALUES ($1, 'epoch')
+         ON CONFLICT (object_key) DO UPDATE SET delete_at = 'epoch', is_deleting = false",
+        key
+    );
     db.timed("objects.discard", query.execute(&db.pool)).await.map(|_| ())
 }
 
