@@ -43,7 +43,7 @@ where
         run: impl Fn(Pending<K, V, E>) -> F + Clone + Send + 'static,
     ) -> Self
     where
-        F: Future<Output = Pending<K, V, E>> + Send,
+        F: Future<Output = Pending<K, V, E>> + Send + 'static,
     {
         let limit = const { &BatchLimit { items: MAX_LOOKUPS, bytes: u64::MAX, size: no_bytes::<K> } };
         let (lookups, requests) = Batcher::new(QUEUE_CAPACITY, limit);

@@ -164,8 +164,6 @@ pub(super) struct Shell {
     pub role: &'static str,
     pub theme: Option<&'static str>,
     pub path: String,
-    /// Whether the key may read the content of messages.
-    pub may_read: bool,
     pub may_send: bool,
     pub may_admin: bool,
     /// Whether the key sees live or test data.
@@ -199,7 +197,6 @@ impl Shell {
             theme: visitor.theme,
             done: done(&visitor.path),
             path: visitor.path.clone(),
-            may_read: visitor.may_read,
             may_send: visitor.may_send(),
             may_admin: visitor.may_admin(),
             mode: visitor.mode,

@@ -18,7 +18,7 @@ use crate::telemetry::RateLimitedLog;
 /// Poll interval: work that another process stores waits for at most this time.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Poll interval of a task without work. Usually it is woken before: by new work of its process, or by [`WorkPoll`].
-pub(super) const IDLE_POLL_INTERVAL: Duration = Duration::from_mins(1);
+pub(in crate::accept) const IDLE_POLL_INTERVAL: Duration = Duration::from_mins(1);
 /// A poll takes at most this part of the time: a long transaction keeps the versions of deleted rows, which polls read.
 const PAUSE_FACTOR: u32 = 4;
 

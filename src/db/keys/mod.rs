@@ -246,6 +246,13 @@ pub async fn page(db: &Db, tenant: TenantId, after: Option<KeyId>, limit: i64) -
     db.timed("keys.page", query.fetch_all(&db.pool)).await
 }
 
+/// Returns the number of changes to keys and tenants so far, by all processes. A transaction that changes them also
+/// increments this number, so a reader that sees the number also sees the changes.
+pub async fn version(db: &Db) -> Result<i64, DbError> {
+    let query = sqlx::query_scalar!("SELECT version FROM key_changes");
+    db.timed("keys.version", query.fetch_one(&db.pool)).await
+}
+
 /// Changes a key that is not revoked. Returns whether there is one. If the quota is changed, its use is reported again.
 pub async fn change(db: &Db, tenant: TenantId, id: KeyId, change: &KeyChange) -> Result<bool, DbError> {
     let (rate, quota, networks) = (change.rate.value(), change.quota.value(), change.allowed_ips.clone().value());

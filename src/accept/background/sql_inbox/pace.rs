@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 
-use crate::accept::turns::After;
+use crate::accept::background::turns::After;
 use crate::db::messages::sql_inbox::MAX_ROWS;
 
 /// Poll interval while rows come in: a message waits for at most this time.
