@@ -3,6 +3,8 @@
 use chrono::{DateTime, Utc};
 use postrider::clock::Clock as _;
 use postrider::db::DbError;
+use postrider::db::group_commit::{self, LockTimeout};
+use postrider::db::messages::insert::batch::{BatchCommitted, BatchInsert, BatchSource};
 use postrider::db::messages::sql_inbox::rejected::{self, Refusal};
 use postrider::db::messages::sql_inbox::{self, EnqueuedPart};
 use postrider::domain::id::{MessageId, TenantId};
@@ -69,4 +71,25 @@ async fn rows_are_locked_in_the_order_of_their_ids() {
     let refusals = rows.map(|id| Refusal { message: MessageId(id), faults: Vec::new() });
     let refuse = async { rejected::refuse(&app.db, tenant, claimed_until, &refusals, now).await.map(drop) };
     locks_the_smaller_first(&app, rows, refuse).await;
+}
+
+#[tokio::test]
+async fn batches_of_a_group_lock_their_rows_in_order() {
+    let app = TestApp::start().await;
+    let (tenant, now) = (TenantId::DEFAULT, app.clock.now());
+    let claimed_until: DateTime<Utc> = CLAIMED_UNTIL.parse().unwrap();
+    let rows = two_rows(&app).await;
+    // Only the rows matter, so the batches have no messages.
+    let batch = |row: Uuid| {
+        let part = EnqueuedPart { tenant, messages: vec![row], claimed_until };
+        BatchInsert { messages: Vec::new(), call: None, source: Some(BatchSource::Enqueued(part)) }
+    };
+    let batches = rows.map(batch);
+    let commit = async {
+        let committed = group_commit::commit_batches(&app.db, &batches, now, LockTimeout::Long).await;
+        let committed = committed.map_err(DbError::from)?;
+        assert_eq!(committed, vec![BatchCommitted::Inserted(Vec::new()); 2]);
+        Ok(())
+    };
+    locks_the_smaller_first(&app, rows, commit).await;
 }

@@ -4,6 +4,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::db::messages::bulks::expand::{self, BulkPart};
 use crate::db::messages::relays::{self, RelayPart};
@@ -38,6 +39,15 @@ pub enum BatchSource {
 }
 
 impl BatchSource {
+    /// Returns the position of the source in the order in which the sources of a transaction are taken: its table, and its smallest key.
+    fn position(&self) -> (u8, Option<Uuid>, i16) {
+        match self {
+            Self::Bulk(part) => (0, Some(part.bulk.0), 0),
+            Self::Enqueued(part) => (1, part.messages.iter().min().copied(), 0),
+            Self::Relay(part) => (2, Some(part.received), part.position),
+        }
+    }
+
     /// Deletes or marks the rows. Changes nothing and returns `false` unless all of them can be taken.
     async fn take(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
         match self {
@@ -75,10 +85,13 @@ pub(in crate::db) async fn store_batches<'a>(
     now: DateTime<Utc>,
 ) -> Result<(Inserted<'a>, Vec<bool>), sqlx::Error> {
     let mut is_free = idempotency_keys::claim_for_batches(connection, batches, now).await?;
-    for (batch, is_free) in batches.iter().zip(&mut is_free) {
-        if let Some(source) = &batch.source {
-            *is_free = source.take(connection).await?;
-        }
+    let sources = batches.iter().zip(&mut is_free);
+    let mut sources: Vec<(&BatchSource, &mut bool)> =
+        sources.filter_map(|(batch, is_free)| Some((batch.source.as_ref()?, is_free))).collect();
+    // Another transaction may lock the same rows, in the order of their keys.
+    sources.sort_by_key(|(source, _)| source.position());
+    for (source, is_free) in sources {
+        *is_free = source.take(connection).await?;
     }
     let free = batches.iter().zip(&is_free).filter(|(_, is_free)| **is_free);
     let group: Vec<&MessageInsert> = free.flat_map(|(batch, _)| &batch.messages).collect();
