@@ -45,7 +45,8 @@ pub struct CancelResult {
 /// Cancel a message
 ///
 /// Cancels all recipients that are not in flight; the response lists those that were too late. A message that was sent from SQL can be
-/// canceled before it is accepted, too; if it is just being accepted, returns 409 `not_accepted`, and the call can be repeated at once.
+/// canceled before it is accepted, too; if it is just being accepted, returns 409 `not_accepted`, and the call can be repeated after
+/// `Retry-After`.
 #[utoipa::path(
     post, path = "/v1/messages/{id}/cancel", tag = "messages", operation_id = "cancel_message",
     params(("id" = String, Path, description = "The id of the message")),

@@ -8,15 +8,18 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::accept::{AcceptError, Acceptor};
 use crate::db::messages::insert::batch::BatchSource;
 use crate::db::messages::sql_inbox::rejected::Refusal;
-use crate::db::messages::sql_inbox::{self, EnqueuedPart};
+use crate::db::messages::sql_inbox::{self, EnqueuedPart, EnqueuedRow};
 use crate::domain::id::{MessageId, RecipientId, TenantId};
 
-/// How long the row is claimed. If canceling fails, the message is accepted after this time.
+/// How long the row is claimed. If the process dies, the message is accepted after this time.
 const CLAIM: TimeDelta = TimeDelta::seconds(30);
+/// How long the row stays claimed after a failure: as long as the `Retry-After` of the response, so that the next call usually comes before
+/// the task accepts the message.
+const AFTER_FAILURE: TimeDelta = TimeDelta::seconds(2);
 
 impl Acceptor {
     /// Cancels a message that was sent from SQL and waits to be accepted. Returns its recipients; `None` if it is not canceled, because it is
-    /// being accepted, was accepted or rejected meanwhile, or is not valid any more, and then is rejected.
+    /// being accepted, was accepted or rejected meanwhile, or is no longer valid, in which case it is rejected.
     pub async fn cancel_enqueued(
         &self,
         tenant: TenantId,
@@ -26,7 +29,24 @@ impl Acceptor {
         let claimed_until = now + CLAIM;
         let claimed = sql_inbox::claim_one(&self.db, (tenant, message), now, claimed_until).await?;
         let Some(row) = claimed else { return Ok(None) };
-        let new = match self.parse_enqueued(tenant, &row, now).await? {
+        let canceled = self.cancel_claimed(tenant, &row, now, claimed_until).await;
+        if canceled.is_err() {
+            // If this fails, too, the claim ends later.
+            let _ = sql_inbox::release(&self.db, (tenant, message), claimed_until, now + AFTER_FAILURE).await;
+        }
+        canceled
+    }
+
+    /// Cancels a message whose row is claimed until `claimed_until`.
+    async fn cancel_claimed(
+        &self,
+        tenant: TenantId,
+        row: &EnqueuedRow,
+        now: DateTime<Utc>,
+        claimed_until: DateTime<Utc>,
+    ) -> Result<Option<Vec<RecipientId>>, AcceptError> {
+        let message = MessageId(row.id);
+        let new = match self.parse_enqueued(tenant, row, now).await? {
             Ok(new) => new,
             Err(faults) => {
                 self.refuse_enqueued(tenant, claimed_until, &[Refusal { message, faults }], now).await?;

@@ -182,6 +182,24 @@ pub async fn claim_one(
     db.timed("sql_inbox.claim_one", query.fetch_optional(&db.pool)).await
 }
 
+/// Ends the claim of a row at `until`. Changes nothing if the row is no longer claimed until `claimed_until`.
+pub async fn release(
+    db: &Db,
+    (tenant, message): (TenantId, MessageId),
+    claimed_until: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> Result<(), DbError> {
+    let query = sqlx::query!(
+        "UPDATE sql_inbox SET claimed_until = $4
+         WHERE tenant_id = $1 AND id = $2 AND claimed_until = $3 AND refused_at IS NULL",
+        tenant.0,
+        message.0,
+        claimed_until,
+        until
+    );
+    db.timed("sql_inbox.release", query.execute(&db.pool)).await.map(drop)
+}
+
 /// Returns whether a claim would find a row that was sent at `from` or later and waits for nothing. One statement, because
 /// processes ask often, and usually there is none.
 pub async fn has_ready(db: &Db, from: DateTime<Utc>, now: DateTime<Utc>) -> Result<bool, DbError> {
