@@ -179,17 +179,23 @@ impl Acceptor {
         now: DateTime<Utc>,
     ) -> Result<(), DbError> {
         let refused = rejected::refuse(&self.db, tenant, claimed_until, refusals, now).await?;
-        for Refusal { message, faults } in refusals.iter().filter(|refusal| refused.contains(&refusal.message)) {
+        let is_above_quota = |refusal: &&Refusal| {
+            refusal.faults.first().is_some_and(|fault| fault.code == Code::DailyQuotaExceeded.as_str())
+        };
+        let (above_quota, invalid): (Vec<&Refusal>, Vec<&Refusal>) =
+            refusals.iter().filter(|refusal| refused.contains(&refusal.message)).partition(is_above_quota);
+        if let Some(Refusal { message, .. }) = above_quota.first() {
+            // After a quota was lowered, there may be thousands of such messages.
+            tracing::warn!(
+                event = "sql_message_above_quota",
+                count = above_quota.len(),
+                %message,
+                %tenant,
+                "refused messages sent from SQL, which have more recipients than the tenant's quota of a day; keeping them in sql_inbox"
+            );
+        }
+        for Refusal { message, faults } in invalid {
             let first = faults.first();
-            if first.is_some_and(|fault| fault.code == Code::DailyQuotaExceeded.as_str()) {
-                tracing::warn!(
-                    event = "sql_message_above_quota",
-                    %message,
-                    %tenant,
-                    "refused a message sent from SQL, which has more recipients than the tenant's quota of a day; keeping it in sql_inbox"
-                );
-                continue;
-            }
             tracing::error!(
                 event = "sql_message_refused",
                 %message,
