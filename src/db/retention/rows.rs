@@ -106,7 +106,8 @@ pub async fn delete_bulk_members(db: &Db, before: DateTime<Utc>, (first, end): (
              JOIN bulk_messages m ON m.bulk_id = b.id AND m.tenant_id = b.tenant_id AND m.message_id >= $3 AND m.message_id < $4
              WHERE b.created_at < $1 AND NOT EXISTS (
                  SELECT FROM messages s
-                 WHERE s.id = m.message_id AND s.tenant_id = m.tenant_id AND s.id >= $3 AND s.id < $4) LIMIT $2))",
+                 WHERE s.id = m.message_id AND s.tenant_id = m.tenant_id AND s.id >= $3 AND s.id < $4) LIMIT $2
+             FOR UPDATE OF m SKIP LOCKED))",
         before,
         DELETED,
         first,
