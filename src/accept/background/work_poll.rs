@@ -3,24 +3,29 @@
 //! erasures. Wakes the tasks that have some, so that an idle process runs one statement per second, which reads a few rows of
 //! small indexes. Work of this process wakes its tasks at once.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::Acceptor;
 use crate::clock::SharedClock;
-use crate::db::background_work;
+use crate::db::background_work::{self, Due};
 use crate::telemetry::RateLimitedLog;
 
-/// Poll interval: work that another process stores waits for at most this time.
+/// Poll interval. Work that another process stores waits for at most this time, unless polls are slow.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Poll interval of a task without work. Usually it is woken before: by new work of its process, or by [`WorkPoll`].
 pub(in crate::accept) const IDLE_POLL_INTERVAL: Duration = Duration::from_mins(1);
-/// A poll takes at most this part of the time: a long transaction keeps the versions of deleted rows, which polls read.
+/// After a slow poll, the pause is this many times as long as the poll took: a long transaction keeps the versions of deleted rows, which
+/// polls read.
 const PAUSE_FACTOR: u32 = 4;
+/// Poll interval after slow polls.
+const MAX_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Polls for the background tasks of a process.
 #[derive(Debug)]
@@ -37,12 +42,21 @@ impl WorkPoll {
         Self { acceptor, clock, relay_wake }
     }
 
+    /// Polls once.
+    async fn due(&self) -> Result<Due, String> {
+        let poll = background_work::due(&self.acceptor.db, self.clock.now());
+        match AssertUnwindSafe(poll).catch_unwind().await {
+            Ok(due) => due.map_err(|error| error.to_string()),
+            Err(_) => Err("it panicked".into()),
+        }
+    }
+
     /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let failed = RateLimitedLog::default();
         while !stop.is_cancelled() {
             let started = Instant::now();
-            match background_work::due(&self.acceptor.db, self.clock.now()).await {
+            match self.due().await {
                 Ok(due) => {
                     let wakes = [
                         (due.sql_inbox, &self.acceptor.sql_inbox_wake),
@@ -59,7 +73,7 @@ impl WorkPoll {
                     if let Some(times) = failed.note(Instant::now()) {
                         tracing::warn!(
                             event = "work_poll_failed",
-                            %error,
+                            error,
                             times,
                             "failed to look for messages sent from SQL, bulks, messages to pass on, actions and erasures; trying again"
                         );
@@ -68,7 +82,7 @@ impl WorkPoll {
             }
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(INTERVAL.max(started.elapsed() * PAUSE_FACTOR)) => {}
+                () = tokio::time::sleep((started.elapsed() * PAUSE_FACTOR).clamp(INTERVAL, MAX_INTERVAL)) => {}
             }
         }
     }
