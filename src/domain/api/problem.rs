@@ -165,7 +165,9 @@ impl ProblemCode {
             Self::NoSecretKey => "Set `secret_key` and restart.",
             Self::RotationPending => "Publish the records that `GET /v1/domains/{name}` shows, then verify.",
             Self::NotConfigured => "Set `public_url` and `secret_key`.",
-            Self::NotAccepted => "Repeat the request later, or end what the message waits for.",
+            Self::NotAccepted => {
+                "Repeat the request later, or cancel the message with `POST /v1/messages/{id}/cancel`."
+            }
             Self::MessageRejected => "Read `GET /v1/messages/rejected`, and send a corrected message.",
             Self::NotScheduled => "None: the message was sent or canceled, or has expired.",
             Self::InFlight => "Wait until the attempt has ended.",
