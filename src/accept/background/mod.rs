@@ -3,7 +3,7 @@
 pub mod actions;
 pub mod erasures;
 mod leased_jobs;
+mod poll_loop;
 pub mod relays;
 pub mod sql_inbox;
-mod turns;
 pub mod work_poll;

@@ -24,7 +24,7 @@ use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use super::turns::{self, After, Turns};
+use super::poll_loop::{self, Next, PollLoop};
 use crate::accept::{AcceptError, Acceptor};
 use crate::clock::SharedClock;
 use crate::db::messages::insert::batch::BatchSource;
@@ -58,11 +58,11 @@ impl SqlInbox {
     pub async fn run(self, stop: CancellationToken) {
         let (acceptor, gate) = (self.acceptor.clone(), self.gate.clone());
         let task = InboxTask { inbox: self, pace: Pace::new(Instant::now()), has_settings: false };
-        turns::run(task, &gate, &acceptor.sql_inbox_wake, &stop).await;
+        poll_loop::run(task, &gate, &acceptor.sql_inbox_wake, &stop).await;
     }
 
     /// Claims some rows, and accepts their messages.
-    async fn turn(&self, pace: &mut Pace) -> Result<(), AcceptError> {
+    async fn accept_some(&self, pace: &mut Pace) -> Result<(), AcceptError> {
         let started = Instant::now();
         let scan = pace.next(started);
         if scan == Scan::AndOrphans {
@@ -218,17 +218,17 @@ struct InboxTask {
     has_settings: bool,
 }
 
-impl Turns for InboxTask {
+impl PollLoop for InboxTask {
     const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
-    async fn turn(&mut self, _: &CancellationToken) -> Result<After, String> {
+    async fn process_claimed(&mut self, _: &CancellationToken) -> Result<Next, String> {
         let Self { inbox, pace, has_settings } = self;
         if !*has_settings {
             let stored = sql_inbox::store_settings(&inbox.acceptor.db, &inbox.settings).await;
             stored.map_err(|error| error.to_string())?;
             *has_settings = true;
         }
-        inbox.turn(pace).await.map_err(|error| error.to_string())?;
+        inbox.accept_some(pace).await.map_err(|error| error.to_string())?;
         Ok(pace.after(Instant::now()))
     }
 

@@ -11,10 +11,10 @@ use crate::support::until::until;
 
 /// Time limit of a wait for polls.
 const LIMIT: Duration = Duration::from_mins(1);
-/// The statement that looks for the work of all tasks.
+/// The statement that polls for all tasks.
 const POLL: &str = "background_work.due";
-/// The statements by which each task looks for its work.
-const LOOKS: [&str; 6] =
+/// The statements by which each task leases or claims its work.
+const LEASE_STATEMENTS: [&str; 6] =
     ["sql_inbox.claim", "sql_inbox.has_ready", "bulks.lease", "relays.claim", "actions.lease", "erasures.lease"];
 
 /// Returns how often the process has run each statement, once it has polled this number of times.
@@ -36,16 +36,16 @@ async fn counts(base: &str, polls: u64) -> BTreeMap<String, u64> {
 }
 
 #[tokio::test]
-async fn idle_process_looks_for_all_work_with_one_statement() {
+async fn idle_process_polls_for_all_work_with_one_statement() {
     let (database, smtp) = (Database::new(), SmtpServer::start().await);
     let service = Service::start(serve_with_metrics(&database.url, smtp.address(), &["--only", "api"])).await;
     let base = service.address.clone().unwrap();
-    // Each task looks once when it starts.
+    // Each task polls once when it starts.
     let first = counts(&base, 2).await;
     let started = Instant::now();
     let last = counts(&base, first[POLL] + 5).await;
     let took = started.elapsed();
-    for name in LOOKS {
+    for name in LEASE_STATEMENTS {
         assert_eq!(first.get(name), last.get(name), "{name}");
     }
     let polls = last[POLL] - first[POLL];

@@ -74,7 +74,7 @@ async fn fill(app: &TestApp, Tenant { api, id }: &Tenant) {
     assert_eq!(api.post("/v1/messages/actions", &action).await.status, 202);
 }
 
-/// Receives a message for a route that passes it on to a server that is away, and waits until it is queued.
+/// Receives a message for a route that passes it on to an unreachable server, and waits until it is queued.
 async fn relay_a_message(app: &TestApp, api: &Api, domain: &str) {
     let action = json!({"type": "relay", "to": "smtp://127.0.0.1:1?tls=none"});
     let route = json!({"match": format!("*@{domain}"), "action": action});

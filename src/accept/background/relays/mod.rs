@@ -20,7 +20,7 @@ use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::turns::{self, After, Turns};
+use super::poll_loop::{self, Next, PollLoop};
 use super::work_poll::IDLE_POLL_INTERVAL;
 use crate::accept::{AcceptError, Acceptor};
 use crate::clock::SharedClock;
@@ -34,9 +34,9 @@ use crate::domain::message::NewMessage;
 /// Pause after a failure.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// How long rows are claimed. After it, another process continues, and this one inserts nothing. Longer than a request to the
-/// object store takes by default, so that a row that waits for it does not keep the others from being worked off.
+/// object store takes by default, so that a row that waits for it does not keep the others from being processed.
 const CLAIM: TimeDelta = TimeDelta::seconds(60);
-/// Maximum number of rows in one claim. They are worked off one after the other, because each may have tens of megabytes.
+/// Maximum number of rows in one claim. They are processed one after the other, because each may have tens of megabytes.
 const ROWS: i64 = 5;
 
 /// Inserts the messages that pass received messages on, and reports of their failures.
@@ -45,7 +45,7 @@ pub struct RelayRunner {
     acceptor: Arc<Acceptor>,
     clock: SharedClock,
     gate: Arc<RestoreGate>,
-    /// Notifies this task that there are rows to work off.
+    /// Notifies this task that there are rows to process.
     wake: Arc<Notify>,
     hostname: String,
     /// Rewrites the senders.
@@ -68,11 +68,11 @@ impl RelayRunner {
     /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let (gate, wake) = (self.gate.clone(), self.wake.clone());
-        turns::run(self, &gate, &wake, &stop).await;
+        poll_loop::run(self, &gate, &wake, &stop).await;
     }
 
     /// Works off some rows. Returns whether there may be more.
-    async fn work_off_some(&self, stop: &CancellationToken) -> Result<bool, String> {
+    async fn process_some(&self, stop: &CancellationToken) -> Result<bool, String> {
         let now = self.clock.now();
         let until = now + CLAIM;
         let rows = relays::claim(&self.acceptor.db, ROWS, now, until).await.map_err(|error| error.to_string())?;
@@ -82,8 +82,8 @@ impl RelayRunner {
             if stop.is_cancelled() {
                 break;
             }
-            // A row that fails or panics does not keep the others from being worked off.
-            match AssertUnwindSafe(self.work_off(&row, until)).catch_unwind().await {
+            // A row that fails or panics does not keep the others from being processed.
+            match AssertUnwindSafe(self.process(&row, until)).catch_unwind().await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => result = Err(error.to_string()),
                 Err(_) => result = Err(format!("the work on {} panicked", ReceivedId(row.received_id))),
@@ -92,7 +92,7 @@ impl RelayRunner {
         result
     }
 
-    async fn work_off(&self, row: &RelayRow, until: DateTime<Utc>) -> Result<(), AcceptError> {
+    async fn process(&self, row: &RelayRow, until: DateTime<Utc>) -> Result<(), AcceptError> {
         match row.message_id {
             None => Box::pin(self.pass_on(row, until)).await,
             Some(message) => Box::pin(self.report(row, MessageId(message), until)).await,
@@ -173,12 +173,12 @@ impl RelayRunner {
     }
 }
 
-impl Turns for RelayRunner {
+impl PollLoop for RelayRunner {
     const FAILURE_PAUSE: Duration = RETRY_PAUSE;
 
-    async fn turn(&mut self, stop: &CancellationToken) -> Result<After, String> {
-        let has_more = self.work_off_some(stop).await?;
-        Ok(if has_more { After::Turn } else { After::UntilWoken(IDLE_POLL_INTERVAL) })
+    async fn process_claimed(&mut self, stop: &CancellationToken) -> Result<Next, String> {
+        let has_more = self.process_some(stop).await?;
+        Ok(if has_more { Next::Now } else { Next::UntilWoken(IDLE_POLL_INTERVAL) })
     }
 
     fn log_failure(error: &str, times: u64) {

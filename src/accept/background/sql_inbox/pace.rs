@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 
-use crate::accept::background::turns::After;
+use crate::accept::background::poll_loop::Next;
 use crate::db::messages::sql_inbox::MAX_ROWS;
 
 /// Poll interval while rows come in: a message waits for at most this time.
@@ -113,16 +113,16 @@ impl Pace {
         self.next_full = now;
     }
 
-    /// Returns what follows a poll.
-    pub(super) fn after(&mut self, now: Instant) -> After {
+    /// Returns when the next poll follows.
+    pub(super) fn after(&mut self, now: Instant) -> Next {
         if std::mem::take(&mut self.is_full) || self.has_old_rows {
-            return After::Turn;
+            return Next::Now;
         }
         let after_last = self.last_duration * PAUSE_FACTOR;
         if self.busy_until.is_some_and(|until| now < until) {
-            return After::Pause(BUSY_INTERVAL.max(after_last));
+            return Next::Sleep(BUSY_INTERVAL.max(after_last));
         }
-        After::UntilWoken(self.next_orphans.saturating_duration_since(now).max(after_last))
+        Next::UntilWoken(self.next_orphans.saturating_duration_since(now).max(after_last))
     }
 }
 
@@ -132,10 +132,10 @@ mod tests {
 
     /// As many rows as a poll claims at most.
     const FULL: usize = 200;
-    const BUSY: After = After::Pause(BUSY_INTERVAL);
-    const AT_ONCE: After = After::Turn;
+    const BUSY: Next = Next::Sleep(BUSY_INTERVAL);
+    const AT_ONCE: Next = Next::Now;
 
-    fn poll(pace: &mut Pace, rows: usize, now: Instant) -> (Scan, After) {
+    fn poll(pace: &mut Pace, rows: usize, now: Instant) -> (Scan, Next) {
         let scan = pace.next(now);
         pace.note(scan, rows, Duration::from_millis(1), now);
         (scan, pace.after(now))
@@ -145,11 +145,11 @@ mod tests {
     fn polls_are_frequent_for_a_minute_after_a_row() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut pace = Pace::new(start);
-        assert_eq!(poll(&mut pace, 0, start), (Scan::All, After::UntilWoken(ORPHANS_INTERVAL)));
+        assert_eq!(poll(&mut pace, 0, start), (Scan::All, Next::UntilWoken(ORPHANS_INTERVAL)));
         assert_eq!(poll(&mut pace, 1, start + second), (Scan::All, BUSY));
         assert_eq!(poll(&mut pace, 0, start + second + BUSY_INTERVAL), (Scan::New, BUSY));
         assert_eq!(poll(&mut pace, 0, start + second * 2), (Scan::All, BUSY));
-        assert_eq!(poll(&mut pace, 0, start + second * 62), (Scan::AndOrphans, After::UntilWoken(ORPHANS_INTERVAL)));
+        assert_eq!(poll(&mut pace, 0, start + second * 62), (Scan::AndOrphans, Next::UntilWoken(ORPHANS_INTERVAL)));
     }
 
     #[test]
@@ -189,6 +189,6 @@ mod tests {
         let mut pace = Pace::new(now);
         let scan = pace.next(now);
         pace.note(scan, 1, Duration::from_millis(200), now);
-        assert_eq!(pace.after(now), After::Pause(Duration::from_millis(800)));
+        assert_eq!(pace.after(now), Next::Sleep(Duration::from_millis(800)));
     }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, anyhow};
 
 use super::file::{Record, Writer};
-use super::{Passphrase, find_tenant, moved, secrets};
+use super::{Passphrase, find_tenant, run_audited, secrets};
 use crate::app::WithHint as _;
 use crate::config::Config;
 use crate::db::tenants::moving::{Export, MovedTable};
@@ -43,9 +43,9 @@ pub(super) async fn run(config: &Config, db: &Db, args: Args) -> anyhow::Result<
     let file = file.with_context(|| format!("cannot create {path}"))?;
     let keyring = config.keyring();
     let written = write(db, tenant, &name, keyring.as_ref(), &file, &passphrase);
-    let exported = moved(db, (tenant, &name), "export_tenant", written).await;
+    let exported = run_audited(db, (tenant, &name), "export_tenant", written).await;
     if exported.is_err() {
-        // Without its last record it could not be imported.
+        // Incomplete, or not in the audit log.
         let _ = std::fs::remove_file(&args.file);
     }
     exported?;

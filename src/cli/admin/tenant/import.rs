@@ -10,7 +10,7 @@ use chrono::SecondsFormat;
 use serde_json::{Value, json};
 
 use super::file::{Reader, Record};
-use super::{Passphrase, moved, secrets};
+use super::{Passphrase, run_audited, secrets};
 use crate::app::WithHint as _;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
@@ -83,7 +83,7 @@ pub(super) async fn run(config: &Config, db: &Db, args: Args) -> anyhow::Result<
     check_tenant(db, &plan).await?;
     let imported =
         async { import(db, &plan, &mut reader).await.with_context(|| format!("{path}: nothing was imported")) };
-    moved(db, (tenant, &plan.name), "import_tenant", imported).await?;
+    run_audited(db, (tenant, &plan.name), "import_tenant", imported).await?;
     println!("imported {tenant} ({})", plan.name);
     Ok(())
 }

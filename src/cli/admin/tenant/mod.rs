@@ -69,7 +69,7 @@ pub(in crate::cli) async fn run(config: &Config, args: Args) -> anyhow::Result<E
 }
 
 /// Moves the rows of a tenant by `work`, with an entry in the audit log, and prints the number of rows of each table.
-async fn moved(
+async fn run_audited(
     db: &Db,
     (tenant, name): (TenantId, &str),
     action: &'static str,
