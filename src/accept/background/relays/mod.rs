@@ -71,7 +71,7 @@ impl RelayRunner {
         poll_loop::run(self, &gate, &wake, &stop).await;
     }
 
-    /// Works off some rows. Returns whether there may be more.
+    /// Claims some rows, and processes them. Returns whether there may be more.
     async fn process_some(&self, stop: &CancellationToken) -> Result<bool, String> {
         let now = self.clock.now();
         let until = now + CLAIM;

@@ -68,7 +68,7 @@ pub(in crate::cli) async fn run(config: &Config, args: Args) -> anyhow::Result<E
     Ok(ExitCode::SUCCESS)
 }
 
-/// Moves the rows of a tenant by `work`, with an entry in the audit log, and prints the number of rows of each table.
+/// Runs `work`, which moves the rows of a tenant, with an entry in the audit log, and prints the number of rows of each table.
 async fn run_audited(
     db: &Db,
     (tenant, name): (TenantId, &str),
@@ -76,10 +76,10 @@ async fn run_audited(
     work: impl Future<Output = anyhow::Result<BTreeMap<String, u64>>>,
 ) -> anyhow::Result<()> {
     let entry = AuditEntry::begin(db, tenant, action, &tenant.to_string()).await?;
-    let moved = work.await;
-    let counts = moved.as_ref().ok().map(|rows| json!({"name": name, "rows": rows}));
-    entry.complete(&moved, None, counts).await?;
-    for (table, count) in moved? {
+    let done = work.await;
+    let counts = done.as_ref().ok().map(|rows| json!({"name": name, "rows": rows}));
+    entry.complete(&done, None, counts).await?;
+    for (table, count) in done? {
         println!("{table}\t{count}");
     }
     Ok(())
