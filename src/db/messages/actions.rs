@@ -183,24 +183,21 @@ async fn insert_requeued(
     .await
 }
 
-/// Sets the status of recipients, given by message and id, whose queue rows the transaction has deleted. Locks them in the
-/// order of their keys. The caller appends their events.
+/// Sets the status of recipients, given by message and id, whose queue rows the transaction has deleted, in the order of their
+/// keys. The caller appends their events.
 pub(in crate::db) async fn set_canceled(
     connection: &mut PgConnection,
     tenant: TenantId,
     recipients: &[(Uuid, Uuid)],
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
-    let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = recipients.iter().copied().unzip();
+    let mut recipients = recipients.to_vec();
+    recipients.sort_unstable();
+    let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = recipients.into_iter().unzip();
     sqlx::query!(
-        "WITH locked AS MATERIALIZED (
-             SELECT r.message_id, r.id
-             FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, id)
-             JOIN recipients r ON r.message_id = u.message_id AND r.id = u.id
-             WHERE r.tenant_id = $1 AND r.message_id BETWEEN $5 AND $6
-             ORDER BY r.message_id, r.id FOR UPDATE OF r)
-         UPDATE recipients r SET status = 'canceled', finished_at = $4 FROM locked
-         WHERE r.tenant_id = $1 AND r.message_id = locked.message_id AND r.id = locked.id AND r.message_id BETWEEN $5 AND $6",
+        "UPDATE recipients r SET status = 'canceled', finished_at = $4
+         FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, id)
+         WHERE r.tenant_id = $1 AND r.message_id = u.message_id AND r.id = u.id AND r.message_id BETWEEN $5 AND $6",
         tenant.0,
         &messages,
         &ids,
