@@ -183,17 +183,15 @@ async fn insert_requeued(
     .await
 }
 
-/// Sets the status of recipients, given by message and id, whose queue rows the transaction has deleted, in the order of their
-/// keys. The caller appends their events.
+/// Sets the status of recipients, given by message and id. The transaction has deleted their queue rows, whose locks keep other
+/// transactions away from them. The caller appends their events.
 pub(in crate::db) async fn set_canceled(
     connection: &mut PgConnection,
     tenant: TenantId,
     recipients: &[(Uuid, Uuid)],
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
-    let mut recipients = recipients.to_vec();
-    recipients.sort_unstable();
-    let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = recipients.into_iter().unzip();
+    let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = recipients.iter().copied().unzip();
     sqlx::query!(
         "UPDATE recipients r SET status = 'canceled', finished_at = $4
          FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, id)
