@@ -56,6 +56,9 @@ type Stored = Result<(), StoreError>;
 /// Why attachments were not stored.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum StoreError {
+    /// Postgres has lost chunks of an attachment in a crash, or the upload took too long. Another try succeeds.
+    #[error("chunks were lost, or the upload took too long")]
+    Incomplete,
     /// The database failed.
     #[error(transparent)]
     Db(#[from] Arc<DbError>),
@@ -240,16 +243,18 @@ impl Blobs {
             }
             let mut upload = Upload::new(tenant, now);
             for chunk in data.chunks(CHUNK_BYTES) {
-                self.add_chunk(&mut upload, chunk).await?;
+                if !self.add_chunk(&mut upload, chunk).await? {
+                    return Err(StoreError::Incomplete);
+                }
             }
             if !self.complete(tenant, upload, &digest).await? {
-                return Err(DbError::not_found("uploads.complete").into());
+                return Err(StoreError::Incomplete);
             }
         }
         Ok(())
     }
 
-    /// Stores the next chunk of an upload. Returns `false` if the upload has expired.
+    /// Stores the next chunk of an upload. Returns `false` if the upload has expired or was lost.
     pub(super) async fn add_chunk(&self, upload: &mut Upload, data: &[u8]) -> Result<bool, DbError> {
         // Never closed.
         let _permit = self.chunk_writes.acquire().await;
@@ -298,7 +303,7 @@ impl Blobs {
     }
 
     /// Completes an upload in the object store: moves its bytes there, unless the blob is already stored. Returns `false` if
-    /// the upload has expired, or if all tries failed.
+    /// the upload has expired or lacks chunks, or if all tries failed.
     pub(super) async fn move_to_object(
         &self,
         storage: &ObjectStorage,
@@ -312,9 +317,6 @@ impl Blobs {
             return Ok(true);
         }
         let moved = self.copy_to_object(storage, tenant, &upload, sha256).await;
-        if let Ok(false) = moved {
-            return Ok(false);
-        }
         // Its chunks are not needed any more, or the request fails.
         let discarded = upload.discard(&self.db, self.clock.now()).await;
         Ok(moved? && discarded.map(|()| true)?)
@@ -336,14 +338,15 @@ impl Blobs {
         Ok(self.complete_object(NewObject { tenant, sha256, size, key: &key }).await?)
     }
 
-    /// Completes an upload, or discards it if the blob is already stored. Returns `false` if the upload has expired, or
-    /// if all tries failed.
+    /// Completes an upload, or discards it if the blob is already stored. Returns `false` if the upload has expired or lacks
+    /// chunks, or if all tries failed.
     pub(super) async fn complete(&self, tenant: TenantId, upload: Upload, digest: &str) -> Result<bool, DbError> {
         let digests = [digest.to_owned()];
         for _ in 0..COMPLETE_TRIES {
             match upload.complete(&self.db, digest, self.clock.now()).await? {
                 Completed::New => return Ok(true),
-                Completed::Expired => return Ok(false),
+                // If only chunks were lost, the others are still there.
+                Completed::Expired => return upload.discard(&self.db, self.clock.now()).await.map(|()| false),
                 Completed::Existing => {}
             }
             let now = self.clock.now();
