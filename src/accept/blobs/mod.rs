@@ -272,13 +272,23 @@ impl Blobs {
     async fn store_object(&self, storage: &ObjectStorage, tenant: TenantId, sha256: &str, data: Vec<u8>) -> Stored {
         let (started_at, size) = (self.clock.now(), data.len() as u64);
         let key = storage.new_key(sha256, started_at);
-        objects::begin(&self.db, &key, started_at).await?;
-        storage.put(&key, Bytes::from(data)).await?;
+        self.put_object(storage, &key, data).await?;
         if self.complete_object(NewObject { tenant, sha256, size, key: &key }).await? {
             return Ok(());
         }
         // Not an error of the database, which would refuse a message sent from SQL for good: another try succeeds.
         Err(ObjectError::Unavailable.into())
+    }
+
+    /// Enters an object, and stores it.
+    async fn put_object(&self, storage: &ObjectStorage, key: &str, data: Vec<u8>) -> Stored {
+        objects::begin(&self.db, key, self.clock.now()).await?;
+        if let Err(error) = storage.put(key, Bytes::from(data)).await {
+            // Due in a day, not at once, because the store may get the object later.
+            objects::begin(&self.db, key, self.clock.now()).await?;
+            return Err(error.into());
+        }
+        Ok(())
     }
 
     /// Inserts the blob of a stored object, or discards the object if the blob is already stored, or if the upload has expired.
@@ -333,8 +343,7 @@ impl Blobs {
         let _memory = storage.reserve_memory(size).await;
         let Some(data) = upload.read(&self.db).await? else { return Ok(false) };
         let key = storage.new_key(sha256, started_at);
-        objects::begin(&self.db, &key, started_at).await?;
-        storage.put(&key, Bytes::from(data)).await?;
+        self.put_object(storage, &key, data).await?;
         Ok(self.complete_object(NewObject { tenant, sha256, size, key: &key }).await?)
     }
 
