@@ -26,8 +26,8 @@ pub enum Redacted {
     NotEnded,
 }
 
-/// Erases the subject, names, reply-to addresses, headers, bodies, attachments, variables, tags, metadata and own Message-ID of a message, the
-/// texts of replies, and its SMTP conversations. Of a bulk, the content that its messages share stays.
+/// Erases the subject, names, reply-to addresses, headers, bodies, attachments, variables, tags, metadata and own Message-ID of a
+/// message, the texts of replies, and its SMTP conversations. Of a bulk, the content that its messages share stays.
 pub async fn redact(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>) -> Result<Redacted, DbError> {
     let (redacted, files) = db
         .timed("messages.actions.redact", async {
