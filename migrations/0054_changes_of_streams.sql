@@ -39,7 +39,14 @@ BEGIN
     IF TG_OP = 'DELETE' AND EXISTS (SELECT FROM tenants WHERE id = changed AND deleting_at IS NOT NULL) THEN
         RETURN NULL;
     END IF;
-    UPDATE tenant_change_counter SET version = version + 1 RETURNING version INTO number;
+    -- One number per transaction, noted once per tenant and kind: if each changed row updated the same rows again, each update would
+    -- read all versions that the earlier ones have left.
+    SELECT version INTO number FROM tenant_change_counter WHERE xmin = pg_current_xact_id()::xid;
+    IF NOT FOUND THEN
+        UPDATE tenant_change_counter SET version = version + 1 RETURNING version INTO number;
+    ELSIF EXISTS (SELECT FROM tenant_changes WHERE tenant_id = changed AND kind = TG_ARGV[0] AND version = number) THEN
+        RETURN NULL;
+    END IF;
     INSERT INTO tenant_changes AS c (tenant_id, kind, version) VALUES (changed, TG_ARGV[0], number)
     ON CONFLICT (tenant_id, kind) DO UPDATE SET version = excluded.version;
     RETURN NULL;

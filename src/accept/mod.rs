@@ -59,6 +59,9 @@ pub enum AcceptError {
     /// An attached file was deleted while the request was processed. Nothing was committed.
     #[error("an attached file was deleted while the message was being accepted")]
     FileDeleted,
+    /// Postgres has lost chunks of an attachment in a crash, or storing it took too long. Nothing was committed.
+    #[error("chunks of an attachment were lost, or storing it took too long")]
+    FileIncomplete,
     /// The database failed.
     #[error(transparent)]
     Db(Arc<DbError>),
@@ -89,6 +92,7 @@ impl From<Arc<DbError>> for AcceptError {
 impl From<StoreError> for AcceptError {
     fn from(error: StoreError) -> Self {
         match error {
+            StoreError::Incomplete => Self::FileIncomplete,
             StoreError::Db(error) => Self::Db(error),
             StoreError::Objects(error) => Self::Objects(error),
         }

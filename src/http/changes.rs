@@ -26,11 +26,22 @@ pub(super) struct ChangePoll {
 impl ChangePoll {
     /// Polls while cached values are used, and records the use of API keys.
     pub(super) async fn run(self) {
+        // Two loops, so that a slow write does not delay the confirmation that nothing has changed.
+        tokio::join!(self.write_uses(), self.follow());
+    }
+
+    async fn write_uses(&self) {
+        loop {
+            tokio::time::sleep(POLL_INTERVAL).await;
+            self.keys.write_uses().await;
+        }
+    }
+
+    async fn follow(&self) {
         let mut cursor = Cursor::default();
         loop {
             tokio::time::sleep(POLL_INTERVAL).await;
-            // Together, so that a slow write does not delay the confirmation that nothing has changed.
-            tokio::join!(self.keys.write_uses(), self.poll(&mut cursor));
+            self.poll(&mut cursor).await;
         }
     }
 
@@ -50,7 +61,12 @@ impl ChangePoll {
                 confirmations.confirm(asked_at);
             }
             // Without a confirmation, cached values expire and are loaded again.
-            Err(error) => tracing::debug!(%error, "failed to poll for changes of API keys and tenants"),
+            Err(error) => {
+                // The database may have failed over and lost the last changes, whose numbers other changes get then. So all count
+                // as changed at the next poll.
+                *cursor = Cursor::default();
+                tracing::debug!(%error, "failed to poll for changes of API keys and tenants");
+            }
         }
     }
 }

@@ -271,6 +271,10 @@ fn unavailable_detail(trouble: Trouble) -> &'static str {
     }
 }
 
+/// The `detail` of a 503 response if a file lacks chunks.
+const INCOMPLETE: &str = "The database has lost a part of a file, or the upload took longer than a day. Nothing was stored; retry \
+                          the request after `Retry-After`.";
+
 impl From<AcceptError> for ApiError {
     fn from(error: AcceptError) -> Self {
         match error {
@@ -289,6 +293,7 @@ impl From<AcceptError> for ApiError {
                 "An attached file was deleted while the request was processed. Nothing was changed; retry the request \
                  after `Retry-After`.",
             ),
+            AcceptError::FileIncomplete => Self::Unavailable(INCOMPLETE),
             AcceptError::Db(error) => Self::from(error.as_ref()),
             AcceptError::Objects(error) => error.into(),
         }
@@ -303,7 +308,7 @@ impl From<UploadError> for ApiError {
                 code: Code::DigestMismatch.as_str(),
                 message: format!("The body has the SHA-256 {digest}. Nothing was stored."),
             }]),
-            UploadError::Expired => Self::BodyTimeout,
+            UploadError::Incomplete => Self::Unavailable(INCOMPLETE),
             UploadError::Db(error) => Self::from(error.as_ref()),
             UploadError::Objects(error) => error.into(),
         }

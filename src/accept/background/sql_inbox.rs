@@ -156,8 +156,11 @@ impl SqlInbox {
             }
             // Messages without large attachments do not wait for the object store. The others are tried again when their
             // claim ends.
-            Err(AcceptError::Objects(_) | AcceptError::FileDeleted) if ids.len() == 1 => return Ok(0),
-            Err(AcceptError::Objects(_) | AcceptError::FileDeleted) => {}
+            Err(AcceptError::Objects(_) | AcceptError::FileDeleted | AcceptError::FileIncomplete) => {
+                if ids.len() == 1 {
+                    return Ok(0);
+                }
+            }
             result => return Ok(if result? { recipients } else { 0 }),
         }
         let mut inserted = 0;

@@ -56,6 +56,9 @@ type Stored = Result<(), StoreError>;
 /// Why attachments were not stored.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum StoreError {
+    /// Postgres has lost chunks of an attachment in a crash, or the upload took too long. Another try succeeds.
+    #[error("chunks were lost, or the upload took too long")]
+    Incomplete,
     /// The database failed.
     #[error(transparent)]
     Db(#[from] Arc<DbError>),
@@ -240,16 +243,18 @@ impl Blobs {
             }
             let mut upload = Upload::new(tenant, now);
             for chunk in data.chunks(CHUNK_BYTES) {
-                self.add_chunk(&mut upload, chunk).await?;
+                if !self.add_chunk(&mut upload, chunk).await? {
+                    return Err(StoreError::Incomplete);
+                }
             }
             if !self.complete(tenant, upload, &digest).await? {
-                return Err(DbError::not_found("uploads.complete").into());
+                return Err(StoreError::Incomplete);
             }
         }
         Ok(())
     }
 
-    /// Stores the next chunk of an upload. Returns `false` if the upload has expired.
+    /// Stores the next chunk of an upload. Returns `false` if the upload has expired or was lost.
     pub(super) async fn add_chunk(&self, upload: &mut Upload, data: &[u8]) -> Result<bool, DbError> {
         // Never closed.
         let _permit = self.chunk_writes.acquire().await;
@@ -267,13 +272,23 @@ impl Blobs {
     async fn store_object(&self, storage: &ObjectStorage, tenant: TenantId, sha256: &str, data: Vec<u8>) -> Stored {
         let (started_at, size) = (self.clock.now(), data.len() as u64);
         let key = storage.new_key(sha256, started_at);
-        objects::begin(&self.db, &key, started_at).await?;
-        storage.put(&key, Bytes::from(data)).await?;
+        self.put_object(storage, &key, data).await?;
         if self.complete_object(NewObject { tenant, sha256, size, key: &key }).await? {
             return Ok(());
         }
         // Not an error of the database, which would refuse a message sent from SQL for good: another try succeeds.
         Err(ObjectError::Unavailable.into())
+    }
+
+    /// Enters an object, and stores it.
+    async fn put_object(&self, storage: &ObjectStorage, key: &str, data: Vec<u8>) -> Stored {
+        objects::begin(&self.db, key, self.clock.now()).await?;
+        if let Err(error) = storage.put(key, Bytes::from(data)).await {
+            // Due in a day, not at once, because the store may get the object later.
+            objects::begin(&self.db, key, self.clock.now()).await?;
+            return Err(error.into());
+        }
+        Ok(())
     }
 
     /// Inserts the blob of a stored object, or discards the object if the blob is already stored, or if the upload has expired.
@@ -298,7 +313,7 @@ impl Blobs {
     }
 
     /// Completes an upload in the object store: moves its bytes there, unless the blob is already stored. Returns `false` if
-    /// the upload has expired, or if all tries failed.
+    /// the upload has expired or lacks chunks, or if all tries failed.
     pub(super) async fn move_to_object(
         &self,
         storage: &ObjectStorage,
@@ -312,9 +327,6 @@ impl Blobs {
             return Ok(true);
         }
         let moved = self.copy_to_object(storage, tenant, &upload, sha256).await;
-        if let Ok(false) = moved {
-            return Ok(false);
-        }
         // Its chunks are not needed any more, or the request fails.
         let discarded = upload.discard(&self.db, self.clock.now()).await;
         Ok(moved? && discarded.map(|()| true)?)
@@ -331,19 +343,19 @@ impl Blobs {
         let _memory = storage.reserve_memory(size).await;
         let Some(data) = upload.read(&self.db).await? else { return Ok(false) };
         let key = storage.new_key(sha256, started_at);
-        objects::begin(&self.db, &key, started_at).await?;
-        storage.put(&key, Bytes::from(data)).await?;
+        self.put_object(storage, &key, data).await?;
         Ok(self.complete_object(NewObject { tenant, sha256, size, key: &key }).await?)
     }
 
-    /// Completes an upload, or discards it if the blob is already stored. Returns `false` if the upload has expired, or
-    /// if all tries failed.
+    /// Completes an upload, or discards it if the blob is already stored. Returns `false` if the upload has expired or lacks
+    /// chunks, or if all tries failed.
     pub(super) async fn complete(&self, tenant: TenantId, upload: Upload, digest: &str) -> Result<bool, DbError> {
         let digests = [digest.to_owned()];
         for _ in 0..COMPLETE_TRIES {
             match upload.complete(&self.db, digest, self.clock.now()).await? {
                 Completed::New => return Ok(true),
-                Completed::Expired => return Ok(false),
+                // If only chunks were lost, the others are still there.
+                Completed::Expired => return upload.discard(&self.db, self.clock.now()).await.map(|()| false),
                 Completed::Existing => {}
             }
             let now = self.clock.now();

@@ -1,6 +1,6 @@
 //! Receives a file piece by piece, computes its digest, and stores it as a blob. At most one chunk is in memory
-//! while it arrives, and a few chunks of all uploads together have copies for the database. The key of an object has the digest of the file, so a large file for the object store is in the
-//! database until all of it has arrived.
+//! while it arrives, and a few chunks of all uploads together have copies for the database. The key of an object has the
+//! digest of the file, so a large file for the object store is in the database until all of it has arrived.
 
 use std::sync::Arc;
 
@@ -45,9 +45,9 @@ pub enum UploadError {
     /// The bytes have another digest than expected.
     #[error("the file has the SHA-256 {0}")]
     Mismatch(String),
-    /// The upload took too long.
-    #[error("the upload took too long")]
-    Expired,
+    /// Postgres has lost chunks in a crash, or the upload took too long. Another try succeeds.
+    #[error("chunks were lost, or the upload took too long")]
+    Incomplete,
     /// The database failed.
     #[error(transparent)]
     Db(Arc<DbError>),
@@ -59,6 +59,7 @@ pub enum UploadError {
 impl From<StoreError> for UploadError {
     fn from(error: StoreError) -> Self {
         match error {
+            StoreError::Incomplete => Self::Incomplete,
             StoreError::Db(error) => Self::Db(error),
             StoreError::Objects(error) => Self::Objects(error),
         }
@@ -100,7 +101,7 @@ impl<'a> Upload<'a> {
         let upload = self.stored.get_or_insert_with(|| uploads::Upload::new(self.tenant, now));
         let is_stored = self.blobs.add_chunk(upload, &self.buffer).await?;
         self.buffer.clear();
-        if is_stored { Ok(()) } else { Err(UploadError::Expired) }
+        if is_stored { Ok(()) } else { Err(UploadError::Incomplete) }
     }
 
     /// Stores the file. Fails if its digest is not `expected`.
@@ -123,8 +124,11 @@ impl<'a> Upload<'a> {
         if self.is_only_hashed {
             return Ok(uploaded);
         }
-        if self.stored.is_some() {
-            self.store_chunk().await?;
+        if self.stored.is_some()
+            && let Err(error) = self.store_chunk().await
+        {
+            self.discard().await;
+            return Err(error);
         }
         let Self { blobs: store, tenant, mut buffer, stored, .. } = self;
         if let Some(upload) = stored {
@@ -133,7 +137,7 @@ impl<'a> Upload<'a> {
                 Some(objects) => Box::pin(store.move_to_object(objects, tenant, upload, &uploaded.sha256)).await?,
                 None => store.complete(tenant, upload, &uploaded.sha256).await?,
             };
-            return if is_complete { Ok(uploaded) } else { Err(UploadError::Expired) };
+            return if is_complete { Ok(uploaded) } else { Err(UploadError::Incomplete) };
         }
         if keep.is_some_and(|keep| buffer.len() <= keep) {
             buffer.shrink_to_fit();

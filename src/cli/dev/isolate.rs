@@ -46,7 +46,7 @@ pub(super) fn isolate(config: &mut Config, database_url: &str, inbox: SocketAddr
     ignore(!config.delivery.blocklists.is_empty(), "delivery.blocklists");
     config.delivery.blocklists.clear();
 
-    // Roles are those of other machines.
+    // Credentials in the environment, and roles, are usually those of AWS.
     let has_role = matches!(config.attachments.credentials, CredentialSource::Environment | CredentialSource::Instance);
     let is_other_machine = config.attachments.endpoint.as_ref().is_none_or(|url| !is_local_url(url));
     if is_other_machine || has_role {

@@ -13,7 +13,8 @@
 //!   it, and the blob is stored again if it was deleted.
 //! - The references of a request that failed have no content. They are deleted after a day, by when the request has ended.
 //!
-//! So neither `used_at` nor a delay has to protect what a request uses. They only make it rare that a request fails.
+//! So neither `used_at` nor a delay has to protect what a request of this version uses. They only make it rare that a request fails,
+//! and protect the requests of replicas of the previous version, which add references without a lock.
 //!
 //! The object of a deleted blob, if it has one, is left to [`super::blobs::objects`].
 

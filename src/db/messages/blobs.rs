@@ -2,9 +2,9 @@
 //! hexadecimal. [`super::uploads`] stores blobs of more than one chunk, [`super::blob_cleanup`] deletes unused ones, and
 //! [`objects`] refers to those in the object store.
 //!
-//! A blob that a message refers to is never deleted: [`super::blob_cleanup`] says why. A blob that a request has found or inserted, but not
-//! referred to yet, is rarely deleted: both set `used_at`, and only blobs without references whose `used_at` is longer than a day ago
-//! are deleted, except when a message with the blob is redacted.
+//! A blob that a message refers to is never deleted: [`super::blob_cleanup`] says why. A blob that a request has found or
+//! inserted, but not referred to yet, is rarely deleted: both set `used_at`, and only blobs without references whose `used_at` is
+//! longer than a day ago are deleted, except when a message with the blob is redacted.
 
 pub mod objects;
 
@@ -91,9 +91,9 @@ pub struct SmallBlob {
 pub type Group = BTreeMap<(TenantId, String), SmallBlob>;
 
 /// Stores blobs of at most one chunk each in one statement, with references to them, and updates `used_at` of existing
-/// ones. Looks for existing ones only after the references are committed, and stores those that it does not find: a cleanup has either
-/// deleted them by then, or sees the references. Does not wait until the WAL is flushed: the commit of the message, which comes later in the WAL, does. Uses a
-/// connection with cached plans, because a custom plan would contain all bytes several times.
+/// ones. Looks for existing ones only after the references are committed, and stores those that it does not find: a cleanup has
+/// either deleted them by then, or sees the references. Does not wait until the WAL is flushed: the commit of the message, which
+/// comes later in the WAL, does. Uses a connection with cached plans, because a custom plan would contain all bytes several times.
 pub async fn insert_group(db: &Db, group: &Group, now: DateTime<Utc>) -> Result<(), DbError> {
     let keys: Vec<&(TenantId, String)> = group.keys().collect();
     let data: Vec<&[u8]> = group.values().map(|blob| blob.data.as_slice()).collect();
@@ -192,12 +192,14 @@ pub type References = BTreeSet<(String, Uuid)>;
 
 /// Adds references from contents, which need not be committed yet, to those of the blobs that are stored. Returns whether all are;
 /// if not, one was deleted after the request had found it. The lock keeps a cleanup from deleting a blob before it sees the
-/// references, as that of a foreign key would.
+/// references, as that of a foreign key would. Does not wait until the WAL is flushed: the commit of the message, which comes later
+/// in the WAL, does. If the server crashes before that, there is no message that needs the references.
 pub async fn refer(db: &Db, tenant: TenantId, references: &References) -> Result<bool, DbError> {
     let (digests, contents): (Vec<String>, Vec<Uuid>) = references.iter().cloned().unzip();
     let query = sqlx::query_scalar!(
-        r#"WITH wanted AS MATERIALIZED (
-               SELECT decode(unnest($2::text[]), 'hex') AS sha256, unnest($3::uuid[]) AS content_id
+        r#"WITH unflushed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
+           wanted AS MATERIALIZED (
+               SELECT decode(unnest($2::text[]), 'hex') AS sha256, unnest($3::uuid[]) AS content_id FROM unflushed
            ),
            stored AS MATERIALIZED (
                SELECT sha256 FROM blobs

@@ -31,7 +31,7 @@ pub enum Completed {
     New,
     /// The blob was already stored. The upload remains and must be discarded.
     Existing,
-    /// The upload took too long, and its chunks are being deleted.
+    /// The upload took too long, and its chunks are being deleted; or some of them were lost.
     Expired,
 }
 

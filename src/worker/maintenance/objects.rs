@@ -50,14 +50,14 @@ async fn delete(db: &Db, storage: &ObjectStorage, clock: &SharedClock, done: &mu
     loop {
         // Marks them, so that no attachment can refer to them any more.
         let due = objects::claim_due(db, clock.now()).await?;
-        if due.is_empty() {
+        if due.keys.is_empty() {
             return Ok(());
         }
-        let count = due.len();
-        let deletions: Vec<_> = due.into_iter().map(|key| deleted(storage, key)).collect();
+        let (count, until) = (due.keys.len(), due.until);
+        let deletions: Vec<_> = due.keys.into_iter().map(|key| deleted(storage, key)).collect();
         let deleted: Vec<Option<String>> = stream::iter(deletions).buffer_unordered(CONCURRENCY).collect().await;
         let deleted: Vec<String> = deleted.into_iter().flatten().collect();
-        objects::forget(db, &deleted).await?;
+        objects::forget(db, &deleted, until).await?;
         done.objects += deleted.len() as u64;
         if deleted.len() < count {
             return Ok(());

@@ -13,7 +13,7 @@ use super::{MIB, attaching, attachment, referenced, start, unreferenced};
 use crate::support::app::TestApp;
 use crate::support::client::message;
 use crate::support::clock::{hours, minutes};
-use crate::support::s3::S3Server;
+use crate::support::s3::{Mode, S3Server};
 use crate::support::until::until;
 use crate::support::uploads::{attached, file, sha256};
 
@@ -94,5 +94,29 @@ async fn object_of_an_upload_of_over_a_day_is_deleted() {
     assert_eq!(sending.await.unwrap(), 503);
     assert_eq!((s3.keys().len(), unreferenced(&app).await), (1, 1));
     assert_eq!(app.worker.clean_up().await.unwrap().objects, 1);
+    assert_eq!((s3.keys().len(), unreferenced(&app).await), (0, 0));
+}
+
+#[tokio::test]
+async fn object_of_a_failed_upload_of_over_a_day_is_deleted() {
+    let (s3, app) = start().await;
+    s3.set(Mode::FailsAfterPut);
+    let held = s3.hold_next_put();
+    let sending = send(&app, attaching(&file(1, MIB)));
+    puts(&s3, 1).await;
+    app.clock.advance(hours(25));
+    assert_eq!(app.worker.clean_up().await.unwrap().objects, 1);
+    drop(held);
+    assert_eq!(sending.await.unwrap(), 503);
+    assert_eq!((s3.keys().len(), unreferenced(&app).await), (1, 1), "it is entered again");
+    s3.set(Mode::Works);
+    assert_eq!(app.worker.clean_up().await.unwrap().objects, 0, "the store may get it again later");
+    app.clock.advance(hours(25));
+    until("the object is deleted", Duration::from_secs(30), async || {
+        app.clock.advance(minutes(11));
+        let cleaned = app.worker.clean_up().await.unwrap();
+        if cleaned.objects == 1 { Ok(()) } else { Err(cleaned.objects) }
+    })
+    .await;
     assert_eq!((s3.keys().len(), unreferenced(&app).await), (0, 0));
 }

@@ -34,14 +34,19 @@ async fn tenant(operator: &Api, number: usize) -> Api {
     operator.with_key(key.body["secret"].as_str().unwrap())
 }
 
-/// Returns how many of [`LOADS`] the service has run.
-async fn loads(base: &str) -> u64 {
+/// Returns how often the service has run each of [`LOADS`].
+async fn loads_by_name(base: &str) -> Vec<u64> {
     let page = metrics(base).await;
     let count = |name: &&str| {
         let series = format!("postrider_db_statement_seconds_count{{name=\"{name}\"}} ");
         page.lines().find_map(|line| line.strip_prefix(&series)).map_or(0, |count| count.parse::<u64>().unwrap())
     };
-    LOADS.iter().map(count).sum()
+    LOADS.iter().map(count).collect()
+}
+
+/// Returns how many of [`LOADS`] the service has run.
+async fn loads(base: &str) -> u64 {
+    loads_by_name(base).await.into_iter().sum()
 }
 
 #[tokio::test]
@@ -70,5 +75,7 @@ async fn steady_traffic_of_100_tenants_loads_nothing_again() {
         if again == 0 { Ok(()) } else { Err(again) }
     })
     .await;
+    let counts = loads_by_name(&base).await;
+    assert!(counts.iter().all(|count| *count > 0), "each statement has a series of this name: {counts:?}");
     assert!(service.terminate().await.success());
 }

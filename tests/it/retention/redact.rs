@@ -89,6 +89,7 @@ async fn attachment_of_another_message_is_kept() {
     }
     app.run_until_idle().await;
     assert_eq!(redact(&app, &ids[0]).await.status, 200);
+    app.clock.advance(minutes(1));
     app.worker.clean_up().await.unwrap();
     let kept = app.get(&format!("/v1/messages/{}/attachments/0", ids[1])).await;
     assert_eq!((kept.status, kept.bytes.as_slice()), (200, b"secretbytes".as_slice()));

@@ -76,16 +76,16 @@ async fn arrived(app: &TestApp, api: &Api, logo: &str) -> Vec<Value> {
         assert_eq!(sent.status, 202, "{}", sent.body);
         app.run_until_idle().await;
         let raw = app.smtp.messages().pop().expect("a message").raw;
-        let mail = MessageParser::default().parse(&raw).unwrap();
+        let parsed = MessageParser::default().parse(&raw).unwrap();
         let address = |header: Option<&mail_parser::Address<'_>>| {
             header.and_then(|header| header.first()).map(|one| json!([one.name(), one.address()]))
         };
-        let files = mail.attachments().map(|file| {
+        let files = parsed.attachments().map(|file| {
             json!([file.attachment_name(), file.content_id(), sha256(file.contents()), file.contents().len()])
         });
         all.push(json!({
-            "subject": mail.subject(), "from": address(mail.from()), "reply_to": address(mail.reply_to()),
-            "html": mail.body_html(0), "text": mail.body_text(0), "files": files.collect::<Vec<_>>(),
+            "subject": parsed.subject(), "from": address(parsed.from()), "reply_to": address(parsed.reply_to()),
+            "html": parsed.body_html(0), "text": parsed.body_text(0), "files": files.collect::<Vec<_>>(),
         }));
     }
     all

@@ -160,9 +160,43 @@ async fn upload_that_expired_stores_nothing() {
     app.clock.advance(hours(25));
     app.worker.clean_up().await.unwrap();
     raw.send(&data[2 * MIB..]).await;
-    assert_eq!(status(&raw.response().await), 408);
+    assert_eq!(status(&raw.response().await), 503);
     app.worker.clean_up().await.unwrap();
     assert_eq!(stored(&app).await, (0, 0, 0));
+}
+
+#[tokio::test]
+async fn upload_whose_chunk_was_lost_can_be_repeated() {
+    let app = TestApp::start().await;
+    let data = file(1, 3 * MIB);
+    let mut raw = begin(app.api(), &data).await;
+    raw.send(&data[..2 * MIB + 10]).await;
+    chunks_are_stored(&app.database, 2).await;
+    // As in a crash of Postgres, which does not flush chunks one by one.
+    app.sql("DELETE FROM blob_chunks WHERE n = 1").await;
+    raw.send(&data[2 * MIB + 10..]).await;
+    let response = raw.response().await;
+    assert_eq!(status(&response), 503, "{response}");
+    assert!(response.to_lowercase().contains("\r\nretry-after: "), "{response}");
+    assert_eq!(head(&app, &sha256(&data)).await, None);
+    app.worker.clean_up().await.unwrap();
+    assert_eq!(stored(&app).await, (0, 0, 0), "the other chunks are deleted");
+    assert_eq!(put(&app, &data).await.status, 201);
+    assert_eq!(head(&app, &sha256(&data)).await, Some(data.len() as u64));
+}
+
+#[tokio::test]
+async fn upload_that_was_lost_can_be_repeated() {
+    let app = TestApp::start().await;
+    let data = file(1, 2 * MIB);
+    let mut raw = begin(app.api(), &data).await;
+    raw.send(&data[..MIB + 10]).await;
+    chunks_are_stored(&app.database, 1).await;
+    app.sql("DELETE FROM blob_chunks; DELETE FROM uploads").await;
+    raw.send(&data[MIB + 10..]).await;
+    assert_eq!(status(&raw.response().await), 503);
+    assert_eq!(stored(&app).await, (0, 0, 0));
+    assert_eq!(put(&app, &data).await.status, 201);
 }
 
 #[tokio::test]

@@ -12,6 +12,8 @@ use crate::domain::id::{MessageId, TenantId};
 pub(in crate::db) const REDACTED: &str = "[redacted]";
 /// The clocks of replicas differ by less than this, so no event of a message was recorded earlier than this before it.
 const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::days(1);
+/// The previous version refers to an attachment without a lock, within this time after it has found it.
+const FIND_TO_REFER: TimeDelta = TimeDelta::minutes(1);
 
 /// The result of [`redact`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +26,8 @@ pub enum Redacted {
     NotEnded,
 }
 
-/// Erases the subject, names, reply-to addresses, headers, bodies, attachments, variables, tags, metadata and own Message-ID of a message, the
-/// texts of replies, and its SMTP conversations. Of a bulk, the content that its messages share stays.
+/// Erases the subject, names, reply-to addresses, headers, bodies, attachments, variables, tags, metadata and own Message-ID of a
+/// message, the texts of replies, and its SMTP conversations. Of a bulk, the content that its messages share stays.
 pub async fn redact(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>) -> Result<Redacted, DbError> {
     let (redacted, files) = db
         .timed("messages.actions.redact", async {
@@ -217,8 +219,9 @@ pub(in crate::db) async fn redact_history(
     .map(drop)
 }
 
-/// Lets a cleanup delete attachments that no other content refers to, whenever they were last used. A request that is about to attach one
-/// keeps it with its reference, or fails: see [`crate::db::messages::blob_cleanup`]. A separate transaction, because of the order of locks.
+/// Lets a cleanup delete attachments that no other content refers to, whenever they were last used. A request that is about to
+/// attach one keeps it with its reference, or fails: see [`crate::db::messages::blob_cleanup`]. Only for replicas of the previous
+/// version, the cleanup waits a minute. A separate transaction, because of the order of locks.
 pub(in crate::db) async fn release_files(
     db: &Db,
     tenant: TenantId,
@@ -233,7 +236,7 @@ pub(in crate::db) async fn release_files(
          WHERE b.tenant_id = $1 AND b.sha256 = unused.sha256",
         tenant.0,
         files,
-        now
+        now + FIND_TO_REFER
     );
     db.timed("messages.actions.release_files", query.execute(&db.pool)).await.map(drop)
 }

@@ -14,10 +14,11 @@
 //! and nothing returns to the first two states, because no key is used twice. For the same reason, a request that the store processes
 //! late cannot affect another object.
 //!
-//! An object does not stay without a row: it has one until it is deleted. If a worker deletes it before a slow upload has stored it,
-//! [`complete`] fails, and the uploader discards it ([`discard`]), so that it is deleted again.
+//! An object has a row until it is deleted, with one exception: if a worker deletes it before a slow upload has stored it, and the
+//! uploader ends before it can [`discard`] it, the object stays. Otherwise [`complete`] fails, and the uploader discards it.
+//! If the upload itself fails, the uploader enters the object again ([`begin`]), because the store may get it later.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use sqlx::PgConnection;
 
 use super::FIRST_CHECK;
@@ -82,10 +83,15 @@ pub async fn find(db: &Db, tenant: TenantId, sha256: &str) -> Result<Option<Stri
     Ok(db.timed("objects.find", query.fetch_optional(&db.pool)).await?.flatten())
 }
 
-/// Enters an object that is about to be stored.
+/// Enters an object that is about to be stored; or one again that the store may get later although the upload failed, because a
+/// worker may have deleted it too early: that worker then does not [`forget`] it.
 pub async fn begin(db: &Db, key: &str, now: DateTime<Utc>) -> Result<(), DbError> {
-    let query =
-        sqlx::query!("INSERT INTO unreferenced_objects (object_key, delete_at) VALUES ($1, $2)", key, now + MAX_UPLOAD);
+    let query = sqlx::query!(
+        "INSERT INTO unreferenced_objects (object_key, delete_at) VALUES ($1, $2)
+         ON CONFLICT (object_key) DO UPDATE SET delete_at = EXCLUDED.delete_at, is_deleting = false",
+        key,
+        now + MAX_UPLOAD
+    );
     db.timed("objects.begin", query.execute(&db.pool)).await.map(|_| ())
 }
 
@@ -170,9 +176,20 @@ pub(in crate::db) async fn release(connection: &mut PgConnection, keys: &[String
     .map(drop)
 }
 
-/// Claims some objects that are to be deleted, and returns their keys. A claim ends after ten minutes: if the worker has not
-/// [`forget`]ten them by then, another one deletes them.
-pub async fn claim_due(db: &Db, now: DateTime<Utc>) -> Result<Vec<String>, DbError> {
+/// Objects that a worker is deleting.
+#[derive(Debug)]
+pub struct Claim {
+    /// The keys of the objects.
+    pub keys: Vec<String>,
+    /// When the claim ends (`unreferenced_objects.delete_at`). A later claim of the same object ends later.
+    pub until: DateTime<Utc>,
+}
+
+/// Claims some objects that are to be deleted. A claim ends after ten minutes: if the worker has not [`forget`]ten them by then,
+/// another one deletes them.
+pub async fn claim_due(db: &Db, now: DateTime<Utc>) -> Result<Claim, DbError> {
+    // As precise as in the database, so that `forget` finds it.
+    let until = (now + DELETE_RETRY).trunc_subsecs(6);
     let query = sqlx::query_scalar!(
         "UPDATE unreferenced_objects SET is_deleting = true, delete_at = $2
          WHERE object_key = ANY (ARRAY(
@@ -180,15 +197,20 @@ pub async fn claim_due(db: &Db, now: DateTime<Utc>) -> Result<Vec<String>, DbErr
              ORDER BY delete_at LIMIT $3 FOR UPDATE SKIP LOCKED))
          RETURNING object_key",
         now,
-        now + DELETE_RETRY,
+        until,
         OBJECTS_PER_CLAIM
     );
-    db.timed("objects.claim_due", query.fetch_all(&db.pool)).await
+    let keys = db.timed("objects.claim_due", query.fetch_all(&db.pool)).await?;
+    Ok(Claim { keys, until })
 }
 
-/// Removes objects that were deleted.
-pub async fn forget(db: &Db, keys: &[String]) -> Result<(), DbError> {
-    let query = sqlx::query!("DELETE FROM unreferenced_objects WHERE object_key = ANY ($1) AND is_deleting", keys);
+/// Removes objects that were deleted during a claim that ends at this time, unless they were claimed again or discarded meanwhile.
+pub async fn forget(db: &Db, keys: &[String], until: DateTime<Utc>) -> Result<(), DbError> {
+    let query = sqlx::query!(
+        "DELETE FROM unreferenced_objects WHERE object_key = ANY ($1) AND is_deleting AND delete_at = $2",
+        keys,
+        until
+    );
     db.timed("objects.forget", query.execute(&db.pool)).await.map(|_| ())
 }
 
