@@ -7,6 +7,7 @@ use super::{Db, DbError};
 
 /// Which tasks have work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "one for each task")]
 pub struct Due {
     /// Messages sent from SQL can be claimed, or a tenant whose messages wait may send now.
     pub sql_inbox: bool,

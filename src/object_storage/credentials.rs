@@ -66,7 +66,7 @@ pub enum Credentials {
         /// The path of the file with the token for it.
         token_file: String,
     },
-    /// The role of an instance in EC2, from its metadata service (IMDSv2).
+    /// The role of an instance in EC2, from its metadata service (`IMDSv2`).
     Instance {
         /// The URL of the metadata service, unless it is that of EC2.
         endpoint: Option<String>,

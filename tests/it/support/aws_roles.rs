@@ -1,4 +1,4 @@
-//! The services from which programs get the temporary credentials of their role in AWS: the metadata of an instance (IMDSv2), the
+//! The services from which programs get the temporary credentials of their role in AWS: the metadata of an instance (`IMDSv2`), the
 //! credentials of a container, and STS. The credentials expire so soon that programs fetch new ones for almost every request.
 
 use std::net::SocketAddr;
