@@ -19,6 +19,7 @@ mod thread;
 mod wake_notifier;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -42,6 +43,10 @@ use lanes::Lanes;
 use reserved_keys::ReservedKeys;
 use streams::Streams;
 use templates::TemplateStore;
+
+/// Poll interval of a background task without work. Usually it is woken before: by new work of its process, or by
+/// [`WorkPoll`](background::work_poll::WorkPoll).
+const IDLE_POLL_INTERVAL: Duration = Duration::from_mins(1);
 pub use wake_notifier::WakeNotifier;
 
 /// Why a valid message was not accepted.
@@ -322,8 +327,6 @@ fn replayed(first: &KeyUse, requested: &IdempotencyKey) -> Result<Accepted, Acce
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -13,8 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::work_poll::IDLE_POLL_INTERVAL;
-use crate::accept::AcceptError;
+use crate::accept::{AcceptError, IDLE_POLL_INTERVAL};
 use crate::clock::SharedClock;
 use crate::db::DbError;
 use crate::telemetry::RateLimitedLog;

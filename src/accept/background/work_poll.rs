@@ -19,8 +19,6 @@ use crate::telemetry::RateLimitedLog;
 
 /// Poll interval. Work that another process stores waits for at most this time, unless polls are slow.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Poll interval of a task without work. Usually it is woken before: by new work of its process, or by [`WorkPoll`].
-pub(in crate::accept) const IDLE_POLL_INTERVAL: Duration = Duration::from_mins(1);
 /// After a slow poll, the pause is this many times as long as the poll took: a long transaction keeps the versions of deleted rows, which
 /// polls read.
 const PAUSE_FACTOR: u32 = 4;

@@ -14,8 +14,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::shared::{Shared, Unreadable};
-use crate::accept::background::work_poll::IDLE_POLL_INTERVAL;
-use crate::accept::{AcceptError, Acceptor};
+use crate::accept::{AcceptError, Acceptor, IDLE_POLL_INTERVAL};
 use crate::clock::SharedClock;
 use crate::db::messages::bulks::expand::{self, BulkPart, WaitingRow};
 use crate::db::messages::bulks::{BulkRow, control};

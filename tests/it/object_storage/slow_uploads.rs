@@ -20,7 +20,8 @@ use crate::support::uploads::{attached, file, sha256};
 /// Sends a message in the background, and returns the status of the response.
 fn send(app: &TestApp, fields: Value) -> JoinHandle<u16> {
     let api = app.api().clone();
-    tokio::spawn(async move { api.post("/v1/messages", &message(fields)).await.status })
+    let request = api.request(Method::POST, "/v1/messages").json(&message(fields));
+    tokio::spawn(async move { request.send().await.unwrap().status().as_u16() })
 }
 
 /// Waits until the store has received this many PUT requests.

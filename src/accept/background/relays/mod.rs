@@ -21,8 +21,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::poll_loop::{self, Next, PollLoop};
-use super::work_poll::IDLE_POLL_INTERVAL;
-use crate::accept::{AcceptError, Acceptor};
+use crate::accept::{AcceptError, Acceptor, IDLE_POLL_INTERVAL};
 use crate::clock::SharedClock;
 use crate::db::RestoreGate;
 use crate::db::messages::insert::batch::BatchSource;
