@@ -133,16 +133,18 @@ pub async fn blocks_read(app: &TestApp, table: &str) -> i64 {
     sqlx::query_scalar(read).bind(table).fetch_one(&mut connection).await.unwrap()
 }
 
-/// Returns the number of rows of messages and events that sequential scans have read, in current and past sessions.
-pub async fn rows_read_by_seq_scans(app: &TestApp) -> i64 {
+/// Returns the number of rows of messages and events that sequential scans have read, in current and past sessions. Only partitions
+/// with more than this many pages count: it is quickest to scan one that has only a few.
+pub async fn rows_read_by_seq_scans(app: &TestApp, pages: i64) -> i64 {
     let mut connection = app.database.connect().await;
     // The statistics of a session are counted once it has ended.
     let leave = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
                  WHERE datname = current_database() AND application_name LIKE 'postrider-%'";
     sqlx::raw_sql(leave).execute(&mut connection).await.unwrap();
-    let read = "SELECT sum(seq_tup_read)::bigint FROM pg_stat_user_tables
-                WHERE relname ~ '^(messages|contents|recipients|events)_'";
-    sqlx::query_scalar(read).fetch_one(&mut connection).await.unwrap()
+    let read = "SELECT coalesce(sum(seq_tup_read), 0)::bigint FROM pg_stat_user_tables
+                WHERE relname ~ '^(messages|contents|recipients|events)_'
+                  AND pg_relation_size(relid) > $1 * current_setting('block_size')::bigint";
+    sqlx::query_scalar(read).bind(pages).fetch_one(&mut connection).await.unwrap()
 }
 
 /// Returns the text of a plan. Postgres 18 writes row counts with decimals (`rows=1.00`), earlier versions without.
