@@ -9,9 +9,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::gate::HandoffGate;
+use crate::db::DbError;
 use crate::db::lanes::{NamedLane, ReadyLane};
 use crate::db::messages::insert::MessageInsert;
 use crate::db::messages::stored::StoredMessage;
@@ -27,6 +28,9 @@ use crate::worker::deliver::message::suppression_recheck;
 use crate::worker::deliver::{DeliverContext, dispatch};
 use crate::worker::lease::lost_claims;
 
+/// Age up to which a message is sent without another look at the suppression list, which the transaction that stored it has read.
+/// Commits rarely take longer.
+const MAX_UNCHECKED_AGE: TimeDelta = TimeDelta::milliseconds(250);
 /// Pause between two queries for the result of a commit without a response.
 const QUERY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -110,19 +114,28 @@ impl DirectConsumer for DirectHandoff {
     }
 }
 
-/// Sends messages that were handed off, except to addresses that were suppressed during the commit.
+/// Sends messages that were handed off, except to addresses that were suppressed during a commit that took long.
 async fn start(cx: Arc<DeliverContext>, mut messages: Vec<LoadedMessage>) {
-    let claimed: Vec<Claimed> = messages.iter().flat_map(|message| message.claimed.iter().cloned()).collect();
-    if let Err(error) = suppression_recheck::end_suppressed(&cx, &mut messages).await {
-        tracing::warn!(
-            event = "suppression_check_failed",
-            %error,
-            recipients = claimed.len(),
-            "failed to check the suppression list for new messages; releasing them"
-        );
-        return cx.leases.release(claimed).await;
+    let earliest = cx.clock.now() - MAX_UNCHECKED_AGE;
+    if messages.iter().any(|message| message.stored.row.created_at < earliest) {
+        let claimed: Vec<Claimed> = messages.iter().flat_map(|message| message.claimed.iter().cloned()).collect();
+        let checked = suppression_recheck::end_suppressed(&cx, &mut messages).await;
+        if let Err(error) = checked {
+            return release_unchecked(&cx, claimed, &error).await;
+        }
     }
     dispatch::start(&cx, Loaded { messages, orphans: Vec::new() }).await;
+}
+
+/// Releases recipients whose addresses could not be looked up in the suppression list.
+async fn release_unchecked(cx: &DeliverContext, claimed: Vec<Claimed>, error: &DbError) {
+    tracing::warn!(
+        event = "suppression_check_failed",
+        %error,
+        recipients = claimed.len(),
+        "failed to check the suppression list for new messages; releasing them"
+    );
+    cx.leases.release(claimed).await;
 }
 
 /// Resolves a commit whose response was lost: releases the recipients that the commit leased to this worker, because

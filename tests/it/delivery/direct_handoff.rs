@@ -3,12 +3,17 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Row as _;
 
 use crate::support::app::TestApp;
 use crate::support::client::{Sent, message};
+use crate::support::until::until;
+
+/// Time limit of a wait.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Starts a process and sends a first message: until a claim has read the stream, nothing is handed off.
 async fn start(change: impl FnOnce(&mut postrider::config::Config)) -> TestApp {
@@ -166,6 +171,29 @@ async fn suppressed_recipients_are_not_leased_by_direct_handoff() {
     gate.open();
     reaches(&app, &next, "relayed").await;
     assert_eq!(app.smtp.messages()[1].to, ["ann@example.test"]);
+}
+
+/// The list is read again if the commit took long.
+#[tokio::test]
+async fn address_suppressed_during_a_long_commit_is_not_sent_to() {
+    let app = start(|_| {}).await;
+    let (mut lock, mut connection) = (app.database.connect().await, app.database.connect().await);
+    sqlx::raw_sql("BEGIN; SELECT FROM event_counters FOR UPDATE").execute(&mut lock).await.unwrap();
+    let release = async {
+        until("the transaction waits for the event counter", LIMIT, async || {
+            let waiting = "SELECT count(*) FROM pg_stat_activity
+                           WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%take_event_numbers%'";
+            let count: i64 = sqlx::query_scalar(waiting).fetch_one(&mut connection).await.unwrap();
+            if count > 0 { Ok(()) } else { Err("none") }
+        })
+        .await;
+        app.post("/v1/suppressions", &json!({"address": "bob@example.test", "reason": "manual"})).await;
+        app.clock.advance(TimeDelta::seconds(1));
+        lock.close().await.unwrap();
+    };
+    let (sent, ()) = tokio::join!(app.send(json!({"to": ["bob@example.test"]})), release);
+    reaches(&app, &sent, "suppressed").await;
+    assert_eq!(app.smtp.messages().len(), 1, "only the first message was sent");
 }
 
 /// Messages and outcomes share transactions, but outcomes that fail do not prevent messages from being accepted.

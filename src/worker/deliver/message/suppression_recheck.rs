@@ -1,7 +1,7 @@
 //! The second check of the suppression list: a message is not sent to an address that was added to the list after the
 //! message was accepted.
 //!
-//! There is one lookup per claim or direct handoff, and no later one: a message that is already being sent to an
+//! There is one lookup per claim, and one per direct handoff after a commit that took long; and no later one: a message that is already being sent to an
 //! address is not stopped when the address is added.
 
 use std::collections::HashSet;
