@@ -195,11 +195,7 @@ pub(in crate::db) async fn append(
     // Transactions often wait for the counter rows, so the lock timeout does not apply here; the statement timeout does.
     let written = sqlx::query!(
         "WITH patient AS MATERIALIZED (SELECT set_config('lock_timeout', '0', true)),
-         counter AS MATERIALIZED (
-             SELECT array_agg(taken.base ORDER BY taken.place) AS bases
-             FROM patient CROSS JOIN LATERAL (
-                 SELECT take_event_numbers(u.tenant_id, u.count) AS base, u.place
-                 FROM unnest($1::uuid[], $2::bigint[]) WITH ORDINALITY AS u (tenant_id, count, place)) taken)
+         counter AS MATERIALIZED (SELECT take_event_numbers($1::uuid[], $2::bigint[]) AS bases FROM patient)
          INSERT INTO events (tenant_id, seq, recorded_at, type, message_id, recipient_id, attempt, response_code,
                              response_enhanced, response_text, mx, ip, tls, duration_ms, next_attempt_at, endpoint_id,
                              bounce_type, bounce_category, bounce_source, vouched, key_id, received_id)
@@ -245,7 +241,7 @@ pub(in crate::db) async fn append(
     )
     .execute(connection)
     .await?;
-    // Without a counter row, no event of the tenant was inserted: fails, so that its events are not lost silently.
+    // If a tenant has no counter row, no event was inserted: fails, so that its events are not lost silently.
     if usize::try_from(written.rows_affected()).ok() == Some(events.len()) {
         Ok(())
     } else {
