@@ -190,6 +190,9 @@ impl<'a> Columns<'a> {
     }
 }
 
+/// Maximum number of lanes from which [`ready`] lists the tenants to look at.
+const MAX_LISTED_LANES: i64 = 1_000;
+
 /// Returns open lanes of tenants that are not suspended and that may have due recipients, except `skip`: for each stream,
 /// the `per_stream` lanes that have been ready for the longest time; for each tenant, `per_tenant` of these: the first 16
 /// of each stream, because the lanes of urgent streams may all be at their limits, and then in order of the streams'
@@ -201,13 +204,34 @@ pub async fn ready(
     per_tenant: i64,
     skip: &[i64],
 ) -> Result<Vec<ReadyLane>, DbError> {
-    // Per stream, so that only the start of the stream's part of the index `lanes_open` is read, and no closed lanes.
+    // Usually few tenants have lanes with due recipients: those of the first lanes in the index `lanes_ready`, which is read priority
+    // by priority, because it starts with them. If there are more such lanes, all tenants are looked at. Then per stream, so that
+    // only the start of the stream's part of the index `lanes_open` is read, and no closed lanes.
     let query = sqlx::query_as!(
         ReadyLane,
-        r#"SELECT r.id, r.tenant_id, r.stream, r.route, r.domain, r.priority AS "priority!", r.weight,
+        r#"WITH RECURSIVE priorities AS (
+               (SELECT priority FROM lanes WHERE paused_at IS NULL AND ready_at < 'infinity' ORDER BY priority LIMIT 1)
+               UNION ALL
+               SELECT next.priority FROM priorities CROSS JOIN LATERAL (
+                   SELECT priority FROM lanes
+                   WHERE paused_at IS NULL AND ready_at < 'infinity' AND lanes.priority > priorities.priority
+                   ORDER BY lanes.priority LIMIT 1) next),
+           listed AS MATERIALIZED (
+               SELECT due.tenant_id FROM priorities CROSS JOIN LATERAL (
+                   SELECT tenant_id FROM lanes
+                   WHERE paused_at IS NULL AND ready_at < 'infinity' AND lanes.priority = priorities.priority AND ready_at <= $1
+                   LIMIT $5 /* MAX_LISTED_LANES */) due
+               LIMIT $5),
+           candidates AS MATERIALIZED (
+               SELECT tenant_id AS id FROM listed WHERE (SELECT count(*) FROM listed) < $5
+               UNION
+               SELECT id FROM tenants WHERE (SELECT count(*) FROM listed) >= $5)
+           SELECT r.id, r.tenant_id, r.stream, r.route, r.domain, r.priority AS "priority!", r.weight,
                   t.weight AS tenant_weight, r.ready_at, r.connections, r.messages_per_connection, r.rate, r.learned_rate,
                   r.blocked_since, r.stream_rate, r.stream_concurrency
-           FROM tenants t CROSS JOIN LATERAL (
+           FROM candidates CROSS JOIN LATERAL (
+               SELECT id, weight, min_priority FROM tenants WHERE id = candidates.id AND suspended_at IS NULL) t
+           CROSS JOIN LATERAL (
                SELECT l.id, s.tenant_id, s.name AS stream, l.route, l.domain,
                       greatest(s.priority, t.min_priority) AS priority, s.weight, l.ready_at, l.connections,
                       l.mails_per_connection AS messages_per_connection, least(l.rate, l.learned_rate) AS rate,
@@ -220,12 +244,12 @@ pub async fn ready(
                    ORDER BY greatest(ready_at, open_at) LIMIT $2) l
                WHERE s.tenant_id = t.id AND s.paused_at IS NULL AND s.open_at <= $1
                ORDER BY l.position > 16, priority, greatest(l.ready_at, l.open_at) LIMIT $3) r
-           WHERE t.suspended_at IS NULL
            ORDER BY r.priority, r.ready_since"#,
         now,
         per_stream,
         per_tenant,
-        skip
+        skip,
+        MAX_LISTED_LANES
     );
     db.timed("lanes.ready", query.fetch_all(&db.pool.hot())).await
 }

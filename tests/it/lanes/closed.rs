@@ -121,10 +121,10 @@ async fn finding_ready_lanes_skips_ten_thousand_closed_ones() {
     let mut connection = app.database.connect().await;
     let prepare = format!(
         "SET plan_cache_mode = force_custom_plan; PREPARE ready AS {}",
-        statement("SELECT r.id, r.tenant_id, r.stream")
+        statement("WITH RECURSIVE priorities AS (")
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(prepare)).execute(&mut connection).await.unwrap();
-    let explain = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE ready(now(), 512, 2048, '{}')";
+    let explain = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) EXECUTE ready(now(), 512, 2048, '{}', 1000)";
     let rows = sqlx::raw_sql(explain).fetch_all(&mut connection).await.unwrap();
     let plan = plan_text(&rows);
     assert!(plan.contains("lanes_open") && !plan.contains("Seq Scan on lanes"), "{plan}");
