@@ -27,9 +27,10 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use self::background::Background;
 use self::hostname::hostname;
-use crate::accept::{Acceptor, WakeNotifier};
+use crate::accept::{self, Acceptor, WakeNotifier};
 use crate::clock::SharedClock;
 use crate::config::{Config, SecretUrl};
+use crate::db::changes::{self, Caches};
 use crate::db::{Db, DbOptions, RestoreGate};
 use crate::dev::inbox::Inbox;
 use crate::domain::event::resend::Mapping;
@@ -134,6 +135,8 @@ impl App {
         tokio::spawn(
             stop.clone().run_until_cancelled_owned(partitions::create_periodically(db.clone(), clock.clone())),
         );
+        let caches = Arc::new(Caches::default());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(changes::poll::run(db.clone(), caches.clone())));
         let (outcomes, pending) = group_commit::outcomes();
         let renderer = Arc::new(Renderer::default());
         let worker = match worker_db {
@@ -164,8 +167,9 @@ impl App {
                 let feedback = bounce_intake::feedback(config, db.clone(), clock.clone())?;
                 let receiver = bounce_intake::receiver(config, db.clone(), clock.clone())?;
                 inbound = bounce_intake::start_server(config, feedback.clone(), receiver.clone()).await?;
-                let table = routes::table(config);
-                let acceptor = Acceptor::new(db.clone(), clock.clone(), table, group_commit, notifier, &accepting);
+                let dependencies =
+                    accept::Dependencies { routes: routes::table(config), group_commit, wake: notifier, caches };
+                let acceptor = Acceptor::new(db.clone(), clock.clone(), dependencies, &accepting);
                 let relay_wake = receiver.relay_wake();
                 let (acceptor, gate) = (Arc::new(acceptor), &restore_gate);
                 Background { config, acceptor: &acceptor, renderer: &renderer, clock: &clock, gate, relay_wake }

@@ -10,6 +10,7 @@ use super::layers::{module, sources};
 const DB_MAY_USE: &[(&str, &[&str])] = &[
     ("pool", &[]),
     ("schema", &["pool"]),
+    ("changes", &["pool"]),
     ("events", &["pool"]),
     ("suppressions", &["events", "pool"]),
     ("queue", &["events", "suppressions", "pool"]),
