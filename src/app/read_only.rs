@@ -37,11 +37,12 @@ pub(super) async fn start(config: &Config, clock: SharedClock) -> anyhow::Result
     let group_commit = GroupCommit::start(&db, &clock, Vec::new(), None);
     let caches = Arc::new(Caches::default());
     tokio::spawn(stop.clone().run_until_cancelled_owned(changes::poll::run(db.clone(), caches.clone())));
-    let dependencies = accept::Dependencies { routes: routes::table(config), group_commit, wake: notifier, caches };
+    let dependencies =
+        accept::Dependencies { routes: routes::table(config), group_commit, wake: notifier, caches: caches.clone() };
     let acceptor = Arc::new(Acceptor::new(db.clone(), clock.clone(), dependencies, &accepting));
     let feedback = bounce_intake::feedback(config, db.clone(), clock.clone())?;
     let receiver = bounce_intake::receiver(config, db.clone(), clock.clone())?;
-    let settings = api_settings::new(config, &db, &clock, Arc::new(Renderer::default()), readiness.clone(), gate)?;
+    let settings = api_settings::new(config, &db, &caches, Arc::new(Renderer::default()), readiness.clone(), gate)?;
     let received = http::Received { feedback, receiver };
     let api = Api::new(db.clone(), clock.clone(), acceptor, received, settings, stop.clone());
     let public = listeners.public.map(|listener| Server::start(listener, http::public(api.clone()), limits.public));
@@ -54,6 +55,7 @@ pub(super) async fn start(config: &Config, clock: SharedClock) -> anyhow::Result
     Ok(App {
         db,
         wake,
+        caches,
         server: Some(server),
         public: public.transpose()?,
         ops,

@@ -23,6 +23,8 @@ pub enum TenantSettings {
     Streams,
     /// The latest versions and the aliases of its published templates.
     Templates,
+    /// Its sender domains: their status, their DMARC policies, and the keys that sign.
+    Domains,
 }
 
 impl TenantSettings {
@@ -31,6 +33,7 @@ impl TenantSettings {
         match name {
             "streams" => Some(Self::Streams),
             "templates" => Some(Self::Templates),
+            "domains" => Some(Self::Domains),
             _ => None,
         }
     }

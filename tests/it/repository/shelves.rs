@@ -18,7 +18,7 @@ const DB_MAY_USE: &[(&str, &[&str])] = &[
     ("messages", &["lanes", "queue", "events", "suppressions", "pool"]),
     ("erasures", &["messages", "events", "pool"]),
     ("streams", &["pool"]),
-    ("domains", &["pool"]),
+    ("domains", &["changes", "pool"]),
     ("webhooks", &["events", "pool"]),
     ("receiving", &["events", "pool"]),
     ("templates", &["pool"]),

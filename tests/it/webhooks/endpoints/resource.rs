@@ -231,7 +231,7 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
         delivery,
         periods: app.config.retention.periods(Duration::ZERO),
         check_target: check,
-        domains: postrider::app::domain_settings(&app.config, &app.db, &clock).unwrap(),
+        domains: postrider::app::domain_settings(&app.config, &app.db, acceptor.caches()).unwrap(),
         links: None,
         renderer: Arc::default(),
         trusted_proxies: Vec::new(),
