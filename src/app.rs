@@ -167,7 +167,7 @@ impl App {
         let (server, public) = match listeners.api.zip(notifier) {
             Some((listener, notifier)) => {
                 let feedback = bounce_intake::feedback(config, db.clone(), clock.clone())?;
-                let receiver = bounce_intake::receiver(config, db.clone(), clock.clone())?;
+                let receiver = bounce_intake::receiver(config, db.clone(), clock.clone(), caches.clone())?;
                 inbound = bounce_intake::start_server(config, feedback.clone(), receiver.clone()).await?;
                 let (routes, caches) = (routes::table(config), caches.clone());
                 let dependencies = accept::Dependencies { routes, group_commit, wake: notifier, caches };

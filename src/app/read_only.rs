@@ -41,7 +41,7 @@ pub(super) async fn start(config: &Config, clock: SharedClock) -> anyhow::Result
         accept::Dependencies { routes: routes::table(config), group_commit, wake: notifier, caches: caches.clone() };
     let acceptor = Arc::new(Acceptor::new(db.clone(), clock.clone(), dependencies, &accepting));
     let feedback = bounce_intake::feedback(config, db.clone(), clock.clone())?;
-    let receiver = bounce_intake::receiver(config, db.clone(), clock.clone())?;
+    let receiver = bounce_intake::receiver(config, db.clone(), clock.clone(), caches.clone())?;
     let settings = api_settings::new(config, &db, &caches, Arc::new(Renderer::default()), readiness.clone(), gate)?;
     let received = http::Received { feedback, receiver };
     let api = Api::new(db.clone(), clock.clone(), acceptor, received, settings, stop.clone());

@@ -167,7 +167,7 @@ impl Worker {
             dedicated_lanes,
             traced_lanes: Arc::new(TracedLanes::new(db.clone())),
             routes: settings.routes,
-            inbound_relays: InboundRelays::new(db.clone(), settings.keyring.clone()),
+            inbound_relays: InboundRelays::new(db.clone(), caches.clone(), settings.keyring.clone()),
             returns: settings.returns,
             links: settings.links,
             renderer,

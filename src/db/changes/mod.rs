@@ -25,6 +25,8 @@ pub enum TenantSettings {
     Templates,
     /// Its sender domains: their status, their DMARC policies, and the keys that sign.
     Domains,
+    /// Its inbound routes, with the servers to which they pass messages on.
+    InboundRoutes,
 }
 
 impl TenantSettings {
@@ -34,6 +36,7 @@ impl TenantSettings {
             "streams" => Some(Self::Streams),
             "templates" => Some(Self::Templates),
             "domains" => Some(Self::Domains),
+            "inbound_routes" => Some(Self::InboundRoutes),
             _ => None,
         }
     }

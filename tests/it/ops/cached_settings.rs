@@ -1,12 +1,15 @@
-//! Requests of many tenants cost no statements for settings that have not changed.
+//! Requests of many tenants, and received messages, cost no statements for settings that have not changed.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::json;
 
 use super::metrics_pages::{metrics, serve_with_metrics};
+use crate::receiving::route;
 use crate::support::client::Api;
+use crate::support::inbound_client::Client;
 use crate::support::postgres::Database;
 use crate::support::process::{Service, on, run, serve};
 use crate::support::smtp::SmtpServer;
@@ -17,6 +20,8 @@ const LOADS_OF_API: &[&str] =
     &["keys.find", "streams.of_tenants", "template_versions.latest", "domains.senders", "domains.any"];
 /// The statements that load what workers have cached of tenants.
 const LOADS_OF_WORKER: &[&str] = &["domains.senders", "domains.any"];
+/// The statement that loads the inbound routes of a domain.
+const LOADS_OF_ROUTES: &[&str] = &["receiving.routes.of_domain"];
 const TENANTS: usize = 100;
 /// Long enough for several polls.
 const PERIOD: Duration = Duration::from_secs(6);
@@ -104,4 +109,37 @@ async fn worker_process_loads_nothing_again_while_it_sends() {
     let all = loads(&ops, LOADS_OF_WORKER).await;
     assert!(all.iter().all(|count| *count > 0), "each statement has a series of this name: {all:?}");
     assert!(service.terminate().await.success() && worker.terminate().await.success());
+}
+
+#[tokio::test]
+async fn steady_incoming_messages_load_no_routes_again() {
+    let (database, smtp) = (Database::new(), SmtpServer::start().await);
+    let mut command = serve_with_metrics(&database.url, smtp.address(), &["--only", "api"]);
+    command
+        .env("POSTRIDER_SECRET_KEY", "a secret of the tests, and of nobody else")
+        .env("POSTRIDER_RETURN_PATH__DOMAIN", "return.acme.test")
+        .env("POSTRIDER_INBOUND__LISTEN", "127.0.0.1:0")
+        .env("POSTRIDER_INBOUND__MESSAGES_PER_MINUTE", "1000000");
+    let mut service = Service::start(command).await;
+    let started = service.logged_event("started").await;
+    let inbound: SocketAddr = started["inbound"].as_str().unwrap().parse().unwrap();
+    let base = service.address.clone().unwrap();
+    route(&Api::new(&base, operator_key(&database.url).await), "x@reply.acme.test", "store").await;
+    until("a period without loads", Duration::from_mins(1), async || {
+        let (before, started) = (loads(&base, LOADS_OF_ROUTES).await, Instant::now());
+        while started.elapsed() < PERIOD {
+            let mut client = Client::connect(inbound).await;
+            client.send("EHLO mx.example.test\r\nMAIL FROM:<ann@example.test>\r\n").await;
+            // The second domain has no routes.
+            client.send("RCPT TO:<x@reply.acme.test>\r\nRCPT TO:<x@other.acme.test>\r\n").await;
+            assert_eq!(client.codes(4).await, [250, 250, 250, 550]);
+            assert_eq!(client.code("QUIT\r\n").await, 221);
+        }
+        let after = loads(&base, LOADS_OF_ROUTES).await;
+        if after == before { Ok(()) } else { Err(format!("{after:?} instead of {before:?}")) }
+    })
+    .await;
+    let all = loads(&base, LOADS_OF_ROUTES).await;
+    assert!(all.iter().all(|count| *count > 0), "each statement has a series of this name: {all:?}");
+    assert!(service.terminate().await.success());
 }

@@ -246,7 +246,7 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
     };
     let received = http::Received {
         feedback: Arc::new(Feedback::new(app.db.clone(), app.clock.clone(), None, None)),
-        receiver: Arc::new(Receiver::new(app.db.clone(), app.clock.clone(), None)),
+        receiver: Arc::new(Receiver::new(app.db.clone(), app.clock.clone(), Arc::default(), None)),
     };
     let api = http::Api::new(
         app.db.clone(),
