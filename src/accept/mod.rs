@@ -42,11 +42,11 @@ use lanes::Lanes;
 use reserved_keys::ReservedKeys;
 use streams::Streams;
 use templates::TemplateStore;
+pub use wake_notifier::WakeNotifier;
 
 /// Poll interval of a background task without work. Usually it is woken before: by new work of its process, or by
 /// [`WorkPoll`](background::work_poll::WorkPoll).
 const IDLE_POLL_INTERVAL: Duration = Duration::from_mins(1);
-pub use wake_notifier::WakeNotifier;
 
 /// Why a valid message was not accepted.
 #[derive(Debug, thiserror::Error)]
