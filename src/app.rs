@@ -27,9 +27,10 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use self::background::Background;
 use self::hostname::hostname;
-use crate::accept::{Acceptor, WakeNotifier};
+use crate::accept::{self, Acceptor, WakeNotifier};
 use crate::clock::SharedClock;
 use crate::config::{Config, SecretUrl};
+use crate::db::changes::{self, Caches};
 use crate::db::{Db, DbOptions, RestoreGate};
 use crate::dev::inbox::Inbox;
 use crate::domain::event::resend::Mapping;
@@ -75,6 +76,7 @@ pub enum Roles {
 pub struct App {
     db: Db,
     wake: Arc<Notify>,
+    caches: Arc<Caches>,
     server: Option<Server>,
     /// Serves only the pages for recipients.
     public: Option<Server>,
@@ -134,13 +136,16 @@ impl App {
         tokio::spawn(
             stop.clone().run_until_cancelled_owned(partitions::create_periodically(db.clone(), clock.clone())),
         );
+        let caches = Arc::new(Caches::default());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(changes::poll::run(db.clone(), caches.clone())));
         let (outcomes, pending) = group_commit::outcomes();
         let renderer = Arc::new(Renderer::default());
         let worker = match worker_db {
             None => None,
             // Boxed, because the future is large.
             Some(worker_db) => {
-                let shared = Shared { outcomes, renderer: renderer.clone(), restore_gate: restore_gate.clone() };
+                let (renderer, restore_gate) = (renderer.clone(), restore_gate.clone());
+                let shared = Shared { outcomes, renderer, restore_gate, caches: caches.clone() };
                 let worker = worker(config, worker_db, clock.clone(), wake.clone(), shared);
                 Some(Box::pin(worker).await?)
             }
@@ -162,15 +167,17 @@ impl App {
         let (server, public) = match listeners.api.zip(notifier) {
             Some((listener, notifier)) => {
                 let feedback = bounce_intake::feedback(config, db.clone(), clock.clone())?;
-                let receiver = bounce_intake::receiver(config, db.clone(), clock.clone())?;
+                let receiver = bounce_intake::receiver(config, db.clone(), clock.clone(), caches.clone())?;
                 inbound = bounce_intake::start_server(config, feedback.clone(), receiver.clone()).await?;
-                let table = routes::table(config);
-                let acceptor = Acceptor::new(db.clone(), clock.clone(), table, group_commit, notifier, &accepting);
+                let (routes, caches) = (routes::table(config), caches.clone());
+                let dependencies = accept::Dependencies { routes, group_commit, wake: notifier, caches };
+                let acceptor = Acceptor::new(db.clone(), clock.clone(), dependencies, &accepting);
                 let relay_wake = receiver.relay_wake();
                 let (acceptor, gate) = (Arc::new(acceptor), &restore_gate);
                 Background { config, acceptor: &acceptor, renderer: &renderer, clock: &clock, gate, relay_wake }
                     .start(&accepting, &stop)?;
-                let settings = api_settings::new(config, &db, &clock, renderer, readiness.clone(), restore_gate)?;
+                let settings =
+                    api_settings::new(config, &db, acceptor.caches(), renderer, readiness.clone(), restore_gate)?;
                 let received = http::Received { feedback, receiver };
                 let api = Api::new(db.clone(), clock.clone(), acceptor, received, settings, stop.clone());
                 allowances = Some(api.allowances());
@@ -194,6 +201,7 @@ impl App {
         Ok(Self {
             db,
             wake,
+            caches,
             server,
             public,
             ops,
@@ -260,6 +268,11 @@ impl App {
     /// Returns the signal that notifies workers in this process of new messages.
     pub fn wake(&self) -> Arc<Notify> {
         self.wake.clone()
+    }
+
+    /// Returns the caches of this process.
+    pub fn caches(&self) -> Arc<Caches> {
+        self.caches.clone()
     }
 
     /// Stops the service. Every message accepted with 202 is committed, and messages in flight are finished.
@@ -362,10 +375,18 @@ fn open_pool(
     Ok(if is_service { db.with_objects(outbound_http::objects(config)?) } else { db })
 }
 
-/// Registers a worker in a process without an API. The worker does not run yet.
-pub async fn build_worker(config: &Config, db: Db, clock: SharedClock, wake: Arc<Notify>) -> anyhow::Result<Worker> {
+/// Registers a worker in a process without an API. The worker does not run yet. If nothing polls for changes of what `caches` have
+/// ([`changes::poll`]), cached settings are loaded again after 0.9 s.
+pub async fn build_worker(
+    config: &Config,
+    db: Db,
+    clock: SharedClock,
+    wake: Arc<Notify>,
+    caches: Arc<Caches>,
+) -> anyhow::Result<Worker> {
     let (outcomes, pending) = group_commit::outcomes();
-    let shared = Shared { outcomes, renderer: Arc::default(), restore_gate: Arc::new(RestoreGate::always_open()) };
+    let restore_gate = Arc::new(RestoreGate::always_open());
+    let shared = Shared { outcomes, renderer: Arc::default(), restore_gate, caches };
     let worker = worker(config, db.clone(), clock.clone(), wake, shared).await?;
     // The writers run until the worker is dropped.
     drop(GroupCommit::start(&db, &clock, Vec::new(), Some(worker.local(pending))));
@@ -377,6 +398,7 @@ struct Shared {
     outcomes: Arc<Outcomes>,
     renderer: Arc<Renderer>,
     restore_gate: Arc<RestoreGate>,
+    caches: Arc<Caches>,
 }
 
 async fn worker(
@@ -412,7 +434,8 @@ async fn worker(
         sender: Arc::new(smtp::Sender::new(sender_settings(config)?)?),
         simulator: Arc::new(simulator),
         poster: Arc::new(Poster::new(outbound_http::guard(config)?, config.webhooks.timeout)?),
-        senders: domains::senders(config, db.clone(), clock.clone()),
+        senders: domains::senders(config, db.clone(), shared.caches.clone()),
+        caches: shared.caches,
         dns: domains::uncached_resolver(config)?,
         outcomes: shared.outcomes,
         renderer: shared.renderer,

@@ -5,13 +5,13 @@
 //! - A failed load is not stored.
 //! - Clearing the cache, or removing a value, takes precedence over a load in progress: a value read before is not stored
 //!   afterwards.
-//! - Optionally, an expired entry is used for some time longer while one caller loads it again, or while loads fail.
+//! - Optionally, an expired value is used for some time longer while loads fail.
 
 pub mod confirmations;
+pub mod generations;
 
 use std::hash::Hash;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -44,25 +44,21 @@ pub struct TtlCache<K, V, T = Instant> {
     entries: Cache<K, Entry<V, T>>,
     ttl: Duration,
     max_stale: Duration,
-    last_id: AtomicU64,
 }
 
 #[derive(Debug, Clone)]
 struct Entry<V, T> {
     value: V,
-    /// Distinguishes this entry from earlier and later ones of its key.
-    id: u64,
     /// When the load of the value started.
     loaded_at: T,
-    /// When a load that is to replace the value last started.
-    refreshed_at: T,
+    /// When a load of the key last started, of the value or after it.
+    tried_at: T,
 }
 
-/// The state of a key's entry.
-enum Found<V> {
-    Fresh(V),
-    /// An expired value, which the caller must load again, and the entry's id.
-    Stale(V, u64),
+impl<V, T: Copy> Entry<V, T> {
+    fn new(value: V, now: T) -> Self {
+        Self { value, loaded_at: now, tried_at: now }
+    }
 }
 
 impl<K, V, T> TtlCache<K, V, T>
@@ -73,13 +69,13 @@ where
 {
     /// Creates a cache of about `capacity` entries.
     pub fn new(capacity: usize, ttl: Duration) -> Self {
-        Self::with_stale(capacity, ttl, ttl)
+        Self::with_fallback(capacity, ttl, ttl)
     }
 
-    /// Creates a cache whose entries are used up to the age of `max_stale` while they are loaded again, or while loads
-    /// fail.
-    pub fn with_stale(capacity: usize, ttl: Duration, max_stale: Duration) -> Self {
-        Self { entries: Cache::new(capacity), ttl, max_stale, last_id: AtomicU64::new(0) }
+    /// Creates a cache whose values are used up to the age of `max_stale` while loads fail. After a failure, a key is loaded again
+    /// once the TTL has passed.
+    pub fn with_fallback(capacity: usize, ttl: Duration, max_stale: Duration) -> Self {
+        Self { entries: Cache::new(capacity), ttl, max_stale }
     }
 
     /// Returns the value of a key, if it can be used without a load.
@@ -100,7 +96,7 @@ where
         };
         match self.entries.entry(key, Some(Duration::ZERO), keep_or_replace) {
             EntryResult::Vacant(guard) | EntryResult::Replaced(guard, _) => {
-                guard.insert(self.entry(value, now)).is_ok()
+                guard.insert(Entry::new(value, now)).is_ok()
             }
             EntryResult::Retained(()) | EntryResult::Removed(..) | EntryResult::Timeout => false,
         }
@@ -138,67 +134,49 @@ where
         Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
         F: Future<Output = Result<V, E>>,
     {
-        let mut claim = pin!(self.entries.entry_async(key, |_, entry| self.check(entry, now)));
+        let retain_or_replace = |_: &K, entry: &mut Entry<V, T>| {
+            if self.serves(entry, now) {
+                EntryAction::Retain(entry.value.clone())
+            } else {
+                EntryAction::ReplaceWithGuard
+            }
+        };
+        let mut claim = pin!(self.entries.entry_async(key, retain_or_replace));
         let (claimed, has_waited) = match claim.as_mut().now_or_never() {
             Some(claimed) => (claimed, false),
             None => (claim.await, true),
         };
-        match claimed {
-            EntryResult::Retained(Found::Fresh(value)) => Ok(value),
-            EntryResult::Retained(Found::Stale(value, id)) => Ok(self.refresh(key, (value, id), now, load()).await),
-            EntryResult::Vacant(guard) | EntryResult::Replaced(guard, _) if !has_waited => {
-                let value = load().await?;
-                // This fails if the cache was cleared during the load.
-                let _ = guard.insert(self.entry(value.clone(), now));
-                Ok(value)
-            }
+        let (guard, expired) = match claimed {
+            EntryResult::Retained(value) => return Ok(value),
+            EntryResult::Vacant(guard) if !has_waited => (guard, None),
+            EntryResult::Replaced(guard, expired) if !has_waited => (guard, Some(expired)),
             // The load that this caller waited for has failed. Dropping the guard lets the other waiting callers
             // continue.
             other => {
                 drop(other);
-                load().await
+                return load().await;
             }
+        };
+        // Inserting fails if the value was removed during the load.
+        match (load().await, expired) {
+            (Ok(value), _) => {
+                let _ = guard.insert(Entry::new(value.clone(), now));
+                Ok(value)
+            }
+            (Err(_), Some(expired)) if expired.loaded_at.age(now) < self.max_stale => {
+                let value = expired.value.clone();
+                // Callers that wait for this load use the expired value, too.
+                let _ = guard.insert(Entry { tried_at: now, ..expired });
+                Ok(value)
+            }
+            (Err(error), _) => Err(error),
         }
     }
 
-    /// Replaces an expired value. Returns the new one, or the old one if the load fails.
-    async fn refresh<Q, E>(&self, key: &Q, (old, id): (V, u64), now: T, load: impl Future<Output = Result<V, E>>) -> V
-    where
-        Q: Hash + Equivalent<K> + ToOwned<Owned = K> + ?Sized,
-    {
-        let Ok(value) = load.await else { return old };
-        let new = self.entry(value.clone(), now);
-        // Replace only the entry that was read: the cache may have been cleared since, or the value loaded again.
-        let _ = self.entries.entry(key, Some(Duration::ZERO), |_, entry| {
-            if entry.id == id {
-                *entry = new;
-            }
-            EntryAction::Retain(())
-        });
-        value
-    }
-
-    fn check(&self, entry: &mut Entry<V, T>, now: T) -> EntryAction<Found<V>> {
-        if self.serves(entry, now) {
-            EntryAction::Retain(Found::Fresh(entry.value.clone()))
-        } else if entry.loaded_at.age(now) < self.max_stale {
-            // Set before the load, so that other callers use the old value during the load.
-            entry.refreshed_at = now;
-            EntryAction::Retain(Found::Stale(entry.value.clone(), entry.id))
-        } else {
-            EntryAction::ReplaceWithGuard
-        }
-    }
-
-    /// Returns whether the entry can be used without a load: it is fresh, or another caller is replacing it.
+    /// Returns whether the entry can be used without a load: it is fresh, or a load has just failed.
     fn serves(&self, entry: &Entry<V, T>, now: T) -> bool {
         let age = entry.loaded_at.age(now);
-        age < self.ttl || (age < self.max_stale && entry.refreshed_at.age(now) < self.ttl)
-    }
-
-    fn entry(&self, value: V, now: T) -> Entry<V, T> {
-        let id = self.last_id.fetch_add(1, Ordering::Relaxed);
-        Entry { value, id, loaded_at: now, refreshed_at: now }
+        age < self.ttl || (age < self.max_stale && entry.tried_at.age(now) < self.ttl)
     }
 }
 
@@ -375,22 +353,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stale_value_is_used_while_it_is_loaded_again() {
-        let (cache, start) = (TestCache::with_stale(10, TTL, 4 * TTL), Instant::now());
-        assert!(cache.insert_if_absent(&1, 1, start));
-        let later = seconds(start, 15);
-        let new = cache.get_or_load(&1, later, || async {
-            assert_eq!(cache.get(&1, later), Some(1));
-            assert_eq!(cache.get_or_load(&1, seconds(start, 29), || load(9)).await, Ok(1));
-            load(2).await
-        });
-        assert_eq!(new.await, Ok(2));
-        assert_eq!(cache.get(&1, later), Some(2));
+    async fn callers_wait_for_the_load_of_an_expired_value() {
+        let (cache, start, go) = (TestCache::with_fallback(10, TTL, 4 * TTL), Instant::now(), Notify::new());
+        for (outcome, expected) in [(Ok(2), 2), (Err("down"), 1)] {
+            cache.clear();
+            assert!(cache.insert_if_absent(&1, 1, start));
+            let later = seconds(start, 15);
+            let first = cache.get_or_load(&1, later, || async {
+                go.notified().await;
+                outcome
+            });
+            let second = cache.get_or_load(&1, later, || async { unreachable!("the first caller loads") });
+            let third = async {
+                tokio::task::yield_now().await;
+                go.notify_one();
+            };
+            let results: (Result<u32, &str>, Result<u32, &str>, ()) = tokio::join!(first, second, third);
+            assert_eq!((results.0, results.1), (Ok(expected), Ok(expected)));
+        }
     }
 
     #[tokio::test]
-    async fn stale_value_is_used_for_some_time_after_failures() {
-        let (cache, start) = (TestCache::with_stale(10, TTL, 4 * TTL), Instant::now());
+    async fn expired_value_is_used_for_some_time_while_loads_fail() {
+        let (cache, start) = (TestCache::with_fallback(10, TTL, 4 * TTL), Instant::now());
         assert!(cache.insert_if_absent(&1, 1, start));
         for (at, expected) in [(15, Ok(1)), (30, Ok(1)), (59, Ok(1)), (60, Err("down"))] {
             assert_eq!(cache.get_or_load(&1, seconds(start, at), fail).await, expected, "{at}");
@@ -398,24 +383,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stale_value_is_not_replaced_after_a_clear() {
-        let (cache, start) = (TestCache::with_stale(10, TTL, 4 * TTL), Instant::now());
+    async fn key_is_loaded_once_per_ttl_while_loads_fail() {
+        let (cache, start) = (TestCache::with_fallback(10, TTL, 4 * TTL), Instant::now());
+        assert!(cache.insert_if_absent(&1, 1, start));
+        assert_eq!(cache.get_or_load(&1, seconds(start, 15), fail).await, Ok(1));
+        assert_eq!((cache.get(&1, seconds(start, 29)), cache.get(&1, seconds(start, 30))), (Some(1), None));
+        assert_eq!(cache.get_or_load(&1, seconds(start, 30), || load(2)).await, Ok(2));
+        assert_eq!(cache.get(&1, seconds(start, 44)), Some(2));
+    }
+
+    #[tokio::test]
+    async fn value_removed_during_a_failed_load_is_not_kept() {
+        let (cache, start) = (TestCache::with_fallback(10, TTL, 4 * TTL), Instant::now());
         let later = seconds(start, 20);
         assert!(cache.insert_if_absent(&1, 1, start));
         let old = cache.get_or_load(&1, later, || async {
-            cache.clear();
-            load(2).await
+            cache.remove(&1);
+            fail().await
         });
-        assert_eq!(old.await, Ok(2));
-        assert_eq!(cache.get(&1, later), None);
-        assert!(cache.insert_if_absent(&1, 1, start));
-        let overtaken = cache.get_or_load(&1, later, || async {
-            cache.clear();
-            assert!(cache.insert_if_absent(&1, 4, later));
-            load(3).await
-        });
-        assert_eq!(overtaken.await, Ok(3));
-        assert_eq!(cache.get(&1, later), Some(4));
+        assert_eq!(old.await, Ok(1), "the caller called before");
+        assert_eq!(cache.get_or_load(&1, later, fail).await, Err("down"));
     }
 
     #[test]

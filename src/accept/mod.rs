@@ -24,12 +24,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
-use crate::cache::confirmations::Confirmations;
 use crate::clock::SharedClock;
+use crate::db::changes::{Cached as _, Caches, Outdated, TenantSettings};
 use crate::db::messages::blobs::Sizes;
 use crate::db::messages::idempotency::KeyUse;
 use crate::db::messages::insert::{Committed, IdempotencyKey, MessageInsert};
-use crate::db::tenants::changes::Settings;
 use crate::db::{self, Db, DbError};
 use crate::domain::id::{KeyId, MessageId, RecipientId, TenantId};
 use crate::domain::message::NewMessage;
@@ -43,11 +42,11 @@ use lanes::Lanes;
 use reserved_keys::ReservedKeys;
 use streams::Streams;
 use templates::TemplateStore;
+pub use wake_notifier::WakeNotifier;
 
 /// Poll interval of a background task without work. Usually it is woken before: by new work of its process, or by
 /// [`WorkPoll`](background::work_poll::WorkPoll).
 const IDLE_POLL_INTERVAL: Duration = Duration::from_mins(1);
-pub use wake_notifier::WakeNotifier;
 
 /// Why a valid message was not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +124,19 @@ pub enum Resolved<Ready, Done> {
     Done(Done),
 }
 
+/// The other parts of the service that an [`Acceptor`] uses.
+#[derive(Debug)]
+pub struct Dependencies {
+    /// Decides through which route a message is sent.
+    pub routes: RouteTable,
+    /// Commits messages.
+    pub group_commit: Arc<GroupCommit>,
+    /// Notifies workers of messages.
+    pub wake: WakeNotifier,
+    /// The caches of the process.
+    pub caches: Arc<Caches>,
+}
+
 /// Accepts messages. Each process has one `Acceptor`.
 #[derive(Debug)]
 pub struct Acceptor {
@@ -132,10 +144,10 @@ pub struct Acceptor {
     group_commit: Arc<GroupCommit>,
     blobs: Blobs,
     lanes: Lanes,
-    /// The confirmations of what this process has cached of API keys and tenants.
-    confirmations: Arc<Confirmations>,
-    streams: Streams,
-    templates: TemplateStore,
+    /// The caches of the process.
+    caches: Arc<Caches>,
+    streams: Arc<Streams>,
+    templates: Arc<TemplateStore>,
     reserved_keys: ReservedKeys,
     wake: WakeNotifier,
     /// Notifies the expander of this process of a new bulk.
@@ -150,22 +162,15 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// Creates the acceptor and starts its tasks on `tasks`; they end when the acceptor is dropped.
-    pub fn new(
-        db: Db,
-        clock: SharedClock,
-        routes: RouteTable,
-        group_commit: Arc<GroupCommit>,
-        wake: WakeNotifier,
-        tasks: &TaskTracker,
-    ) -> Self {
-        let confirmations = Arc::new(Confirmations::default());
+    pub fn new(db: Db, clock: SharedClock, dependencies: Dependencies, tasks: &TaskTracker) -> Self {
+        let Dependencies { routes, group_commit, wake, caches } = dependencies;
         Self {
             group_commit,
             blobs: Blobs::start(&db, clock, tasks),
             lanes: Lanes::start(&db, routes, tasks),
-            streams: Streams::start(&db, confirmations.clone(), tasks),
-            templates: TemplateStore::start(db.clone(), confirmations.clone(), tasks),
-            confirmations,
+            streams: Streams::start(&db, caches.clone(), tasks),
+            templates: TemplateStore::start(db.clone(), caches.clone(), tasks),
+            caches,
             reserved_keys: ReservedKeys::default(),
             db,
             wake,
@@ -186,30 +191,15 @@ impl Acceptor {
         self.streams.has_unsubscribe_links(tenant, stream).await
     }
 
-    /// Drops the cached streams of a tenant, so that a change takes effect in this process at once.
-    pub fn forget_streams(&self, tenant: TenantId) {
-        self.streams.forget(tenant);
+    /// Looks up the tenant's streams and templates again when they are used next.
+    fn forget_settings(&self, tenant: TenantId) {
+        self.streams.forget(Outdated::Settings(tenant, TenantSettings::Streams));
+        self.templates.forget(Outdated::Settings(tenant.live(), TenantSettings::Templates));
     }
 
-    /// Drops the cached settings that have changed; all of them if it is not known which.
-    pub fn forget_changed(&self, settings: Option<&[(TenantId, Settings)]>) {
-        let Some(settings) = settings else {
-            self.streams.clear();
-            self.templates.clear();
-            return;
-        };
-        for (tenant, settings) in settings {
-            match settings {
-                Settings::Streams => self.streams.forget(*tenant),
-                Settings::Templates => self.templates.forget(*tenant),
-            }
-        }
-    }
-
-    /// Returns the confirmations of what this process has cached of API keys and tenants. It is to be polled for changes, which
-    /// are passed to [`forget_changed`](Self::forget_changed), while they are used.
-    pub fn confirmations(&self) -> &Arc<Confirmations> {
-        &self.confirmations
+    /// Returns the caches of the process, which are to be told what it has changed.
+    pub fn caches(&self) -> &Arc<Caches> {
+        &self.caches
     }
 
     /// Returns the templates.

@@ -1,5 +1,5 @@
-//! Caches the streams of each tenant until they change. What other processes have changed is removed when a poll finds it
-//! ([`Confirmations`]), which is within a second. Several tenants whose streams are missing are read with one statement.
+//! Caches the streams of each tenant until they change ([`crate::db::changes`]). Several tenants whose streams are missing are read
+//! with one statement.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::batcher::{Lookups, Pending};
 use crate::cache::TtlCache;
-use crate::cache::confirmations::{Confirmations, MAX_UNCONFIRMED, Moment};
+use crate::cache::confirmations::{MAX_UNCONFIRMED, Moment};
+use crate::db::changes::{Cached, Caches, Outdated, TenantSettings};
 use crate::db::streams::{self, StreamSummary};
 use crate::db::{Db, DbError};
 use crate::domain::id::TenantId;
@@ -37,28 +38,20 @@ impl From<Vec<StreamSummary>> for TenantStreams {
 #[derive(Debug)]
 pub(super) struct Streams {
     cache: TtlCache<TenantId, TenantStreams, Moment>,
-    confirmations: Arc<Confirmations>,
+    caches: Arc<Caches>,
     lookups: Lookups<TenantId, TenantStreams, DbError>,
 }
 
 impl Streams {
     /// Starts the tasks that look up; they end when this is dropped.
-    pub(super) fn start(db: &Db, confirmations: Arc<Confirmations>, tasks: &TaskTracker) -> Self {
+    pub(super) fn start(db: &Db, caches: Arc<Caches>, tasks: &TaskTracker) -> Arc<Self> {
         let db = db.clone();
         let run = move |pending| find(db.clone(), pending);
         let lookups = Lookups::start(tasks, || DbError::closed(LOOKUP), run);
-        Self { cache: TtlCache::new(MAX_CACHED_TENANTS, MAX_UNCONFIRMED), confirmations, lookups }
-    }
-
-    /// Removes the streams of a tenant and of its test tenant, which has copies of them.
-    pub(super) fn forget(&self, tenant: TenantId) {
-        self.cache.remove(&tenant);
-        self.cache.remove(&tenant.test());
-    }
-
-    /// Removes all streams.
-    pub(super) fn clear(&self) {
-        self.cache.clear();
+        let cache = TtlCache::new(MAX_CACHED_TENANTS, MAX_UNCONFIRMED);
+        let streams = Arc::new(Self { cache, caches, lookups });
+        streams.caches.add(&streams);
+        streams
     }
 
     /// Returns the names of a tenant's streams, most urgent first.
@@ -73,7 +66,21 @@ impl Streams {
 
     async fn get(&self, tenant: TenantId) -> Result<TenantStreams, Arc<DbError>> {
         let load = || async { self.lookups.find(tenant).await.map(Option::unwrap_or_default) };
-        self.cache.get_or_load(&tenant, self.confirmations.now(), load).await
+        self.cache.get_or_load(&tenant, self.caches.now(), load).await
+    }
+}
+
+impl Cached for Streams {
+    fn forget(&self, outdated: Outdated) {
+        match outdated {
+            Outdated::Settings(tenant, TenantSettings::Streams) => {
+                self.cache.remove(&tenant);
+                // The test tenant has copies of them.
+                self.cache.remove(&tenant.test());
+            }
+            Outdated::Everything => self.cache.clear(),
+            Outdated::Keys | Outdated::Settings(..) => {}
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! Loads templates for requests: by id or alias, at a version, ready to render. What has been loaded is used until it changes:
-//! versions never do, and a poll finds the tenants whose names lead to other versions within a second ([`Confirmations`]).
+//! versions never do, and names that lead to other versions are noticed within a second ([`crate::db::changes`]).
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -16,7 +16,8 @@ use super::request::message::render::{Lookup, MAX_TEMPLATE_MEMORY, MAX_TEMPLATES
 use super::request::resources::template::ContentChange;
 use crate::batcher::{Lookups, Pending};
 use crate::cache::TtlCache;
-use crate::cache::confirmations::{Confirmations, MAX_UNCONFIRMED, Moment};
+use crate::cache::confirmations::{MAX_UNCONFIRMED, Moment};
+use crate::db::changes::{Cached, Caches, Outdated, TenantSettings};
 use crate::db::templates::SourceRow;
 use crate::db::templates::versions::{self, LatestRow};
 use crate::db::{Db, DbError};
@@ -45,7 +46,7 @@ pub struct TemplateStore {
     /// The generation of each tenant's names: those of earlier ones are not used any more.
     generations: TtlCache<TenantId, u64, Moment>,
     last_generation: AtomicU64,
-    confirmations: Arc<Confirmations>,
+    caches: Arc<Caches>,
     lookups: Lookups<Key, LatestRow, DbError>,
 }
 
@@ -67,28 +68,20 @@ enum NotUsable {
 
 impl TemplateStore {
     /// Starts the tasks that look up names; they end when this is dropped.
-    pub(super) fn start(db: Db, confirmations: Arc<Confirmations>, tasks: &TaskTracker) -> Self {
+    pub(super) fn start(db: Db, caches: Arc<Caches>, tasks: &TaskTracker) -> Arc<Self> {
         let shared = db.clone();
         let run = move |pending| find(shared.clone(), pending);
-        Self {
+        let store = Arc::new(Self {
             db,
             programs: Arc::new(ProgramCache::new(PROGRAM_MEMORY)),
             latest: Cache::new(MAX_CACHED_NAMES),
             generations: TtlCache::new(MAX_CACHED_NAMES, MAX_UNCONFIRMED),
             last_generation: AtomicU64::new(0),
-            confirmations,
+            caches,
             lookups: Lookups::start(tasks, || DbError::closed(LOOKUP), run),
-        }
-    }
-
-    /// Makes this process notice a publication, another alias or a deletion at once.
-    pub fn forget(&self, tenant: TenantId) {
-        self.generations.remove(&tenant);
-    }
-
-    /// Makes this process look up all names again.
-    pub(super) fn clear(&self) {
-        self.generations.clear();
+        });
+        store.caches.add(&store);
+        store
     }
 
     /// Loads the templates that a request names. Those above the limits of a request are not loaded:
@@ -124,7 +117,7 @@ impl TemplateStore {
         let Some(compiled) = versions::compiled(&self.db, tenant, which).await.map_err(Arc::new)? else {
             if template.version.is_none() {
                 // The template was deleted after its name was cached.
-                self.forget(tenant);
+                self.generations.remove(&tenant);
                 return Ok(Lookup::Unknown);
             }
             return Ok(Lookup::UnknownVersion { latest: latest.version });
@@ -162,7 +155,7 @@ impl TemplateStore {
     /// Returns the generation of a tenant's names; a new one if they have changed.
     async fn generation(&self, tenant: TenantId) -> u64 {
         let next = || ready(Ok::<_, Infallible>(self.last_generation.fetch_add(1, Ordering::Relaxed)));
-        let Ok(generation) = self.generations.get_or_load(&tenant, self.confirmations.now(), next).await;
+        let Ok(generation) = self.generations.get_or_load(&tenant, self.caches.now(), next).await;
         generation
     }
 
@@ -190,6 +183,16 @@ impl TemplateStore {
                 };
                 layouts.insert(&name, row.as_ref().and_then(source_from_row).map(|source| Layout { source }));
             }
+        }
+    }
+}
+
+impl Cached for TemplateStore {
+    fn forget(&self, outdated: Outdated) {
+        match outdated {
+            Outdated::Settings(tenant, TenantSettings::Templates) => self.generations.remove(&tenant),
+            Outdated::Everything => self.generations.clear(),
+            Outdated::Keys | Outdated::Settings(..) => {}
         }
     }
 }

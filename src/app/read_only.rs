@@ -14,10 +14,11 @@ use super::smtp_servers::bounce_intake;
 use super::smtp_servers::submission::SubmissionServers;
 use super::startup::{self, Startup};
 use super::{App, Roles, gauges};
-use crate::accept::{Acceptor, WakeNotifier};
+use crate::accept::{self, Acceptor, WakeNotifier};
 use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::db::RestoreGate;
+use crate::db::changes::{self, Caches};
 use crate::group_commit::GroupCommit;
 use crate::http::{self, Api, Server};
 use crate::rendering::Renderer;
@@ -34,11 +35,14 @@ pub(super) async fn start(config: &Config, clock: SharedClock) -> anyhow::Result
     // The API needs an acceptor to read, and refuses what would be accepted.
     let notifier = WakeNotifier::start(db.clone(), wake.clone(), &accepting);
     let group_commit = GroupCommit::start(&db, &clock, Vec::new(), None);
-    let table = routes::table(config);
-    let acceptor = Arc::new(Acceptor::new(db.clone(), clock.clone(), table, group_commit, notifier, &accepting));
+    let caches = Arc::new(Caches::default());
+    tokio::spawn(stop.clone().run_until_cancelled_owned(changes::poll::run(db.clone(), caches.clone())));
+    let dependencies =
+        accept::Dependencies { routes: routes::table(config), group_commit, wake: notifier, caches: caches.clone() };
+    let acceptor = Arc::new(Acceptor::new(db.clone(), clock.clone(), dependencies, &accepting));
     let feedback = bounce_intake::feedback(config, db.clone(), clock.clone())?;
-    let receiver = bounce_intake::receiver(config, db.clone(), clock.clone())?;
-    let settings = api_settings::new(config, &db, &clock, Arc::new(Renderer::default()), readiness.clone(), gate)?;
+    let receiver = bounce_intake::receiver(config, db.clone(), clock.clone(), caches.clone())?;
+    let settings = api_settings::new(config, &db, &caches, Arc::new(Renderer::default()), readiness.clone(), gate)?;
     let received = http::Received { feedback, receiver };
     let api = Api::new(db.clone(), clock.clone(), acceptor, received, settings, stop.clone());
     let public = listeners.public.map(|listener| Server::start(listener, http::public(api.clone()), limits.public));
@@ -51,6 +55,7 @@ pub(super) async fn start(config: &Config, clock: SharedClock) -> anyhow::Result
     Ok(App {
         db,
         wake,
+        caches,
         server: Some(server),
         public: public.transpose()?,
         ops,

@@ -10,6 +10,7 @@
 pub mod audit;
 pub mod background_work;
 pub mod bench;
+pub mod changes;
 pub mod delivery_reports;
 pub mod domains;
 pub mod erasures;

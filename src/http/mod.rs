@@ -4,7 +4,6 @@
 mod audit;
 mod auth;
 mod blobs;
-mod changes;
 mod delivery;
 mod domains;
 mod error;
@@ -50,6 +49,7 @@ use utoipa_axum::routes;
 use crate::accept::Acceptor;
 use crate::accept::request::Limits;
 use crate::clock::SharedClock;
+use crate::db::changes::Outdated;
 use crate::db::{Db, RestoreGate};
 use crate::dev::inbox::Inbox;
 use crate::domain::key::Cell;
@@ -62,7 +62,6 @@ use crate::rendering::Renderer;
 
 pub use audit::NOT_AUDITED;
 use auth::KeyCache;
-use changes::ChangePoll;
 pub use delivery::{Delivery, RelayView, RouteInfo};
 pub use domains::Domains;
 pub use error::{ApiError, Problem, ProblemCode};
@@ -209,11 +208,9 @@ impl Api {
         settings: Settings,
         stop: CancellationToken,
     ) -> Self {
-        let confirmations = acceptor.confirmations().clone();
-        let keys = KeyCache::new(db.clone(), clock.clone(), confirmations, settings.auth_failures_per_minute);
-        let keys = Arc::new(keys);
-        let changes = ChangePoll { db: db.clone(), keys: keys.clone(), acceptor: acceptor.clone() };
-        tokio::spawn(stop.clone().run_until_cancelled_owned(changes.run()));
+        let caches = acceptor.caches().clone();
+        let keys = KeyCache::new(db.clone(), clock.clone(), caches, settings.auth_failures_per_minute);
+        tokio::spawn(stop.clone().run_until_cancelled_owned(keys.clone().write_uses()));
         let allowances = Arc::new(Allowances::new(db.clone(), clock.clone()));
         tokio::spawn(allowances.clone().release_unused(stop.clone()));
         Self(Arc::new(Shared {
@@ -249,6 +246,11 @@ impl Api {
             max_inbound: settings.max_inbound,
             max_upload: settings.max_upload,
         }))
+    }
+
+    /// Tells the caches of this process what it has changed.
+    fn forget(&self, outdated: Outdated) {
+        self.acceptor.caches().forget(outdated);
     }
 
     /// Returns the rate limits and quotas of API keys.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::deliver::envelopes::Returns;
 use crate::db::RestoreGate;
+use crate::db::changes::Caches;
 use crate::db::domains::cache::SenderCache;
 use crate::dns::UncachedResolver;
 use crate::domain::delivery::retry::Policy;
@@ -71,6 +72,8 @@ pub struct Dependencies {
     pub poster: Arc<Poster>,
     /// Caches the domains of senders and their DKIM keys.
     pub senders: Arc<SenderCache>,
+    /// The caches of the process.
+    pub caches: Arc<Caches>,
     /// Queries the DNS for the records of senders' domains.
     pub dns: UncachedResolver,
     /// Passes outcomes to the group commit.

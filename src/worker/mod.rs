@@ -118,7 +118,8 @@ impl Worker {
         settings: Settings,
         wake: Arc<Notify>,
     ) -> Result<Self, DbError> {
-        let Dependencies { sender, simulator, poster, senders, dns, outcomes, renderer, restore_gate } = dependencies;
+        let Dependencies { sender, simulator, poster, senders, caches, dns, outcomes, renderer, restore_gate } =
+            dependencies;
         let retry_policies = RetryPolicyCache::load(&db, settings.policy, clock.now()).await?;
         let leases = Arc::new(Leases {
             identity: Identity::register(&db, settings.lease, settings.fingerprints).await?,
@@ -166,7 +167,7 @@ impl Worker {
             dedicated_lanes,
             traced_lanes: Arc::new(TracedLanes::new(db.clone())),
             routes: settings.routes,
-            inbound_relays: InboundRelays::new(db.clone(), settings.keyring.clone()),
+            inbound_relays: InboundRelays::new(db.clone(), caches.clone(), settings.keyring.clone()),
             returns: settings.returns,
             links: settings.links,
             renderer,
@@ -201,7 +202,7 @@ impl Worker {
             gate,
             handoff: Arc::new(handoff),
             expiry: Arc::new(ClosedLaneExpiry::new(deliver.clone())),
-            domain_checks: Arc::new(DomainChecks { db, clock, dns, dns_settings: settings.dns_settings }),
+            domain_checks: Arc::new(DomainChecks { db, clock, caches, dns, dns_settings: settings.dns_settings }),
             webhook_secrets: Arc::new(secrets),
             cleanup: Arc::new(cleanup),
             retention: Arc::new(retention),

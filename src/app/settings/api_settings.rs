@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{delivery, domains, message_limits, outbound_http};
 use crate::app::retention_periods;
-use crate::clock::SharedClock;
 use crate::config::Config;
+use crate::db::changes::Caches;
 use crate::db::{Db, RestoreGate};
 use crate::domain::key::Secret;
 use crate::http::{self, MetricsAccess, Readiness};
@@ -15,7 +15,7 @@ use crate::rendering::Renderer;
 pub(in crate::app) fn new(
     config: &Config,
     db: &Db,
-    clock: &SharedClock,
+    caches: &Arc<Caches>,
     renderer: Arc<Renderer>,
     readiness: Arc<Readiness>,
     restore_gate: Arc<RestoreGate>,
@@ -29,7 +29,7 @@ pub(in crate::app) fn new(
         delivery: delivery::delivery_info(config)?,
         periods: retention_periods(config),
         check_target: outbound_http::target_check(config)?,
-        domains: domains::settings(config, db, clock)?,
+        domains: domains::settings(config, db, caches)?,
         links: config.unsubscribe_links(),
         renderer,
         trusted_proxies: config.http.proxies(),

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use crate::clock::SharedClock;
 use crate::config::{Config, Unverified};
 use crate::db::Db;
+use crate::db::changes::Caches;
 use crate::db::domains::cache::SenderCache;
 use crate::dns::UncachedResolver;
 use crate::domain::sender_domain::dns_records::DnsSettings;
@@ -36,14 +36,14 @@ fn mechanism(hostname: &str) -> String {
 }
 
 /// Creates the cache of sender domains and their signing keys.
-pub(in crate::app) fn senders(config: &Config, db: Db, clock: SharedClock) -> Arc<SenderCache> {
-    Arc::new(SenderCache::new(db, clock, config.keyring(), config.dkim.algorithms()))
+pub(in crate::app) fn senders(config: &Config, db: Db, caches: Arc<Caches>) -> Arc<SenderCache> {
+    SenderCache::new(db, caches, config.keyring(), config.dkim.algorithms())
 }
 
 /// Returns the API's settings for sender domains.
-pub fn settings(config: &Config, db: &Db, clock: &SharedClock) -> anyhow::Result<Domains> {
+pub fn settings(config: &Config, db: &Db, caches: &Arc<Caches>) -> anyhow::Result<Domains> {
     Ok(Domains {
-        senders: senders(config, db.clone(), clock.clone()),
+        senders: senders(config, db.clone(), caches.clone()),
         dns: uncached_resolver(config)?,
         dns_settings: dns_settings(config),
         keyring: config.keyring(),

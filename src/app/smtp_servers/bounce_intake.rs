@@ -15,6 +15,7 @@ use crate::app::hostname;
 use crate::clock::SharedClock;
 use crate::config::{Config, DmarcAction, Inbound};
 use crate::db::Db;
+use crate::db::changes::Caches;
 use crate::dns;
 use crate::domain::address::return_path::{ReturnPaths, TokenFault};
 use crate::domain::address::srs::Srs;
@@ -68,11 +69,16 @@ pub(in crate::app) fn srs(config: &Config) -> anyhow::Result<Option<Srs>> {
 }
 
 /// Creates what stores messages for inbound routes.
-pub(in crate::app) fn receiver(config: &Config, db: Db, clock: SharedClock) -> anyhow::Result<Arc<Receiver>> {
+pub(in crate::app) fn receiver(
+    config: &Config,
+    db: Db,
+    clock: SharedClock,
+    caches: Arc<Caches>,
+) -> anyhow::Result<Arc<Receiver>> {
     let allowed_relays = config.inbound.allowed_relays();
     let keyring = config.keyring().filter(|_| !config.inbound.greylist.is_zero());
     let greylist = keyring.map(|keyring| Greylist::new(db.clone(), keyring, config.inbound.greylist));
-    let receiver = Receiver::new(db, clock, paths(config)?)
+    let receiver = Receiver::new(db, clock, caches, paths(config)?)
         .with_relays(hostname(config), allowed_relays)
         .with_srs(srs(config)?)
         .with_greylist(greylist);

@@ -62,8 +62,7 @@ async fn check_registered(config: &Config, db: &Db, dns: &UncachedResolver, rows
     if rows.is_empty() {
         Report::ok("domains", "none are registered, so messages are not signed: register them with POST /v1/domains");
     }
-    let clock = std::sync::Arc::new(crate::clock::SystemClock);
-    let senders = SenderCache::new(db.clone(), clock, config.keyring(), config.dkim.algorithms());
+    let senders = SenderCache::new(db.clone(), std::sync::Arc::default(), config.keyring(), config.dkim.algorithms());
     for row in rows {
         if let Err(error) = check_domain(config, db, dns, &senders, &row, report).await {
             report.bad(&format!("domain {}", row.name), error);

@@ -1,5 +1,4 @@
-//! Cache of sender domains with their status and signing keys. A cached domain is queried at most once every 15
-//! seconds, and no entry is used for more than a minute.
+//! Cache of sender domains with their status and signing keys, each until it changes ([`crate::db::changes`]).
 //!
 //! The API and the workers use the same lookup. Messages from a subdomain are signed with the keys of the nearest
 //! registered parent domain, which is aligned under DMARC's relaxed rule.
@@ -7,22 +6,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use uuid::Uuid;
-
 use super::SenderRow;
 use crate::cache::TtlCache;
-use crate::clock::SharedClock;
+use crate::cache::confirmations::{MAX_UNCONFIRMED, Moment};
+use crate::cache::generations::Generations;
+use crate::db::changes::{Cached, Caches, Outdated, TenantSettings};
 use crate::db::{Db, DbError, domains};
 use crate::domain::id::TenantId;
 use crate::domain::installation::keyring::Keyring;
 use crate::domain::sender_domain::dkim::{Algorithm, KeyError, Signer, SigningKey};
 use crate::domain::sender_domain::dns_records::{DmarcPolicy, DomainStatus, Strict, with_parents};
 
-/// Cache TTL. The DNS record of a retired key stays published for a week, so a stale key still verifies.
-const CACHE_TTL: Duration = Duration::from_secs(15);
-/// Maximum age of an entry while a task refreshes it, or while the database is unavailable. It also bounds for how long
-/// messages from a newly registered domain are sent unsigned.
+/// Maximum time for which a domain is used without a confirmation while the database is unavailable, so that messages in memory are
+/// sent nevertheless. The DNS record of a retired key stays published for a week, so a stale key still verifies.
 const MAX_STALE: Duration = Duration::from_mins(1);
 /// Maximum number of cached domains.
 const MAX_CACHED_DOMAINS: usize = 10_000;
@@ -68,22 +64,24 @@ pub struct Sender {
 #[derive(Debug)]
 pub struct SenderCache {
     db: Db,
-    clock: SharedClock,
+    caches: Arc<Caches>,
     ring: Option<Keyring>,
     algorithms: Vec<Algorithm>,
-    cache: TtlCache<(Uuid, String), SenderStatus, DateTime<Utc>>,
+    cache: TtlCache<Key, SenderStatus, Moment>,
+    /// The generation of each tenant's domains.
+    generations: Generations,
 }
+
+/// A tenant, the generation of its domains, and a domain.
+type Key = (TenantId, u64, String);
 
 impl SenderCache {
     /// Creates an empty cache. Only keys of these algorithms are used for signing.
-    pub fn new(db: Db, clock: SharedClock, ring: Option<Keyring>, algorithms: Vec<Algorithm>) -> Self {
-        let cache = TtlCache::with_stale(MAX_CACHED_DOMAINS, CACHE_TTL, MAX_STALE);
-        Self { db, clock, ring, algorithms, cache }
-    }
-
-    /// Clears the cache, so that a change takes effect at once.
-    pub fn forget(&self) {
-        self.cache.clear();
+    pub fn new(db: Db, caches: Arc<Caches>, ring: Option<Keyring>, algorithms: Vec<Algorithm>) -> Arc<Self> {
+        let cache = TtlCache::with_fallback(MAX_CACHED_DOMAINS, MAX_UNCONFIRMED, MAX_STALE);
+        let senders = Arc::new(Self { db, caches, ring, algorithms, cache, generations: Generations::default() });
+        senders.caches.add(&senders);
+        senders
     }
 
     /// Returns the status of a domain (as in [`Address::domain`](crate::domain::address::Address::domain)). Test
@@ -91,7 +89,9 @@ impl SenderCache {
     /// a minute.
     pub async fn get(&self, tenant: TenantId, domain: &str) -> Result<SenderStatus, DbError> {
         let tenant = tenant.live();
-        let key = (tenant.0, domain.to_owned());
+        // The moment before the generation: values are confirmed after another generation has begun for those that have changed.
+        let now = self.caches.now();
+        let key = (tenant, self.generations.get(tenant), domain.to_owned());
         let load = async || {
             let loaded = self.fetch(tenant, domain).await;
             if let Err(error) = &loaded {
@@ -99,7 +99,7 @@ impl SenderCache {
             }
             loaded
         };
-        self.cache.get_or_load(&key, self.clock.now(), load).await
+        self.cache.get_or_load(&key, now, load).await
     }
 
     async fn fetch(&self, tenant: TenantId, domain: &str) -> Result<SenderStatus, DbError> {
@@ -152,5 +152,15 @@ impl SenderCache {
         }
         let signer = Signer { domain: domain.to_owned(), keys };
         Ok((!signer.keys.is_empty()).then(|| Arc::new(signer)))
+    }
+}
+
+impl Cached for SenderCache {
+    fn forget(&self, outdated: Outdated) {
+        match outdated {
+            Outdated::Settings(tenant, TenantSettings::Domains) => self.generations.advance(tenant.live()),
+            Outdated::Everything => self.cache.clear(),
+            Outdated::Keys | Outdated::Settings(..) => {}
+        }
     }
 }

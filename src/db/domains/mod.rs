@@ -396,6 +396,7 @@ pub struct SenderRow {
 
 /// Returns those of these domains that are registered: one row per active key, or one row without a key.
 pub async fn senders(db: &Db, tenant: TenantId, names: &[String]) -> Result<Vec<SenderRow>, DbError> {
+    // A change of a column that is read here has to be noted in tenant_changes (note_domain_change, note_dkim_key_change).
     let query = sqlx::query_as!(
         SenderRow,
         r#"SELECT d.name, d.checked_at, d.verified_at, d.dmarc, d.dmarc_strict_dkim,

@@ -192,14 +192,13 @@ pub type References = BTreeSet<(String, Uuid)>;
 
 /// Adds references from contents, which need not be committed yet, to those of the blobs that are stored. Returns whether all are;
 /// if not, one was deleted after the request had found it. The lock keeps a cleanup from deleting a blob before it sees the
-/// references, as that of a foreign key would. Does not wait until the WAL is flushed: the commit of the message, which comes later
-/// in the WAL, does. If the server crashes before that, there is no message that needs the references.
+/// references, as that of a foreign key would. Waits until the WAL is flushed: the message may be committed much later, after other
+/// attachments have been stored, and a server that has crashed and recovered meanwhile must have the references.
 pub async fn refer(db: &Db, tenant: TenantId, references: &References) -> Result<bool, DbError> {
     let (digests, contents): (Vec<String>, Vec<Uuid>) = references.iter().cloned().unzip();
     let query = sqlx::query_scalar!(
-        r#"WITH unflushed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
-           wanted AS MATERIALIZED (
-               SELECT decode(unnest($2::text[]), 'hex') AS sha256, unnest($3::uuid[]) AS content_id FROM unflushed
+        r#"WITH wanted AS MATERIALIZED (
+               SELECT decode(unnest($2::text[]), 'hex') AS sha256, unnest($3::uuid[]) AS content_id
            ),
            stored AS MATERIALIZED (
                SELECT sha256 FROM blobs

@@ -186,6 +186,7 @@ pub async fn set_action(
 /// Returns the stored URL of the server to which a route passes messages on; `None` if the route does not exist or has another
 /// action.
 pub async fn relay_url(db: &Db, tenant: TenantId, id: InboundRouteId) -> Result<Option<Vec<u8>>, DbError> {
+    // A change of a column that is read here has to be noted in tenant_changes (note_inbound_route_change).
     let query = sqlx::query_scalar!(
         r#"SELECT relay_url AS "url!" FROM inbound_routes WHERE tenant_id = $1 AND id = $2 AND relay_url IS NOT NULL"#,
         tenant.0,
@@ -219,6 +220,8 @@ pub struct DomainRoute {
 
 /// Returns the routes of a domain, of all tenants that are not being deleted. If one of them has verified the domain, only its routes.
 pub async fn of_domain(db: &Db, domain: &str) -> Result<Vec<DomainRoute>, DbError> {
+    // A change of a column that is read here has to be noted in tenant_changes (note_inbound_route_change, note_domain_change) or in
+    // key_changes (tenants_changed).
     let query = sqlx::query_as!(
         DomainRoute,
         r#"WITH routes AS (

@@ -1,7 +1,6 @@
 //! The table `tenants`. Test tenants are not tenants for callers of this module: their rows follow those of their live
 //! tenants (`create_test_tenant`, `copy_tenant_to_test_tenant`).
 
-pub mod changes;
 pub mod deletion;
 pub mod moving;
 

@@ -26,6 +26,7 @@ use tokio::sync::{Notify, Semaphore};
 use uuid::Uuid;
 
 use crate::clock::SharedClock;
+use crate::db::changes::Caches;
 use crate::db::messages::message_ids;
 use crate::db::receiving::messages::{self, NewReceived, ReceivedContent};
 use crate::db::{Db, DbError};
@@ -59,7 +60,7 @@ pub struct Receiver {
     db: Db,
     clock: SharedClock,
     paths: Option<ReturnPaths>,
-    routes: RouteCache,
+    routes: Arc<RouteCache>,
     parse_permits: Arc<Semaphore>,
     /// Determines verdicts; `None` if that is switched off.
     authenticator: Option<Authenticator>,
@@ -155,9 +156,9 @@ impl MatchedRoute {
 
 impl Receiver {
     /// Creates a receiver. With `paths`, a recipient's address may contain the token of the message that is answered.
-    pub fn new(db: Db, clock: SharedClock, paths: Option<ReturnPaths>) -> Self {
+    pub fn new(db: Db, clock: SharedClock, caches: Arc<Caches>, paths: Option<ReturnPaths>) -> Self {
         let parse_permits = Arc::new(Semaphore::new(PARSE_CONCURRENCY));
-        let routes = RouteCache::new(db.clone());
+        let routes = RouteCache::new(db.clone(), caches);
         Self {
             routes,
             db,
@@ -218,11 +219,6 @@ impl Receiver {
         Self { authenticator: Some(authenticator), rejects_dmarc, ..self }
     }
 
-    /// Forgets the cached routes of this process, because one was changed. Other processes notice within seconds.
-    pub fn forget_routes(&self) {
-        self.routes.clear();
-    }
-
     /// Returns whether a recipient is accepted in a message with this reverse path. If several tenants have routes for it, one that is not
     /// suspended suffices. A rewritten sender is accepted in bounces only: everybody who got a message knows it, and could otherwise send
     /// anything to the sender through this server.
@@ -235,7 +231,7 @@ impl Receiver {
                 Err(SrsFault::Missing | SrsFault::Forged) => Admission::Unknown,
             });
         }
-        let matched = self.routes.matches(to, self.clock.now()).await?;
+        let matched = self.routes.matches(to).await?;
         Ok(match matched.as_slice() {
             [] => Admission::Unknown,
             all if all.iter().all(|one| one.is_suspended) => Admission::Suspended,
@@ -319,11 +315,7 @@ impl Receiver {
         let mut routes: Vec<(MatchedRoute, Vec<String>)> = Vec::new();
         for to in to {
             let is_bounce = self.srs.as_ref().is_some_and(|srs| srs.has_form(to));
-            let mut matched = if is_bounce {
-                vec![MatchedRoute::bounce()]
-            } else {
-                self.routes.matches(to, self.clock.now()).await?
-            };
+            let mut matched = if is_bounce { vec![MatchedRoute::bounce()] } else { self.routes.matches(to).await? };
             matched.retain(|one| !one.is_suspended);
             if matched.is_empty() {
                 return Err(ReceiveError::NoRoute);

@@ -1,14 +1,13 @@
-//! Caches the inbound routes of domains. Domains without routes are cached too, so that clients that guess addresses do not
-//! reach the database each time.
+//! Caches the inbound routes of domains until they change ([`crate::db::changes`]). Domains without routes are cached too, so that
+//! clients that guess addresses do not reach the database each time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
-
-use chrono::{DateTime, Utc};
 
 use super::MatchedRoute;
 use crate::cache::TtlCache;
+use crate::cache::confirmations::{MAX_UNCONFIRMED, Moment};
+use crate::db::changes::{Cached, Caches, Outdated, TenantSettings};
 use crate::db::receiving::routes::{self, DomainRoute};
 use crate::db::{Db, DbError};
 use crate::domain::id::TenantId;
@@ -16,8 +15,6 @@ use crate::domain::inbound::{InboundRecipient, RouteMatch};
 
 /// Maximum number of cached domains.
 const CAPACITY: usize = 1_024;
-/// How long routes are cached, and therefore how long a change in another process takes effect.
-const CACHE_TTL: Duration = Duration::from_secs(3);
 
 /// A route, and the match that it stands for.
 #[derive(Debug)]
@@ -30,24 +27,23 @@ struct CachedRoute {
 #[derive(Debug)]
 pub(super) struct RouteCache {
     db: Db,
-    domains: TtlCache<String, Arc<Vec<CachedRoute>>, DateTime<Utc>>,
+    caches: Arc<Caches>,
+    domains: TtlCache<String, Arc<Vec<CachedRoute>>, Moment>,
 }
 
 impl RouteCache {
-    pub(super) fn new(db: Db) -> Self {
-        Self { db, domains: TtlCache::new(CAPACITY, CACHE_TTL) }
-    }
-
-    pub(super) fn clear(&self) {
-        self.domains.clear();
+    pub(super) fn new(db: Db, caches: Arc<Caches>) -> Arc<Self> {
+        let routes = Arc::new(Self { db, caches, domains: TtlCache::new(CAPACITY, MAX_UNCONFIRMED) });
+        routes.caches.add(&routes);
+        routes
     }
 
     /// Returns the most specific route of each tenant for a recipient.
-    pub(super) async fn matches(&self, to: &str, now: DateTime<Utc>) -> Result<Vec<MatchedRoute>, DbError> {
+    pub(super) async fn matches(&self, to: &str) -> Result<Vec<MatchedRoute>, DbError> {
         let Some(recipient) = InboundRecipient::parse(to) else { return Ok(Vec::new()) };
         let domain = recipient.domain.as_str();
         let load = || async { routes::of_domain(&self.db, domain).await.map(|rows| Arc::new(cached(rows, domain))) };
-        let routes = self.domains.get_or_load(domain, now, load).await?;
+        let routes = self.domains.get_or_load(domain, self.caches.now(), load).await?;
         let mut best: BTreeMap<_, &CachedRoute> = BTreeMap::new();
         for route in routes.iter().filter(|route| route.matches.includes(&recipient)) {
             let own = best.entry(route.route.tenant).or_insert(route);
@@ -56,6 +52,19 @@ impl RouteCache {
             }
         }
         Ok(best.into_values().map(|route| route.route.clone()).collect())
+    }
+}
+
+impl Cached for RouteCache {
+    fn forget(&self, outdated: Outdated) {
+        match outdated {
+            // The routes of a domain are those of several tenants, and depend on who of them is suspended or deleted, and on who has
+            // verified the domain.
+            Outdated::Keys
+            | Outdated::Settings(_, TenantSettings::InboundRoutes | TenantSettings::Domains)
+            | Outdated::Everything => self.domains.clear(),
+            Outdated::Settings(..) => {}
+        }
     }
 }
 

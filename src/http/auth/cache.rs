@@ -1,10 +1,10 @@
 //! The cache of API keys, with what their tenants allow.
 //!
-//! A change of a key or a tenant takes effect in every process within a second: this process removes what it has changed, and
-//! each process polls for what others have changed (`http/changes.rs`).
+//! A change of a key or a tenant takes effect in every process within a second ([`crate::db::changes`]).
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -17,9 +17,10 @@ use super::key_lookup::KeyLookups;
 use super::key_use::{KeyUses, LastUse};
 use super::{Requester, request_key, secret};
 use crate::cache::TtlCache;
-use crate::cache::confirmations::{Confirmations, MAX_UNCONFIRMED, Moment};
+use crate::cache::confirmations::{MAX_UNCONFIRMED, Moment};
 use crate::clock::SharedClock;
 use crate::db::Db;
+use crate::db::changes::{Cached, Caches, Outdated};
 use crate::db::keys::{FoundKey, KeyRow};
 use crate::domain::id::{KeyId, TenantId};
 use crate::domain::key::{KeyMode, KeyQuota, KeyRate, Secret};
@@ -30,6 +31,8 @@ use crate::http::{ApiError, ProblemCode};
 
 /// Maximum number of cached keys.
 const MAX_CACHED_KEYS: usize = 20_000;
+/// Interval at which the use of keys is recorded.
+const WRITE_INTERVAL: Duration = Duration::from_millis(250);
 
 const UNKNOWN: &str = "Invalid API key.";
 
@@ -107,7 +110,7 @@ pub struct KeyCache {
     lookups: KeyLookups,
     failures: AuthFailures,
     uses: KeyUses,
-    confirmations: Arc<Confirmations>,
+    caches: Arc<Caches>,
     pub(super) log: Arc<SecurityLog>,
 }
 
@@ -115,10 +118,10 @@ impl KeyCache {
     pub(in crate::http) fn new(
         db: Db,
         clock: SharedClock,
-        confirmations: Arc<Confirmations>,
+        caches: Arc<Caches>,
         auth_failures_per_minute: u32,
-    ) -> Self {
-        Self {
+    ) -> Arc<Self> {
+        let keys = Arc::new(Self {
             lookups: KeyLookups::start(&db),
             db,
             clock,
@@ -126,19 +129,19 @@ impl KeyCache {
             accepted: Cache::new(MAX_CACHED_KEYS),
             failures: AuthFailures::new(auth_failures_per_minute),
             uses: KeyUses::default(),
-            confirmations,
+            caches,
             log: Arc::default(),
+        });
+        keys.caches.add(&keys);
+        keys
+    }
+
+    /// Records the use of keys. Runs until it is cancelled.
+    pub(in crate::http) async fn write_uses(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(WRITE_INTERVAL).await;
+            self.uses.write(&self.db).await;
         }
-    }
-
-    /// Clears the cache, so that a change takes effect in this process at once, even for lookups in progress.
-    pub(in crate::http) fn clear(&self) {
-        self.cache.clear();
-    }
-
-    /// Records the use of the keys that were used since the last call.
-    pub(in crate::http) async fn write_uses(&self) {
-        self.uses.write(&self.db).await;
     }
 
     async fn load(&self, attempt: Attempt<'_>) -> Result<Arc<CachedKey>, ApiError> {
@@ -187,7 +190,7 @@ impl KeyCache {
 
     /// Returns the key. Fails, and writes to the security log, if it is unknown, revoked or expired.
     pub(super) async fn get_valid(&self, attempt: Attempt<'_>) -> Result<Arc<CachedKey>, ApiError> {
-        let key = self.cache.get_or_load(&attempt.hash, self.confirmations.now(), || self.load(attempt)).await?;
+        let key = self.cache.get_or_load(&attempt.hash, self.caches.now(), || self.load(attempt)).await?;
         if key.row.revoked_at.is_some() {
             self.log.refused(Refusal::RevokedKey, Some(&key.row), "revoked");
             return Err(self.invalid(attempt, "This API key has been revoked."));
@@ -256,6 +259,15 @@ impl KeyCache {
             code: ProblemCode::TooManyAuthFailures,
             detail,
             retry_after: (until - now).to_std().unwrap_or_default(),
+        }
+    }
+}
+
+impl Cached for KeyCache {
+    fn forget(&self, outdated: Outdated) {
+        match outdated {
+            Outdated::Keys | Outdated::Everything => self.cache.clear(),
+            Outdated::Settings(..) => {}
         }
     }
 }

@@ -9,6 +9,7 @@ use axum::response::Response;
 use super::view::{DomainView, NewDomainBody};
 use super::{DomainName, NO_DOMAIN, load_view, new_keys};
 use crate::accept::request;
+use crate::db::changes::{Outdated, TenantSettings};
 use crate::db::domains;
 use crate::http::auth::Caller;
 use crate::http::located::with_location;
@@ -16,7 +17,7 @@ use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound, ProblemCode};
 
 /// Register a domain
 ///
-/// Creates an Ed25519 and an RSA-2048 key. Within 15 seconds, both sign messages from the domain and from its
+/// Creates an Ed25519 and an RSA-2048 key. Within a second, both sign messages from the domain and from its
 /// subdomains that are not registered. Receivers ignore these signatures until the DNS records are published: publish
 /// the records in the response, then call `POST /v1/domains/{name}/verify`.
 #[utoipa::path(
@@ -58,7 +59,7 @@ pub(in crate::http) async fn register(api: &Api, caller: &Caller, name: String) 
     if !domains::insert(&api.db, tenant, &name, &keys, api.clock.now()).await? {
         return Err(exists());
     }
-    api.domains.senders.forget();
+    api.forget(Outdated::Settings(tenant, TenantSettings::Domains));
     tracing::info!(event = "domain_created", by = %caller.key_id(), domain = name, "registered a domain");
     let view = load_view(api, tenant, &name).await?;
     caller.note_after(&name, &view);
@@ -88,7 +89,7 @@ pub async fn remove(
 pub(in crate::http) async fn unregister(api: &Api, caller: &Caller, name: &str) -> Result<(), ApiError> {
     let before = load_view(api, caller.live_tenant(), name).await?;
     let was_removed = domains::remove(&api.db, caller.live_tenant(), name).await?;
-    api.domains.senders.forget();
+    api.forget(Outdated::Settings(caller.live_tenant(), TenantSettings::Domains));
     if !was_removed {
         return Err(NO_DOMAIN);
     }

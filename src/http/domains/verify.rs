@@ -5,6 +5,7 @@ use axum::extract::State;
 
 use super::view::DomainView;
 use super::{DomainName, load_view};
+use crate::db::changes::{Outdated, TenantSettings};
 use crate::db::domains::{self, KeyRow};
 use crate::dns;
 use crate::domain::sender_domain::dns_records::{PublishedKey, Verdict, records};
@@ -45,7 +46,7 @@ pub(in crate::http) async fn check(api: &Api, caller: &Caller, name: &str) -> Re
     let now = api.clock.now();
     domains::checked(&api.db, tenant, name, &verdict, &keys, now, now + verdict.next_check(dns_settings, &keys))
         .await?;
-    api.domains.senders.forget();
+    api.forget(Outdated::Settings(tenant, TenantSettings::Domains));
     let after = load_view(api, tenant, name).await?;
     caller.note_change(&name, &before, &after);
     Ok(after)

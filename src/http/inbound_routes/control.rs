@@ -9,6 +9,7 @@ use axum::response::Response;
 use super::view::{InboundRouteChangeBody, InboundRouteView, NewInboundRouteBody};
 use super::{NO_ROUTE, load_view};
 use crate::accept::request::resources::inbound_route::{self, NewAction};
+use crate::db::changes::{Outdated, TenantSettings};
 use crate::db::receiving::routes::{self, ActionColumns, Inserted, MAX_ROUTES};
 use crate::domain::api::fault::{Code, Fault};
 use crate::domain::id::InboundRouteId;
@@ -21,7 +22,7 @@ use crate::http::{Api, ApiError, AuthErrors, JsonErrors, NotFound, ProblemCode};
 
 /// Create an inbound route
 ///
-/// Messages to the addresses that it matches are received from now on, on other replicas within seconds. The MX record of the domain
+/// Messages to the addresses that it matches are received from now on, on other replicas within a second. The MX record of the domain
 /// must lead to the SMTP server of this service (`inbound.listen`). A message is stored (`GET /v1/received`), and has the event
 /// `message.received`. With the action `relay`, it is also passed on, unchanged, to the server in `action.to`.
 #[utoipa::path(
@@ -47,7 +48,7 @@ pub async fn create(
     let id = InboundRouteId::new(now);
     let stored = StoredAction::new(&api, id, action)?;
     require_inserted(routes::insert(&api.db, tenant, id, (&route, stored.columns()), now).await?, &route)?;
-    api.receiver.forget_routes();
+    api.forget(Outdated::Settings(tenant, TenantSettings::InboundRoutes));
     tracing::info!(
         event = "inbound_route_created",
         by = %caller.key_id(),
@@ -129,7 +130,7 @@ pub async fn change(
     let before = load_view(&api, caller.tenant(), id).await?;
     let stored = StoredAction::new(&api, id, action)?;
     if routes::set_action(&api.db, caller.tenant(), id, stored.columns()).await? {
-        api.receiver.forget_routes();
+        api.forget(Outdated::Settings(caller.tenant(), TenantSettings::InboundRoutes));
         tracing::info!(event = "inbound_route_changed", by = %caller.key_id(), route = %id, "changed an inbound route");
     }
     let after = load_view(&api, caller.tenant(), id).await?;
@@ -139,7 +140,7 @@ pub async fn change(
 
 /// Delete an inbound route
 ///
-/// Messages to its addresses are refused from now on, on other replicas within seconds, unless another route matches them. The
+/// Messages to its addresses are refused from now on, on other replicas within a second, unless another route matches them. The
 /// messages that it received are kept.
 #[utoipa::path(
     delete, path = "/v1/inbound-routes/{id}", tag = "inbound-routes", operation_id = "delete_inbound_route",
@@ -156,7 +157,7 @@ pub async fn remove(
     if !routes::remove(&api.db, caller.tenant(), id).await? {
         return Err(NO_ROUTE);
     }
-    api.receiver.forget_routes();
+    api.forget(Outdated::Settings(caller.tenant(), TenantSettings::InboundRoutes));
     caller.note_removed(&id, &before);
     tracing::info!(event = "inbound_route_removed", by = %caller.key_id(), route = %id, "removed an inbound route");
     Ok(StatusCode::NO_CONTENT)

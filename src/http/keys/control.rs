@@ -11,6 +11,7 @@ use super::view::{CreatedKey, Key, KeyChangeBody, KeyWithUsage, NewKeyBody};
 use super::{NO_KEY, TenantParam, changed_tenant, tenant_param};
 use crate::accept::request::resources::key::{KeyRequest, NO_QUOTA, UNKNOWN_TENANT};
 use crate::accept::request::{self, Context};
+use crate::db::changes::Outdated;
 use crate::db::keys::{self, KeyChange, KeyRow, NewKey, Revocation};
 use crate::domain::api::fault::{Code, Fault};
 use crate::domain::id::{KeyId, TenantId};
@@ -150,7 +151,7 @@ pub(in crate::http) async fn apply(
     if !keys::change(&api.db, tenant, id, change).await? {
         return Err(MISSING);
     }
-    api.keys.clear();
+    api.forget(Outdated::Keys);
     let after = keys::get(&api.db, tenant, id).await?.ok_or(MISSING)?;
     caller.note_change(&id, &Key::from_row(before), &Key::from_row(after));
     caller.note_tenant(tenant);
@@ -204,7 +205,7 @@ pub(in crate::http) async fn revoke_key(
         Revocation::Unknown => return Err(NO_KEY),
         Revocation::AlreadyRevoked => {}
         Revocation::Revoked => {
-            api.keys.clear();
+            api.forget(Outdated::Keys);
             caller.note_removed(&id, &Key::from_row(before));
             caller.note_tenant(tenant);
             tracing::info!(event = "api_key_revoked", by = %caller.key_id(), key = %id, "revoked an API key");

@@ -11,6 +11,7 @@ use super::view::{NewStreamBody, StreamChangeBody, StreamView};
 use super::{NO_STREAM, StreamName};
 use crate::accept::request;
 use crate::config::period_text;
+use crate::db::changes::{Outdated, TenantSettings};
 use crate::db::lanes::pauses;
 use crate::db::streams;
 use crate::domain::api::fault::{Code, Fault};
@@ -53,7 +54,7 @@ pub async fn create(
             retry_after: None,
         });
     }
-    api.acceptor.forget_streams(caller.tenant());
+    api.forget(Outdated::Settings(caller.tenant(), TenantSettings::Streams));
     tracing::info!(event = "stream_created", by = %caller.key_id(), stream = name, "created a stream");
     let view = load_view(&api, caller.tenant(), &name).await?;
     caller.note_after(&name, &view);
@@ -84,7 +85,7 @@ pub async fn change(
     check_retention(&api, &change)?;
     let before = load_view(&api, caller.tenant(), &name).await?;
     let found = streams::change(&api.db, caller.tenant(), &name, change, api.clock.now()).await?;
-    api.acceptor.forget_streams(caller.tenant());
+    api.forget(Outdated::Settings(caller.tenant(), TenantSettings::Streams));
     respond(&api, &caller, &name, &before, found).await
 }
 

@@ -11,6 +11,7 @@ use super::view::TemplateView;
 use super::{NO_TEMPLATE, TemplatePath, invalid, layout_id, load};
 use crate::accept::request::resources::template::{self, TemplateChange};
 use crate::accept::templates::{changed_row, empty_row};
+use crate::db::changes::{Outdated, TenantSettings};
 use crate::db::templates::{self, Changed, Removed, TemplateFields, TemplateRow};
 use crate::domain::api::fault::Code;
 use crate::domain::id::TemplateId;
@@ -117,7 +118,7 @@ pub async fn change(
         match templates::change(&api.db, tenant, id, revision, &fields, api.clock.now()).await? {
             Changed::Done => {
                 if fields.alias != alias {
-                    api.acceptor.templates().forget(tenant);
+                    api.forget(Outdated::Settings(tenant, TenantSettings::Templates));
                 }
                 tracing::info!(event = "template_changed", by = %caller.key_id(), template = %id, "changed a template");
                 let after = TemplateView::from_row(load(&api, tenant, &TemplateName::Id(id)).await?);
@@ -197,7 +198,7 @@ pub async fn remove(
         }
         Removed::LayoutOf(other) => return Err(in_use(format!("This template is the layout of {other}."))),
     }
-    api.acceptor.templates().forget(tenant);
+    api.forget(Outdated::Settings(tenant, TenantSettings::Templates));
     caller.note_removed(&id, &before);
     tracing::info!(event = "template_removed", by = %caller.key_id(), template = %id, "removed a template");
     Ok(StatusCode::NO_CONTENT)

@@ -9,6 +9,7 @@ use super::control::BUSY;
 use super::engine::Loaded;
 use super::view::VersionView;
 use super::{TemplatePath, load};
+use crate::db::changes::{Outdated, TenantSettings};
 use crate::db::templates::TemplateRow;
 use crate::db::templates::versions::{self, NewVersion, VersionRow};
 use crate::domain::id::{TemplateId, TenantId};
@@ -56,7 +57,7 @@ pub async fn publish(
         let (revision, latest) = (row.revision, row.version);
         let new = NewVersion { tenant, template, revision, latest, compiled: &compiled, published_at };
         let Some(version) = versions::publish(&api.db, &new).await? else { continue };
-        api.acceptor.templates().forget(tenant);
+        api.forget(Outdated::Settings(tenant, TenantSettings::Templates));
         tracing::info!(event = "template_published", by = %caller.key_id(), %template, version, "published a template");
         let path = format!("/v1/templates/{template}/versions/{version}");
         let row = VersionRow { version, published_at, source: row.draft, compiled };

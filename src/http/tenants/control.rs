@@ -11,6 +11,7 @@ use super::read::load;
 use super::view::{NewTenantBody, TenantChangeBody, TenantView, TenantWithUsage};
 use crate::accept::request::resources::operations::pause;
 use crate::accept::request::resources::tenant;
+use crate::db::changes::Outdated;
 use crate::db::tenants::{self, Changed, deletion};
 use crate::domain::id::TenantId;
 use crate::http::auth::{Caller, Operator};
@@ -80,7 +81,7 @@ pub async fn change(
         Changed::NameTaken => return Err(name_taken(change.name.as_deref().unwrap_or_default())),
         changed => require_changed(changed)?,
     }
-    api.keys.clear();
+    api.forget(Outdated::Keys);
     tracing::info!(event = "tenant_changed", by = %caller.key_id(), tenant = %id, "changed a tenant");
     respond(&api, &caller, &before).await
 }
@@ -111,7 +112,7 @@ pub async fn suspend(
     let reason = pause::parse(&body.bytes)?;
     let before = load(&api, id).await?.tenant;
     require_changed(tenants::suspend(&api.db, id, reason.as_deref(), api.clock.now()).await?)?;
-    api.keys.clear();
+    api.forget(Outdated::Keys);
     tracing::info!(event = "tenant_suspended", by = %caller.key_id(), tenant = %id, reason, "suspended a tenant");
     respond(&api, &caller, &before).await
 }
@@ -135,7 +136,7 @@ pub async fn resume(
 ) -> Result<Json<TenantWithUsage>, ApiError> {
     let before = load(&api, id).await?.tenant;
     require_changed(tenants::resume(&api.db, id, api.clock.now()).await?)?;
-    api.keys.clear();
+    api.forget(Outdated::Keys);
     api.acceptor.wake();
     tracing::info!(event = "tenant_resumed", by = %caller.key_id(), tenant = %id, "resumed a tenant");
     respond(&api, &caller, &before).await
@@ -165,7 +166,7 @@ pub async fn remove(
     }
     let before = load(&api, id).await?.tenant;
     require_changed(deletion::start(&api.db, id, api.clock.now()).await?)?;
-    api.keys.clear();
+    api.forget(Outdated::Keys);
     tracing::info!(
         event = "tenant_deletion_requested",
         by = %caller.key_id(),

@@ -118,13 +118,12 @@ async fn prepare(cx: &DeliverContext, message: &mut LoadedMessage) -> Result<Pre
         None => Box::pin(cx.reserve_memory(message.stored.row.size, &message.claimed)).await,
     };
     let draft = message.stored.draft(&cx.db, cx.links.as_ref(), &*cx.renderer).await?;
-    let now = cx.clock.now();
     // Boxed, because few messages pass a received message on.
     let inbound = match message.stored.row.inbound_route_id {
-        Some(_) => Box::pin(cx.inbound_relays.route_of(&message.stored.row, now)).await?,
+        Some(_) => Box::pin(cx.inbound_relays.route_of(&message.stored.row)).await?,
         None => None,
     };
-    let envelopes = envelopes(cx, message, &draft, (recipients, inbound), now);
+    let envelopes = envelopes(cx, message, &draft, (recipients, inbound), cx.clock.now());
     let mime = cx.signing.build(&message.stored, &draft).await?;
     Ok(Prepared { mime, envelopes, _memory: memory })
 }

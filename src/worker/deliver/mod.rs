@@ -58,7 +58,7 @@ pub(crate) struct DeliverContext {
     pub traced_lanes: Arc<TracedLanes>,
     pub routes: RouteTable,
     /// The servers to which received messages are passed on.
-    pub inbound_relays: InboundRelays,
+    pub inbound_relays: Arc<InboundRelays>,
     pub returns: Option<Returns>,
     pub links: Option<Links>,
     /// Renders the bodies of messages of bulks.

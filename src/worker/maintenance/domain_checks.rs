@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use crate::clock::SharedClock;
+use crate::db::changes::{Caches, Outdated, TenantSettings};
 use crate::db::{Db, DbError, domains};
 use crate::dns::{self, UncachedResolver};
 use crate::domain::id::TenantId;
@@ -22,6 +23,7 @@ const CONCURRENCY: i64 = 8;
 pub(crate) struct DomainChecks {
     pub db: Db,
     pub clock: SharedClock,
+    pub caches: Arc<Caches>,
     pub dns: UncachedResolver,
     /// Configured values in the DNS records of sender domains.
     pub dns_settings: DnsSettings,
@@ -66,6 +68,11 @@ impl DomainChecks {
         }
         let now = self.clock.now();
         let next_check = now + verdict.next_check(&self.dns_settings, &keys);
-        domains::checked(&self.db, tenant, name, &verdict, &keys, now, next_check).await
+        domains::checked(&self.db, tenant, name, &verdict, &keys, now, next_check).await?;
+        // Most checks change nothing that is cached. The poll finds another status.
+        if !verdict.published.is_empty() {
+            self.caches.forget(Outdated::Settings(tenant, TenantSettings::Domains));
+        }
+        Ok(())
     }
 }

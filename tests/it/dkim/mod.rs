@@ -1,4 +1,5 @@
 //! DKIM signatures and keys.
 
 mod key_rotation;
+mod replicas;
 mod signatures;

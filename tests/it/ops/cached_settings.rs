@@ -1,19 +1,27 @@
-//! Requests of many tenants cost no statements for settings that have not changed.
+//! Requests of many tenants, and received messages, cost no statements for settings that have not changed.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::json;
 
 use super::metrics_pages::{metrics, serve_with_metrics};
+use crate::receiving::route;
 use crate::support::client::Api;
+use crate::support::inbound_client::Client;
 use crate::support::postgres::Database;
-use crate::support::process::{Service, on, run};
+use crate::support::process::{Service, on, run, serve};
 use crate::support::smtp::SmtpServer;
 use crate::support::until::until;
 
-/// The statements that load what is cached of API keys and tenants.
-const LOADS: &[&str] = &["keys.find", "streams.of_tenants", "template_versions.latest"];
+/// The statements that load what the API has cached of API keys and tenants.
+const LOADS_OF_API: &[&str] =
+    &["keys.find", "streams.of_tenants", "template_versions.latest", "domains.senders", "domains.any"];
+/// The statements that load what workers have cached of tenants.
+const LOADS_OF_WORKER: &[&str] = &["domains.senders", "domains.any"];
+/// The statement that loads the inbound routes of a domain.
+const LOADS_OF_ROUTES: &[&str] = &["receiving.routes.of_domain"];
 const TENANTS: usize = 100;
 /// Long enough for several polls.
 const PERIOD: Duration = Duration::from_secs(6);
@@ -34,19 +42,14 @@ async fn tenant(operator: &Api, number: usize) -> Api {
     operator.with_key(key.body["secret"].as_str().unwrap())
 }
 
-/// Returns how often the service has run each of [`LOADS`].
-async fn loads_by_name(base: &str) -> Vec<u64> {
+/// Returns how often a process has run each of these statements.
+async fn loads(base: &str, names: &[&str]) -> Vec<u64> {
     let page = metrics(base).await;
     let count = |name: &&str| {
         let series = format!("postrider_db_statement_seconds_count{{name=\"{name}\"}} ");
         page.lines().find_map(|line| line.strip_prefix(&series)).map_or(0, |count| count.parse::<u64>().unwrap())
     };
-    LOADS.iter().map(count).collect()
-}
-
-/// Returns how many of [`LOADS`] the service has run.
-async fn loads(base: &str) -> u64 {
-    loads_by_name(base).await.into_iter().sum()
+    names.iter().map(count).collect()
 }
 
 #[tokio::test]
@@ -60,10 +63,9 @@ async fn steady_traffic_of_100_tenants_loads_nothing_again() {
     let template = json!({"name": "Hi", "alias": "hi", "subject": "Hi", "html": "<p>Hi</p>"});
     assert_eq!(operator.post("/v1/templates", &template).await.status, 201);
     assert_eq!(operator.post("/v1/templates/hi/publish", &json!({})).await.status, 201);
-    assert!(loads(&base).await > 1, "the first requests load");
     // On a busy machine, a poll may be late; then values are loaded again.
     until("a period without loads", Duration::from_mins(1), async || {
-        let (before, started) = (loads(&base).await, Instant::now());
+        let (before, started) = (loads(&base, LOADS_OF_API).await, Instant::now());
         while started.elapsed() < PERIOD {
             for api in &tenants {
                 api.send(json!({})).await;
@@ -71,11 +73,73 @@ async fn steady_traffic_of_100_tenants_loads_nothing_again() {
             let body = json!({"from": "a@acme.test", "to": "ann@example.test", "template": {"id": "hi"}});
             assert_eq!(operator.post("/v1/messages", &body).await.status, 202);
         }
-        let again = loads(&base).await - before;
-        if again == 0 { Ok(()) } else { Err(again) }
+        let after = loads(&base, LOADS_OF_API).await;
+        if after == before { Ok(()) } else { Err(format!("{after:?} instead of {before:?}")) }
     })
     .await;
-    let counts = loads_by_name(&base).await;
-    assert!(counts.iter().all(|count| *count > 0), "each statement has a series of this name: {counts:?}");
+    let all = loads(&base, LOADS_OF_API).await;
+    assert!(all.iter().all(|count| *count > 0), "each statement has a series of this name: {all:?}");
+    assert!(service.terminate().await.success());
+}
+
+#[tokio::test]
+async fn worker_process_loads_nothing_again_while_it_sends() {
+    let (database, smtp) = (Database::new(), SmtpServer::start().await);
+    let mut command = serve(&database.url, smtp.address(), &["--only", "worker"]);
+    command.env("POSTRIDER_METRICS__LISTEN", "127.0.0.1:0");
+    let worker = Service::start(command).await;
+    let ops = worker.ops.clone().unwrap();
+    let service = Service::start(serve(&database.url, smtp.address(), &["--only", "api"])).await;
+    let operator = Api::new(service.address.clone().unwrap(), operator_key(&database.url).await);
+    let tenants = join_all((0..10).map(|number| tenant(&operator, number))).await;
+    let send_and_receive = async || {
+        let before = smtp.messages().len();
+        join_all(tenants.iter().map(|api| api.send(json!({})))).await;
+        smtp.received(before + tenants.len()).await;
+    };
+    until("a period without loads", Duration::from_mins(1), async || {
+        let (before, started) = (loads(&ops, LOADS_OF_WORKER).await, Instant::now());
+        while started.elapsed() < PERIOD {
+            send_and_receive().await;
+        }
+        let after = loads(&ops, LOADS_OF_WORKER).await;
+        if after == before { Ok(()) } else { Err(format!("{after:?} instead of {before:?}")) }
+    })
+    .await;
+    let all = loads(&ops, LOADS_OF_WORKER).await;
+    assert!(all.iter().all(|count| *count > 0), "each statement has a series of this name: {all:?}");
+    assert!(service.terminate().await.success() && worker.terminate().await.success());
+}
+
+#[tokio::test]
+async fn steady_incoming_messages_load_no_routes_again() {
+    let (database, smtp) = (Database::new(), SmtpServer::start().await);
+    let mut command = serve_with_metrics(&database.url, smtp.address(), &["--only", "api"]);
+    command
+        .env("POSTRIDER_SECRET_KEY", "a secret of the tests, and of nobody else")
+        .env("POSTRIDER_RETURN_PATH__DOMAIN", "return.acme.test")
+        .env("POSTRIDER_INBOUND__LISTEN", "127.0.0.1:0")
+        .env("POSTRIDER_INBOUND__MESSAGES_PER_MINUTE", "1000000");
+    let mut service = Service::start(command).await;
+    let started = service.logged_event("started").await;
+    let inbound: SocketAddr = started["inbound"].as_str().unwrap().parse().unwrap();
+    let base = service.address.clone().unwrap();
+    route(&Api::new(&base, operator_key(&database.url).await), "x@reply.acme.test", "store").await;
+    until("a period without loads", Duration::from_mins(1), async || {
+        let (before, started) = (loads(&base, LOADS_OF_ROUTES).await, Instant::now());
+        while started.elapsed() < PERIOD {
+            let mut client = Client::connect(inbound).await;
+            client.send("EHLO mx.example.test\r\nMAIL FROM:<ann@example.test>\r\n").await;
+            // The second domain has no routes.
+            client.send("RCPT TO:<x@reply.acme.test>\r\nRCPT TO:<x@other.acme.test>\r\n").await;
+            assert_eq!(client.codes(4).await, [250, 250, 250, 550]);
+            assert_eq!(client.code("QUIT\r\n").await, 221);
+        }
+        let after = loads(&base, LOADS_OF_ROUTES).await;
+        if after == before { Ok(()) } else { Err(format!("{after:?} instead of {before:?}")) }
+    })
+    .await;
+    let all = loads(&base, LOADS_OF_ROUTES).await;
+    assert!(all.iter().all(|count| *count > 0), "each statement has a series of this name: {all:?}");
     assert!(service.terminate().await.success());
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::process::Command;
 
 use super::relay::{relay_route, url};
 use super::{mime, received, route};
@@ -40,9 +41,9 @@ async fn outage_defers_the_message_and_stores_nothing() {
     site.end().await;
 }
 
-/// Starts a service with an SMTP server for incoming messages. Returns it with the server's address.
-async fn service(database: &Database, smtp: &SmtpServer) -> (Service, SocketAddr) {
-    let mut command = serve(&database.url, smtp.address(), &[]);
+/// Returns the command `serve` with an SMTP server for incoming messages, which may be passed on to servers on this machine.
+pub(super) fn command(database: &Database, smtp: &SmtpServer, arguments: &[&str]) -> Command {
+    let mut command = serve(&database.url, smtp.address(), arguments);
     command
         .env("POSTRIDER_SECRET_KEY", "a secret of the tests, and of nobody else")
         .env("POSTRIDER_RETURN_PATH__DOMAIN", "return.acme.test")
@@ -50,6 +51,11 @@ async fn service(database: &Database, smtp: &SmtpServer) -> (Service, SocketAddr
         .env("POSTRIDER_INBOUND__ALLOW_PRIVATE_RELAYS", "127.0.0.0/8")
         .env("POSTRIDER_DELIVERY__LEASE", "1s")
         .env("POSTRIDER_INBOUND__LISTEN", "127.0.0.1:0");
+    command
+}
+
+/// Starts a service with an SMTP server for incoming messages. Returns it with the server's address.
+pub(super) async fn service(command: Command) -> (Service, SocketAddr) {
     let mut service = Service::start(command).await;
     let line = service.logged_event("started").await;
     (service, line["inbound"].as_str().unwrap().parse().unwrap())
@@ -58,7 +64,7 @@ async fn service(database: &Database, smtp: &SmtpServer) -> (Service, SocketAddr
 #[tokio::test]
 async fn refused_messages_are_one_line_of_the_log() {
     let (database, smtp) = (Database::new(), SmtpServer::start().await);
-    let (mut service, inbound) = service(&database, &smtp).await;
+    let (mut service, inbound) = service(command(&database, &smtp, &[])).await;
     let api = Api::new(service.address.clone().unwrap(), admin_key(&database.url).await);
     route(&api, "x@reply.acme.test", "store").await;
     for _ in 0..5 {
@@ -84,7 +90,7 @@ async fn refused_messages_are_one_line_of_the_log() {
 #[tokio::test]
 async fn killed_before_the_reply_the_message_is_not_lost() {
     let (database, smtp) = (Database::new(), SmtpServer::start().await);
-    let (first, inbound) = service(&database, &smtp).await;
+    let (first, inbound) = service(command(&database, &smtp, &[])).await;
     let api = Api::new(first.address.clone().unwrap(), admin_key(&database.url).await);
     route(&api, "x@reply.acme.test", "store").await;
     let mut lock = database.connect().await;
@@ -114,7 +120,7 @@ async fn killed_before_the_reply_the_message_is_not_lost() {
     sqlx::raw_sql("SELECT pg_advisory_unlock(1)").execute(&mut lock).await.unwrap();
 
     // The sending server got no reply, and sends the message again.
-    let (second, inbound) = service(&database, &smtp).await;
+    let (second, inbound) = service(command(&database, &smtp, &[])).await;
     let api = Api::new(second.address.clone().unwrap(), api.key.clone());
     let mut client = Client::connect(inbound).await;
     assert_eq!(client.deliver("x@reply.acme.test", &mime("")).await, "250 2.0.0 Accepted\r\n");
@@ -129,7 +135,7 @@ async fn killed_before_the_reply_the_message_is_not_lost() {
 #[tokio::test]
 async fn killed_process_loses_and_doubles_no_relayed_message() {
     let (database, smtp, inside) = (Database::new(), SmtpServer::start().await, SmtpServer::start().await);
-    let (first, inbound) = service(&database, &smtp).await;
+    let (first, inbound) = service(command(&database, &smtp, &[])).await;
     let api = Api::new(first.address.clone().unwrap(), admin_key(&database.url).await);
     relay_route(&api, "*@reply.acme.test", &url(&inside)).await;
     // Messages are accepted and queued, but none gets beyond the greeting before the kill.
@@ -141,7 +147,7 @@ async fn killed_process_loses_and_doubles_no_relayed_message() {
     first.kill().await;
     gates.iter().for_each(Gate::open);
 
-    let (second, _) = service(&database, &smtp).await;
+    let (second, _) = service(command(&database, &smtp, &[])).await;
     let api = Api::new(second.address.clone().unwrap(), api.key.clone());
     until("all are relayed", Duration::from_mins(1), async || {
         let listed = api.get("/v1/messages?status=relayed").await.body["data"].as_array().map_or(0, Vec::len);

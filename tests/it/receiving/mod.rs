@@ -9,6 +9,7 @@ mod hostile;
 mod open_relay;
 mod parsed;
 pub(crate) mod relay;
+mod replicas;
 mod routes;
 mod srs;
 mod tenants;

@@ -110,18 +110,6 @@ async fn change_of_routes_takes_effect_at_once() {
 }
 
 #[tokio::test]
-async fn other_process_notices_a_change_within_seconds() {
-    let app = start().await;
-    let (other, api) = app.another_api().await;
-    let code = async || deliver(&app, "ann@example.test", &["x@reply.acme.test"], &mime("")).await[0][..3].to_owned();
-    assert_eq!(code().await, "550");
-    route(&api, "x@reply.acme.test", "store").await;
-    app.clock.advance(crate::support::clock::seconds(4));
-    assert_eq!(code().await, "250");
-    other.stop().await;
-}
-
-#[tokio::test]
 async fn deleted_route_defers_the_whole_message() {
     let app = start().await;
     route(&app, "a@reply.acme.test", "store").await;

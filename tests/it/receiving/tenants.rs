@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{deliver, mime, received, route, start};
-use crate::support::clock::{hours, seconds};
+use crate::support::clock::hours;
 use crate::support::inbound_client::Client;
 use crate::tenants::{act, tenant};
 
@@ -86,11 +86,9 @@ async fn suspended_tenant_defers_messages() {
     let one = tenant(&app, "one", json!({})).await;
     route(&one.api, "a@reply.acme.test", "store").await;
     act(&app, &one.id, "suspend").await;
-    app.clock.advance(hours(1));
     let replies = deliver(&app, "ann@example.test", &["a@reply.acme.test"], &mime("")).await;
     assert!(replies[0].starts_with("450 4.2.1 "), "{replies:?}");
     act(&app, &one.id, "resume").await;
-    app.clock.advance(hours(1));
     let replies = deliver(&app, "ann@example.test", &["a@reply.acme.test"], &mime("")).await;
     assert_eq!(replies[1], "250 2.0.0 Accepted\r\n");
 }
@@ -107,8 +105,6 @@ async fn message_is_deferred_if_one_tenant_is_suspended_meanwhile() {
     client.send(envelope).await;
     assert_eq!(client.codes(4).await, [250, 250, 250, 250]);
     act(&app, &two.id, "suspend").await;
-    // Longer than routes are cached.
-    app.clock.advance(seconds(10));
     assert_eq!(client.code("DATA\r\n").await, 354);
     let reply = client.say(&format!("{}.\r\n", mime(""))).await;
     assert!(reply.starts_with('4') && reply.contains(" 4.2.1 "), "{reply}");

@@ -10,6 +10,7 @@ use super::layers::{module, sources};
 const DB_MAY_USE: &[(&str, &[&str])] = &[
     ("pool", &[]),
     ("schema", &["pool"]),
+    ("changes", &["pool"]),
     ("events", &["pool"]),
     ("suppressions", &["events", "pool"]),
     ("queue", &["events", "suppressions", "pool"]),
@@ -17,7 +18,7 @@ const DB_MAY_USE: &[(&str, &[&str])] = &[
     ("messages", &["lanes", "queue", "events", "suppressions", "pool"]),
     ("erasures", &["messages", "events", "pool"]),
     ("streams", &["pool"]),
-    ("domains", &["pool"]),
+    ("domains", &["changes", "pool"]),
     ("webhooks", &["events", "pool"]),
     ("receiving", &["events", "pool"]),
     ("templates", &["pool"]),

@@ -2,12 +2,13 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use reqwest::Method;
 use serde_json::json;
 
 use super::{LIMIT, accepted, execute, send, sender};
 use crate::support::app::TestApp;
 use crate::support::client::message;
-use crate::support::clock::minutes;
+use crate::support::clock::{minutes, seconds};
 use crate::support::s3::{Mode, S3Server};
 use crate::support::until::until;
 use crate::support::uploads::file;
@@ -66,4 +67,30 @@ async fn messages_that_wait_for_it_use_no_quota() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn cancellation_that_failed_can_be_repeated() {
+    let s3 = S3Server::start().await;
+    let app = TestApp::builder().config(|config| s3.configure(config)).start().await;
+    app.sql("UPDATE tenants SET recipients_per_day = 1").await;
+    let mut sql = sender(&app.database).await;
+    let first = send(&mut sql, &message(json!({})), None).await.unwrap();
+    accepted(&app, &first).await;
+    let content = STANDARD.encode(file(1, 300 << 10));
+    let large = message(json!({"attachments": [{"filename": "a.bin", "content": content}]}));
+    let waiting = send(&mut sql, &large, None).await.unwrap();
+    until("the row does not wait for the quota", LIMIT, async || {
+        let detail = app.get(&format!("/v1/messages/{waiting}")).await.body["detail"].clone();
+        if detail.as_str().is_some_and(|detail| detail.contains("quota")) { Ok(()) } else { Err(detail) }
+    })
+    .await;
+    s3.set(Mode::Down);
+    let path = format!("/v1/messages/{waiting}/cancel");
+    let failed = app.request(Method::POST, &path).json(&json!({})).send().await.unwrap();
+    assert_eq!(failed.status(), 503);
+    s3.set(Mode::Works);
+    app.clock.advance(seconds(2));
+    let canceled = app.post(&path, &json!({})).await;
+    assert_eq!((canceled.status, &canceled.body["message"]["status"]), (200, &json!("canceled")), "{}", canceled.body);
 }

@@ -120,7 +120,8 @@ impl TestAppBuilder {
             }
         };
         let app = app.unwrap();
-        let worker = Box::pin(build_worker(&config, db.clone(), clock.clone(), app.wake())).await.unwrap();
+        let worker = build_worker(&config, db.clone(), clock.clone(), app.wake(), app.caches());
+        let worker = Box::pin(worker).await.unwrap();
         let key = make_key(&db, &*clock, &Scope::ALL, None).await;
         let api = Api::new(format!("http://{}", app.api_address().unwrap()), key);
         TestApp { smtp, clock, worker, config, database, db, api, app, runtime }
@@ -155,7 +156,7 @@ impl TestApp {
 
     /// Returns a worker of another process with another configuration.
     pub async fn worker_with(&self, config: &Config) -> Worker {
-        build_worker(config, self.db.clone(), self.clock.clone(), self.app.wake()).await.unwrap()
+        build_worker(config, self.db.clone(), self.clock.clone(), self.app.wake(), Arc::default()).await.unwrap()
     }
 
     /// Starts an API like that of another process, on the same database.

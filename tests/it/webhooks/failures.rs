@@ -324,7 +324,8 @@ async fn hanging_endpoints_do_not_delay_the_others() {
     let stop = CancellationToken::new();
     let mut config = app.config.clone();
     config.delivery.shutdown_grace = Duration::ZERO;
-    let worker = build_worker(&config, app.db.clone(), app.clock.clone(), Arc::default()).await.unwrap();
+    let worker =
+        build_worker(&config, app.db.clone(), app.clock.clone(), Arc::default(), Arc::default()).await.unwrap();
     let running = tokio::spawn({
         let stop = stop.clone();
         async move { worker.run(stop).await }

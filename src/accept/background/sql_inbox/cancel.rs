@@ -31,8 +31,9 @@ impl Acceptor {
         let Some(row) = claimed else { return Ok(None) };
         let canceled = self.cancel_claimed(tenant, &row, now, claimed_until).await;
         if canceled.is_err() {
-            // If this fails, too, the claim ends later.
-            let _ = sql_inbox::release(&self.db, (tenant, message), claimed_until, now + AFTER_FAILURE).await;
+            // The time is read again, because a call that fails may take long. If this fails, too, the claim ends later.
+            let until = self.blobs.clock.now() + AFTER_FAILURE;
+            let _ = sql_inbox::release(&self.db, (tenant, message), claimed_until, until).await;
         }
         canceled
     }

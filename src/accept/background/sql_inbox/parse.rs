@@ -35,8 +35,7 @@ impl Acceptor {
         match self.parse_once(tenant, row, now).await? {
             Err(_) => {
                 // The caches may be a second old, and the function has seen the current streams and templates.
-                self.forget_streams(tenant);
-                self.templates().forget(tenant.live());
+                self.forget_settings(tenant);
                 self.parse_once(tenant, row, now).await
             }
             parsed => Ok(parsed),

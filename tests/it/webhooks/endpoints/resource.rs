@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postrider::accept::request::Limits;
-use postrider::accept::{Acceptor, WakeNotifier};
+use postrider::accept::{self, Acceptor, WakeNotifier};
 use postrider::app::Server;
 use postrider::config::Config;
 use postrider::domain::key::Scope;
@@ -206,14 +206,13 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
     let tasks = TaskTracker::new();
     let clock: postrider::clock::SharedClock = app.clock.clone();
     let notifier = WakeNotifier::start(app.db.clone(), Arc::default(), &tasks);
-    let acceptor = Acceptor::new(
-        app.db.clone(),
-        clock.clone(),
-        RouteTable::new(Vec::new(), RouteName::Mx),
-        GroupCommit::start(&app.db, &clock, notifier.signals(), None),
-        notifier,
-        &tasks,
-    );
+    let dependencies = accept::Dependencies {
+        routes: RouteTable::new(Vec::new(), RouteName::Mx),
+        group_commit: GroupCommit::start(&app.db, &clock, notifier.signals(), None),
+        wake: notifier,
+        caches: Arc::default(),
+    };
+    let acceptor = Acceptor::new(app.db.clone(), clock.clone(), dependencies, &tasks);
     let delivery = Delivery {
         table: RouteTable::new(Vec::new(), RouteName::Mx),
         routes: Vec::new(),
@@ -232,7 +231,7 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
         delivery,
         periods: app.config.retention.periods(Duration::ZERO),
         check_target: check,
-        domains: postrider::app::domain_settings(&app.config, &app.db, &clock).unwrap(),
+        domains: postrider::app::domain_settings(&app.config, &app.db, acceptor.caches()).unwrap(),
         links: None,
         renderer: Arc::default(),
         trusted_proxies: Vec::new(),
@@ -247,7 +246,7 @@ async fn with_check(app: &TestApp, check: TargetCheck) -> (Server, Api) {
     };
     let received = http::Received {
         feedback: Arc::new(Feedback::new(app.db.clone(), app.clock.clone(), None, None)),
-        receiver: Arc::new(Receiver::new(app.db.clone(), app.clock.clone(), None)),
+        receiver: Arc::new(Receiver::new(app.db.clone(), app.clock.clone(), Arc::default(), None)),
     };
     let api = http::Api::new(
         app.db.clone(),
