@@ -14,7 +14,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::postgres::{PgArguments, PgQueryResult};
 use sqlx::query::Query;
-use sqlx::{Connection as _, Postgres};
+use sqlx::{Connection as _, PgConnection, Postgres};
 use uuid::Uuid;
 
 use crate::db::pool::Pool;
@@ -153,6 +153,38 @@ pub async fn insert_group(db: &Db, group: &Group, now: DateTime<Utc>) -> Result<
         }
     }
     Ok(())
+}
+
+/// Fails if attachments of contents that are being inserted are not stored. [`insert_group`] does not flush, so a crash of the server may
+/// have lost them, although the request has survived it. The attachments are given by tenant, content and digest.
+pub(super) async fn check_references(
+    connection: &mut PgConnection,
+    attachments: impl Iterator<Item = (TenantId, Uuid, &str)>,
+) -> Result<(), sqlx::Error> {
+    let (mut tenants, mut contents, mut digests) = (Vec::new(), Vec::new(), Vec::new());
+    for (tenant, content, digest) in attachments {
+        tenants.push(tenant.0);
+        contents.push(content);
+        digests.push(digest);
+    }
+    if digests.is_empty() {
+        return Ok(());
+    }
+    // One index lookup per attachment, independent of the table's statistics: because of LIMIT, the planner cannot choose another
+    // join.
+    let missing = sqlx::query_scalar!(
+        r#"SELECT count(*) FILTER (WHERE r.found IS NULL) AS "missing!"
+           FROM unnest($1::uuid[], $2::text[], $3::uuid[]) AS u (tenant_id, sha256, content_id)
+           LEFT JOIN LATERAL (
+               SELECT true AS found FROM blob_references
+               WHERE sha256 = decode(u.sha256, 'hex') AND tenant_id = u.tenant_id AND content_id = u.content_id LIMIT 1) r ON true"#,
+        &tenants,
+        &digests as _,
+        &contents
+    )
+    .fetch_one(connection)
+    .await?;
+    if missing == 0 { Ok(()) } else { Err(sqlx::Error::Decode("attachments were lost when the server crashed".into())) }
 }
 
 /// Stores one blob of at most one chunk, or updates its `used_at` if it exists.

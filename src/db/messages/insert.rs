@@ -12,7 +12,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::idempotency::KeyUse;
-use super::message_ids;
+use super::{blobs, message_ids};
 use crate::db::events::NewEvent;
 use crate::db::lanes::NamedLane;
 use crate::db::queue::ready_at::DueRow;
@@ -143,6 +143,7 @@ async fn insert_new<'a>(
         }
     }
     message_ids::insert(connection, &stored.new).await?;
+    blobs::check_references(connection, stored.new.iter().flat_map(|insert| own_attachments(insert))).await?;
     for (insert, result) in group.iter().zip(&mut stored.results) {
         if let Committed::New { suppressed, leased, unsubscribe } = result {
             *unsubscribe = marked.contains(&insert.message.id.0);
@@ -161,6 +162,12 @@ async fn insert_new<'a>(
         }
     }
     Ok(stored)
+}
+
+/// Returns the attachments of a message by tenant, content and digest; none if it is part of a bulk, which has the content.
+fn own_attachments(insert: &MessageInsert) -> impl Iterator<Item = (TenantId, Uuid, &str)> {
+    let own = insert.message.bulk.is_none().then_some(&insert.message.attachments);
+    own.into_iter().flatten().map(move |attachment| (insert.tenant, insert.message.id.0, &*attachment.description.sha256))
 }
 
 /// Divides a group into parts, each of which is inserted by one statement: the rows of a statement are in memory

@@ -71,3 +71,27 @@ async fn file_released_during_a_slow_form_is_not_lost() {
     let parsed = mail_parser::MessageParser::default().parse(&raw).unwrap();
     assert!(parsed.attachment(0).unwrap().contents() == data);
 }
+
+/// Small attachments are not flushed before their message is committed: a crash of the database server in between loses them.
+#[tokio::test]
+async fn message_whose_attachments_were_lost_is_not_accepted() {
+    let app = TestApp::start().await;
+    app.sql(
+        "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER lose BEFORE INSERT ON blob_references FOR EACH ROW EXECUTE FUNCTION lose()",
+    )
+    .await;
+    let attachments = json!([{"filename": "a.txt", "content_type": "text/plain", "content": "aGVsbG8="}]);
+    let with_file = message(json!({"attachments": attachments}));
+    let bulk = json!({"from": "news@acme.test", "subject": "News", "text": "We have moved.", "attachments": attachments,
+                      "recipients": [{"to": "ann@example.test"}]});
+    for (path, body) in [("/v1/messages", &with_file), ("/v1/messages/bulk", &bulk)] {
+        let response = app.request(Method::POST, path).json(body).send().await.unwrap();
+        assert!(response.status().is_server_error(), "{path}: {}", response.text().await.unwrap());
+    }
+    assert_eq!(app.post("/v1/messages", &message(json!({}))).await.status, 202, "others are accepted");
+    app.sql("DROP TRIGGER lose ON blob_references; DROP FUNCTION lose").await;
+    assert_eq!(app.post("/v1/messages", &with_file).await.status, 202);
+    let listed = app.get("/v1/messages").await;
+    assert_eq!(listed.body["data"].as_array().unwrap().len(), 2, "{}", listed.body);
+}

@@ -6,8 +6,8 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::db::messages::columns;
 use crate::db::messages::insert::{IdempotencyKey, idempotency_keys};
+use crate::db::messages::{blobs, columns};
 use crate::db::{Db, DbError};
 use crate::domain::id::{BulkId, KeyId, TenantId};
 use crate::domain::message::template::TemplateVersion;
@@ -103,6 +103,9 @@ pub async fn insert(db: &Db, bulk: &BulkInsert) -> Result<BulkCommitted, DbError
         // The response is sent after the commit, so the commit must be durable, regardless of the session's settings.
         sqlx::query!("SET LOCAL synchronous_commit = on").execute(&mut *tx).await?;
         insert_content(&mut tx, bulk).await?;
+        let (tenant, content) = (bulk.tenant, &bulk.content);
+        let attachments = content.attachments.iter().map(|attachment| (tenant, content.id, &*attachment.sha256));
+        blobs::check_references(&mut tx, attachments).await?;
         insert_bulk(&mut tx, bulk).await?;
         for part in bulk.recipients.chunks(MAX_STATEMENT_RECIPIENTS) {
             insert_recipients(&mut tx, bulk, part).await?;
