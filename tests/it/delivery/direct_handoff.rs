@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use reqwest::Method;
 use serde_json::{Value, json};
-use sqlx::Row as _;
+use sqlx::{Connection as _, Row as _};
 
 use crate::support::app::TestApp;
 use crate::support::client::{Sent, message};
