@@ -49,7 +49,11 @@ pub struct Options {
     /// own variables
     #[arg(long)]
     pub template: bool,
-    /// HTTP connections, each with one request at a time
+    /// Submit the messages over SMTP, instead of sending them with POST /v1/messages. Each connection signs in once, with the
+    /// next API key; the latencies in the results are from MAIL to the reply to the content
+    #[arg(long, conflicts_with_all = ["batch", "bulk", "template"])]
+    pub submission: bool,
+    /// HTTP connections, each with one request at a time; with --submission, SMTP connections
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub connections: u16,
     /// Sign with DKIM
@@ -182,6 +186,9 @@ impl Options {
         if self.bulk.is_some() && self.attachment > 0 && !self.same_attachment {
             return BenchError::refused("all messages of --bulk have the same attachment", "add --same-attachment");
         }
+        if self.submission && self.attachment > 0 {
+            return BenchError::refused("the messages of --submission have no attachment", "leave out --attachment");
+        }
         if self.tenants > 0 && (self.template || self.dkim != Dkim::None) {
             let hint = "leave out --template and --dkim, or use --keys alone";
             return BenchError::refused("the template and the DKIM keys are those of the default tenant", hint);
@@ -268,13 +275,14 @@ mod tests {
     }
 
     #[test]
-    fn options_that_contradict_a_bulk_are_refused() {
+    fn options_that_contradict_each_other_are_refused() {
         for (line, expected) in [
             ("--bulk 10 --recipients 2", "one recipient"),
             ("--bulk 10 --attachment 1", "the same attachment"),
             ("--bulk 10 --attachment 29000000 --same-attachment --size 4000000", "40 MiB"),
             ("--template --size 500001", "up to 500000"),
             ("--template --tenants 2", "the default tenant"),
+            ("--submission --attachment 1", "no attachment"),
         ] {
             let error = options(line).check().unwrap_err();
             assert!(error.to_string().contains(expected), "{line}: {error}");
@@ -282,7 +290,9 @@ mod tests {
         for line in ["--bulk 10000 --size 4000000", "--bulk 10 --attachment 1 --same-attachment", "--template"] {
             assert!(options(line).check().is_ok(), "{line}");
         }
-        assert!(Line::try_parse_from(["bench", "--bulk", "2", "--batch", "2"]).is_err());
+        for line in ["--bulk 2 --batch 2", "--submission --batch 2", "--submission --template"] {
+            assert!(Line::try_parse_from(format!("bench {line}").split(' ')).is_err(), "{line}");
+        }
     }
 
     #[test]

@@ -24,10 +24,10 @@ pub(in crate::bench) const HEADER: &str = "X-Bench-Id";
 pub(in crate::bench) const TEMPLATE: &str = "bench";
 
 /// Digits of a message's number.
-const DIGITS: usize = 10;
+pub(super) const DIGITS: usize = 10;
 /// Placeholders, each as long as the text that replaces it in every message.
-const NUMBER: &str = "@@NUMBER@@";
-const DOMAIN: &str = "@@DOM@";
+pub(super) const NUMBER: &str = "@@NUMBER@@";
+pub(super) const DOMAIN: &str = "@@DOM@";
 const FILE: &str = "@@FILE_START@@@@";
 /// The template variable that is the same in all messages.
 const ITEMS: &str =
@@ -152,7 +152,7 @@ fn bulk(options: &Options, count: usize) -> String {
 }
 
 /// Returns the address of the recipient at this position.
-fn address(position: u16) -> String {
+pub(super) fn address(position: u16) -> String {
     format!("n{NUMBER}.{position:03}@{DOMAIN}.{RECIPIENTS}")
 }
 

@@ -3,4 +3,5 @@
 pub(super) mod dkim;
 pub(super) mod http;
 pub(super) mod mail;
+pub(super) mod submission;
 pub(super) mod template;

@@ -1,6 +1,7 @@
 //! The load: a number of connections, each of which sends the next message as soon as it has the response to the last
 //! one. It runs in a separate thread with a single-threaded runtime, which costs less CPU than a shared runtime.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +16,7 @@ use super::histogram::Histogram;
 use crate::bench::BenchError;
 use crate::bench::client::http::Connection;
 use crate::bench::client::mail::Request;
+use crate::bench::client::submission::{Mail, Session};
 use crate::bench::error::Doing as _;
 use crate::bench::options::Options;
 use crate::bench::seen::NumberSet;
@@ -28,21 +30,21 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The result of the load.
 #[derive(Debug, Default)]
 pub(in crate::bench) struct LoadResult {
-    /// The numbers of the messages that were accepted with 202.
+    /// The numbers of the messages that were accepted, with 202 or 250.
     pub accepted: NumberSet,
-    /// The number of messages that were accepted with 202.
+    /// The number of messages that were accepted.
     pub count: u64,
-    /// Times from the first byte sent to the complete response, of accepted requests.
+    /// Times from the first byte sent to the complete response, of accepted requests and submitted messages.
     pub latency: Histogram,
     /// When the load started, since boot.
     pub started: Duration,
-    /// When the last 202 arrived, since boot.
+    /// When the last message was accepted, since boot.
     pub last: Duration,
-    /// The number of responses other than 202.
+    /// The number of other responses.
     pub refused: u64,
     /// The number of requests without a response, which may or may not have been accepted.
     pub unanswered: u64,
-    /// The first response other than 202, or the first connection error.
+    /// The first of the other responses, or the first connection error.
     pub first_error: Option<String>,
 }
 
@@ -69,11 +71,12 @@ struct Shared {
 }
 
 impl Load {
-    /// Starts the load: sends messages numbered from `first` on to these APIs, with these keys in turn.
+    /// Starts the load: sends messages numbered from `first` on to these APIs, or with `--submission` to these SMTP servers, with these
+    /// keys in turn.
     pub(in crate::bench) fn start(
         options: &Options,
         first: u64,
-        apis: &[SocketAddr],
+        addresses: &[SocketAddr],
         keys: &Arc<[String]>,
     ) -> Result<Self, BenchError> {
         let (send_result, done) = oneshot::channel();
@@ -90,22 +93,23 @@ impl Load {
             stop: stop.clone(),
             result: Mutex::default(),
         });
-        let senders: Vec<(SocketAddr, Request)> = apis
+        let clients: Vec<Client> = addresses
             .iter()
             .cycle()
+            .zip(keys.iter().cycle())
             .take(options.connections.into())
-            .map(|api| (*api, Request::new(options, options.form(), &api.to_string(), keys)))
+            .map(|(address, key)| Client::new(options, *address, key, keys))
             .collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.doing("create a runtime")?;
         let thread = std::thread::Builder::new().name("bench-load".into()).spawn(move || {
-            let _ = send_result.send(runtime.block_on(run(shared, senders)));
+            let _ = send_result.send(runtime.block_on(run(shared, clients)));
         });
         thread.doing("start a thread")?;
         Ok(Self { accepted, stop, done })
     }
 
-    /// Returns the number of messages accepted with 202 so far.
+    /// Returns the number of accepted messages so far.
     pub(in crate::bench) fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
     }
@@ -122,45 +126,89 @@ impl Drop for Load {
     }
 }
 
-async fn run(shared: Arc<Shared>, senders: Vec<(SocketAddr, Request)>) -> LoadResult {
+async fn run(shared: Arc<Shared>, clients: Vec<Client>) -> LoadResult {
     shared.record(|result| result.started = shared.started.since_boot());
     let mut tasks = JoinSet::new();
-    for (api, request) in senders {
+    for client in clients {
         let shared = shared.clone();
         tasks.spawn(async move {
             let stop = shared.stop.clone();
-            stop.run_until_cancelled(send(&shared, api, request)).await
+            stop.run_until_cancelled(send(&shared, client)).await
         });
     }
     while tasks.join_next().await.is_some() {}
     shared.record(std::mem::take)
 }
 
+/// What sends the messages of one connection.
+enum Client {
+    Http { address: SocketAddr, request: Request, connection: Option<Connection> },
+    Submission { address: SocketAddr, key: String, mail: Mail, session: Option<Session> },
+}
+
+/// How a message was answered.
+enum Answer {
+    Accepted(Duration),
+    Refused(String),
+}
+
+impl Client {
+    fn new(options: &Options, address: SocketAddr, key: &str, keys: &Arc<[String]>) -> Self {
+        if options.submission {
+            Self::Submission { address, key: key.to_owned(), mail: Mail::new(options), session: None }
+        } else {
+            let request = Request::new(options, options.form(), &address.to_string(), keys);
+            Self::Http { address, request, connection: None }
+        }
+    }
+
+    /// Sends the message with this number, or the batch or bulk that starts with it. Opens a connection if none is open; after an
+    /// error, none is.
+    async fn send(&mut self, number: u64) -> io::Result<Answer> {
+        match self {
+            Self::Http { address, request, connection } => {
+                let mut open = match connection.take() {
+                    Some(open) => open,
+                    None => Connection::open(*address).await?,
+                };
+                let started = Uptime::now();
+                let status = open.exchange(request.starting_at(number)).await?;
+                let time = started.elapsed();
+                let open = connection.insert(open);
+                Ok(if status == 202 {
+                    Answer::Accepted(time)
+                } else {
+                    Answer::Refused(format!("the API returned {status}: {}", String::from_utf8_lossy(open.body())))
+                })
+            }
+            Self::Submission { address, key, mail, session } => {
+                let mut open = match session.take() {
+                    Some(open) => open,
+                    None => Session::open(*address, key).await?,
+                };
+                let started = Uptime::now();
+                let code = open.submit(&mail.numbered(number)).await?;
+                if code != 250 {
+                    return Ok(Answer::Refused(format!("the SMTP server replied {}", open.reply())));
+                }
+                *session = Some(open);
+                Ok(Answer::Accepted(started.elapsed()))
+            }
+        }
+    }
+}
+
 /// Sends messages over one connection.
-async fn send(shared: &Shared, api: SocketAddr, mut request: Request) {
-    let (mut connection, mut failures) = (None, 0);
+async fn send(shared: &Shared, mut client: Client) {
+    let mut failures = 0;
     while let Some(number) = shared.next().await {
-        let done = async {
-            let open = match connection.take() {
-                Some(open) => open,
-                None => Connection::open(api).await?,
-            };
-            let open = connection.insert(open);
-            let started = Uptime::now();
-            let status = open.exchange(request.starting_at(number)).await?;
-            std::io::Result::Ok((status, started.elapsed()))
-        };
-        match done.await {
-            Ok((202, time)) => {
+        match client.send(number).await {
+            Ok(Answer::Accepted(time)) => {
                 failures = 0;
                 shared.accept(number, time);
             }
-            Ok((status, _)) => {
-                let body = connection.as_ref().map(|open| String::from_utf8_lossy(open.body()).into_owned());
-                shared.refused(status, &body.unwrap_or_default());
-            }
+            Ok(Answer::Refused(why)) => shared.refused(why),
             Err(error) => {
-                connection = None;
                 failures += 1;
                 shared.unanswered(&error);
                 if failures >= MAX_FAILURES {
@@ -207,14 +255,14 @@ impl Shared {
         });
     }
 
-    fn refused(&self, status: u16, body: &str) {
+    fn refused(&self, why: String) {
         self.record(|result| {
             result.refused += 1;
-            result.first_error.get_or_insert_with(|| format!("the API returned {status}: {body}"));
+            result.first_error.get_or_insert(why);
         });
     }
 
-    fn unanswered(&self, error: &std::io::Error) {
+    fn unanswered(&self, error: &io::Error) {
         self.record(|result| {
             result.unanswered += 1;
             result.first_error.get_or_insert_with(|| format!("a request got no response: {error}"));

@@ -8,6 +8,7 @@ mod load;
 mod machine;
 pub(super) mod report;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -19,6 +20,7 @@ use super::error::Doing as _;
 use super::options::{Form, Options};
 use super::progress::{self, Progress, Second};
 use super::seen::NumberSet;
+use super::setup::process::{Service, Sink};
 use super::setup::stage::{IDLE_MESSAGES, Stage, is_idle};
 use super::sink::Count;
 use crate::clock::{Clock as _, SystemClock, Uptime};
@@ -81,8 +83,9 @@ pub(super) async fn measure(options: &Options, stage: &mut Stage) -> Result<Repo
     let since = MessageId::new(SystemClock.now() - TimeDelta::milliseconds(1));
     let before = Sample::take(stage).await?;
     progress::step("measuring");
-    let apis: Vec<_> = stage.services.iter().map(|service| service.api).collect();
-    let mut load = Load::start(options, IDLE_MESSAGES, &apis, &stage.keys)?;
+    let address = |service: &Service| if options.submission { service.submission } else { Some(service.api) };
+    let addresses: Vec<SocketAddr> = stage.services.iter().filter_map(address).collect();
+    let mut load = Load::start(options, IDLE_MESSAGES, &addresses, &stage.keys)?;
     let (result, seconds) = until_arrived(options, stage, &mut load, &before.count).await?;
     if result.count == 0 {
         let why = result.first_error.unwrap_or_else(|| "the time was too short".to_owned());
@@ -147,7 +150,7 @@ async fn until_arrived(
             ended = load.end(), if result.is_none() => result = Some(ended?),
             _ = ticks.tick() => {}
         }
-        let count = stage.sink.as_ref().map_or(*before, super::setup::process::Sink::count);
+        let count = stage.sink.as_ref().map_or(*before, Sink::count);
         // The count may be older than `before`.
         let arrived = count.arrived.saturating_sub(before.arrived);
         progress.show(load.accepted(), arrived, count.backlog.saturating_sub(before.backlog));

@@ -156,6 +156,13 @@ fn service_settings(options: &Options, url: String, sink: Option<&Sink>) -> Vec<
         ("POSTRIDER_HOSTNAME", "bench.invalid".to_owned()),
     ];
     settings.extend(dkim::settings(options.dkim));
+    if options.submission {
+        settings.push(("POSTRIDER_SUBMISSION__LISTEN", "127.0.0.1:0".to_owned()));
+        // All connections come from this machine.
+        for limit in ["POSTRIDER_SUBMISSION__CONNECTIONS", "POSTRIDER_SUBMISSION__CONNECTIONS_PER_PEER"] {
+            settings.push((limit, options.connections.to_string()));
+        }
+    }
     let dns = sink.and_then(|sink| Some((sink, sink.dns?)));
     if let Some((sink, dns)) = dns {
         settings.push(("POSTRIDER_DNS", dns.to_string()));

@@ -107,6 +107,25 @@ async fn bulks_and_templates_are_measured_per_message() {
 }
 
 #[tokio::test]
+async fn submitted_messages_are_measured() {
+    let database = Database::empty();
+    let options = "--submission --messages 300 --recipients 2 --domains 3 --replicas 2 --keys 5 --connections 60";
+    let arguments: Vec<&str> = options.split_whitespace().chain(["--database-url", &database.url]).collect();
+    let output = run(bench(&arguments)).await;
+    let results = figures(&output);
+    for (name, value) in
+        [("accepted", 300), ("arrived", 600), ("lost", 0), ("duplicates", 0), ("misdelivered", 0), ("refused", 0)]
+    {
+        assert_eq!(results[name], value, "{name}: {}", stderr_of(&output));
+    }
+    assert!(output.status.success() && results["settled"] == true, "{}", stderr_of(&output));
+    let mut connection = database.connect().await;
+    let sql = "SELECT count(DISTINCT key_id), count(*) FROM messages m JOIN contents c ON c.id = m.content_id WHERE c.attachments <> '[]'";
+    let (keys, submitted): (i64, i64) = sqlx::query_as(sql).fetch_one(&mut connection).await.unwrap();
+    assert_eq!((keys, submitted), (5, 300), "submitted MIME is kept as a file");
+}
+
+#[tokio::test]
 async fn missing_messages_are_counted_as_lost() {
     let database = Database::empty();
     let options = ["--messages", "40", "--recipients", "2", "--patience", "1s", "--sink-refuses", "4"];

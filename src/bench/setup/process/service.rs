@@ -37,6 +37,8 @@ pub(in crate::bench) struct Service {
     guard: Guard,
     /// The address of its API.
     pub api: SocketAddr,
+    /// The address of its SMTP server for submission, if it has one.
+    pub submission: Option<SocketAddr>,
     /// The process id.
     pub pid: u32,
 }
@@ -89,8 +91,8 @@ impl Service {
         let stderr = child.stderr.take().ok_or("it has no output").doing(doing)?;
         let mut lines = BufReader::new(stderr).lines();
         let ready = tokio::time::timeout(START, ready(&mut lines)).await;
-        let api = match ready.map_err(|_| format!("it was not ready within {} s", START.as_secs())) {
-            Ok(Ok(api)) => api,
+        let (api, submission) = match ready.map_err(|_| format!("it was not ready within {} s", START.as_secs())) {
+            Ok(Ok(addresses)) => addresses,
             Ok(Err(why)) | Err(why) => {
                 let _ = child.kill().await;
                 guard.dismiss().await;
@@ -98,7 +100,7 @@ impl Service {
             }
         };
         tokio::spawn(show(lines));
-        Ok(Self { child, guard, api, pid })
+        Ok(Self { child, guard, api, submission, pid })
     }
 
     /// Stops the service gracefully.
@@ -114,14 +116,16 @@ impl Service {
     }
 }
 
-/// Returns the address of the API once the service is running, or its last log line if it ends before that.
-async fn ready(lines: &mut Lines<BufReader<ChildStderr>>) -> Result<SocketAddr, String> {
+/// Returns the addresses of the API and of the SMTP server for submission once the service is running, or its last log line if it ends
+/// before that.
+async fn ready(lines: &mut Lines<BufReader<ChildStderr>>) -> Result<(SocketAddr, Option<SocketAddr>), String> {
     let mut last_line = String::from("it ended without a message");
     while let Ok(Some(line)) = lines.next_line().await {
         let event: Value = serde_json::from_str(&line).unwrap_or_default();
         if event["message"] == "postrider is running" {
-            let address = event["address"].as_str().and_then(|address| address.parse().ok());
-            return address.ok_or_else(|| "it does not log its address".to_owned());
+            let address = |field: &str| event[field].as_str().and_then(|address| address.parse().ok());
+            let api = address("address").ok_or_else(|| "it does not log its address".to_owned())?;
+            return Ok((api, address("submission")));
         }
         last_line = line;
     }
