@@ -206,7 +206,8 @@ pub async fn ready(
 ) -> Result<Vec<ReadyLane>, DbError> {
     // Usually few tenants have lanes with due recipients: those of the first lanes in the index `lanes_ready`, which is read priority
     // by priority, because it starts with them. If there are more such lanes, all tenants are looked at. Then per stream, so that
-    // only the start of the stream's part of the index `lanes_open` is read, and no closed lanes.
+    // only the start of the stream's part of the index `lanes_open` is read, and no closed lanes. Because of LIMIT, the planner cannot
+    // begin with all tenants.
     let query = sqlx::query_as!(
         ReadyLane,
         r#"WITH RECURSIVE priorities AS (
@@ -230,7 +231,7 @@ pub async fn ready(
                   t.weight AS tenant_weight, r.ready_at, r.connections, r.messages_per_connection, r.rate, r.learned_rate,
                   r.blocked_since, r.stream_rate, r.stream_concurrency
            FROM candidates CROSS JOIN LATERAL (
-               SELECT id, weight, min_priority FROM tenants WHERE id = candidates.id AND suspended_at IS NULL) t
+               SELECT id, weight, min_priority FROM tenants WHERE id = candidates.id AND suspended_at IS NULL LIMIT 1) t
            CROSS JOIN LATERAL (
                SELECT l.id, s.tenant_id, s.name AS stream, l.route, l.domain,
                       greatest(s.priority, t.min_priority) AS priority, s.weight, l.ready_at, l.connections,

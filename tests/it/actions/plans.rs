@@ -19,7 +19,7 @@ async fn plan(app: &TestApp, settings: &str, sql: &str, arguments: &str) -> Stri
 /// Adds 20,000 messages, all of them queued; the statistics of their recipients are from before.
 async fn seed(app: &TestApp) {
     app.send(json!({})).await;
-    app.sql("ALTER TABLE recipients_20261123 SET (autovacuum_enabled = false); ANALYZE recipients").await;
+    app.sql("ALTER TABLE recipients_20261123 SET (autovacuum_enabled = false); ANALYZE recipients_20261123").await;
     app.sql(
         "CREATE TABLE seeded AS
              SELECT uuid_floor(m.created_at + n * interval '1 ms') AS id, gen_random_uuid() AS recipient

@@ -120,7 +120,8 @@ async fn finding_ready_lanes_skips_ten_thousand_closed_ones() {
     .await;
     let mut connection = app.database.connect().await;
     let prepare = format!(
-        "SET plan_cache_mode = force_custom_plan; PREPARE ready AS {}",
+        "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;
+         SET enable_mergejoin = off; PREPARE ready AS {}",
         statement("WITH RECURSIVE priorities AS (")
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(prepare)).execute(&mut connection).await.unwrap();
