@@ -195,7 +195,7 @@ pub(in crate::db) async fn append(
     // Transactions often wait for the counter rows, so the lock timeout does not apply here; the statement timeout does.
     let written = sqlx::query!(
         "WITH patient AS MATERIALIZED (SELECT set_config('lock_timeout', '0', true)),
-         counter AS MATERIALIZED (SELECT take_event_numbers($1::uuid[], $2::bigint[]) AS bases FROM patient)
+         counter AS MATERIALIZED (SELECT take_event_numbers($1::uuid[] /* tenant_id */, $2::bigint[] /* count */) AS bases FROM patient)
          INSERT INTO events (tenant_id, seq, recorded_at, type, message_id, recipient_id, attempt, response_code,
                              response_enhanced, response_text, mx, ip, tls, duration_ms, next_attempt_at, endpoint_id,
                              bounce_type, bounce_category, bounce_source, vouched, key_id, received_id)

@@ -109,7 +109,7 @@ async fn bulks_and_templates_are_measured_per_message() {
 #[tokio::test]
 async fn submitted_messages_are_measured() {
     let database = Database::empty();
-    let options = "--submission --messages 300 --recipients 2 --domains 3 --replicas 2 --keys 5 --connections 60";
+    let options = "--submission --messages 300 --recipients 2 --domains 3 --replicas 2 --keys 5";
     let arguments: Vec<&str> = options.split_whitespace().chain(["--database-url", &database.url]).collect();
     let output = run(bench(&arguments)).await;
     let results = figures(&output);
