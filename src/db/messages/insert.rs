@@ -167,7 +167,9 @@ async fn insert_new<'a>(
 /// Returns the attachments of a message by tenant, content and digest; none if it is part of a bulk, which has the content.
 fn own_attachments(insert: &MessageInsert) -> impl Iterator<Item = (TenantId, Uuid, &str)> {
     let own = insert.message.bulk.is_none().then_some(&insert.message.attachments);
-    own.into_iter().flatten().map(move |attachment| (insert.tenant, insert.message.id.0, &*attachment.description.sha256))
+    own.into_iter()
+        .flatten()
+        .map(move |attachment| (insert.tenant, insert.message.id.0, &*attachment.description.sha256))
 }
 
 /// Divides a group into parts, each of which is inserted by one statement: the rows of a statement are in memory
