@@ -34,10 +34,10 @@ impl Mail {
     /// Builds the message.
     pub(in crate::bench) fn new(options: &Options) -> Self {
         let to: Vec<String> = (0..options.recipients).map(address).collect();
-        let rcpt: String = to.iter().map(|address| format!("RCPT TO:<{address}>\r\n")).collect();
+        let rcpt: Vec<String> = to.iter().map(|address| format!("RCPT TO:<{address}>\r\n")).collect();
         let text = text(options.size as usize).replace('\n', "\r\n");
         Self {
-            commands: format!("MAIL FROM:<bench@{SENDER_DOMAIN}>\r\n{rcpt}DATA\r\n").into_bytes(),
+            commands: format!("MAIL FROM:<bench@{SENDER_DOMAIN}>\r\n{}DATA\r\n", rcpt.concat()).into_bytes(),
             content: format!(
                 "From: Bench <bench@{SENDER_DOMAIN}>\r\nTo: {}\r\nSubject: Bench {NUMBER}\r\n{HEADER}: {NUMBER}\r\n\r\n{text}\r\n.\r\n",
                 to.join(",\r\n ")
