@@ -192,17 +192,10 @@ pub(in crate::db) async fn set_canceled(
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = recipients.iter().copied().unzip();
-    // Looked up one by one, and then by their places: with old statistics of their partition, the planner would compare each of
-    // them with all recipients between the first and the last message (70 ms for 500 rows instead of 8).
     sqlx::query!(
-        "WITH places AS MATERIALIZED (
-             SELECT r.tableoid AS partition, r.ctid AS place FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, id)
-             CROSS JOIN LATERAL (
-                 SELECT tableoid, ctid FROM recipients
-                 WHERE message_id = u.message_id AND id = u.id AND tenant_id = $1 AND message_id BETWEEN $5 AND $6
-                 OFFSET 0) r)
-         UPDATE recipients r SET status = 'canceled', finished_at = $4 FROM places
-         WHERE r.ctid = places.place AND r.tableoid = places.partition",
+        "UPDATE recipients r SET status = 'canceled', finished_at = $4
+         FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, id)
+         WHERE r.tenant_id = $1 AND r.message_id = u.message_id AND r.id = u.id AND r.message_id BETWEEN $5 AND $6",
         tenant.0,
         &messages,
         &ids,
