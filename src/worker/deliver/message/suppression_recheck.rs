@@ -1,8 +1,8 @@
 //! The second check of the suppression list: a message is not sent to an address that was added to the list after the
 //! message was accepted.
 //!
-//! There is one lookup per claim, and one per direct handoff after a commit that took long; and no later one: a message that is already being sent to an
-//! address is not stopped when the address is added.
+//! There is one lookup per claim. For direct handoff, there is one only if the commit took long. There is no later one: a message that
+//! is already being sent to an address is not stopped when the address is added.
 
 use std::collections::HashSet;
 
