@@ -12,8 +12,10 @@ use super::Timestamp;
 /// Maximum time for which a cached value is used without a confirmation that it has not changed: the TTL of caches whose values
 /// are confirmed.
 pub const MAX_UNCONFIRMED: Duration = Duration::from_millis(900);
-/// Maximum time for which a value is cached, even if it is confirmed.
+/// Maximum time for which a value is cached, even if it is confirmed; longer only as the fallback for loads that fail.
 const MAX_AGE: Duration = Duration::from_hours(1);
+/// Maximum time after a load for which confirmations count.
+const MAX_CONFIRMED: Duration = MAX_AGE.saturating_sub(MAX_UNCONFIRMED);
 
 /// The confirmations of all caches of a process.
 #[derive(Debug)]
@@ -33,13 +35,9 @@ pub struct Moment {
 }
 
 impl Timestamp for Moment {
-    /// Returns the time since the value was loaded or confirmed; a value that is too old counts as unconfirmed.
+    /// Returns the time since the value was loaded or confirmed. Later confirmations do not count once the value is too old.
     fn age(self, now: Self) -> Duration {
-        let since_load = now.at.saturating_duration_since(self.at);
-        if since_load >= MAX_AGE {
-            return since_load;
-        }
-        let confirmed_at = now.confirmed_at.map_or(self.at, |at| at.max(self.at));
+        let confirmed_at = now.confirmed_at.map_or(self.at, |at| at.clamp(self.at, self.at + MAX_CONFIRMED));
         now.at.saturating_duration_since(confirmed_at)
     }
 }
@@ -85,13 +83,15 @@ mod tests {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let loaded = Moment { at: at(100), confirmed_at: None };
-        let is_fresh = |now: u64, confirmed: Option<u64>| {
-            loaded.age(Moment { at: at(now), confirmed_at: confirmed.map(at) }) < MAX_UNCONFIRMED
-        };
+        let age =
+            |now: u64, confirmed: Option<u64>| loaded.age(Moment { at: at(now), confirmed_at: confirmed.map(at) });
+        let is_fresh = |now, confirmed| age(now, confirmed) < MAX_UNCONFIRMED;
         assert!(is_fresh(999, None) && !is_fresh(1_000, None));
         assert!(!is_fresh(1_000, Some(50)), "confirmed before it was loaded");
         assert!(is_fresh(2_000, Some(1_500)) && !is_fresh(2_400, Some(1_500)));
         assert!(is_fresh(3_600_099, Some(3_600_000)) && !is_fresh(3_600_100, Some(3_600_000)), "too old");
+        // So that it can still be the fallback for a load that fails (`TtlCache::with_fallback`).
+        assert_eq!(age(3_600_200, Some(3_600_150)), Duration::from_secs(1), "ages as if it were no longer confirmed");
     }
 
     #[test]
