@@ -133,8 +133,8 @@ pub async fn find(db: &Db, names: &[Arc<LaneName>]) -> Result<HashMap<LaneName, 
 
 /// Creates those of these lanes that are missing and returns their ids. Waits for concurrent transactions that create
 /// the same lanes. It therefore does not use a connection of the hot path, for which other calls would wait. Lanes of a
-/// missing stream are not created. `lanes.priority` is set only for workers of the previous version; this version reads
-/// the stream's priority.
+/// missing stream are not created. `lanes.priority` becomes that of the stream and stays so: [`ready`] reads the index that begins
+/// with it, but returns lanes in the order of the streams' current priorities.
 pub async fn create(db: &Db, names: &[Arc<LaneName>]) -> Result<HashMap<LaneName, i64>, DbError> {
     let Columns { tenants, streams, routes, domains } = Columns::new(names);
     // In a fixed order, so that two replicas that create the same lanes cannot deadlock.
@@ -190,7 +190,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Maximum number of lanes from which [`ready`] lists the tenants to look at.
+/// Maximum number of lanes from which [`ready`] lists the tenants to examine.
 const MAX_LISTED_LANES: i64 = 1_000;
 
 /// Returns open lanes of tenants that are not suspended and that may have due recipients, except `skip`: for each stream,
@@ -204,10 +204,10 @@ pub async fn ready(
     per_tenant: i64,
     skip: &[i64],
 ) -> Result<Vec<ReadyLane>, DbError> {
-    // Usually few tenants have lanes with due recipients: those of the first lanes in the index `lanes_ready`, which is read priority
-    // by priority, because it starts with them. If there are more such lanes, all tenants are looked at. Then per stream, so that
-    // only the start of the stream's part of the index `lanes_open` is read, and no closed lanes. Because of LIMIT, the planner cannot
-    // begin with all tenants.
+    // Usually few tenants have lanes with due recipients. They are found in the index `lanes_ready`, which is read priority by
+    // priority, because it begins with the priority. If it has MAX_LISTED_LANES such lanes, there may be more tenants, and all are
+    // examined. The lanes of a tenant are then read stream by stream, so that only the start of the stream's part of the index
+    // `lanes_open` is read, and no closed lanes. Because of LIMIT, the planner cannot begin with all tenants.
     let query = sqlx::query_as!(
         ReadyLane,
         r#"WITH RECURSIVE priorities AS (

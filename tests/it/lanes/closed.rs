@@ -2,12 +2,14 @@
 
 use postrider::clock::Clock as _;
 use postrider::db::lanes;
+use postrider::domain::id::TenantId;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::app::TestApp;
 use crate::support::clock::{hours, minutes};
 use crate::support::postgres::{plan_text, statement};
+use crate::tenants::tenant;
 
 #[tokio::test]
 async fn paused_lane_sends_once_it_is_resumed() {
@@ -132,6 +134,33 @@ async fn finding_ready_lanes_skips_ten_thousand_closed_ones() {
     assert!(!plan.contains("Rows Removed by Filter") && plan.starts_with("Sort (actual rows=6 "), "{plan}");
     app.sql("DELETE FROM lanes WHERE route = 'mx'").await;
     app.run_until_idle().await;
+}
+
+#[tokio::test]
+async fn thousand_due_lanes_of_a_tenant_hide_no_other_tenant() {
+    let app = TestApp::start().await;
+    tenant(&app, "two", json!({})).await;
+    let found = async || -> Vec<String> {
+        let ready = lanes::ready(&app.db, app.clock.now(), 512, 2_048, &[]).await.unwrap();
+        let others = ready.into_iter().filter(|lane| lane.tenant_id != TenantId::DEFAULT.0);
+        others.map(|lane| lane.domain).collect()
+    };
+    // The priority of a lane may differ from that of its stream.
+    app.sql(
+        "INSERT INTO lanes (tenant_id, stream, route, domain, priority, ready_at)
+         SELECT tenant_id, name, 'mx', 'b.test', 99, '2026-11-23T11:00Z' FROM streams
+         WHERE name = 'transactional' AND tenant_id = (SELECT id FROM tenants WHERE name = 'two')",
+    )
+    .await;
+    assert_eq!(found().await, ["b.test"]);
+    app.sql(
+        "INSERT INTO lanes (tenant_id, stream, route, domain, priority, ready_at, open_at)
+         SELECT '00000000-0000-0000-0000-000000000000', 'transactional', 'mx', n || '.test', 10, '2026-11-23T11:00Z', '2100-01-01'
+         FROM generate_series(1, 1000) n",
+    )
+    .await;
+    assert_eq!(found().await, ["b.test"], "all tenants are examined");
+    app.sql("DELETE FROM lanes WHERE route = 'mx'").await;
 }
 
 #[tokio::test]
