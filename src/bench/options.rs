@@ -49,8 +49,9 @@ pub struct Options {
     /// own variables
     #[arg(long)]
     pub template: bool,
-    /// Submit the messages over SMTP, instead of sending them with POST /v1/messages. Each connection signs in once, with the
-    /// next API key; the latencies in the results are from MAIL to the reply to the content
+    /// Submit the messages over SMTP instead of POST /v1/messages. Each connection signs in once, with the next API key; the
+    /// latencies in the results are from MAIL to the reply to the content. The first messages, while the service is idle, are
+    /// still sent over HTTP
     #[arg(long, conflicts_with_all = ["batch", "bulk", "template"])]
     pub submission: bool,
     /// HTTP connections, each with one request at a time; with --submission, SMTP connections
@@ -189,6 +190,10 @@ impl Options {
         if self.submission && self.attachment > 0 {
             return BenchError::refused("the messages of --submission have no attachment", "leave out --attachment");
         }
+        if self.submission && self.key_count() > u32::from(self.connections) {
+            let hint = "add --connections, or use fewer keys and tenants";
+            return BenchError::refused("each connection of --submission signs in with one key", hint);
+        }
         if self.tenants > 0 && (self.template || self.dkim != Dkim::None) {
             let hint = "leave out --template and --dkim, or use --keys alone";
             return BenchError::refused("the template and the DKIM keys are those of the default tenant", hint);
@@ -258,7 +263,7 @@ fn seconds_of<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S:
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::bench) mod tests {
     use clap::Parser as _;
 
     use super::*;
@@ -269,7 +274,8 @@ mod tests {
         options: Options,
     }
 
-    fn options(line: &str) -> Options {
+    /// Returns the options of a command line.
+    pub(in crate::bench) fn options(line: &str) -> Options {
         let words = std::iter::once("bench").chain(line.split_whitespace());
         Line::try_parse_from(words).unwrap().options
     }
@@ -283,6 +289,8 @@ mod tests {
             ("--template --size 500001", "up to 500000"),
             ("--template --tenants 2", "the default tenant"),
             ("--submission --attachment 1", "no attachment"),
+            ("--submission --keys 65", "one key"),
+            ("--submission --tenants 9 --connections 8", "one key"),
         ] {
             let error = options(line).check().unwrap_err();
             assert!(error.to_string().contains(expected), "{line}: {error}");

@@ -17,7 +17,7 @@ pub(super) fn step(text: &str) {
 pub(super) struct Second {
     /// Seconds since the first request.
     pub at: f64,
-    /// Messages accepted with 202 so far.
+    /// Accepted messages so far.
     pub accepted: u64,
     /// Recipients whose message has arrived so far.
     pub arrived: u64,

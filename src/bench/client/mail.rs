@@ -24,10 +24,10 @@ pub(in crate::bench) const HEADER: &str = "X-Bench-Id";
 pub(in crate::bench) const TEMPLATE: &str = "bench";
 
 /// Digits of a message's number.
-pub(super) const DIGITS: usize = 10;
+const DIGITS: usize = 10;
 /// Placeholders, each as long as the text that replaces it in every message.
 pub(super) const NUMBER: &str = "@@NUMBER@@";
-pub(super) const DOMAIN: &str = "@@DOM@";
+const DOMAIN: &str = "@@DOM@";
 const FILE: &str = "@@FILE_START@@@@";
 /// The template variable that is the same in all messages.
 const ITEMS: &str =
@@ -53,10 +53,29 @@ pub(in crate::bench) struct Request {
 
 /// The positions of a message's number, its domain and the start of its file in the request.
 #[derive(Debug, Clone)]
-struct Places {
+pub(super) struct Places {
     numbers: Vec<usize>,
     domains: Vec<usize>,
     file: Option<usize>,
+}
+
+impl Places {
+    /// Finds the placeholders of a message without a file.
+    pub(super) fn find(text: &[u8]) -> Self {
+        let all = |mark: &str| memmem::find_iter(text, mark).collect();
+        Self { numbers: all(NUMBER), domains: all(DOMAIN), file: None }
+    }
+
+    /// Writes a message's number and its domain.
+    pub(super) fn write(&self, text: &mut [u8], number: u64, domain_count: u64) {
+        let (digits, domain) = (format!("{number:010}"), format!("d{:05}", number % domain_count));
+        for at in &self.numbers {
+            text[*at..*at + DIGITS].copy_from_slice(digits.as_bytes());
+        }
+        for at in &self.domains {
+            text[*at..*at + DOMAIN.len()].copy_from_slice(domain.as_bytes());
+        }
+    }
 }
 
 impl Request {
@@ -99,16 +118,9 @@ impl Request {
     /// Returns the request for the message with this number, or for a batch or bulk that starts with it, in two parts,
     /// which are sent one after the other.
     pub(in crate::bench) fn starting_at(&mut self, first: u64) -> (&[u8], &[u8]) {
-        for (number, Places { numbers, domains, file }) in (first..).zip(&self.messages) {
-            let digits = format!("{number:010}");
-            let domain = format!("d{:05}", number % self.domain_count);
-            for at in numbers {
-                self.own[*at..*at + DIGITS].copy_from_slice(digits.as_bytes());
-            }
-            for at in domains {
-                self.own[*at..*at + DOMAIN.len()].copy_from_slice(domain.as_bytes());
-            }
-            if let Some(at) = *file {
+        for (number, places) in (first..).zip(&self.messages) {
+            places.write(&mut self.own, number, self.domain_count);
+            if let Some(at) = places.file {
                 self.own[at..at + FILE.len()].copy_from_slice(file_start(number).as_bytes());
             }
         }
@@ -278,20 +290,13 @@ fn digits_of(digits: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
     use serde_json::Value;
 
     use super::*;
-
-    #[derive(clap::Parser)]
-    struct Line {
-        #[command(flatten)]
-        options: Options,
-    }
+    use crate::bench::options::tests::options;
 
     fn request(line: &str) -> Request {
-        let words = std::iter::once("bench").chain(line.split_whitespace());
-        let options = Line::try_parse_from(words).unwrap().options;
+        let options = options(line);
         let keys: Arc<[String]> = Arc::new(["pr_key1".to_owned(), "pr_key2".to_owned()]);
         Request::new(&options, options.form(), "127.0.0.1:1", &keys)
     }

@@ -7,25 +7,26 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use memchr::memmem;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::mail::{DIGITS, DOMAIN, HEADER, NUMBER, SENDER_DOMAIN, address, text};
+use super::mail::{HEADER, NUMBER, Places, SENDER_DOMAIN, address, text};
 use crate::bench::options::Options;
 
-/// Time limit of a message.
+/// Time limit of a message, and of signing in.
 const LIMIT: Duration = Duration::from_mins(1);
 /// Size limit of the replies to the commands of a message.
 const REPLIES_LIMIT: usize = 64 << 10;
 
 /// A message to submit, which gets the number of each message in turn.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(in crate::bench) struct Mail {
     /// The commands, up to DATA.
     commands: Vec<u8>,
+    places_in_commands: Places,
     /// The content, with the final dot.
     content: Vec<u8>,
+    places_in_content: Places,
     recipients: usize,
     domain_count: u64,
 }
@@ -35,37 +36,27 @@ impl Mail {
     pub(in crate::bench) fn new(options: &Options) -> Self {
         let to: Vec<String> = (0..options.recipients).map(address).collect();
         let rcpt: Vec<String> = to.iter().map(|address| format!("RCPT TO:<{address}>\r\n")).collect();
+        let commands = format!("MAIL FROM:<bench@{SENDER_DOMAIN}>\r\n{}DATA\r\n", rcpt.concat()).into_bytes();
+        let header = format!(
+            "From: Bench <bench@{SENDER_DOMAIN}>\r\nTo: {}\r\nSubject: Bench {NUMBER}\r\n{HEADER}: {NUMBER}\r\n\r\n",
+            to.join(",\r\n ")
+        );
         let text = text(options.size as usize).replace('\n', "\r\n");
+        let content = [&header, &text, "\r\n.\r\n"].concat().into_bytes();
         Self {
-            commands: format!("MAIL FROM:<bench@{SENDER_DOMAIN}>\r\n{}DATA\r\n", rcpt.concat()).into_bytes(),
-            content: format!(
-                "From: Bench <bench@{SENDER_DOMAIN}>\r\nTo: {}\r\nSubject: Bench {NUMBER}\r\n{HEADER}: {NUMBER}\r\n\r\n{text}\r\n.\r\n",
-                to.join(",\r\n ")
-            )
-            .into_bytes(),
+            places_in_commands: Places::find(&commands),
+            commands,
+            places_in_content: Places::find(&content),
+            content,
             recipients: to.len(),
             domain_count: options.domains.into(),
         }
     }
 
-    /// Returns the message with this number.
-    pub(in crate::bench) fn numbered(&self, number: u64) -> Self {
-        let (digits, domain) = (format!("{number:010}"), format!("d{:05}", number % self.domain_count));
-        let mut mail = self.clone();
-        for part in [&mut mail.commands, &mut mail.content] {
-            replace(part, NUMBER, &digits);
-            replace(part, DOMAIN, &domain);
-        }
-        mail
-    }
-}
-
-/// Replaces a placeholder by a text of the same length.
-fn replace(part: &mut [u8], placeholder: &str, text: &str) {
-    debug_assert!(placeholder.len() == text.len() && NUMBER.len() == DIGITS, "each text is as long as its placeholder");
-    let places: Vec<usize> = memmem::find_iter(part, placeholder).collect();
-    for at in places {
-        part[at..at + text.len()].copy_from_slice(text.as_bytes());
+    /// Makes it the message with this number.
+    pub(in crate::bench) fn set_number(&mut self, number: u64) {
+        self.places_in_commands.write(&mut self.commands, number, self.domain_count);
+        self.places_in_content.write(&mut self.content, number, self.domain_count);
     }
 }
 
@@ -82,26 +73,30 @@ pub(in crate::bench) struct Session {
 impl Session {
     /// Connects and signs in.
     pub(in crate::bench) async fn open(address: SocketAddr, key: &str) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let mut session = Self { stream, received: Vec::with_capacity(4_096), reply: String::new() };
         let login = STANDARD.encode(format!("\0bench\0{key}"));
-        for (command, expected) in
-            [(String::new(), 220), ("EHLO bench.test\r\n".to_owned(), 250), (format!("AUTH PLAIN {login}\r\n"), 235)]
-        {
-            session.stream.write_all(command.as_bytes()).await?;
-            let code = session.next_reply().await?;
-            if code != expected {
-                return Err(io::Error::other(format!("the server replied {}", session.reply.trim_end())));
-            }
-        }
-        Ok(session)
+        limited(async {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let mut session = Self { stream, received: Vec::with_capacity(4_096), reply: String::new() };
+            session.expect("", 220).await?;
+            session.expect("EHLO bench.test\r\n", 250).await?;
+            session.expect(&format!("AUTH PLAIN {login}\r\n"), 235).await?;
+            Ok(session)
+        })
+        .await
+    }
+
+    /// Sends a command. Fails unless the reply has this code.
+    async fn expect(&mut self, command: &str, expected: u16) -> io::Result<()> {
+        self.stream.write_all(command.as_bytes()).await?;
+        let code = self.next_reply().await?;
+        if code == expected { Ok(()) } else { Err(io::Error::other(format!("the server replied {}", self.reply()))) }
     }
 
     /// Submits a message, and returns the code of the reply that decides: the one to the content, or the first that refuses a
     /// command. After an error, and after any other code than 250, the caller must drop the connection.
     pub(in crate::bench) async fn submit(&mut self, mail: &Mail) -> io::Result<u16> {
-        tokio::time::timeout(LIMIT, async {
+        limited(async {
             self.stream.write_all(&mail.commands).await?;
             for expected in std::iter::repeat_n(250, 1 + mail.recipients).chain([354]) {
                 let code = self.next_reply().await?;
@@ -113,7 +108,6 @@ impl Session {
             self.next_reply().await
         })
         .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
     /// Returns the last reply.
@@ -139,6 +133,10 @@ impl Session {
     }
 }
 
+async fn limited<T>(exchange: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(LIMIT, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
 /// Returns the code and the length of the first reply, once it is complete (RFC 5321 §4.2).
 fn complete(received: &[u8]) -> io::Result<Option<(u16, usize)>> {
     let mut length = 0;
@@ -161,30 +159,25 @@ fn complete(received: &[u8]) -> io::Result<Option<(u16, usize)>> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
-
-    #[derive(clap::Parser)]
-    struct Line {
-        #[command(flatten)]
-        options: Options,
-    }
+    use crate::bench::options::tests::options;
 
     #[test]
     fn each_mail_has_its_own_number_in_all_places() {
-        let options = Line::try_parse_from("bench --submission --recipients 2 --domains 3".split(' ')).unwrap().options;
-        let mail = Mail::new(&options).numbered(7);
-        let commands = String::from_utf8(mail.commands).unwrap();
-        let expected = "MAIL FROM:<bench@sender.bench.test>\r\nRCPT TO:<n0000000007.000@d00001.bench.test>\r\n\
-                        RCPT TO:<n0000000007.001@d00001.bench.test>\r\nDATA\r\n";
-        assert_eq!(commands, expected);
-        let content = String::from_utf8(mail.content).unwrap();
-        assert!(
-            content.contains("\r\nX-Bench-Id: 0000000007\r\n") && content.contains("Subject: Bench 0000000007\r\n")
-        );
-        assert!(content.ends_with("\r\n.\r\n") && !content.contains("@@"), "{content}");
-        assert!(!content.replace("\r\n", "").contains('\n'), "each line ends with CRLF");
+        let mut mail = Mail::new(&options("--submission --recipients 2 --domains 3"));
+        for (number, domain) in [(7, 1), (4_000_000_008, 0)] {
+            mail.set_number(number);
+            let commands = String::from_utf8(mail.commands.clone()).unwrap();
+            let rcpt = |n| format!("RCPT TO:<n{number:010}.00{n}@d0000{domain}.bench.test>\r\n");
+            let expected = format!("MAIL FROM:<bench@sender.bench.test>\r\n{}{}DATA\r\n", rcpt(0), rcpt(1));
+            assert_eq!(commands, expected);
+            let content = String::from_utf8(mail.content.clone()).unwrap();
+            for line in [format!("X-Bench-Id: {number:010}"), format!("Subject: Bench {number:010}")] {
+                assert!(content.contains(&format!("\r\n{line}\r\n")), "{content}");
+            }
+            assert!(content.ends_with("\r\n.\r\n") && !content.contains("@@"), "{content}");
+            assert!(!content.replace("\r\n", "").contains('\n'), "each line ends with CRLF");
+        }
     }
 
     #[test]

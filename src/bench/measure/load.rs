@@ -186,8 +186,9 @@ impl Client {
                     Some(open) => open,
                     None => Session::open(*address, key).await?,
                 };
+                mail.set_number(number);
                 let started = Uptime::now();
-                let code = open.submit(&mail.numbered(number)).await?;
+                let code = open.submit(mail).await?;
                 if code != 250 {
                     return Ok(Answer::Refused(format!("the SMTP server replied {}", open.reply())));
                 }

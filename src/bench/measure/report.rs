@@ -14,7 +14,7 @@ use crate::bench::progress::{Second, grouped};
 /// The results of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Messages accepted with 202 per second, from the first request to the last response.
+    /// Messages accepted per second (with 202; with `--submission`, 250), from the first request to the last response.
     accept_per_s: f64,
     /// Time from the first byte of a request to the last byte of its response, in ms: the median.
     accept_p50_ms: Option<f64>,
@@ -38,10 +38,10 @@ pub struct Report {
     service_rss_mib: Option<f64>,
     /// Resident memory of the largest process of the service before the load, in MiB.
     service_rss_idle_mib: Option<f64>,
-    /// Time from the 202 to the first byte at the sink, for messages sent one at a time, in ms: the median.
+    /// Time from the 202 to the first byte at the sink, for messages sent one at a time over HTTP, in ms: the median.
     idle_first_byte_p50_ms: Option<f64>,
     idle_first_byte_max_ms: Option<f64>,
-    /// Messages accepted with 202.
+    /// Accepted messages.
     accepted: u64,
     /// Recipients whose message arrived.
     arrived: Option<u64>,
@@ -55,11 +55,11 @@ pub struct Report {
     signed: Option<u64>,
     /// Whether every outcome was recorded in the end.
     settled: bool,
-    /// Responses other than 202.
+    /// Other responses.
     refused: u64,
     /// Requests without a response.
     unanswered: u64,
-    /// The first response other than 202, or the first connection error.
+    /// The first of the other responses, or the first connection error.
     complaint: Option<String>,
     /// Messages of the backlog.
     backlog: u64,
