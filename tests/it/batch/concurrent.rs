@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{PATH, count, ids, is_replayed, messages, send_keyed};
 use crate::support::app::TestApp;
 use crate::support::client::{Api, ApiResponse, message};
+use crate::support::postgres::until_waiting_for_lock;
 use crate::support::until::until;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -112,14 +113,7 @@ async fn key_in_use_by_another_request_gets_409_or_a_fault() {
 }
 
 async fn waits_for_a_lock(app: &TestApp) {
-    let mut connection = app.database.connect().await;
-    until("a transaction waits for a lock", LIMIT, async || {
-        let waiting = "SELECT count(*) FROM pg_stat_activity
-                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        let count: i64 = sqlx::query_scalar(waiting).fetch_one(&mut connection).await.unwrap();
-        if count > 0 { Ok(()) } else { Err("none") }
-    })
-    .await;
+    until_waiting_for_lock(&mut app.database.connect().await, "").await;
 }
 
 #[tokio::test]

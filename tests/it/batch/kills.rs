@@ -10,7 +10,7 @@ use sqlx::{Connection as _, PgConnection, Row as _};
 use super::{PATH, count, ids, is_replayed, messages, send_keyed};
 use crate::support::client::{Api, message};
 use crate::support::invariants;
-use crate::support::postgres::Database;
+use crate::support::postgres::{Database, until_waiting_for_lock};
 use crate::support::process::{Service, key, serve};
 use crate::support::smtp::SmtpServer;
 use crate::support::until::until;
@@ -37,13 +37,7 @@ async fn kill_before_the_commit_leaves_nothing_of_a_batch() {
     let request = api.request(reqwest::Method::POST, PATH).header("idempotency-key", "run-1").json(&body);
     let sent = tokio::spawn(request.send());
     // All rows are inserted, and the transaction waits for its event numbers.
-    until("the batch waits for the event counter", LIMIT, async || {
-        let waiting = "SELECT count(*) FROM pg_stat_activity
-                       WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%take_event_numbers%'";
-        let count: i64 = sqlx::query_scalar(waiting).fetch_one(&mut connection).await.unwrap();
-        if count > 0 { Ok(()) } else { Err("none") }
-    })
-    .await;
+    until_waiting_for_lock(&mut connection, "take_event_numbers").await;
     service.kill().await;
     assert!(sent.await.unwrap().is_err(), "the client gets no response");
     lock.close().await.unwrap();

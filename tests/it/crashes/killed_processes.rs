@@ -2,12 +2,12 @@
 //! of the first one was sent, and only with `on_uncertain: retry`.
 
 use serde_json::{Value, json};
-use sqlx::{Connection as _, PgConnection};
+use sqlx::Connection as _;
 use tokio::process::Command;
 
 use crate::support::client::{Api, Sent};
 use crate::support::invariants;
-use crate::support::postgres::Database;
+use crate::support::postgres::{Database, until_waiting_for_lock};
 use crate::support::process::{Service, key, serve};
 use crate::support::smtp::{Gate, SmtpServer};
 
@@ -142,18 +142,10 @@ async fn kill_after_250(fields: Value) -> FinalState {
     sqlx::raw_sql(counters).execute(&mut lock).await.unwrap();
     gate.open();
     setup.smtp.received(1).await;
-    waits_for_a_lock(&mut setup.database.connect().await).await;
+    until_waiting_for_lock(&mut setup.database.connect().await, "").await;
     let final_state = setup.kill(&gate, &message);
     let (final_state, ()) = tokio::join!(final_state, async { drop(lock.close().await) });
     final_state
-}
-
-async fn waits_for_a_lock(connection: &mut PgConnection) {
-    let waiting =
-        "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    while !sqlx::query_scalar::<_, bool>(waiting).fetch_one(&mut *connection).await.unwrap() {
-        tokio::task::yield_now().await;
-    }
 }
 
 #[tokio::test]

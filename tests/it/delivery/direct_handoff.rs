@@ -10,10 +10,7 @@ use sqlx::{Connection as _, Row as _};
 
 use crate::support::app::TestApp;
 use crate::support::client::{Sent, message};
-use crate::support::until::until;
-
-/// Time limit of a wait.
-const LIMIT: Duration = Duration::from_secs(20);
+use crate::support::postgres::until_waiting_for_lock;
 
 /// Starts a process and sends a first message: until a claim has read the stream, nothing is handed off.
 async fn start(change: impl FnOnce(&mut postrider::config::Config)) -> TestApp {
@@ -177,16 +174,10 @@ async fn suppressed_recipients_are_not_leased_by_direct_handoff() {
 #[tokio::test]
 async fn address_suppressed_during_a_long_commit_is_not_sent_to() {
     let app = start(|_| {}).await;
-    let (mut lock, mut connection) = (app.database.connect().await, app.database.connect().await);
+    let (mut lock, mut observer) = (app.database.connect().await, app.database.connect().await);
     sqlx::raw_sql("BEGIN; SELECT FROM event_counters FOR UPDATE").execute(&mut lock).await.unwrap();
     let release = async {
-        until("the transaction waits for the event counter", LIMIT, async || {
-            let waiting = "SELECT count(*) FROM pg_stat_activity
-                           WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%take_event_numbers%'";
-            let count: i64 = sqlx::query_scalar(waiting).fetch_one(&mut connection).await.unwrap();
-            if count > 0 { Ok(()) } else { Err("none") }
-        })
-        .await;
+        until_waiting_for_lock(&mut observer, "take_event_numbers").await;
         app.post("/v1/suppressions", &json!({"address": "bob@example.test", "reason": "manual"})).await;
         app.clock.advance(TimeDelta::seconds(1));
         lock.close().await.unwrap();

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::app::TestApp;
 use crate::support::clock::{hours, minutes};
+use crate::support::postgres::until_waiting_for_lock;
 
 /// Two workers that run concurrently with the test.
 struct Working {
@@ -70,6 +71,25 @@ async fn canceled_recipients_get_nothing_and_others_get_it_once() {
     working.stop(&app).await;
     let reached = reached(&app);
     assert_eq!((reached.len() + canceled.len(), reached.intersection(&canceled).count()), (300, 0));
+}
+
+/// A complaint about the first attempt changes the recipient while it waits for the second one.
+#[tokio::test]
+async fn recipient_that_is_changed_meanwhile_is_canceled() {
+    let app = TestApp::start().await;
+    app.smtp.rcpt("ann@example.test").replies(["451 4.3.2 later"]);
+    let message = app.send(json!({})).await;
+    app.run_until_idle().await;
+    let (mut complaint, mut watching) = (app.database.connect().await, app.database.connect().await);
+    sqlx::raw_sql("BEGIN; UPDATE recipients SET name = name").execute(&mut complaint).await.unwrap();
+    let cancel = async { app.post(&format!("/v1/messages/{}/cancel", message.id), &json!({})).await.status };
+    let commit = async {
+        until_waiting_for_lock(&mut watching, "recipients").await;
+        sqlx::raw_sql("COMMIT").execute(&mut complaint).await.unwrap();
+    };
+    let (status, ()) = tokio::join!(cancel, commit);
+    assert_eq!((status, app.status(&message.id).await.as_str()), (200, "canceled"));
+    assert_eq!(app.events(&message.id).await, ["accepted", "deferred", "canceled"]);
 }
 
 #[tokio::test]
@@ -157,11 +177,7 @@ async fn retry_locks_lanes_in_the_order_of_workers() {
     sqlx::raw_sql(lock).execute(&mut worker).await.unwrap();
     let retry = async { app.post(&format!("/v1/messages/{}/retry", message.id), &json!({})).await.status };
     let working = async {
-        let waits = "SELECT count(*) > 0 FROM pg_stat_activity
-                     WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut watching).await.unwrap() {
-            tokio::task::yield_now().await;
-        }
+        until_waiting_for_lock(&mut watching, "").await;
         let next = "SELECT FROM lanes WHERE domain = 'later.test' FOR NO KEY UPDATE; COMMIT";
         sqlx::raw_sql(next).execute(&mut worker).await.map(|_| ())
     };

@@ -10,10 +10,8 @@ use postrider::domain::id::MessageId;
 
 use crate::support::app::TestApp;
 use crate::support::many_messages::{ManyMessages, delete_all};
-use crate::support::postgres::rows_read_by_seq_scans;
+use crate::support::postgres::{SMALL_PARTITION, rows_read_by_seq_scans};
 
-/// Pages of a partition that may be scanned.
-const SMALL_PARTITION: i64 = 8;
 /// Time limit of the 99th percentile of a request, measured by its client.
 const LIMIT: Duration = Duration::from_secs(1);
 /// The same for a request that counts all messages of a day.

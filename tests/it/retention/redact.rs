@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::tables_with;
 use crate::support::app::TestApp;
 use crate::support::clock::{hours, minutes};
+use crate::support::postgres::until_waiting_for_lock;
 
 /// A word of each part of the message that is erased.
 const SECRETS: [&str; 9] =
@@ -114,15 +115,7 @@ async fn retry_waits_for_redaction_and_changes_nothing() {
     .unwrap();
     let (path, body) = (format!("/v1/messages/{id}/retry"), json!({}));
     let (retried, ()) = tokio::join!(app.post(&path, &body), async {
-        let waiting = "SELECT count(*) FROM pg_stat_activity
-                       WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%messages%'";
-        crate::support::until::until("the retry waits", std::time::Duration::from_secs(10), async || {
-            match super::number(&app, waiting).await {
-                0 => Err("it does not"),
-                _ => Ok(()),
-            }
-        })
-        .await;
+        until_waiting_for_lock(&mut app.database.connect().await, "messages").await;
         sqlx::raw_sql("COMMIT").execute(&mut redaction).await.unwrap();
     });
     assert_eq!(retried.status, 409, "{}", retried.body);

@@ -10,9 +10,9 @@ use postrider::db::messages::sql_inbox::{self, EnqueuedPart};
 use postrider::domain::id::{MessageId, TenantId};
 use uuid::Uuid;
 
-use super::{LIMIT, execute};
+use super::execute;
 use crate::support::app::TestApp;
-use crate::support::until::until;
+use crate::support::postgres::until_waiting_for_lock;
 
 /// The end of the claim of the rows, so that the process of the test leaves them alone.
 const CLAIMED_UNTIL: &str = "2100-01-01T00:00:00Z";
@@ -37,15 +37,7 @@ async fn locks_the_smaller_first(
     execute(&mut other, "BEGIN").await;
     sqlx::query("SELECT FROM sql_inbox WHERE id = $1 FOR UPDATE").bind(larger).execute(&mut other).await.unwrap();
     let check = async {
-        until("the statement does not wait", LIMIT, async || {
-            let waiting = "SELECT count(*) FROM pg_stat_activity
-                           WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%sql_inbox%'";
-            match sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut observer).await.unwrap() {
-                0 => Err(0),
-                _ => Ok(()),
-            }
-        })
-        .await;
+        until_waiting_for_lock(&mut observer, "sql_inbox").await;
         let locked =
             sqlx::query("SELECT FROM sql_inbox WHERE id = $1 FOR UPDATE NOWAIT").bind(smaller).execute(&mut observer);
         let error = locked.await.expect_err("the smaller row is locked");

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{accepted, execute, problem, send, sender};
 use crate::support::app::TestApp;
 use crate::support::client::message;
+use crate::support::postgres::until_waiting_for_lock;
 
 /// Returns an alternative of a type.
 fn alternative(content_type: &str) -> Value {
@@ -138,15 +139,7 @@ async fn concurrent_calls_with_a_key_make_one_message() {
     let first = send(&mut one, &message(json!({})), Some("k")).await.unwrap();
     let waiting = tokio::spawn(async move { send(&mut two, &message(json!({})), Some("k")).await });
     let mut observer = app.database.connect().await;
-    let blocked = "SELECT count(*) FROM pg_stat_activity
-                   WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%postrider.send%'";
-    crate::support::until::until("the second call does not wait", super::LIMIT, async || {
-        match sqlx::query_scalar::<_, i64>(blocked).fetch_one(&mut observer).await.unwrap() {
-            0 => Err(0),
-            _ => Ok(()),
-        }
-    })
-    .await;
+    until_waiting_for_lock(&mut observer, "postrider.send").await;
     execute(&mut one, "COMMIT").await;
     assert_eq!(waiting.await.unwrap().unwrap(), first);
     super::inbox_is_empty(&app.database).await;

@@ -17,8 +17,13 @@ use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::runtime::{Builder, Runtime};
 
 use super::app::TestApp;
+use super::until::until;
 
 const TEMPLATE: &str = "it_template";
+/// How long a statement may take to wait for a lock.
+const LOCK_LIMIT: Duration = Duration::from_secs(30);
+/// Pages of a partition that may be scanned: it is quickest to scan one that has only a few.
+pub const SMALL_PARTITION: i64 = 8;
 
 /// The shell script that waits until this process and Postgres have ended, and then removes the directory.
 const SWEEPER: &str = r#"read -r _; while [ -e "$1/data/postmaster.pid" ]; do sleep 0.1; done; rm -rf "$1""#;
@@ -120,6 +125,17 @@ pub fn statement(start: &str) -> String {
     files.map(query).find(|query| query.starts_with(start)).expect(start)
 }
 
+/// Waits until a statement with this text waits for a lock.
+pub async fn until_waiting_for_lock(observer: &mut PgConnection, text: &str) {
+    until("a statement waits for a lock", LOCK_LIMIT, async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock' AND position($1 IN query) > 0";
+        let count: i64 = sqlx::query_scalar(waiting).bind(text).fetch_one(&mut *observer).await.unwrap();
+        if count > 0 { Ok(()) } else { Err("none") }
+    })
+    .await;
+}
+
 /// Returns the number of blocks of a partitioned table and its indexes that were read, in current and past sessions.
 pub async fn blocks_read(app: &TestApp, table: &str) -> i64 {
     let mut connection = app.database.connect().await;
@@ -134,7 +150,7 @@ pub async fn blocks_read(app: &TestApp, table: &str) -> i64 {
 }
 
 /// Returns the number of rows of messages and events that sequential scans have read, in current and past sessions. Only partitions
-/// with more than this many pages count: it is quickest to scan one that has only a few.
+/// with more than this many pages count.
 pub async fn rows_read_by_seq_scans(app: &TestApp, pages: i64) -> i64 {
     let mut connection = app.database.connect().await;
     // The statistics of a session are counted once it has ended.

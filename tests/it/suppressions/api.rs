@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::support::app::TestApp;
 use crate::support::client::ApiResponse;
 use crate::support::clock::{hours, minutes};
+use crate::support::postgres::until_waiting_for_lock;
 
 const PATH: &str = "/v1/suppressions";
 
@@ -216,11 +217,7 @@ async fn entry_changed_during_its_removal_is_removed() {
     let api = app.api().clone();
     let removal = tokio::spawn(async move { api.delete(&format!("{PATH}/ann@example.test")).await.status });
     let mut watcher = app.database.connect().await;
-    let waits = "SELECT count(*) > 0 FROM pg_stat_activity
-                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&mut watcher).await.unwrap() {
-        tokio::task::yield_now().await;
-    }
+    until_waiting_for_lock(&mut watcher, "").await;
     sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
     assert_eq!(removal.await.unwrap(), 204);
     assert_eq!(addresses(&app.get(PATH).await.body).len(), 0);

@@ -11,6 +11,7 @@ use super::{PATH, Tenant, tenant};
 use crate::support::app::TestApp;
 use crate::support::client::{Api, ApiResponse, message};
 use crate::support::clock::{hours, seconds};
+use crate::support::postgres::until_waiting_for_lock;
 use crate::support::until::until;
 use crate::support::uploads::{put, sha256};
 
@@ -292,13 +293,7 @@ async fn no_key_is_created_while_a_deletion_starts() {
     let body = json!({"name": "x", "tenant": acme.id});
     let create = async { app.post("/v1/keys", &body).await };
     let commit = async {
-        let waits = "SELECT count(*) > 0 FROM pg_stat_activity
-                     WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'INSERT INTO keys%'";
-        until("the key waits for the tenant", Duration::from_secs(20), async || {
-            let is_waiting: bool = sqlx::query_scalar(waits).fetch_one(&mut watching).await.unwrap();
-            if is_waiting { Ok(()) } else { Err("no lock") }
-        })
-        .await;
+        until_waiting_for_lock(&mut watching, "INSERT INTO keys").await;
         sqlx::raw_sql("COMMIT").execute(&mut deletion).await.unwrap();
     };
     let (created, ()) = tokio::join!(create, commit);

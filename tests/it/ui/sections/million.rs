@@ -8,11 +8,9 @@ use postrider::clock::Clock as _;
 use crate::browser::pages::{Filled, filled};
 use crate::support::app::TestApp;
 use crate::support::many_messages::ManyMessages;
-use crate::support::postgres::rows_read_by_seq_scans;
+use crate::support::postgres::{SMALL_PARTITION, rows_read_by_seq_scans};
 use crate::ui::browser::Browser;
 
-/// Pages of a partition that may be scanned.
-const SMALL_PARTITION: i64 = 8;
 /// Time limit of a page, measured by its client.
 const LIMIT: Duration = Duration::from_millis(150);
 /// Requests of each page after the first one, of which the median counts.
