@@ -197,7 +197,7 @@ impl Acceptor {
         self.templates.forget(Outdated::Settings(tenant.live(), TenantSettings::Templates));
     }
 
-    /// Returns the caches of the process, which are to be told what it has changed.
+    /// Returns the caches of the process, to which its changes must be passed on.
     pub fn caches(&self) -> &Arc<Caches> {
         &self.caches
     }

@@ -248,7 +248,7 @@ impl Api {
         }))
     }
 
-    /// Tells the caches of this process what it has changed.
+    /// Passes a change of this process on to its caches.
     fn forget(&self, outdated: Outdated) {
         self.acceptor.caches().forget(outdated);
     }
