@@ -146,6 +146,9 @@ async fn killed_process_loses_and_doubles_no_relayed_message() {
     }
     first.kill().await;
     gates.iter().for_each(Gate::open);
+    // What the process had claimed would wait for a minute.
+    let unclaim = sqlx::raw_sql("UPDATE relays SET claimed_until = '-infinity'");
+    unclaim.execute(&mut database.connect().await).await.unwrap();
 
     let (second, _) = service(command(&database, &smtp, &[])).await;
     let api = Api::new(second.address.clone().unwrap(), api.key.clone());
