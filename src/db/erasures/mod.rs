@@ -15,6 +15,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::pool::scan::avoid_scans;
 use super::{Db, DbError};
 use crate::domain::address::Address;
 use crate::domain::id::{ErasureId, KeyId, TenantId};
@@ -305,13 +306,12 @@ pub async fn repeat(db: &Db, lease: Lease, from: DateTime<Utc>) -> Result<(), Db
     db.timed("erasures.repeat", query.execute(&db.pool)).await.map(drop)
 }
 
-/// Locks the erasure; returns `false` if it is not leased by this process any more. From here on, the transaction looks up rows by
-/// their keys: a new partition has no statistics, and Postgres might scan it to find a few rows.
+/// Locks the erasure; returns `false` if it is not leased by this process any more. From here on, the transaction
+/// [avoids scans](avoid_scans).
 async fn lock(connection: &mut PgConnection, lease: Lease) -> Result<bool, sqlx::Error> {
-    let locked = sqlx::query!(
-        "SELECT set_config('enable_seqscan', 'off', true) AS seqscan, set_config('enable_hashjoin', 'off', true) AS hashjoin,
-                set_config('enable_mergejoin', 'off', true) AS mergejoin
-         FROM erasures
+    avoid_scans(connection).await?;
+    let locked = sqlx::query_scalar!(
+        "SELECT id FROM erasures
          WHERE tenant_id = $1 AND id = $2 AND leased_until = $3 AND status = 'running' FOR UPDATE",
         lease.tenant.0,
         lease.id.0,

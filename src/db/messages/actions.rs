@@ -11,6 +11,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::db::events::{self, NewEvent};
+use crate::db::pool::scan::avoid_scans;
 use crate::db::queue::ready_at::{DueRow, lower, mark_due_now};
 use crate::db::{Db, DbError};
 use crate::domain::id::{MessageId, RecipientId, RecipientKey, TenantId};
@@ -33,6 +34,7 @@ pub async fn cancel(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>
         .await?;
         if !canceled.is_empty() {
             let rows: Vec<(Uuid, Uuid)> = canceled.iter().map(|recipient| (id.0, *recipient)).collect();
+            avoid_scans(&mut tx).await?;
             set_canceled(&mut tx, tenant, &rows, now).await?;
             append_events(&mut tx, (tenant, id), canceled.iter().copied(), NewEvent::canceled, now).await?;
         }
@@ -183,8 +185,9 @@ async fn insert_requeued(
     .await
 }
 
-/// Sets the status of recipients, given by message and id. The transaction has deleted their queue rows, so no worker
-/// records an outcome for them. A complaint may change them meanwhile. The caller appends their events.
+/// Sets the status of recipients, given by message and id. The transaction [avoids scans](avoid_scans) and has deleted their
+/// queue rows, so no worker records an outcome for them. A complaint may change them meanwhile. The caller appends their
+/// events.
 pub(in crate::db) async fn set_canceled(
     connection: &mut PgConnection,
     tenant: TenantId,
@@ -195,13 +198,11 @@ pub(in crate::db) async fn set_canceled(
     sqlx::query!(
         "UPDATE recipients r SET status = 'canceled', finished_at = $4
          FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, id)
-         WHERE r.tenant_id = $1 AND r.message_id = u.message_id AND r.id = u.id AND r.message_id BETWEEN $5 AND $6",
+         WHERE r.tenant_id = $1 AND r.message_id = ANY (ARRAY[u.message_id]) AND r.id = u.id",
         tenant.0,
         &messages,
         &ids,
-        now,
-        messages.iter().min(),
-        messages.iter().max()
+        now
     )
     .execute(connection)
     .await

@@ -11,6 +11,7 @@ use super::select::Position;
 use super::{Requeued, insert_requeued, set_canceled};
 use crate::db::events::{self, NewEvent};
 use crate::db::messages::bulks::control::PAUSED_PREFIX;
+use crate::db::pool::scan::avoid_scans;
 use crate::db::queue::ready_at::mark_due_now;
 use crate::db::{Db, DbError};
 use crate::domain::id::{MessageId, RecipientId, RecipientKey, TenantId};
@@ -101,45 +102,38 @@ fn key(tenant: TenantId, message: Uuid, recipient: Uuid) -> RecipientKey {
 }
 
 /// Locks the action; returns `false` if it is not running, or not leased by this process any more. From here on, the
-/// transaction looks up rows by their keys: a new partition has no statistics, and Postgres might scan it to find some
-/// hundred rows.
+/// transaction [avoids scans](avoid_scans).
 async fn lock(connection: &mut PgConnection, lease: Lease) -> Result<bool, sqlx::Error> {
-    let locked = sqlx::query!(
-        "SELECT set_config('enable_seqscan', 'off', true) AS seqscan, set_config('enable_hashjoin', 'off', true) AS hashjoin,
-                set_config('enable_mergejoin', 'off', true) AS mergejoin
-         FROM message_actions
+    avoid_scans(connection).await?;
+    let locked = sqlx::query_scalar!(
+        "SELECT id FROM message_actions
          WHERE tenant_id = $1 AND id = $2 AND leased_until = $3 AND status = 'running' FOR UPDATE",
         lease.tenant.0,
         lease.id.0,
         lease.until
-    )
-    .fetch_optional(connection)
-    .await?;
-    Ok(locked.is_some())
+    );
+    Ok(locked.fetch_optional(connection).await?.is_some())
 }
 
-/// Deletes the queue rows of recipients that are not leased. Returns these recipients.
+/// Deletes the queue rows of recipients that are not leased. Returns these recipients. The transaction
+/// [avoids scans](avoid_scans).
 pub(in crate::db) async fn delete_queued(
     connection: &mut PgConnection,
     tenant: TenantId,
     recipients: &[(Uuid, Uuid)],
 ) -> Result<Vec<(Uuid, Uuid)>, sqlx::Error> {
-    let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = recipients.iter().copied().unzip();
-    let rows = sqlx::query!(
-        "WITH canceled AS MATERIALIZED (
-             SELECT q.place FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, recipient_id)
-             CROSS JOIN LATERAL (
-                 SELECT ctid AS place FROM queue
-                 WHERE message_id = u.message_id AND recipient_id = u.recipient_id AND tenant_id = $1 AND lease IS NULL
-                 FOR UPDATE SKIP LOCKED) q)
-         DELETE FROM queue WHERE ctid = ANY (ARRAY(SELECT place FROM canceled)) RETURNING message_id, recipient_id",
+    let locked = lock_queued(connection, tenant, ActionKind::Cancel, recipients).await?;
+    let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = locked.iter().copied().unzip();
+    sqlx::query!(
+        "DELETE FROM queue q USING unnest($2::uuid[], $3::uuid[]) AS u (message_id, recipient_id)
+         WHERE q.tenant_id = $1 AND q.message_id = ANY (ARRAY[u.message_id]) AND q.recipient_id = u.recipient_id",
         tenant.0,
         &messages,
         &ids
     )
-    .fetch_all(connection)
+    .execute(connection)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.message_id, row.recipient_id)).collect())
+    Ok(locked)
 }
 
 /// Makes recipients due now that are deferred, could not be prepared or are held, as the kind of action says. Returns the
@@ -150,34 +144,56 @@ async fn make_due(
     part: &Part<'_>,
     now: DateTime<Utc>,
 ) -> Result<Vec<(Uuid, Uuid)>, sqlx::Error> {
-    let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = part.recipients.iter().copied().unzip();
-    // The row may have changed since it was examined.
-    let rows = sqlx::query!(
-        "WITH waiting AS MATERIALIZED (
-             SELECT q.place FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, recipient_id)
-             CROSS JOIN LATERAL (
-                 SELECT ctid AS place FROM queue
-                 WHERE message_id = u.message_id AND recipient_id = u.recipient_id AND tenant_id = $1 AND lease IS NULL
-                   AND CASE WHEN $5::boolean THEN held IS NOT NULL AND NOT starts_with(held, $6)
-                            ELSE held IS NULL AND crashes = 0 AND (attempts > 0 OR preparation_error IS NOT NULL) END
-                 FOR UPDATE SKIP LOCKED) q)
-         UPDATE queue SET due_at = $4, held = NULL, crashes = 0 WHERE ctid = ANY (ARRAY(SELECT place FROM waiting))
-         RETURNING message_id, recipient_id, lane_id",
+    let locked = lock_queued(connection, tenant, part.kind, part.recipients).await?;
+    let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = locked.iter().copied().unzip();
+    let mut lanes = sqlx::query_scalar!(
+        "UPDATE queue q SET due_at = $4, held = NULL, crashes = 0
+         FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, recipient_id)
+         WHERE q.tenant_id = $1 AND q.message_id = ANY (ARRAY[u.message_id]) AND q.recipient_id = u.recipient_id
+         RETURNING q.lane_id",
         tenant.0,
         &messages,
         &ids,
-        now,
-        part.kind == ActionKind::Release,
-        PAUSED_PREFIX
+        now
     )
     .fetch_all(&mut *connection)
     .await?;
-    let mut lanes: Vec<i64> = rows.iter().map(|row| row.lane_id).collect();
     lanes.sort_unstable();
     lanes.dedup();
     if !lanes.is_empty() {
         mark_due_now(connection, lanes.into_iter(), now).await?;
     }
+    Ok(locked)
+}
+
+/// Locks the queue rows of recipients that still match, and returns these recipients. Those that are leased, or that another
+/// transaction changes now, do not match. The change is a separate statement: it sees rows that were changed while this one
+/// ran, which one statement for both would lock and then miss.
+async fn lock_queued(
+    connection: &mut PgConnection,
+    tenant: TenantId,
+    kind: ActionKind,
+    recipients: &[(Uuid, Uuid)],
+) -> Result<Vec<(Uuid, Uuid)>, sqlx::Error> {
+    let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = recipients.iter().copied().unzip();
+    let rows = sqlx::query!(
+        "SELECT q.message_id, q.recipient_id FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, recipient_id)
+         CROSS JOIN LATERAL (
+             SELECT message_id, recipient_id FROM queue
+             WHERE message_id = u.message_id AND recipient_id = u.recipient_id AND tenant_id = $1 AND lease IS NULL
+               AND CASE $4::text
+                   WHEN 'cancel' THEN true
+                   WHEN 'release' THEN held IS NOT NULL AND NOT starts_with(held, $5)
+                   ELSE held IS NULL AND crashes = 0 AND (attempts > 0 OR preparation_error IS NOT NULL) END
+             FOR UPDATE SKIP LOCKED) q",
+        tenant.0,
+        &messages,
+        &ids,
+        kind.as_str(),
+        PAUSED_PREFIX
+    )
+    .fetch_all(connection)
+    .await?;
     Ok(rows.into_iter().map(|row| (row.message_id, row.recipient_id)).collect())
 }
 
