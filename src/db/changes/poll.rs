@@ -13,6 +13,9 @@ use crate::domain::id::TenantId;
 
 /// Poll interval.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// How long a process may go without polls and still trust the numbers that it knows. A failover of the database may lose the last
+/// changes, and other changes get their numbers. A process that polls meanwhile notices it, because its polls fail.
+const MAX_IDLE: Duration = Duration::from_secs(5);
 /// Maximum number of changed settings that a poll reads. After more changes, everything counts as changed.
 const MAX_CHANGES: usize = 1_000;
 
@@ -21,6 +24,13 @@ const MAX_CHANGES: usize = 1_000;
 struct Cursor(Option<(i64, i64)>);
 
 impl Cursor {
+    /// Forgets the numbers if there was no poll for longer than [`MAX_IDLE`], so that everything counts as changed at the next one.
+    fn expire(&mut self, idle: Duration) {
+        if idle > MAX_IDLE {
+            self.0 = None;
+        }
+    }
+
     /// Moves the cursor to these numbers, and returns what has changed since.
     fn advance(&mut self, keys: i64, latest: i64, settings: Vec<Outdated>, is_complete: bool) -> Vec<Outdated> {
         match self.0.replace((keys, latest)) {
@@ -36,10 +46,12 @@ impl Cursor {
 
 /// Polls for changes while the caches are used. Runs until it is cancelled.
 pub async fn run(db: Db, caches: Arc<Caches>) {
-    let mut cursor = Cursor::default();
+    let (mut cursor, mut polled_at) = (Cursor::default(), Instant::now());
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;
         if caches.confirmations.take_use() {
+            cursor.expire(polled_at.elapsed());
+            polled_at = Instant::now();
             once(&db, &caches, &mut cursor).await;
         }
     }
@@ -78,8 +90,8 @@ async fn read(db: &Db, cursor: &mut Cursor) -> Result<Vec<Outdated>, DbError> {
         cursor.0.map_or(i64::MAX, |(_, latest)| latest),
         i64::try_from(limit).unwrap_or(i64::MAX)
     );
-    let rows = db.timed("tenants.changes", query.fetch_all(&db.pool)).await?;
-    let Some(first) = rows.first() else { return Err(DbError::not_found("tenants.changes")) };
+    let rows = db.timed("changes.poll", query.fetch_all(&db.pool)).await?;
+    let Some(first) = rows.first() else { return Err(DbError::not_found("changes.poll")) };
     let (keys, latest, is_complete) = (first.keys, first.latest, rows.len() < limit);
     let settings = rows
         .into_iter()
@@ -103,5 +115,14 @@ mod tests {
         assert_eq!(cursor.advance(9, 9_000, vec![streams], false), [Outdated::Everything], "too many changes");
         assert_eq!(cursor.advance(9, 8_999, Vec::new(), true), [Outdated::Everything], "an earlier state was restored");
         assert_eq!(cursor.advance(6, 8_999, Vec::new(), true), [Outdated::Keys]);
+    }
+
+    #[test]
+    fn everything_counts_as_changed_after_seconds_without_polls() {
+        let mut cursor = Cursor(Some((7, 3)));
+        cursor.expire(MAX_IDLE);
+        assert!(cursor.advance(7, 3, Vec::new(), true).is_empty());
+        cursor.expire(MAX_IDLE + POLL_INTERVAL);
+        assert_eq!(cursor.advance(7, 3, Vec::new(), true), [Outdated::Everything]);
     }
 }
