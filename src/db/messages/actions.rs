@@ -197,9 +197,9 @@ pub(in crate::db) async fn set_canceled(
     let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = recipients.iter().copied().unzip();
     sqlx::query!(
         "UPDATE recipients r SET status = 'canceled', finished_at = $4
-         FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, id)
-         WHERE r.tenant_id = $1 AND r.message_id = ANY (ARRAY[u.message_id]) AND r.id = u.id",
-        tenant.0,
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS u (tenant_id, message_id, id)
+         WHERE r.tenant_id = u.tenant_id AND r.message_id = ANY (ARRAY[u.message_id]) AND r.id = u.id",
+        &vec![tenant.0; ids.len()],
         &messages,
         &ids,
         now

@@ -87,7 +87,8 @@ fn fault(plan: &str) -> Option<&str> {
 #[tokio::test]
 async fn changed_recipients_are_looked_up_one_by_one() {
     let app = TestApp::start().await;
-    let settings = statement("SELECT set_config('enable_seqscan', 'off', true) AS seqscan, set_config('enable_hashjoin'");
+    let settings =
+        statement("SELECT set_config('enable_seqscan', 'off', true) AS seqscan, set_config('enable_hashjoin'");
     let lock = statement("SELECT q.message_id, q.recipient_id FROM unnest(");
     let delete = statement("DELETE FROM queue q USING unnest(");
     let make_due = statement("UPDATE queue q SET due_at = $4, held = NULL, crashes = 0\n         FROM unnest(");
@@ -102,9 +103,9 @@ async fn changed_recipients_are_looked_up_one_by_one() {
             app.sql("ANALYZE queue, recipients").await;
         }
         let (messages, recipients) = first_seeded(&app).await;
-        let keys = format!("{TENANT}, '{messages}', '{recipients}'");
+        let keys = format!("array_fill({TENANT}::uuid, '{{500}}'), '{messages}', '{recipients}'");
         for (sql, arguments) in [
-            (&lock, format!("{keys}, 'cancel', 'held: the bulk '")),
+            (&lock, format!("{TENANT}, '{messages}', '{recipients}', 'cancel', 'held: the bulk '")),
             (&delete, keys.clone()),
             (&make_due, format!("{keys}, now()")),
             (&cancel, format!("{keys}, now()")),

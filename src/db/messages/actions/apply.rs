@@ -125,9 +125,9 @@ pub(in crate::db) async fn delete_queued(
     let locked = lock_queued(connection, tenant, ActionKind::Cancel, recipients).await?;
     let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = locked.iter().copied().unzip();
     sqlx::query!(
-        "DELETE FROM queue q USING unnest($2::uuid[], $3::uuid[]) AS u (message_id, recipient_id)
-         WHERE q.tenant_id = $1 AND q.message_id = ANY (ARRAY[u.message_id]) AND q.recipient_id = u.recipient_id",
-        tenant.0,
+        "DELETE FROM queue q USING unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS u (tenant_id, message_id, recipient_id)
+         WHERE q.tenant_id = u.tenant_id AND q.message_id = ANY (ARRAY[u.message_id]) AND q.recipient_id = u.recipient_id",
+        &vec![tenant.0; ids.len()],
         &messages,
         &ids
     )
@@ -148,10 +148,10 @@ async fn make_due(
     let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = locked.iter().copied().unzip();
     let mut lanes = sqlx::query_scalar!(
         "UPDATE queue q SET due_at = $4, held = NULL, crashes = 0
-         FROM unnest($2::uuid[], $3::uuid[]) AS u (message_id, recipient_id)
-         WHERE q.tenant_id = $1 AND q.message_id = ANY (ARRAY[u.message_id]) AND q.recipient_id = u.recipient_id
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS u (tenant_id, message_id, recipient_id)
+         WHERE q.tenant_id = u.tenant_id AND q.message_id = ANY (ARRAY[u.message_id]) AND q.recipient_id = u.recipient_id
          RETURNING q.lane_id",
-        tenant.0,
+        &vec![tenant.0; ids.len()],
         &messages,
         &ids,
         now
