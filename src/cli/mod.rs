@@ -108,7 +108,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     let mut config = Config::from_environment(cli.config.as_deref())?;
     if matches!(cli.command, Command::Dev(_)) {
-        // Nothing leaves this machine, and the log shows what happens to which address.
+        // `dev` delivers every message to its own inbox, so its log may contain addresses.
         config.log.personal_data = true;
     }
     telemetry::start(&config.log);

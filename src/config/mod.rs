@@ -144,7 +144,7 @@ impl Config {
 
     /// Calls [`Config::load`] with the variables of this process.
     pub fn from_environment(path: Option<&Path>) -> Result<Self, ConfigErrors> {
-        // `std::env::vars` panics on a variable that is not UTF-8, which is never a valid value here.
+        // `std::env::vars` would panic if any variable, even one of another program, is not UTF-8.
         let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
         Self::load(path, std::env::vars_os().map(|(name, value)| (text(name), text(value))))
     }

@@ -64,14 +64,14 @@ pub async fn contents(db: &Db, tenant: TenantId, backlog_stream: &str) -> Result
     db.timed("bench.contents", query.fetch_one(&db.pool)).await
 }
 
-/// Returns whether all recipients of the message `since` and of later messages are in an end state.
+/// Returns whether all recipients of the messages with ids from `since` on are in an end state.
 pub async fn is_settled(db: &Db, since: MessageId) -> Result<bool, DbError> {
     let query =
         sqlx::query_scalar!(r#"SELECT NOT EXISTS (SELECT 1 FROM queue WHERE message_id >= $1) AS "settled!""#, since.0);
     db.timed("bench.is_settled", query.fetch_one(&db.pool)).await
 }
 
-/// Returns whether all recipients of the bulks that were accepted after `since` have become messages.
+/// Returns whether all recipients of the bulks with ids from `since` on have become messages.
 pub async fn bulks_are_expanded(db: &Db, since: MessageId) -> Result<bool, DbError> {
     let query = sqlx::query_scalar!(
         r#"SELECT NOT EXISTS (SELECT 1 FROM bulk_recipients WHERE bulk_id >= $1) AS "expanded!""#,
@@ -80,14 +80,14 @@ pub async fn bulks_are_expanded(db: &Db, since: MessageId) -> Result<bool, DbErr
     db.timed("bench.bulks_are_expanded", query.fetch_one(&db.pool)).await
 }
 
-/// An API key to create, which may send.
+/// An API key to create, with the scope `send`.
 #[derive(Debug, Clone)]
 pub struct KeyRow {
     /// `keys.id`.
     pub id: KeyId,
     /// The tenant.
     pub tenant: TenantId,
-    /// Its hash.
+    /// The hash of its secret.
     pub hash: [u8; 32],
 }
 
@@ -160,8 +160,8 @@ pub async fn open_transaction(db: &Db) -> Result<OpenTransaction, DbError> {
             .fetch_one(&mut connection)
             .await?;
         sqlx::query("BEGIN ISOLATION LEVEL REPEATABLE READ").execute(&mut connection).await?;
-        // With a transaction id, the transaction also holds back operations that check transaction ids and not
-        // snapshots.
+        // The transaction also gets a transaction id, as one that writes has: some operations wait for running
+        // transaction ids, not for snapshots.
         sqlx::query!(r#"SELECT count(*) AS "count!", pg_current_xact_id()::text AS "id!" FROM event_counters"#)
             .fetch_one(&mut connection)
             .await?;

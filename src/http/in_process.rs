@@ -1,6 +1,6 @@
-//! Calls of the API within this process, for the dashboard.
+//! Calls to the API within this process, for the dashboard.
 //!
-//! The dashboard has no queries of its own: it calls the same routes as every client, as the API key that its user signed
+//! The dashboard has no queries of its own: it calls the same routes as every client, with the API key that its user signed
 //! in with. So scopes, sender domains, tenants, limits and validation are enforced in one place. Reads use a small pool of
 //! their own, so that looking at the dashboard never takes connections from accepting and sending.
 
@@ -25,7 +25,7 @@ use crate::domain::id::{KeyId, TenantId};
 use crate::domain::installation::restore::Hold;
 use crate::domain::key::Scope;
 
-/// An API key that was authenticated before the call. As an extension of a request it stands for the `Authorization`
+/// An API key that was authenticated before the call. As an extension of a request, it replaces the `Authorization`
 /// header.
 #[derive(Debug, Clone, Copy)]
 pub struct KnownKey {
@@ -42,7 +42,7 @@ pub struct SignedIn {
     pub tenant: TenantId,
     /// The key.
     pub key: KeyId,
-    /// Whether the key may look at anything: at a tenant's data, or at all tenants.
+    /// Whether the dashboard has any page for the key: with its tenant's data, or with that of all tenants.
     pub may_look: bool,
 }
 
@@ -64,7 +64,7 @@ impl InProcessApi {
         let reading_api = Api(Arc::new(Shared {
             db,
             slow_queries: ConcurrencyLimit::new(concurrency_limit::SLOW_QUERIES),
-            // Each open page has an event stream, which must not count against those of applications.
+            // Each open page has an event stream. It must not use up the limit for the event streams of applications.
             long_requests: ConcurrencyLimit::new(concurrency_limit::LONG_REQUESTS),
             ..(*api.0).clone()
         }));
@@ -106,8 +106,8 @@ impl InProcessApi {
         auth::is_local(&self.api, parts)
     }
 
-    /// Looks up what a secret, such as the token of a session, belongs to. It counts as a wrong key of the client's address
-    /// until it is found; the query does not run if the address has sent too many.
+    /// Runs a query that looks up a secret, such as the token of a session. If the secret is not found, it counts as an
+    /// invalid key from the client's address. An address that has sent too many may be refused without a query.
     pub async fn find_counted<T>(
         &self,
         parts: &Parts,
@@ -126,7 +126,7 @@ impl InProcessApi {
         &self.reading_api.db
     }
 
-    /// Returns the hold of the restore guard, if it holds.
+    /// Returns the restore guard's hold; `None` if messages may be sent.
     pub fn restore_hold(&self) -> Option<Hold> {
         self.api.restore_gate.hold()
     }

@@ -1,4 +1,4 @@
-//! An access key in a file, in the format of the file `credentials` of AWS:
+//! An access key in a file, in the format of AWS's `credentials` file:
 //!
 //! ```ini
 //! [default]
@@ -26,12 +26,12 @@ use tokio::time::Instant;
 use super::credentials::AccessKey;
 use crate::telemetry::RateLimitedLog;
 
-/// How old the access key in memory may be.
+/// Maximum age of the access key in memory; after that, the file is read again.
 const MAX_AGE: Duration = Duration::from_secs(1);
 /// Maximum size of the file in bytes.
 const MAX_BYTES: u64 = 64 << 10;
 
-/// Signs requests with the access key in a file.
+/// Provides the access key in a file, with which requests are signed.
 #[derive(Debug)]
 pub(super) struct FileCredentials {
     path: PathBuf,
@@ -113,7 +113,7 @@ fn read(path: &Path) -> Result<AwsCredential, String> {
     })
 }
 
-/// Returns the access key of the section `default`, or of the lines before all sections.
+/// Returns the access key in the section `default`, or in the lines before the first section.
 fn parse(text: &str) -> Result<AccessKey, &'static str> {
     let (mut is_default, mut id, mut secret, mut session_token) = (true, None, None, None);
     for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {

@@ -14,10 +14,11 @@ pub struct RestoreGuard {
     pub enabled: bool,
     /// The name of this installation, 1–64 characters. A process whose name differs from the database's sends nothing.
     pub installation: Option<String>,
-    /// Directory in which this machine remembers the newest state that it has seen. Nothing is remembered if it does not
-    /// exist; an empty path switches it off.
+    /// Directory in which this machine remembers the newest state of the database that it has seen. Nothing is remembered
+    /// if it does not exist, or if the path is empty.
     pub state: PathBuf,
-    /// How long a database may have been unused, without a proper stop of its workers and without a memory of it, 1m–365d.
+    /// How long no process may have used a database whose workers did not stop properly, before a process that remembers
+    /// nothing of it takes it for a restored backup, 1m–365d.
     #[serde(with = "crate::config::values::duration")]
     pub max_silence: Duration,
 }

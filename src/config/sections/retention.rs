@@ -35,7 +35,7 @@ pub struct Retention {
     /// Received messages, 1d–3650d.
     #[serde(with = "crate::config::values::period")]
     pub received: Period,
-    /// How long after its last use an uploaded file that no message refers to is kept, 1d–365d.
+    /// How long an uploaded file that no message refers to is kept after its last use, 1d–365d.
     #[serde(with = "crate::config::values::duration")]
     pub unused_blobs: Duration,
     /// How long the SMTP conversations of failed and traced attempts are kept, 1h–365d.
@@ -46,7 +46,7 @@ pub struct Retention {
 const DAY: Duration = Duration::from_hours(24);
 
 impl Retention {
-    /// Returns the periods. `return_path` is how long a bounce may come after the last attempt.
+    /// Returns the periods. `return_path` is how long after the last attempt a bounce is still accepted.
     pub fn periods(&self, return_path: Duration) -> Periods {
         Periods {
             content: self.content,
@@ -75,8 +75,8 @@ impl Retention {
         Ok(())
     }
 
-    /// Returns the keys whose data would be incomplete because messages are deleted before it, each with an error. Checked once all keys
-    /// are known.
+    /// Compares the periods with each other, once all keys are known. Returns each key whose period is longer than that
+    /// of the messages, on which its data depends, with an error.
     pub(in crate::config) fn check_whole(&self) -> Vec<(&'static str, String)> {
         let messages = period_text(self.messages);
         let longer = [

@@ -85,7 +85,7 @@ fn extract(figment: &Figment) -> Result<Config, String> {
     })
 }
 
-/// Rewrites the messages of serde and std about a value of the wrong type for operators.
+/// Rewrites messages of serde and std about a value of the wrong type, so that operators understand them.
 fn describe(kind: &Kind) -> String {
     match kind {
         Kind::InvalidType(found, wanted) | Kind::InvalidValue(found, wanted) => {

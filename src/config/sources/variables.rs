@@ -120,7 +120,7 @@ fn without_newline(mut text: String) -> String {
     text
 }
 
-/// Splits a list at commas, or at line ends as in a file.
+/// Splits a list at commas and at line ends, since a file may have one item per line.
 fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split([',', '\n']).map(str::trim).filter(|item| !item.is_empty())
 }

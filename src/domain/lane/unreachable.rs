@@ -64,7 +64,8 @@ impl Cause {
         Self::from_reply(&outcome.reply)
     }
 
-    /// Classifies a server's reply by its code, and a local error by its enhanced code and text.
+    /// Classifies a server's reply by its codes, and by its text if these are ambiguous; a local error by its enhanced code
+    /// and text.
     fn from_reply(reply: &Reply) -> Self {
         let text = reply.text.to_ascii_lowercase();
         let has = |words: &[&str]| words.iter().any(|word| text.contains(word));

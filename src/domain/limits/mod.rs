@@ -35,7 +35,7 @@ impl<T> Change<T> {
         }
     }
 
-    /// Returns the value after the change of `old`.
+    /// Applies the change to `old`, and returns the resulting value.
     pub fn apply(self, old: Option<T>) -> Option<T> {
         match self {
             Self::Keep => old,
@@ -108,6 +108,6 @@ pub struct StreamChange {
     pub greylist: Change<i32>,
     /// Whether its messages have an unsubscribe link.
     pub unsubscribe: Option<bool>,
-    /// How long its messages keep their content, in seconds; 0: as long as the messages.
+    /// How long its messages keep their content, in seconds; 0 means as long as the messages themselves are kept.
     pub content_retention: Change<i32>,
 }

@@ -1,7 +1,7 @@
 //! Message-IDs (RFC 5322 §3.6.4), and the ids of a thread.
 //!
-//! The Message-ID of a message is derived from its id and its sender's domain, so it need not be stored, and the same
-//! text leads back to the message. Only a message that was passed as finished MIME may have another one.
+//! The Message-ID of a message is derived from its id and its sender's domain, so it need not be stored, and the message's
+//! id can be read back from it. Only a message that was passed as finished MIME may have another one.
 
 use uuid::Uuid;
 
@@ -17,7 +17,7 @@ pub fn derived(id: MessageId, domain: &str) -> String {
     format!("<{}@{domain}>", id.0.simple())
 }
 
-/// Returns the Message-ID of a stored message, in angle brackets. `own` is the id in its finished MIME.
+/// Returns the Message-ID of a stored message, in angle brackets. `own` is the one in its finished MIME, if it has one.
 pub fn header_value(id: MessageId, own: Option<&str>, from: &str) -> String {
     match own {
         Some(own) => format!("<{own}>"),

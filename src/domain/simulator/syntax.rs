@@ -21,7 +21,7 @@ pub(super) const PLAIN: [(&str, Step); 12] = [
     ("unsubscribe", Step::Unsubscribe),
 ];
 
-/// Names of the simulators of SES, Resend and Postmark, without underscores, and the steps that they stand for.
+/// Names that the simulators of SES, Resend and Postmark use, without underscores, and the steps that they stand for.
 const ALIASES: [(&str, &str); 17] = [
     ("success", "delivered"),
     ("bounced", "bounce"),
@@ -42,7 +42,7 @@ const ALIASES: [(&str, &str); 17] = [
     ("unsubscribed", "unsubscribe"),
 ];
 
-/// Splits a script at the dots before a letter; the others are part of an enhanced code.
+/// Splits a script into its steps, at each dot before a letter; other dots are part of an enhanced code.
 pub(super) fn steps(script: &str) -> Vec<&str> {
     let (mut steps, mut start) = (Vec::new(), 0);
     let bytes = script.as_bytes();
@@ -101,7 +101,7 @@ fn with_arguments(text: &str) -> Option<Step> {
     }
 }
 
-/// Parses the codes of a refusal of this class; `code` is the default.
+/// Parses the reply code and enhanced code of a refusal, both of this class; `code` is the default reply code.
 fn refusal(codes: &[&str], class: u8, code: u16) -> Option<Refusal> {
     let (code, enhanced) = match codes {
         [] => (code, None),

@@ -42,8 +42,8 @@ impl Step {
         DateTime::from_timestamp(start, 0).unwrap_or(time)
     }
 
-    /// Returns the start of the oldest time span that can be read at `now`; `None` if all can be. A client whose clock
-    /// shows the span before this one can read all that it expects.
+    /// Returns the start of the oldest time span that can be read at `now`; `None` if all can be. It is one span earlier
+    /// than documented, for clients whose clocks are behind.
     pub fn readable_from(self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let kept = match self {
             Self::Minute => TimeDelta::hours(48),
@@ -53,8 +53,9 @@ impl Step {
         Some(self.floor(now - kept) - self.length())
     }
 
-    /// Returns the time before which time spans are deleted at `now`, and not counted; `None` if they are kept forever.
-    /// It is a little earlier than [`readable_from`](Self::readable_from), so that no span is deleted while it is read.
+    /// Returns the time before which time spans are deleted at `now`, and events are not counted; `None` if all spans are
+    /// kept forever. It is a little earlier than [`readable_from`](Self::readable_from), so that no span is deleted while
+    /// it is read.
     pub fn deleted_before(self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         self.readable_from(now).map(|from| from - self.length() * 30)
     }

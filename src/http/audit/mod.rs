@@ -1,7 +1,7 @@
 //! The audit log: who changed what.
 //!
 //! [`operation`] decides by method and route whether a request is audited. The row is inserted once the API key is known and
-//! before the handler runs ([`AuditRecord::begin`]): if that fails, the request fails, so no change is without a row.
+//! before the handler runs ([`AuditRecord::begin`]): if that fails, the request fails, so there is no change without a row.
 //! Handlers note the object and its state before and after the change (`Caller::note_…`). When the handler has returned,
 //! the row is completed ([`AuditRecord::complete`]).
 
@@ -59,7 +59,7 @@ fn shortened(text: &str, max: usize) -> String {
     text.chars().filter(|c| *c != '\0').take(max).collect()
 }
 
-/// The row of a request.
+/// The row of an audited request.
 #[derive(Debug)]
 pub(super) struct AuditRecord {
     db: Db,
@@ -96,7 +96,7 @@ impl AuditRecord {
         Ok(Self { db: api.db.clone(), tenant, id, noted: Mutex::default() })
     }
 
-    /// Completes the row of a request with this response.
+    /// Completes the row with what handlers have noted, and the status of the response.
     pub(super) async fn complete(&self, status: StatusCode) {
         let noted = std::mem::take(&mut *self.noted.lock());
         let (status, key) = (status.as_u16(), (self.tenant, self.id));
@@ -112,7 +112,7 @@ impl AuditRecord {
     }
 }
 
-/// What handlers note about a change. Does nothing if the request is not audited.
+/// Methods by which handlers note a change. They do nothing if the request is not audited.
 impl Caller {
     /// Notes an object whose earlier state is not recorded, such as a new one.
     pub(super) fn note_after(&self, object: &dyn Display, after: &impl Serialize) {
@@ -129,12 +129,13 @@ impl Caller {
         self.note(Some(object), state(before), None::<&()>);
     }
 
-    /// Notes a change of several objects, or of the object in the path.
+    /// Notes the result of a change of several objects, or of the object that the path names.
     pub(super) fn note_result(&self, after: &impl Serialize) {
         self.note(None, None, Some(after));
     }
 
-    /// Notes the tenant of the object. A change of another tenant's object is in the operator's audit log.
+    /// Notes the tenant of the object. The row of a change of another tenant's object is in the audit log of the operator's
+    /// tenant.
     pub(super) fn note_tenant(&self, tenant: TenantId) {
         if let Some(record) = self.audit() {
             record.noted.lock().tenant = Some(tenant).filter(|tenant| *tenant != record.tenant);

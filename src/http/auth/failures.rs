@@ -35,7 +35,7 @@ pub(super) struct AuthFailures {
 pub(super) enum Lookup {
     /// The lookup counts as a failure of its address until it is undone.
     Counted,
-    /// The address is over its limit until this time; the lookup is one of those that all such addresses share.
+    /// The address is over its limit until this time; the lookup counts against the budget that all such addresses share.
     Shared(DateTime<Utc>),
 }
 
@@ -71,7 +71,7 @@ impl AuthFailures {
         Ok(Lookup::Shared(blocked_until))
     }
 
-    /// Gives back a lookup that was begun at `now` and is not a failure.
+    /// Undoes the count of a lookup that began at `now` and was not a failure.
     pub(super) fn give_back(&self, lookup: Lookup, client: Option<IpAddr>, now: DateTime<Utc>) {
         if let Lookup::Shared(_) = lookup {
             let mut shared = self.shared_lookups.lock();

@@ -90,7 +90,7 @@ impl EventStream {
             }
             match events::feed::page(&self.api.db, self.tenant, &self.filter, self.after, PAGE_SIZE).await {
                 Ok(page) => {
-                    // A slow reader's next events may have been deleted. When it reconnects, it gets 410 with the next number.
+                    // A slow reader's next events may have been deleted. When it reconnects, it gets 410 and where to continue.
                     if check_gap(&self.api, self.tenant, self.after, &page).await.is_err() {
                         return None;
                     }
@@ -120,7 +120,8 @@ impl EventStream {
         }
     }
 
-    /// Returns whether the key is still valid. Checks it about once a second.
+    /// Returns whether the key is still valid. Checks it about once a second. Also returns `false` if the check
+    /// cannot be made.
     async fn has_valid_key(&mut self) -> bool {
         if Instant::now() < self.check_at {
             return true;

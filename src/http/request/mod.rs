@@ -1,4 +1,4 @@
-//! Reads requests: parameters, headers, bodies, forms, and what they refer to.
+//! Reads requests: parameters, headers, bodies and forms, and the files and templates that they refer to.
 
 pub(super) mod body;
 pub(super) mod form;

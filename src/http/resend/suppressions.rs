@@ -1,6 +1,6 @@
-//! `/suppressions`. Entries have no ids in `/v1`. Here, an entry's id is derived: it begins with the time at which the
-//! entry was created, by which a lookup finds the entry, and ends with a hash of the address and the stream. An address
-//! is accepted as an id too.
+//! `/suppressions`. Resend's entries have ids, but stored ones have none, so an id is derived: it begins with the time at
+//! which the entry was created, by which a lookup finds the entry, and ends with a hash of the address and the stream. An
+//! address is accepted in place of an id.
 
 use std::collections::BTreeMap;
 
@@ -76,7 +76,7 @@ async fn find(api: &Api, tenant: TenantId, ids: &[EntryId]) -> Result<BTreeMap<E
     }
     let mut found = BTreeMap::new();
     for (time, ids) in by_time {
-        // Postgres cannot represent later times.
+        // A UUID that is not the id of an entry may contain a time thousands of years ahead, which no entry has.
         if time.timestamp() < 250_000_000_000 {
             find_at(api, tenant, (time, &ids), &mut found).await?;
         }
@@ -114,7 +114,7 @@ fn cursor(entry: &Suppression) -> (DateTime<Utc>, String, String) {
     (entry.created_at, entry.address.to_string(), entry.stream.clone().unwrap_or_default())
 }
 
-/// Entries by the id or address that a request names. Ids and addresses without an entry are missing.
+/// The entries that were found, each under the id or address that the request names it by.
 type Found = BTreeMap<String, Suppression>;
 
 /// Finds the entries with these ids or addresses.
@@ -219,7 +219,7 @@ fn check_size(size: usize, pointer: &str) -> Result<(), ApiError> {
     Err(one_fault(pointer, Code::TooMany, "pass 1 to 100 of them").into())
 }
 
-/// Adds addresses, each with the pointer to it, and returns their entries without duplicates.
+/// Adds addresses, each given with its JSON pointer in the request, and returns their entries without duplicates.
 async fn add_all(api: &Api, caller: &Caller, emails: Vec<(String, String)>) -> Result<Vec<Suppression>, ApiError> {
     let tenant = caller.tenant();
     let (mut entries, mut new) = (Vec::new(), Vec::new());

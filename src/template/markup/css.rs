@@ -27,7 +27,8 @@ pub(in crate::template) struct Inlined {
     pub(in crate::template) warnings: Vec<(usize, WarningCode, String)>,
 }
 
-/// Inlines the rules of the `style` elements; or those of `extra_css`, while the elements stay as they are.
+/// Inlines the rules of the `style` elements. With `extra_css`, inlines its rules instead, and leaves the elements as they
+/// are.
 pub(in crate::template) fn inline(source: &str, tags: &[Tag], extra_css: Option<&str>) -> Result<Inlined, Located> {
     let mut masked = Masked::new(source, tags);
     let mut inlined = Inlined { html: source.to_owned(), warnings: Vec::new() };

@@ -1,4 +1,4 @@
-//! Changes by commands.
+//! Changes that commands such as `postrider keys create` make.
 
 use serde_json::Value;
 use sqlx::Row as _;

@@ -91,7 +91,7 @@ impl Target {
         }
     }
 
-    /// Reads `dev.json`, if only the current user can have written it.
+    /// Reads `dev.json`; `None` if there is none. Fails if another user could have written it.
     fn dev(&self, key: DevKey) -> Result<Option<Endpoint>, ClientError> {
         let facts = Facts::read_trusted(&self.dir).map_err(|error| {
             let hint =

@@ -15,7 +15,7 @@ pub struct Resend {
     pub enabled: bool,
     /// Whether attachments may be given as URLs (`path`), from which this service downloads the files.
     pub fetch_attachments: bool,
-    /// Addresses that are not public from which attachments may be downloaded: addresses, networks and host names.
+    /// Where attachments may be downloaded from besides public addresses: addresses, networks and host names.
     /// Every API key that may send messages can read files from them.
     pub fetch_allow: Vec<String>,
     /// Time limit for downloading all attachments of one request, 1s–2m.
@@ -23,8 +23,8 @@ pub struct Resend {
     pub fetch_timeout: Duration,
     /// Whether a message that a relay has accepted is shown as `delivered`, with the webhook event `email.delivered`.
     pub relayed_as_delivered: bool,
-    /// Whether attachments must be on this machine, regardless of the keys above. Not a configuration key: `postrider
-    /// dev` sets it.
+    /// Whether attachments may be downloaded only from this machine, whatever the keys above say. Not a configuration key:
+    /// `postrider dev` sets it.
     #[serde(skip)]
     pub this_machine_only: bool,
 }

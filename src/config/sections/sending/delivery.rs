@@ -23,7 +23,7 @@ pub struct Delivery {
     /// Number of messages sent over one connection before it is closed, 1–100000.
     pub messages_per_connection: u32,
     /// Total memory for messages of more than 256 KiB in flight, and as much again for smaller ones, in MiB, 1–65536. A
-    /// single larger message is sent alone.
+    /// message that needs more than this is sent alone.
     pub memory_mib: u32,
     /// How long a worker's leases last without a heartbeat, 1s–1h. After a crash, the messages that the process had
     /// leased are sent again after this time.
@@ -38,7 +38,7 @@ pub struct Delivery {
     /// First retry delay after a reply that mentions greylisting, 1s–1d.
     #[serde(with = "crate::config::values::duration")]
     pub greylist: Duration,
-    /// How long a stop waits for messages in flight, 0s–1h. If it is longer than `timeouts.final_dot`, a restart causes
+    /// How long a shutdown waits for messages in flight, 0s–1h. If it is longer than `timeouts.final_dot`, a restart causes
     /// no duplicates.
     #[serde(with = "crate::config::values::duration")]
     pub shutdown_grace: Duration,

@@ -28,7 +28,7 @@ struct Claim<'a> {
     key: Cow<'a, str>,
 }
 
-/// What is stored with the key of a call.
+/// What is stored with the key of a call, which is one request with several messages.
 #[derive(Clone)]
 struct Call<'a> {
     /// The ids of all messages, as a Postgres array.
@@ -86,8 +86,8 @@ pub(super) async fn claim_for_messages(
     Ok(results)
 }
 
-/// Claims the keys of calls and of their messages. Returns for each batch whether all of its keys are free; otherwise
-/// it has claimed none.
+/// Claims the keys of calls and of their messages. Returns for each batch whether all of its keys were free. If they were
+/// not, none of them stays claimed.
 pub(super) async fn claim_for_batches(
     connection: &mut PgConnection,
     batches: &[BatchInsert],
@@ -106,8 +106,8 @@ pub(super) async fn claim_for_batches(
     Ok(is_free)
 }
 
-/// Claims the keys of a bulk and of its recipients. Returns whether all of them are free; otherwise the caller must roll the
-/// transaction back.
+/// Claims the keys of a bulk and of its recipients. Returns whether all of them were free; if they were not, the caller must
+/// roll the transaction back.
 pub(in crate::db) async fn claim_for_bulk(
     connection: &mut PgConnection,
     bulk: &BulkInsert,

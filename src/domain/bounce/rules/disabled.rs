@@ -170,7 +170,7 @@ pub(super) const PHRASES: &[Rule] = &[
     ]),
 ];
 
-/// Rules for phrases that also occur in refusals of an unknown user.
+/// Rules for phrases that also occur in refusals of an unknown user, and are tried after the rules for those.
 pub(super) const WEAK_PHRASES: &[Rule] = &[Rule::new("words-inactivity", Hard, MailboxDisabled)
     .words(&["due to inactivity", "because of inactivity", "for inactivity", "due to lack of use", "for lack of use"])
     .without(&["connection", "session", "sender", "timeout", "timed out", "ip address", "tempor"])

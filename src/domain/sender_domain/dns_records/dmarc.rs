@@ -13,8 +13,8 @@ pub struct Dmarc {
     pub strict: Strict,
 }
 
-/// The alignments that are strict: the domain must equal the sender's domain, not only have the same organisational
-/// domain.
+/// The alignments that are strict: the domain that DKIM or SPF authenticates must equal the domain in `From`, and not only
+/// belong to the same organisational domain.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Strict {
     /// DKIM alignment is strict (`adkim=s`).

@@ -26,7 +26,7 @@ pub struct Directive {
     pub mechanism: Mechanism,
 }
 
-/// A mechanism. Its name may contain macros; `None` stands for the record's own domain.
+/// A mechanism. The domain name in it may contain macros; `None` stands for the record's own domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mechanism {
     /// Every address.
@@ -237,8 +237,10 @@ fn macro_width(text: &str) -> Option<usize> {
     (is_letter && is_count && transformers.bytes().all(|byte| b".-+,/_=".contains(&byte))).then_some(end + 1)
 }
 
-/// Returns candidates to replace a record that does not let `addresses` pass, the smallest change first.
-/// `without_record` lists domains that have no SPF record. The caller evaluates the candidates.
+/// Returns candidates to replace a record that does not let `addresses` pass, in the order in which the caller should
+/// evaluate them: one with the mechanisms of the record `wanted`, and one with the addresses. Both keep the terms of
+/// the record that are valid or can be corrected, except those that refer to a domain in `without_record`: these have no
+/// SPF record.
 pub fn repairs(record: &str, wanted: &str, addresses: &[IpAddr], without_record: &[String]) -> Vec<String> {
     let mut new_terms: Vec<String> = Vec::new();
     let (mut has_all, mut has_redirect) = (false, false);
@@ -284,7 +286,7 @@ pub fn repairs(record: &str, wanted: &str, addresses: &[IpAddr], without_record:
     records
 }
 
-/// Returns the domains that a record includes or redirects to. Skips terms that cannot be parsed.
+/// Returns the domains that a record includes or redirects to. Skips terms that cannot be corrected.
 pub fn targets(record: &str) -> Vec<String> {
     let target = |(_, term): (String, Term)| match term {
         Term::Directive(Directive { mechanism: Mechanism::Include(target), .. }) | Term::Redirect(target) => {
@@ -310,7 +312,7 @@ fn parse_corrected(text: &str) -> Option<(String, Term)> {
     term(&fixed).ok().map(|read| (fixed.clone(), read))
 }
 
-/// Returns whether `name` is one edit or transposition away from `known`.
+/// Returns whether `name` is `known`, is one edit or transposition away from it, or is another frequent spelling of it.
 fn is_misspelt(name: &str, known: &str) -> bool {
     let name = name.to_ascii_lowercase();
     // Short names are too similar to each other to be corrected.

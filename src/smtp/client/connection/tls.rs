@@ -45,7 +45,7 @@ impl Tls {
         Ok(Self { connector: Arc::new(config).into(), verifier: None })
     }
 
-    /// Creates an opportunistic connector; [`Tls::fault`] then returns why a strict one would have failed.
+    /// Creates an opportunistic connector; [`Tls::fault`] then returns why [`TlsMode::Verified`] would have failed.
     pub fn probing(ca_file: Option<&Path>) -> Result<Self, SetupError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(ca_file)?), provider).build();
@@ -110,7 +110,8 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, SetupError> {
 }
 
 /// Accepts every certificate, for TLS that is opportunistic (RFC 7435) or required. This protects against passive
-/// listeners. Verification would not protect against an active attacker, who can remove STARTTLS from the offer.
+/// listeners, but not against an active attacker, who can present a certificate of its own. Verification would not help
+/// if TLS is opportunistic: the attacker can remove STARTTLS from the offer.
 struct AnyCertificate(Arc<CryptoProvider>);
 
 impl fmt::Debug for AnyCertificate {
