@@ -72,7 +72,7 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// Removes line breaks, and the line of the server's C source that sqlx appends to errors of Postgres.
+/// Removes line breaks, and what sqlx adds to errors of Postgres: its prefix, and the line number in Postgres's C source.
 fn without_source_line(text: &str) -> String {
     let text = text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
     let stripped = text.rsplit_once(" at line ").filter(|(_, number)| number.bytes().all(|b| b.is_ascii_digit()));

@@ -65,7 +65,7 @@ impl Layouts {
         missing.take(free).cloned().collect()
     }
 
-    /// Inserts the layout of a name; `None` if the tenant has no published template of that name.
+    /// Inserts the layout with this name; `None` if the tenant has no published template of that name.
     pub fn insert(&mut self, name: &str, layout: Option<Layout>) {
         if let Some(layout) = &layout {
             // The source was scanned without faults when it was published. If it has a fault now, compiling reports it.
@@ -100,7 +100,7 @@ impl Layouts {
         self.own_names.iter().any(|own| own == name)
     }
 
-    /// Returns the layout of a name.
+    /// Returns the layout with this name.
     pub(super) fn get(&self, name: &str) -> Result<&Layout, (Code, String)> {
         match self.known.get(name) {
             Some(Some(layout)) => Ok(layout),

@@ -9,7 +9,7 @@ use crate::db::schema::{self, partitions};
 
 pub(in crate::cli) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let db = app::database(config)?;
-    // Behind a pooler in transaction mode, migrations would not exclude each other.
+    // The lock that keeps two processes from migrating at the same time does not work behind a pooler in transaction mode.
     session::check_direct(&db).await?;
     let ran = schema::migrate(&db).await?;
     partitions::ensure(&db, server::time(&db).await?).await?;

@@ -75,7 +75,7 @@ impl Facts {
         )
     }
 
-    /// Prints the addresses, the keys and first commands. `next` is the number of the next message in the inbox,
+    /// Prints the addresses, the keys and two commands to try. `next` is the number of the next message in the inbox,
     /// `sign_in` the path that signs in to the dashboard.
     pub(super) fn print(&self, dir: &Path, next: u64, sign_in: Option<&str>) {
         let Self { api, api_key, admin_key, test_key, inbox_smtp, bounces_smtp, submission_smtp, .. } = self;

@@ -1,5 +1,5 @@
-//! Makes `dev` safe to start anywhere, also with a production `postrider.toml` or environment: it replaces every
-//! setting by which data could leave this machine.
+//! Makes `dev` safe to start anywhere, even with a production `postrider.toml` or environment: replaces every setting
+//! by which data could leave this machine.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::dev::local_only::is_local_url;
 
 use super::super::healthcheck::reachable;
 
-/// Preferred port of submission. If it is in use, another one is chosen at the start.
+/// Preferred port for submission. If it is in use, another one is chosen at the start.
 const SUBMISSION_PORT: u16 = 1587;
 /// The domain of return paths, if none is configured.
 const RETURN_DOMAIN: &str = "return.postrider.test";
@@ -85,17 +85,18 @@ pub(super) fn isolate(config: &mut Config, database_url: &str, inbox: SocketAddr
     config.inbound.allow_private_relays = PrivateMx::All(false);
     config.inbound.this_machine_only = true;
 
-    // The DNS would be asked about the senders.
+    // To authenticate received messages, the DNS would be asked about their senders.
     config.inbound.authenticate = false;
     config.return_path.domain.get_or_insert_with(|| RETURN_DOMAIN.into());
 
     // Nothing leaves this machine, so a copied or restored directory may send again.
     config.restore_guard.enabled = false;
 
-    // A stop of `dev` is awaited by a person, and by no load balancer.
+    // A person waits for `dev` to stop, and there is no load balancer that needs the delay.
     config.http.drain_delay = Duration::ZERO;
 
-    // There is no proxy in front of `dev`, behind which other clients would look like ones on this machine.
+    // Clients on this machine may read the metrics. Clients elsewhere cannot look like them, because no proxy runs in front
+    // of `dev`.
     if config.metrics.allow.is_empty() {
         config.metrics.allow = vec!["127.0.0.0/8".into(), "::1".into()];
     }

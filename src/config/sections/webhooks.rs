@@ -19,8 +19,8 @@ pub struct Webhooks {
     /// Time limit of one POST, including its response, 1s–60s.
     #[serde(with = "crate::config::values::duration")]
     pub timeout: Duration,
-    /// Whether endpoints must be on this machine, regardless of the keys above. Not a configuration key: `postrider
-    /// dev` sets it.
+    /// Whether endpoints must be on this machine, regardless of `allow_private` and `allow`. Not a configuration key:
+    /// `postrider dev` sets it.
     #[serde(skip)]
     pub this_machine_only: bool,
 }

@@ -1,8 +1,8 @@
-//! The tables `erasures` and `erasure_keys`: erasing everything about one address. A process leases an erasure for a moment, and
-//! another process continues it afterwards, or after the lease if the first one died.
+//! The tables `erasures` and `erasure_keys`: erasing everything about one address. A process leases an erasure for a short time, runs
+//! some steps, and releases it. Then any process can continue; if the first one dies, they continue when its lease has ended.
 //!
 //! Each step is one transaction: it locks the erasure, erases some rows, and moves the position. A process whose lease has ended
-//! erases nothing. A step that is repeated finds nothing any more.
+//! erases nothing. A step that is repeated finds nothing left to erase.
 
 mod messages;
 mod preview;
@@ -24,9 +24,9 @@ use crate::domain::suppression::AddressKey;
 
 pub use preview::{Preview, preview};
 
-/// Messages that are accepted up to this time after an erasure belong to it: the clocks of replicas differ.
+/// An erasure also covers messages that were accepted up to this long after it, because the clocks of replicas differ.
 const CLOCK_DIFFERENCE: TimeDelta = TimeDelta::milliseconds(100);
-/// Number of consecutive failures, except temporary ones, after which an erasure has failed.
+/// Number of consecutive failures after which an erasure ends as `failed`. Temporary failures do not count.
 const MAX_FAILURES: i16 = 10;
 
 /// An erasure.
@@ -46,11 +46,11 @@ pub struct ErasureRow {
     pub pseudonym: String,
     /// `running`, `done` or `failed`.
     pub status: String,
-    /// What is examined.
+    /// Which rows are being examined ([`ErasurePhase`]).
     pub phase: String,
     /// The key of the last examined row in this phase.
     pub position: Option<String>,
-    /// Whether all phases were examined once.
+    /// Whether all phases have been completed once, and the erasure has started again at the messages ([`repeat`]).
     pub is_repeated: bool,
     /// Number of messages and actions that cannot be erased yet.
     pub waiting: i64,
@@ -134,8 +134,8 @@ pub async fn page(db: &Db, tenant: TenantId, after: Option<ErasureId>, limit: i6
     db.timed("erasures.page", query.fetch_all(&db.pool)).await
 }
 
-/// Leases the running erasure that has been without a lease for longest, until `until`. Returns `None` if there is none. Those of
-/// tenants that are being deleted end with their tenant.
+/// Leases the running erasure that has been without a lease for longest, until `until`. Returns `None` if there is none. Skips the
+/// erasures of tenants that are being deleted, because all data of these tenants is deleted anyway.
 pub async fn lease(db: &Db, now: DateTime<Utc>, until: DateTime<Utc>) -> Result<Option<ErasureRow>, DbError> {
     let query = sqlx::query_as!(
         ErasureRow,
@@ -163,7 +163,7 @@ pub struct Lease {
     pub until: DateTime<Utc>,
 }
 
-/// Releases an erasure. The next process may work on it from `from` on.
+/// Releases an erasure. Any process can lease it again from `from` on.
 pub async fn release(db: &Db, lease: Lease, from: DateTime<Utc>) -> Result<(), DbError> {
     let query = sqlx::query!(
         "UPDATE erasures SET leased_until = $4, failures = 0, error = NULL
@@ -176,8 +176,8 @@ pub async fn release(db: &Db, lease: Lease, from: DateTime<Utc>) -> Result<(), D
     db.timed("erasures.release", query.execute(&db.pool)).await.map(drop)
 }
 
-/// Releases an erasure after a failure, which does not count if it `is_temporary`. Returns whether it has failed too often, and has
-/// ended.
+/// Releases an erasure after a failure, which does not count if it `is_temporary`. Returns whether the erasure has ended,
+/// because it has failed too often.
 pub async fn fail(
     db: &Db,
     lease: Lease,
@@ -207,7 +207,7 @@ pub async fn fail(
     Ok(db.timed("erasures.fail", query.fetch_optional(&db.pool)).await?.unwrap_or(false))
 }
 
-/// Ends an erasure that has examined everything, and forgets its address.
+/// Ends an erasure whose phases are all completed, and deletes its address.
 pub async fn finish(db: &Db, lease: Lease, now: DateTime<Utc>) -> Result<(), DbError> {
     let query = sqlx::query!(
         "UPDATE erasures SET status = 'done', finished_at = $4, address = NULL, position = NULL, failures = 0, error = NULL
@@ -231,11 +231,11 @@ pub struct Job {
     pub address: ErasedAddress,
     /// What replaces it.
     pub pseudonym: String,
-    /// What is examined.
+    /// Which rows are being examined.
     pub phase: ErasurePhase,
     /// The key of the last row that was examined in this phase.
     pub position: Option<String>,
-    /// Whether all phases were examined once.
+    /// Whether all phases have been completed once, and the erasure has started again at the messages ([`repeat`]).
     pub is_repeated: bool,
     /// Number of messages and actions that cannot be erased yet.
     pub waiting: u64,
@@ -293,7 +293,8 @@ pub async fn step(db: &Db, job: &mut Job, now: DateTime<Utc>) -> Result<Step, Db
     .await
 }
 
-/// Examines the messages again that could not be erased, and whatever was stored meanwhile.
+/// Releases an erasure until `from`, and sets it back to the phase of the messages. Messages that could not be erased yet are then
+/// examined again, and so is what the later phases cover, because more may have been stored meanwhile.
 pub async fn repeat(db: &Db, lease: Lease, from: DateTime<Utc>) -> Result<(), DbError> {
     let query = sqlx::query!(
         "UPDATE erasures SET phase = 'messages', position = NULL, is_repeated = true, leased_until = $4, failures = 0, error = NULL
@@ -336,7 +337,7 @@ impl Job {
         self.position.as_deref().and_then(|position| position.parse().ok()).unwrap_or_default()
     }
 
-    /// Returns the time up to which what was accepted belongs to the erasure.
+    /// Returns the end of the erasure's period: messages that were accepted later are kept.
     fn end(&self) -> DateTime<Utc> {
         self.created_at + CLOCK_DIFFERENCE
     }
@@ -357,7 +358,7 @@ async fn advance(
     counts: ErasedCounts,
 ) -> Result<Moved, sqlx::Error> {
     let has_ended = examined.position.is_none();
-    // Messages are examined first of what may have to wait, and again from the beginning.
+    // The count starts with the messages: no earlier phase has rows that must wait, and a repetition starts with them, too.
     let is_first = job.phase == ErasurePhase::Messages && job.position.is_none();
     let waiting = if is_first { 0 } else { job.waiting } + examined.waiting;
     let phase = if has_ended { job.phase.next().unwrap_or(job.phase) } else { job.phase };

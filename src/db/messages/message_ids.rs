@@ -33,7 +33,7 @@ pub(super) async fn insert(connection: &mut PgConnection, group: &[&MessageInser
     .map(drop)
 }
 
-/// Returns the messages with this Message-ID, with or without angle brackets.
+/// Returns the ids of the messages with this Message-ID, which may be given with or without its angle brackets.
 pub async fn find(db: &Db, tenant: TenantId, message_id: &str) -> Result<Vec<Uuid>, DbError> {
     // No Message-ID contains NUL, and Postgres refuses NUL in a parameter.
     if message_id.contains('\0') {
@@ -60,8 +60,7 @@ pub struct ParentRow {
     pub from_address: String,
     /// The Message-ID in its finished MIME; `None` if the Message-ID is derived from the message's id.
     pub internet_message_id: Option<String>,
-    /// Custom headers, `[{"name", "value"}]`; of finished MIME only those for threads and
-    /// unsubscribe links.
+    /// Custom headers, `[{"name", "value"}]`. For finished MIME, only the headers for threads and unsubscribe links.
     pub headers: Option<Value>,
 }
 

@@ -96,7 +96,7 @@ pub(in crate::db) async fn lease_due(
 }
 
 /// Leases the other due recipients of these messages in the same lanes, at most `most` rows, so that a message to
-/// several recipients is sent once.
+/// several recipients is transferred once instead of once per claim.
 pub(in crate::db) async fn lease_rest_of_messages(
     connection: &mut PgConnection,
     worker: Uuid,

@@ -48,11 +48,11 @@ pub struct StreamSummary {
     pub unsubscribe: bool,
 }
 
-/// Returns the streams of these tenants, those of each in order of priority. Tenants without streams are left out.
+/// Returns the streams of each of these tenants, in order of priority. Tenants without streams are left out.
 pub async fn of_tenants(db: &Db, tenants: &[TenantId]) -> Result<HashMap<TenantId, Vec<StreamSummary>>, DbError> {
     let tenants: Vec<Uuid> = tenants.iter().map(|tenant| tenant.0).collect();
-    // A change of a column that is read here, or that the order depends on, has to be noted in tenant_changes
-    // (note_stream_change).
+    // Processes cache the result: the trigger note_stream_change has to note changes of every column that is read
+    // here, or that the order depends on, in tenant_changes.
     let query = sqlx::query!(
         "SELECT tenant_id, name, unsubscribe FROM streams WHERE tenant_id = ANY ($1) ORDER BY priority, name",
         &tenants
@@ -107,7 +107,7 @@ async fn read(db: &Db, tenant: TenantId, name: Option<&str>) -> Result<Vec<Strea
     Ok(rows.collect())
 }
 
-/// Creates a stream. Returns `false` if a stream of this name exists, which is not changed.
+/// Creates a stream. Returns `false`, and changes nothing, if a stream of this name exists.
 pub async fn create(
     db: &Db,
     tenant: TenantId,

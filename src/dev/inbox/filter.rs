@@ -2,14 +2,14 @@
 
 use super::Summary;
 
-/// Conditions that a message must all meet. Letter case does not matter.
+/// Conditions, all of which a message must meet. Letter case does not matter.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     /// A recipient of the envelope. A value with `@` matches a whole address, a value without `@` any part of an
     /// address.
     pub to: Option<String>,
     /// The sender. A value with `@` matches the whole address in the `From` header, a value without `@` any part of the
-    /// header.
+    /// header. For a message without this header, the sender of the envelope is used.
     pub from: Option<String>,
     /// A part of the subject.
     pub subject: Option<String>,

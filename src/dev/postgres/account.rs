@@ -1,4 +1,5 @@
-//! The user that Postgres runs as: the user of this process, or another one if that is root, which Postgres refuses.
+//! The user that Postgres runs as: the user of this process, or another one if this process runs as root, because
+//! Postgres refuses to run as root.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -7,7 +8,7 @@ use std::process::Command;
 
 use super::PostgresError;
 
-/// A user by id.
+/// The ids of a user and of its primary group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Account {
     pub(super) uid: u32,
@@ -17,8 +18,8 @@ pub(super) struct Account {
 const PASSWD: &str = "/etc/passwd";
 
 impl Account {
-    /// Returns the user that runs the cluster with its data in `data`; `None` means the user of this process. For
-    /// existing data, this is their owner, because an earlier start may have run without root.
+    /// Returns the user that is to run the cluster in the directory `data`; `None` means the user of this process. If the
+    /// directory exists, this is its owner, unless that is root: an earlier start may not have run as root.
     pub(super) fn for_cluster(data: &Path) -> Result<Option<Self>, PostgresError> {
         if !is_root() {
             return Ok(None);
@@ -55,8 +56,8 @@ fn is_root() -> bool {
     }
 }
 
-/// Finds a user in the text of `/etc/passwd`: `name:password:uid:gid:…`. Negative ids, as of `nobody` on macOS, are
-/// converted as the system does.
+/// Finds a user in the text of `/etc/passwd`: `name:password:uid:gid:…`. Negative ids, such as that of `nobody` on macOS,
+/// are converted as the system does. A user whose uid or gid is 0 is not returned.
 fn look_up(passwd: &str, name: &str) -> Option<Account> {
     let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
     let mut ids = line.split(':').skip(2).map(|id| {

@@ -5,7 +5,7 @@
 //! DIR/password       of the superuser, mode 0600
 //! DIR/data           the cluster; data.new.… while it is created
 //! DIR/postgres.log   of this start; postgres.log.old of the one before
-//! DIR/cluster        a link to the files above, if they are elsewhere
+//! DIR/cluster        a link to the directory with the files above, if they are elsewhere
 //! ```
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
@@ -55,7 +55,7 @@ impl Home {
         }
     }
 
-    /// Creates a directory whose name depends only on the requested one, and a link to it.
+    /// Creates a directory that is named after a hash of the requested path, and a link to it in the requested directory.
     fn elsewhere(requested: &Path, account: Account) -> Result<Self, PostgresError> {
         let name = hex(&Sha256::digest(requested.as_os_str().as_encoded_bytes()));
         let dir = create(&Path::new(ELSEWHERE).join(name.get(..16).unwrap_or(&name)))?;

@@ -1,10 +1,11 @@
 //! The Sender Rewriting Scheme: the envelope sender of a message that is passed on is replaced by an address of this installation, so that
-//! SPF passes at the next server. Bounces to such an address are passed on to the sender that is in it.
+//! SPF passes at the next server. Bounces to such an address are passed on to the original sender, which the address contains.
 //!
-//! `SRS0=HASH=TT=example.test=ann@srs.acme.test` stands for `ann@example.test`. A sender that another server has rewritten already is
-//! not rewritten into itself: `SRS1=HASH=other.test==HASH=TT=example.test=ann@srs.acme.test` stands for the SRS0 address of `other.test`.
-//! The hash is an HMAC-SHA-256, truncated to 40 bits: only this installation can make an address that it accepts, and a guess takes
-//! 2^39 attempts over SMTP. TT is the day modulo 1,024 in base32. Case does not matter, because some servers change it.
+//! `SRS0=HASH=TT=example.test=ann@srs.acme.test` stands for `ann@example.test`. If another server has already rewritten the sender, its
+//! address is not nested as a whole: `SRS1=HASH=other.test==HASH=TT=example.test=ann@srs.acme.test` stands for the SRS0 address of
+//! `other.test`. The hash is an HMAC-SHA-256, truncated to 40 bits: only this installation can create an address that it accepts, and to
+//! guess one takes 2^39 attempts over SMTP on average. TT is the number of days since 1970, modulo 1,024, in base32. Letter case does
+//! not matter, because some servers change it.
 
 use std::fmt;
 
@@ -15,7 +16,7 @@ use crate::domain::installation::keyring::{Keyring, Purpose};
 
 /// Number of days for which bounces to a rewritten sender are accepted.
 const DAYS: i64 = 21;
-/// Length of the period after which days repeat: two characters of base32.
+/// Number of days after which TT has the same value again: two characters of base32.
 const PERIOD: i64 = 1_024;
 /// Length of a hash, in characters of base32: 40 bits.
 const HASH: usize = 8;
@@ -50,13 +51,13 @@ impl fmt::Debug for Srs {
 }
 
 impl Srs {
-    /// Rewrites senders to addresses of this domain, given as A-labels in lower case.
+    /// Creates a rewriter whose addresses are in this domain, given as A-labels in lower case.
     pub fn new(keyring: Keyring, domain: impl Into<String>) -> Self {
         Self { keyring, domain: domain.into() }
     }
 
-    /// Returns the rewritten sender. `None` if it must stay as it is: it is an address of this domain, or the rewritten one would not be
-    /// valid, because it is longer than local parts may be or because the sender has a quoted local part.
+    /// Returns the rewritten sender. `None` if the sender must stay as it is: because its domain is that of this rewriter, because it has
+    /// a quoted local part or an address literal, or because the rewritten local part would be too long.
     pub fn rewrite(&self, sender: &Address, now: DateTime<Utc>) -> Option<Address> {
         let (local, domain) = (sender.local(), sender.domain());
         if domain == self.domain || local.contains('"') || domain.starts_with('[') {
@@ -72,7 +73,7 @@ impl Srs {
         (rewritten.len() <= MAX_LOCAL).then(|| format!("{rewritten}@{}", self.domain).parse().ok()).flatten()
     }
 
-    /// Returns the sender for which a rewritten one stands, given as in RCPT.
+    /// Returns the original sender of a rewritten address, which is given as in RCPT.
     pub fn restore(&self, address: &str, now: DateTime<Utc>) -> Result<Address, SrsFault> {
         let (local, domain) = address.rsplit_once('@').ok_or(SrsFault::Missing)?;
         if !domain.eq_ignore_ascii_case(&self.domain) {
@@ -91,7 +92,7 @@ impl Srs {
             let (made, rest) = hashed.split_once('=').ok_or(SrsFault::Forged)?;
             let (domain, local) = rest.split_once('=').ok_or(SrsFault::Forged)?;
             let age = (day(now) - parse_day(made).ok_or(SrsFault::Forged)?).rem_euclid(PERIOD);
-            // A day that is in the future by one is that of a server whose clock is ahead.
+            // The address may be dated tomorrow, if the clock of the process that created it is ahead.
             if age > DAYS && age != PERIOD - 1 {
                 return Err(SrsFault::Expired);
             }
@@ -123,7 +124,7 @@ impl Srs {
     }
 }
 
-/// Returns the rest of a local part after a tag and before the separator that belongs to it.
+/// Returns the rest of a local part after a tag. The rest begins with the separator that belongs to the tag.
 fn strip_tag<'a>(local: &'a str, tag: &str) -> Option<&'a str> {
     let (start, rest) = local.split_at_checked(tag.len())?;
     (start.eq_ignore_ascii_case(tag) && rest.starts_with(['=', '+', '-'])).then_some(rest)
@@ -156,7 +157,7 @@ fn base32(bytes: &[u8]) -> String {
     (0..HASH).rev().map(|n| char::from(ALPHABET[digit(n)])).collect()
 }
 
-/// Compares in a time that depends on the length only.
+/// Compares two texts in a time that depends only on their lengths.
 fn is_equal(one: &str, other: &str) -> bool {
     one.len() == other.len() && one.bytes().zip(other.bytes()).fold(0, |diff, (a, b)| diff | (a ^ b)) == 0
 }
@@ -247,7 +248,7 @@ mod tests {
             if let Some(address) = srs().rewrite(&sender, now()) {
                 let text = address.to_string();
                 let restored = srs().restore(&text, now() + TimeDelta::days(days)).unwrap();
-                // A sender that only looks rewritten loses what another server would have put before.
+                // A sender that starts with SRS1 by chance loses the part where a server's hash would be.
                 if !local.to_uppercase().starts_with("SRS1") {
                     prop_assert_eq!(restored.to_string().to_lowercase(), sender.to_string().to_lowercase());
                 }

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::Event;
 
-/// The lengths to which texts are cut, in characters. They are tried in order until the event fits.
+/// The lengths to which texts are cut, in characters. They are tried in order until the event fits. Subjects keep at
+/// least 100.
 const LENGTHS: [usize; 4] = [2_000, 500, 100, 20];
 /// The suffix of a truncated text.
 const MARK: &str = "…[cut]";
@@ -36,7 +37,7 @@ impl Event {
                 return text;
             }
         }
-        // The metadata has many or long names, which are not cut.
+        // The metadata may have many or long names, which are not cut.
         event.data.metadata = json!({});
         let text = json(&event);
         if text.len() <= limit {

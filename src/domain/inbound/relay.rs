@@ -21,10 +21,10 @@ pub enum TargetError {
     /// It is not the URL of a relay.
     #[error(transparent)]
     Url(#[from] RelayError),
-    /// It names a file of the server: keys of the API must not read files.
+    /// It names a file on the server: the owner of an API key must not be able to read files there.
     #[error("the options ca_file and token_file are allowed only in the configuration file")]
     File,
-    /// It has a password, which cannot be stored encrypted.
+    /// It has a password, and there is no `secret_key` with which to encrypt it.
     #[error("a password needs secret_key (POSTRIDER_SECRET_KEY), with which it is stored encrypted")]
     NoSecretKey,
     /// It cannot be encrypted.
@@ -58,7 +58,8 @@ impl RelayTarget {
         Ok(Self { url: url.into(), relay })
     }
 
-    /// Returns the URL as it is stored for this route: encrypted if there is a keyring, without which it may have no password.
+    /// Returns the URL as it is stored for this route: encrypted if there is a keyring. Without one, a URL with a password is
+    /// refused.
     pub fn seal(&self, keyring: Option<&Keyring>, route: InboundRouteId) -> Result<Vec<u8>, TargetError> {
         let url = self.url.expose_secret().as_bytes();
         match keyring {
@@ -137,7 +138,7 @@ mod tests {
         for url in ["smtp://m.test?ca_file=/etc/passwd", "smtp://u@m.test?token_file=/etc/passwd"] {
             assert_eq!(RelayTarget::parse(url).err(), Some(TargetError::File), "{url}");
         }
-        // A URL that was shown has no password, and is not accepted again by oversight.
+        // The API shows URLs without their passwords. Such a URL is refused, so nobody stores it by mistake.
         let shown = RelayTarget::parse("smtp://u:p@m.test").unwrap().relay.to_string();
         assert!(matches!(RelayTarget::parse(&shown), Err(TargetError::Url(_))));
     }

@@ -11,8 +11,8 @@ pub(in crate::mail) fn with_domain<'i>(id: &'i str, domain: &str) -> Cow<'i, str
     if is_bare(id) { Cow::Owned(format!("{id}@{domain}")) } else { Cow::Borrowed(id) }
 }
 
-/// Returns whether an id has no `@` and only characters that make every link to it recognizable. Other ids are not
-/// changed.
+/// Returns whether an id has no `@` and only characters with which [`complete_links`] finds every link to it. Other ids
+/// are not changed.
 fn is_bare(id: &str) -> bool {
     !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._~+=-$!*".contains(&byte))
 }

@@ -36,7 +36,7 @@ pub struct Settings {
     /// Maximum idle time of a connection to a mail exchanger; mail exchangers close idle connections sooner than
     /// relays.
     pub mx_idle: Duration,
-    /// Time-outs.
+    /// Timeouts.
     pub timeouts: Timeouts,
     /// Whether this machine may be a mail exchanger; for development and tests.
     pub allow_loopback_mx: bool,
@@ -98,7 +98,8 @@ impl Settings {
     }
 }
 
-/// Time-outs of RFC 5321 §4.5.3.2, and Postrider's own ("own") where the RFC has none. Each is for a whole reply.
+/// Timeouts of RFC 5321 §4.5.3.2, and Postrider's own ("own") where the RFC has none. A timeout for a reply ends when the
+/// whole reply has arrived.
 ///
 /// The time limit of all commands of a message up to DATA is `mail + rcpt + data` plus 10 s per recipient; that of the
 /// message text is `block` plus its size at 8 KiB/s. These bound the total time of a server that is slow in every step.
@@ -108,7 +109,7 @@ pub struct Timeouts {
     pub slot: Duration,
     /// For a free connection, if another server can be tried instead (own: 10 s).
     pub slot_or_next: Duration,
-    /// For all DNS queries of a message together (own: 20 s).
+    /// For the DNS queries that find the servers of a message, together, and for that of its MTA-STS record (own: 20 s).
     pub dns: Duration,
     /// For an MTA-STS policy, from connection to last byte (RFC 8461 §3.3 suggests 60 s; own: 20 s).
     pub policy: Duration,
@@ -120,14 +121,14 @@ pub struct Timeouts {
     pub ehlo: Duration,
     /// For the TLS handshake (own: 60 s).
     pub tls: Duration,
-    /// For opening a session, from the connection to the last reply before MAIL (own: 600 s). Once attempts to open one
-    /// have taken this long in total, no server or address after the second is tried.
+    /// For opening a session, from the connection to the last reply before MAIL (own: 600 s). Further servers of
+    /// a message, and further addresses of a server, are tried within this time, and in any case two of each.
     pub session: Duration,
     /// For the reply to MAIL (300 s).
     pub mail: Duration,
     /// For the reply to RCPT (300 s).
     pub rcpt: Duration,
-    /// For the reply to DATA (120 s).
+    /// For the reply to DATA, and to an empty message if all recipients were refused (120 s).
     pub data: Duration,
     /// For a block of the message to be written (180 s).
     pub block: Duration,

@@ -1,9 +1,9 @@
-//! Finds recipients that are leased to this worker without its knowledge: the claim was committed and its response
+//! Finds recipients that are leased to this worker without its knowledge: the claim was committed, but its response was
 //! lost. No other worker may claim them while this one lives.
 //!
 //! The search runs after a failed claim, and periodically: a response may be lost without an error, for example if a
 //! pooler mixes up the responses of two connections. Other statements may have been lost with it, so the periodic
-//! search also releases leases of unknown workers and lowers lane watermarks that are above waiting recipients.
+//! search also releases leases of unknown workers, and lowers `ready_at` of lanes whose first recipient is due earlier.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,8 +19,8 @@ const MARGIN: Duration = Duration::from_secs(1);
 
 /// Minimum pause between two periodic searches.
 const SEARCH_INTERVAL: Duration = Duration::from_mins(5);
-/// Minimum pause between two periodic searches, as a multiple of a search's duration: they take at most a 200th of
-/// Postgres' time.
+/// Minimum pause between two periodic searches, as a multiple of the time that the last one took, without its own
+/// pause: Postgres spends at most a 200th of the time on searches.
 const PAUSE_PER_SEARCH: u32 = 200;
 
 pub(crate) async fn run(leases: Arc<Leases>) {
@@ -77,7 +77,8 @@ pub(crate) fn is_last_search(at: Duration, is_complete: bool, limit: Duration) -
     is_complete && at >= CONNECTION_TIMEOUT + commit_time(limit)
 }
 
-/// Releases every lease that no worker knows of. Returns how many there were, lanes with a wrong watermark included.
+/// Releases every lease that no worker knows of, and corrects lanes whose `ready_at` is too late. Returns how many leases
+/// and lanes there were in total.
 pub(crate) async fn recover_all(leases: &Leases) -> Result<usize, DbError> {
     let orphans = workers::release_orphans(&leases.db, leases.clock.now()).await?;
     count_uncertain(&orphans);
@@ -100,8 +101,8 @@ pub(crate) async fn recover_all(leases: &Leases) -> Result<usize, DbError> {
 }
 
 /// Releases recipients that are leased to this worker and not in flight. They are checked twice, with enough time in
-/// between for the response to a claim in progress. Returns how many there were, or `None` while this worker may have
-/// been declared dead.
+/// between for the response to a claim in progress. Returns how many there were, or `None` while this worker may not
+/// claim: it may have been declared dead, or the restore guard holds.
 async fn release_lost(leases: &Leases) -> Result<Option<usize>, DbError> {
     let Some(worker) = leases.worker() else { return Ok(None) };
     let mut lost = queue::leased(&leases.db, worker).await?;

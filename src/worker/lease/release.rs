@@ -1,5 +1,5 @@
-//! Releases leased recipients to the queue, retrying until the database confirms it: while this worker lives, no other
-//! worker may claim them.
+//! Releases leased recipients to the queue. Tries again until the database confirms it, because while this worker lives,
+//! no other worker may claim them.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use super::Leases;
 use crate::db::lanes;
 use crate::db::queue::{self, Claimed, Rescheduled};
 
-/// Pause between two tries. It also precedes the first try if recipients are released because of a database error:
-/// without the pause, they would be claimed again at once.
+/// Pause between two tries. Callers that release recipients because of a failure also pause for this long first:
+/// otherwise the recipients would be claimed again at once.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Reason for holding recipients whose message is missing.
 pub(crate) const NOT_STORED: &str = "held: its message is not stored";
 
 impl Leases {
-    /// Releases recipients without an attempt.
+    /// Releases recipients that were not attempted.
     pub(crate) async fn release(&self, claimed: Vec<Claimed>) {
         self.reschedule(claimed, Rescheduled::default()).await;
     }
 
-    /// Releases recipients without an attempt, due at another time.
+    /// Releases recipients that were not attempted, with a new due time or the reason why they could not be prepared.
     pub(crate) async fn reschedule(&self, mut claimed: Vec<Claimed>, to: Rescheduled<'_>) {
         while !claimed.is_empty() {
             self.adopt_claims(&mut claimed);
@@ -37,7 +37,8 @@ impl Leases {
         }
     }
 
-    /// Moves recipients to other lanes and releases them, without an attempt.
+    /// Moves recipients that were not attempted to other lanes, and releases them. If the move fails, they are released in
+    /// their current lanes.
     pub(crate) async fn move_to_lanes(&self, mut moves: Vec<(Claimed, i64)>) {
         for (row, _) in &mut moves {
             self.in_flight.adopt_claim(row);

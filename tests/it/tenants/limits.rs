@@ -1,4 +1,4 @@
-//! Limits of a tenant apply to all its API keys together, beside those of each key.
+//! The limits of a tenant apply to all its API keys together, in addition to the limits of each key.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn reports(api: &Api) -> Vec<String> {
     events.iter().map(|event| event["type"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Returns another client of the tenant, with these limits of its own.
+/// Returns a client that uses another API key of the tenant. The key has these limits.
 async fn second(app: &TestApp, tenant: &Tenant, limits: Value) -> Api {
     app.with_key(&key(app, &tenant.id, limits).await)
 }
@@ -67,11 +67,11 @@ async fn stricter_quota_of_key_and_tenant_wins() {
     let refused = small.post("/v1/messages", &to(2)).await;
     assert!(refused.body["detail"].as_str().unwrap().starts_with("This tenant may send to 10"), "{}", refused.body);
     assert_eq!(refused.headers["ratelimit-policy"], "\"daily\";q=10;w=86400;qu=\"recipients\"");
-    // The refused request has used nothing of the key's quota.
+    // The refused request did not use any of the key's quota.
     assert_eq!(small.post("/v1/messages", &to(1)).await.status, 202);
     let keys = acme.api.get("/v1/keys").await.body["data"].as_array().unwrap().clone();
     let id = keys.iter().find(|key| !key["quota"].is_null()).unwrap()["id"].as_str().unwrap();
-    // What the process has leased and not used is returned in a moment.
+    // The process soon returns the part of the key's quota that it has leased and not used.
     until("three recipients of the key are used", Duration::from_secs(20), async || {
         let used = acme.api.get(&format!("/v1/keys/{id}")).await.body["usage"]["recipients"].clone();
         if used == 3 { Ok(()) } else { Err(used) }
@@ -93,7 +93,7 @@ async fn rate_counts_the_requests_of_all_keys() {
     assert_eq!([&refused.headers["ratelimit-limit"], &refused.headers["ratelimit-remaining"]], ["4", "0"]);
     assert_eq!(app.get("/v1/messages").await.status, 200, "other tenants are not limited");
     app.clock.advance(hours(1));
-    // The refused request has used nothing of the key's rate.
+    // The refused request did not use any of the key's rate.
     for _ in 0..3 {
         assert_eq!(other.get("/v1/messages").await.status, 200);
     }

@@ -1,4 +1,4 @@
-//! Parses alternatives to the text and the HTML, such as invitations, and finds those among the attachments.
+//! Parses alternatives to the text and the HTML, such as invitations, and finds attachments that are alternatives.
 
 use super::attachments::{self, with_digest};
 use crate::accept::request::json::fields::Fields;
@@ -55,7 +55,8 @@ fn alternative(node: Node<'_, '_>, faults: &mut Faults) -> Option<NewAttachment>
     Some(with_digest(description, content?.into_bytes()))
 }
 
-/// Parses the media type of an alternative: any text except the types that have fields of their own.
+/// Parses the media type of an alternative: any text type in UTF-8, except `text/plain` and `text/html`, which have fields
+/// of their own. `text/calendar` needs a method.
 fn content_type(node: Node<'_, '_>, faults: &mut Faults) -> Option<String> {
     let at = node.at;
     let given = attachments::content_type(node, faults)?;

@@ -48,7 +48,8 @@ async fn bodies(args: &Args) -> Result<(Option<String>, Option<String>), ClientE
         Some(path) => Some(read(path).await?),
         None => args.text.clone(),
     };
-    // A message with attachments needs no text: standard input may be the list of a loop that runs the command.
+    // A message with attachments needs no text. Standard input is not read for it, because it may be the input of a
+    // shell loop that runs the command once per line.
     if text.is_some() || html.is_some() || args.template.is_some() || !args.attach.is_empty() {
         return Ok((text, html));
     }

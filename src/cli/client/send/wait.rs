@@ -40,8 +40,8 @@ impl Recipient {
     }
 }
 
-/// Waits, and writes the recipients. Fails if a recipient has another end state than `relayed` or `delivered`, or is
-/// still pending after `limit`.
+/// Waits until no recipient is pending, but at most for `limit`, and prints the recipients. Fails if a recipient has
+/// another end state than `relayed` or `delivered`, or is still pending.
 pub(super) async fn until_finished(
     api: &Api,
     id: &str,

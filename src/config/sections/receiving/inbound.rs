@@ -12,7 +12,7 @@ use crate::config::values::range::{within, within_time};
 use crate::domain::address::Address;
 use crate::domain::network::Allowed;
 
-/// What happens with a message that fails DMARC and whose domain asks to reject such messages.
+/// What happens to a message that fails DMARC and whose domain asks to reject such messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DmarcAction {
@@ -25,9 +25,9 @@ pub enum DmarcAction {
 /// Settings of the SMTP server for bounces, complaints and inbound routes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Inbound {
-    /// Address on which messages to return paths and for inbound routes are received; without it, there is no server. Messages to postmaster
-    /// are accepted too and logged (`event = "postmaster_mail"`). Needs `return_path.domain`. Processes that run the
-    /// API listen; port 0 uses a free port.
+    /// Address on which messages to return paths and for inbound routes are received; without it, there is no server. Messages
+    /// to postmaster are also accepted, and logged (`event = "postmaster_mail"`). Needs `return_path.domain`. Processes that
+    /// run the API listen; port 0 uses a free port.
     pub listen: Option<SocketAddr>,
     /// The address to which mailbox providers send complaints.
     pub feedback: Option<String>,
@@ -38,15 +38,16 @@ pub struct Inbound {
     pub max_received_mib: u32,
     /// Whether SPF, DKIM, DMARC and ARC of messages for inbound routes are checked.
     pub authenticate: bool,
-    /// What happens with a message that fails DMARC and whose domain asks to reject it.
+    /// What happens to a message that fails DMARC and whose domain asks to reject it.
     pub dmarc: DmarcAction,
     /// Private addresses at which the servers of inbound routes with the action `relay` may be: `true` allows every private
     /// network and this machine; a list allows the listed addresses, networks and host names. Every key with the scope `admin` can then
-    /// let messages be sent to the SMTP servers there.
+    /// make Postrider send messages to the SMTP servers there.
     pub allow_private_relays: PrivateMx,
     /// The domain of the envelope senders of messages that are passed on (SRS); if unset, they keep their sender.
     pub srs_domain: Option<String>,
-    /// For how long messages from an unknown client, sender and recipient are refused with 451, up to 1h; 0s refuses none.
+    /// For how long messages are refused with 451 if their combination of client, sender and recipient is unknown, up to 1h; 0s
+    /// refuses none.
     #[serde(with = "crate::config::values::duration")]
     pub greylist: Duration,
     /// Maximum number of concurrent connections, 1–10000.
