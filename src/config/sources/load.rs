@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use figment::Figment;
-use figment::error::Kind;
+use figment::error::{Actual, Kind};
 use figment::providers::Serialized;
 use figment::value::Value;
 
@@ -89,13 +89,33 @@ fn extract(figment: &Figment) -> Result<Config, String> {
 fn describe(kind: &Kind) -> String {
     match kind {
         Kind::InvalidType(found, wanted) | Kind::InvalidValue(found, wanted) => {
-            let wanted = if wanted.starts_with(['u', 'i']) { "a whole number" } else { wanted };
-            format!("must be {wanted}, is {found}")
+            let wanted = match wanted.as_str() {
+                "u8" => "a whole number from 0 to 255",
+                "u16" => "a whole number from 0 to 65535",
+                unsigned if unsigned.starts_with('u') => "a whole number of at least 0",
+                signed if signed.starts_with('i') => "a whole number",
+                other => other,
+            };
+            format!("must be {wanted}, is {}", found_value(found))
         }
         Kind::UnknownVariant(found, known) => format!("must be {}, is {found}", known.join(" or ")),
         Kind::Message(text) if text.contains("socket address") => {
             "must be an IP address and a port, such as 127.0.0.1:8080".into()
         }
+        other => other.to_string(),
+    }
+}
+
+/// Returns a value of the wrong type as it would be written in a file.
+fn found_value(found: &Actual) -> String {
+    match found {
+        Actual::Bool(value) => value.to_string(),
+        Actual::Unsigned(value) => value.to_string(),
+        Actual::Signed(value) => value.to_string(),
+        Actual::Float(value) => value.to_string(),
+        Actual::Str(value) => format!("{value:?}"),
+        Actual::Seq => "a list".into(),
+        Actual::Map => "a section".into(),
         other => other.to_string(),
     }
 }

@@ -157,10 +157,10 @@ fn all_problems_are_reported_on_one_line_each() {
     listen: must be an IP address and a port, such as 127.0.0.1:8080 (in postrider.toml)
     log.format: must be text or json, is xml (in postrider.toml)
     accept.max_body_mib: must be between 1 and 100, is 101 (from POSTRIDER_ACCEPT__MAX_BODY_MIB)
-    accept.max_recipients: must be a whole number, is signed int `-1` (from POSTRIDER_ACCEPT__MAX_RECIPIENTS)
+    accept.max_recipients: must be a whole number of at least 0, is -1 (from POSTRIDER_ACCEPT__MAX_RECIPIENTS)
     hostname: must be a domain name such as mail.example.net, or an [address] (from POSTRIDER_HOSTNAME)
     log.filter: is not a log filter such as `info,postrider::smtp=debug`: invalid filter directive (from POSTRIDER_LOG__FILTER)
-    mx_port: must be a whole number, is string "smtp" (from POSTRIDER_MX_PORT)
+    mx_port: must be a whole number from 0 to 65535, is "smtp" (from POSTRIDER_MX_PORT)
     relay_url: must start with smtp:// or smtps://, starts with http: (from POSTRIDER_RELAY_URL)
     "#);
     assert!(!problems.concat().contains("hunter2"));
@@ -306,8 +306,8 @@ fn retention_periods_are_durations_or_forever() {
     let toml = "[retention]\nevents = \"1d\"\naudit = \"never\"\nmessages = \"30d\"\n";
     insta::assert_snapshot!(problems(toml, &[("POSTRIDER_RETENTION__WEBHOOK_LOG", "1h")]).join("\n"), @r#"
     retention.audit: "never" is not a duration such as 45d, or "forever" (in postrider.toml)
-    retention.events: must be between 7d and 3650d, is 1d; or "forever" (in postrider.toml)
-    retention.webhook_log: must be between 1d and 3650d, is 1h; or "forever" (from POSTRIDER_RETENTION__WEBHOOK_LOG)
+    retention.events: must be between 7d and 3650d, is 1d ("forever" is allowed, too) (in postrider.toml)
+    retention.webhook_log: must be between 1d and 3650d, is 1h ("forever" is allowed, too) (from POSTRIDER_RETENTION__WEBHOOK_LOG)
     retention.content: must not be longer than retention.messages, because content is deleted with its message: it is 45d, and retention.messages is 30d
     "#);
 }

@@ -216,7 +216,7 @@ fn check_size(size: usize, pointer: &str) -> Result<(), ApiError> {
     if (1..=MAX_BATCH).contains(&size) {
         return Ok(());
     }
-    Err(one_fault(pointer, Code::TooMany, "pass 1 to 100 of them").into())
+    Err(one_fault(pointer, Code::TooMany, "pass 1 to 100 entries").into())
 }
 
 /// Adds addresses, each given with its JSON pointer in the request, and returns their entries without duplicates.
@@ -320,10 +320,12 @@ pub(super) async fn remove_many(
     require(&caller, Scope::Admin)?;
     let body = api.bodies.json(&headers, body).await?;
     let batch: Batch = read_object(&body.bytes)?;
-    let ((Some(texts), None) | (None, Some(texts))) = (batch.emails, batch.ids) else {
-        return Err(one_fault("/emails", Code::InvalidValue, "use `emails` or `ids`").into());
+    let (texts, pointer) = match (batch.emails, batch.ids) {
+        (Some(emails), None) => (emails, "/emails"),
+        (None, Some(ids)) => (ids, "/ids"),
+        _ => return Err(one_fault("", Code::InvalidValue, "pass either `emails` or `ids`, not both").into()),
     };
-    check_size(texts.len(), "/emails")?;
+    check_size(texts.len(), pointer)?;
     let mut found = find_by_text(&api, &caller, &texts).await?;
     let (mut data, mut removals) = (Vec::new(), Vec::new());
     for text in &texts {
