@@ -69,7 +69,8 @@ impl Retention {
             [self.content, self.messages, self.webhook_log, self.idempotency, self.audit, self.actions, self.received];
         for (period, least) in periods.map(|period| (period, DAY)).into_iter().chain([(self.events, 7 * DAY)]) {
             if let Some(period) = period.0 {
-                within_time(period, least..=3650 * DAY).map_err(|why| format!("{why} (\"forever\" is allowed, too)"))?;
+                within_time(period, least..=3650 * DAY)
+                    .map_err(|why| format!("{why} (\"forever\" is allowed, too)"))?;
             }
         }
         Ok(())

@@ -30,7 +30,7 @@ pub enum SrsFault {
     #[error("it is not a rewritten sender of this installation")]
     Missing,
     /// Its hash is wrong.
-    #[error("this installation has not made it")]
+    #[error("this installation did not create it")]
     Forged,
     /// It is too old.
     #[error("it has expired")]

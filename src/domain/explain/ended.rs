@@ -78,7 +78,7 @@ fn summary(recipient: &Recipient) -> String {
     let summary = match recipient.status {
         Status::Bounced if recipient.reported_at.is_some() => {
             format!(
-                "A delivery report received{at} says that it was refused permanently{classification} beyond {}, after {tries}: {quoted}.",
+                "A delivery report received{at} says that it was refused permanently{classification} by a server after {}, after {tries}: {quoted}.",
                 recipient.mx.as_deref().unwrap_or("the server that accepted it")
             )
         }
@@ -113,7 +113,7 @@ fn summary(recipient: &Recipient) -> String {
     let entry = recipient.suppression.as_ref().filter(|_| recipient.status == Status::Bounced).map(|entry| {
         let stream = entry.stream.as_ref().map_or_else(|| "all streams".into(), |name| format!("stream `{name}`"));
         format!(
-            "The address is suppressed for {stream} since {} ({}): new messages to it are not sent.",
+            "The address has been suppressed for {stream} since {} ({}): new messages to it are not sent.",
             time(entry.created_at),
             entry.reason.as_str()
         )

@@ -129,7 +129,11 @@ impl EventStream {
         self.check_at = Instant::now() + KEY_CHECK;
         let caller = self.caller.refresh(&self.api).await;
         if let Err(error) = &caller {
-            tracing::info!(event = "event_stream_ended", ?error, "ended event stream; its API key is no longer valid or cannot be checked");
+            tracing::info!(
+                event = "event_stream_ended",
+                ?error,
+                "ended event stream; its API key is no longer valid or cannot be checked"
+            );
         }
         caller.is_ok_and(|caller| caller.require(Scope::Metadata).is_ok())
     }

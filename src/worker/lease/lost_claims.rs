@@ -93,7 +93,7 @@ pub(crate) async fn recover_all(leases: &Leases) -> Result<usize, DbError> {
             leases_of_unknown_workers,
             leases_of_this_worker = lost,
             lanes,
-            "found leases that no worker knows of; releasing them"
+            "released leases that no worker knows of, or corrected lanes"
         );
         leases.wake.notify_one();
     }

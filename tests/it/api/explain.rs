@@ -291,7 +291,7 @@ async fn explains_each_recipient_and_reports_missing_row_as_lost() {
     assert_eq!(
         bo["summary"],
         "It was refused permanently at 2026-11-23T12:00:00Z (hard/unknown_user), after 1 attempt: 127.0.0.1 said “550 5.1.1 no such \
-         user”. The address is suppressed for all streams since 2026-11-23T12:00:00Z (hard_bounce): new messages to it are not sent."
+         user”. The address has been suppressed for all streams since 2026-11-23T12:00:00Z (hard_bounce): new messages to it are not sent."
     );
     app.sql("CREATE TABLE saved_queue AS TABLE queue; DELETE FROM queue").await;
     assert_eq!(kinds().await, ["ended", "ended", "lost"]);

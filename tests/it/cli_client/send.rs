@@ -132,7 +132,7 @@ async fn wait_ends_at_its_limit() {
     let unfinished = run(command(&app, &small(&["--wait", "1s"]))).await;
     assert_eq!(unfinished.status.code(), Some(8));
     assert!(
-        stderr_of(&unfinished).starts_with("error: 1 of 1 recipients still wait after 1s\n"),
+        stderr_of(&unfinished).starts_with("error: 1 of 1 recipients are still pending after 1s\n"),
         "{}",
         stderr_of(&unfinished)
     );

@@ -114,7 +114,7 @@ fn template(args: &Args) -> Result<Option<Value>, ClientError> {
         if args.variables.is_empty() && args.variables_json.is_none() {
             return Ok(None);
         }
-        return Err(ClientError::usage("--var and --vars are variables of a template", "pass --template, too"));
+        return Err(ClientError::usage("--var and --vars are variables of a template", "also pass --template"));
     };
     let mut variables = args.variables_json.clone().unwrap_or_default();
     if let Some(Value::Object(texts)) = map("--var", &args.variables)? {

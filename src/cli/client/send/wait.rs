@@ -101,7 +101,7 @@ fn outcome(message: &Message, id: &str, limit: Duration) -> anyhow::Result<()> {
         ClientError::new(Kind::Undelivered, format!("not delivered to {failed} of {all} recipients"))
     } else if pending > 0 {
         let limit = config::duration_text(limit);
-        ClientError::new(Kind::Unfinished, format!("{pending} of {all} recipients still wait after {limit}"))
+        ClientError::new(Kind::Unfinished, format!("{pending} of {all} recipients are still pending after {limit}"))
     } else {
         return Ok(());
     };
