@@ -78,7 +78,7 @@ fn summary(recipient: &Recipient) -> String {
     let summary = match recipient.status {
         Status::Bounced if recipient.reported_at.is_some() => {
             format!(
-                "A delivery report received{at} says that it was refused permanently{classification} by a server after {}, after {tries}: {quoted}.",
+                "A delivery report received{at} says that it was refused permanently{classification} by a server behind {}, after {tries}: {quoted}.",
                 recipient.mx.as_deref().unwrap_or("the server that accepted it")
             )
         }
