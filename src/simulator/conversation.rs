@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::domain::bounce::refusal;
+use crate::domain::bounce::verdict;
 use crate::domain::outcome::{EnhancedCode, Outcome, Peer, Reply, Stage, Verdict};
 use crate::domain::simulator::{DOMAIN, Refusal, Step};
 
@@ -50,7 +50,7 @@ impl Conversation {
         let verdict = match (step, reply.code) {
             (Step::DropAfterDot, _) => Verdict::Uncertain,
             (_, Some(200..=299)) => Verdict::Accepted,
-            (_, Some(_)) => refusal::verdict(&reply),
+            (_, Some(_)) => verdict::verdict(&reply),
             (_, None) => Verdict::Temporary,
         };
         Self { verdict, stage, reply, peer: peer(step) }

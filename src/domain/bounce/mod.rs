@@ -5,12 +5,12 @@
 //! large providers), then those for the reply code (RFC 5321). All rules are in the tables of [`rules`], in the order
 //! in which they are tried. Only [`Category::UnknownUser`] suppresses an address, so only unambiguous rules return it.
 
-pub mod refusal;
 pub mod report;
 pub mod rules;
 #[cfg(test)]
 mod tests;
 mod text;
+pub mod verdict;
 
 use super::outcome::Reply;
 use super::words::words;

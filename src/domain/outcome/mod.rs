@@ -1,8 +1,11 @@
-//! The outcome of one attempt for one recipient.
+//! The outcome of one attempt for one recipient: the verdict, the reply, the server, and the stage at which it was
+//! decided. A reply is parsed here, with its enhanced code (RFC 3463), and [`Outcome::signal`] returns what an outcome
+//! shows about the destination.
 //!
-//! Replies are classified by their first digit (RFC 5321 §4.2.1), and more precisely by the enhanced code (RFC 3463). A
-//! failure to reach the remote server is temporary, unless the DNS shows that the domain accepts no messages. So is an
-//! invalid reply, except the one to the final dot, after which the outcome is uncertain.
+//! Verdicts are not decided here. Whether a refusal is temporary is decided in
+//! [`domain::bounce::verdict`](super::bounce::verdict). Without a valid reply, the SMTP client decides: a failure to
+//! reach the remote server is temporary, unless the DNS shows that the domain accepts no messages. So is an invalid
+//! reply, except the one to the final dot, after which the outcome is uncertain.
 
 pub mod retry_hint;
 
@@ -227,13 +230,6 @@ pub enum Verdict {
     Uncertain,
 }
 
-impl Verdict {
-    /// Classifies the code of a refusal at any stage. An unexpected 2xx or 3xx code is a temporary failure.
-    pub fn from_refusal_code(code: u16) -> Self {
-        if (500..600).contains(&code) { Self::Permanent } else { Self::Temporary }
-    }
-}
-
 /// The remote server, and how the connection was secured.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Peer {
@@ -383,13 +379,5 @@ mod tests {
         assert!(Outcome { peer: Peer::default(), ..by_server.clone() }.is_local());
         let no_servers = Outcome { peer: Peer::default(), stage: Stage::Connect, ..by_server };
         assert!(!no_servers.is_local(), "a DNS failure is a failure of the destination");
-    }
-
-    #[test]
-    fn only_5xx_is_permanent() {
-        assert_eq!(Verdict::from_refusal_code(554), Verdict::Permanent);
-        for code in [421, 451, 250, 354, 199, 600] {
-            assert_eq!(Verdict::from_refusal_code(code), Verdict::Temporary, "{code}");
-        }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::route::Envelope;
-use crate::domain::bounce::refusal;
+use crate::domain::bounce::verdict::asks_for_tls;
 use crate::domain::outcome::{Outcome, Peer, Reply, Stage, Verdict};
 
 /// Result for one recipient.
@@ -60,7 +60,7 @@ impl Judged {
     /// Prefixes refusals that require TLS with the reason why there was none.
     pub fn explain_missing_tls(&mut self, why: &Reply) {
         for (_, Judgement { verdict, reply, .. }) in self.done.iter_mut().chain(&mut self.left) {
-            if *verdict != Verdict::Accepted && refusal::asks_for_tls(reply) {
+            if *verdict != Verdict::Accepted && asks_for_tls(reply) {
                 *reply = reply.clone().after(why);
             }
         }

@@ -25,7 +25,7 @@ use super::route::Dsn;
 use super::send_options::SendGuard;
 use super::settings::Timeouts;
 use crate::domain::address::Address;
-use crate::domain::bounce::refusal;
+use crate::domain::bounce::verdict;
 use crate::domain::outcome::{Reply, Stage, Verdict};
 use crate::telemetry::traces;
 use body::BodyError;
@@ -208,7 +208,7 @@ impl<'a> Transaction<'a> {
 
     /// Returns whether the server closed the connection because of the number of recipients, after it accepted some.
     fn hits_recipient_limit(&self, reply: &Reply) -> bool {
-        self.stage == Stage::Rcpt && self.accepted > 0 && reply.code == Some(421) && refusal::is_recipient_limit(reply)
+        self.stage == Stage::Rcpt && self.accepted > 0 && reply.code == Some(421) && verdict::is_recipient_limit(reply)
     }
 
     /// Leaves the remaining recipients for further transactions, with at most as many recipients as the server
@@ -317,7 +317,7 @@ impl<'a> Transaction<'a> {
             Ok(reply) if reply.is_intermediate() => Err(Stop::Judge(Verdict::Temporary, reply.to_reply())),
             Ok(reply) if reply.is_positive() => Ok(true),
             // The session has carried as many messages as the server allows. A new session may carry this message.
-            Ok(reply) if self.session.messages > 1 && refusal::is_session_limit(&reply.to_reply()) => {
+            Ok(reply) if self.session.messages > 1 && verdict::is_session_limit(&reply.to_reply()) => {
                 self.session.send_quit = !self.pipelined;
                 Err(Stop::ServerClosed(reply.to_reply()))
             }
@@ -351,10 +351,10 @@ impl<'a> Transaction<'a> {
             } else if mail_accepted {
                 self.open.retain(|open| *open != position);
                 let reply = reply.to_reply();
-                if (index > 0 || self.is_continuation) && refusal::is_recipient_limit(&reply) {
+                if (index > 0 || self.is_continuation) && verdict::is_recipient_limit(&reply) {
                     self.over_limit.push((position, Judgement::new(Verdict::Temporary, self.stage, reply)));
                 } else {
-                    self.judged.push((position, Judgement::new(refusal::verdict(&reply), self.stage, reply)));
+                    self.judged.push((position, Judgement::new(verdict::verdict(&reply), self.stage, reply)));
                 }
             }
         }
@@ -379,7 +379,7 @@ impl<'a> Transaction<'a> {
             let (stage, verdict, reply) = match last_reply {
                 Ok(FinalReply { reply, .. }) if reply.code >= 400 => {
                     let reply = reply.to_reply();
-                    (Stage::Data, refusal::verdict(&reply), reply)
+                    (Stage::Data, verdict::verdict(&reply), reply)
                 }
                 Ok(FinalReply { reply, .. }) if uncertain => (Stage::FinalDot, Verdict::Accepted, reply.to_reply()),
                 _ if uncertain => (Stage::FinalDot, Verdict::Uncertain, connection_failed("the final dot", &error)),
@@ -439,7 +439,7 @@ impl<'a> Transaction<'a> {
     fn judge_open(&mut self, reply: &RawReply) {
         let reply = reply.to_reply();
         let is_positive = reply.code.is_some_and(|code| (200..300).contains(&code));
-        let verdict = if is_positive { Verdict::Accepted } else { refusal::verdict(&reply) };
+        let verdict = if is_positive { Verdict::Accepted } else { verdict::verdict(&reply) };
         self.shared = Some(Judgement::new(verdict, self.stage, reply));
     }
 }

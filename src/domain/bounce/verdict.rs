@@ -1,8 +1,11 @@
-//! Classifies refusals within a transaction whose code alone is ambiguous. Pure.
+//! Decides whether a refusal within a transaction is temporary or permanent ([`verdict`]), and recognises refusals that
+//! have another meaning. Pure.
 //!
-//! An authentication code may be a request for credentials or TLS, or a server's private use of the number. A reply
-//! about a limit on recipients is about the earlier recipients of the transaction, and a reply about a limit on
-//! messages is about the earlier messages of the connection: neither refuses the current recipient or message.
+//! The reply code decides: 5xx is permanent, and everything else is temporary (RFC 5321 §4.2.1). The code alone is
+//! ambiguous in some replies. An authentication code may be a request for credentials or TLS, or a server's private use
+//! of the number. A reply about a limit on recipients is about the earlier recipients of the transaction, and a reply
+//! about a limit on messages is about the earlier messages of the connection: neither refuses the current recipient or
+//! message.
 
 use super::Category;
 use crate::domain::bounce;
@@ -67,11 +70,12 @@ const CONNECTION_WORDS: [&str; 2] = ["session", "connection"];
 /// does not concern the recipient. The same codes have other uses, such as Courier's `534 SIZE=Message too big.`.
 pub fn verdict(reply: &Reply) -> Verdict {
     let code = reply.code.unwrap_or_default();
-    if AUTH_CODES.contains(&code) && asks_for_auth(reply) {
-        Verdict::Temporary
-    } else {
-        Verdict::from_refusal_code(code)
-    }
+    if AUTH_CODES.contains(&code) && asks_for_auth(reply) { Verdict::Temporary } else { from_refusal_code(code) }
+}
+
+/// Classifies the code of a refusal at any stage. An unexpected 2xx or 3xx code is a temporary failure.
+fn from_refusal_code(code: u16) -> Verdict {
+    if (500..600).contains(&code) { Verdict::Permanent } else { Verdict::Temporary }
 }
 
 fn asks_for_auth(reply: &Reply) -> bool {
@@ -144,6 +148,14 @@ mod tests {
             assert_eq!(verdict(&reply(code, text)), Verdict::Permanent, "{code} {text}");
         }
         assert_eq!(verdict(&reply(451, "later")), Verdict::Temporary);
+    }
+
+    #[test]
+    fn only_5xx_is_permanent() {
+        assert_eq!(from_refusal_code(554), Verdict::Permanent);
+        for code in [421, 451, 250, 354, 199, 600] {
+            assert_eq!(from_refusal_code(code), Verdict::Temporary, "{code}");
+        }
     }
 
     #[test]
