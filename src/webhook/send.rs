@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::sign::signature;
-use crate::domain::webhook::retry_after;
+use crate::domain::webhook::retry::retry_after;
 use crate::http_client::{self, HttpClient, HttpError, RESPONSE_LIMIT};
 use crate::metrics::METRICS;
 use crate::metrics::labels::StatusClass;

@@ -11,8 +11,8 @@ pub use record::{Attempt, Hold, Progress, record};
 use crate::db::events::{EventRow, select_events};
 use crate::db::{Db, DbError};
 use crate::domain::id::{EndpointId, TenantId};
-use crate::domain::webhook::Health;
 use crate::domain::webhook::endpoint::{PostFormat, StoredSecret};
+use crate::domain::webhook::retry::Health;
 
 /// Maximum number of pending retries per endpoint; beyond it, no new posts are started.
 pub const MAX_PENDING_RETRIES: i64 = 1_000;

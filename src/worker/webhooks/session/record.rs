@@ -1,4 +1,5 @@
-//! Records outcomes: the attempts, the health of the endpoint, and the deliveries that must be retried.
+//! Records outcomes: the attempts, the health of the endpoint, and the deliveries that must be retried. The times
+//! at which they are retried come from `Health::failed` in `domain/webhook/retry.rs`, which has the schedule.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::db::webhooks;
 use crate::db::webhooks::delivery::{Attempt, Endpoint, Hold, Progress, Retry};
 use crate::domain::id::uuid_at;
 use crate::domain::limits::gcra::Gcra;
-use crate::domain::webhook::Failure;
+use crate::domain::webhook::retry::Failure;
 use crate::webhook::Verdict;
 
 /// How long outcomes wait to be recorded together.
