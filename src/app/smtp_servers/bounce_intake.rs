@@ -119,7 +119,7 @@ fn settings(config: &Config) -> anyhow::Result<Settings> {
         memory: Some(MessageMemory::new(message_memory(config))),
         certificate: certificate(inbound)?,
         max_errors: MAX_ERRORS,
-        grace: crate::app::REQUEST_GRACE,
+        grace: crate::app::shutdown::REQUEST_GRACE,
         ..Settings::default()
     })
 }

@@ -123,7 +123,7 @@ fn settings(config: &Config, submission: &Submission, certificate: Option<Certif
         authentication: Authentication::Required,
         accepts_dsn: true,
         max_errors: MAX_ERRORS,
-        grace: crate::app::REQUEST_GRACE,
+        grace: crate::app::shutdown::REQUEST_GRACE,
         ..Settings::default()
     }
 }
