@@ -1,5 +1,7 @@
 //! The fence that makes a stale lease harmless: statements change claimed rows only if `lease` and `claims` still have
-//! the values of the claim.
+//! the values of the claim. This file has the values. The conditions are in the statements that use them: above all in
+//! `record_attempts` (`record.rs`), and in those that reschedule leased recipients, hold them, or move them to another
+//! lane.
 
 use uuid::Uuid;
 
