@@ -1,5 +1,6 @@
 //! The HTTP API: all routes in one list, one module per resource. Handlers contain no SMTP and no SQL. Errors are RFC
 //! 9457 problems, which only `error` builds; for the API that is compatible with Resend's, `resend` translates them.
+//! The steps to add a resource are in `CONTRIBUTING.md`.
 
 mod audit;
 mod auth;
