@@ -167,8 +167,13 @@ fn warn_of<J: LeasedJobs>(failed: &RateLimitedLog, lease: Option<J::Lease>, erro
 
 /// Pauses for as long as the work took that began at `started`.
 pub(super) async fn pause(started: Instant, stop: &CancellationToken) {
+    pause_for(started.elapsed(), stop).await;
+}
+
+/// Pauses for this long, or until the process stops.
+pub(super) async fn pause_for(duration: Duration, stop: &CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
-        () = tokio::time::sleep(started.elapsed()) => {}
+        () = tokio::time::sleep(duration) => {}
     }
 }

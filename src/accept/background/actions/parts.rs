@@ -6,7 +6,7 @@ use crate::db::messages::actions::select::{ExaminedRow, Position};
 
 /// Maximum number of recipients that one transaction changes. While it appends their events, other transactions of the
 /// tenant wait for the event counter.
-pub(super) const PART: usize = 500;
+pub(super) const PART: usize = 250;
 
 /// Consecutive examined rows, of which at most [`PART`] match.
 #[derive(Debug, PartialEq, Eq)]

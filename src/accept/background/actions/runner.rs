@@ -3,6 +3,7 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
@@ -11,7 +12,7 @@ use uuid::Uuid;
 
 use super::parts::{self, PART};
 use super::{CLOCK_DIFFERENCE, PAGE, examines_queue, examines_uncertain};
-use crate::accept::background::leased_jobs::{self, FailedTurn, JobError, LeasedJobs, Next, TURN, pause};
+use crate::accept::background::leased_jobs::{self, FailedTurn, JobError, LeasedJobs, Next, TURN, pause, pause_for};
 use crate::accept::{AcceptError, Acceptor};
 use crate::clock::SharedClock;
 use crate::db::messages::actions::Requeued;
@@ -29,6 +30,10 @@ const LEASE: TimeDelta = TimeDelta::seconds(10);
 const REPEAT_INTERVAL: TimeDelta = TimeDelta::seconds(1);
 /// How long after its creation, or the end of its tenant's suspension, an action waits for such messages.
 const MAX_REPEAT: TimeDelta = TimeDelta::minutes(10);
+
+/// Least time from the beginning of a part to that of the next one. An action changes at most 3,850 recipients a second, so that
+/// the messages of others keep about nine tenths of their rate.
+const PART_INTERVAL: Duration = Duration::from_millis(65);
 
 /// The names of the phases.
 const QUEUE: &str = "queue";
@@ -139,7 +144,7 @@ impl ActionRunner {
                 let Some(changed) = apply::apply(db, &done, self.clock.now()).await? else { return Ok(Next::Lost) };
                 unrecorded = 0;
                 self.wake(job.kind, changed);
-                pause(started, stop).await;
+                pause_after_part(started, stop).await;
                 if stop.is_cancelled() || (job.is_over() && !(is_last && is_at_end(&rows, job.position))) {
                     return Ok(Next::AtOnce);
                 }
@@ -164,7 +169,7 @@ impl ActionRunner {
             let Some(changed) = requeued else { return Ok(Next::Lost) };
             job.position = position;
             self.wake(job.kind, changed);
-            pause(started, stop).await;
+            pause_after_part(started, stop).await;
             if is_last {
                 return Ok(Next::Done);
             }
@@ -272,6 +277,12 @@ impl LeasedJobs for ActionRunner {
             "failed to continue an action on messages; trying again"
         );
     }
+}
+
+/// Pauses for half as long as the part took that began at `started`, and at least until the next one may begin.
+async fn pause_after_part(started: Instant, stop: &CancellationToken) {
+    let took = started.elapsed();
+    pause_for((took / 2).max(PART_INTERVAL.saturating_sub(took)), stop).await;
 }
 
 fn is_at_end(rows: &[ExaminedRow], position: Position) -> bool {
