@@ -11,7 +11,7 @@ mod domain;
 #[path = "../../src/mail/mod.rs"]
 mod mail;
 
-use mail::received::{ParsedMessage, attachment, read, reply_text, with_images};
+use mail::received::{ParsedMessage, attachment, read, with_images};
 
 /// Returns all texts of a message but its bodies.
 fn lines(message: &ParsedMessage) -> impl Iterator<Item = &String> {
@@ -40,10 +40,8 @@ fuzz_target!(|mime: &[u8]| {
     }
     assert!(attachment(mime, message.attachments.len()).is_none());
     if let (Some(text), Some(reply)) = (&message.text, &message.reply_text) {
-        assert!(reply.len() <= text.len());
-        assert_eq!(reply_text(reply), *reply, "the reply to {text:?}");
+        assert!(reply.lines().all(|line| text.contains(line)), "{reply:?} is not in {text:?}");
     }
-    // At most the images that the message contains are added, a third larger.
     let html = message.html.unwrap_or_default();
-    assert!(with_images(&html, mime).len() >= html.len().min(1));
+    assert!(with_images(&html, mime).len() <= html.len() + (32 << 20));
 });

@@ -7,6 +7,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
 
+/// Maximum bytes that the images add to the HTML of one message. A message may refer to an image many times.
+const MAX_EMBEDDED_BYTES: usize = 32 << 20;
+
 /// Media types that browsers show as images. An SVG shown as an image runs no script.
 const TYPES: [&str; 6] = ["image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/svg+xml"];
 
@@ -42,20 +45,21 @@ impl Images {
         self.urls.insert(content_id.to_owned(), format!("data:{content_type};base64,{}", STANDARD.encode(content)));
     }
 
-    /// Returns the HTML with the images in place of the references.
+    /// Returns the HTML with the images in place of the references, up to a total size; further references stay.
     pub fn embed(&self, html: &str) -> String {
         embed(html, &self.urls)
     }
 }
 
-/// Replaces every reference to one of `images` in the HTML.
+/// Replaces the references to one of `images` in the HTML, as long as they add at most [`MAX_EMBEDDED_BYTES`].
 fn embed(html: &str, images: &HashMap<String, String>) -> String {
-    let (mut out, mut copied) = (String::with_capacity(html.len()), 0);
+    let (mut out, mut copied, mut remaining) = (String::with_capacity(html.len()), 0, MAX_EMBEDDED_BYTES);
     for Reference { start, end, id } in references(html) {
-        if let Some(image) = images.get(&id) {
+        if let Some(image) = images.get(&id).filter(|image| image.len() <= remaining) {
             out.push_str(&html[copied..start]);
             out.push_str(image);
             copied = end;
+            remaining -= image.len();
         }
     }
     out + &html[copied..]
@@ -108,6 +112,15 @@ mod tests {
         ] {
             assert_eq!(embedded(html), expected);
         }
+    }
+
+    #[test]
+    fn images_that_are_repeated_add_a_bounded_size() {
+        let image = format!("data:image/png;base64,{}", "A".repeat(MAX_EMBEDDED_BYTES / 4));
+        let html = "<img src=cid:a> ".repeat(1_000);
+        let embedded = embed(&html, &HashMap::from([("a".to_owned(), image.clone())]));
+        assert_eq!(embedded.matches("data:").count(), 3);
+        assert_eq!(embedded.len(), html.len() + 3 * (image.len() - "cid:a".len()));
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! Works off stored jobs in the background of every process with the API: actions on messages, and erasures.
 //!
 //! A process leases a job for a moment, so that several jobs take turns, and another process continues if this one dies. It
-//! pauses after each step for as long as the step took ([`pause`]), so that accepting and sending messages stay fast.
+//! pauses after each step for at least as long as the step took ([`pause`]), so that accepting and sending messages stay fast.
 
 use std::fmt::Display;
 use std::panic::AssertUnwindSafe;

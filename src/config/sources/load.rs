@@ -89,14 +89,8 @@ fn extract(figment: &Figment) -> Result<Config, String> {
 fn describe(kind: &Kind) -> String {
     match kind {
         Kind::InvalidType(found, wanted) | Kind::InvalidValue(found, wanted) => {
-            let wanted = match wanted.as_str() {
-                "u8" => "a whole number from 0 to 255",
-                "u16" => "a whole number from 0 to 65535",
-                unsigned if unsigned.starts_with('u') => "a whole number of at least 0",
-                signed if signed.starts_with('i') => "a whole number",
-                other => other,
-            };
-            format!("must be {wanted}, is {}", found_value(found))
+            let (wanted, is_scalar) = describe_type(wanted);
+            format!("must be {wanted}, is {}", if is_scalar { written(found) } else { describe_value(found).into() })
         }
         Kind::UnknownVariant(found, known) => format!("must be {}, is {found}", known.join(" or ")),
         Kind::Message(text) if text.contains("socket address") => {
@@ -106,16 +100,46 @@ fn describe(kind: &Kind) -> String {
     }
 }
 
-/// Returns a value of the wrong type as it would be written in a file.
-fn found_value(found: &Actual) -> String {
+/// Returns what operators call a type of serde's, and whether a value of the wrong type may be shown: a text in the place of a
+/// list may be a secret, but not one in the place of a number.
+fn describe_type(wanted: &str) -> (&str, bool) {
+    match wanted {
+        "u8" => ("a whole number from 0 to 255", true),
+        "u16" => ("a whole number from 0 to 65535", true),
+        "u32" => ("a whole number from 0 to 4294967295", true),
+        "u64" | "u128" | "usize" => ("a whole number of at least 0", true),
+        "i8" | "i16" | "i32" | "i64" | "i128" | "isize" => ("a whole number", true),
+        "f32" | "f64" => ("a number", true),
+        "a boolean" => ("true or false", true),
+        "socket address" => ("an IP address and a port, such as 127.0.0.1:8080", true),
+        "path string" => ("a path", false),
+        "a sequence" => ("a list", false),
+        "a map" => ("a section", false),
+        _ if wanted.starts_with("struct ") => ("a section", false),
+        _ => (wanted, false),
+    }
+}
+
+/// Returns a value as it would be written in a file.
+fn written(found: &Actual) -> String {
     match found {
         Actual::Bool(value) => value.to_string(),
         Actual::Unsigned(value) => value.to_string(),
         Actual::Signed(value) => value.to_string(),
-        Actual::Float(value) => value.to_string(),
+        Actual::Float(value) => format!("{value:?}"),
         Actual::Str(value) => format!("{value:?}"),
-        Actual::Seq => "a list".into(),
-        Actual::Map => "a section".into(),
-        other => other.to_string(),
+        other => describe_value(other).into(),
+    }
+}
+
+/// Returns what a value is, without showing it.
+fn describe_value(found: &Actual) -> &'static str {
+    match found {
+        Actual::Bool(_) => "true or false",
+        Actual::Unsigned(_) | Actual::Signed(_) | Actual::Float(_) => "a number",
+        Actual::Char(_) | Actual::Str(_) => "a text",
+        Actual::Seq => "a list",
+        Actual::Map => "a section",
+        _ => "something else",
     }
 }

@@ -157,7 +157,7 @@ fn all_problems_are_reported_on_one_line_each() {
     listen: must be an IP address and a port, such as 127.0.0.1:8080 (in postrider.toml)
     log.format: must be text or json, is xml (in postrider.toml)
     accept.max_body_mib: must be between 1 and 100, is 101 (from POSTRIDER_ACCEPT__MAX_BODY_MIB)
-    accept.max_recipients: must be a whole number of at least 0, is -1 (from POSTRIDER_ACCEPT__MAX_RECIPIENTS)
+    accept.max_recipients: must be a whole number from 0 to 4294967295, is -1 (from POSTRIDER_ACCEPT__MAX_RECIPIENTS)
     hostname: must be a domain name such as mail.example.net, or an [address] (from POSTRIDER_HOSTNAME)
     log.filter: is not a log filter such as `info,postrider::smtp=debug`: invalid filter directive (from POSTRIDER_LOG__FILTER)
     mx_port: must be a whole number from 0 to 65535, is "smtp" (from POSTRIDER_MX_PORT)

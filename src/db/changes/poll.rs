@@ -13,9 +13,9 @@ use crate::domain::id::TenantId;
 
 /// Poll interval.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
-/// How long a process may go without polls and still trust the numbers that it knows. A failover of the database may lose the last
-/// changes, and other changes get their numbers. A process that polls meanwhile notices it, because its polls fail.
-const MAX_IDLE: Duration = Duration::from_secs(5);
+/// Maximum time from the start of one poll to the answer of the next, within which the numbers that a process knows stay valid. In a
+/// longer time, the database may have failed over and lost the last changes, whose numbers other changes get then.
+const MAX_INTERVAL: Duration = Duration::from_secs(2);
 /// Maximum number of changed settings that a poll reads. After more changes, everything counts as changed.
 const MAX_CHANGES: usize = 1_000;
 
@@ -24,9 +24,9 @@ const MAX_CHANGES: usize = 1_000;
 struct Cursor(Option<(i64, i64)>);
 
 impl Cursor {
-    /// Forgets the numbers if there was no poll for longer than [`MAX_IDLE`], so that everything counts as changed at the next one.
-    fn expire(&mut self, idle: Duration) {
-        if idle > MAX_IDLE {
+    /// Forgets the numbers if the last poll started longer than [`MAX_INTERVAL`] ago, so that everything counts as changed.
+    fn expire(&mut self, interval: Duration) {
+        if interval > MAX_INTERVAL {
             self.0 = None;
         }
     }
@@ -46,20 +46,20 @@ impl Cursor {
 
 /// Polls for changes while the caches are used. Runs until it is cancelled.
 pub async fn run(db: Db, caches: Arc<Caches>) {
-    let (mut cursor, mut polled_at) = (Cursor::default(), Instant::now());
+    let (mut cursor, mut last_asked_at) = (Cursor::default(), Instant::now());
     loop {
         tokio::time::sleep(POLL_INTERVAL).await;
         if caches.confirmations.take_use() {
-            cursor.expire(polled_at.elapsed());
-            polled_at = Instant::now();
-            once(&db, &caches, &mut cursor).await;
+            let asked_at = Instant::now();
+            once(&db, &caches, &mut cursor, (last_asked_at, asked_at)).await;
+            last_asked_at = asked_at;
         }
     }
 }
 
-async fn once(db: &Db, caches: &Caches, cursor: &mut Cursor) {
-    let asked_at = Instant::now();
-    match read(db, cursor).await {
+/// Polls once, at `asked_at`; the last poll was at `last_asked_at`.
+async fn once(db: &Db, caches: &Caches, cursor: &mut Cursor, (last_asked_at, asked_at): (Instant, Instant)) {
+    match read(db, cursor, last_asked_at).await {
         Ok(changes) => {
             for outdated in changes {
                 caches.forget(outdated);
@@ -79,7 +79,7 @@ async fn once(db: &Db, caches: &Caches, cursor: &mut Cursor) {
 
 /// Returns what has changed since the last poll with this cursor. A reader that sees the number of a change also sees the change,
 /// and all changes with lower numbers.
-async fn read(db: &Db, cursor: &mut Cursor) -> Result<Vec<Outdated>, DbError> {
+async fn read(db: &Db, cursor: &mut Cursor, last_asked_at: Instant) -> Result<Vec<Outdated>, DbError> {
     let limit = MAX_CHANGES + 1;
     // No join of the single rows: without statistics, Postgres expects thousands of them.
     let query = sqlx::query!(
@@ -96,6 +96,7 @@ async fn read(db: &Db, cursor: &mut Cursor) -> Result<Vec<Outdated>, DbError> {
     let settings = rows
         .into_iter()
         .filter_map(|row| Some(Outdated::Settings(TenantId(row.tenant_id?), TenantSettings::from_name(&row.kind?)?)));
+    cursor.expire(last_asked_at.elapsed());
     Ok(cursor.advance(keys, latest, settings.collect(), is_complete))
 }
 
@@ -120,9 +121,9 @@ mod tests {
     #[test]
     fn everything_counts_as_changed_after_seconds_without_polls() {
         let mut cursor = Cursor(Some((7, 3)));
-        cursor.expire(MAX_IDLE);
+        cursor.expire(MAX_INTERVAL);
         assert!(cursor.advance(7, 3, Vec::new(), true).is_empty());
-        cursor.expire(MAX_IDLE + POLL_INTERVAL);
+        cursor.expire(MAX_INTERVAL + POLL_INTERVAL);
         assert_eq!(cursor.advance(7, 3, Vec::new(), true), [Outdated::Everything]);
     }
 }

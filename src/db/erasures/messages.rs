@@ -9,6 +9,7 @@ use crate::db::events::{self, NewEvent};
 use crate::db::messages::actions::apply::delete_queued;
 use crate::db::messages::actions::redact::{self, REDACTED};
 use crate::db::messages::actions::set_canceled;
+use crate::db::pool::scan::look_up_by_keys;
 use crate::db::{Db, DbError};
 use crate::domain::id::{MessageId, RecipientId, RecipientKey, TenantId};
 
@@ -76,6 +77,7 @@ async fn cancel(db: &Db, job: &mut Job, messages: &[Uuid], now: DateTime<Utc>) -
     if queued.is_empty() {
         return Ok(true);
     }
+    look_up_by_keys(&mut tx).await?;
     let canceled = delete_queued(&mut tx, tenant, &queued).await?;
     if canceled.is_empty() {
         return Ok(true);

@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::db::events::{self, NewEvent};
-use crate::db::pool::scan::avoid_scans;
+use crate::db::pool::scan::look_up_by_keys;
 use crate::db::queue::ready_at::{DueRow, lower, mark_due_now};
 use crate::db::{Db, DbError};
 use crate::domain::id::{MessageId, RecipientId, RecipientKey, TenantId};
@@ -34,7 +34,7 @@ pub async fn cancel(db: &Db, tenant: TenantId, id: MessageId, now: DateTime<Utc>
         .await?;
         if !canceled.is_empty() {
             let rows: Vec<(Uuid, Uuid)> = canceled.iter().map(|recipient| (id.0, *recipient)).collect();
-            avoid_scans(&mut tx).await?;
+            look_up_by_keys(&mut tx).await?;
             set_canceled(&mut tx, tenant, &rows, now).await?;
             append_events(&mut tx, (tenant, id), canceled.iter().copied(), NewEvent::canceled, now).await?;
         }
@@ -185,7 +185,7 @@ async fn insert_requeued(
     .await
 }
 
-/// Sets the status of recipients, given by message and id. The transaction [avoids scans](avoid_scans) and has deleted their
+/// Sets the status of recipients, given by message and id. The transaction [looks up rows by their keys](look_up_by_keys) and has deleted their
 /// queue rows, so no worker records an outcome for them. A complaint may change them meanwhile. The caller appends their
 /// events.
 pub(in crate::db) async fn set_canceled(

@@ -323,7 +323,8 @@ pub(super) async fn remove_many(
     let (texts, pointer) = match (batch.emails, batch.ids) {
         (Some(emails), None) => (emails, "/emails"),
         (None, Some(ids)) => (ids, "/ids"),
-        _ => return Err(one_fault("", Code::InvalidValue, "pass either `emails` or `ids`, not both").into()),
+        (None, None) => return Err(one_fault("/emails", Code::Required, "pass `emails` or `ids`").into()),
+        (Some(_), Some(_)) => return Err(one_fault("/ids", Code::InvalidValue, "pass either `emails` or `ids`").into()),
     };
     check_size(texts.len(), pointer)?;
     let mut found = find_by_text(&api, &caller, &texts).await?;

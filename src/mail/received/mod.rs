@@ -109,7 +109,8 @@ pub fn read(mime: &[u8]) -> ParsedMessage {
         message_id: message.fields.get("message-id").and_then(message_id::only_id).map(line),
         in_reply_to: ids("in-reply-to"),
         references: all_ids("references"),
-        reply_text: readable.map(|text| reply_text(&text)),
+        // A character reference in the HTML may stand for NUL.
+        reply_text: readable.map(|text| reply_text(&without_nul(&text))),
         text,
         html,
         attachments: attachments(&message).map(|part| attachment_of(part)).collect(),
@@ -309,8 +310,10 @@ mod tests {
         assert!((1..=LIMITS.parts * MAX_NAME).contains(&names), "{names}");
         assert_eq!(with_images("<img src=cid:a>", &nested), "<img src=cid:a>");
         assert_eq!(with_images("<img src=cid:a>", &messages), "<img src=cid:a>");
-        let nul = read(b"Subject: a\0b\r\nX\0: c\0\r\n\r\n\0text\0");
-        assert!(!has_nul(&nul), "{nul:?}");
+        for mime in [&b"Subject: a\0b\r\nX\0: c\0\r\n\r\n\0text\0"[..], b"Content-Type: text/html\r\n\r\n<p>&#0;text"] {
+            let nul = read(mime);
+            assert!(!has_nul(&nul), "{nul:?}");
+        }
     }
 
     proptest! {
@@ -325,7 +328,7 @@ mod tests {
                 "Content-Type: multipart/mixed; boundary=\"b\"\r\n", "Content-Type: text/html; charset=utf-7\r\n", "--b\r\n",
                 "--b--\r\n", "\r\n", "Content-Transfer-Encoding: base64\r\n", "=?utf-8?b?AAAA?=\r\n", "Subject: =?x?q?",
                 "From: <<>>,;:@\r\n", "References: <a@b><", "\0", "Content-Disposition: attachment; filename*=utf-8''%00\r\n",
-                "<p>\r\n", "> quoted\r\n", "On x wrote:\r\n",
+                "<p>\r\n", "> quoted\r\n", "On x wrote:\r\n", "Content-Type: text/html\r\n", "&#0;",
             ]), 0..40),
         ) {
             let mime = pieces.concat();

@@ -109,7 +109,8 @@ pub struct Timeouts {
     pub slot: Duration,
     /// For a free connection, if another server can be tried instead (own: 10 s).
     pub slot_or_next: Duration,
-    /// For the DNS queries that find the servers of a message, together, and for that of its MTA-STS record (own: 20 s).
+    /// For the DNS queries that find the servers of a domain, together, for each name of a relay, and for that of an MTA-STS record
+    /// (own: 20 s).
     pub dns: Duration,
     /// For an MTA-STS policy, from connection to last byte (RFC 8461 §3.3 suggests 60 s; own: 20 s).
     pub policy: Duration,

@@ -31,9 +31,9 @@ const REPEAT_INTERVAL: TimeDelta = TimeDelta::seconds(1);
 /// How long after its creation, or the end of its tenant's suspension, an action waits for such messages.
 const MAX_REPEAT: TimeDelta = TimeDelta::minutes(10);
 
-/// Least time from the beginning of a part to that of the next one. An action changes at most 3,850 recipients a second, so that
-/// the messages of others keep about nine tenths of their rate.
-const PART_INTERVAL: Duration = Duration::from_millis(65);
+/// Least time for each recipient of a part, until the next part begins: an action changes at most 3,850 recipients a second, so
+/// that the messages of others keep about nine tenths of their rate.
+const RECIPIENT_INTERVAL: Duration = Duration::from_micros(260);
 
 /// The names of the phases.
 const QUEUE: &str = "queue";
@@ -144,7 +144,7 @@ impl ActionRunner {
                 let Some(changed) = apply::apply(db, &done, self.clock.now()).await? else { return Ok(Next::Lost) };
                 unrecorded = 0;
                 self.wake(job.kind, changed);
-                pause_after_part(started, stop).await;
+                pause_after(started, part.recipients.len(), stop).await;
                 if stop.is_cancelled() || (job.is_over() && !(is_last && is_at_end(&rows, job.position))) {
                     return Ok(Next::AtOnce);
                 }
@@ -161,7 +161,7 @@ impl ActionRunner {
         loop {
             let rows = select::uncertain(db, &job.selection(), job.position, limit).await?;
             let Some(last) = rows.last() else { return Ok(Next::Done) };
-            let (position, is_last) = (last.position(), rows.len() < PART);
+            let (position, matched, is_last) = (last.position(), rows.len(), rows.len() < PART);
             let messages = self.requeueable(job.lease.tenant, rows).await?;
             let started = Instant::now();
             let done = job.part(&[], position, 0);
@@ -169,7 +169,7 @@ impl ActionRunner {
             let Some(changed) = requeued else { return Ok(Next::Lost) };
             job.position = position;
             self.wake(job.kind, changed);
-            pause_after_part(started, stop).await;
+            pause_after(started, matched, stop).await;
             if is_last {
                 return Ok(Next::Done);
             }
@@ -279,10 +279,12 @@ impl LeasedJobs for ActionRunner {
     }
 }
 
-/// Pauses for half as long as the part took that began at `started`, and at least until the next one may begin.
-async fn pause_after_part(started: Instant, stop: &CancellationToken) {
+/// Pauses after a part with this many recipients that began at `started`: for as long as it took, and at least until the next one
+/// may begin.
+async fn pause_after(started: Instant, recipients: usize, stop: &CancellationToken) {
     let took = started.elapsed();
-    pause_for((took / 2).max(PART_INTERVAL.saturating_sub(took)), stop).await;
+    let interval = RECIPIENT_INTERVAL * u32::try_from(recipients).unwrap_or(u32::MAX);
+    pause_for(took.max(interval.saturating_sub(took)), stop).await;
 }
 
 fn is_at_end(rows: &[ExaminedRow], position: Position) -> bool {

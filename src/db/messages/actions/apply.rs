@@ -11,7 +11,7 @@ use super::select::Position;
 use super::{Requeued, insert_requeued, set_canceled};
 use crate::db::events::{self, NewEvent};
 use crate::db::messages::bulks::control::PAUSED_PREFIX;
-use crate::db::pool::scan::avoid_scans;
+use crate::db::pool::scan::look_up_by_keys;
 use crate::db::queue::ready_at::mark_due_now;
 use crate::db::{Db, DbError};
 use crate::domain::id::{MessageId, RecipientId, RecipientKey, TenantId};
@@ -102,9 +102,9 @@ fn key(tenant: TenantId, message: Uuid, recipient: Uuid) -> RecipientKey {
 }
 
 /// Locks the action; returns `false` if it is not running, or not leased by this process any more. From here on, the
-/// transaction [avoids scans](avoid_scans).
+/// transaction [looks up rows by their keys](look_up_by_keys).
 async fn lock(connection: &mut PgConnection, lease: Lease) -> Result<bool, sqlx::Error> {
-    avoid_scans(connection).await?;
+    look_up_by_keys(connection).await?;
     let locked = sqlx::query_scalar!(
         "SELECT id FROM message_actions
          WHERE tenant_id = $1 AND id = $2 AND leased_until = $3 AND status = 'running' FOR UPDATE",
@@ -116,24 +116,25 @@ async fn lock(connection: &mut PgConnection, lease: Lease) -> Result<bool, sqlx:
 }
 
 /// Deletes the queue rows of recipients that are not leased. Returns these recipients. The transaction
-/// [avoids scans](avoid_scans).
+/// [looks up rows by their keys](look_up_by_keys).
 pub(in crate::db) async fn delete_queued(
     connection: &mut PgConnection,
     tenant: TenantId,
     recipients: &[(Uuid, Uuid)],
 ) -> Result<Vec<(Uuid, Uuid)>, sqlx::Error> {
     let locked = lock_queued(connection, tenant, ActionKind::Cancel, recipients).await?;
-    let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = locked.iter().copied().unzip();
-    sqlx::query!(
+    let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = locked.into_iter().unzip();
+    let rows = sqlx::query!(
         "DELETE FROM queue q USING unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS u (tenant_id, message_id, recipient_id)
-         WHERE q.tenant_id = u.tenant_id AND q.message_id = ANY (ARRAY[u.message_id]) AND q.recipient_id = u.recipient_id",
+         WHERE q.tenant_id = u.tenant_id AND q.message_id = ANY (ARRAY[u.message_id]) AND q.recipient_id = u.recipient_id
+         RETURNING q.message_id, q.recipient_id",
         &vec![tenant.0; ids.len()],
         &messages,
         &ids
     )
-    .execute(connection)
+    .fetch_all(connection)
     .await?;
-    Ok(locked)
+    Ok(rows.into_iter().map(|row| (row.message_id, row.recipient_id)).collect())
 }
 
 /// Makes recipients due now that are deferred, could not be prepared or are held, as the kind of action says. Returns the
@@ -145,12 +146,12 @@ async fn make_due(
     now: DateTime<Utc>,
 ) -> Result<Vec<(Uuid, Uuid)>, sqlx::Error> {
     let locked = lock_queued(connection, tenant, part.kind, part.recipients).await?;
-    let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = locked.iter().copied().unzip();
-    let mut lanes = sqlx::query_scalar!(
+    let (messages, ids): (Vec<Uuid>, Vec<Uuid>) = locked.into_iter().unzip();
+    let rows = sqlx::query!(
         "UPDATE queue q SET due_at = $4, held = NULL, crashes = 0
          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS u (tenant_id, message_id, recipient_id)
          WHERE q.tenant_id = u.tenant_id AND q.message_id = ANY (ARRAY[u.message_id]) AND q.recipient_id = u.recipient_id
-         RETURNING q.lane_id",
+         RETURNING q.message_id, q.recipient_id, q.lane_id",
         &vec![tenant.0; ids.len()],
         &messages,
         &ids,
@@ -158,12 +159,13 @@ async fn make_due(
     )
     .fetch_all(&mut *connection)
     .await?;
+    let mut lanes: Vec<i64> = rows.iter().map(|row| row.lane_id).collect();
     lanes.sort_unstable();
     lanes.dedup();
     if !lanes.is_empty() {
         mark_due_now(connection, lanes.into_iter(), now).await?;
     }
-    Ok(locked)
+    Ok(rows.into_iter().map(|row| (row.message_id, row.recipient_id)).collect())
 }
 
 /// Locks the queue rows of recipients that still match, and returns these recipients. Those that are leased, or that another

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::BulkRow;
 use crate::db::events::{self, NewEvent};
 use crate::db::messages::actions::set_canceled;
-use crate::db::pool::scan::avoid_scans;
+use crate::db::pool::scan::look_up_by_keys;
 use crate::db::queue::ready_at::{DueRow, lower};
 use crate::db::{Db, DbError};
 use crate::domain::id::{BulkId, MessageId, RecipientId, RecipientKey, TenantId};
@@ -148,7 +148,7 @@ async fn cancel_part(db: &Db, bulk: &BulkRow, now: DateTime<Utc>) -> Result<usiz
         if !canceled.is_empty() {
             let rows: Vec<(Uuid, Uuid)> = canceled.iter().map(|row| (row.message_id, row.recipient_id)).collect();
             let tenant = TenantId(bulk.tenant_id);
-            avoid_scans(&mut tx).await?;
+            look_up_by_keys(&mut tx).await?;
             set_canceled(&mut tx, tenant, &rows, now).await?;
             let keys = canceled.iter().map(|row| RecipientKey {
                 tenant,
