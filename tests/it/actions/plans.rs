@@ -74,17 +74,19 @@ async fn finding_recipients_examines_a_bounded_number_of_rows() {
     remove_seeded(&app).await;
 }
 
-/// Returns the plan if it does not look up each of 500 rows by the key of their table.
+/// Returns the plan if it does not look up each of 500 rows by the key of their table, in the partitions that it reads.
 fn fault(plan: &str) -> Option<&str> {
-    let is_executed = |line: &str| !line.contains("(never executed)");
-    let scans = plan.lines().filter(|line| line.contains(" Scan using ") || line.contains("Bitmap Index Scan on "));
-    let finds_by_key =
-        scans.clone().count() > 0 && scans.filter(|line| is_executed(line)).all(|line| line.contains("_pkey"));
-    let conditions = plan.lines().filter(|line| line.trim_start().starts_with("Index Cond: "));
-    let has_whole_key = conditions.clone().count() > 0
-        && conditions.clone().all(|line| line.contains("u.message_id") && line.contains("(tenant_id = "));
-    let compares_rows = plan.contains("Rows Removed by");
-    (plan.contains("Seq Scan") || compares_rows || !finds_by_key || !has_whole_key).then_some(plan)
+    let lines: Vec<&str> = plan.lines().collect();
+    let is_scan = |line: &str| line.contains(" Scan using ") || line.contains("Bitmap Index Scan on ");
+    let reads: Vec<_> =
+        lines.windows(2).filter(|pair| is_scan(pair[0]) && !pair[0].contains("(never executed)")).collect();
+    let has_key = |pair: &[&str]| {
+        let condition = pair[1].trim_start();
+        let columns = condition.contains("u.message_id") && condition.contains("(tenant_id = ");
+        pair[0].contains("_pkey") && condition.starts_with("Index Cond: ") && columns
+    };
+    let is_right = !reads.is_empty() && reads.iter().all(|pair| has_key(pair));
+    (!is_right || plan.contains("Seq Scan") || plan.contains("Rows Removed by")).then_some(plan)
 }
 
 #[tokio::test]
@@ -99,10 +101,11 @@ async fn changed_recipients_are_looked_up_one_by_one() {
     let delete = statement("DELETE FROM queue q USING unnest(");
     let make_due = statement("UPDATE queue q SET due_at = $4, held = NULL, crashes = 0\n         FROM unnest(");
     let cancel = statement("UPDATE recipients r SET status = 'canceled', finished_at = $4");
-    // Without statistics; with those of tables that were nearly empty; with correct ones.
+    // Without statistics; with those of tables with a few messages, so that the tenant's id is not unique; with correct ones.
     for analyze_at in [None, Some("before"), Some("afterwards")] {
         if analyze_at == Some("before") {
-            app.sql("ANALYZE queue, recipients").await;
+            app.send(json!({})).await;
+            app.sql("VACUUM ANALYZE queue, recipients").await;
         }
         seed(&app).await;
         if analyze_at == Some("afterwards") {
