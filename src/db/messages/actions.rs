@@ -185,9 +185,9 @@ async fn insert_requeued(
     .await
 }
 
-/// Sets the status of recipients, given by message and id. The transaction [looks up rows by their keys](look_up_by_keys) and has deleted their
-/// queue rows, so no worker records an outcome for them. A complaint may change them meanwhile. The caller appends their
-/// events.
+/// Sets the status of recipients, given by message and id. The transaction [looks up rows by their keys](look_up_by_keys)
+/// and has deleted their queue rows, so no worker records an outcome for them. A complaint may change them meanwhile. The
+/// caller appends their events.
 pub(in crate::db) async fn set_canceled(
     connection: &mut PgConnection,
     tenant: TenantId,

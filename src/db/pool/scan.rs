@@ -34,12 +34,9 @@ pub(in crate::db) async fn avoid_scans(connection: &mut PgConnection) -> Result<
 /// the other columns of the key from the list, too: Postgres might otherwise compare all rows of a tenant with the list. A
 /// `LATERAL` query that locks its row needs neither, because it runs once for each item of the list.
 pub(in crate::db) async fn look_up_by_keys(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "SELECT set_config('plan_cache_mode', 'force_generic_plan', true) AS plans,
-                set_config('enable_seqscan', 'off', true) AS seqscan, set_config('enable_hashjoin', 'off', true) AS hashjoin,
-                set_config('enable_mergejoin', 'off', true) AS mergejoin"
-    )
-    .fetch_one(connection)
-    .await
-    .map(|_| ())
+    avoid_scans(connection).await?;
+    sqlx::query!("SELECT set_config('plan_cache_mode', 'force_generic_plan', true) AS plans")
+        .fetch_one(connection)
+        .await
+        .map(|_| ())
 }

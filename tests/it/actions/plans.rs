@@ -96,7 +96,8 @@ async fn changed_recipients_are_looked_up_one_by_one() {
         "SELECT ensure_partition('recipients', now() + week * interval '7 days') FROM generate_series(-30, 30) AS week",
     )
     .await;
-    let settings = statement("SELECT set_config('plan_cache_mode', 'force_generic_plan', true) AS plans");
+    let scans = statement("SELECT set_config('enable_seqscan', 'off', true) AS seqscan, set_config('enable_hashjoin'");
+    let settings = format!("{scans}; {}", statement("SELECT set_config('plan_cache_mode', 'force_generic_plan'"));
     let lock = statement("SELECT q.message_id, q.recipient_id FROM unnest(");
     let delete = statement("DELETE FROM queue q USING unnest(");
     let make_due = statement("UPDATE queue q SET due_at = $4, held = NULL, crashes = 0\n         FROM unnest(");
