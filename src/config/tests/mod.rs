@@ -132,6 +132,7 @@ fn all_problems_are_reported_on_one_line_each() {
     let toml = "\
         listen = \"localhost:8080\"\n\
         relai_url = \"smtp://x\"\n\
+        previous_secret_keys = \"hunter2, of 2026\"\n\
         accept = 5\n\
         [delivery]\n\
         lease = \"soon\"\n\
@@ -156,6 +157,7 @@ fn all_problems_are_reported_on_one_line_each() {
     delivery.lease: "soon" is not a duration such as 90s, 5m, 1h30m or 3d (in postrider.toml)
     listen: must be an IP address and a port, such as 127.0.0.1:8080 (in postrider.toml)
     log.format: must be text or json, is xml (in postrider.toml)
+    previous_secret_keys: must be a list, is a text (in postrider.toml)
     accept.max_body_mib: must be between 1 and 100, is 101 (from POSTRIDER_ACCEPT__MAX_BODY_MIB)
     accept.max_recipients: must be a whole number from 0 to 4294967295, is -1 (from POSTRIDER_ACCEPT__MAX_RECIPIENTS)
     hostname: must be a domain name such as mail.example.net, or an [address] (from POSTRIDER_HOSTNAME)

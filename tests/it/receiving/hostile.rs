@@ -23,6 +23,7 @@ fn hostile() -> Vec<(&'static str, String)> {
         ("encoded NUL", "Subject: =?utf-8?q?a=00b?=\r\nFrom: =?utf-8?b?AAAA?= <a@b.test>\r\n\r\nHi\r\n".into()),
         ("NUL in everything", "Sub\0ject: a\0\r\nFrom: a\0@b.test\r\nX\0: y\r\n\r\nHi\0\r\n".into()),
         ("NUL in a file name", "Content-Type: application/x\0; name=\"a\0b\"\r\nContent-ID: <\0>\r\n\r\nHi\r\n".into()),
+        ("NUL as a character reference", "Content-Type: text/html\r\n\r\n<p>&#0;Hi</p>\r\n".into()),
         ("broken base64", "Content-Type: image/png\r\nContent-Transfer-Encoding: base64\r\n\r\n====AAA@@@\r\n".into()),
         ("broken quoted-printable", "Content-Transfer-Encoding: quoted-printable\r\n\r\n=ZZ=\r\n=\r\n".into()),
         ("unknown charset", "Content-Type: text/plain; charset=\"x-\u{e9}\"\r\n\r\n\u{e9}\r\n".into()),
