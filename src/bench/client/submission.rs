@@ -78,16 +78,16 @@ impl Session {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             let mut session = Self { stream, received: Vec::with_capacity(4_096), reply: String::new() };
-            session.expect("", 220).await?;
-            session.expect("EHLO bench.test\r\n", 250).await?;
-            session.expect(&format!("AUTH PLAIN {login}\r\n"), 235).await?;
+            session.exchange("", 220).await?;
+            session.exchange("EHLO bench.test\r\n", 250).await?;
+            session.exchange(&format!("AUTH PLAIN {login}\r\n"), 235).await?;
             Ok(session)
         })
         .await
     }
 
-    /// Sends a command. Fails unless the reply has this code.
-    async fn expect(&mut self, command: &str, expected: u16) -> io::Result<()> {
+    /// Sends a command, and reads the reply. Fails unless the reply has this code.
+    async fn exchange(&mut self, command: &str, expected: u16) -> io::Result<()> {
         self.stream.write_all(command.as_bytes()).await?;
         let code = self.next_reply().await?;
         if code == expected { Ok(()) } else { Err(io::Error::other(format!("the server replied {}", self.reply()))) }
