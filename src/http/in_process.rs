@@ -1,6 +1,6 @@
 //! Calls to the API within this process, for the dashboard.
 //!
-//! The dashboard has no queries of its own: it calls the same routes as every client, with the API key that its user signed
+//! The dashboard runs no queries itself: it calls the same routes as every client, with the API key that its user signed
 //! in with. So scopes, sender domains, tenants, limits and validation are enforced in one place. Reads use a small pool of
 //! their own, so that looking at the dashboard never takes connections from accepting and sending.
 

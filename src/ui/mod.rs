@@ -1,6 +1,6 @@
 //! The dashboard at `/ui`: pages for people, rendered on the server.
 //!
-//! - It has no queries of its own: each page calls the API within the process ([`crate::http::InProcessApi`]) as the key
+//! - It runs no queries itself: each page calls the API within the process ([`crate::http::InProcessApi`]) as the key
 //!   that its user signed in with, so it can show and do only what this key can.
 //! - It works without scripts. `app.js` and htmx only refresh what changes, and add keyboard shortcuts.
 //! - Nothing in a page is inline, and nothing comes from another host (`guard`). Text is escaped by the templates; no

@@ -110,7 +110,7 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, SetupError> {
 }
 
 /// Accepts every certificate, for TLS that is opportunistic (RFC 7435) or required. This protects against passive
-/// listeners, but not against an active attacker, who can present a certificate of its own. Verification would not help
+/// listeners, but not against an active attacker, who can present another certificate. Verification would not help
 /// if TLS is opportunistic: the attacker can remove STARTTLS from the offer.
 struct AnyCertificate(Arc<CryptoProvider>);
 
